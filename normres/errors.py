@@ -1,0 +1,16 @@
+"""Errors that are the user's to mend: one line, the field or file, the nearest valid choice."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a config, a file or a command; the command line prints it as one line and exits with 2."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns the hint that follows an unknown `name`: the nearest choice if one is near, then all of them."""
+    choices = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choices: {', '.join(choices)}"
