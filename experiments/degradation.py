@@ -1,0 +1,308 @@
+"""Degradation: deeper plain nets train to a higher training error, residual nets do not.
+
+He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2: table 6 and figure 6.  The runs it needs are the sweep of
+`CONFIG`; `draw` reads their result files only.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from normres.errors import UserError
+from normres.report import facts, figures, tables
+from normres.report.files import write_file
+from normres.report.lines import DEPTH, SHORTCUT, arms_of, context_of, lines_of, missing_arms
+from normres.report.page import Drawing, Page
+from normres.report.statistics import Arm, Summary, field
+from normres.report.style import COLUMN_INCHES, PAGE_INCHES, save
+from normres.report.verdict import RULE, Clause, Difference, Outcome, together
+from normres.results import Run
+
+CONFIG = "configs/degradation.py"
+TITLE = "Degradation: training error of plain and residual nets against depth"
+CLAIM = (
+    "With depth, the training error of plain nets rises, although a deeper net could copy a shallower one; with "
+    "shortcuts it does not rise, and at the largest depth the residual net is the better of the two."
+)
+SOURCE = (
+    "He, Zhang, Ren, Sun 2015, Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2."
+)
+
+# Table 6: CIFAR-10 test error in percent of residual nets (shortcut A, width 16, 64,000 steps, all 50,000 images).
+PAPER_RESIDUAL = {20: "8.75", 32: "7.51", 44: "7.17", 56: "6.97", 110: "6.43 (6.61 ± 0.16)", 1202: "7.93"}
+# Figure 6 draws the plain nets and tabulates none of them.
+PAPER_PLAIN = (
+    "For plain nets the paper gives an order and no table: training error of plain-20 < plain-32 < plain-44 < "
+    "plain-56 (figure 6); plain-110 stays above 60 % error and is not drawn. 6.43 is the best of 5 runs."
+)
+PAPER_SCALE = {"model.width": 16, "train.steps": 64_000, "train.batch_size": 128}
+PAPER_TRAINING_IMAGES = 50_000
+
+CLASSES = {"cifar10": 10, "cifar100": 100}
+
+
+def judge(arms: Sequence[Arm]) -> list[Clause]:
+    """Returns the claim clause by clause, each judged by the rule in normres/report/verdict.py.
+
+    Lines are compared only with lines that differ in the shortcut and in nothing else.
+    """
+    contexts: dict[str, dict[str, list[Arm]]] = {}
+    for label, members in lines_of(arms).items():
+        contexts.setdefault(context_of(members[0].key), {})[label] = members
+    clauses = []
+    for context, lines in (contexts or {"": {}}).items():
+        suffix = f" [{context}]" if context else ""
+        plain = [members for members in lines.values() if members[0].key[SHORTCUT] == "none"]
+        residual = {label: members for label, members in lines.items() if members[0].key[SHORTCUT] != "none"}
+        clauses += _judge_plain(plain[0] if plain else [], suffix)
+        for label, members in (residual or {f"residual{suffix}": []}).items():
+            clauses += _judge_residual(label, members, plain[0] if plain else [])
+    return clauses
+
+
+def _judge_plain(arms: Sequence[Arm], suffix: str) -> list[Clause]:
+    """Judges clause (a): plain nets degrade, and at every step of depth."""
+    ends = f"(a) Plain nets{suffix}: the training error is higher at the deepest than at the shallowest"
+    steps = f"(a′) Plain nets{suffix}: the training error rises at every step of depth"
+    judged, lack = _judged(arms, "plain")
+    if lack:
+        return [Clause(claim, "cannot be judged yet", lack) for claim in (ends, steps)]
+    differences = [
+        Difference(before, after) for (_, before, _), (_, after, _) in zip(judged, judged[1:], strict=False)
+    ]
+    overall = Difference(judged[0][1], judged[-1][1])
+    rises = "; ".join(
+        f"{before[0]} → {after[0]}: {difference.text()}"
+        for before, after, difference in zip(judged, judged[1:], differences, strict=False)
+    )
+    each = together([difference.is_higher() for difference in differences])
+    return [
+        Clause(ends, overall.is_higher(), f"{_listed(judged)}; difference {overall.text()}.{_notes(judged)}"),
+        Clause(steps, each, f"{rises}."),
+    ]
+
+
+def _judge_residual(label: str, arms: Sequence[Arm], plain: Sequence[Arm]) -> list[Clause]:
+    """Judges clauses (b), residual nets do not degrade, and (c), the deepest residual net beats the plain one."""
+    name = label[0].upper() + label[1:]
+    ends = f"(b) {name}: the training error is no higher at the deepest than at the shallowest"
+    below = f"(c) {name}: at the largest depth the training error is below the plain net’s"
+    clauses = []
+    judged, lack = _judged(arms, "residual")
+    if lack:
+        clauses.append(Clause(ends, "cannot be judged yet", lack))
+    else:
+        overall = Difference(judged[0][1], judged[-1][1])
+        evidence = f"{_listed(judged)}; difference {overall.text()}.{_notes(judged)}"
+        clauses.append(Clause(ends, overall.is_not_higher(), evidence))
+    return [*clauses, _judge_below(below, arms, plain)]
+
+
+def _judge_below(claim: str, arms: Sequence[Arm], plain: Sequence[Arm]) -> Clause:
+    """Judges clause (c) at the largest depth that was run; both variants must have it."""
+    unknown: Outcome = "cannot be judged yet"
+    if not arms or not plain:
+        return Clause(claim, unknown, f"There is no {'residual' if not arms else 'plain'} run.")
+    deepest = max(arm.key[DEPTH] for arm in (*arms, *plain))
+    found = {}
+    for name, members in (("plain", plain), ("residual", arms)):
+        found[name] = [entry for entry in _entries(members) if entry[0] == deepest]
+        if not found[name]:
+            return Clause(claim, unknown, f"There is no {name} run of depth {deepest} that is done.")
+    ((_, plain_error, _),) = found["plain"]
+    ((_, residual_error, _),) = found["residual"]
+    difference = Difference(plain_error, residual_error)
+    notes = _notes([*found["plain"], *found["residual"]])
+    numbers = f"plain {tables.percent(plain_error)} %, residual {tables.percent(residual_error)} %"
+    text = f"Depth {deepest}: {numbers}; difference {difference.text()}.{notes}"
+    return Clause(claim, difference.is_lower(), text)
+
+
+# A depth, its training error with diverged runs at chance, and its arm.
+Entry = tuple[int, Summary, Arm]
+
+
+def _entries(arms: Sequence[Arm]) -> list[Entry]:
+    """Returns the depths whose arms have a run that is done."""
+    entries = []
+    for arm in arms:
+        if summary := arm.summary("train_error", diverged_as=chance(arm)):
+            entries.append((arm.key[DEPTH], summary, arm))
+    return entries
+
+
+def _judged(arms: Sequence[Arm], name: str) -> tuple[list[Entry], str]:
+    """Returns the depths that can be judged, and what is missing if they are not enough."""
+    entries = _entries(arms)
+    if not arms:
+        return entries, f"There is no {name} run."
+    waiting = [str(arm.key[DEPTH]) for arm in arms if arm.key[DEPTH] not in [entry[0] for entry in entries]]
+    if waiting:
+        return entries, f"No {name} run is done at depth {', '.join(waiting)}."
+    if len(entries) < 2:
+        return entries, f"There is only one depth of {name} nets ({entries[0][0]}); two are needed."
+    return entries, ""
+
+
+def chance(arm: Arm) -> float:
+    """Returns the error of guessing, 1 - 1/classes, as which a diverged net is counted."""
+    return 1 - 1 / CLASSES.get(field(arm.runs[0], "data.name"), 10)
+
+
+def _listed(entries: Sequence[Entry]) -> str:
+    return ", ".join(f"depth {depth}: {tables.percent(summary)} %" for depth, summary, _ in entries)
+
+
+def _notes(entries: Sequence[Entry]) -> str:
+    """Says which errors are those of diverged runs."""
+    diverged = [arm for _, _, arm in entries if arm.diverged]
+    if not diverged:
+        return ""
+    which = "; ".join(f"{len(arm.diverged)} of {len(arm.runs)} runs of {arm.label}" for arm in diverged)
+    return f" Diverged runs are counted at the error of guessing, {100 * chance(diverged[0]):g} %: {which}."
+
+
+def table(arms: Sequence[Arm]) -> tables.Table:
+    """Returns the table of results, one row per arm."""
+    digits = 2 if min((_images(arm) for arm in arms), default=0) >= 5_000 else 1
+    rows = tuple(
+        (
+            label,
+            str(arm.key[DEPTH]),
+            tables.parameters_cell(arm),
+            tables.seeds_cell(arm),
+            tables.error_cell(arm, "train_error", digits),
+            tables.error_cell(arm, "test_error", digits),
+            _paper_cell(arm),
+        )
+        for label, members in lines_of(arms).items()
+        for arm in members
+    )
+    header = (
+        "network",
+        "depth",
+        "parameters",
+        "seeds",
+        "training error (%)",
+        "test error (%)",
+        "paper, test (%)",
+    )
+    caption = (
+        "Errors at the last step over the whole training and test set; mean ± sample standard deviation over the "
+        "seeds that finished."
+    )
+    return tables.Table(header, rows, caption)
+
+
+def _images(arm: Arm) -> int:
+    """Returns the number of images of the smaller set: a digit that one image cannot change says nothing."""
+    data = arm.runs[0].record.get("data") or {}
+    return min(int(data.get("train") or 0), int(data.get("test") or 0))
+
+
+def _paper_cell(arm: Arm) -> str:
+    """Returns the paper's number for this net, where the paper has this net."""
+    run = arm.runs[0]
+    same = {"data.name": "cifar10", SHORTCUT: "A", "model.order": "post", "model.norm": "batch"}
+    if any(field(run, name) != value for name, value in same.items()):
+        return tables.NOTHING
+    return PAPER_RESIDUAL.get(arm.key[DEPTH], tables.NOTHING)
+
+
+def _paper_table(arms: Sequence[Arm]) -> tables.Table:
+    """Returns the paper's test errors beside ours at the same depths."""
+    lines = {
+        label: members for label, members in lines_of(arms).items() if members[0].key[SHORTCUT] != "none"
+    }
+    rows = []
+    for depth, number in PAPER_RESIDUAL.items():
+        ours = [next((arm for arm in members if arm.key[DEPTH] == depth), None) for members in lines.values()]
+        cells = [tables.error_cell(arm, "test_error") if arm else "not run" for arm in ours]
+        rows.append((str(depth), number, *cells))
+    header = ("depth", "paper, residual (A)", *(f"here, {label}" for label in lines))
+    return tables.Table(
+        header, tuple(rows), "Test error (%) of residual nets: the paper’s table 6, and here.", 0
+    )
+
+
+def _paper_notes(arms: Sequence[Arm]) -> list[str]:
+    """Returns what the paper says of plain nets, our order beside it, and in what the scale differs."""
+    notes = [PAPER_PLAIN]
+    for label, members in lines_of(arms).items():
+        entries = sorted(_entries(members), key=lambda entry: entry[1].mean)
+        if members[0].key[SHORTCUT] == "none" and entries:
+            order = " < ".join(
+                f"plain-{depth} ({tables.percent(summary)} %)" for depth, summary, _ in entries
+            )
+            notes.append(f"Here, {label}, training error: {order}.{_notes(entries)}")
+    runs = [run for arm in arms for run in arm.runs]
+    scale = []
+    for name, paper in PAPER_SCALE.items():
+        here = sorted({field(run, name) for run in runs})
+        if here != [paper]:
+            word = name.rpartition(".")[2].replace("_", " ")
+            scale.append(f"{word} {', '.join(f'{value:,}' for value in here)} here, {paper:,} there")
+    images = sorted({int((run.record.get("data") or {}).get("train") or 0) for run in runs})
+    if images != [PAPER_TRAINING_IMAGES]:
+        counts = ", ".join(f"{count:,}" for count in images)
+        scale.append(f"{counts} training images here, {PAPER_TRAINING_IMAGES:,} there")
+    if scale:
+        notes.append(f"The scale differs, so only the order can be compared: {'; '.join(scale)}.")
+    return notes
+
+
+def draw(runs: Sequence[Run], output_directory: Path) -> list[Path]:
+    """Writes degradation.png/.pdf, curves.png/.pdf, table.md, table.tex and index.html; returns their paths.
+
+    Raises:
+      UserError: there is no run, or a result file lacks a field.
+    """
+    if not runs:
+        raise UserError(f"there is no run to report; `normres sweep --config={CONFIG}` makes them")
+    arms = arms_of(runs)
+    lines = lines_of(arms)
+    seeds = {len(arm.runs) for arm in arms}
+    per_arm = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    plural = "" if seeds == {1} else "s"
+    written = save(figures.error_against_depth(lines), output_directory / "degradation")
+    curves = figures.training_curves(lines, label=lambda arm: str(arm.key[DEPTH]))
+    written += save(curves, output_directory / "curves")
+    drawings = [
+        Drawing(
+            written[0],
+            "Final training and test error against depth, one line per variant; the numbers are in the table below.",
+            f"Error at the last step against depth, {per_arm} seed{plural} per point"
+            + (": the line joins the means, dots are seeds" if max(seeds) > 1 else "")
+            + ". A cross at the upper edge marks diverged runs; means are over the runs that finished.",
+            COLUMN_INCHES,
+        ),
+        Drawing(
+            written[2],
+            "Training and test error over training steps, one curve per depth and one panel per variant.",
+            "Error over training steps; the number at the end of a curve is the depth. Thin: training error, running "
+            "mean of augmented mini-batches. Bold: test error"
+            + (", both averaged over seeds." if max(seeds) > 1 else "."),
+            PAGE_INCHES,
+        ),
+    ]
+    result = table(arms)
+    names = {run.path: arm.label for arm in arms for run in arm.runs}
+    page = Page(
+        title=TITLE,
+        claim=CLAIM,
+        source=SOURCE,
+        clauses=judge(arms),
+        rule=RULE,
+        warnings=facts.warnings(arms, missing=missing_arms(arms)),
+        drawings=drawings,
+        table=result,
+        paper_table=_paper_table(arms),
+        paper_notes=_paper_notes(arms),
+        facts=facts.what_was_run(runs),
+        runs=facts.run_table([run for arm in arms for run in arm.runs], lambda run: names[run.path]),
+    )
+    return [
+        *written,
+        write_file(output_directory / "table.md", tables.markdown(result)),
+        write_file(output_directory / "table.tex", tables.latex(result)),
+        write_file(output_directory / "index.html", page.html()),
+    ]

@@ -1,0 +1,55 @@
+"""The data set as the rest of the program sees it: four arrays in memory and the names of the classes."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+def sha256(*arrays: np.ndarray) -> str:
+    """Returns the sha256, in hexadecimal, of the C-order bytes of `arrays`, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+# eq=False: comparing arrays field by field is ambiguous, so two data sets are equal when they are one object.
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A whole data set in host memory.
+
+    Shapes: `train_images` and `test_images` are uint8 (N, 32, 32, 3), NHWC, RGB, values 0 to 255;
+    `train_labels` and `test_labels` are int32 (N,), each an index into `class_names`.
+    `name` says which data ("cifar10"), `source` where these bytes came from ("binary").
+    """
+
+    name: str
+    source: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what the run record says about the data; every value goes into JSON as it is.
+
+        `sha256` covers the training images, training labels, test images and test labels in that order, as
+        uint8 NHWC images and little-endian int32 labels: the same examples in the same order give the same
+        value whichever source they were read from.
+        """
+        return {
+            "name": self.name,
+            "source": self.source,
+            "train_examples": len(self.train_labels),
+            "test_examples": len(self.test_labels),
+            "classes": len(self.class_names),
+            "sha256": sha256(
+                self.train_images,
+                self.train_labels.astype("<i4"),
+                self.test_images,
+                self.test_labels.astype("<i4"),
+            ),
+        }

@@ -1,0 +1,81 @@
+"""Learning rates and the optimizer, from a config; pure functions of the step.
+
+The optimizer is SGD with momentum and an L2 penalty added to the gradient before the momentum, as both ResNet
+papers used it.  The learning rate multiplies the result last, so that it may depend on the training state.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+Schedule = Callable[[ConfigDict, int], optax.Schedule]
+
+
+def _step_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
+    """Multiplied by decay_factor at each boundary."""
+    del steps
+    factors = {int(boundary): optim.decay_factor for boundary in optim.boundaries}
+    return optax.piecewise_constant_schedule(optim.learning_rate, factors)
+
+
+def _cosine_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
+    """From the peak to zero along half a cosine (Loshchilov, Hutter 2016, arXiv 1608.03983), after the warm-up."""
+    return optax.cosine_decay_schedule(optim.learning_rate, max(steps - optim.warmup_steps, 1))
+
+
+def _constant_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
+    """The same rate throughout."""
+    del steps
+    return optax.constant_schedule(optim.learning_rate)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "step": _step_schedule,
+    "cosine": _cosine_schedule,
+    "constant": _constant_schedule,
+}
+
+
+def learning_rate(config: ConfigDict, step: jax.Array, held: jax.Array | bool = False) -> jax.Array:
+    """Returns the learning rate of a step.
+
+    Args:
+      config: the whole config; reads `optim` and `train.steps`.
+      step: number of steps done before this one, int32 scalar.
+      held: whether the network still waits at `optim.hold_learning_rate`, see `holds`.
+    """
+    optim = config.optim
+    warmup = optim.warmup_steps
+    schedule = SCHEDULES[optim.schedule](optim, config.train.steps)
+    # A cosine begins when the warm-up ends; boundaries are counted from step 0.
+    rate = schedule(jnp.maximum(step - warmup, 0) if optim.schedule == "cosine" else step)
+    if warmup:
+        rate = jnp.where(step < warmup, optim.learning_rate * (step + 1) / warmup, rate)
+    return jnp.where(held, jnp.minimum(optim.hold_learning_rate, rate), rate).astype(jnp.float32)
+
+
+def holds(config: ConfigDict) -> bool:
+    """Returns whether training starts at hold_learning_rate until the training error falls below hold_until_error.
+
+    He et al. 2015, section 4.2, did so for ResNet-110, which otherwise did not begin to converge.
+    """
+    return 0 < config.optim.hold_from_depth <= config.model.depth
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns gradients -> directions; the caller multiplies them by minus the learning rate."""
+    optim = config.optim
+    mask = None if optim.decay_norms else _kernels
+    return optax.chain(
+        optax.add_decayed_weights(optim.weight_decay, mask),
+        optax.trace(optim.momentum, nesterov=optim.nesterov),
+    )
+
+
+def _kernels(params: Any) -> Any:
+    """Marks the kernels: the leaves that are no scale and no bias."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

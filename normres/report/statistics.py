@@ -1,0 +1,181 @@
+"""Statistics over seeds.  An arm is a set of runs that agree in the fields that matter and differ in the seed.
+
+No run is dropped silently: an arm knows which of its runs finished, which diverged and which are not done, and
+the mean of an arm is always the mean of a number of runs that the arm names.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from normres.errors import UserError
+from normres.results import Run
+
+# Fields that say where and how often something is read or written, not what is trained.
+BOOKKEEPING = frozenset(
+    {
+        "data.path",
+        "data.verify",
+        "train.checkpoint_every",
+        "train.eval_batch_size",
+        "train.eval_every",
+        "train.log_every",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Statistics of one number over seeds; `standard_deviation` is the sample's (n - 1), None for one seed."""
+
+    count: int
+    mean: float
+    standard_deviation: float | None
+    median: float
+    minimum: float
+    maximum: float
+
+    @property
+    def standard_error(self) -> float | None:
+        """The standard error of the mean, s / sqrt(n); None for one seed."""
+        return None if self.standard_deviation is None else self.standard_deviation / math.sqrt(self.count)
+
+
+def summarize(values: Iterable[float]) -> Summary | None:
+    """Summarizes finite numbers; None if there are none."""
+    numbers = list(values)
+    if not numbers:
+        return None
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Summary(
+        count=len(numbers),
+        mean=statistics.fmean(numbers),
+        standard_deviation=deviation,
+        median=statistics.median(numbers),
+        minimum=min(numbers),
+        maximum=max(numbers),
+    )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs that agree in the fields of `key`, ordered by seed."""
+
+    label: str
+    key: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs that reached their last step."""
+        return tuple(run for run in self.runs if run.record["status"] == "finished")
+
+    @property
+    def diverged(self) -> tuple[Run, ...]:
+        """The runs that became non-finite."""
+        return tuple(run for run in self.runs if run.record["status"] == "diverged")
+
+    @property
+    def unfinished(self) -> tuple[Run, ...]:
+        """The runs that still run or were stopped."""
+        return tuple(run for run in self.runs if run.record["status"] not in ("finished", "diverged"))
+
+    def values(self, metric: str, *, diverged_as: float | None = None) -> list[float]:
+        """Returns the final numbers called `metric` (such as "train_error") of the runs that are done.
+
+        A diverged run counts as `diverged_as`, or not at all if that is None.
+        """
+        values = [value for run in self.finished if (value := final(run, metric)) is not None]
+        return values + [diverged_as] * len(self.diverged) if diverged_as is not None else values
+
+    def summary(self, metric: str, *, diverged_as: float | None = None) -> Summary | None:
+        """Returns the statistics of `values(metric)`; None if there are none."""
+        return summarize(self.values(metric, diverged_as=diverged_as))
+
+
+def final(run: Run, metric: str) -> float | None:
+    """Returns a run's final number called `metric`; None if it has none or it is not finite."""
+    value = (run.record.get("final") or {}).get(metric)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def field(run: Run, name: str) -> Any:
+    """Returns a run's config field by its dotted name; a missing one is a UserError that names the file."""
+    try:
+        return run.field(name)
+    except (KeyError, TypeError):
+        raise UserError(f"{run.path / 'config.json'}: has no field {name!r}") from None
+
+
+def run_id(run: Run) -> str:
+    """Returns a run's id, or its directory's name where the record has none."""
+    return str(run.record.get("run_id") or run.path.name)
+
+
+def seed(run: Run) -> Any:
+    """Returns a run's seed."""
+    return run.record.get("seed", run.config.get("seed"))
+
+
+def short_label(key: Mapping[str, Any]) -> str:
+    """Returns "depth 20, norm batch" of {"model.depth": 20, "model.norm": "batch"}."""
+    return ", ".join(f"{name.rpartition('.')[2].replace('_', ' ')} {value}" for name, value in key.items())
+
+
+def group(
+    runs: Iterable[Run], fields: Sequence[str], label: Callable[[Mapping[str, Any]], str] = short_label
+) -> list[Arm]:
+    """Groups runs that agree in `fields` into arms, ordered by the fields' values in the order of `fields`."""
+    groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for run in runs:
+        if "status" not in run.record:
+            raise UserError(f"{run.path / 'record.json'}: has no 'status'")
+        key = {name: field(run, name) for name in fields}
+        # A config's lists cannot be keys of a dictionary, their JSON can.
+        groups.setdefault(json.dumps(key), (key, []))[1].append(run)
+    arms = [
+        Arm(label(key), key, tuple(sorted(members, key=lambda run: (str(seed(run)).zfill(12), run_id(run)))))
+        for key, members in groups.values()
+    ]
+    return sorted(arms, key=lambda arm: [_order(value) for value in arm.key.values()])
+
+
+def distinguishing_fields(
+    runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Iterable[str] = ()
+) -> list[str]:
+    """Returns config fields that tell the runs apart, apart from seed, bookkeeping and `ignore`.
+
+    A field is left out where the fields before it already tell the same runs apart, so that a recipe stands for
+    the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
+    """
+    hidden = BOOKKEEPING | {"seed"} | set(ignore)
+    flat = [_flatten(run.config) for run in runs]
+    names = {name for config in flat for name in config} - hidden
+    candidates = [name for name in first if name in names]
+    candidates += sorted(names - set(candidates))
+    chosen: list[str] = []
+    classes = [""] * len(flat)
+    for name in candidates:
+        finer = [old + json.dumps(config.get(name)) + "\n" for old, config in zip(classes, flat, strict=True)]
+        if len(set(finer)) > len(set(classes)):
+            chosen.append(name)
+            classes = finer
+    return chosen
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"model.depth": 20, ...} of a nested config."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Returns a key by which numbers sort as numbers and before texts."""
+    if isinstance(value, int | float):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))

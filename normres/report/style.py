@@ -1,0 +1,83 @@
+"""The house style of figures: legible at the width they are drawn for, in grey, and by the colour-blind.
+
+The object-oriented interface of matplotlib only, so that drawing changes no global state.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from normres.report.files import write_file
+
+COLUMN_INCHES = 3.4  # one column of a two-column page
+PAGE_INCHES = 6.8  # the whole width of it
+PNG_DOTS_PER_INCH = 300
+
+# Okabe and Ito's colours, told apart by people with every common kind of colour vision, in an order in which
+# neighbours also differ in lightness; the markers and dashes tell them apart in grey.
+VARIANTS: tuple[tuple[str, str, Any], ...] = (
+    ("#D55E00", "o", "-"),
+    ("#0072B2", "s", (0, (5, 1.5))),
+    ("#009E73", "^", (0, (1.5, 1.2))),
+    ("#CC79A7", "D", (0, (5, 1.2, 1.2, 1.2))),
+    ("#000000", "v", (0, (8, 2))),
+    ("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1))),
+    ("#56B4E9", "X", (0, (2, 2))),
+)
+DEPTH_MARKERS = "os^DvPX"
+
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],  # ships with matplotlib, so figures look the same everywhere
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's default Type 3
+    "svg.fonttype": "none",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Returns an empty figure of that size in inches, laid out without overlaps."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def literal(text: str) -> str:
+    """Keeps matplotlib from reading dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Writes STEM.png and STEM.pdf atomically and returns both; the same figure gives the same bytes."""
+    written = []
+    for suffix, metadata in (
+        (".png", {"Software": None}),
+        (".pdf", {"Creator": "normres", "Producer": None, "CreationDate": None}),
+    ):
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(buffer, format=suffix[1:], dpi=PNG_DOTS_PER_INCH, metadata=metadata)
+        # Not with_suffix, which would cut a stem such as "width0.5" short.
+        written.append(write_file(stem.with_name(stem.name + suffix), buffer.getvalue()))
+    return written

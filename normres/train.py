@@ -1,0 +1,259 @@
+"""Training: a pure step on one global batch, and `fit`, which yields what happens and touches no file.
+
+`parallel="jit"`: one program over all devices, batch sharded, so batch norm sees the global batch.
+`parallel="pmap"`: the same step on each device's share, gradients averaged (by jax.shard_map, pmap's successor), and
+batch statistics per device or, with `sync_batch_norm`, merged.  One device is the same code with a mesh of one.
+
+The data set lives on the devices as uint8.  A batch is a function of (seed, step) and an image's augmentation of
+(seed, step, image), so results do not depend on the number of devices and resuming needs no iterator state.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from normres import optim
+from normres.data import Dataset, augment, batches
+from normres.errors import UserError
+from normres.resnet import ResNet, ResNetConfig, count_parameters
+
+ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
+
+
+@partial(jax.tree_util.register_dataclass, meta_fields=[])
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that a step reads and changes; equal on every device.
+
+    Attributes:
+      step: optimizer steps done, int32.
+      params, batch_stats: the network's variables, float32.
+      opt_state: the optimizer's.
+      error: running mean of the training error, float32; it starts at 1.
+      held: whether the learning rate is still held small, see optim.holds.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    error: jax.Array
+    held: jax.Array
+
+
+@dataclass(frozen=True)
+class Event:
+    """What `fit` yields.
+
+    kind is "train" (means since the last such event), "test" (whole test set), "checkpoint" (values are empty and
+    the state may be saved), "diverged" (at `step` the loss was not finite) or "finished" (final values).
+    """
+
+    kind: str
+    step: int
+    values: dict[str, Any]
+
+
+def network(config: ConfigDict, classes: int, dtype: str) -> ResNetConfig:
+    """Returns the network's config."""
+    synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
+    return ResNetConfig(
+        classes=classes, dtype=jnp.dtype(dtype), axis_name="data" if synchronized else None, **config.model
+    )
+
+
+def initial_state(config: ConfigDict, model: ResNetConfig, image_shape: tuple[int, ...]) -> TrainState:
+    """Returns the state before the first step, a function of the seed and the network alone."""
+
+    def build(key: jax.Array) -> TrainState:
+        variables = ResNet(model).init(key, jnp.zeros((1, *image_shape)))
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optim.optimizer(config).init(params),
+            error=jnp.ones(()),
+            held=jnp.array(optim.holds(config)),
+        )
+
+    return jax.jit(build)(jax.random.key(config.seed))
+
+
+def train_step(
+    config: ConfigDict,
+    model: ResNetConfig,
+    axis_name: str | None,
+    state: TrainState,
+    data: dict[str, jax.Array],
+    indices: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """One optimizer step, pure.
+
+    Args:
+      config: the whole config.
+      model: the network's config.
+      axis_name: the device axis if this is one device's share of the batch, else None.
+      state: the state before.
+      data: "images" uint8 (N, H, W, C), "labels" int32 (N,), "mean" float32, see augment.mean_image.
+      indices: which examples make the batch, int32 (B,).
+
+    Returns:
+      The state after, and float32 (3,): mean loss, mean error and learning rate of the step.
+    """
+    images = augment.centered(data["images"][indices], data["mean"])
+    labels = data["labels"][indices]
+    if config.data.augmentation == "crop_flip":
+        # Keys depend on (seed, step, example): on nothing that the number of devices changes.
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), state.step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+        images = augment.crop_flip(images, keys)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, changed = ResNet(model, train=True).apply(variables, images, mutable=["batch_stats"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, (logits, changed.get("batch_stats", {}))
+
+    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    error = jnp.mean(jnp.argmax(logits, -1) != labels)
+    if axis_name is not None:
+        # Averaging the running statistics keeps the state equal on all devices when each has seen its own batch.
+        gradients, batch_stats, loss, error = jax.lax.pmean((gradients, batch_stats, loss, error), axis_name)
+
+    running_error = ERROR_MEMORY * state.error + (1 - ERROR_MEMORY) * error
+    rate = optim.learning_rate(config, state.step, state.held)
+    directions, opt_state = optim.optimizer(config).update(gradients, state.opt_state, state.params)
+    after = TrainState(
+        step=state.step + 1,
+        params=jax.tree.map(lambda parameter, change: parameter - rate * change, state.params, directions),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        error=running_error,
+        held=state.held & (running_error >= config.optim.hold_until_error),
+    )
+    return after, jnp.stack([loss, error, rate])
+
+
+def eval_step(
+    model: ResNetConfig,
+    params: Any,
+    batch_stats: Any,
+    data: dict[str, jax.Array],
+    indices: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+    """Returns float32 (3,): sums of loss, error and weight over the examples `indices` (B,) with `weights` (B,)."""
+    images = augment.centered(data["images"][indices], data["mean"])
+    labels = data["labels"][indices]
+    logits = ResNet(model).apply({"params": params, "batch_stats": batch_stats}, images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    wrong = jnp.argmax(logits, -1) != labels
+    return jnp.stack([jnp.sum(losses * weights), jnp.sum(wrong * weights), jnp.sum(weights)])
+
+
+class Programs:
+    """The compiled steps of one run on this process's devices, and its data on them."""
+
+    def __init__(self, config: ConfigDict, dataset: Dataset, dtype: str, devices: list[Any] | None = None):
+        devices = devices or jax.devices()
+        for field in ("batch_size", "eval_batch_size"):
+            if config.train[field] % len(devices):
+                raise UserError(
+                    f"config.train.{field}={config.train[field]} is not a multiple of the {len(devices)} devices"
+                )
+        self.config = config
+        self.model = network(config, len(dataset.class_names), dtype)
+        self.sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
+        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        self.replicated = NamedSharding(mesh, P())
+        self.sharded = NamedSharding(mesh, P("data"))
+        mean = augment.mean_image(dataset.train_images, config.data.subtract)
+        self.data = {
+            split: jax.device_put({"images": images, "labels": labels, "mean": mean}, self.replicated)
+            for split, images, labels in (
+                ("train", dataset.train_images, dataset.train_labels),
+                ("test", dataset.test_images, dataset.test_labels),
+            )
+        }
+        self.image_shape = dataset.train_images.shape[1:]
+        per_device = config.train.parallel == "pmap"
+        step: Callable[..., Any] = partial(train_step, config, self.model, "data" if per_device else None)
+        if per_device:
+            # The checks of replication do not see through custom gradients; the tests compare with one device.
+            step = jax.shard_map(
+                step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=False
+            )
+        self._train = jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
+        self._eval = jax.jit(partial(eval_step, self.model), out_shardings=self.replicated)
+        self.compile_seconds = 0.0
+
+    def initial_state(self) -> TrainState:
+        """Returns the state before the first step, on every device."""
+        return jax.device_put(initial_state(self.config, self.model, self.image_shape), self.replicated)
+
+    def compile(self, state: TrainState) -> None:
+        """Compiles the training step and notes how long it took."""
+        started = time.perf_counter()
+        self._train = self._train.lower(state, self.data["train"], self._indices(0)).compile()
+        self.compile_seconds = time.perf_counter() - started
+
+    def _indices(self, step: int) -> jax.Array:
+        config = self.config
+        found = batches.train_indices(config.seed, step, config.train.batch_size, self.sizes["train"])
+        return jax.device_put(found, self.sharded)
+
+    def train(self, state: TrainState, step: int) -> tuple[TrainState, jax.Array]:
+        """Dispatches training step `step`; `state` is donated."""
+        return self._train(state, self.data["train"], self._indices(step))
+
+    def evaluate(
+        self, state: TrainState, split: str, should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
+        """Returns loss and error over every example of "train" or "test", each once; None if told to stop."""
+        sums = []
+        for indices, weights in batches.eval_batches(self.sizes[split], self.config.train.eval_batch_size):
+            if should_stop():
+                return None
+            placed = jax.device_put((indices, weights), self.sharded)
+            sums.append(self._eval(state.params, state.batch_stats, self.data[split], *placed))
+        loss, error, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        assert count == self.sizes[split]
+        return {"loss": float(loss / count), "error": float(error / count)}
+
+
+class Trainer:
+    """placeholder"""
+
+
+def fit(
+    programs: Programs, state: TrainState, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Event, TrainState]]:
+    """Trains from `state` to the config's last step and yields events with the state they belong to.
+
+    After `should_stop()` turns true it yields one last "checkpoint" and returns.  A yielded state is valid until
+    the next event is asked for.  Metrics are fetched one step late, so that the device always has work.
+    """
+    config = programs.config
+    steps = config.train.steps
+    step = int(state.step)
+    pending: list[jax.Array] = []
+    while step < steps:
+        state, metrics = programs.train(state, step)
+        step += 1
+        pending.append(metrics)
+        boundary = [every for every in ("eval_every", "checkpoint_every") if step % config.train[every] == 0]
+        stopping = should_stop()
+        log = (step - 1) % config.train.log_every == 0 and len(pending) > 1
+        if log or boundary or stopping or step == steps:
+            ...
