@@ -25,12 +25,12 @@ from ml_collections import ConfigDict
 from normres import optim
 from normres.data import Dataset, augment, batches
 from normres.errors import UserError
-from normres.resnet import ResNet, ResNetConfig, count_parameters
+from normres.resnet import ResNet, ResNetConfig
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
 
 
-@partial(jax.tree_util.register_dataclass, meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
     """Everything that a step reads and changes; equal on every device.
@@ -232,28 +232,57 @@ class Programs:
         return {"loss": float(loss / count), "error": float(error / count)}
 
 
-class Trainer:
-    """placeholder"""
-
-
 def fit(
     programs: Programs, state: TrainState, should_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[Event, TrainState]]:
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
-    After `should_stop()` turns true it yields one last "checkpoint" and returns.  A yielded state is valid until
-    the next event is asked for.  Metrics are fetched one step late, so that the device always has work.
+    When `should_stop()` turns true, it yields a last "checkpoint" and returns.  A yielded state is valid until the
+    next event is asked for.  Metrics are fetched one step late, so that the device has work while Python reads them.
     """
-    config = programs.config
-    steps = config.train.steps
+    train = programs.config.train
     step = int(state.step)
     pending: list[jax.Array] = []
-    while step < steps:
+    while step < train.steps and not should_stop():
         state, metrics = programs.train(state, step)
         step += 1
         pending.append(metrics)
-        boundary = [every for every in ("eval_every", "checkpoint_every") if step % config.train[every] == 0]
-        stopping = should_stop()
-        log = (step - 1) % config.train.log_every == 0 and len(pending) > 1
-        if log or boundary or stopping or step == steps:
-            ...
+        at_eval, at_checkpoint = step % train.eval_every == 0, step % train.checkpoint_every == 0
+        if at_eval or at_checkpoint or step == train.steps:
+            due = len(pending)
+        elif len(pending) > train.log_every:
+            due = train.log_every
+        else:
+            continue
+        event = _interval(pending[:due], step - len(pending) + due)
+        pending = pending[due:]
+        yield event, state
+        if event.kind == "diverged":
+            return
+        if step == train.steps:
+            break
+        if at_eval and (found := programs.evaluate(state, "test", should_stop)):
+            yield Event("test", step, dict(found)), state
+        if at_checkpoint:
+            yield Event("checkpoint", step, {}), state
+    if pending:
+        yield _interval(pending, step), state
+    on_train = programs.evaluate(state, "train", should_stop) if step == train.steps else None
+    on_test = programs.evaluate(state, "test", should_stop) if on_train else None
+    if on_train is None or on_test is None:
+        yield Event("checkpoint", step, {}), state
+        return
+    yield Event("test", step, dict(on_test)), state
+    final = {"train_loss": on_train["loss"], "train_error": on_train["error"]}
+    final |= {"test_loss": on_test["loss"], "test_error": on_test["error"]}
+    yield Event("finished", step, final), state
+
+
+def _interval(metrics: list[jax.Array], last_step: int) -> Event:
+    """Means over the steps that end with `last_step`, or where among them the loss was first not finite."""
+    values = np.asarray(jax.device_get(metrics), np.float64)
+    bad = np.flatnonzero(~np.isfinite(values[:, 0]))
+    if bad.size:
+        return Event("diverged", last_step - len(values) + 1 + int(bad[0]), {})
+    loss, error, _ = values.mean(axis=0)
+    return Event("train", last_step, {"loss": loss, "error": error, "learning_rate": values[-1, 2]})

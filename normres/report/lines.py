@@ -15,15 +15,6 @@ PREFERRED = ("recipe", "data.name", "data.source", "model.norm", "model.order", 
 
 def arms_of(runs: Sequence[Run]) -> list[Arm]:
     """Returns the arms: runs that agree in shortcut, depth and whatever else the runs differ in, over seeds."""
-    preferred = (
-        "recipe",
-        "data.name",
-        "data.source",
-        "model.norm",
-        "model.order",
-        "model.width",
-        "train.steps",
-    )
     others = distinguishing_fields(runs, ignore=(SHORTCUT, DEPTH), first=PREFERRED)
     arms = group(runs, [*others, SHORTCUT, DEPTH], lambda key: f"{line_label(key)}, depth {key[DEPTH]}")
     # Plain first, in every context.

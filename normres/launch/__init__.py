@@ -1,0 +1,1 @@
+"""Where runs go: the devices of this machine."""

@@ -1,0 +1,42 @@
+"""What this machine is good at.  Nothing here imports jax before `prepare_xla` has set its flags."""
+
+import os
+import platform
+from pathlib import Path
+
+# They send bfloat16 convolutions to the CPU's matrix units; other backends ignore them.
+ONEDNN_FLAGS = ("--xla_cpu_use_onednn=true", "--xla_cpu_experimental_onednn_custom_call=true")
+
+# Processor features with bfloat16 products: Intel from Sapphire Rapids or Cooper Lake, AMD from Zen 4.
+BFLOAT16_FEATURES = ("amx_bf16", "avx512_bf16")
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Returns whether this CPU multiplies bfloat16 faster than float32 (Linux on x86-64; False elsewhere)."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    features = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return any(feature in features for feature in BFLOAT16_FEATURES)
+
+
+def prepare_xla() -> None:
+    """Adds the flags that help here to XLA_FLAGS; call before jax is imported.  What the user has set stays."""
+    if not cpu_has_fast_bfloat16():
+        return
+    given = os.environ.get("XLA_FLAGS", "")
+    added = [flag for flag in ONEDNN_FLAGS if flag.split("=")[0] not in given]
+    os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+
+
+def resolve_dtype(wanted: str) -> str:
+    """Turns "auto" into the fast dtype of the devices that jax sees: bfloat16, or float32 on CPUs without it."""
+    if wanted != "auto":
+        return wanted
+    import jax
+
+    on_cpu = jax.default_backend() == "cpu"
+    return "float32" if on_cpu and not cpu_has_fast_bfloat16() else "bfloat16"
