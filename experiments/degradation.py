@@ -1,14 +1,15 @@
 """Degradation: deeper plain nets train to a higher training error, residual nets do not.
 
-He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2: table 6 and figure 6.  The runs it needs are the sweep of
-`CONFIG`; `draw` reads their result files only.
+He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2: table 6 and figure 6.  The runs it needs are the
+sweep of `CONFIG`; `draw` reads their result files only.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from normres.errors import UserError
-from normres.report import facts, figures, tables
+from normres.report import curves, facts, figures, tables
 from normres.report.files import write_file
 from normres.report.lines import DEPTH, SHORTCUT, arms_of, context_of, lines_of, missing_arms
 from normres.report.page import Drawing, Page
@@ -20,19 +21,18 @@ from normres.results import Run
 CONFIG = "configs/degradation.py"
 TITLE = "Degradation: training error of plain and residual nets against depth"
 CLAIM = (
-    "With depth, the training error of plain nets rises, although a deeper net could copy a shallower one; with "
-    "shortcuts it does not rise, and at the largest depth the residual net is the better of the two."
+    "With depth, the training error of plain nets rises, although a deeper net could copy a shallower one; "
+    "with shortcuts it does not rise, and at the largest depth the residual net is the better of the two."
 )
-SOURCE = (
-    "He, Zhang, Ren, Sun 2015, Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2."
-)
+SOURCE = "He, Zhang, Ren, Sun 2015, Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2."
 
-# Table 6: CIFAR-10 test error in percent of residual nets (shortcut A, width 16, 64,000 steps, all 50,000 images).
+# Table 6: CIFAR-10 test error (%) of residual nets (shortcut A, width 16, 64,000 steps, 50,000 images).
 PAPER_RESIDUAL = {20: "8.75", 32: "7.51", 44: "7.17", 56: "6.97", 110: "6.43 (6.61 ± 0.16)", 1202: "7.93"}
 # Figure 6 draws the plain nets and tabulates none of them.
 PAPER_PLAIN = (
-    "For plain nets the paper gives an order and no table: training error of plain-20 < plain-32 < plain-44 < "
-    "plain-56 (figure 6); plain-110 stays above 60 % error and is not drawn. 6.43 is the best of 5 runs."
+    "For plain nets the paper gives an order and no table: training error of plain-20 < plain-32 < "
+    "plain-44 < plain-56 (figure 6); plain-110 stays above 60 % error and is not drawn. "
+    "6.43 is the best of 5 runs."
 )
 PAPER_SCALE = {"model.width": 16, "train.steps": 64_000, "train.batch_size": 128}
 PAPER_TRAINING_IMAGES = 50_000
@@ -66,15 +66,10 @@ def _judge_plain(arms: Sequence[Arm], suffix: str) -> list[Clause]:
     judged, lack = _judged(arms, "plain")
     if lack:
         return [Clause(claim, "cannot be judged yet", lack) for claim in (ends, steps)]
-    differences = [
-        Difference(before, after) for (_, before, _), (_, after, _) in zip(judged, judged[1:], strict=False)
-    ]
+    steps_up = [(a[0], b[0], Difference(a[1], b[1])) for a, b in pairwise(judged)]
+    rises = "; ".join(f"{a} → {b}: {difference.text()}" for a, b, difference in steps_up)
+    each = together([difference.is_higher() for _, _, difference in steps_up])
     overall = Difference(judged[0][1], judged[-1][1])
-    rises = "; ".join(
-        f"{before[0]} → {after[0]}: {difference.text()}"
-        for before, after, difference in zip(judged, judged[1:], differences, strict=False)
-    )
-    each = together([difference.is_higher() for difference in differences])
     return [
         Clause(ends, overall.is_higher(), f"{_listed(judged)}; difference {overall.text()}.{_notes(judged)}"),
         Clause(steps, each, f"{rises}."),
@@ -82,7 +77,7 @@ def _judge_plain(arms: Sequence[Arm], suffix: str) -> list[Clause]:
 
 
 def _judge_residual(label: str, arms: Sequence[Arm], plain: Sequence[Arm]) -> list[Clause]:
-    """Judges clauses (b), residual nets do not degrade, and (c), the deepest residual net beats the plain one."""
+    """Judges clauses (b), residual nets do not degrade, and (c), the deepest one beats the plain net."""
     name = label[0].upper() + label[1:]
     ends = f"(b) {name}: the training error is no higher at the deepest than at the shallowest"
     below = f"(c) {name}: at the largest depth the training error is below the plain net’s"
@@ -152,12 +147,16 @@ def _listed(entries: Sequence[Entry]) -> str:
     return ", ".join(f"depth {depth}: {tables.percent(summary)} %" for depth, summary, _ in entries)
 
 
+def _of_runs(arm: Arm) -> str:
+    return f"{len(arm.diverged)} of {len(arm.runs)} run{'s' * (len(arm.runs) > 1)}"
+
+
 def _notes(entries: Sequence[Entry]) -> str:
     """Says which errors are those of diverged runs."""
     diverged = [arm for _, _, arm in entries if arm.diverged]
     if not diverged:
         return ""
-    which = "; ".join(f"{len(arm.diverged)} of {len(arm.runs)} runs of {arm.label}" for arm in diverged)
+    which = "; ".join(f"{_of_runs(arm)} of {arm.label}" for arm in diverged)
     return f" Diverged runs are counted at the error of guessing, {100 * chance(diverged[0]):g} %: {which}."
 
 
@@ -187,8 +186,8 @@ def table(arms: Sequence[Arm]) -> tables.Table:
         "paper, test (%)",
     )
     caption = (
-        "Errors at the last step over the whole training and test set; mean ± sample standard deviation over the "
-        "seeds that finished."
+        "Errors at the last step over the whole training and test set; mean ± sample standard deviation over "
+        "the seeds that finished."
     )
     return tables.Table(header, rows, caption)
 
@@ -210,18 +209,14 @@ def _paper_cell(arm: Arm) -> str:
 
 def _paper_table(arms: Sequence[Arm]) -> tables.Table:
     """Returns the paper's test errors beside ours at the same depths."""
-    lines = {
-        label: members for label, members in lines_of(arms).items() if members[0].key[SHORTCUT] != "none"
-    }
+    lines = {label: members for label, members in lines_of(arms).items() if members[0].key[SHORTCUT] != "none"}
     rows = []
     for depth, number in PAPER_RESIDUAL.items():
         ours = [next((arm for arm in members if arm.key[DEPTH] == depth), None) for members in lines.values()]
         cells = [tables.error_cell(arm, "test_error") if arm else "not run" for arm in ours]
         rows.append((str(depth), number, *cells))
     header = ("depth", "paper, residual (A)", *(f"here, {label}" for label in lines))
-    return tables.Table(
-        header, tuple(rows), "Test error (%) of residual nets: the paper’s table 6, and here.", 0
-    )
+    return tables.Table(header, tuple(rows), "Test error (%) of residual nets: the paper’s table 6, and here.", 0)
 
 
 def _paper_notes(arms: Sequence[Arm]) -> list[str]:
@@ -230,9 +225,7 @@ def _paper_notes(arms: Sequence[Arm]) -> list[str]:
     for label, members in lines_of(arms).items():
         entries = sorted(_entries(members), key=lambda entry: entry[1].mean)
         if members[0].key[SHORTCUT] == "none" and entries:
-            order = " < ".join(
-                f"plain-{depth} ({tables.percent(summary)} %)" for depth, summary, _ in entries
-            )
+            order = " < ".join(f"plain-{depth} ({tables.percent(summary)} %)" for depth, summary, _ in entries)
             notes.append(f"Here, {label}, training error: {order}.{_notes(entries)}")
     runs = [run for arm in arms for run in arm.runs]
     scale = []
@@ -264,23 +257,25 @@ def draw(runs: Sequence[Run], output_directory: Path) -> list[Path]:
     per_arm = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     plural = "" if seeds == {1} else "s"
     written = save(figures.error_against_depth(lines), output_directory / "degradation")
-    curves = figures.training_curves(lines, label=lambda arm: str(arm.key[DEPTH]))
-    written += save(curves, output_directory / "curves")
+    steps = max(field(run, "train.steps") for run in runs)
+    over_steps = curves.training_curves(lines, label=lambda arm: str(arm.key[DEPTH]), steps=steps)
+    written += save(over_steps, output_directory / "curves")
     drawings = [
         Drawing(
             written[0],
-            "Final training and test error against depth, one line per variant; the numbers are in the table below.",
+            "Final training and test error against depth, one line per variant; the table has the numbers.",
             f"Error at the last step against depth, {per_arm} seed{plural} per point"
-            + (": the line joins the means, dots are seeds" if max(seeds) > 1 else "")
+            + (": the line joins the means, dashes are seeds" if max(seeds) > 1 else "")
             + ". A cross at the upper edge marks diverged runs; means are over the runs that finished.",
             COLUMN_INCHES,
         ),
         Drawing(
             written[2],
             "Training and test error over training steps, one curve per depth and one panel per variant.",
-            "Error over training steps; the number at the end of a curve is the depth. Thin: training error, running "
-            "mean of augmented mini-batches. Bold: test error"
-            + (", both averaged over seeds." if max(seeds) > 1 else "."),
+            "Error over training steps; the number at the end of a curve is the depth. Thin: training error, "
+            "running mean of augmented mini-batches. Bold: test error"
+            + (", both averaged over seeds." if max(seeds) > 1 else ".")
+            + " The vertical axis ends at about twice the largest final error, or at 100 %.",
             PAGE_INCHES,
         ),
     ]

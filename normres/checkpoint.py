@@ -43,7 +43,8 @@ def restore(directory: Path, like: Any) -> tuple[Any, list[str]]:
         fault = _fault(path)
         if fault is None:
             abstract = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _plain(like)
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                _plain(like),
             )
             leaves = jax.tree.leaves(ocp.load(path, abstract))
             return jax.tree.unflatten(jax.tree.structure(like), leaves), passed_over
@@ -82,3 +83,9 @@ def _fault(path: Path) -> str | None:
         if _sha256(file) != expected:
             return f"{name} is damaged"
     return None
+
+
+def remove(directory: Path) -> None:
+    """Removes every checkpoint; for runs that are done."""
+    if directory.exists():
+        shutil.rmtree(directory)

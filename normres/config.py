@@ -2,16 +2,13 @@
 
 import ast
 import hashlib
-import importlib.util
 import json
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from normres import norms, optim, resnet
+from normres.config_files import load_module
 from normres.data import sources
 from normres.errors import UserError, nearest
 from normres.recipes import apply_recipe
@@ -46,29 +43,6 @@ MINIMUM: dict[str, float] = {
     "train.eval_every": 1,
     "train.checkpoint_every": 1,
 }
-
-
-def load_module(path: str) -> ModuleType:
-    """Imports the Python file at `path`; its parent's parent joins the search path, so `from configs import base` works."""
-    file = Path(path)
-    if not file.is_file():
-        siblings = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        hint = nearest(path, [s for s in siblings if not s.endswith("__init__.py")]) if siblings else ""
-        raise UserError(f"{path}: no such file; {hint}".rstrip("; "))
-    root = str(file.resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    spec = importlib.util.spec_from_file_location(f"normres_loaded_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path}: {type(error).__name__}: {error}".splitlines()[0]) from error
-    return module
 
 
 def load(path_and_argument: str, overrides: dict[str, Any] | None = None) -> ConfigDict:

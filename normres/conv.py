@@ -45,32 +45,22 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return _plain(x, kernel, stride)
 
 
-def _conv_forward(
-    x: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _conv_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _conv(x, kernel, stride), (x, kernel)
 
 
-def _conv_backward(
-    stride: int, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    return lax.platform_dependent(
-        *residuals, dy, cpu=partial(_written_out, stride), default=partial(_autodiff, stride)
-    )
+def _conv_backward(stride: int, residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return lax.platform_dependent(*residuals, dy, cpu=partial(_written_out, stride), default=partial(_autodiff, stride))
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _autodiff(
-    stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _autodiff(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.vjp(lambda x, kernel: _plain(x, kernel, stride), x, kernel)[1](dy)
 
 
-def _written_out(
-    stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _written_out(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both gradients as stride-1 forward convolutions in NHWC / HWIO.
 
     The input's: dy against the kernel turned by 180 degrees with I and O exchanged.  The kernel's: x against dy

@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake in a config, a file or a command; the command line prints it as one line and exits with 2."""
 
 
+class InterruptedRun(Exception):
+    """A run was told to stop; what it had done is saved and the message says how far it was."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns the hint that follows an unknown `name`: the nearest choice if one is near, then all of them."""
     choices = [str(choice) for choice in choices]

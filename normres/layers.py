@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from normres import norms
 from normres.conv import conv
+from normres.fused import normalization, standardize
 from normres.norms import Moments, NormSpec
 
 Axes = int | Sequence[int]
@@ -69,25 +70,27 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
         """Normalizes x (N, ..., C) to the same shape and dtype; `mask` (broadcastable) excludes elements."""
-        found: Any = None
+        affine: dict[str, Any] = {"scale": self.param("scale", self.scale_init, (x.shape[-1],), jnp.float32)}
+        if self.spec.center:
+            affine["bias"] = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        y, found = x, None
         if not (self.spec.running and self.use_running_average):
             # At initialization there are no devices to merge over.
             axis_name = None if self.is_initializing() else self.axis_name
-            found = norms.statistics(x, self.spec, groups=self.groups, where=mask, axis_name=axis_name)
+            options = {"groups": self.groups, "where": mask, "axis_name": axis_name, "epsilon": self.epsilon}
+            y, found = normalization(x, self.spec, **affine, **options)
         if self.spec.running:
             axes = norms.reduction_axes(self.spec.over, x.ndim)
-            found = _with_running(self, found, x.shape, axes, self.momentum)
-        scale = self.param("scale", self.scale_init, (x.shape[-1],), jnp.float32)
-        bias = None
-        if self.spec.center:
-            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return norms.normalize(x, found.mean, found.var, scale=scale, bias=bias, epsilon=self.epsilon)
+            mean, var = _running(self, found, x.shape, axes, self.momentum)
+            if found is None:
+                y = norms.normalize(x, mean, var, **affine, epsilon=self.epsilon)
+        return y
 
 
-def _with_running(
-    module: nn.Module, found: Moments | None, shape: Sequence[int], axes: Sequence[int], momentum: float
-) -> Moments:
-    """Updates the running averages from `found` and returns it, or returns the averages if there is nothing new.
+def _running(
+    module: nn.Module, new: Moments | None, shape: Sequence[int], axes: Sequence[int], momentum: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the running mean and variance, broadcastable to `shape`, after `new`, if given, has updated them.
 
     They are stored in the shape of the axes that are not averaged over, as Flax stores them.
     """
@@ -95,41 +98,49 @@ def _with_running(
     broadcast = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     mean = module.variable("batch_stats", "mean", jnp.zeros, stored, jnp.float32)
     var = module.variable("batch_stats", "var", jnp.ones, stored, jnp.float32)
-    if found is None:
-        return Moments(mean.value.reshape(broadcast), var.value.reshape(broadcast), jnp.zeros(()))
-    if not module.is_initializing():
-        mean.value = norms.update_running(mean.value, found.mean.reshape(stored), momentum)
-        var.value = norms.update_running(var.value, found.var.reshape(stored), momentum)
-    return found
+    if new is not None and not module.is_initializing():
+        mean.value = norms.update_running(mean.value, new.mean.reshape(stored), momentum)
+        var.value = norms.update_running(var.value, new.var.reshape(stored), momentum)
+    return mean.value.reshape(broadcast), var.value.reshape(broadcast)
 
 
 # The modules below list every field themselves, in Flax's order, so that positional arguments mean the same.
 
 
-def _options(module: Any, mask: jax.Array | None) -> dict[str, Any]:
-    """What every call of moments() takes from a module; at initialization there are no devices to merge over."""
-    return {
-        "where": None if mask is None else jnp.asarray(mask, bool),
-        "axis_name": None if module.is_initializing() else module.axis_name,
-        "axis_index_groups": module.axis_index_groups,
-    }
+def _affine(module: Any, x: jax.Array, feature_axes: Axes) -> tuple[dict[str, Any], Any]:
+    """Makes the module's parameters, of shape x.shape[feature_axes], and finds Flax's output dtype.
 
-
-def _affine(module: Any, x: jax.Array, found: Moments, feature_axes: Axes) -> jax.Array:
-    """Normalizes x and applies the module's parameters, of shape x.shape[feature_axes], in Flax's output dtype."""
+    Returns the keyword arguments that normalize() and standardize() share, and the dtype: the module's, or else
+    what the input and the parameters promote to.
+    """
     axes = _axes(feature_axes, x.ndim)
     shape = tuple(x.shape[axis] for axis in axes)
     broadcast = tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
-    scale = bias = None
+    affine: dict[str, Any] = {}
     if module.use_scale:
-        scale = module.param("scale", module.scale_init, shape, module.param_dtype).reshape(broadcast)
+        affine["scale"] = module.param("scale", module.scale_init, shape, module.param_dtype).reshape(broadcast)
     if getattr(module, "use_bias", False):  # RMSNorm has no such field
-        bias = module.param("bias", module.bias_init, shape, module.param_dtype).reshape(broadcast)
-    given = [array for array in (x, scale, bias) if array is not None]
-    dtype = module.dtype or jnp.result_type(*given)
-    wide = x.astype(jnp.promote_types(jnp.promote_types(x.dtype, dtype), jnp.float32))
-    y = norms.normalize(wide, found.mean, found.var, scale=scale, bias=bias, epsilon=module.epsilon)
-    return y.astype(dtype)
+        affine["bias"] = module.param("bias", module.bias_init, shape, module.param_dtype).reshape(broadcast)
+    dtype = module.dtype or jnp.result_type(x, *affine.values())
+    return affine | {"epsilon": module.epsilon}, dtype
+
+
+def _own_statistics(
+    module: Any, x: jax.Array, axes: Axes, feature_axes: Axes, mask: jax.Array | None, **options: Any
+) -> tuple[jax.Array, Moments]:
+    """Normalizes x over `axes` by its own statistics with the module's parameters, in Flax's output dtype."""
+    affine, dtype = _affine(module, x, feature_axes)
+    y, found = standardize(
+        x.astype(jnp.promote_types(x.dtype, dtype)),
+        _axes(axes, x.ndim),
+        where=None if mask is None else jnp.asarray(mask, bool),
+        # At initialization there are no devices to merge over.
+        axis_name=None if module.is_initializing() else module.axis_name,
+        axis_index_groups=module.axis_index_groups,
+        **affine,
+        **options,
+    )
+    return y.astype(dtype), found
 
 
 def _axes(axes: Axes, ndim: int) -> tuple[int, ...]:
@@ -162,8 +173,14 @@ class BatchNorm(nn.Module):
         use_running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         kept = _axes(self.axis, x.ndim)
         axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
-        found = None if use_running else norms.moments(x, axes, **_options(self, mask))
-        return _affine(self, x, _with_running(self, found, x.shape, axes, self.momentum), kept)
+        if not use_running:
+            y, found = _own_statistics(self, x, axes, kept, mask)
+            _running(self, found, x.shape, axes, self.momentum)
+            return y
+        mean, var = _running(self, None, x.shape, axes, self.momentum)
+        affine, dtype = _affine(self, x, kept)
+        wide = x.astype(jnp.promote_types(x.dtype, dtype))
+        return norms.normalize(wide, mean, var, **affine).astype(dtype)
 
 
 class LayerNorm(nn.Module):
@@ -186,8 +203,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
         """Normalizes x with its own statistics; `mask` (broadcastable) excludes elements from them."""
-        found = norms.moments(x, _axes(self.reduction_axes, x.ndim), **_options(self, mask))
-        return _affine(self, x, found, self.feature_axes)
+        return _own_statistics(self, x, self.reduction_axes, self.feature_axes, mask)[0]
 
 
 class RMSNorm(nn.Module):
@@ -208,10 +224,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
         """Normalizes x with its own mean square; `mask` (broadcastable) excludes elements from it."""
-        axes = _axes(self.reduction_axes, x.ndim)
-        return _affine(
-            self, x, norms.moments(x, axes, center=False, **_options(self, mask)), self.feature_axes
-        )
+        return _own_statistics(self, x, self.reduction_axes, self.feature_axes, mask, center=False)[0]
 
 
 class GroupNorm(nn.Module):
@@ -240,9 +253,7 @@ class GroupNorm(nn.Module):
         """Normalizes x with its own statistics; `mask` (broadcastable) excludes elements from them."""
         channels = x.shape[-1]
         if (self.num_groups is None) == (self.group_size is None):
-            raise ValueError(
-                "exactly one of num_groups and group_size must be given; set the other to None"
-            )
+            raise ValueError("exactly one of num_groups and group_size must be given; set the other to None")
         if self.group_size is not None and channels % self.group_size:
             raise ValueError(f"group_size={self.group_size} does not divide {channels} channels")
         groups = self.num_groups if self.group_size is None else channels // self.group_size
@@ -250,7 +261,7 @@ class GroupNorm(nn.Module):
         axes = range(1, x.ndim) if self.reduction_axes is None else _axes(self.reduction_axes, x.ndim)
         if x.ndim - 1 not in axes:
             raise ValueError(f"reduction_axes={self.reduction_axes} must contain the channels, axis -1")
-        return _affine(self, x, norms.grouped_moments(x, axes, groups, **_options(self, mask)), -1)
+        return _own_statistics(self, x, tuple(axes), -1, mask, groups=groups)[0]
 
 
 class InstanceNorm(nn.Module):
@@ -274,8 +285,6 @@ class InstanceNorm(nn.Module):
         """Normalizes x with its own statistics; `mask` (broadcastable) excludes elements from them."""
         kept = _axes(self.feature_axes, x.ndim)
         if 0 in kept:
-            raise ValueError(
-                f"feature_axes={self.feature_axes}: axis 0 is the batch and cannot be a feature axis"
-            )
+            raise ValueError(f"feature_axes={self.feature_axes}: axis 0 is the batch and cannot be a feature axis")
         axes = tuple(axis for axis in range(1, x.ndim) if axis not in kept)
-        return _affine(self, x, norms.moments(x, axes, **_options(self, mask)), kept)
+        return _own_statistics(self, x, axes, kept, mask)[0]

@@ -11,7 +11,7 @@ square of what is left), so that a large mean costs no digits of the variance.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,43 @@ class Moments(NamedTuple):
     count: jax.Array
 
 
+@dataclass(frozen=True)
+class Reduction:
+    """What one statistic is computed over.
+
+    Attributes:
+      axes: array axes, none of them negative.
+      groups: channel groups; read where `axes` contains `channel_axis`.
+      channel_axis: not negative.
+      axis_name: a pmap, vmap or shard_map axis whose members count as one array.
+      axis_index_groups: only these groups of members count as one array.
+    """
+
+    axes: tuple[int, ...]
+    groups: int = 1
+    channel_axis: int = -1
+    axis_name: str | None = None
+    axis_index_groups: Any = None
+
+    def total(self, values: jax.Array) -> jax.Array:
+        """Sums over the axes, within the groups and over the devices; the result broadcasts against the input.
+
+        An axis along which `values` is constant must be given at size 1 and is not multiplied by the true size.
+        """
+        grouped = self.groups > 1 and values.shape[self.channel_axis] > 1
+        axes = tuple(axis for axis in self.axes if not (grouped and axis == self.channel_axis))
+        # Channels are summed last: a sum over the other axes runs along whole rows of channels.
+        sums = jnp.sum(values, axes, keepdims=True)
+        if grouped:
+            channel = self.channel_axis
+            split = (*sums.shape[:channel], self.groups, -1, *sums.shape[channel + 1 :])
+            members = sums.shape[channel] // self.groups
+            sums = jnp.repeat(jnp.sum(sums.reshape(split), channel + 1), members, axis=channel)
+        if self.axis_name is not None:
+            sums = lax.psum(sums, self.axis_name, axis_index_groups=self.axis_index_groups)
+        return sums
+
+
 def reduction_axes(over: str, ndim: int, channel_axis: int = -1) -> tuple[int, ...]:
     """Turns letters into axis numbers: N is axis 0, C is `channel_axis`, S is every other axis.
 
@@ -77,13 +114,43 @@ def reduction_axes(over: str, ndim: int, channel_axis: int = -1) -> tuple[int, .
     return tuple(sorted(axis for letter in over for axis in meaning[letter]))
 
 
+def reduction(
+    x: jax.Array,
+    axes: Sequence[int],
+    *,
+    groups: int = 1,
+    channel_axis: int = -1,
+    axis_name: str | None = None,
+    axis_index_groups: Any = None,
+) -> Reduction:
+    """Returns the Reduction of x (any rank) over `axes`, which may be negative.
+
+    Raises:
+      ValueError: no axes, an axis twice or out of range, or groups that do not divide the channels.
+    """
+    if not axes:
+        raise ValueError(f"there is no axis to average over in an array of shape {x.shape}")
+    outside = [axis for axis in (*axes, channel_axis) if not -x.ndim <= axis < x.ndim]
+    if outside:
+        raise ValueError(f"axis {outside[0]} is out of range for an array of {x.ndim} axes")
+    found = tuple(sorted(axis % x.ndim for axis in axes))
+    if len(set(found)) != len(found):
+        raise ValueError(f"axes={tuple(axes)} name an axis twice in an array of {x.ndim} axes")
+    channel = channel_axis % x.ndim
+    if groups < 1 or x.shape[channel] % groups:
+        raise ValueError(f"groups={groups} does not divide {x.shape[channel]} channels")
+    return Reduction(found, groups if channel in found else 1, channel, axis_name, axis_index_groups)
+
+
 def moments(
     x: jax.Array,
     axes: Sequence[int],
     *,
+    groups: int = 1,
+    channel_axis: int = -1,
     where: jax.Array | None = None,
     axis_name: str | None = None,
-    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    axis_index_groups: Any = None,
     center: bool = True,
 ) -> Moments:
     """Mean and biased variance over `axes`, in at least float32, by two passes.
@@ -91,54 +158,52 @@ def moments(
     Args:
       x: array of any rank and floating dtype.
       axes: axes to average over.
+      groups: split the channels into this many groups of neighbours, if `axes` contains `channel_axis`.
+      channel_axis: where the channels stand.
       where: boolean, broadcastable to x; elements where it is False do not count.
-      axis_name: a pmap, vmap or shard_map axis whose members are merged, by count, as if they were one array.
+      axis_name: a pmap, vmap or shard_map axis whose members count as one array, however many elements of each do.
       axis_index_groups: merge within these groups of the members only.
       center: if False, mean is zero and var is the mean square.
 
     Returns:
-      Moments whose arrays have size 1 along `axes`.  A reduction over no element gives mean 0 and variance 0.
+      Moments of size 1 along `axes` (along the channels of several groups: of full size, equal within a group).
+      A reduction over no element gives mean 0 and variance 0.
+
+    Raises:
+      ValueError: see `reduction`.
     """
-    axes = tuple(sorted(axis % x.ndim for axis in axes))
+    over = reduction(
+        x,
+        axes,
+        groups=groups,
+        channel_axis=channel_axis,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+    )
+    return reduced_moments(over, center, x, where)
+
+
+def reduced_moments(over: Reduction, center: bool, x: jax.Array, where: jax.Array | None) -> Moments:
+    """`moments` of a checked Reduction."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if where is None:
         size = 1
-        for axis in axes:
+        for axis in over.axes:
             size *= x.shape[axis]
-        count = jnp.full((1,) * x.ndim, size, x.dtype)
+        count = jnp.full((1,) * x.ndim, size // over.groups, x.dtype)
+        if over.axis_name is not None:
+            count = lax.psum(count, over.axis_name, axis_index_groups=over.axis_index_groups)
     else:
-        where = jnp.broadcast_to(where, x.shape)
-        count = jnp.sum(where, axes, keepdims=True, dtype=x.dtype)
+        counted = jnp.broadcast_to(where, x.shape)
+        count = over.total(counted.astype(x.dtype))
+        # Not a product with zero: an element that does not count may be infinite.
+        x = jnp.where(counted, x, 0)
     safe_count = jnp.maximum(count, 1)
-
-    def total(values: jax.Array) -> jax.Array:
-        return jnp.sum(values, axes, keepdims=True, where=where)
-
-    if not center:
-        mean_square = total(lax.square(x)) / safe_count
-        merged = Moments(jnp.zeros_like(mean_square), mean_square, count)
-    else:
-        mean = total(x) / safe_count
-        merged = Moments(mean, total(lax.square(x - mean)) / safe_count, count)
-    if axis_name is None:
-        return merged
-    return _merge_members(merged, axis_name, axis_index_groups, center)
-
-
-def _merge_members(
-    part: Moments, axis_name: str, groups: Sequence[Sequence[int]] | None, center: bool
-) -> Moments:
-    """Merges the members' (count, mean, M2) exactly, so unequal counts are right (Chan et al. 1979)."""
-
-    def total(values: jax.Array) -> jax.Array:
-        return lax.psum(values, axis_name, axis_index_groups=groups)
-
-    count = total(part.count)
-    safe_count = jnp.maximum(count, 1)
-    mean = total(part.count * part.mean) / safe_count if center else part.mean
-    # M2 about the common mean: each member's own, plus its count times its mean's squared distance.
-    var = total(part.count * (part.var + lax.square(part.mean - mean))) / safe_count
-    return Moments(mean, var, count)
+    mean = over.total(x) / safe_count if center else jnp.zeros_like(safe_count)
+    deviation = x - mean
+    if where is not None:
+        deviation = jnp.where(counted, deviation, 0)
+    return Moments(mean, over.total(lax.square(deviation)) / safe_count, count)
 
 
 def normalize(
@@ -163,107 +228,6 @@ def normalize(
     if bias is not None:
         y = y + bias.astype(dtype)
     return y.astype(x.dtype)
-
-
-def statistics(
-    x: jax.Array,
-    spec: NormSpec,
-    *,
-    groups: int = 1,
-    channel_axis: int = -1,
-    where: jax.Array | None = None,
-    axis_name: str | None = None,
-) -> Moments:
-    """Returns the moments that `spec` normalizes x with, each broadcastable to x.
-
-    Args:
-      x: (N, ..., C) of any rank from 2, channels at `channel_axis`.
-      spec: a row of TABLE, or any NormSpec.
-      groups: number of channel groups, read if spec.grouped.
-      channel_axis: where C stands.
-      where: boolean, broadcastable to x; False elements do not count.
-      axis_name: device axis to merge over, see `moments`.
-
-    Raises:
-      ValueError: nothing to average over, or groups that do not divide the channels.
-    """
-    axes = reduction_axes(spec.over, x.ndim, channel_axis)
-    if not axes:
-        raise ValueError(f"over={spec.over!r} leaves nothing to average over in an array of {x.ndim} axes")
-    if not spec.grouped:
-        return moments(x, axes, where=where, axis_name=axis_name, center=spec.center)
-    return grouped_moments(
-        x, axes, groups, channel_axis, where=where, axis_name=axis_name, center=spec.center
-    )
-
-
-def grouped_moments(
-    x: jax.Array,
-    axes: Sequence[int],
-    groups: int,
-    channel_axis: int = -1,
-    *,
-    where: jax.Array | None = None,
-    axis_name: str | None = None,
-    axis_index_groups: Sequence[Sequence[int]] | None = None,
-    center: bool = True,
-) -> Moments:
-    """Moments over `axes`, where C at `channel_axis` is split into `groups` groups of neighbours.
-
-    Returns:
-      Moments with one value per channel along `channel_axis`, equal within a group, so broadcastable to x.
-
-    Raises:
-      ValueError: groups do not divide the channels.
-    """
-    channel = channel_axis % x.ndim
-    size = x.shape[channel]
-    if groups < 1 or size % groups:
-        raise ValueError(f"groups={groups} does not divide {size} channels")
-
-    def split(array: jax.Array) -> jax.Array:
-        return array.reshape(*array.shape[:channel], groups, size // groups, *array.shape[channel + 1 :])
-
-    # The split puts a new axis after the channel axis: the groups stay at `channel`, the members follow.
-    split_axes = []
-    for axis in (axis % x.ndim for axis in axes):
-        split_axes.append(axis if axis < channel else axis + 1)
-    if where is not None:
-        where = split(jnp.broadcast_to(where, x.shape))
-    grouped = moments(
-        split(x),
-        split_axes,
-        where=where,
-        axis_name=axis_name,
-        axis_index_groups=axis_index_groups,
-        center=center,
-    )
-
-    def join(array: jax.Array) -> jax.Array:
-        shape = list(array.shape)
-        members = size // groups if shape[channel] == groups else 1
-        return jnp.repeat(jnp.squeeze(array, channel + 1), members, axis=channel)
-
-    return Moments(*(join(array) for array in grouped))
-
-
-def normalization(
-    x: jax.Array,
-    spec: NormSpec,
-    *,
-    scale: jax.Array | None = None,
-    bias: jax.Array | None = None,
-    groups: int = 1,
-    epsilon: float = 1e-5,
-    channel_axis: int = -1,
-    where: jax.Array | None = None,
-    axis_name: str | None = None,
-) -> jax.Array:
-    """Normalizes x with its own statistics: `statistics`, then `normalize`.  x (N, ..., C) -> y of x's shape."""
-    found = statistics(
-        x, spec, groups=groups, channel_axis=channel_axis, where=where, axis_name=axis_name
-    )
-    return normalize(x, found.mean, found.var, scale=scale, bias=bias, epsilon=epsilon)
 
 
 def update_running(running: jax.Array, new: jax.Array, momentum: float) -> jax.Array:

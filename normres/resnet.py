@@ -130,9 +130,7 @@ class _Operations(nn.Module):
             name=name,
         )
 
-    def carry_out(
-        self, x: jax.Array, words: list[str], features: int, stride: int = 1, prefix: str = ""
-    ) -> jax.Array:
+    def carry_out(self, x: jax.Array, words: list[str], features: int, stride: int = 1, prefix: str = "") -> jax.Array:
         """Runs `words` on x, each under the name prefix + word."""
         for word in words:
             match word.rstrip("0123456789"):
@@ -175,13 +173,15 @@ class Block(_Operations):
             branch = branch + self._shortcut(shortcut, x, activated, branch.shape)
         return self.carry_out(branch, order.after.split(), self.features, prefix="after_")
 
-    def _shortcut(
-        self, shortcut: Shortcut, x: jax.Array, activated: jax.Array, shape: tuple[int, ...]
-    ) -> jax.Array:
+    def _shortcut(self, shortcut: Shortcut, x: jax.Array, activated: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         changed = x.shape != shape
         if shortcut.project == "always" or (shortcut.project == "where needed" and changed):
             projected = Conv(
-                self.features, kernel_size=1, stride=self.stride, dtype=self.config.dtype, name="shortcut_conv"
+                self.features,
+                kernel_size=1,
+                stride=self.stride,
+                dtype=self.config.dtype,
+                name="shortcut_conv",
             )(activated)
             # Normalized like the branch it is added to (He 2015); a pre-activation branch ends in a convolution.
             ends_in_norm = ORDERS[self.config.order].branch.split()[-1].startswith("norm")
@@ -203,9 +203,7 @@ class ResNet(_Operations):
         for stage in range(STAGES):
             features = config.width * 2**stage
             options = {"config": config, "train": self.train, "features": features}
-            first = Block(
-                **options, stride=1 if stage == 0 else 2, first=stage == 0, name=f"stage{stage + 1}_first"
-            )
+            first = Block(**options, stride=1 if stage == 0 else 2, first=stage == 0, name=f"stage{stage + 1}_first")
             x = first(x)
             if blocks > 1:
                 # One compiled block for the rest of the stage, whatever the depth.

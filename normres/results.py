@@ -28,6 +28,10 @@ from normres.errors import UserError
 DONE = ("finished", "diverged")
 
 
+class Busy(UserError):
+    """Another process is training in the run directory."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run as read back: its directory, config, record and metric lines."""
@@ -154,7 +158,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{path}: another process is training here") from None
+            raise Busy(f"{path}: another process is training here") from None
         yield
 
 

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from normres import optim
 from normres.data import Dataset, augment, batches
 from normres.errors import UserError
-from normres.resnet import ResNet, ResNetConfig
+from normres.resnet import ResNet, ResNetConfig, count_parameters
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
 
@@ -191,9 +191,7 @@ class Programs:
         step: Callable[..., Any] = partial(train_step, config, self.model, "data" if per_device else None)
         if per_device:
             # The checks of replication do not see through custom gradients; the tests compare with one device.
-            step = jax.shard_map(
-                step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=False
-            )
+            step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=False)
         self._train = jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
         self._eval = jax.jit(partial(eval_step, self.model), out_shardings=self.replicated)
         self.compile_seconds = 0.0
@@ -201,6 +199,12 @@ class Programs:
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, on every device."""
         return jax.device_put(initial_state(self.config, self.model, self.image_shape), self.replicated)
+
+    @property
+    def parameters(self) -> int:
+        """The number of trained scalars."""
+        shapes = jax.eval_shape(lambda: initial_state(self.config, self.model, self.image_shape))
+        return count_parameters(shapes.params)
 
     def compile(self, state: TrainState) -> None:
         """Compiles the training step and notes how long it took."""

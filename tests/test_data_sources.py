@@ -34,9 +34,7 @@ def cifar10(tmp_path: Path) -> Path:
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     for number, file in enumerate(CIFAR10_FILES):
-        folder.joinpath(file).write_bytes(
-            record(number, value=10 * number) + record(9, value=10 * number + 1)
-        )
+        folder.joinpath(file).write_bytes(record(number, value=10 * number) + record(9, value=10 * number + 1))
     (folder / "batches.meta.txt").write_text("\n".join(CIFAR10_NAMES) + "\n\n")
     return folder
 
@@ -204,9 +202,7 @@ def test_embedded_does_not_ignore_a_path(cifar10: Path) -> None:
 
 
 def test_unknown_source_and_data_set() -> None:
-    assert error_line("cifar10", "binery").startswith(
-        "data.source: unknown source 'binery'; did you mean 'binary'?"
-    )
+    assert error_line("cifar10", "binery").startswith("data.source: unknown source 'binery'; did you mean 'binary'?")
     assert error_line("cifar-10", "binary").startswith(
         "data.name: unknown data set 'cifar-10'; did you mean 'cifar10'?"
     )

@@ -261,9 +261,7 @@ def _decode(
     return images.reshape(total, 32, 32, 3), labels
 
 
-def _check_file(
-    layout: Layout, file: str, official_records: int, what: str, content: Content, verify: bool
-) -> None:
+def _check_file(layout: Layout, file: str, official_records: int, what: str, content: Content, verify: bool) -> None:
     """Raises `UserError` unless `content` is whole records with labels in range and, verified, official."""
     again = f"get {layout.archive} again"
     altered = "for altered data set data.verify=False"
@@ -275,15 +273,13 @@ def _check_file(
         )
     if verify and count != official_records:
         raise UserError(
-            f"data.path: {what} has {count:,} records, not the official {official_records:,}; "
-            f"{again}, {altered}"
+            f"data.path: {what} has {count:,} records, not the official {official_records:,}; {again}, {altered}"
         )
     if verify and file in layout.md5:
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != layout.md5[file]:
             raise UserError(
-                f"data.path: {what} has md5 {found}, not {layout.md5[file]}: damaged or altered; "
-                f"{again}, {altered}"
+                f"data.path: {what} has md5 {found}, not {layout.md5[file]}: damaged or altered; {again}, {altered}"
             )
     table = np.frombuffer(content, np.uint8).reshape(-1, layout.record_bytes)
     for byte, classes in enumerate(layout.label_classes):

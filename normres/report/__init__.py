@@ -1,1 +1,1 @@
-"""Figures, tables and the HTML page, from result files only: nothing here imports jax or the training code."""
+"""Figures, tables and the HTML page, from result files only: nothing here imports jax or training code."""

@@ -33,13 +33,13 @@ def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("Versions", _distinct(runs, _versions_text)),
         (
             "Training time",
-            f"{duration(seconds)} in {len(runs)} runs, and {duration(compiling)} of compilation",
+            f"{duration(seconds)} in {_runs(len(runs))}, and {duration(compiling)} of compilation",
         ),
     ]
 
 
 def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
-    """Returns what weakens the numbers of `arms`, one sentence each; `missing` names the arms that are not there."""
+    """Returns what weakens the numbers of `arms`, a sentence each; `missing` names arms without runs."""
     runs = [run for arm in arms for run in arm.runs]
     found = []
     single = [arm.label for arm in arms if len({str(seed(run)) for run in arm.runs}) == 1]
@@ -48,23 +48,19 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
         found.append(f"One seed only, so no spread: {which}.")
     for arm in arms:
         if arm.diverged:
-            which = ", ".join(
-                f"{run_id(run)} at step {run.record.get('diverged_at_step')}" for run in arm.diverged
-            )
-            found.append(f"Diverged, {len(arm.diverged)} of {len(arm.runs)} runs of {arm.label}: {which}.")
+            which = ", ".join(f"{run_id(run)} at step {run.record.get('diverged_at_step')}" for run in arm.diverged)
+            found.append(f"Diverged, {len(arm.diverged)} of {_runs(len(arm.runs))} of {arm.label}: {which}.")
         if arm.unfinished:
             which = ", ".join(run_id(run) for run in arm.unfinished)
             found.append(f"Not finished, and in no mean: {which} of {arm.label}.")
         without = [run for run in arm.finished if final(run, "train_error") is None]
         if without:
-            found.append(
-                f"Finished without a final training error: {', '.join(map(run_id, without))} of {arm.label}."
-            )
+            found.append(f"Finished without a final training error: {', '.join(map(run_id, without))} of {arm.label}.")
         repeated = [name for name, count in Counter(str(seed(run)) for run in arm.runs).items() if count > 1]
         if repeated:
             found.append(
-                f"{arm.label} has more than one run of seed {', '.join(repeated)}: these are not independent, and "
-                "the spread is understated."
+                f"{arm.label} has more than one run of seed {', '.join(repeated)}: these are not "
+                "independent, and the spread is understated."
             )
     found += [f"No run of {name}." for name in missing]
     for what, value in (
@@ -97,7 +93,7 @@ def run_table(runs: Sequence[Run], label: Callable[[Run], str]) -> Table:
         "training error (%)",
         "test loss",
         "test error (%)",
-        "best test error (%), chosen on the test set",
+        "best test error (%)",
     )
     rows = [
         (
@@ -115,7 +111,13 @@ def run_table(runs: Sequence[Run], label: Callable[[Run], str]) -> Table:
         )
         for run in runs
     ]
-    return Table(header, tuple(rows), "Every run; numbers are of the last step, over the whole set.", 3)
+    return Table(
+        header,
+        tuple(rows),
+        "Every run.  Numbers are of the last step over the whole set, but for the best test error, the least "
+        "of all evaluations, which was chosen on the test set.",
+        3,
+    )
 
 
 def duration(seconds: float) -> str:
@@ -126,6 +128,10 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def _distinct(runs: Sequence[Run], value: Callable[[Run], Any]) -> str:
@@ -141,7 +147,7 @@ def _mixed(what: str, runs: Sequence[Run], value: Callable[[Run], Any]) -> list[
     counts = Counter(str(value(run)) for run in runs)
     if len(counts) < 2:
         return []
-    listed = "; ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in counts.most_common())
+    listed = "; ".join(f"{name} ({_runs(count)})" for name, count in counts.most_common())
     return [f"{what} differ among the runs: {listed}."]
 
 
@@ -160,9 +166,7 @@ def _optimizer_text(run: Run) -> str:
 
 def _data_text(run: Run) -> str:
     data = run.record.get("data") or {}
-    train, test = (
-        f"{data[split]:,}" if isinstance(data.get(split), int) else "?" for split in ("train", "test")
-    )
+    train, test = (f"{data[split]:,}" if isinstance(data.get(split), int) else "?" for split in ("train", "test"))
     text = f"{data.get('name', '?')} ({data.get('source', '?')}), {train} training and {test} test images"
     return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_file(path: Path, content: str | bytes) -> Path:
-    """Writes `content` (text as UTF-8) to `path` atomically, making its folder if needed, and returns `path`."""
+    """Writes `content` (text as UTF-8) to `path` atomically, makes its folder if needed, returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps two reports that are written at once from sharing a temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

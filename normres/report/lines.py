@@ -1,4 +1,4 @@
-"""Arms as lines of a plot over depth: plain or residual, one line per variant and never two things averaged."""
+"""Arms as lines of a plot over depth: plain or residual, one per variant and never two things averaged."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +14,11 @@ PREFERRED = ("recipe", "data.name", "data.source", "model.norm", "model.order", 
 
 
 def arms_of(runs: Sequence[Run]) -> list[Arm]:
-    """Returns the arms: runs that agree in shortcut, depth and whatever else the runs differ in, over seeds."""
+    """Returns the arms: runs that agree in shortcut, depth and all else that the runs differ in."""
     others = distinguishing_fields(runs, ignore=(SHORTCUT, DEPTH), first=PREFERRED)
     arms = group(runs, [*others, SHORTCUT, DEPTH], lambda key: f"{line_label(key)}, depth {key[DEPTH]}")
     # Plain first, in every context.
-    return sorted(
-        arms, key=lambda arm: (context_of(arm.key) != "", context_of(arm.key), arm.key[SHORTCUT] != "none")
-    )
+    return sorted(arms, key=lambda arm: (context_of(arm.key) != "", context_of(arm.key), arm.key[SHORTCUT] != "none"))
 
 
 def line_label(key: Mapping[str, Any]) -> str:
@@ -53,6 +51,4 @@ def missing_arms(arms: Sequence[Arm]) -> list[str]:
     """Returns the labels of the arms that would complete lines x depths and have no run."""
     depths = sorted({arm.key[DEPTH] for arm in arms})
     there = {arm.label for arm in arms}
-    return [
-        name for line in lines_of(arms) for depth in depths if (name := f"{line}, depth {depth}") not in there
-    ]
+    return [name for line in lines_of(arms) for depth in depths if (name := f"{line}, depth {depth}") not in there]

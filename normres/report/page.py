@@ -15,36 +15,37 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-ur
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #1a1a1a; --quiet: #595959; --line: #d0d0d0;
   --soft: #f5f5f3; --yes: #00614a; --no: #a33800; --open: #5c5c5c; }
-@media (prefers-color-scheme: dark) { :root { --page: #16181b; --text: #e6e6e6; --quiet: #a8a8a8; --line: #3c4046;
-  --soft: #202329; --yes: #4fd1a5; --no: #ff9a5c; --open: #b5b5b5; } }
+@media (prefers-color-scheme: dark) { :root { --page: #16181b; --text: #e6e6e6; --quiet: #a8a8a8;
+  --line: #3c4046; --soft: #202329; --yes: #4fd1a5; --no: #ff9a5c; --open: #b5b5b5; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 52rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+body { margin: 0 auto; max-width: 52rem; padding: 1.5rem 1rem 4rem; background: var(--page);
+  color: var(--text); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
 p { margin: .5rem 0; } .quiet { color: var(--quiet); font-size: .875rem; }
 .claim { font-size: 1.05rem; border-left: 3px solid var(--line); padding-left: .8rem; margin: .8rem 0; }
 .outcome { font-weight: 650; white-space: nowrap; }
 .yes { color: var(--yes); } .no { color: var(--no); } .open { color: var(--open); }
-.verdict { font-size: 1.15rem; } ol, ul { padding-left: 1.4rem; } li { margin: .5rem 0; }
-figure { margin: 1.2rem 0; } figcaption { font-size: .875rem; color: var(--quiet); margin-top: .4rem; }
+.verdict { font-size: 1.15rem; } ul { padding-left: 1.4rem; }
+ul.clauses { list-style: none; padding-left: 0; } li { margin: .5rem 0; }
+figure { margin: 1.2rem 0; } figure .scroll { margin: 0; }
+figcaption { font-size: .875rem; color: var(--quiet); margin-top: .4rem; }
 /* Figures keep white paper in the dark: black ink on it is what was designed and what will be printed. */
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; padding: .5rem;
   border: 1px solid var(--line); border-radius: 4px; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--quiet); padding-bottom: .4rem; }
-th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--line); }
+th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+th { vertical-align: bottom; border-bottom: 2px solid var(--line); }
 .number { text-align: right; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .9rem; }
 dt { color: var(--quiet); } dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { dl { display: block; } dd { margin-bottom: .5rem; } }
-@media print { :root { color-scheme: light; --page: #fff; --text: #000; --quiet: #444; --line: #bbb; --yes: #00614a;
-  --no: #a33800; --open: #444; } body { max-width: none; padding: 0; font-size: 10pt; }
+@media print { :root { color-scheme: light; --page: #fff; --text: #000; --quiet: #444; --line: #bbb;
+  --yes: #00614a; --no: #a33800; --open: #444; } body { max-width: none; padding: 0; font-size: 10pt; }
   figure, tr, li { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
-  table { font-size: 7.5pt; } td { white-space: normal; } }
+  table { font-size: 7.5pt; } td:nth-child(-n + 3) { white-space: normal; overflow-wrap: anywhere; } }
 """
 
 _CLASS: dict[Outcome, str] = {"borne out": "yes", "not borne out": "no", "cannot be judged yet": "open"}
@@ -88,6 +89,7 @@ class Page:
                 f'<h1>{_text(self.title)}</h1>\n<p class="claim">{_text(self.claim)}</p>',
                 f'<p class="quiet">{_text(self.source)}</p>',
                 self._verdict(),
+                "<h2>Figures</h2>",
                 *map(_figure, self.drawings),
                 f"<h2>Results</h2>\n{html_table(self.table)}",
                 f"<h2>The paper’s numbers</h2>\n{html_table(self.paper_table)}",
@@ -110,7 +112,7 @@ class Page:
         lines = [
             f'<h2>Verdict</h2>\n<p class="verdict">{_outcome(overall)} '
             f'<span class="quiet">({good} of {len(self.clauses)} clauses borne out)</span></p>',
-            f'<ol>\n{items}\n</ol>\n<p class="quiet">{_text(self.rule)}</p>',
+            f'<ul class="clauses">\n{items}\n</ul>\n<p class="quiet">{_text(self.rule)}</p>',
         ]
         if self.warnings:
             warned = "\n".join(f"<li>{_text(warning)}</li>" for warning in self.warnings)
@@ -124,10 +126,12 @@ class Page:
 def _figure(drawing: Drawing) -> str:
     """Returns a figure with its PNG inside."""
     data = base64.b64encode(drawing.png.read_bytes()).decode("ascii")
-    # 1.3 times its printed width: screens are read from further away than paper.
+    # 1.3 times its printed width, because screens are read from further away than paper; on a telephone
+    # at least 0.8 times, and then the figure scrolls sideways, because its letters would be too small.
     return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{_text(drawing.alternative)}" '
-        f'style="width: {1.3 * drawing.inches:.2f}in">'
+        f'<figure><div class="scroll"><img src="data:image/png;base64,{data}" '
+        f'alt="{_text(drawing.alternative)}" '
+        f'style="width: {1.3 * drawing.inches:.2f}in; min-width: {0.8 * drawing.inches:.2f}in"></div>'
         f"<figcaption>{_text(drawing.caption)}</figcaption></figure>"
     )
 
@@ -137,4 +141,5 @@ def _outcome(outcome: Outcome) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(text, quote=True)
+    # No line break between a number and its percent sign.
+    return html.escape(text, quote=True).replace(" %", "&nbsp;%")

@@ -1,7 +1,7 @@
-"""Statistics over seeds.  An arm is a set of runs that agree in the fields that matter and differ in the seed.
+"""Statistics over seeds.  An arm is a set of runs that agree in the fields that matter, not in the seed.
 
-No run is dropped silently: an arm knows which of its runs finished, which diverged and which are not done, and
-the mean of an arm is always the mean of a number of runs that the arm names.
+No run is dropped silently: an arm knows which of its runs finished, which diverged and which are not done,
+and the mean of an arm is always the mean of a number of runs that the arm names.
 """
 
 import json
@@ -29,7 +29,7 @@ BOOKKEEPING = frozenset(
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of one number over seeds; `standard_deviation` is the sample's (n - 1), None for one seed."""
+    """Statistics of one number over seeds; the standard deviation is the sample's (n - 1), None for one."""
 
     count: int
     mean: float
@@ -128,7 +128,7 @@ def short_label(key: Mapping[str, Any]) -> str:
 def group(
     runs: Iterable[Run], fields: Sequence[str], label: Callable[[Mapping[str, Any]], str] = short_label
 ) -> list[Arm]:
-    """Groups runs that agree in `fields` into arms, ordered by the fields' values in the order of `fields`."""
+    """Groups runs that agree in `fields` into arms, ordered by those fields' values."""
     groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in runs:
         if "status" not in run.record:
@@ -143,13 +143,11 @@ def group(
     return sorted(arms, key=lambda arm: [_order(value) for value in arm.key.values()])
 
 
-def distinguishing_fields(
-    runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Iterable[str] = ()
-) -> list[str]:
+def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Iterable[str] = ()) -> list[str]:
     """Returns config fields that tell the runs apart, apart from seed, bookkeeping and `ignore`.
 
-    A field is left out where the fields before it already tell the same runs apart, so that a recipe stands for
-    the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
+    A field is left out where the fields before it already tell the same runs apart, so that a recipe stands
+    for the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
     """
     hidden = BOOKKEEPING | {"seed"} | set(ignore)
     flat = [_flatten(run.config) for run in runs]

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from normres.report.files import write_file
 
@@ -28,6 +30,7 @@ VARIANTS: tuple[tuple[str, str, Any], ...] = (
     ("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1))),
     ("#56B4E9", "X", (0, (2, 2))),
 )
+METRICS = ("train_error", "test_error")
 DEPTH_MARKERS = "os^DvPX"
 
 STYLE: dict[Any, Any] = {
@@ -66,6 +69,15 @@ def new_figure(width: float, height: float) -> Figure:
 def literal(text: str) -> str:
     """Keeps matplotlib from reading dollar signs as mathematics."""
     return text.replace("$", r"\$")
+
+
+def percent_axis(axes: Axes, largest: float) -> float:
+    """Makes the y axis end at the first tick that is not below `largest` percent, and returns that tick."""
+    locator = MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10])
+    axes.yaxis.set_major_locator(locator)
+    top = min(100.0, float(max(locator.tick_values(0, largest))))
+    axes.set_ylim(0, top)
+    return top
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

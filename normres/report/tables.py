@@ -58,9 +58,7 @@ def seeds_cell(arm: Arm) -> str:
 
 def parameters_cell(arm: Arm) -> str:
     """Returns the number of parameters, 272,474; more than one number if the runs disagree."""
-    counts = sorted(
-        {run.record["parameters"] for run in arm.runs if run.record.get("parameters") is not None}
-    )
+    counts = sorted({run.record["parameters"] for run in arm.runs if run.record.get("parameters") is not None})
     return " / ".join(f"{count:,}" for count in counts) or NOTHING
 
 
@@ -103,7 +101,8 @@ def latex(table: Table) -> str:
 
 def html_table(table: Table) -> str:
     """Returns the table as an HTML table inside a box that scrolls sideways on a narrow screen."""
-    caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
+    # Above the box and not a <caption> in it, because it would scroll away with the columns.
+    caption = f'<p class="quiet">{html.escape(table.caption)}</p>\n' if table.caption else ""
 
     def row(cells: tuple[str, ...], tag: str) -> str:
         scope = ' scope="col"' if tag == "th" else ""
@@ -116,7 +115,7 @@ def html_table(table: Table) -> str:
     name = html.escape(table.caption or "table", quote=True)
     # tabindex lets a keyboard scroll the box.
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{name}">\n<table>{caption}\n'
+        f'{caption}<div class="scroll" role="region" tabindex="0" aria-label="{name}">\n<table>\n'
         f"<thead><tr>{row(table.header, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 

@@ -13,10 +13,10 @@ Outcome = Literal["borne out", "not borne out", "cannot be judged yet"]
 STANDARD_ERRORS = 2.0
 
 RULE = (
-    "Rule: with two seeds or more on both sides, a difference between two means counts if it is larger than twice its "
-    "standard error, √(s₁²/n₁ + s₂²/n₂); one that points the right way but is smaller than that cannot be judged "
-    "yet. With one seed on either side only the sign of the difference is used, and there is no spread to hold it "
-    "against."
+    "Rule: with two seeds or more on both sides, a difference between two means counts if it is larger "
+    "than twice its standard error, √(s₁²/n₁ + s₂²/n₂); one that points the right way but is smaller "
+    "cannot be judged yet. With one seed on either side only the sign of the difference is used, and "
+    "there is no spread to hold it against."
 )
 
 
@@ -31,7 +31,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of `after` minus the mean of `before`, with its standard error (None if either has one seed)."""
+    """The mean of `after` minus that of `before`; its standard error is None if either has one seed."""
 
     before: Summary
     after: Summary
@@ -69,7 +69,7 @@ class Difference:
         return Difference(self.after, self.before).is_higher()
 
     def text(self) -> str:
-        """Returns the difference in percentage points, with its standard error or the reason why it has none."""
+        """Returns the difference in percentage points, with its standard error or why it has none."""
         sign = "−" if self.value < 0 else "+"
         points = f"{sign}{100 * abs(self.value):.2f}"
         counts = f"{self.before.count} and {self.after.count} seeds"

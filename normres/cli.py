@@ -1,0 +1,176 @@
+"""The command line: `normres train | sweep | report`.  Every mistake is one line on stderr and exit status 2."""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from normres.errors import InterruptedRun, UserError, nearest
+from normres.launch import machine
+
+# jax is imported inside the commands, after machine.prepare_xla has set its flags.
+
+DESCRIPTION = "Train residual and plain networks with any normalization, sweep over them, and draw what came out."
+
+OVERRIDES = """\
+Any field of configs/base.py can be set for this command with --config.FIELD=VALUE, for example
+  --config.model.depth=56 --config.model.norm=group --config.optim.boundaries=1000,1500
+The file may take an argument after a colon, which is passed to its get_config():
+  --config=configs/base.py:budget"""
+
+INTERRUPTED = 130  # the shell's status for Ctrl-C
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    train = add(
+        "train",
+        "Train one network; the same command goes on where an interrupted run was.",
+        f"{OVERRIDES}\n\nexample:\n"
+        "  normres train --config=configs/base.py:demo --config.model.depth=8 --workdir=runs/try",
+    )
+    sweep = add(
+        "sweep",
+        "Train every arm of a config file's sweep(); arms that are done are skipped, interrupted ones go on.",
+        f"{OVERRIDES}\n\nTwo sweeps over one --workdir share the work: an arm is trained by one process at a time.\n"
+        "\nexample:\n  normres sweep --config=configs/degradation.py:demo --workdir=runs/demo",
+    )
+    for command in (train, sweep):
+        command.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the config file")
+    train.add_argument("--workdir", required=True, type=Path, help="the run's own directory")
+    sweep.add_argument("--workdir", required=True, type=Path, help="holds one directory per arm")
+    sweep.add_argument("--seeds", type=int, default=1, metavar="N", help="run every arm with N seeds (default 1)")
+    sweep.add_argument("--list", action="store_true", help="print the arms and their state, and train nothing")
+    report = add(
+        "report",
+        "Draw an experiment's figures, tables and page from the runs of a sweep; trains nothing.",
+        "example:\n  normres report --experiment=experiments/degradation.py --workdir=runs/demo",
+    )
+    report.add_argument("--experiment", required=True, metavar="FILE.py", help="a file of experiments/")
+    report.add_argument("--workdir", required=True, type=Path, help="where the sweep's runs are")
+    report.add_argument("--output", type=Path, help="where to write (default: WORKDIR/report)")
+    return parser
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, str]:
+    """Turns `--config.FIELD=VALUE` (or `--config.FIELD VALUE`) into {FIELD: VALUE}.
+
+    Raises:
+      UserError: anything else, which would otherwise be ignored.
+    """
+    overrides = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--config."):
+            if name.startswith("config."):
+                raise UserError(f"{argument!r}: did you mean --{argument}?")
+            options = ("--config", "--workdir", "--seeds", "--list", "--experiment", "--output", "--help")
+            raise UserError(f"{argument!r} is no argument here; {nearest(name, options)}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{argument!r} lacks its value; write {argument}=VALUE")
+            value = rest.pop(0)
+        overrides[name.removeprefix("--config.")] = value
+    return overrides
+
+
+def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    machine.prepare_xla()
+    from rich.console import Console
+
+    from normres import config
+    from normres.launch import local
+
+    loaded = config.load(options.config, overrides)
+    with local.stop_signals() as stop:
+        record = local.run(loaded, options.workdir, stop, Console(), options.workdir.name)
+    print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
+    return 0
+
+
+def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    machine.prepare_xla()
+    from rich.console import Console
+
+    from normres import results, sweep
+    from normres.launch import local
+
+    arms = sweep.expand(options.config, overrides, options.seeds)
+    if options.list:
+        for arm in arms:
+            run = results.read_run(options.workdir / arm.run_id)
+            print(f"{run.record['status'] if run else 'to do':10} {arm.run_id}")
+        return 0
+    with local.stop_signals() as stop:
+        return local.run_sweep(arms, options.workdir, stop, Console())
+
+
+def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    if overrides:
+        raise UserError(f"--config.{next(iter(overrides))}: report draws what is there and takes no config")
+    from normres import results
+    from normres.config_files import load_module
+
+    experiment = load_module(options.experiment)
+    if not hasattr(experiment, "draw"):
+        raise UserError(f"{options.experiment}: defines no draw(runs, output_directory)")
+    runs = results.read_runs(options.workdir)
+    if not runs:
+        raise UserError(f"{options.workdir}: no runs here; `normres sweep` makes them")
+    output = options.output or options.workdir / "report"
+    output.mkdir(parents=True, exist_ok=True)
+    for path in experiment.draw(runs, output):
+        print(path)
+    return 0
+
+
+COMMANDS: dict[str, Any] = {"train": _train, "sweep": _sweep, "report": _report}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    options, rest = _parser().parse_known_args(arguments)
+    try:
+        return COMMANDS[options.command](options, parse_overrides(rest))
+    except UserError as error:
+        print(f"normres: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"normres: {error.filename or ''}: {error.strerror or error}".replace(": :", ":"), file=sys.stderr)
+        return 2
+    except InterruptedRun as error:
+        print(f"normres: {error}; the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        print("normres: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        # A fault of ours and not the user's.  One line is enough for them; who reports it can ask for the rest.
+        if os.environ.get("NORMRES_TRACEBACK"):
+            traceback.print_exc()
+        print(
+            f"normres: internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} "
+            "(NORMRES_TRACEBACK=1 shows where)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

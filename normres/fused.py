@@ -1,0 +1,158 @@
+"""Normalization in one call with fused gradients: moments, then normalize, with the backward pass written out."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from normres.norms import Moments, NormSpec, Reduction, normalize, reduced_moments, reduction, reduction_axes
+
+
+def standardize(
+    x: jax.Array,
+    axes: Sequence[int],
+    *,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    epsilon: float = 1e-5,
+    groups: int = 1,
+    channel_axis: int = -1,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+    axis_index_groups: Any = None,
+    center: bool = True,
+) -> tuple[jax.Array, Moments]:
+    """`moments`, then `normalize` with them, with fused gradients: returns (y of x's shape and dtype, moments).
+
+    The backward pass keeps x and two statistics, not the float32 copies that differentiating the formula keeps,
+    and reads x and the output's gradient once for all sums.  Reverse mode of any order works; forward mode does
+    not (jax.custom_vjp): call `moments` and `normalize` for that.
+
+    Args and errors: see `moments` and `normalize`.
+    """
+    over = reduction(
+        x,
+        axes,
+        groups=groups,
+        channel_axis=channel_axis,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+    )
+    if over.axis_index_groups is not None:
+        hashable = tuple(tuple(group) for group in over.axis_index_groups)
+        over = Reduction(over.axes, over.groups, over.channel_axis, over.axis_name, hashable)
+    affine = [None if array is None else _aligned(array, x.ndim) for array in (scale, bias)]
+    return _standardize((over, center, epsilon), x, affine[0], affine[1], where)
+
+
+def _aligned(array: jax.Array, ndim: int) -> jax.Array:
+    """Gives a broadcastable array its leading axes of size 1."""
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
+
+
+_Static = tuple[Reduction, bool, float]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _standardize(
+    static: _Static, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, where: jax.Array | None
+) -> tuple[jax.Array, Moments]:
+    over, center, epsilon = static
+    found = reduced_moments(over, center, x, where)
+    return normalize(x, found.mean, found.var, scale=scale, bias=bias, epsilon=epsilon), found
+
+
+def _standardize_forward(static: _Static, x: Any, scale: Any, bias: Any, where: Any) -> tuple[Any, Any]:
+    y, found = _standardize(static, x, scale, bias, where)
+    return (y, found), (x, scale, bias, where, found)
+
+
+def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+    """With d = x - mean and r = 1 / sqrt(var + epsilon), so y = d r scale + bias:
+
+    d_mean = -sum(dy scale r), d_var = -sum(dy scale d) r^3 / 2, and, as the deviations sum to zero,
+    dx = dy scale r + (d_mean + 2 d d_var) / count, the second part at the elements that count.
+    """
+    over, center, epsilon = static
+    x, scale, bias, where, found = residuals
+    dy, d_found = cotangents
+    dtype = found.mean.dtype
+    factor = lax.rsqrt(found.var + epsilon)
+    deviation = x.astype(dtype) - found.mean
+    dy = dy.astype(dtype)
+    # One pass over x and dy sums along the axes on which neither the statistics nor scale and bias vary; all that
+    # is needed follows from these small sums.
+    affine = [array for array in (scale, bias) if array is not None]
+    split_channels = over.groups > 1
+    common = tuple(
+        axis
+        for axis in over.axes
+        if all(array.shape[axis] == 1 for array in affine) and not (split_channels and axis == over.channel_axis)
+    )
+    sum_dy = jnp.sum(dy, common, keepdims=True)
+    sum_dy_deviation = jnp.sum(dy * deviation, common, keepdims=True)
+    weight = factor if scale is None else factor * scale.astype(dtype)
+    count = jnp.maximum(found.count, 1)
+    d_mean = over.total(d_found.mean) - over.total(weight * sum_dy) if center else 0.0
+    d_var = over.total(d_found.var) - 0.5 * lax.square(factor) * over.total(weight * sum_dy_deviation)
+    through_statistics = d_mean / count + deviation * (2 * d_var / count)
+    if where is not None:
+        through_statistics = jnp.where(where, through_statistics, 0)
+    dx = (dy * weight + through_statistics).astype(x.dtype)
+    d_scale = None if scale is None else _sum_to(sum_dy_deviation * factor, scale)
+    d_bias = None if bias is None else _sum_to(sum_dy, bias)
+    return dx, d_scale, d_bias, None
+
+
+_standardize.defvjp(_standardize_forward, _standardize_backward)
+
+
+def _sum_to(values: jax.Array, like: jax.Array) -> jax.Array:
+    """Sums `values` to the shape of `like`, which broadcasts to it, in its dtype."""
+    axes = tuple(axis for axis, size in enumerate(like.shape) if size == 1)
+    return jnp.sum(values, axes, keepdims=True).astype(like.dtype)
+
+
+def normalization(
+    x: jax.Array,
+    spec: NormSpec,
+    *,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    groups: int = 1,
+    epsilon: float = 1e-5,
+    channel_axis: int = -1,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, Moments]:
+    """Normalizes x (N, ..., C), of any rank from 2, with its own statistics, as a row of the table says.
+
+    Args:
+      x: channels at `channel_axis`.
+      spec: a row of TABLE, or any NormSpec.
+      scale, bias: see `normalize`; a vector per channel is given in the shape that broadcasts to x.
+      groups: number of channel groups, read if spec.grouped.
+      epsilon, channel_axis, where, axis_name: see `normalize` and `moments`.
+
+    Returns:
+      y of x's shape and dtype, and the moments it was normalized with.
+
+    Raises:
+      ValueError: nothing to average over, or groups that do not divide the channels.
+    """
+    axes = reduction_axes(spec.over, x.ndim, channel_axis)
+    return standardize(
+        x,
+        axes,
+        scale=scale,
+        bias=bias,
+        epsilon=epsilon,
+        groups=groups if spec.grouped else 1,
+        channel_axis=channel_axis,
+        where=where,
+        axis_name=axis_name,
+        center=spec.center,
+    )

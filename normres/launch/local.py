@@ -1,0 +1,188 @@
+"""Runs on this machine's devices: everything that touches files, signals and the screen around `train.fit`."""
+
+import math
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from normres import checkpoint, data, results, train
+from normres.config import digest, to_dict
+from normres.data import Dataset
+from normres.errors import InterruptedRun, UserError
+from normres.launch.machine import resolve_dtype
+from normres.launch.progress import Reporter
+from normres.sweep import Arm
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Turns SIGTERM and the first Ctrl-C into a flag that training polls; a second Ctrl-C kills as usual."""
+    flag = threading.Event()
+
+    def on_signal(number: int, _frame: Any) -> None:
+        flag.set()
+        signal.signal(number, previous[number])
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def load_data(config: ConfigDict) -> Dataset:
+    """Loads the data set that the config names."""
+    return data.load(config.data.name, config.data.source, config.data.path, config.data.verify)
+
+
+def run(
+    config: ConfigDict, path: Path, stop: threading.Event, console: Console, label: str, dataset: Dataset | None = None
+) -> dict[str, Any]:
+    """Trains one config in the run directory `path`, from its newest checkpoint if there is one.
+
+    Args:
+      config: validated.
+      path: made if need be; a run that is done there is left as it is.
+      stop: when set, the run is saved and InterruptedRun is raised.
+      console: where progress goes.
+      label: names the run in the progress.
+      dataset: the config's data, if loaded already.
+
+    Returns:
+      The run's record, see results.py.
+
+    Raises:
+      UserError: bad data, a directory that holds something else, or another process training there.
+      InterruptedRun: told to stop.
+    """
+    with results.locked(path):
+        held = results.prepare(path, to_dict(config))
+        if held is not None and held.record["status"] in results.DONE:
+            return held.record
+        dataset = dataset or load_data(config)
+        # A resumed run keeps the dtype it began with, also on another machine.
+        dtype = held.record["dtype"] if held else resolve_dtype(config.train.dtype)
+        programs = train.Programs(config, dataset, dtype)
+        state = programs.initial_state()
+        restored, passed_over = checkpoint.restore(path / "checkpoints", state)
+        state = restored or state
+        start = int(state.step)
+        record = _record(config, programs, dataset, dtype, held, path)
+        with Reporter(label, start, config.train.steps, console) as reporter:
+            for line in passed_over:
+                reporter.say(line)
+            if start:
+                reporter.say(f"resumed at step {start}")
+            results.keep_metrics_until(path, start)
+            results.write_json(path / "record.json", record)
+            programs.compile(state)
+            record["compile_seconds"] = programs.compile_seconds
+            _train(programs, state, record, path, stop, reporter)
+        return record
+
+
+def _record(
+    config: ConfigDict, programs: train.Programs, dataset: Dataset, dtype: str, held: results.Run | None, path: Path
+) -> dict[str, Any]:
+    """Returns the record of a run that begins or goes on."""
+    devices = jax.devices()
+    before = held.record if held else {}
+    return {
+        "status": "running",
+        "run_id": path.resolve().name,
+        "config_digest": digest(config),
+        "seed": config.seed,
+        "dtype": dtype,
+        "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        **results.provenance(),
+        "restarts": before.get("restarts", -1) + 1,
+        "parameters": programs.parameters,
+        "data": dataset.summary(),
+        "step": 0,
+        "steps": config.train.steps,
+        "seconds": before.get("seconds", 0.0),
+        "compile_seconds": None,
+        "diverged_at_step": None,
+        "final": dict.fromkeys(("train_loss", "train_error", "test_loss", "test_error")),
+        "best_test_error": before.get("best_test_error"),
+    }
+
+
+def _train(
+    programs: train.Programs,
+    state: train.TrainState,
+    record: dict[str, Any],
+    path: Path,
+    stop: threading.Event,
+    reporter: Reporter,
+) -> None:
+    """Consumes fit's events and writes them down; `record` is brought up to date in place."""
+    before, began = record["seconds"], time.perf_counter()
+    for event, at in train.fit(programs, state, stop.is_set):
+        values = {key: value if math.isfinite(value) else None for key, value in event.values.items()}
+        record |= {"step": event.step, "seconds": before + time.perf_counter() - began}
+        match event.kind:
+            case "train" | "test":
+                results.append_metrics(path, {"step": event.step, "split": event.kind, **values})
+                if event.kind == "test" and values["error"] is not None:
+                    best = record["best_test_error"]
+                    record["best_test_error"] = values["error"] if best is None else min(best, values["error"])
+                if event.kind == "train":
+                    reporter.update(event.step, f"loss {event.values['loss']:.3f} error {event.values['error']:.1%}")
+            case "checkpoint":
+                checkpoint.save(path / "checkpoints", event.step, at)
+                results.write_json(path / "record.json", record)
+            case "diverged":
+                record |= {"status": "diverged", "diverged_at_step": event.step}
+                reporter.say(f"diverged at step {event.step}: the loss is not finite")
+            case "finished":
+                record |= {"status": "finished", "final": values}
+                errors = ", ".join(f"{split} error {event.values[f'{split}_error']:.1%}" for split in ("train", "test"))
+                reporter.update(event.step, "")
+                reporter.say(f"finished: {errors}, {record['seconds']:.0f} s")
+    if record["status"] not in results.DONE:
+        raise InterruptedRun(f"stopped at step {record['step']} of {record['steps']}")
+    results.write_json(path / "record.json", record)
+    checkpoint.remove(path / "checkpoints")
+
+
+def run_sweep(arms: list[Arm], workdir: Path, stop: threading.Event, console: Console) -> int:
+    """Runs the arms one after the other and returns the exit status.
+
+    An arm that fails for a reason of its own leaves its traceback in its directory and the sweep goes on; the
+    status is then 1.  An arm that another process is training is left to it.
+    """
+    failed, busy = [], []
+    loaded: dict[str, Dataset] = {}
+    for number, arm in enumerate(arms, 1):
+        label = f"[{number}/{len(arms)}] {arm.label}"
+        path = workdir / arm.run_id
+        key = repr(arm.config.data)
+        try:
+            if key not in loaded:
+                loaded = {key: load_data(arm.config)}
+            run(arm.config, path, stop, console, label, loaded[key])
+        except results.Busy:
+            busy.append(arm.run_id)
+            console.print(f"{label}: another process is training this arm", markup=False, highlight=False)
+        except (UserError, InterruptedRun, OSError):
+            # What would stop every other arm too, or was asked for.
+            raise
+        except Exception as error:
+            failed.append(arm.run_id)
+            (path / "error.txt").write_text(traceback.format_exc())
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            console.print(f"{label}: failed: {reason}; see {path / 'error.txt'}", markup=False, soft_wrap=True)
+    done = len(arms) - len(failed) - len(busy)
+    print(f"{done} of {len(arms)} arms done, {len(failed)} failed, {len(busy)} with another process: {workdir}")
+    return 1 if failed else 0
