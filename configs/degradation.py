@@ -3,7 +3,7 @@
     normres sweep  --config=configs/degradation.py:demo --workdir=runs/demo
     normres report --experiment=experiments/degradation.py --workdir=runs/demo
 
-Sizes: `demo` (width 8, 2,560 embedded images, 320 steps; minutes on 2 CPU cores), `budget` (width 16, 6,400 steps; give
+Sizes: `demo` (width 8, 2,560 embedded images, 400 steps; minutes on 2 CPU cores), `budget` (width 16, 6,400 steps; give
 it the full CIFAR-10 with --config.data.source=binary --config.data.path=DIR_OR_TAR) and `paper` (64,000 steps, depths
 to 110).  Expected: the plain networks' training error rises with depth and the residual ones' does not.
 """
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import base
 from normres.errors import UserError, nearest
 
-DEPTHS = {"demo": (14, 26, 56), "budget": (20, 32, 44, 56), "paper": (20, 32, 44, 56, 110)}
+DEPTHS = {"demo": (8, 20, 56), "budget": (20, 32, 44, 56), "paper": (20, 32, 44, 56, 110)}
 RECIPES = {"demo": "demo", "budget": "budget", "paper": "he2015"}
 
 

@@ -195,7 +195,7 @@ def table(arms: Sequence[Arm]) -> tables.Table:
 def _images(arm: Arm) -> int:
     """Returns the number of images of the smaller set: a digit that one image cannot change says nothing."""
     data = arm.runs[0].record.get("data") or {}
-    return min(int(data.get("train") or 0), int(data.get("test") or 0))
+    return min(int(data.get("train_examples") or 0), int(data.get("test_examples") or 0))
 
 
 def _paper_cell(arm: Arm) -> str:
@@ -234,7 +234,7 @@ def _paper_notes(arms: Sequence[Arm]) -> list[str]:
         if here != [paper]:
             word = name.rpartition(".")[2].replace("_", " ")
             scale.append(f"{word} {', '.join(f'{value:,}' for value in here)} here, {paper:,} there")
-    images = sorted({int((run.record.get("data") or {}).get("train") or 0) for run in runs})
+    images = sorted({int((run.record.get("data") or {}).get("train_examples") or 0) for run in runs})
     if images != [PAPER_TRAINING_IMAGES]:
         counts = ", ".join(f"{count:,}" for count in images)
         scale.append(f"{counts} training images here, {PAPER_TRAINING_IMAGES:,} there")
@@ -273,7 +273,7 @@ def draw(runs: Sequence[Run], output_directory: Path) -> list[Path]:
             written[2],
             "Training and test error over training steps, one curve per depth and one panel per variant.",
             "Error over training steps; the number at the end of a curve is the depth. Thin: training error, "
-            "running mean of augmented mini-batches. Bold: test error"
+            "running mean of the mini-batches, as augmented. Bold: test error"
             + (", both averaged over seeds." if max(seeds) > 1 else ".")
             + " The vertical axis ends at about twice the largest final error, or at 100 %.",
             PAGE_INCHES,

@@ -38,7 +38,7 @@ def restore(directory: Path, like: Any) -> tuple[Any, list[str]]:
       directory: where `save` wrote.
       like: a state of the same structure, shapes, dtypes and placement; its values are not read.
     """
-    passed_over = []
+    passed_over: list[str] = []
     for path in _steps(directory):
         fault = _fault(path)
         if fault is None:

@@ -10,7 +10,7 @@ from typing import Any
 from normres.errors import InterruptedRun, UserError, nearest
 from normres.launch import machine
 
-# jax is imported inside the commands, after machine.prepare_xla has set its flags.
+# jax is imported inside the commands, after machine.prepare has set its flags.
 
 DESCRIPTION = "Train residual and plain networks with any normalization, sweep over them, and draw what came out."
 
@@ -91,7 +91,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
 
 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    machine.prepare_xla()
+    machine.prepare()
     from rich.console import Console
 
     from normres import config
@@ -105,7 +105,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    machine.prepare_xla()
+    machine.prepare()
     from rich.console import Console
 
     from normres import results, sweep

@@ -85,7 +85,8 @@ def apply(config: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
 
     `recipe` is applied first, so that the other overrides are changes to the recipe.
     """
-    config = ConfigDict(config).copy_and_resolve_references()
+    config = config.copy_and_resolve_references()
+    config.unlock()
     known = fields(config)
     for name in sorted(overrides, key=lambda name: name != "recipe"):
         if name not in known:

@@ -9,7 +9,7 @@ from normres.errors import UserError, nearest
 
 
 def load_module(path: str) -> ModuleType:
-    """Imports the Python file at `path`; its folder's parent joins sys.path, so that `from configs import base` works."""
+    """Imports the Python file at `path`; its folder's parent joins sys.path, so `from configs import base` works."""
     file = Path(path)
     if not file.is_file():
         siblings = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []

@@ -1,9 +1,9 @@
 """The convolution, with its gradients written out as plain forward convolutions where that is faster.
 
-On the CPU, XLA hands a convolution to its fast library only in the plain forward form, and the weight gradient that
+On the CPU, XLA hands a convolution to its fast library only in the plain forward form, and the kernel gradient that
 autodiff makes falls to a naive loop inside a scan.  Both gradients of a convolution are convolutions too, so there
-they are written as forward ones.  GPU and TPU compilers want autodiff's own forms and get them: the choice is made
-when the program is lowered for its platform.
+they are written as forward ones; in bfloat16 the kernel's is one matrix product, which needs no transposes.  GPU and
+TPU compilers want autodiff's own forms and get them: the choice is made when the program is lowered for its platform.
 
 Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does not (jax.custom_vjp).
 """
@@ -11,7 +11,10 @@ Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
+
+from normres.norms import alike
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -31,7 +34,7 @@ def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Arra
     if kernel_HWIO.shape[:2] == (1, 1) and stride > 1:
         # A strided 1x1 kernel only reads the positions it keeps.
         x_NHWC, stride = x_NHWC[:, ::stride, ::stride], 1
-    return _conv(x_NHWC, kernel_HWIO, stride)
+    return _conv(*alike(x_NHWC, kernel_HWIO), stride)
 
 
 def _plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -63,26 +66,47 @@ def _autodiff(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tu
 def _written_out(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both gradients as stride-1 forward convolutions in NHWC / HWIO.
 
-    The input's: dy against the kernel turned by 180 degrees with I and O exchanged.  The kernel's: x against dy
-    as the kernel, with the batch in the role of the input channels.  A stride spreads dy by zeros first.
+    The input's: dy against the kernel turned by 180 degrees with I and O exchanged.  A stride spreads dy by zeros
+    first.  The kernel's: see `_kernel_gradient` and, for bfloat16, `_kernel_gradient_as_product`.
     """
     size = kernel.shape[0]
     half = size // 2
     if stride > 1:
-        zero = lax.full((), 0, dy.dtype)
+        zero = jnp.zeros((), dy.dtype)
         dy = lax.pad(dy, zero, ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)))
     # What a stride leaves unread at the far edge: rows of x that no window, or only some, reached.
-    missing = tuple(x.shape[axis] - dy.shape[axis] for axis in (1, 2))
+    missing = [x.shape[axis] - dy.shape[axis] for axis in (1, 2)]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    before = size - 1 - half
-    dx = lax.conv_general_dilated(
-        dy, turned, (1, 1), [(before, half + extra) for extra in missing], dimension_numbers=_LAYOUT
-    )
-    d_kernel = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        dy.transpose(1, 2, 0, 3),
-        (1, 1),
-        [(half, before - extra) for extra in missing],
-        dimension_numbers=_LAYOUT,
-    ).transpose(1, 2, 0, 3)
-    return dx, d_kernel
+    padding = [(size - 1 - half, half + extra) for extra in missing]
+    dx = lax.conv_general_dilated(dy, turned, (1, 1), padding, dimension_numbers=_LAYOUT)
+    if x.dtype == jnp.bfloat16 and missing == [0, 0] and size > 1:
+        return dx, _kernel_gradient_as_product(x, dy, size)
+    return dx, _kernel_gradient(x, dy, size, missing)
+
+
+def _kernel_gradient(x: jax.Array, dy: jax.Array, size: int, missing: list[int]) -> jax.Array:
+    """Convolves x with dy as the kernel, the batch in the role of the input channels: (size, size, I, O)."""
+    half = size // 2
+    padding = [(half, size - 1 - half - extra) for extra in missing]
+    x_IHWN, dy_HWNO = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
+    result_IHWO = lax.conv_general_dilated(x_IHWN, dy_HWNO, (1, 1), padding, dimension_numbers=_LAYOUT)
+    return result_IHWO.transpose(1, 2, 0, 3)
+
+
+def _kernel_gradient_as_product(x: jax.Array, dy: jax.Array, size: int) -> jax.Array:
+    """One matrix product of x at `size` shifts along W with dy at `size` shifts along H: (size, size, I, O).
+
+    The sum over positions of x(h + i, w + j) dy(h, w) equals that of x(h, w + j) dy(h - i, w), so shifting each
+    factor along one axis gives all size x size offsets with no product computed in vain and no transpose in memory.
+    """
+    half = size // 2
+    wide = jnp.pad(x, ((0, 0), (0, 0), (half, half), (0, 0)))
+    tall = jnp.pad(dy, ((0, 0), (half, half), (0, 0), (0, 0)))
+    height, width = x.shape[1:3]
+    shifted_x = jnp.concatenate([wide[:, :, shift : shift + width] for shift in range(size)], axis=-1)
+    shifted_dy = jnp.concatenate([tall[:, shift : shift + height] for shift in reversed(range(size))], axis=-1)
+    channels_in, channels_out = x.shape[-1], dy.shape[-1]
+    left = shifted_x.reshape(-1, size * channels_in)
+    right = shifted_dy.reshape(-1, size * channels_out)
+    product = lax.dot_general(left, right, (((0,), (0,)), ((), ())))
+    return product.reshape(size, channels_in, size, channels_out).transpose(2, 0, 1, 3)

@@ -1,6 +1,7 @@
 """Normalization in one call with fused gradients: moments, then normalize, with the backward pass written out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normres.norms import Moments, NormSpec, Reduction, normalize, reduced_moments, reduction, reduction_axes
+from normres.norms import (
+    Moments,
+    NormSpec,
+    Reduction,
+    aligned,
+    alike,
+    normalize,
+    reduced_moments,
+    reduction,
+    reduction_axes,
+    varying,
+)
 
 
 def standardize(
@@ -44,13 +56,8 @@ def standardize(
     if over.axis_index_groups is not None:
         hashable = tuple(tuple(group) for group in over.axis_index_groups)
         over = Reduction(over.axes, over.groups, over.channel_axis, over.axis_name, hashable)
-    affine = [None if array is None else _aligned(array, x.ndim) for array in (scale, bias)]
-    return _standardize((over, center, epsilon), x, affine[0], affine[1], where)
-
-
-def _aligned(array: jax.Array, ndim: int) -> jax.Array:
-    """Gives a broadcastable array its leading axes of size 1."""
-    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
+    affine = [None if array is None else aligned(array, x.ndim) for array in (scale, bias)]
+    return _standardize((over, center, epsilon), *alike(x, *affine, where))
 
 
 _Static = tuple[Reduction, bool, float]
@@ -82,6 +89,10 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     dtype = found.mean.dtype
     factor = lax.rsqrt(found.var + epsilon)
     deviation = x.astype(dtype) - found.mean
+    if where is not None:
+        counted = aligned(where, x.ndim)
+        # Under the mask an infinity must not meet a gradient of zero: their product would spoil the sums below.
+        deviation = jnp.where(counted | jnp.isfinite(deviation), deviation, 0)
     dy = dy.astype(dtype)
     # One pass over x and dy sums along the axes on which neither the statistics nor scale and bias vary; all that
     # is needed follows from these small sums.
@@ -96,18 +107,22 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     sum_dy_deviation = jnp.sum(dy * deviation, common, keepdims=True)
     weight = factor if scale is None else factor * scale.astype(dtype)
     count = jnp.maximum(found.count, 1)
-    d_mean = over.total(d_found.mean) - over.total(weight * sum_dy) if center else 0.0
-    d_var = over.total(d_found.var) - 0.5 * lax.square(factor) * over.total(weight * sum_dy_deviation)
+    # Where shard_map checks what varies, the cotangents of merged statistics come summed over the devices.
+    summed = over.axis_name in varying(x) - varying(d_found.mean)
+    of_found = replace(over, axis_name=None) if summed else over
+    d_mean = of_found.total(d_found.mean) - over.total(weight * sum_dy) if center else 0.0
+    d_var = of_found.total(d_found.var) - 0.5 * lax.square(factor) * over.total(weight * sum_dy_deviation)
     through_statistics = d_mean / count + deviation * (2 * d_var / count)
     if where is not None:
-        through_statistics = jnp.where(where, through_statistics, 0)
+        through_statistics = jnp.where(counted, through_statistics, 0)
     dx = (dy * weight + through_statistics).astype(x.dtype)
     d_scale = None if scale is None else _sum_to(sum_dy_deviation * factor, scale)
     d_bias = None if bias is None else _sum_to(sum_dy, bias)
     return dx, d_scale, d_bias, None
 
 
-_standardize.defvjp(_standardize_forward, _standardize_backward)
+# Generic batching: under vmap, merged statistics and their cotangents are one array that all members share.
+_standardize.defvjp(_standardize_forward, _standardize_backward, generic_batching=True)
 
 
 def _sum_to(values: jax.Array, like: jax.Array) -> jax.Array:

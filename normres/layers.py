@@ -2,8 +2,9 @@
 
 `Norm` applies any row of the axis table.  BatchNorm, LayerNorm, GroupNorm, InstanceNorm and RMSNorm take the
 constructor and call arguments of `flax.linen`'s modules of the same name and store the same variables, so they drop
-into existing code and checkpoints.  They differ where Flax is inexact: the variance is always two-pass (whatever
-`use_fast_variance` says), shards are merged by count, and masks of any broadcastable shape are accepted.
+into existing code and checkpoints.  They differ where Flax is inexact: the variance is always two-pass and statistics
+are at least float32 (whatever `use_fast_variance` and `force_float32_reductions` say), shards are merged by count, and
+masks of any broadcastable shape are accepted.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import canonicalize_dtype
 
 from normres import norms
 from normres.conv import conv
@@ -77,10 +79,18 @@ class Norm(nn.Module):
         if not (self.spec.running and self.use_running_average):
             # At initialization there are no devices to merge over.
             axis_name = None if self.is_initializing() else self.axis_name
-            options = {"groups": self.groups, "where": mask, "axis_name": axis_name, "epsilon": self.epsilon}
+            options: dict[str, Any] = {
+                "groups": self.groups,
+                "where": mask,
+                "axis_name": axis_name,
+                "epsilon": self.epsilon,
+            }
             y, found = normalization(x, self.spec, **affine, **options)
         if self.spec.running:
             axes = norms.reduction_axes(self.spec.over, x.ndim)
+            if self.spec.grouped and self.groups > 1:
+                # Groups differ, so every channel keeps its group's statistics.
+                axes = tuple(axis for axis in axes if axis != x.ndim - 1)
             mean, var = _running(self, found, x.shape, axes, self.momentum)
             if found is None:
                 y = norms.normalize(x, mean, var, **affine, epsilon=self.epsilon)
@@ -121,7 +131,7 @@ def _affine(module: Any, x: jax.Array, feature_axes: Axes) -> tuple[dict[str, An
         affine["scale"] = module.param("scale", module.scale_init, shape, module.param_dtype).reshape(broadcast)
     if getattr(module, "use_bias", False):  # RMSNorm has no such field
         affine["bias"] = module.param("bias", module.bias_init, shape, module.param_dtype).reshape(broadcast)
-    dtype = module.dtype or jnp.result_type(x, *affine.values())
+    dtype = canonicalize_dtype(x, *affine.values(), dtype=module.dtype)
     return affine | {"epsilon": module.epsilon}, dtype
 
 
@@ -144,7 +154,12 @@ def _own_statistics(
 
 
 def _axes(axes: Axes, ndim: int) -> tuple[int, ...]:
-    return tuple(sorted(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes)))
+    """Returns the axes in order, not negative and, as in Flax, each once."""
+    given = (axes,) if isinstance(axes, int) else axes
+    outside = [axis for axis in given if not -ndim <= axis < ndim]
+    if outside:
+        raise ValueError(f"axis {outside[0]} is out of range for an array of {ndim} axes")
+    return tuple(sorted({axis % ndim for axis in given}))
 
 
 class BatchNorm(nn.Module):
@@ -258,7 +273,9 @@ class GroupNorm(nn.Module):
             raise ValueError(f"group_size={self.group_size} does not divide {channels} channels")
         groups = self.num_groups if self.group_size is None else channels // self.group_size
         assert groups is not None
-        axes = range(1, x.ndim) if self.reduction_axes is None else _axes(self.reduction_axes, x.ndim)
+        # An array of rank 1 is its channels: an example without its batch.
+        every_other = range(min(1, x.ndim - 1), x.ndim)
+        axes = every_other if self.reduction_axes is None else _axes(self.reduction_axes, x.ndim)
         if x.ndim - 1 not in axes:
             raise ValueError(f"reduction_axes={self.reduction_axes} must contain the channels, axis -1")
         return _own_statistics(self, x, tuple(axes), -1, mask, groups=groups)[0]

@@ -55,7 +55,7 @@ class Moments(NamedTuple):
 
     mean: jax.Array
     var: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, which nobody needs here
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,10 @@ def reduction(
     """Returns the Reduction of x (any rank) over `axes`, which may be negative.
 
     Raises:
-      ValueError: no axes, an axis twice or out of range, or groups that do not divide the channels.
+      ValueError: no axes, an axis twice or out of range, groups that do not divide the channels, or complex x.
     """
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"expected an array of real numbers, got one of {x.dtype}")
     if not axes:
         raise ValueError(f"there is no axis to average over in an array of shape {x.shape}")
     outside = [axis for axis in (*axes, channel_axis) if not -x.ndim <= axis < x.ndim]
@@ -194,7 +196,7 @@ def reduced_moments(over: Reduction, center: bool, x: jax.Array, where: jax.Arra
         if over.axis_name is not None:
             count = lax.psum(count, over.axis_name, axis_index_groups=over.axis_index_groups)
     else:
-        counted = jnp.broadcast_to(where, x.shape)
+        counted = jnp.broadcast_to(aligned(where, x.ndim), x.shape)
         count = over.total(counted.astype(x.dtype))
         # Not a product with zero: an element that does not count may be infinite.
         x = jnp.where(counted, x, 0)
@@ -221,13 +223,37 @@ def normalize(
     map, per example and channel a conditional one (AdaIN), per position a spatial one (SPADE).
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    factor = lax.rsqrt(var.astype(dtype) + epsilon)
+    factor = lax.rsqrt(aligned(var, x.ndim).astype(dtype) + epsilon)
     if scale is not None:
-        factor = factor * scale.astype(dtype)
-    y = (x.astype(dtype) - mean) * factor
+        factor = factor * aligned(scale, x.ndim).astype(dtype)
+    y = (x.astype(dtype) - aligned(mean, x.ndim)) * factor
     if bias is not None:
-        y = y + bias.astype(dtype)
+        y = y + aligned(bias, x.ndim).astype(dtype)
     return y.astype(x.dtype)
+
+
+def aligned(array: jax.Array, ndim: int) -> jax.Array:
+    """Gives an array that broadcasts to `ndim` axes its leading axes of size 1."""
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
+
+
+def varying(array: jax.Array) -> frozenset[str]:
+    """Returns the device axes over which an array differs, as shard_map's check (check_vma=True) knows them."""
+    return frozenset(jax.typeof(array).manual_axis_type.varying)
+
+
+def alike(*arrays: jax.Array | None) -> list[Any]:
+    """Lets every array vary over the device axes over which any does, so that JAX sums its gradient over them.
+
+    Changes no value.  For arguments of custom gradients, which must be of one kind where shard_map checks this.
+    """
+    every = frozenset[str]().union(*(varying(array) for array in arrays if array is not None))
+    return [
+        array
+        if array is None or varying(array) == every
+        else lax.pcast(array, tuple(every - varying(array)), to="varying")
+        for array in arrays
+    ]
 
 
 def update_running(running: jax.Array, new: jax.Array, momentum: float) -> jax.Array:

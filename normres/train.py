@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from normres import optim
 from normres.data import Dataset, augment, batches
 from normres.errors import UserError
-from normres.resnet import ResNet, ResNetConfig, count_parameters
+from normres.resnet import ResNet, ResNetConfig
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
 
@@ -72,22 +72,18 @@ def network(config: ConfigDict, classes: int, dtype: str) -> ResNetConfig:
     )
 
 
-def initial_state(config: ConfigDict, model: ResNetConfig, image_shape: tuple[int, ...]) -> TrainState:
-    """Returns the state before the first step, a function of the seed and the network alone."""
-
-    def build(key: jax.Array) -> TrainState:
-        variables = ResNet(model).init(key, jnp.zeros((1, *image_shape)))
-        params = variables["params"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optim.optimizer(config).init(params),
-            error=jnp.ones(()),
-            held=jnp.array(optim.holds(config)),
-        )
-
-    return jax.jit(build)(jax.random.key(config.seed))
+def build_state(config: ConfigDict, model: ResNetConfig, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
+    """Returns the state before the first step: images of `image_shape` (H, W, C), parameters drawn from `key`."""
+    variables = ResNet(model).lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optim.optimizer(config).init(params),
+        error=jnp.ones(()),
+        held=jnp.array(optim.holds(config)),
+    )
 
 
 def train_step(
@@ -121,7 +117,8 @@ def train_step(
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, changed = ResNet(model, train=True).apply(variables, images, mutable=["batch_stats"])
+        applied: Any = ResNet(model, train=True).apply(variables, images, mutable=["batch_stats"])
+        logits, changed = applied
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, (logits, changed.get("batch_stats", {}))
 
@@ -156,7 +153,7 @@ def eval_step(
     """Returns float32 (3,): sums of loss, error and weight over the examples `indices` (B,) with `weights` (B,)."""
     images = augment.centered(data["images"][indices], data["mean"])
     labels = data["labels"][indices]
-    logits = ResNet(model).apply({"params": params, "batch_stats": batch_stats}, images)
+    logits: Any = ResNet(model).apply({"params": params, "batch_stats": batch_stats}, images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     wrong = jnp.argmax(logits, -1) != labels
     return jnp.stack([jnp.sum(losses * weights), jnp.sum(wrong * weights), jnp.sum(weights)])
@@ -192,24 +189,22 @@ class Programs:
         if per_device:
             # The checks of replication do not see through custom gradients; the tests compare with one device.
             step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=False)
-        self._train = jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
+        self._train: Callable[..., Any]
+        self._train = self._jitted = jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
         self._eval = jax.jit(partial(eval_step, self.model), out_shardings=self.replicated)
         self.compile_seconds = 0.0
 
     def initial_state(self) -> TrainState:
-        """Returns the state before the first step, on every device."""
-        return jax.device_put(initial_state(self.config, self.model, self.image_shape), self.replicated)
-
-    @property
-    def parameters(self) -> int:
-        """The number of trained scalars."""
-        shapes = jax.eval_shape(lambda: initial_state(self.config, self.model, self.image_shape))
-        return count_parameters(shapes.params)
+        """Returns the state before the first step, a function of the seed and the network alone, on every device."""
+        # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
+        quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        build = jax.jit(partial(build_state, self.config, self.model, self.image_shape), compiler_options=quickly)
+        return jax.device_put(build(jax.random.key(self.config.seed)), self.replicated)
 
     def compile(self, state: TrainState) -> None:
         """Compiles the training step and notes how long it took."""
         started = time.perf_counter()
-        self._train = self._train.lower(state, self.data["train"], self._indices(0)).compile()
+        self._train = self._jitted.lower(state, self.data["train"], self._indices(0)).compile()
         self.compile_seconds = time.perf_counter() - started
 
     def _indices(self, step: int) -> jax.Array:

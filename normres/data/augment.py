@@ -8,16 +8,16 @@ PAD = 4  # pixels on every side, as in both ResNet papers
 
 
 def mean_image(images: np.ndarray, subtract: str) -> np.ndarray:
-    """Returns what is subtracted from images_NHWC (uint8): float32 in [0, 1] units, broadcastable to (H, W, C).
+    """Returns what is subtracted from images_NHWC (uint8): float32 in [0, 1] units, broadcastable to (1, H, W, C).
 
     Summed exactly, as integers.  `subtract` is pixel_mean (one value per position and channel), channel_mean or none.
     """
     if subtract == "none":
-        return np.zeros((1, 1, 1), np.float32)
+        return np.zeros((1, 1, 1, 1), np.float32)
     total = images.sum(axis=0, dtype=np.int64) / (len(images) * 255.0)
     if subtract == "channel_mean":
         total = total.mean(axis=(0, 1), keepdims=True)
-    return total.astype(np.float32)
+    return total[None].astype(np.float32)
 
 
 def centered(images: jax.Array, mean: jax.Array) -> jax.Array:
@@ -40,8 +40,8 @@ def crop_flip(images_NHWC: jax.Array, keys: jax.Array) -> jax.Array:
         return jnp.append(corner, jax.random.bernoulli(flip))
 
     drawn = jax.vmap(draw)(keys)
-    rows = drawn[:, :1] + jnp.arange(height)
-    columns = drawn[:, 1:2] + jnp.arange(width)
+    rows = drawn[:, :1] + jnp.arange(height)[None]
+    columns = drawn[:, 1:2] + jnp.arange(width)[None]
     columns = jnp.where(drawn[:, 2:] == 1, columns[:, ::-1], columns)
     padded = jnp.pad(images_NHWC, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
     example = jnp.arange(len(images_NHWC))[:, None, None]

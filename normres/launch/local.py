@@ -20,6 +20,7 @@ from normres.data import Dataset
 from normres.errors import InterruptedRun, UserError
 from normres.launch.machine import resolve_dtype
 from normres.launch.progress import Reporter
+from normres.resnet import count_parameters
 from normres.sweep import Arm
 
 
@@ -30,7 +31,7 @@ def stop_signals() -> Iterator[threading.Event]:
 
     def on_signal(number: int, _frame: Any) -> None:
         flag.set()
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -77,7 +78,7 @@ def run(
         restored, passed_over = checkpoint.restore(path / "checkpoints", state)
         state = restored or state
         start = int(state.step)
-        record = _record(config, programs, dataset, dtype, held, path)
+        record = _record(config, state, dataset, dtype, held, path)
         with Reporter(label, start, config.train.steps, console) as reporter:
             for line in passed_over:
                 reporter.say(line)
@@ -92,7 +93,7 @@ def run(
 
 
 def _record(
-    config: ConfigDict, programs: train.Programs, dataset: Dataset, dtype: str, held: results.Run | None, path: Path
+    config: ConfigDict, state: train.TrainState, dataset: Dataset, dtype: str, held: results.Run | None, path: Path
 ) -> dict[str, Any]:
     """Returns the record of a run that begins or goes on."""
     devices = jax.devices()
@@ -106,7 +107,7 @@ def _record(
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         **results.provenance(),
         "restarts": before.get("restarts", -1) + 1,
-        "parameters": programs.parameters,
+        "parameters": count_parameters(state.params),
         "data": dataset.summary(),
         "step": 0,
         "steps": config.train.steps,

@@ -1,5 +1,6 @@
-"""What this machine is good at.  Nothing here imports jax before `prepare_xla` has set its flags."""
+"""What this machine is good at.  Nothing here imports jax before `prepare` has set its flags."""
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -23,13 +24,34 @@ def cpu_has_fast_bfloat16() -> bool:
     return any(feature in features for feature in BFLOAT16_FEATURES)
 
 
+def prepare() -> None:
+    """Sets up this process for training; call before jax is imported."""
+    prepare_xla()
+    keep_freed_memory()
+
+
 def prepare_xla() -> None:
-    """Adds the flags that help here to XLA_FLAGS; call before jax is imported.  What the user has set stays."""
+    """Adds the XLA flags that help here to XLA_FLAGS; call before jax is imported.  What the user has set stays."""
     if not cpu_has_fast_bfloat16():
         return
     given = os.environ.get("XLA_FLAGS", "")
     added = [flag for flag in ONEDNN_FLAGS if flag.split("=")[0] not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc's allocator to keep what is freed: a CPU training step otherwise maps all its buffers anew.
+
+    About a tenth of a ResNet-20 step.  Does nothing where there is no mallopt or the user tunes malloc already.
+    """
+    if os.environ.get("GLIBC_TUNABLES") or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # the names' numbers in malloc.h
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 2**28)
 
 
 def resolve_dtype(wanted: str) -> str:

@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LINE_SECONDS = 15.0  # between lines in a log
+LINE_SECONDS = 10.0  # between lines in a log
 
 
 class Reporter:
@@ -48,7 +48,7 @@ class Reporter:
         now = time.monotonic()
         if self._bar:
             self._bar.update(self._task, completed=step, note=note)
-        elif now - self._last_line >= LINE_SECONDS:
+        elif now - self._last_line >= LINE_SECONDS and step < self.total:
             self._last_line = now
             rate = (now - self._began) / max(step - self.start, 1)
             self.say(f"step {step}/{self.total}  {note}  {rate:.2f} s/step  {(self.total - step) * rate:.0f} s left")

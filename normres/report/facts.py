@@ -166,7 +166,9 @@ def _optimizer_text(run: Run) -> str:
 
 def _data_text(run: Run) -> str:
     data = run.record.get("data") or {}
-    train, test = (f"{data[split]:,}" if isinstance(data.get(split), int) else "?" for split in ("train", "test"))
+    train, test = (
+        f"{data[key]:,}" if isinstance(data.get(key), int) else "?" for key in ("train_examples", "test_examples")
+    )
     text = f"{data.get('name', '?')} ({data.get('source', '?')}), {train} training and {test} test images"
     return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
 

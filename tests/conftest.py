@@ -1,0 +1,12 @@
+"""Settings that every test runs under.  The environment is read when jax is imported, so it is set before."""
+
+import os
+
+# Eight devices, so that statistics are merged over more members than one.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+# A shape that broadcasts by accident is an error; whoever means it writes the axes of size 1.
+jax.config.update("jax_numpy_rank_promotion", "raise")

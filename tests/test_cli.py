@@ -1,0 +1,213 @@
+"""End to end, as a user has it: train, kill, resume, sweep, report, and every mistake as one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normres import cli, results
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "--config.model.depth=8",
+    "--config.model.width=4",
+    "--config.train.steps=12",
+    "--config.train.batch_size=16",
+    "--config.train.eval_batch_size=640",
+    "--config.train.log_every=2",
+    "--config.train.eval_every=6",
+    "--config.train.checkpoint_every=4",
+    "--config.optim.warmup_steps=2",
+    "--config.train.dtype=float32",
+]
+
+
+def normres(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def train(workdir, *more):
+    return normres("train", "--config=configs/base.py:demo", f"--workdir={workdir}", *TINY, *more)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    assert train(workdir) == 0
+    return workdir
+
+
+def test_a_run_leaves_its_whole_story(finished):
+    run = results.read_run(finished)
+    record = run.record
+    assert record["status"] == "finished"
+    assert record["step"] == record["steps"] == 12
+    assert (record["seed"], record["dtype"], record["parameters"]) == (0, "float32", 4_882)
+    assert record["data"]["train_examples"] == 2_560
+    assert {"python", "jax", "flax", "normres"} <= record["versions"].keys()
+    assert record["device"]["platform"] == "cpu"
+    assert 0 < record["final"]["test_error"] < 1
+    assert record["best_test_error"] <= record["final"]["test_error"]
+    assert run.field("model.depth") == 8
+    steps, losses = run.series("train", "loss")
+    assert steps[-1] == 12
+    assert steps == sorted(steps)
+    assert np.isfinite(losses).all()
+    assert run.series("test", "error")[0] == [6, 12]
+    assert not (finished / "checkpoints").exists()
+
+
+def test_a_finished_run_is_left_alone(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != "lock"}
+    assert train(finished) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != "lock"}
+
+
+def test_killed_and_started_again_it_ends_as_if_nothing_happened(finished, tmp_path):
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "-m", "normres.cli", "train", "--config=configs/base.py:demo", f"--workdir={workdir}"]
+    # Slow enough to be caught between the first checkpoint and the end.
+    process = subprocess.Popen([*command, *TINY], cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not list(workdir.glob("checkpoints/step_*/normres_manifest.json")):
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed = results.read_run(workdir)
+    assert killed.record["status"] == "running"
+    assert train(workdir) == 0
+    resumed, straight = results.read_run(workdir), results.read_run(finished)
+    assert resumed.record["restarts"] == 1
+    assert resumed.metrics == straight.metrics
+    assert resumed.record["final"] == straight.record["final"]
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+    workdir = tmp_path / "stopped"
+    command = [sys.executable, "-m", "normres.cli", "train", "--config=configs/base.py:demo", f"--workdir={workdir}"]
+    long = [*TINY, "--config.train.steps=100000", "--config.train.checkpoint_every=100000"]
+    process = subprocess.Popen(
+        [*command, *long], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(results.read_metrics(workdir)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # Another process must not train in the same directory meanwhile.
+    assert train(workdir, "--config.train.steps=100000", "--config.train.checkpoint_every=100000") == 2
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from there" in said
+    step = results.read_run(workdir).record["step"]
+    assert [path.name for path in (workdir / "checkpoints").glob("step_*")] == [f"step_{step:09d}"]
+
+
+def test_another_configs_directory_is_not_touched(finished, capsys):
+    before = {path: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+    assert train(finished, "--config.model.depth=14", "--config.seed=3") == 2
+    said = capsys.readouterr().err
+    assert "config.model.depth is 8 there and 14 here, config.seed is 0 there and 3 here" in said
+    assert before == {path: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+
+
+def test_a_directory_of_other_things_is_not_used(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert train(tmp_path) == 2
+    assert "not empty and holds no run (it has 'thesis.tex')" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "lock"] == ["thesis.tex"]
+
+
+def test_sweep_skips_what_is_done_and_report_draws_it(tmp_path, capsys):
+    workdir = tmp_path / "sweep"
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "small.py").write_text(
+        "from configs import base\n"
+        "def get_config():\n    return base.get_config('demo')\n"
+        "def sweep():\n"
+        "    return [{'model.shortcut': s, 'model.depth': d} for d in (8, 14) for s in ('none', 'A')]\n"
+    )
+    fields = [item for item in TINY if "model.depth" not in item]
+    sweep = ["sweep", f"--config={folder / 'small.py'}", f"--workdir={workdir}", *fields]
+    assert normres(*sweep) == 0
+    first = capsys.readouterr().out
+    assert first.count("finished: ") == 4
+    assert "4 of 4 arms done" in first
+    assert normres(*sweep) == 0
+    assert "finished: " not in capsys.readouterr().out
+    assert normres(*sweep, "--list") == 0
+    assert capsys.readouterr().out.count("finished ") == 4
+    assert normres("report", "--experiment=experiments/degradation.py", f"--workdir={workdir}") == 0
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(path.stat().st_size > 500 for path in paths)
+    assert {path.suffix for path in paths} == {".png", ".pdf", ".md", ".tex", ".html"}
+    page = next(path for path in paths if path.suffix == ".html").read_text()
+    assert "borne out" in page
+
+
+MISTAKES = [
+    (["train", "--config=configs/base.py", "--config.model.dept=3"], "config.model.dept is not a field"),
+    (["train", "--config=configs/base.py", "config.model.depth=8"], "did you mean --config.model.depth=8?"),
+    (["train", "--config=configs/base.py", "--config.model.depth"], "lacks its value"),
+    (["train", "--config=configs/base.py", "--confg.seed=1"], "is no argument here; did you mean '--config'?"),
+    (["train", "--config=configs/bsae.py"], "did you mean 'configs/base.py'?"),
+    (["train", "--config=configs/base.py:he2014"], "did you mean 'he2015'?"),
+    (["train", "--config=configs/base.py", "--config.data.source=binary", "--config.data.path=/none"], "/none"),
+    (["sweep", "--config=configs/base.py"], "defines no sweep()"),
+    (["report", "--experiment=experiments/degradation.py"], "no such directory"),
+    (["report", "--experiment=experiments/degradatoin.py"], "did you mean 'experiments/degradation.py'?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
+    assert normres(*arguments, f"--workdir={tmp_path / 'new'}") == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("normres: ")
+    assert said.count("\n") == 1
+    assert not list(tmp_path.glob("new/*.json"))
+
+
+@pytest.mark.parametrize("command", ["", "train", "sweep", "report"])
+def test_help_names_what_a_newcomer_needs(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        normres(*filter(None, [command, "--help"]))
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    for needed in ("--workdir", "example:") if command else ("train", "sweep", "report"):
+        assert needed in said
+
+
+def test_damaged_files_of_a_run_are_named(finished, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "config.json").write_text((finished / "config.json").read_text()[:50])
+    assert train(copy) == 2
+    assert f"{copy / 'config.json'}: not readable as JSON" in capsys.readouterr().err
+    # A metric line cut short by a kill is dropped, the others stay.
+    (copy / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"step": 2, "spl')
+    assert results.read_metrics(copy) == [{"step": 1, "split": "train"}]
+    results.keep_metrics_until(copy, 0)
+    assert (copy / "metrics.jsonl").read_text() == ""
+
+
+def test_non_finite_numbers_never_enter_the_json(tmp_path):
+    assert train(tmp_path / "wild", "--config.optim.learning_rate=1e30", "--config.model.shortcut=none") == 0
+    run = results.read_run(tmp_path / "wild")
+    assert run.record["status"] == "diverged"
+    assert run.record["diverged_at_step"] >= 1
+    for file in ("record.json", "metrics.jsonl"):
+        text = (tmp_path / "wild" / file).read_text()
+        assert "NaN" not in text
+        assert "Infinity" not in text
+    assert json.loads((tmp_path / "wild" / "record.json").read_text())["final"]["test_error"] is None

@@ -1,0 +1,211 @@
+"""The convolution and its written-out gradients against autodiff, PyTorch, and what is lowered for each platform."""
+
+import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+from jax.sharding import AxisType, PartitionSpec
+
+from normres import conv as module
+from normres.conv import conv
+
+FIXTURE = Path(__file__).parent / "fixtures" / "torch_norms.npz"
+# Even, odd, and sides shorter than a kernel of 5 or of 3.
+IMAGES = [(8, 6), (7, 5), (1, 4)]
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def plain(x, kernel, stride=1):
+    """The convolution as jax.lax says it, whose gradients are autodiff's."""
+    half = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(half, half)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def with_gradients(function, x, kernel, dy, stride):
+    """Returns the output and the gradients with regard to x and the kernel for the cotangent dy."""
+    y, pullback = jax.vjp(lambda x, kernel: function(x, kernel, stride), x, kernel)
+    return y, *pullback(dy.astype(y.dtype))
+
+
+def close(actual, expected, tolerance):
+    """Compares with a tolerance relative to the largest expected value."""
+    expected = np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    scale = max(np.abs(expected).max(), 1e-3)
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=0, atol=tolerance * scale)
+
+
+def in_every_dtype(stride, x, kernel, dy):
+    """Output and gradients: autodiff's in float64, ours in float32 and bfloat16."""
+    expected = with_gradients(plain, x, kernel, dy, stride)
+    narrow = [with_gradients(conv, x.astype(t), kernel.astype(t), dy, stride) for t in (jnp.float32, jnp.bfloat16)]
+    return expected, *narrow
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_output_and_gradients_equal_autodiff(size, stride):
+    for number, (height, width) in enumerate(IMAGES):
+        channels_in, channels_out = 1 + (number + size) % 5, 1 + (2 * number + stride) % 5
+        x = draw(2, height, width, channels_in)
+        kernel = draw(size, size, channels_in, channels_out, seed=1)
+        dy = draw(2, -(-height // stride), -(-width // stride), channels_out, seed=2)
+        # Numbers that bfloat16 holds, so that all dtypes see the same.
+        arrays = [array.astype(jnp.bfloat16).astype(np.float64) for array in (x, kernel, dy)]
+        with jax.enable_x64(True):
+            expected, *found = jax.jit(partial(in_every_dtype, stride))(*arrays)
+        # bfloat16 has 8 bits, 2^-9 = 0.2 % a rounding.
+        for (dtype, tolerance), results in zip([(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)], found, strict=True):
+            for array, wanted in zip(results, expected, strict=True):
+                assert array.dtype == dtype
+                close(array, wanted, tolerance)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_both_forms_of_the_kernel_gradient_are_equal(size):
+    x, dy = draw(2, 6, 4, 3), draw(2, 6, 4, 5, seed=1)
+    with jax.enable_x64(True):
+        product = module._kernel_gradient_as_product(jnp.asarray(x), jnp.asarray(dy), size)
+        close(product, module._kernel_gradient(jnp.asarray(x), jnp.asarray(dy), size, [0, 0]), 1e-13)
+
+
+def test_the_kernel_is_cast_to_the_input():
+    y = conv(jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 3), jnp.float32))
+    # A corner sees 2 x 2 positions of 2 channels, the middle 3 x 3.
+    assert (y.dtype, float(y[0, 0, 0, 0]), float(y[0, 1, 1, 0])) == (jnp.bfloat16, 8.0, 18.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_scan_vmap_and_checkpoint_change_nothing(dtype):
+    x = jnp.asarray(draw(2, 5, 4, 3), dtype)
+    kernels = jnp.asarray(draw(4, 3, 3, 3, 3, seed=1) / 5, jnp.float32)
+    tolerance = 1e-5 if dtype == jnp.float32 else 3e-2
+
+    def unrolled(kernels, x, function):
+        for kernel in kernels:
+            x = jnp.tanh(function(x, kernel.astype(dtype)))
+        return jnp.sum(x.astype(jnp.float32) ** 2)
+
+    def scanned(kernels, x, wrap=lambda layer: layer):
+        def layer(x, kernel):
+            return jnp.tanh(conv(x, kernel)), None
+
+        return jnp.sum(lax.scan(wrap(layer), x, kernels)[0].astype(jnp.float32) ** 2)
+
+    def gradients(loss, **options):
+        return jax.jit(jax.grad(partial(loss, **options), (0, 1)))(kernels, x)
+
+    expected = gradients(unrolled, function=plain)
+    for found in (
+        gradients(unrolled, function=conv),
+        gradients(scanned),
+        gradients(scanned, wrap=jax.checkpoint),
+    ):
+        jax.tree.map(lambda array, wanted: close(array, wanted, tolerance), found, expected)
+
+    dy = jnp.asarray(draw(4, 2, 3, 2, 3, seed=2), dtype)
+    of_one = lambda function: lambda kernel, dy: with_gradients(function, x, kernel.astype(dtype), dy, 2)  # noqa: E731
+    mapped = jax.jit(jax.vmap(of_one(conv)))(kernels, dy)
+    one_by_one = [of_one(plain)(*pair) for pair in zip(kernels, dy, strict=True)]
+    jax.tree.map(lambda array, *wanted: close(array, np.stack(wanted), tolerance), mapped, *one_by_one)
+
+
+@pytest.mark.parametrize(("size", "stride", "image"), [(3, 1, (5, 4)), (3, 2, (5, 4)), (1, 2, (5, 4)), (5, 3, (4, 6))])
+def test_reverse_over_reverse_equals_autodiff(size, stride, image):
+    x, kernel = draw(2, *image, 2), draw(size, size, 2, 3, seed=1)
+
+    def second(function):
+        def norm_of_gradient(x, kernel):
+            loss = lambda *arrays: jnp.sum(jnp.sin(function(*arrays, stride)))  # noqa: E731
+            return sum(jnp.sum(jnp.sin(gradient)) for gradient in jax.grad(loss, (0, 1))(x, kernel))
+
+        return jax.jit(jax.grad(norm_of_gradient, (0, 1)))(x, kernel)
+
+    with jax.enable_x64(True):
+        jax.tree.map(lambda array, wanted: close(array, wanted, 1e-12), second(conv), second(plain))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_gradient_of_a_shared_kernel_in_shard_map(check_vma):
+    x, kernel = draw(8, 5, 4, 2), draw(3, 3, 2, 3, seed=1)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded, whole = PartitionSpec("data"), PartitionSpec()
+
+    def loss(kernel, x):
+        return jnp.sum(jnp.sin(conv(x, kernel)))
+
+    def summed(kernel, x):
+        found = jax.grad(loss)(kernel, x)
+        # With the check, JAX sums the gradient of what the devices share.
+        return found if check_vma else lax.psum(found, "data")
+
+    step = jax.shard_map(summed, mesh=mesh, in_specs=(whole, sharded), out_specs=whole, check_vma=check_vma)
+    with jax.enable_x64(True):
+        close(jax.jit(step)(kernel, x), jax.grad(loss)(kernel, x), 1e-12)
+
+
+def test_forward_mode_is_refused():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda x: conv(x, kernel), (x,), (x,))
+
+
+def test_equals_pytorch_with_half_the_kernel_as_padding():
+    with np.load(FIXTURE) as file:
+        torch = {name.removeprefix("conv/"): file[name] for name in file if name.startswith("conv/")}
+    # NCHW to NHWC, and OIHW to HWIO.
+    x, dy, y, d_x = (torch[name].transpose(0, 2, 3, 1) for name in ("input", "dy", "output", "d_input"))
+    kernel, d_kernel = (torch[name].transpose(2, 3, 1, 0) for name in ("weight", "d_weight"))
+    for found, expected in zip(with_gradients(conv, x, kernel, dy, 2), (y, d_x, d_kernel), strict=True):
+        close(found, expected, 1e-5)
+
+
+CANONICAL = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
+
+
+def convolutions(function, platform, dtype, stride=1):
+    """Counts the layouts and windows of the convolutions in what a gradient is lowered to for a platform."""
+    x = jax.ShapeDtypeStruct((2, 8, 8, 3), dtype)
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 4), dtype)
+    gradient = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel, stride))), (0, 1))
+    text = export.export(jax.jit(gradient), platforms=[platform])(x, kernel).mlir_module()
+    found = re.findall(
+        r"stablehlo\.convolution\(.*?dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\]), (window = \{.*?\}) ", text
+    )
+    assert len(found) == text.count("stablehlo.convolution(")
+    return Counter(found)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_get_the_forms_of_autodiff(platform, dtype, stride):
+    ours = convolutions(conv, platform, dtype, stride)
+    assert ours == convolutions(plain, platform, dtype, stride)
+    # Which are none of those written out: two gradients, neither in the layout of a forward convolution alone.
+    assert sum(ours.values()) == 3
+    assert sum(layout != CANONICAL or "reverse = [true" in window for layout, window in ours) == 2
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_cpu_gets_plain_forward_convolutions(dtype, stride):
+    ours = convolutions(conv, "cpu", dtype, stride)
+    for layout, window in ours:
+        assert layout == CANONICAL
+        assert "reverse = [true" not in window
+        assert "dilate = [2" not in window
+    # Forward, input gradient, kernel gradient; the last is a matrix product where bfloat16 and the sides allow it:
+    # at stride 2 the 8 positions leave one unread, 8 - (2 * 4 - 1) = 1, and it stays a convolution.
+    assert sum(ours.values()) == (2 if dtype == jnp.bfloat16 and stride == 1 else 3)

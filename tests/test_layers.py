@@ -1,0 +1,348 @@
+"""The Flax modules: equal to flax.linen's of the same name, to PyTorch, and Norm to the axis table."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from normres import layers
+from normres.conv import conv
+from normres.fused import normalization
+from normres.norms import TABLE, NormSpec
+
+FIXTURE = Path(__file__).parent / "fixtures" / "torch_norms.npz"
+NAMES = ["BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm"]
+
+
+def draw(*shape, seed=0, mean=0.5, std=1.5):
+    return (mean + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def close(actual, expected, tolerance=1e-5):
+    """Compares with a tolerance relative to the largest expected value."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    expected = np.asarray(expected, np.float64)
+    scale = max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fields_have_flax_names_order_and_defaults(name):
+    def fields(module):
+        return [
+            (field.name, field.default)
+            for field in dataclasses.fields(module)
+            if field.init and field.name not in ("parent", "name")
+        ]
+
+    ours, theirs = fields(getattr(layers, name)), fields(getattr(nn, name))
+    assert [field for field, _ in ours] == [field for field, _ in theirs]
+    for (field, default), (_, expected) in zip(ours, theirs, strict=True):
+        if not field.endswith("_init"):  # functions: compared by what they give, below
+            assert default == expected, field
+
+
+ELEMENTS = np.random.default_rng(7).random((4, 3, 5, 6)) < 0.7
+TRAIN = {"use_running_average": False}
+
+# Module, its arguments where they differ from the defaults, and the input's dtype and mask where they do.
+CASES = [
+    ("BatchNorm", TRAIN, {}),
+    ("BatchNorm", TRAIN | {"momentum": 0.7, "epsilon": 1e-2, "use_bias": False}, {}),
+    ("BatchNorm", TRAIN | {"axis": (1, -1), "use_scale": False}, {}),
+    ("BatchNorm", TRAIN, {"dtype": jnp.bfloat16}),
+    ("BatchNorm", TRAIN | {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}, {"dtype": jnp.bfloat16}),
+    ("BatchNorm", TRAIN, {"mask": ELEMENTS}),
+    ("BatchNorm", {"use_running_average": True}, {}),
+    ("BatchNorm", {"use_running_average": True, "axis": (1, 3), "dtype": jnp.bfloat16}, {}),
+    ("LayerNorm", {"reduction_axes": (1, 2, 3), "feature_axes": (1, -1), "epsilon": 1e-2}, {}),
+    ("LayerNorm", {"reduction_axes": (-1, -3), "use_bias": False, "use_fast_variance": False}, {}),
+    ("LayerNorm", {"dtype": jnp.bfloat16, "use_scale": False}, {}),
+    ("LayerNorm", {"use_scale": False, "use_bias": False}, {"dtype": jnp.bfloat16}),
+    ("LayerNorm", {"param_dtype": jnp.bfloat16}, {"dtype": jnp.bfloat16}),
+    ("LayerNorm", {"use_scale": False, "use_bias": False}, {"dtype": jnp.int32}),
+    ("LayerNorm", {"reduction_axes": (1, 2, 3)}, {"mask": ELEMENTS}),
+    ("GroupNorm", {"num_groups": None, "group_size": 3, "epsilon": 1e-2}, {}),
+    ("GroupNorm", {"num_groups": 6, "use_bias": False}, {"dtype": jnp.bfloat16}),
+    ("GroupNorm", {"num_groups": 2, "reduction_axes": (1, -1), "dtype": jnp.bfloat16}, {}),
+    ("GroupNorm", {"num_groups": 2}, {"mask": ELEMENTS}),
+    ("GroupNorm", {"num_groups": 2}, {"shape": (6,)}),
+    ("InstanceNorm", {"feature_axes": (1, 3), "epsilon": 1e-2}, {}),
+    ("InstanceNorm", {"feature_axes": 1, "use_bias": False, "dtype": jnp.bfloat16}, {}),
+    ("InstanceNorm", {"use_scale": False}, {"mask": ELEMENTS, "dtype": jnp.bfloat16}),
+    ("RMSNorm", {"reduction_axes": (1, 2, 3), "feature_axes": (2, 3), "epsilon": 1e-2}, {}),
+    ("RMSNorm", {"use_scale": False}, {"dtype": jnp.bfloat16}),
+    ("RMSNorm", {"dtype": jnp.bfloat16}, {"mask": ELEMENTS}),
+]
+
+
+def case_id(case):
+    name, arguments, call = case
+    words = [f"{key}={value}" for key, value in arguments.items() if key != "use_running_average" or value]
+    words += [key if key == "mask" else f"x.{key}={value}" for key, value in call.items()]
+    return f"{name}({', '.join(words)})".replace("<class 'jax.numpy.", "").replace("'>", "")
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_equals_flax(case):
+    name, arguments, call = case
+    # Initializers that differ from element to element, so that a transposed or swapped parameter shows.
+    arguments = {"scale_init": nn.initializers.normal(1.0)} | arguments
+    if name != "RMSNorm":
+        arguments["bias_init"] = nn.initializers.normal(1.0)
+    ours, theirs = getattr(layers, name)(**arguments), getattr(nn, name)(**arguments)
+    x = jnp.asarray(draw(*call.get("shape", (4, 3, 5, 6))), call.get("dtype", jnp.float32))
+    mask = call.get("mask")
+    # The same tree, shapes, dtypes and, from the same key, numbers.
+    own_variables, variables = jax.jit(lambda x: [module.init(jax.random.key(1), x) for module in (ours, theirs)])(x)
+    assert jax.tree.structure(own_variables) == jax.tree.structure(variables)
+    for own, expected in zip(jax.tree.leaves(own_variables), jax.tree.leaves(variables), strict=True):
+        assert own.dtype == expected.dtype
+        np.testing.assert_array_equal(own, expected)
+    if "batch_stats" in variables:  # not their initial values, which evaluation would not notice
+        variables["batch_stats"] = jax.tree.map(
+            lambda leaf: leaf + jnp.abs(jnp.sin(jnp.arange(leaf.size, dtype=leaf.dtype))).reshape(leaf.shape),
+            variables["batch_stats"],
+        )
+
+    def run(module, variables, x):
+        def loss(params, x):
+            y, updated = module.apply({**variables, "params": params}, x, mask=mask, mutable=["batch_stats"])
+            counted = y if mask is None else jnp.where(mask, y, 0)
+            return jnp.sum(jnp.sin(counted.astype(jnp.float32))), (y, updated)
+
+        argnums = (0, 1) if jnp.issubdtype(x.dtype, jnp.floating) else 0
+        gradients, (y, updated) = jax.grad(loss, argnums, has_aux=True)(variables.get("params", {}), x)
+        return y, updated, gradients
+
+    # Flax's checkpoint in our module, and ours (the tree above) in Flax's: the same variables go into both.
+    (y, updated, gradients), (expected_y, expected_updated, expected_gradients) = jax.jit(
+        lambda variables, x: [run(module, variables, x) for module in (ours, theirs)]
+    )(variables, x)
+    half = jnp.bfloat16 in (arguments.get("dtype"), call.get("dtype"), arguments.get("param_dtype"))
+    close(y, expected_y, 1e-2 if expected_y.dtype == jnp.bfloat16 else 1e-5)
+    assert jax.tree.structure(updated) == jax.tree.structure(expected_updated)
+    jax.tree.map(close, updated, expected_updated)
+    assert jax.tree.structure(gradients) == jax.tree.structure(expected_gradients)
+    # In bfloat16 the cotangent is rounded at other places, 2^-9 each.
+    jax.tree.map(partial(close, tolerance=2e-2 if half else 1e-5), gradients, expected_gradients)
+
+
+def test_use_running_average_may_come_with_the_call():
+    x = draw(4, 3, 5, 6)
+    ours, theirs = layers.BatchNorm(), nn.BatchNorm()
+    variables = ours.init(jax.random.key(0), x, use_running_average=True)
+    for use_running_average in (True, False):
+        y, expected = (
+            module.apply(variables, x, use_running_average=use_running_average, mutable=["batch_stats"])
+            for module in (ours, theirs)
+        )
+        jax.tree.map(close, y, expected)
+    with pytest.raises(ValueError, match="use_running_average"):
+        ours.apply(variables, x)
+
+
+def test_merged_over_devices_as_flax_does():
+    x = draw(8, 4, 3, 6)
+    for name, arguments in [
+        ("BatchNorm", TRAIN),
+        ("BatchNorm", TRAIN | {"axis_index_groups": [[0, 1, 2, 3], [4, 5, 6, 7]]}),
+        ("LayerNorm", {"reduction_axes": (0, 2)}),
+        ("GroupNorm", {"num_groups": 2}),
+    ]:
+        results = []
+        for library in (layers, nn):
+            module = getattr(library, name)(axis_name="data", **arguments)
+            # Flax's LayerNorm and GroupNorm want the axis at initialization already.
+            variables = getattr(nn, name)(**arguments).init(jax.random.key(0), x[0])
+            apply = partial(module.apply, variables, mutable=["batch_stats"])
+            results.append(jax.pmap(apply, axis_name="data")(x))
+        jax.tree.map(close, *results)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (layers.GroupNorm(num_groups=4), "groups=4 does not divide 6 channels"),
+        (layers.GroupNorm(), "groups=32 does not divide 6 channels"),
+        (layers.GroupNorm(num_groups=2, group_size=3), "exactly one of num_groups and group_size"),
+        (layers.GroupNorm(num_groups=None), "exactly one of num_groups and group_size"),
+        (layers.GroupNorm(num_groups=None, group_size=4), "group_size=4 does not divide 6 channels"),
+        (layers.GroupNorm(num_groups=2, reduction_axes=(1, 2)), r"reduction_axes=\(1, 2\) must contain the channels"),
+        (layers.InstanceNorm(feature_axes=(0, -1)), r"feature_axes=\(0, -1\): axis 0 is the batch"),
+        (layers.LayerNorm(reduction_axes=(1, 4)), "axis 4 is out of range for an array of 4 axes"),
+        (layers.LayerNorm(feature_axes=-5), "axis -5 is out of range for an array of 4 axes"),
+        (layers.BatchNorm(axis=4, use_running_average=False), "axis 4 is out of range for an array of 4 axes"),
+    ],
+)
+def test_errors_name_what_is_wrong(module, message):
+    with pytest.raises(ValueError, match=message):
+        module.init(jax.random.key(0), draw(4, 3, 5, 6))
+
+
+def random_affine(variables, seed=3):
+    """Replaces the ones and zeros of the parameters."""
+    leaves, tree = jax.tree.flatten(variables["params"])
+    drawn = [draw(*leaf.shape, seed=seed + number) for number, leaf in enumerate(leaves)]
+    return {**variables, "params": jax.tree.unflatten(tree, drawn)}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", TABLE)
+def test_norm_is_its_row_of_the_table(name, dtype):
+    spec = TABLE[name]
+    x = jnp.asarray(draw(4, 3, 5, 6), dtype)
+    module = layers.Norm(spec, groups=3, epsilon=1e-2)
+    variables = random_affine(module.init(jax.random.key(0), x))
+    # A norm that does not centre has no bias.
+    assert set(variables["params"]) == ({"scale", "bias"} if spec.center else {"scale"})
+    assert ("batch_stats" in variables) == spec.running
+    for mask in (None, ELEMENTS):
+        y, _ = module.apply(variables, x, mask=mask, mutable=["batch_stats"])
+        close(y, normalization(x, spec, **variables["params"], groups=3, epsilon=1e-2, where=mask)[0])
+
+
+def test_norm_keeps_running_averages_for_evaluation():
+    first, second = draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1, mean=-2.0, std=3.0)
+    module = layers.Norm(TABLE["batch"], momentum=0.8)
+    variables = random_affine(module.init(jax.random.key(0), first))
+    # Initialization is no training step.
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(6))
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(6))
+    for x in (first, second):
+        variables |= module.apply(variables, x, mutable=["batch_stats"])[1]
+    # Twice 0.8 * old + 0.2 * new, from mean 0 and variance 1.
+    mean = 0.16 * first.mean((0, 1, 2)) + 0.2 * second.mean((0, 1, 2))
+    var = 0.64 + 0.16 * first.var((0, 1, 2)) + 0.2 * second.var((0, 1, 2))
+    close(variables["batch_stats"]["mean"], mean)
+    close(variables["batch_stats"]["var"], var)
+    scale, bias = variables["params"]["scale"], variables["params"]["bias"]
+    y = layers.Norm(TABLE["batch"], use_running_average=True).apply(variables, first)
+    close(y, (first - mean) / np.sqrt(var + 1e-5) * scale + bias)
+
+
+def test_norm_merges_over_an_axis_name():
+    x = draw(8, 4, 5, 6)
+    mask = (np.arange(4) < 1 + np.arange(8)[:, None])[..., None, None]
+    module = layers.Norm(TABLE["batch"], axis_name="data")
+    # There is no axis "data" yet: initialization must not ask for it.
+    variables = module.init(jax.random.key(0), x[0])
+
+    def step(x, mask):
+        return module.apply(variables, x, mask=mask, mutable=["batch_stats"])
+
+    joined = layers.Norm(TABLE["batch"]).apply(
+        variables, x.reshape(-1, 5, 6), mask=mask.reshape(-1, 1, 1), mutable=["batch_stats"]
+    )
+    for mapped in (jax.vmap(step, axis_name="data"), jax.pmap(step, axis_name="data")):
+        y, updated = mapped(x, mask)
+        close(y.reshape(-1, 5, 6), joined[0])
+        for member in range(8):
+            jax.tree.map(lambda leaf, one, member=member: close(leaf[member], one), updated, joined[1])
+
+
+def test_norm_of_groups_may_keep_running_averages():
+    spec = NormSpec(over="NSC", grouped=True, running=True)
+    x = draw(4, 3, 5, 6)
+    module = layers.Norm(spec, groups=2, momentum=0.0)
+    variables = module.init(jax.random.key(0), x)
+    y, updated = module.apply(variables, x, mutable=["batch_stats"])
+    # Momentum 0 keeps the last statistics only, so evaluation gives what training gave.
+    close(updated["batch_stats"]["mean"], np.repeat(x.reshape(-1, 2, 3).mean((0, 2)), 3))
+    evaluation = layers.Norm(spec, groups=2, use_running_average=True)
+    close(evaluation.apply({**variables, **updated}, x), y)
+
+
+def test_conv_module():
+    x = jnp.asarray(draw(2, 7, 6, 3))
+    module = layers.Conv(features=4, stride=2, dtype=jnp.bfloat16)
+    variables = module.init(jax.random.key(0), x)
+    kernel = variables["params"]["kernel"]
+    assert (kernel.shape, kernel.dtype) == ((3, 3, 3, 4), jnp.float32)
+    y = module.apply(variables, x)
+    assert (y.shape, y.dtype) == ((2, 4, 3, 4), jnp.bfloat16)
+    close(y, conv(x.astype(jnp.bfloat16), kernel, 2))
+    # He: variance 2 / fan-in = 2 / (9 * 64) of 36,864 draws, whose own spread is sqrt(2 / 36,864) = 0.7 %.
+    wide = layers.Conv(features=64).init(jax.random.key(0), jnp.zeros((1, 4, 4, 64)))["params"]["kernel"]
+    assert abs(float(jnp.var(wide)) * 9 * 64 / 2 - 1) < 0.03
+
+
+@pytest.fixture(scope="module")
+def torch():
+    """PyTorch's arrays by case and name, written by scripts/make_torch_fixtures.py, images turned to NHWC."""
+    with np.load(FIXTURE) as file:
+        assert str(file["torch_version"])
+        return {name: np.moveaxis(file[name], -3, -1) if file[name].ndim > 2 else file[name] for name in file}
+
+
+@pytest.mark.parametrize(
+    ("case", "module"),
+    [
+        ("batch", layers.BatchNorm(use_running_average=False)),
+        ("instance", layers.InstanceNorm(epsilon=1e-5)),
+        ("group", layers.GroupNorm(num_groups=3, epsilon=1e-5)),
+        ("layer", layers.LayerNorm(epsilon=1e-5, reduction_axes=(1, 2, 3))),
+        ("rms", layers.RMSNorm(epsilon=1e-5, reduction_axes=(1, 2, 3), feature_axes=(1, 2, 3))),
+    ],
+)
+def test_equals_pytorch(torch, case, module):
+    x, dy = torch[f"{case}/input"], torch[f"{case}/dy"]
+    names = {"scale": "weight"} | ({} if case == "rms" else {"bias": "bias"})
+    params = {ours: torch[f"{case}/{theirs}"] for ours, theirs in names.items()}
+    rest = {name: value for name, value in module.init(jax.random.key(0), x).items() if name != "params"}
+
+    def run(params, x):
+        return module.apply({"params": params, **rest}, x, mutable=["batch_stats"])[0]
+
+    y, pullback = jax.vjp(run, params, x)
+    d_params, d_x = pullback(jnp.asarray(dy))
+    close(y, torch[f"{case}/output"])
+    close(d_x, torch[f"{case}/d_input"])
+    assert set(d_params) == set(names)
+    for ours, theirs in names.items():
+        close(d_params[ours], torch[f"{case}/d_{theirs}"])
+
+
+def test_running_averages_equal_pytorchs_after_conversion(torch):
+    # PyTorch's momentum is the share of the NEW value, 0.1 in the fixture: ours is 1 - 0.1.
+    module = layers.BatchNorm(use_running_average=False, momentum=1 - 0.1)
+    first, second = torch["batch/first_input"], torch["batch/input"]
+    variables = module.init(jax.random.key(0), first)
+    for x in (first, second):
+        variables |= module.apply(variables, x, mutable=["batch_stats"])[1]
+    found = variables["batch_stats"]
+    close(found["mean"], torch["batch/running_mean"])
+    # PyTorch stores the UNBIASED variance, count / (count - 1) times ours, with count = 3 * 4 * 5 = 60 in both steps.
+    # What is left of the initial 1, 0.9^2 = 0.81, is not scaled.
+    close((found["var"] - 0.81) * 60 / 59 + 0.81, torch["batch/running_var"])
+    assert np.abs(found["var"] - torch["batch/running_var"]).max() > 1e-3
+    # Its running averages in our module give its evaluation.
+    variables = {
+        "params": {"scale": torch["batch/weight"], "bias": torch["batch/bias"]},
+        "batch_stats": {"mean": torch["batch/running_mean"], "var": torch["batch/running_var"]},
+    }
+    y = module.clone(use_running_average=None).apply(variables, first, use_running_average=True)
+    close(y, torch["batch/first_in_evaluation"])
+
+
+def test_a_mask_stops_gradients_as_cutting_does():
+    # The module's own gradient, through a scanned stack, as resnet.py uses it.
+    x = draw(3, 4, 6)
+    where = (np.arange(4) < 2)[:, None]
+    module = layers.LayerNorm(reduction_axes=(1, 2))
+    variables = module.init(jax.random.key(0), x)
+
+    def loss(x, mask=None, kept=4):
+        step = lambda x, _: (x + module.apply(variables, x, mask=mask), None)  # noqa: E731
+        return jnp.sum(jnp.sin(lax.scan(step, x, length=2)[0][:, :kept]))
+
+    masked = jax.grad(partial(loss, mask=where, kept=2))(x)
+    close(masked[:, :2], jax.grad(loss)(x[:, :2]))
+    np.testing.assert_array_equal(masked[:, 2:], np.zeros((3, 2, 6)))

@@ -1,0 +1,101 @@
+"""What is set up before jax is imported, and how a Python is found."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normres import norms, recipes
+from normres.launch import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: True)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
+def test_flags_are_added_where_they_help(fast, monkeypatch):
+    machine.prepare_xla()
+    assert os.environ["XLA_FLAGS"] == " ".join(machine.ONEDNN_FLAGS)
+    monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    machine.prepare_xla()
+    assert os.environ["XLA_FLAGS"] == ""
+
+
+def test_what_the_user_set_stays(fast, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false --other=1")
+    machine.prepare_xla()
+    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_use_onednn=false --other=1 {machine.ONEDNN_FLAGS[1]}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast_here"),
+    [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False), ("avx512_bf16x", False)],
+)
+def test_fast_bfloat16_is_read_from_the_processors_features(monkeypatch, flags, fast_here):
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda self: f"processor : 0\nmodel name : x\nflags : {flags}\n")
+        assert machine.cpu_has_fast_bfloat16() is fast_here
+    monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: fast_here)
+    assert machine.resolve_dtype("auto") == ("bfloat16" if fast_here else "float32")
+    assert machine.resolve_dtype("float32") == "float32"
+
+
+def test_importing_the_command_line_leaves_jax_alone():
+    code = "import sys, normres.cli; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def find_python(**environment):
+    script = ROOT / "scripts" / "find-python"
+    return subprocess.run(["/bin/sh", script], env=environment, capture_output=True, text=True)
+
+
+def fake_python(file, fits):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\nexit {0 if fits else 1}\n")
+    file.chmod(0o755)
+
+
+def test_python_is_found_on_path_then_in_pyenv_then_through_uv(tmp_path):
+    binaries, home = tmp_path / "bin", tmp_path / "home"
+    nothing = find_python(PATH=str(binaries), HOME=str(home))
+    assert nothing.returncode == 1
+    assert "needs Python 3.12 to 3.14" in nothing.stderr
+    fake_python(binaries / "uv", fits=True)
+    assert find_python(PATH=str(binaries), HOME=str(home)).stdout == "uv\n"
+    old = home / ".pyenv/versions/3.12.1/bin/python"
+    fake_python(old, fits=True)
+    assert find_python(PATH=str(binaries), HOME=str(home)).stdout == f"{old}\n"
+    # A shim on PATH for a version that is not installed fails when it is run, and is passed over.
+    fake_python(binaries / "python3.12", fits=False)
+    fake_python(binaries / "python3", fits=True)
+    assert find_python(PATH=str(binaries), HOME=str(home)).stdout == f"{binaries / 'python3'}\n"
+    wrong = find_python(PATH=str(binaries), HOME=str(home), PYTHON=str(binaries / "python3.12"))
+    assert wrong.returncode == 1
+    assert "is not a Python 3.12 to 3.14" in wrong.stderr
+
+
+def test_the_readme_says_what_is_there():
+    readme = (ROOT / "README.md").read_text()
+    for name in (*(f"`{norm}`" for norm in norms.TABLE), *(f"`{recipe}`" for recipe in recipes.RECIPES)):
+        assert name in readme, name
+    table = (ROOT / "docs/demo/table.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert rows
+    assert "\n".join(rows) in readme, "the README's table is not docs/demo/table.md"
+
+
+def test_the_lock_names_no_index_and_has_hashes():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    pinned = [line for line in lock.splitlines() if "==" in line]
+    assert len(pinned) > 40
+    assert lock.count("--hash=sha256:") > len(pinned)

@@ -1,0 +1,333 @@
+"""The pure functions: statistics and normalization against the definitions, written with loops in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from normres.fused import normalization
+from normres.norms import TABLE, NormSpec, moments, normalize, reduction_axes, update_running
+
+EPSILON = 1e-5
+GROUPS = 3
+DEVICES = 8
+SHAPES = {2: (5, 6), 3: (4, 7, 6), 4: (3, 5, 4, 6), 5: (2, 3, 5, 2, 6)}
+
+
+def draw(*shape, seed=0, mean=0.5, std=2.0):
+    """Float32 numbers with a mean that is not zero, so that a norm that forgets to centre shows."""
+    return (mean + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def close(actual, expected, tolerance=2e-6):
+    """Compares with a tolerance relative to the largest expected value."""
+    expected = np.asarray(expected, np.float64)
+    np.testing.assert_allclose(
+        np.asarray(actual, np.float64), expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max())
+    )
+
+
+def cells(name, examples, channels):
+    """The sets of elements of an (N, S, C) array that share a statistic, by the definition of each norm."""
+    size = channels // GROUPS
+    return {
+        "batch": [np.s_[:, :, c] for c in range(channels)],
+        "instance": [np.s_[n, :, c] for n in range(examples) for c in range(channels)],
+        "layer": [np.s_[n, :, :] for n in range(examples)],
+        "group": [np.s_[n, :, g * size : (g + 1) * size] for n in range(examples) for g in range(GROUPS)],
+        "rms": [np.s_[n, :, :] for n in range(examples)],
+    }[name]
+
+
+def reference(name, x, channel_axis=-1, where=None):
+    """Returns y, mean, var and count, each of x's shape, in float64."""
+    moved = np.moveaxis(np.asarray(x, np.float64), channel_axis, -1)
+    flat = moved.reshape(moved.shape[0], -1, moved.shape[-1])
+    counted = np.ones_like(flat, bool)
+    if where is not None:
+        counted = np.moveaxis(np.broadcast_to(where, x.shape), channel_axis, -1).reshape(flat.shape)
+    mean, var, count = np.zeros_like(flat), np.zeros_like(flat), np.zeros_like(flat)
+    for cell in cells(name, flat.shape[0], flat.shape[-1]):
+        members = flat[cell][counted[cell]]
+        count[cell] = members.size
+        if members.size:
+            mean[cell] = 0 if name == "rms" else sum(members) / members.size
+            var[cell] = sum((member - mean[cell].flat[0]) ** 2 for member in members) / members.size
+    y = (flat - mean) / np.sqrt(var + EPSILON)
+    return [np.moveaxis(array.reshape(moved.shape), -1, channel_axis) for array in (y, mean, var, count)]
+
+
+@partial(jax.jit, static_argnames=("name", "channel_axis"))
+def ours(name, x, channel_axis=-1, where=None):
+    """Returns y, mean, var and count of a row of the table, each of x's shape."""
+    y, found = normalization(x, TABLE[name], groups=GROUPS, channel_axis=channel_axis, where=where, epsilon=EPSILON)
+    return [jnp.broadcast_to(array, x.shape) for array in (y, *found)]
+
+
+@pytest.mark.parametrize("rank", SHAPES)
+@pytest.mark.parametrize("name", TABLE)
+def test_every_row_equals_its_definition(name, rank):
+    if (name, rank) == ("instance", 2):
+        pytest.skip("an (N, C) array has no spatial axis: an error, tested below")
+    x = draw(*SHAPES[rank])
+    for actual, expected in zip(ours(name, x), reference(name, x), strict=True):
+        close(actual, expected)
+
+
+@pytest.mark.parametrize("rank", [3, 4, 5])
+@pytest.mark.parametrize("name", TABLE)
+def test_channels_may_stand_in_the_middle(name, rank):
+    x = np.moveaxis(draw(*SHAPES[rank]), -1, 1)
+    for channel_axis in (1, 1 - rank):
+        for actual, expected in zip(ours(name, x, channel_axis), reference(name, x, 1), strict=True):
+            close(actual, expected)
+
+
+@pytest.mark.parametrize(("over", "axes"), [("C", (3,)), ("NSC", (0, 1, 2, 3)), ("N", (0,)), ("NC", (0, 3))])
+def test_a_combination_without_a_name_works_too(over, axes):
+    x = draw(3, 5, 4, 6)
+    y, found = normalization(x, NormSpec(over=over), epsilon=EPSILON)
+    close(found.mean, x.mean(axes, np.float64, keepdims=True))
+    close(found.var, x.var(axes, np.float64, keepdims=True))
+    close(y, (x - found.mean) / np.sqrt(found.var + EPSILON))
+
+
+def test_known_equivalences():
+    x = draw(3, 5, 4, 6)
+    run = partial(normalization, epsilon=EPSILON)
+    layer, instance = run(x, TABLE["layer"])[0], run(x, TABLE["instance"])[0]
+    close(run(x, TABLE["group"], groups=1)[0], layer)
+    close(run(x, TABLE["group"], groups=6)[0], instance)
+    close(run(x[:1], TABLE["batch"])[0], instance[:1])
+    # Without a mean to subtract, the root mean square is the standard deviation.
+    zero_mean = x - x.mean((1, 2, 3), keepdims=True)
+    close(run(zero_mean, TABLE["rms"])[0], run(zero_mean, TABLE["layer"])[0])
+    # Examples in the role of channels: layer norm of an (N, C) array is batch norm of its transpose.
+    close(run(x[:, 0, 0].T, TABLE["batch"])[0].T, run(x[:, 0, 0], TABLE["layer"])[0])
+    assert np.abs(layer - instance).max() > 0.1
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_large_mean_costs_no_digits_of_the_variance(masked):
+    x = draw(8, 9, 9, 4, mean=1e4, std=1.0)
+    where = np.random.default_rng(1).random((8, 9, 9, 1)) < 0.7 if masked else None
+    members = np.ones(x.shape, bool) if where is None else np.broadcast_to(where, x.shape)
+    exact = x.astype(np.float64).var((0, 1, 2), where=members)
+    found = moments(x, (0, 1, 2), where=where)
+    np.testing.assert_allclose(found.var.ravel(), exact, rtol=1e-4)
+    # The short formula: 1e8 has a spacing of 8 in float32, which swallows a variance of 1.
+    mean, mean_square = (jnp.mean(power, (0, 1, 2), where=members) for power in (x, jnp.square(x)))
+    assert np.abs((mean_square - mean**2) / exact - 1).max() > 0.5
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_statistics_of_a_half_precision_input_are_float32(name, dtype):
+    # 5,000 elements: a sum in bfloat16, 8 bits, would stop growing at about 256.
+    x = jnp.asarray(draw(4, 25, 50, 6), dtype)
+    spec = TABLE[name]
+    axes, groups = reduction_axes(spec.over, 4), GROUPS if spec.grouped else 1
+    found = moments(x, axes, groups=groups, center=spec.center)
+    upcast = moments(x.astype(jnp.float32), axes, groups=groups, center=spec.center)
+    for actual, expected in zip(found, upcast, strict=True):
+        assert actual.dtype == jnp.float32
+        np.testing.assert_array_equal(actual, expected)
+    y = normalize(x, found.mean, found.var)
+    assert y.dtype == dtype
+    # Rounded once, at the end: equal to the float32 result, rounded.
+    np.testing.assert_array_equal(y, normalize(x.astype(jnp.float32), found.mean, found.var).astype(dtype))
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        found = moments(jnp.asarray(draw(3, 5, 6), jnp.float64), (0, 1))
+        assert {array.dtype for array in found} == {jnp.dtype("float64")}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_masked_array_equals_the_definition_on_what_is_left(name):
+    x = draw(4, 7, 3, 6)
+    # Element by element, so every set has a count of its own.
+    where = np.random.default_rng(1).random(x.shape) < 0.6
+    for actual, expected in zip(ours(name, x, where=where), reference(name, x, where=where), strict=True):
+        close(actual, expected)
+
+
+def test_masked_examples_or_positions_are_as_if_cut_off():
+    x = draw(5, 7, 3, 6)
+    examples = (np.arange(5) < 3)[:, None, None, None]
+    positions = (np.arange(7) < 4)[:, None, None]  # of lower rank than x: it broadcasts
+    close(ours("batch", x, where=examples)[0][:3], ours("batch", x[:3])[0])
+    for name in TABLE:
+        close(ours(name, x, where=positions)[0][:, :4], ours(name, x[:, :4])[0])
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_mask_of_ones_is_no_mask(name):
+    x = draw(3, 5, 4, 6)
+    for shape in [(1, 1, 1, 1), x.shape]:
+        for actual, expected in zip(ours(name, x, where=np.ones(shape, bool)), ours(name, x), strict=True):
+            close(actual, expected)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_no_value_under_the_mask_harms(name):
+    x = draw(4, 7, 3, 6)
+    where = np.random.default_rng(1).random(x.shape) < 0.6
+    spoilt = np.where(where, x, np.resize([np.inf, -np.inf, np.nan, 3e38], x.shape)).astype(np.float32)
+    # Not compiled: XLA would turn a product with the mask, which makes NaN of an infinity, into a choice.
+    run = partial(ours.__wrapped__, name, where=where)
+    for actual, expected in zip(run(spoilt), run(x), strict=True):
+        np.testing.assert_array_equal(np.where(where, actual, 0), np.where(where, expected, 0))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_everything_masked_gives_zeros_and_stays_finite(name):
+    x = draw(3, 5, 4, 6)
+    y, mean, var, count = ours(name, x, where=np.zeros((3, 1, 1, 1), bool))
+    for statistic in (mean, var, count):
+        np.testing.assert_array_equal(statistic, np.zeros_like(x))
+    # By the formula with mean 0 and variance 0.
+    close(y, x / np.sqrt(EPSILON))
+
+
+def over_devices(how, function, *arrays):
+    """Runs `function` on the leading 8 members of each array, which share the axis name "data"."""
+    if how == "vmap":
+        return jax.vmap(function, axis_name="data")(*arrays)
+    if how == "pmap":
+        return jax.pmap(function, axis_name="data")(*arrays)
+    spec = PartitionSpec("data")
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def member(*shards):
+        return jax.tree.map(lambda result: result[None], function(*(shard[0] for shard in shards)))
+
+    return jax.jit(jax.shard_map(member, mesh=mesh, in_specs=spec, out_specs=spec))(*arrays)
+
+
+@pytest.mark.parametrize("how", ["vmap", "pmap", "shard_map"])
+@pytest.mark.parametrize("large_mean", [0.5, 1e4])
+def test_devices_with_unequal_counts_equal_one_array(how, large_mean):
+    assert jax.device_count() == DEVICES
+    x = draw(DEVICES, 4, 5, 6, mean=large_mean)
+    # Device d counts the first d of its 4 examples, at most all: 0, 1, 2, 3, 4, 4, 4, 4.
+    where = (np.arange(4) < np.arange(DEVICES)[:, None])[..., None, None]
+    run = partial(normalization, spec=TABLE["batch"], epsilon=EPSILON)
+    y, found = over_devices(how, lambda x, where: run(x, where=where, axis_name="data"), x, where)
+    joined, joined_where = x.reshape(-1, 5, 6), where.reshape(-1, 1, 1)
+    expected, whole = run(joined, where=joined_where)
+    assert whole.count.ravel().tolist() == [(0 + 1 + 2 + 3 + 4 * 4) * 5] * 6
+    tolerance = 2e-6 if large_mean < 1 else 5e-3  # float32 holds 1e4 to 1e-3
+    close(y.reshape(joined.shape), expected, tolerance)
+    for merged, one in zip(found, whole, strict=True):
+        for member in merged:
+            np.testing.assert_allclose(member, one, rtol=1e-5)
+    # Means of the devices' means, what unequal counts must not become.
+    assert large_mean > 1 or np.abs(np.nan_to_num(x[1:].mean((0, 1, 2))) - whole.mean.ravel()).max() > 1e-3
+
+
+def test_one_example_may_be_spread_over_devices():
+    x = draw(2, DEVICES * 3, 5, 6)
+    shards = np.stack(np.split(x, DEVICES, axis=1))
+    for name in ("layer", "group", "instance", "rms"):
+        run = partial(normalization, spec=TABLE[name], groups=GROUPS)
+        y = jax.vmap(partial(run, axis_name="data"), axis_name="data")(shards)[0]
+        close(np.concatenate(list(y), axis=1), run(x)[0])
+
+
+def test_axis_index_groups_merge_within_their_members_only():
+    x = draw(DEVICES, 4, 5, 6)
+    halves = [[0, 1, 2, 3], [4, 5, 6, 7]]
+    found = jax.pmap(partial(moments, axes=(0, 1), axis_name="data", axis_index_groups=halves), axis_name="data")(x)
+    for members in halves:
+        expected = moments(x[members].reshape(-1, 5, 6), (0, 1))
+        for merged, one in zip(found, expected, strict=True):
+            for device in members:
+                np.testing.assert_allclose(merged[device], one, rtol=1e-5)
+
+
+AFFINE_SHAPES = [(), (6,), (1, 1, 1, 6), (3, 1, 1, 6), (1, 5, 4, 1), (5, 4, 1), (3, 5, 4, 6)]
+
+
+@pytest.mark.parametrize("shape", AFFINE_SHAPES, ids=str)
+def test_scale_and_bias_of_any_shape_that_broadcasts(shape):
+    x, scale, bias = draw(3, 5, 4, 6), draw(*shape, seed=1), draw(*shape, seed=2)
+    standard, mean, var, _ = reference("instance", x)
+    found = moments(x, (1, 2))
+    full = normalize(x, found.mean, found.var, scale=scale, bias=bias, epsilon=EPSILON)
+    close(full, standard * scale + bias)
+    close(normalization(x, TABLE["instance"], scale=scale, bias=bias)[0], standard * scale + bias)
+    close(normalize(x, found.mean, found.var, scale=scale), standard * scale)
+    close(normalize(x, found.mean, found.var, bias=bias), standard + bias)
+    # Mean and variance broadcast too, as running averages per channel do.
+    close(normalize(x, mean[0, 0, 0], var[0, 0, 0]), (x - mean[0, 0, 0]) / np.sqrt(var[0, 0, 0] + EPSILON))
+
+
+def test_update_running_by_hand():
+    # Momentum 0.9, new values 10, 20, 30 from 0: 0.1 * 10 = 1; 0.9 * 1 + 2 = 2.9; 0.9 * 2.9 + 3 = 5.61.
+    running = jnp.zeros(())
+    for new, expected in [(10.0, 1.0), (20.0, 2.9), (30.0, 5.61)]:
+        running = update_running(running, jnp.asarray(new), 0.9)
+        np.testing.assert_allclose(running, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "invariant"),
+    [
+        ("batch", (1, 1, 1, 6), True),
+        ("batch", (3, 1, 1, 1), False),
+        ("instance", (3, 1, 1, 6), True),
+        ("instance", (1, 5, 4, 1), False),
+        ("layer", (3, 1, 1, 1), True),
+        ("layer", (1, 1, 1, 6), False),
+        ("group", (3, 1, 1, 1), True),
+        ("group", (1, 1, 1, 6), False),
+        ("rms", (3, 1, 1, 1), True),
+        ("rms", (1, 1, 1, 6), False),
+    ],
+)
+def test_invariance_to_scale_and_shift_of_a_set_and_of_nothing_smaller(name, shape, invariant):
+    x = draw(3, 5, 4, 6)
+    factor, offset = 0.5 + np.abs(draw(*shape, seed=1)), draw(*shape, seed=2)
+    run = partial(normalization, spec=TABLE[name], groups=GROUPS, epsilon=0.0)
+    y = run(x)[0]
+    changes = [run(factor * x)[0] - y]
+    # RMS norm divides only: it is invariant to the scale, not to the shift.
+    changes.append(run(x + offset)[0] - y)
+    differences = [float(np.abs(change).max()) for change in changes]
+    assert (differences[0] < 1e-5) == invariant
+    assert (differences[1] < 1e-5) == (invariant and name != "rms")
+    close(run(-x)[0], -y)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: reduction_axes("NX", 4), r"over='NX'.*N, S and C"),
+        (lambda x: reduction_axes("NSN", 4), r"over='NSN'.*at most once"),
+        (lambda x: reduction_axes("n", 4), r"over='n'"),
+        (lambda x: reduction_axes("NS", 4, 4), r"channel_axis=4 does not fit an array of 4 axes"),
+        (lambda x: reduction_axes("NS", 4, -5), r"channel_axis=-5 does not fit"),
+        (lambda x: reduction_axes("NS", 4, 0), r"channel_axis=0.*of which 0 is N"),
+        (lambda x: reduction_axes("NS", 4, -4), r"channel_axis=-4.*of which 0 is N"),
+        (lambda x: moments(x, (1, -3)), r"axes=\(1, -3\) name an axis twice"),
+        (lambda x: moments(x, (1, 4)), r"axis 4 is out of range for an array of 4 axes"),
+        (lambda x: moments(x, (-5,)), r"axis -5 is out of range"),
+        (lambda x: moments(x, (1,), channel_axis=7), r"axis 7 is out of range"),
+        (lambda x: moments(x, (1, 3), groups=4), r"groups=4 does not divide 6 channels"),
+        (lambda x: moments(x, (1, 3), groups=0), r"groups=0 does not divide"),
+        (lambda x: moments(x, (1, 3), groups=-2), r"groups=-2 does not divide"),
+        (lambda x: moments(x, (1, 2), groups=5, channel_axis=2), r"groups=5 does not divide 4 channels"),
+        (lambda x: moments(x, ()), r"no axis to average over in an array of shape \(3, 5, 4, 6\)"),
+        (lambda x: normalization(x[:, 0, 0], TABLE["instance"]), r"no axis to average over.*\(3, 6\)"),
+        (lambda x: normalization(x, TABLE["group"], groups=4), r"groups=4 does not divide 6 channels"),
+        (lambda x: moments(x + 1j, (0,)), r"complex64"),
+    ],
+)
+def test_errors_name_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.asarray(draw(3, 5, 4, 6)))

@@ -1,0 +1,186 @@
+"""The network: published parameter counts, one tree for what is compared, and an independent forward pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from normres import norms
+from normres.resnet import ORDERS, SHORTCUTS, ResNet, ResNetConfig, check_depth, count_parameters
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+
+
+# These programs run once: compiling them without optimization is most of what makes this file fast.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+def variables(seed: int = 0, **fields):
+    model = ResNet(ResNetConfig(**fields))
+    return jax.jit(lambda key: model.init(key, IMAGES[:1]), compiler_options=QUICKLY)(jax.random.key(seed))
+
+
+def shapes(**fields):
+    return jax.eval_shape(lambda: ResNet(ResNetConfig(**fields)).init(jax.random.key(0), IMAGES[:1]))
+
+
+def apply(model, variables, images=IMAGES):
+    def run(variables, images):
+        return model.apply(variables, images, mutable=["batch_stats"])
+
+    return jax.jit(run, compiler_options=QUICKLY)(variables, images)
+
+
+@pytest.mark.parametrize(
+    ("depth", "exact", "published"),
+    # Exact, for ResNet-20: stem 432, stages 13,824 + 50,688 + 202,752, norms 2 * (7*16 + 6*32 + 6*64), classifier 650.
+    [(20, 269_722, 0.27), (32, 464_154, 0.46), (44, 658_586, 0.66), (56, 853_018, 0.85), (110, 1_727_962, 1.7)],
+)
+def test_parameters_are_the_papers(depth, exact, published):
+    assert count_parameters(shapes(depth=depth)["params"]) == exact
+    assert round(exact / 1e6, 2 if depth < 110 else 1) == published
+
+
+def test_projections_add_their_own_parameters():
+    count = {s: count_parameters(shapes(shortcut=s)["params"]) for s in SHORTCUTS}
+    assert count["none"] == count["A"] == 269_722
+    # B: 1x1 kernels 16*32 + 32*64 and their norms 2*32 + 2*64.  C: one for every block.
+    assert count["B"] - count["A"] == 16 * 32 + 32 * 64 + 2 * 32 + 2 * 64
+    blocks = 3 * 16 * 16 + (16 + 2 * 32) * 32 + (32 + 2 * 64) * 64
+    assert count["C"] - count["A"] == blocks + 2 * 3 * (16 + 32 + 64)
+
+
+def test_plain_and_residual_start_from_the_same_values():
+    plain, residual = variables(depth=14, shortcut="none"), variables(depth=14, shortcut="A")
+    assert jax.tree.structure(plain) == jax.tree.structure(residual)
+    assert all(map(np.array_equal, jax.tree.leaves(plain), jax.tree.leaves(residual)))
+    other = variables(seed=1, depth=14, shortcut="A")
+    assert not np.array_equal(other["params"]["stem_conv1"]["kernel"], plain["params"]["stem_conv1"]["kernel"])
+
+
+def test_scanned_blocks_start_from_different_values_of_he_variance():
+    kernel = variables(depth=32, width=16)["params"]["stage3_rest"]["conv1"]["kernel"]
+    assert kernel.shape == (4, 3, 3, 64, 64)
+    assert not np.array_equal(kernel[0], kernel[1])
+    # fan-in 9 * 64 = 576; the standard deviation of 147,456 draws is known to about 0.2 %
+    assert np.std(kernel) == pytest.approx((2 / 576) ** 0.5, rel=0.02)
+
+
+# An independent forward pass: numpy-style code written from the papers, over the same parameters, block by block.
+
+
+def reference(params, images, depth, shortcut, order, norm):
+    spec, epsilon = norms.TABLE[norm], 1e-5
+
+    def convolve(x, kernel, stride=1):
+        pad = kernel.shape[0] // 2
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=dimensions)
+
+    def normalized(x, p):
+        axes = {"batch": (0, 1, 2), "instance": (1, 2), "layer": (1, 2, 3), "rms": (1, 2, 3)}
+        if norm == "group":
+            shape = x.shape
+            split = x.reshape(*shape[:3], 4, -1)
+            mean = split.mean((1, 2, 4), keepdims=True)
+            x = ((split - mean) / jnp.sqrt(split.var((1, 2, 4), keepdims=True) + epsilon)).reshape(shape)
+        elif norm == "rms":
+            x = x / jnp.sqrt((x**2).mean(axes[norm], keepdims=True) + epsilon)
+        else:
+            mean, var = x.mean(axes[norm], keepdims=True), x.var(axes[norm], keepdims=True)
+            x = (x - mean) / jnp.sqrt(var + epsilon)
+        y = x * p["scale"].reshape(1, 1, 1, -1)
+        return y + p["bias"].reshape(1, 1, 1, -1) if spec.center else y
+
+    def block(x, p, stride, very_first):
+        features = p["conv1"]["kernel"].shape[-1]
+        if order == "post":
+            activated = x
+            h = jax.nn.relu(normalized(convolve(x, p["conv1"]["kernel"], stride), p["norm1"]))
+            h = normalized(convolve(h, p["conv2"]["kernel"]), p["norm2"])
+        else:
+            activated = x if very_first else jax.nn.relu(normalized(x, p["norm1"]))
+            h = convolve(activated, p["conv1"]["kernel"], stride)
+            h = convolve(jax.nn.relu(normalized(h, p["norm2"])), p["conv2"]["kernel"])
+        if shortcut == "none":
+            side = 0.0
+        elif "shortcut_conv" in p:
+            side = convolve(activated[:, ::stride, ::stride], p["shortcut_conv"]["kernel"])
+            side = normalized(side, p["shortcut_norm"]) if order == "post" else side
+        else:
+            zeros = jnp.zeros((*h.shape[:3], features - x.shape[-1]))
+            side = jnp.concatenate([x[:, ::stride, ::stride], zeros], -1)
+        return jax.nn.relu(side + h) if order == "post" else side + h
+
+    x = jax.nn.relu(normalized(convolve(images, params["stem_conv1"]["kernel"]), params["stem_norm1"]))
+    for stage in (1, 2, 3):
+        x = block(x, params[f"stage{stage}_first"], 1 if stage == 1 else 2, stage == 1)
+        for index in range((depth - 2) // 6 - 1):
+            rest = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"stage{stage}_rest"])
+            x = block(x, rest, 1, False)
+    if order == "pre":
+        x = jax.nn.relu(normalized(x, params["head_norm1"]))
+    return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"][None]
+
+
+CASES = [(shortcut, order, "batch") for shortcut in SHORTCUTS for order in ORDERS]
+CASES += [("A", "post", norm) for norm in norms.TABLE if norm != "batch"]
+
+
+@pytest.mark.parametrize(("shortcut", "order", "norm"), CASES)
+def test_forward_and_gradient_equal_an_independent_pass(shortcut, order, norm):
+    fields = {"depth": 20, "width": 8, "shortcut": shortcut, "order": order, "norm": norm, "norm_groups": 4}
+    config, held = ResNetConfig(**fields), variables(**fields)
+    # Scales and biases away from one and zero, so that a forgotten one shows.
+    noise = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * noise.normal(size=leaf.shape).astype(np.float32), held["params"])
+
+    def ours(params):
+        state = {"params": params, "batch_stats": held.get("batch_stats", {})}
+        return ResNet(config, train=True).apply(state, IMAGES, mutable=["batch_stats"])[0]
+
+    def theirs(params):
+        return reference(params, IMAGES, 20, shortcut, order, norm)
+
+    weights = noise.normal(size=(4, 10)).astype(np.float32)
+    results = [jax.jit(jax.value_and_grad(lambda p, f=f: jnp.sum(f(p) * weights)))(params) for f in (ours, theirs)]
+    (value, gradient), (expected, expected_gradient) = results
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    for found, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-3 * float(np.abs(wanted).max()) + 1e-5)
+
+
+def test_evaluation_uses_running_averages_of_every_block():
+    config, held = ResNetConfig(depth=20, width=4), variables(depth=20, width=4)
+    _, changed = apply(ResNet(config, train=True), held)
+    assert changed["batch_stats"]["stage2_rest"]["norm1"]["mean"].shape == (2, 8)
+    before, _ = apply(ResNet(config), held)
+    after, unchanged = apply(ResNet(config), {**held, **changed})
+    alone, _ = apply(ResNet(config), {**held, **changed}, IMAGES[:1])
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after[:1], alone, rtol=1e-4, atol=1e-5)  # the batch does not matter
+    assert all(map(np.array_equal, jax.tree.leaves(unchanged), jax.tree.leaves(changed)))
+
+
+def test_bfloat16_network_keeps_float32_parameters_statistics_and_logits():
+    config, held = ResNetConfig(depth=14, width=4, dtype=jnp.bfloat16), variables(depth=14, width=4)
+    logits, changed = apply(ResNet(config, train=True), held)
+    assert {leaf.dtype for leaf in jax.tree.leaves((held, changed, logits))} == {jnp.dtype("float32")}
+    exact, _ = apply(ResNet(ResNetConfig(depth=14, width=4), train=True), held)
+    np.testing.assert_allclose(logits, exact, atol=0.15)
+    assert not np.array_equal(logits, exact)
+
+
+def test_depth_does_not_grow_the_program():
+    def lines(depth):
+        held = shapes(depth=depth, width=4)
+        return len(jax.jit(ResNet(ResNetConfig(depth=depth, width=4)).apply).lower(held, IMAGES).as_text().splitlines())
+
+    assert lines(110) < 1.05 * lines(20)
+
+
+@pytest.mark.parametrize(("depth", "nearest"), [(18, "14 or 20"), (3, "8"), (-4, "8"), (57, "56 or 62")])
+def test_impossible_depths_name_the_nearest(depth, nearest):
+    with pytest.raises(ValueError, match=rf"nearest: {nearest}$"):
+        check_depth(depth)

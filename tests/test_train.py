@@ -1,0 +1,194 @@
+"""The training step on one device and on eight, resuming, evaluating, and what a diverged run leaves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from normres import checkpoint, train
+from normres import config as configs
+from normres.data import Dataset, augment
+from normres.errors import UserError
+from normres.resnet import ResNet
+
+SMALL = {
+    "model.depth": 8,
+    "model.width": 4,
+    "train.steps": 6,
+    "train.batch_size": 16,
+    "train.eval_batch_size": 16,
+    "train.log_every": 2,
+    "train.eval_every": 3,
+    "train.checkpoint_every": 4,
+    "optim.warmup_steps": 2,
+    "data.augmentation": "crop_flip",
+}
+
+
+def config(**changes):
+    return configs.apply(base.get_config("demo"), SMALL | {key.replace("__", "."): v for key, v in changes.items()})
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    random = np.random.default_rng(0)
+
+    def split(size):
+        labels = random.integers(0, 10, size).astype(np.int32)
+        # A colour per class and noise, so that a few steps learn something.
+        images = 20 * labels[:, None, None, None] + random.integers(0, 50, (size, 8, 8, 3))
+        return images.astype(np.uint8), labels
+
+    return Dataset("cifar10", "embedded", *split(40), *split(21), tuple("abcdefghij"))
+
+
+def programs(dataset, devices=1, dtype="float32", **changes):
+    return train.Programs(config(**changes), dataset, dtype, jax.devices()[:devices])
+
+
+def after_steps(programs, steps=3):
+    state, losses = programs.initial_state(), []
+    for step in range(steps):
+        state, metrics = programs.train(state, step)
+        losses.append(metrics)
+    return state, np.array(losses)
+
+
+def leaves(tree):
+    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_close(a, b, tolerance=1e-4):
+    for one, other in zip(leaves(a), leaves(b), strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_eight_devices_equal_one(dataset, parallel, norm):
+    fields = {"model__norm": norm, "model__norm_groups": 2}
+    one, losses_of_one = after_steps(programs(dataset, **fields))
+    eight, losses = after_steps(programs(dataset, 8, train__parallel=parallel, **fields))
+    np.testing.assert_allclose(losses, losses_of_one, rtol=1e-4)
+    assert_close(eight, one)
+    assert len(jax.tree.leaves(eight.params)[0].sharding.device_set) == 8
+
+
+def test_per_device_statistics_are_each_devices_own(dataset):
+    own = programs(dataset, 8, train__parallel="pmap", train__sync_batch_norm=False)
+    state, _ = after_steps(own, 1)
+    # By hand: the stem's mean for each device's two examples, averaged over devices, after one step at momentum 0.9.
+    start = own.initial_state()
+    indices = np.asarray(own._indices(0))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    images = augment.centered(jnp.asarray(dataset.train_images[indices]), own.data["train"]["mean"])
+    images = augment.crop_flip(images, keys)
+    variables = {"params": start.params, "batch_stats": start.batch_stats}
+    model = ResNet(train.network(config(), 10, "float32"), train=True)
+    parts = [
+        model.apply(variables, images[2 * device : 2 * device + 2], mutable=["batch_stats"])[1] for device in range(8)
+    ]
+    expected = jax.tree.map(lambda *values: np.mean(values, axis=0), *parts)["batch_stats"]
+    assert_close(state.batch_stats, expected)
+    whole, _ = after_steps(programs(dataset), 1)
+    variance = lambda state: np.asarray(state.batch_stats["stage1_first"]["norm2"]["var"])  # noqa: E731
+    assert not np.allclose(variance(state), variance(whole), rtol=1e-3)
+
+
+def test_fit_yields_every_event_at_its_step(dataset):
+    built = programs(dataset)
+    events = [(event.kind, event.step) for event, _ in train.fit(built, built.initial_state())]
+    # Metrics are due one step late: the interval of steps 1-2 is yielded while step 3, which is due itself, is done.
+    assert events == [
+        ("train", 3),
+        ("test", 3),
+        ("train", 4),
+        ("checkpoint", 4),
+        ("train", 6),
+        ("test", 6),
+        ("finished", 6),
+    ]
+
+
+def test_resuming_equals_never_having_stopped(dataset, tmp_path):
+    built = programs(dataset)
+    straight = [(event, leaves(state)) for event, state in train.fit(built, built.initial_state())]
+    for event, state in train.fit(built, built.initial_state()):
+        if event.kind == "checkpoint":
+            checkpoint.save(tmp_path, event.step, state)
+            break
+    restored, _ = checkpoint.restore(tmp_path, programs(dataset, model__depth=8).initial_state())
+    resumed = [(event, leaves(state)) for event, state in train.fit(programs(dataset), restored)]
+    expected = straight[-len(resumed) :]
+    assert [event for event, _ in resumed] == [event for event, _ in expected]  # bit for bit, values included
+    for ours, theirs in zip(resumed[-1][1], expected[-1][1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_told_to_stop_it_saves_and_leaves(dataset):
+    built = programs(dataset)
+    calls = iter([False, False, True])
+    events = [(e.kind, e.step) for e, _ in train.fit(built, built.initial_state(), lambda: next(calls, True))]
+    assert events == [("train", 2), ("checkpoint", 2)]
+
+
+def test_evaluation_counts_every_example_once(dataset):
+    built = programs(dataset, 8)  # 21 examples in batches of 16: eleven of the last are padding
+    state, _ = after_steps(built)
+    found = built.evaluate(state, "test")
+    images = augment.centered(jnp.asarray(dataset.test_images), built.data["test"]["mean"])
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = np.asarray(ResNet(built.model).apply(variables, images), np.float64)
+    chosen = np.log(np.exp(logits).sum(1)) - logits[np.arange(21), dataset.test_labels]
+    assert found["loss"] == pytest.approx(chosen.mean(), rel=1e-5)
+    assert found["error"] == np.mean(logits.argmax(1) != dataset.test_labels)
+
+
+def test_training_learns_and_bfloat16_follows(dataset):
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        built = programs(dataset, dtype=dtype, train__steps=40, optim__warmup_steps=5)
+        state, metrics = after_steps(built, 40)
+        losses[dtype] = metrics[-10:, 0].mean()
+        assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {jnp.dtype("float32")}
+    assert losses["float32"] < 1.6 < np.log(10)
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.15)
+
+
+def test_a_diverged_run_says_where(dataset):
+    built = programs(dataset, optim__learning_rate=1e30, optim__warmup_steps=0, model__shortcut="none")
+    state = built.initial_state()
+    first_bad, losses = None, []
+    for step in range(6):
+        state, metrics = built.train(state, step)
+        losses.append(float(metrics[0]))
+        if first_bad is None and not np.isfinite(losses[-1]):
+            first_bad = step + 1
+    assert first_bad is not None
+    events = [event for event, _ in train.fit(built, built.initial_state())]
+    assert (events[-1].kind, events[-1].step) == ("diverged", first_bad)
+    assert all(event.kind == "train" for event in events[:-1])
+
+
+def test_the_hold_ends_when_the_training_error_falls(dataset):
+    fields = {"optim__hold_from_depth": 8, "optim__hold_until_error": 0.995, "optim__schedule": "constant"}
+    built = programs(dataset, optim__warmup_steps=0, **fields)
+    _, metrics = after_steps(built, 6)
+    rates = metrics[:, 2]
+    # The running error starts at 1 and keeps 0.98 of itself; the rate of a step knows the errors before it.
+    running, expected = 1.0, []
+    held = True
+    for error in metrics[:, 1]:
+        expected.append(0.01 if held else 0.1)
+        running = 0.98 * running + 0.02 * error
+        held = held and running >= 0.995
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[-1] == pytest.approx(0.1), "the hold never ended: this test would show nothing"
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_named(dataset):
+    with pytest.raises(UserError, match=r"config\.train\.batch_size=12 is not a multiple of the 8 devices"):
+        programs(dataset, 8, train__batch_size=12)
