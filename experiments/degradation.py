@@ -160,6 +160,28 @@ def _notes(entries: Sequence[Entry]) -> str:
     return f" Diverged runs are counted at the error of guessing, {100 * chance(diverged[0]):g} %: {which}."
 
 
+def _overfitting(lines: dict[str, list[Arm]]) -> str:
+    """Says where the test error rises with depth although the training error does not: that is not degradation."""
+    sentences = []
+    for label, members in lines.items():
+        ends = [members[0], members[-1]]
+        shallow, deep = ([arm.summary(f"{split}_error") for split in ("train", "test")] for arm in ends)
+        if not (shallow[0] and shallow[1] and deep[0] and deep[1]):
+            continue
+        train, test = Difference(shallow[0], deep[0]), Difference(shallow[1], deep[1])
+        if train.is_lower() == test.is_higher() == "borne out":
+            sentences.append(
+                f" From depth {ends[0].key[DEPTH]} to {ends[1].key[DEPTH]} the test error of {label} rises, but its "
+                f"training error falls: the deeper net overfits the {_training_images(ends[1]):,} training images, "
+                "which is not degradation."
+            )
+    return "".join(sentences)
+
+
+def _training_images(arm: Arm) -> int:
+    return int((arm.runs[0].record.get("data") or {}).get("train_examples") or 0)
+
+
 def table(arms: Sequence[Arm]) -> tables.Table:
     """Returns the table of results, one row per arm."""
     digits = 2 if min((_images(arm) for arm in arms), default=0) >= 5_000 else 1
@@ -234,7 +256,7 @@ def _paper_notes(arms: Sequence[Arm]) -> list[str]:
         if here != [paper]:
             word = name.rpartition(".")[2].replace("_", " ")
             scale.append(f"{word} {', '.join(f'{value:,}' for value in here)} here, {paper:,} there")
-    images = sorted({int((run.record.get("data") or {}).get("train_examples") or 0) for run in runs})
+    images = sorted({_training_images(arm) for arm in arms})
     if images != [PAPER_TRAINING_IMAGES]:
         counts = ", ".join(f"{count:,}" for count in images)
         scale.append(f"{counts} training images here, {PAPER_TRAINING_IMAGES:,} there")
@@ -266,7 +288,8 @@ def draw(runs: Sequence[Run], output_directory: Path) -> list[Path]:
             "Final training and test error against depth, one line per variant; the table has the numbers.",
             f"Error at the last step against depth, {per_arm} seed{plural} per point"
             + (": the line joins the means, dashes are seeds" if max(seeds) > 1 else "")
-            + ". A cross at the upper edge marks diverged runs; means are over the runs that finished.",
+            + ". A cross at the upper edge marks diverged runs; means are over the runs that finished."
+            + _overfitting(lines),
             COLUMN_INCHES,
         ),
         Drawing(

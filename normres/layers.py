@@ -57,7 +57,7 @@ class Norm(nn.Module):
       epsilon: added to the variance.
       momentum: share of the old running average that stays.
       use_running_average: True in evaluation.
-      axis_name: device axis over which statistics are merged.
+      axis_name: device axis over which the examples, and so the statistics of a norm over N, are spread.
       scale_init: initializer of the scale.
     """
 
@@ -77,8 +77,10 @@ class Norm(nn.Module):
             affine["bias"] = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         y, found = x, None
         if not (self.spec.running and self.use_running_average):
-            # At initialization there are no devices to merge over.
-            axis_name = None if self.is_initializing() else self.axis_name
+            # Devices hold different examples, so a norm within an example merges nothing; nor are there any at
+            # initialization.
+            merge = "N" in self.spec.over and not self.is_initializing()
+            axis_name = self.axis_name if merge else None
             options: dict[str, Any] = {
                 "groups": self.groups,
                 "where": mask,

@@ -195,7 +195,7 @@ class ResNet(_Operations):
 
     @nn.compact
     def __call__(self, images_NHWC: jax.Array) -> jax.Array:
-        """Returns logits_NK in float32 for images_NHWC of any floating dtype."""
+        """Returns logits_NK in at least float32 for images_NHWC of any floating dtype."""
         config = self.config
         blocks = check_depth(config.depth)
         x = images_NHWC.astype(config.dtype)
@@ -215,7 +215,7 @@ class ResNet(_Operations):
                 )
                 x, _ = rest(Block(**options, name=f"stage{stage + 1}_rest"), x, None)
         x = self.carry_out(x, ORDERS[config.order].head.split(), x.shape[-1], prefix="head_")
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
         return nn.Dense(config.classes, kernel_init=nn.initializers.lecun_normal(), name="classifier")(x)
 
 

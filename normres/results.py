@@ -116,13 +116,12 @@ def append_metrics(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def prepare(path: Path, config: dict[str, Any]) -> Run | None:
-    """Makes the run directory, or returns the run that it already holds if that is of the same config.
+def find_run(path: Path, config: dict[str, Any]) -> Run | None:
+    """Returns the run that the directory holds if it is of this config, or None if a new run may begin there.
 
     Raises:
       UserError: the directory holds a run of another config (the fields that differ are named), or other files.
     """
-    path.mkdir(parents=True, exist_ok=True)
     held = path / "config.json"
     if held.is_file():
         other = read_json(held)
@@ -132,7 +131,6 @@ def prepare(path: Path, config: dict[str, Any]) -> Run | None:
     strangers = [p.name for p in path.iterdir() if p.name not in ("lock", "config.tmp")]
     if strangers:
         raise UserError(f"{path} is not empty and holds no run (it has {strangers[0]!r}); choose another --workdir")
-    write_json(held, config)
     return None
 
 

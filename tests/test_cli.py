@@ -1,7 +1,6 @@
 """End to end, as a user has it: train, kill, resume, sweep, report, and every mistake as one line."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -36,10 +35,18 @@ def train(workdir, *more):
     return normres("train", "--config=configs/base.py:demo", f"--workdir={workdir}", *TINY, *more)
 
 
+def as_process(workdir, *more):
+    """Starts the command in a process of its own, which can be killed, with the flags that a user's has."""
+    command = [sys.executable, "-m", "normres.cli", "train", "--config=configs/base.py:demo", f"--workdir={workdir}"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, *TINY, *more], cwd=ROOT, **pipes)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "one"
-    assert train(workdir) == 0
+    _, said = (process := as_process(workdir)).communicate(timeout=300)
+    assert process.returncode == 0, said
     return workdir
 
 
@@ -48,7 +55,8 @@ def test_a_run_leaves_its_whole_story(finished):
     record = run.record
     assert record["status"] == "finished"
     assert record["step"] == record["steps"] == 12
-    assert (record["seed"], record["dtype"], record["parameters"]) == (0, "float32", 4_882)
+    # Stem 108, stages 288 + 864 + 3,456, norms 2 * (4 + 2 * (4 + 8 + 16)), classifier 170.
+    assert (record["seed"], record["dtype"], record["parameters"]) == (0, "float32", 5_006)
     assert record["data"]["train_examples"] == 2_560
     assert {"python", "jax", "flax", "normres"} <= record["versions"].keys()
     assert record["device"]["platform"] == "cpu"
@@ -71,19 +79,18 @@ def test_a_finished_run_is_left_alone(finished):
 
 def test_killed_and_started_again_it_ends_as_if_nothing_happened(finished, tmp_path):
     workdir = tmp_path / "killed"
-    command = [sys.executable, "-m", "normres.cli", "train", "--config=configs/base.py:demo", f"--workdir={workdir}"]
-    # Slow enough to be caught between the first checkpoint and the end.
-    process = subprocess.Popen([*command, *TINY], cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ)
+    process = as_process(workdir)
     deadline = time.monotonic() + 120
     while not list(workdir.glob("checkpoints/step_*/normres_manifest.json")):
         assert time.monotonic() < deadline, "no checkpoint appeared"
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     killed = results.read_run(workdir)
     assert killed.record["status"] == "running"
-    assert train(workdir) == 0
+    _, said = (process := as_process(workdir)).communicate(timeout=300)
+    assert process.returncode == 0, said
     resumed, straight = results.read_run(workdir), results.read_run(finished)
     assert resumed.record["restarts"] == 1
     assert resumed.metrics == straight.metrics
@@ -92,17 +99,14 @@ def test_killed_and_started_again_it_ends_as_if_nothing_happened(finished, tmp_p
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     workdir = tmp_path / "stopped"
-    command = [sys.executable, "-m", "normres.cli", "train", "--config=configs/base.py:demo", f"--workdir={workdir}"]
-    long = [*TINY, "--config.train.steps=100000", "--config.train.checkpoint_every=100000"]
-    process = subprocess.Popen(
-        [*command, *long], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    long = ("--config.train.steps=100000", "--config.train.checkpoint_every=100000")
+    process = as_process(workdir, *long)
     deadline = time.monotonic() + 120
     while len(results.read_metrics(workdir)) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     # Another process must not train in the same directory meanwhile.
-    assert train(workdir, "--config.train.steps=100000", "--config.train.checkpoint_every=100000") == 2
+    assert train(workdir, *long) == 2
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -11,7 +11,6 @@ from normres.resnet import ORDERS, SHORTCUTS, ResNet, ResNetConfig, check_depth,
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
 
-
 # These programs run once: compiling them without optimization is most of what makes this file fast.
 QUICKLY = {"xla_backend_optimization_level": 0}
 
@@ -131,24 +130,32 @@ CASES += [("A", "post", norm) for norm in norms.TABLE if norm != "batch"]
 @pytest.mark.parametrize(("shortcut", "order", "norm"), CASES)
 def test_forward_and_gradient_equal_an_independent_pass(shortcut, order, norm):
     fields = {"depth": 20, "width": 8, "shortcut": shortcut, "order": order, "norm": norm, "norm_groups": 4}
-    config, held = ResNetConfig(**fields), variables(**fields)
+    held = variables(**fields)
     # Scales and biases away from one and zero, so that a forgotten one shows.
     noise = np.random.default_rng(1)
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * noise.normal(size=leaf.shape).astype(np.float32), held["params"])
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, float) + 0.1 * noise.normal(size=leaf.shape), held["params"])
+    images, weights = IMAGES.astype(np.float64), noise.normal(size=(4, 10))
 
     def ours(params):
         state = {"params": params, "batch_stats": held.get("batch_stats", {})}
-        return ResNet(config, train=True).apply(state, IMAGES, mutable=["batch_stats"])[0]
+        config = ResNetConfig(**fields, dtype=jnp.float64)
+        return ResNet(config, train=True).apply(state, images, mutable=["batch_stats"])[0]
 
     def theirs(params):
-        return reference(params, IMAGES, 20, shortcut, order, norm)
+        return reference(params, images, 20, shortcut, order, norm)
 
-    weights = noise.normal(size=(4, 10)).astype(np.float32)
-    results = [jax.jit(jax.value_and_grad(lambda p, f=f: jnp.sum(f(p) * weights)))(params) for f in (ours, theirs)]
-    (value, gradient), (expected, expected_gradient) = results
-    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    # In float64, because rounding grows with depth (ReLUs change sides) until no tolerance could tell it from an error.
+    with jax.enable_x64(True):
+        (value, gradient), (expected, expected_gradient) = (
+            jax.jit(
+                jax.value_and_grad(lambda params, network=network: jnp.sum(network(params) * weights)),
+                compiler_options=QUICKLY,
+            )(params)
+            for network in (ours, theirs)
+        )
+    np.testing.assert_allclose(value, expected, rtol=1e-9)
     for found, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=2e-3 * float(np.abs(wanted).max()) + 1e-5)
+        np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-7 * float(np.abs(wanted).max()))
 
 
 def test_evaluation_uses_running_averages_of_every_block():

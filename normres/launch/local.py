@@ -67,7 +67,7 @@ def run(
       InterruptedRun: told to stop.
     """
     with results.locked(path):
-        held = results.prepare(path, to_dict(config))
+        held = results.find_run(path, to_dict(config))
         if held is not None and held.record["status"] in results.DONE:
             return held.record
         dataset = dataset or load_data(config)
@@ -84,6 +84,8 @@ def run(
                 reporter.say(line)
             if start:
                 reporter.say(f"resumed at step {start}")
+            # From here on the directory is this run's: what was wrong with config or data has come out.
+            results.write_json(path / "config.json", to_dict(config))
             results.keep_metrics_until(path, start)
             results.write_json(path / "record.json", record)
             programs.compile(state)
