@@ -134,6 +134,18 @@ def _runs(count: int) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
+def provenance(runs: Sequence[Run]) -> str:
+    """Returns a sentence for a caption: where the numbers come from."""
+    dtypes = _distinct(runs, lambda run: run.record.get("dtype"))
+    hosts = _distinct(
+        runs,
+        lambda run: "{cpu} ({cpu_count} cores)".format_map(
+            {"cpu": "?", "cpu_count": "?"} | (run.record.get("host") or {})
+        ),
+    )
+    return f"Run in {dtypes} on {hosts}, at commit {_distinct(runs, _commit_text)}."
+
+
 def _distinct(runs: Sequence[Run], value: Callable[[Run], Any]) -> str:
     """Returns the distinct values in order, numbers by size."""
     values = {value(run) for run in runs} - {None}
