@@ -23,10 +23,15 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.model.width = 16  # channels of the first stage; the second has twice, the third four times as many
     config.model.shortcut = "A"  # none (a plain net) | A zero padding | B projection where needed | C always
     config.model.order = "post"  # where norm and ReLU stand: post (He 2015) | pre (full pre-activation, He 2016)
-    config.model.norm = "batch"  # a row of the table in normres/norms.py
-    config.model.norm_groups = 8  # channel groups, read by group norm only; must divide every stage's channels
+    config.model.norm = "batch"  # a row of the table in normres/norms.py, or axes to average over, such as NHC
+    config.model.norm_groups = 8  # channel groups, read by grouped norms and unnamed ones over C; must divide width
+    config.model.norm_sub_batches = 4  # parts of the batch, read by ghost_batch only; must divide the batch
     config.model.norm_epsilon = 1e-5  # added to the variance
+    config.model.norm_average = "exponential"  # of statistics: exponential | debiased (first batch counts) | cumulative
     config.model.norm_momentum = 0.9  # share of the old running average kept at each step
+    config.model.norm_unbiased = False  # average n / (n - 1) times the variance, as PyTorch does
+    config.model.weights = "plain"  # of kernels: plain | standardized | scaled_standardized | l2 | spectral
+    config.model.residual_scale = "none"  # without norms: none | skipinit | rezero | fixup
 
     config.data = ConfigDict()
     config.data.name = "cifar10"  # cifar10 | cifar100

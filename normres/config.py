@@ -3,11 +3,11 @@
 import ast
 import hashlib
 import json
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ml_collections import ConfigDict
 
-from normres import norms, optim, resnet
+from normres import norms, optim, resnet, weights
 from normres.config_files import load_module
 from normres.data import sources
 from normres.errors import UserError, nearest
@@ -16,7 +16,9 @@ from normres.recipes import apply_recipe
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.shortcut": tuple(resnet.SHORTCUTS),
     "model.order": tuple(resnet.ORDERS),
-    "model.norm": tuple(norms.TABLE),
+    "model.norm_average": get_args(get_type_hints(norms.Average)["kind"]),
+    "model.weights": tuple(weights.TABLE),
+    "model.residual_scale": tuple(resnet.RESIDUAL_SCALES),
     "data.name": ("cifar10", "cifar100"),
     "data.source": tuple(sources.SOURCES),
     "data.augmentation": ("crop_flip", "none"),
@@ -31,6 +33,7 @@ MINIMUM: dict[str, float] = {
     "seed": 0,
     "model.width": 1,
     "model.norm_groups": 1,
+    "model.norm_sub_batches": 1,
     "model.norm_epsilon": 0,
     "optim.learning_rate": 0,
     "optim.weight_decay": 0,
@@ -144,7 +147,20 @@ def validate(config: ConfigDict) -> None:
         resnet.check_depth(config.model.depth)
     except ValueError as error:
         raise UserError(f"config.model.depth={config.model.depth} {error}") from None
-    spec = norms.TABLE[config.model.norm]
+    try:
+        spec = norms.find_spec(config.model.norm)
+    except ValueError as error:
+        raise UserError(f"config.model.{error}") from None
+    try:
+        for over in spec.reductions:
+            norms.reduction_axes(over, ndim=4)
+    except ValueError as error:
+        raise UserError(f"config.model.norm: {error}") from None
+    if spec.divided and config.train.batch_size % config.model.norm_sub_batches:
+        raise UserError(
+            f"config.model.norm_sub_batches={config.model.norm_sub_batches} does not divide "
+            f"config.train.batch_size={config.train.batch_size}"
+        )
     if spec.grouped and config.model.width % config.model.norm_groups:
         divisors = [g for g in range(1, config.model.width + 1) if config.model.width % g == 0]
         near = min(divisors, key=lambda g: abs(g - config.model.norm_groups))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normres.norms import alike
+from normres.devices import alike
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 

@@ -9,17 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normres.norms import (
+from normres.devices import alike, varying
+from normres.moments import (
     Moments,
-    NormSpec,
     Reduction,
-    aligned,
-    alike,
+    broadcastable,
     normalize,
     reduced_moments,
     reduction,
-    reduction_axes,
-    varying,
 )
 
 
@@ -31,11 +28,13 @@ def standardize(
     bias: jax.Array | None = None,
     epsilon: float = 1e-5,
     groups: int = 1,
+    sub_batches: int = 1,
     channel_axis: int = -1,
     where: jax.Array | None = None,
     axis_name: str | None = None,
     axis_index_groups: Any = None,
     center: bool = True,
+    one_pass: bool = False,
 ) -> tuple[jax.Array, Moments]:
     """`moments`, then `normalize` with them, with fused gradients: returns (y of x's shape and dtype, moments).
 
@@ -49,15 +48,14 @@ def standardize(
         x,
         axes,
         groups=groups,
+        sub_batches=sub_batches,
         channel_axis=channel_axis,
         axis_name=axis_name,
         axis_index_groups=axis_index_groups,
+        one_pass=one_pass,
     )
-    if over.axis_index_groups is not None:
-        hashable = tuple(tuple(group) for group in over.axis_index_groups)
-        over = Reduction(over.axes, over.groups, over.channel_axis, over.axis_name, hashable)
-    affine = [None if array is None else aligned(array, x.ndim) for array in (scale, bias)]
-    return _standardize((over, center, epsilon), *alike(x, *affine, where))
+    affine = [broadcastable(name, array, x) for name, array in (("scale", scale), ("bias", bias))]
+    return _standardize((over, center, epsilon), *alike(x, *affine, broadcastable("where", where, x)))
 
 
 _Static = tuple[Reduction, bool, float]
@@ -90,19 +88,14 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     factor = lax.rsqrt(found.var + epsilon)
     deviation = x.astype(dtype) - found.mean
     if where is not None:
-        counted = aligned(where, x.ndim)
         # Under the mask an infinity must not meet a gradient of zero: their product would spoil the sums below.
-        deviation = jnp.where(counted | jnp.isfinite(deviation), deviation, 0)
+        deviation = jnp.where(where | jnp.isfinite(deviation), deviation, 0)
     dy = dy.astype(dtype)
     # One pass over x and dy sums along the axes on which neither the statistics nor scale and bias vary; all that
     # is needed follows from these small sums.
     affine = [array for array in (scale, bias) if array is not None]
-    split_channels = over.groups > 1
-    common = tuple(
-        axis
-        for axis in over.axes
-        if all(array.shape[axis] == 1 for array in affine) and not (split_channels and axis == over.channel_axis)
-    )
+    split = over.parts()
+    common = tuple(axis for axis in over.axes if axis not in split and all(array.shape[axis] == 1 for array in affine))
     sum_dy = jnp.sum(dy, common, keepdims=True)
     sum_dy_deviation = jnp.sum(dy * deviation, common, keepdims=True)
     weight = factor if scale is None else factor * scale.astype(dtype)
@@ -114,7 +107,7 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     d_var = of_found.total(d_found.var) - 0.5 * lax.square(factor) * over.total(weight * sum_dy_deviation)
     through_statistics = d_mean / count + deviation * (2 * d_var / count)
     if where is not None:
-        through_statistics = jnp.where(counted, through_statistics, 0)
+        through_statistics = jnp.where(where, through_statistics, 0)
     dx = (dy * weight + through_statistics).astype(x.dtype)
     d_scale = None if scale is None else _sum_to(sum_dy_deviation * factor, scale)
     d_bias = None if bias is None else _sum_to(sum_dy, bias)
@@ -129,45 +122,3 @@ def _sum_to(values: jax.Array, like: jax.Array) -> jax.Array:
     """Sums `values` to the shape of `like`, which broadcasts to it, in its dtype."""
     axes = tuple(axis for axis, size in enumerate(like.shape) if size == 1)
     return jnp.sum(values, axes, keepdims=True).astype(like.dtype)
-
-
-def normalization(
-    x: jax.Array,
-    spec: NormSpec,
-    *,
-    scale: jax.Array | None = None,
-    bias: jax.Array | None = None,
-    groups: int = 1,
-    epsilon: float = 1e-5,
-    channel_axis: int = -1,
-    where: jax.Array | None = None,
-    axis_name: str | None = None,
-) -> tuple[jax.Array, Moments]:
-    """Normalizes x (N, ..., C), of any rank from 2, with its own statistics, as a row of the table says.
-
-    Args:
-      x: channels at `channel_axis`.
-      spec: a row of TABLE, or any NormSpec.
-      scale, bias: see `normalize`; a vector per channel is given in the shape that broadcasts to x.
-      groups: number of channel groups, read if spec.grouped.
-      epsilon, channel_axis, where, axis_name: see `normalize` and `moments`.
-
-    Returns:
-      y of x's shape and dtype, and the moments it was normalized with.
-
-    Raises:
-      ValueError: nothing to average over, or groups that do not divide the channels.
-    """
-    axes = reduction_axes(spec.over, x.ndim, channel_axis)
-    return standardize(
-        x,
-        axes,
-        scale=scale,
-        bias=bias,
-        epsilon=epsilon,
-        groups=groups if spec.grouped else 1,
-        channel_axis=channel_axis,
-        where=where,
-        axis_name=axis_name,
-        center=spec.center,
-    )

@@ -1,39 +1,59 @@
 """Flax modules that own parameters and running averages, and call the pure functions of norms.py and conv.py.
 
-`Norm` applies any row of the axis table.  BatchNorm, LayerNorm, GroupNorm, InstanceNorm and RMSNorm take the
-constructor and call arguments of `flax.linen`'s modules of the same name and store the same variables, so they drop
-into existing code and checkpoints.  They differ where Flax is inexact: the variance is always two-pass and statistics
-are at least float32 (whatever `use_fast_variance` and `force_float32_reductions` say), shards are merged by count, and
-masks of any broadcastable shape are accepted.
+`Norm` applies any row of the axis table, `Conv` any row of the kernel table (weights.py).  The modules with the names
+of `flax.linen`'s are in linen.py and wrappers.py and can be had from here.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import canonicalize_dtype
 
 from normres import norms
+from normres import weights as kernels
 from normres.conv import conv
-from normres.fused import normalization, standardize
-from normres.norms import Moments, NormSpec
+from normres.linen import BatchNorm, GroupNorm, Initializer, InstanceNorm, LayerNorm, RMSNorm, running_statistics
+from normres.moments import Moments, reduction_axes
+from normres.norms import Average, NormSpec
+from normres.weights import WeightNormalization
+from normres.wrappers import SpectralNorm, WeightNorm
 
-Axes = int | Sequence[int]
-Initializer = Callable[..., jax.Array]
-IndexGroups = Sequence[Sequence[int]] | None
+__all__ = [
+    "BatchNorm",
+    "Conv",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "Norm",
+    "RMSNorm",
+    "SpectralNorm",
+    "WeightNorm",
+    "he_normal",
+]
 
 # He, Zhang, Ren, Sun 2015, arXiv 1502.01852: variance 2 / fan-in, which keeps the scale through a ReLU.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Conv(nn.Module):
-    """A convolution without bias: (N, H, W, I) -> (N, H / stride, W / stride, features)."""
+    """A convolution without bias: (N, H, W, I) -> (N, H / stride, W / stride, features).
+
+    Attributes:
+      features: output channels.
+      kernel_size: odd.
+      stride: in both directions.
+      weights: a row of weights.TABLE: what the stored kernel goes through before it is applied.
+      train: whether power iterations (spectral norm) go on.
+      dtype: of the input and the output.
+      kernel_init: initializer of the stored kernel.
+    """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
+    weights: str = "plain"
+    train: bool = False
     dtype: Any = jnp.float32
     kernel_init: Initializer = he_normal
 
@@ -42,268 +62,124 @@ class Conv(nn.Module):
         """Convolves in `dtype`; the kernel is stored in float32."""
         shape = (self.kernel_size, self.kernel_size, x_NHWC.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        row = kernels.TABLE[self.weights]
+        scale = state = None
+        if row.initial_scale is not None:
+            scale = self.param("kernel_scale", lambda _, initial=row.initial_scale: initial(kernel))
+        if row.initial_state is not None:
+            # Beside the running averages, which are carried and saved as this must be.
+            state = self.variable("batch_stats", "u", self._initial_state, row, kernel)
+        held = state.value if state is not None else None
+        kernel, after = row.apply(kernel, scale, held, self.train)
+        if state is not None and self.train and not self.is_initializing():
+            state.value = after
         return conv(x_NHWC.astype(self.dtype), kernel, self.stride)
+
+    def _initial_state(self, row: WeightNormalization, kernel: jax.Array) -> jax.Array:
+        assert row.initial_state is not None
+        return row.initial_state(self.make_rng("params"), kernel)
 
 
 class Norm(nn.Module):
-    """Any normalization of the axis table, channels last, with a scale and a bias per channel.
+    """Any normalization of the axis table, channels last, with its parameters.
 
-    A norm with `spec.running` keeps `mean` and `var` in the collection `batch_stats`, normalizes with them when
-    `use_running_average`, and updates them otherwise; other norms always use the input's own statistics.
+    A norm with `spec.running` keeps `mean` and `var` in the collection `batch_stats` (and `updates`, if its average
+    counts them), normalizes with them when `use_running_average`, and updates them otherwise; other norms always
+    use the input's own statistics.  Where the collection `moments` is mutable, those of the input are stored there,
+    also in evaluation (see recalibrate.py).
 
     Attributes:
       spec: a row of norms.TABLE, or any NormSpec.
       groups: channel groups, read if spec.grouped.
+      sub_batches: parts of the batch, read if spec.divided.
       epsilon: added to the variance.
-      momentum: share of the old running average that stays.
+      average: how running averages follow the batches.
       use_running_average: True in evaluation.
+      activate: whether a norm that brings its own nonlinearity applies it.
       axis_name: device axis over which the examples, and so the statistics of a norm over N, are spread.
       scale_init: initializer of the scale.
     """
 
     spec: NormSpec
     groups: int = 1
+    sub_batches: int = 1
     epsilon: float = 1e-5
-    momentum: float = 0.9
+    average: Average = Average()
     use_running_average: bool = False
+    activate: bool = True
     axis_name: str | None = None
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
         """Normalizes x (N, ..., C) to the same shape and dtype; `mask` (broadcastable) excludes elements."""
-        affine: dict[str, Any] = {"scale": self.param("scale", self.scale_init, (x.shape[-1],), jnp.float32)}
-        if self.spec.center:
-            affine["bias"] = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        y, found = x, None
-        if not (self.spec.running and self.use_running_average):
-            # Devices hold different examples, so a norm within an example merges nothing; nor are there any at
-            # initialization.
-            merge = "N" in self.spec.over and not self.is_initializing()
-            axis_name = self.axis_name if merge else None
-            options: dict[str, Any] = {
-                "groups": self.groups,
-                "where": mask,
-                "axis_name": axis_name,
-                "epsilon": self.epsilon,
-            }
-            y, found = normalization(x, self.spec, **affine, **options)
-        if self.spec.running:
-            axes = norms.reduction_axes(self.spec.over, x.ndim)
-            if self.spec.grouped and self.groups > 1:
-                # Groups differ, so every channel keeps its group's statistics.
-                axes = tuple(axis for axis in axes if axis != x.ndim - 1)
-            mean, var = _running(self, found, x.shape, axes, self.momentum)
-            if found is None:
-                y = norms.normalize(x, mean, var, **affine, epsilon=self.epsilon)
+        spec, channels = self.spec, x.shape[-1:]
+        initial = {"scale": self.scale_init, "bias": nn.initializers.zeros}
+        affine: dict[str, Any] = {name: self.param(name, initial[name], channels, jnp.float32) for name in spec.affine}
+        parameters: dict[str, jax.Array] = {}
+        for parameter in spec.parameters:
+            if self.activate or parameter.name not in spec.activation:
+                size = channels if parameter.per == "channel" else (len(spec.reductions),)
+                constant = nn.initializers.constant(parameter.initial)
+                parameters[parameter.name] = self.param(parameter.name, constant, size, jnp.float32)
+        # A norm within an example merges nothing, nor does a part of a batch that one device holds; and at
+        # initialization there are no devices.
+        spread = "N" in "".join(spec.reductions) and not spec.divided and not self.is_initializing()
+        options: dict[str, Any] = {
+            "groups": self.groups,
+            "sub_batches": 1 if self.is_initializing() else self.sub_batches,
+            "where": mask,
+            "axis_name": self.axis_name if spread else None,
+        }
+        running, variables = self._running(x) if spec.running else (None, ())
+        y, found = norms.normalization(
+            x,
+            spec,
+            **affine,
+            parameters=parameters,
+            running=running,
+            use_running=spec.running and self.use_running_average,
+            epsilon=self.epsilon,
+            **options,
+        )
+        if spec.running and not self.is_initializing():
+            self._keep(x, found, variables, options)
         return y
 
+    def _running(self, x: jax.Array) -> tuple[Moments, tuple[Any, ...]]:
+        """Returns the running averages, broadcastable to x, and the variables that hold them."""
+        axes = self._averaged(x)
+        mean, var = running_statistics(self, [size for axis, size in enumerate(x.shape) if axis not in axes])
+        variables = [mean, var]
+        if self.average.kind != "exponential":
+            variables.append(self.variable("batch_stats", "updates", jnp.zeros, (), jnp.float32))
+        broadcast = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+        return Moments(mean.value.reshape(broadcast), var.value.reshape(broadcast), jnp.ones(())), tuple(variables)
 
-def _running(
-    module: nn.Module, new: Moments | None, shape: Sequence[int], axes: Sequence[int], momentum: float
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the running mean and variance, broadcastable to `shape`, after `new`, if given, has updated them.
+    def _averaged(self, x: jax.Array) -> tuple[int, ...]:
+        """Returns the axes along which running averages do not vary: groups differ, so channels keep their group's."""
+        axes = reduction_axes(self.spec.reductions[0], x.ndim)
+        grouped = self.spec.grouped and self.groups > 1
+        return tuple(axis for axis in axes if not (grouped and axis == x.ndim - 1))
 
-    They are stored in the shape of the axes that are not averaged over, as Flax stores them.
-    """
-    stored = tuple(size for axis, size in enumerate(shape) if axis not in axes)
-    broadcast = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-    mean = module.variable("batch_stats", "mean", jnp.zeros, stored, jnp.float32)
-    var = module.variable("batch_stats", "var", jnp.ones, stored, jnp.float32)
-    if new is not None and not module.is_initializing():
-        mean.value = norms.update_running(mean.value, new.mean.reshape(stored), momentum)
-        var.value = norms.update_running(var.value, new.var.reshape(stored), momentum)
-    return mean.value.reshape(broadcast), var.value.reshape(broadcast)
-
-
-# The modules below list every field themselves, in Flax's order, so that positional arguments mean the same.
-
-
-def _affine(module: Any, x: jax.Array, feature_axes: Axes) -> tuple[dict[str, Any], Any]:
-    """Makes the module's parameters, of shape x.shape[feature_axes], and finds Flax's output dtype.
-
-    Returns the keyword arguments that normalize() and standardize() share, and the dtype: the module's, or else
-    what the input and the parameters promote to.
-    """
-    axes = _axes(feature_axes, x.ndim)
-    shape = tuple(x.shape[axis] for axis in axes)
-    broadcast = tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
-    affine: dict[str, Any] = {}
-    if module.use_scale:
-        affine["scale"] = module.param("scale", module.scale_init, shape, module.param_dtype).reshape(broadcast)
-    if getattr(module, "use_bias", False):  # RMSNorm has no such field
-        affine["bias"] = module.param("bias", module.bias_init, shape, module.param_dtype).reshape(broadcast)
-    dtype = canonicalize_dtype(x, *affine.values(), dtype=module.dtype)
-    return affine | {"epsilon": module.epsilon}, dtype
-
-
-def _own_statistics(
-    module: Any, x: jax.Array, axes: Axes, feature_axes: Axes, mask: jax.Array | None, **options: Any
-) -> tuple[jax.Array, Moments]:
-    """Normalizes x over `axes` by its own statistics with the module's parameters, in Flax's output dtype."""
-    affine, dtype = _affine(module, x, feature_axes)
-    y, found = standardize(
-        x.astype(jnp.promote_types(x.dtype, dtype)),
-        _axes(axes, x.ndim),
-        where=None if mask is None else jnp.asarray(mask, bool),
-        # At initialization there are no devices to merge over.
-        axis_name=None if module.is_initializing() else module.axis_name,
-        axis_index_groups=module.axis_index_groups,
-        **affine,
-        **options,
-    )
-    return y.astype(dtype), found
-
-
-def _axes(axes: Axes, ndim: int) -> tuple[int, ...]:
-    """Returns the axes in order, not negative and, as in Flax, each once."""
-    given = (axes,) if isinstance(axes, int) else axes
-    outside = [axis for axis in given if not -ndim <= axis < ndim]
-    if outside:
-        raise ValueError(f"axis {outside[0]} is out of range for an array of {ndim} axes")
-    return tuple(sorted({axis % ndim for axis in given}))
-
-
-class BatchNorm(nn.Module):
-    """flax.linen.BatchNorm: averages over every axis but `axis`, with running averages in `batch_stats`."""
-
-    use_running_average: bool | None = None
-    axis: Axes = -1
-    momentum: float = 0.99
-    epsilon: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.ones
-    axis_name: str | None = None
-    axis_index_groups: IndexGroups = None
-    use_fast_variance: bool = True
-    force_float32_reductions: bool = True
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
-    ) -> jax.Array:
-        """Normalizes with the running averages, or with the batch's own statistics, which then update them."""
-        use_running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
-        kept = _axes(self.axis, x.ndim)
-        axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
-        if not use_running:
-            y, found = _own_statistics(self, x, axes, kept, mask)
-            _running(self, found, x.shape, axes, self.momentum)
-            return y
-        mean, var = _running(self, None, x.shape, axes, self.momentum)
-        affine, dtype = _affine(self, x, kept)
-        wide = x.astype(jnp.promote_types(x.dtype, dtype))
-        return norms.normalize(wide, mean, var, **affine).astype(dtype)
-
-
-class LayerNorm(nn.Module):
-    """flax.linen.LayerNorm: averages over `reduction_axes`, with parameters along `feature_axes`."""
-
-    epsilon: float = 1e-6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.ones
-    reduction_axes: Axes = -1
-    feature_axes: Axes = -1
-    axis_name: str | None = None
-    axis_index_groups: IndexGroups = None
-    use_fast_variance: bool = True
-    force_float32_reductions: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes x with its own statistics; `mask` (broadcastable) excludes elements from them."""
-        return _own_statistics(self, x, self.reduction_axes, self.feature_axes, mask)[0]
-
-
-class RMSNorm(nn.Module):
-    """flax.linen.RMSNorm: divides by the root mean square over `reduction_axes`; no mean, no bias."""
-
-    epsilon: float = 1e-6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    use_scale: bool = True
-    scale_init: Initializer = nn.initializers.ones
-    reduction_axes: Axes = -1
-    feature_axes: Axes = -1
-    axis_name: str | None = None
-    axis_index_groups: IndexGroups = None
-    use_fast_variance: bool = True
-    force_float32_reductions: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes x with its own mean square; `mask` (broadcastable) excludes elements from it."""
-        return _own_statistics(self, x, self.reduction_axes, self.feature_axes, mask, center=False)[0]
-
-
-class GroupNorm(nn.Module):
-    """flax.linen.GroupNorm: channels last in groups; averages over `reduction_axes`, by default all but axis 0.
-
-    Exactly one of `num_groups` and `group_size` (channels in a group) is given, the other is None.
-    """
-
-    num_groups: int | None = 32
-    group_size: int | None = None
-    epsilon: float = 1e-6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.ones
-    reduction_axes: Axes | None = None
-    axis_name: str | None = None
-    axis_index_groups: IndexGroups = None
-    use_fast_variance: bool = True
-    force_float32_reductions: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes x with its own statistics; `mask` (broadcastable) excludes elements from them."""
-        channels = x.shape[-1]
-        if (self.num_groups is None) == (self.group_size is None):
-            raise ValueError("exactly one of num_groups and group_size must be given; set the other to None")
-        if self.group_size is not None and channels % self.group_size:
-            raise ValueError(f"group_size={self.group_size} does not divide {channels} channels")
-        groups = self.num_groups if self.group_size is None else channels // self.group_size
-        assert groups is not None
-        # An array of rank 1 is its channels: an example without its batch.
-        every_other = range(min(1, x.ndim - 1), x.ndim)
-        axes = every_other if self.reduction_axes is None else _axes(self.reduction_axes, x.ndim)
-        if x.ndim - 1 not in axes:
-            raise ValueError(f"reduction_axes={self.reduction_axes} must contain the channels, axis -1")
-        return _own_statistics(self, x, tuple(axes), -1, mask, groups=groups)[0]
-
-
-class InstanceNorm(nn.Module):
-    """flax.linen.InstanceNorm: averages over every axis but the first and `feature_axes`."""
-
-    epsilon: float = 1e-6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.ones
-    feature_axes: Axes = -1
-    axis_name: str | None = None
-    axis_index_groups: IndexGroups = None
-    use_fast_variance: bool = True
-    force_float32_reductions: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes x with its own statistics; `mask` (broadcastable) excludes elements from them."""
-        kept = _axes(self.feature_axes, x.ndim)
-        if 0 in kept:
-            raise ValueError(f"feature_axes={self.feature_axes}: axis 0 is the batch and cannot be a feature axis")
-        axes = tuple(axis for axis in range(1, x.ndim) if axis not in kept)
-        return _own_statistics(self, x, axes, kept, mask)[0]
+    def _keep(self, x: jax.Array, found: Moments | None, variables: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Updates the running averages in training, and stores the input's moments where they are asked for."""
+        stored = variables[0].value.shape
+        asked = self.is_mutable_collection("moments")
+        if self.use_running_average and asked:
+            axes = reduction_axes(self.spec.reductions[0], x.ndim)
+            merge = {**options, "sub_batches": 1, "groups": self.groups if self.spec.grouped else 1}
+            found = norms.moments(x, axes, center=self.spec.center, **merge)
+        if asked:
+            assert found is not None
+            at: Any = self.variable("moments", "found", lambda: None)
+            at.value = Moments(*(jnp.broadcast_to(value, found.mean.shape).reshape(stored) for value in found))
+        if not self.use_running_average:
+            assert found is not None
+            new = norms.pooled(found) if self.spec.divided else found
+            new = Moments(*(jnp.broadcast_to(value, new.mean.shape).reshape(stored) for value in new))
+            mean, var, *updates = variables
+            counted: Any = updates[0].value if updates else None
+            mean.value, var.value = self.average.update(mean.value, var.value, new, counted)
+            if updates:
+                updates[0].value = counted + 1

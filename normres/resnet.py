@@ -69,6 +69,32 @@ SHORTCUTS: dict[str, Shortcut] = {
 }
 
 
+@dataclass(frozen=True)
+class ResidualScale:
+    """What keeps a residual network's variance from growing with depth where no norm does.
+
+    Attributes:
+      initial: of the learned scalar that multiplies the branch's end; None for no such scalar.
+      fixup: Fixup's rules besides: of the branch's two kernels the first starts smaller by sqrt(blocks) and the last
+        at zero, as does the classifier, and a learned scalar is added before each convolution and after the first, and
+        at the branch's end.
+    """
+
+    initial: float | None = None
+    fixup: bool = False
+
+
+RESIDUAL_SCALES: dict[str, ResidualScale] = {
+    "none": ResidualScale(),
+    # De, Smith 2020, arXiv 2002.10444.
+    "skipinit": ResidualScale(initial=0.0),
+    # Bachlechner, Majumder, Mao, Cottrell, McAuley 2020, arXiv 2003.04887: the same formula, found for any branch.
+    "rezero": ResidualScale(initial=0.0),
+    # Zhang, Dauphin, Ma 2019, arXiv 1901.09321.
+    "fixup": ResidualScale(initial=1.0, fixup=True),
+}
+
+
 def check_depth(depth: int) -> int:
     """Returns n, the blocks in each stage of a network of `depth` = 6n + 2 layers with parameters.
 
@@ -91,9 +117,12 @@ class ResNetConfig:
       depth: 6n + 2, counting convolutions on the main path and the classifier.
       width: channels of the first stage; they double at each of the two later ones.
       classes: number of logits.
-      shortcut, order, norm: rows of SHORTCUTS, ORDERS, norms.TABLE.
-      norm_groups: channel groups of group norm; must divide width.
-      norm_epsilon, norm_momentum: see layers.Norm.
+      shortcut, order, weights, residual_scale: rows of SHORTCUTS, ORDERS, weights.TABLE, RESIDUAL_SCALES.
+      norm: a row of norms.TABLE, or axes such as "NHC".
+      norm_groups: channel groups of a grouped norm; must divide width.
+      norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
+      norm_epsilon: see layers.Norm.
+      norm_average, norm_momentum, norm_unbiased: see norms.Average.
       dtype: of activations; parameters, statistics and logits are float32.
       axis_name: device axis over which batch statistics are merged (pmap).
     """
@@ -105,8 +134,13 @@ class ResNetConfig:
     order: str = "post"
     norm: str = "batch"
     norm_groups: int = 8
+    norm_sub_batches: int = 4
     norm_epsilon: float = 1e-5
+    norm_average: Any = "exponential"
     norm_momentum: float = 0.9
+    norm_unbiased: bool = False
+    weights: str = "plain"
+    residual_scale: str = "none"
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
@@ -117,33 +151,57 @@ class _Operations(nn.Module):
     config: ResNetConfig
     train: bool = False
 
-    def norm(self, name: str) -> Norm:
+    def norm(self, name: str, activate: bool = False) -> Norm:
         """Returns the norm that the config asks for."""
         config = self.config
         return Norm(
-            norms.TABLE[config.norm],
+            norms.find_spec(config.norm),
             groups=config.norm_groups,
+            sub_batches=config.norm_sub_batches,
             epsilon=config.norm_epsilon,
-            momentum=config.norm_momentum,
+            average=norms.Average(config.norm_average, config.norm_momentum, unbiased=config.norm_unbiased),
             use_running_average=not self.train,
+            activate=activate,
             axis_name=config.axis_name,
             name=name,
         )
 
+    def conv(self, name: str, features: int, **options: Any) -> Conv:
+        """Returns the convolution that the config asks for."""
+        config = self.config
+        return Conv(features, weights=config.weights, train=self.train, dtype=config.dtype, name=name, **options)
+
     def carry_out(self, x: jax.Array, words: list[str], features: int, stride: int = 1, prefix: str = "") -> jax.Array:
         """Runs `words` on x, each under the name prefix + word."""
-        for word in words:
+        activates = bool(norms.find_spec(self.config.norm).activation)
+        fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup
+        for word, before, after in zip(words, ["", *words], [*words[1:], ""], strict=False):
             match word.rstrip("0123456789"):
                 case "relu":
-                    x = nn.relu(x)
+                    # A norm that brings its own nonlinearity has replaced this one.
+                    x = x if activates and before.startswith("norm") else nn.relu(x)
                 case "norm":
-                    x = self.norm(prefix + word)(x)
+                    x = self.norm(prefix + word, activate=after == "relu")(x)
+                    x = self.add_scalar(x, f"{prefix}{word}_bias") if fixup and after else x
                 case "conv":
-                    step = stride if word == "conv1" else 1
-                    x = Conv(features, stride=step, dtype=self.config.dtype, name=prefix + word)(x)
+                    x = self.add_scalar(x, f"{prefix}{word}_bias") if fixup and not prefix else x
+                    x = self.conv(prefix + word, features, **self.of_conv(word, stride, prefix))(x)
                 case _:
                     raise ValueError(f"{word!r} is no operation; choices: conv, norm, relu")
         return x
+
+    def of_conv(self, word: str, stride: int, prefix: str) -> dict[str, Any]:
+        """Returns stride and initial kernel of a convolution: `conv1` strides, and Fixup shrinks the branch's."""
+        options: dict[str, Any] = {"stride": stride if word == "conv1" else 1}
+        if RESIDUAL_SCALES[self.config.residual_scale].fixup and not prefix:
+            blocks = STAGES * check_depth(self.config.depth)
+            shrunk = nn.initializers.variance_scaling(2.0 / blocks, "fan_in", "normal")
+            options["kernel_init"] = shrunk if word == "conv1" else nn.initializers.zeros
+        return options
+
+    def add_scalar(self, x: jax.Array, name: str) -> jax.Array:
+        """Adds a learned scalar, at first 0."""
+        return x + self.param(name, nn.initializers.zeros, (1,) * x.ndim, jnp.float32).astype(x.dtype)
 
 
 class Block(_Operations):
@@ -168,6 +226,13 @@ class Block(_Operations):
         # What precedes the first convolution is split off, because a projection reads the activated input too.
         activated = x if self.first else self.carry_out(x, words[:lead], self.features)
         branch = self.carry_out(activated, words[lead:], self.features, self.stride)
+        scale = RESIDUAL_SCALES[self.config.residual_scale]
+        if scale.initial is not None:
+            initial = nn.initializers.constant(scale.initial)
+            factor = self.param("branch_scale", initial, (1,) * branch.ndim, jnp.float32)
+            branch = branch * factor.astype(branch.dtype)
+        if scale.fixup:
+            branch = self.add_scalar(branch, "branch_bias")
         shortcut = SHORTCUTS[self.config.shortcut]
         if shortcut.add:
             branch = branch + self._shortcut(shortcut, x, activated, branch.shape)
@@ -176,13 +241,7 @@ class Block(_Operations):
     def _shortcut(self, shortcut: Shortcut, x: jax.Array, activated: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         changed = x.shape != shape
         if shortcut.project == "always" or (shortcut.project == "where needed" and changed):
-            projected = Conv(
-                self.features,
-                kernel_size=1,
-                stride=self.stride,
-                dtype=self.config.dtype,
-                name="shortcut_conv",
-            )(activated)
+            projected = self.conv("shortcut_conv", self.features, kernel_size=1, stride=self.stride)(activated)
             # Normalized like the branch it is added to (He 2015); a pre-activation branch ends in a convolution.
             ends_in_norm = ORDERS[self.config.order].branch.split()[-1].startswith("norm")
             return self.norm("shortcut_norm")(projected) if ends_in_norm else projected
@@ -209,14 +268,16 @@ class ResNet(_Operations):
                 # One compiled block for the rest of the stage, whatever the depth.
                 rest = nn.scan(
                     lambda block, x, _: (block(x), None),
-                    variable_axes={"params": 0, "batch_stats": 0},
+                    variable_axes={"params": 0, "batch_stats": 0, "moments": 0},
                     split_rngs={"params": True},
                     length=blocks - 1,
                 )
                 x, _ = rest(Block(**options, name=f"stage{stage + 1}_rest"), x, None)
         x = self.carry_out(x, ORDERS[config.order].head.split(), x.shape[-1], prefix="head_")
         x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
-        return nn.Dense(config.classes, kernel_init=nn.initializers.lecun_normal(), name="classifier")(x)
+        fixup = RESIDUAL_SCALES[config.residual_scale].fixup
+        initial = nn.initializers.zeros if fixup else nn.initializers.lecun_normal()
+        return nn.Dense(config.classes, kernel_init=initial, name="classifier")(x)
 
 
 def count_parameters(params: Any) -> int:

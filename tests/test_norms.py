@@ -8,9 +8,20 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from normres.fused import normalization
-from normres.norms import TABLE, NormSpec, moments, normalize, reduction_axes, update_running
+from normres.norms import (
+    TABLE,
+    Average,
+    Moments,
+    NormSpec,
+    find_spec,
+    moments,
+    normalization,
+    normalize,
+    reduction_axes,
+)
 
+# The five that most networks use, in every way they can be called; test_table.py has every row of the table.
+CLASSIC = ("batch", "instance", "layer", "group", "rms")
 EPSILON = 1e-5
 GROUPS = 3
 DEVICES = 8
@@ -68,7 +79,7 @@ def ours(name, x, channel_axis=-1, where=None):
 
 
 @pytest.mark.parametrize("rank", SHAPES)
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CLASSIC)
 def test_every_row_equals_its_definition(name, rank):
     if (name, rank) == ("instance", 2):
         pytest.skip("an (N, C) array has no spatial axis: an error, tested below")
@@ -78,7 +89,7 @@ def test_every_row_equals_its_definition(name, rank):
 
 
 @pytest.mark.parametrize("rank", [3, 4, 5])
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CLASSIC)
 def test_channels_may_stand_in_the_middle(name, rank):
     x = np.moveaxis(draw(*SHAPES[rank]), -1, 1)
     for channel_axis in (1, 1 - rank):
@@ -123,7 +134,7 @@ def test_a_large_mean_costs_no_digits_of_the_variance(masked):
     assert np.abs((mean_square - mean**2) / exact - 1).max() > 0.5
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CLASSIC)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_statistics_of_a_half_precision_input_are_float32(name, dtype):
     # 5,000 elements: a sum in bfloat16, 8 bits, would stop growing at about 256.
@@ -147,7 +158,7 @@ def test_float64_stays_float64():
         assert {array.dtype for array in found} == {jnp.dtype("float64")}
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CLASSIC)
 def test_a_masked_array_equals_the_definition_on_what_is_left(name):
     x = draw(4, 7, 3, 6)
     # Element by element, so every set has a count of its own.
@@ -161,11 +172,11 @@ def test_masked_examples_or_positions_are_as_if_cut_off():
     examples = (np.arange(5) < 3)[:, None, None, None]
     positions = (np.arange(7) < 4)[:, None, None]  # of lower rank than x: it broadcasts
     close(ours("batch", x, where=examples)[0][:3], ours("batch", x[:3])[0])
-    for name in TABLE:
+    for name in CLASSIC:
         close(ours(name, x, where=positions)[0][:, :4], ours(name, x[:, :4])[0])
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CLASSIC)
 def test_a_mask_of_ones_is_no_mask(name):
     x = draw(3, 5, 4, 6)
     for shape in [(1, 1, 1, 1), x.shape]:
@@ -173,7 +184,7 @@ def test_a_mask_of_ones_is_no_mask(name):
             close(actual, expected)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CLASSIC)
 def test_no_value_under_the_mask_harms(name):
     x = draw(4, 7, 3, 6)
     where = np.random.default_rng(1).random(x.shape) < 0.6
@@ -184,7 +195,7 @@ def test_no_value_under_the_mask_harms(name):
         np.testing.assert_array_equal(np.where(where, actual, 0), np.where(where, expected, 0))
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CLASSIC)
 def test_everything_masked_gives_zeros_and_stays_finite(name):
     x = draw(3, 5, 4, 6)
     y, mean, var, count = ours(name, x, where=np.zeros((3, 1, 1, 1), bool))
@@ -267,12 +278,37 @@ def test_scale_and_bias_of_any_shape_that_broadcasts(shape):
     close(normalize(x, mean[0, 0, 0], var[0, 0, 0]), (x - mean[0, 0, 0]) / np.sqrt(var[0, 0, 0] + EPSILON))
 
 
-def test_update_running_by_hand():
-    # Momentum 0.9, new values 10, 20, 30 from 0: 0.1 * 10 = 1; 0.9 * 1 + 2 = 2.9; 0.9 * 2.9 + 3 = 5.61.
-    running = jnp.zeros(())
-    for new, expected in [(10.0, 1.0), (20.0, 2.9), (30.0, 5.61)]:
-        running = update_running(running, jnp.asarray(new), 0.9)
-        np.testing.assert_allclose(running, expected, rtol=1e-6)
+def running_means(average, values, counts=None):
+    mean, var, means, variances = jnp.zeros(()), jnp.ones(()), [], []
+    for update, value in enumerate(values):
+        count = jnp.asarray(4.0 if counts is None else counts[update])
+        new = Moments(jnp.asarray(value), jnp.asarray(value), count)
+        mean, var = average.update(mean, var, new, jnp.asarray(float(update)))
+        means.append(float(mean))
+        variances.append(float(var))
+    return means, variances
+
+
+def test_running_averages_by_hand():
+    values = [10.0, 20.0, 30.0]
+    # Exponential, from 0, keeping 0.9: 1; 0.9 * 1 + 2 = 2.9; 0.9 * 2.9 + 3 = 5.61.
+    exponential = [1.0, 2.9, 5.61]
+    np.testing.assert_allclose(running_means(Average(momentum=0.9), values)[0], exponential, rtol=1e-6)
+    in_torch_terms = Average(momentum=0.1, torch_momentum=True)
+    np.testing.assert_allclose(running_means(in_torch_terms, values)[0], exponential, rtol=1e-6)
+    # Divided by 1 - 0.9^t = 0.1, 0.19, 0.271.
+    debiased = [10.0, 2.9 / 0.19, 5.61 / 0.271]
+    np.testing.assert_allclose(running_means(Average("debiased", momentum=0.9), values)[0], debiased, rtol=1e-5)
+    np.testing.assert_allclose(running_means(Average("cumulative"), values)[0], [10.0, 15.0, 20.0], rtol=1e-6)
+    # Of four elements the unbiased variance is 4/3 of the biased one.
+    unbiased = running_means(Average("cumulative", unbiased=True), values)[1]
+    np.testing.assert_allclose(unbiased, np.array([10.0, 15.0, 20.0]) * 4 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "debiased", "cumulative"])
+def test_a_batch_without_elements_leaves_the_averages_as_they_are(kind):
+    means, variances = running_means(Average(kind), [7.0, 0.0], counts=[4, 0])
+    assert (means[0], variances[0]) == (means[1], variances[1])
 
 
 @pytest.mark.parametrize(
@@ -307,8 +343,10 @@ def test_invariance_to_scale_and_shift_of_a_set_and_of_nothing_smaller(name, sha
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: reduction_axes("NX", 4), r"over='NX'.*N, S and C"),
-        (lambda x: reduction_axes("NSN", 4), r"over='NSN'.*at most once"),
+        (lambda x: reduction_axes("NX", 4), r"over='NX': an array of 4 axes has no 'X'; choices: N, C, S, W, H"),
+        (lambda x: reduction_axes("NSN", 4), r"over='NSN' names an axis twice"),
+        (lambda x: reduction_axes("SW", 4), r"over='SW' names an axis twice"),
+        (lambda x: reduction_axes("H", 3), r"over='H': an array of 3 axes has no 'H'"),
         (lambda x: reduction_axes("n", 4), r"over='n'"),
         (lambda x: reduction_axes("NS", 4, 4), r"channel_axis=4 does not fit an array of 4 axes"),
         (lambda x: reduction_axes("NS", 4, -5), r"channel_axis=-5 does not fit"),
@@ -326,6 +364,14 @@ def test_invariance_to_scale_and_shift_of_a_set_and_of_nothing_smaller(name, sha
         (lambda x: normalization(x[:, 0, 0], TABLE["instance"]), r"no axis to average over.*\(3, 6\)"),
         (lambda x: normalization(x, TABLE["group"], groups=4), r"groups=4 does not divide 6 channels"),
         (lambda x: moments(x + 1j, (0,)), r"complex64"),
+        (lambda x: moments(jnp.ones((2, 3), int), (0,)), r"floating-point numbers, got one of int32"),
+        (lambda x: normalization(jnp.ones((2, 3), int), TABLE["none"]), r"floating-point numbers, got one of int32"),
+        (lambda x: moments(x, (0,), sub_batches=2), r"sub_batches=2 does not divide 3 examples"),
+        (lambda x: moments(x, (0,), where=jnp.ones((5, 6), bool)), r"where of shape \(5, 6\) does not broadcast"),
+        (lambda x: moments(x, (0,), where=jnp.ones((1, 1, 3, 5, 4, 6), bool)), r"where of shape .* does not broadcast"),
+        (lambda x: normalization(x, TABLE["batch"], scale=jnp.ones(5)), r"scale of shape \(5,\) does not broadcast"),
+        (lambda x: normalization(x, TABLE["batch"], use_running=True), r"use_running needs running averages"),
+        (lambda x: find_spec("bacth"), r"norm='bacth' does not exist; did you mean 'batch'"),
     ],
 )
 def test_errors_name_what_is_wrong(call, message):
