@@ -2,7 +2,7 @@
 
 Statistics are in at least float32 whatever the input's dtype.  The variance is never E[x^2] - E[x]^2, which loses it
 under a large mean: it takes two passes (the mean first, then the mean square of what is left), or one pass over
-values that a first element has shifted near zero.
+values that were shifted near zero by the mean of a few of them.
 """
 
 from collections.abc import Sequence
@@ -72,16 +72,17 @@ class Reduction:
             return sums
         return lax.psum(sums, self.axis_name, axis_index_groups=self.axis_index_groups)
 
-    def first(self, x: jax.Array) -> jax.Array:
-        """Returns the first element of each part, in the shape of `total`; 0 where it is not finite."""
+    def sample_mean(self, x: jax.Array) -> jax.Array:
+        """Returns the mean of a first slice of each part, in the shape of `total`; 0 where it is not finite."""
         parts = self.parts()
+        whole = [axis for axis in self.axes if axis not in parts]
+        if whole:
+            x = lax.index_in_dim(x, 0, whole[0])
+        size = 1
         for axis in self.axes:
-            if axis in parts:
-                members = x.shape[axis] // parts[axis]
-                x = _spread(lax.index_in_dim(_split(x, axis, parts[axis]), 0, axis + 1, keepdims=False), axis, members)
-            else:
-                x = lax.index_in_dim(x, 0, axis)
-        return jnp.where(jnp.isfinite(x), x, 0)
+            size *= x.shape[axis] // parts.get(axis, 1)
+        mean = self.own_total(x) / size
+        return jnp.where(jnp.isfinite(mean), mean, 0)
 
 
 def _split(values: jax.Array, axis: int, count: int) -> jax.Array:
@@ -184,7 +185,7 @@ def moments(
       axis_name: a pmap, vmap or shard_map axis whose members count as one array, however many elements of each do.
       axis_index_groups: merge within these groups of the members only.
       center: if False, mean is zero and var is the mean square.
-      one_pass: read x once, shifted by the first element of each reduction, instead of twice.
+      one_pass: read x once, shifted by the mean of a first slice, instead of twice; with a mask, twice all the same.
 
     Returns:
       Moments of size 1 along `axes` (of full size along split axes: equal within a part).
@@ -222,28 +223,24 @@ def reduced_moments(over: Reduction, center: bool, x: jax.Array, where: jax.Arra
         x = jnp.where(counted, x, 0)
     count = over.over_devices(own_count)
     safe_count = jnp.maximum(count, 1)
-    if over.one_pass and center:
-        return _by_one_pass(over, x, counted, own_count, count)
+    if over.one_pass and center and counted is None:
+        return _by_one_pass(over, x, own_count, count)
     mean = over.total(x) / safe_count if center else jnp.zeros_like(safe_count)
     deviation = x - mean if counted is None else jnp.where(counted, x - mean, 0)
     return Moments(mean, over.total(lax.square(deviation)) / safe_count, count)
 
 
-def _by_one_pass(
-    over: Reduction, x: jax.Array, counted: jax.Array | None, own_count: jax.Array, count: jax.Array
-) -> Moments:
-    """Sums x - first and its square together, and merges devices by (count, mean, M2), Chan et al. 1979."""
-    shift = lax.stop_gradient(over.first(x))
-    shifted = x - shift if counted is None else jnp.where(counted, x - shift, 0)
-    own_safe, safe_count = jnp.maximum(own_count, 1), jnp.maximum(count, 1)
-    own = over.own_total(shifted) / own_safe
-    squares = jnp.maximum(over.own_total(lax.square(shifted)) - own_count * lax.square(own), 0)
-    if over.axis_name is None:
-        return Moments(shift + own, squares / safe_count, count)
+def _by_one_pass(over: Reduction, x: jax.Array, own_count: jax.Array, count: jax.Array) -> Moments:
+    """Sums x - shift and its square together, and merges devices by (count, mean, M2), Chan et al. 1979."""
+    shift = lax.stop_gradient(over.sample_mean(x))
+    own = over.own_total(x - shift) / own_count
+    squares = jnp.maximum(over.own_total(lax.square(x - shift)) - own_count * lax.square(own), 0)
     own_mean = shift + own
-    mean = over.over_devices(own_count * own_mean) / safe_count
+    if over.axis_name is None:
+        return Moments(own_mean, squares / own_count, count)
+    mean = over.over_devices(own_count * own_mean) / count
     merged = over.over_devices(squares + own_count * lax.square(own_mean - mean))
-    return Moments(mean, merged / safe_count, count)
+    return Moments(mean, merged / count, count)
 
 
 def normalize(

@@ -118,7 +118,7 @@ TABLE: dict[str, NormSpec] = {
             "Ioffe 2017, arXiv 1702.03275",
             "x^ r + d, r = clip(deviation / running deviation), d = clip((mean - running mean) / running deviation)",
             (),
-            5,
+            4,
             "small or dependent batches, where training and evaluation must not differ",
         ),
     ),
@@ -206,7 +206,7 @@ TABLE: dict[str, NormSpec] = {
         over=(),
         affine=(),
         form=forms.identity,
-        about=About("-", "x", (), 0, "with Fixup, SkipInit, ReZero or a normalized kernel, which keep the scale"),
+        about=About("–", "x", (), 0, "with Fixup, SkipInit, ReZero or a normalized kernel, which keep the scale"),
     ),
 }
 

@@ -78,20 +78,20 @@ class ResidualScale:
       fixup: Fixup's rules besides: of the branch's two kernels the first starts smaller by sqrt(blocks) and the last
         at zero, as does the classifier, and a learned scalar is added before each convolution and after the first, and
         at the branch's end.
+      paper: where it is from.
     """
 
     initial: float | None = None
     fixup: bool = False
+    paper: str = "–"
 
 
 RESIDUAL_SCALES: dict[str, ResidualScale] = {
     "none": ResidualScale(),
-    # De, Smith 2020, arXiv 2002.10444.
-    "skipinit": ResidualScale(initial=0.0),
-    # Bachlechner, Majumder, Mao, Cottrell, McAuley 2020, arXiv 2003.04887: the same formula, found for any branch.
-    "rezero": ResidualScale(initial=0.0),
-    # Zhang, Dauphin, Ma 2019, arXiv 1901.09321.
-    "fixup": ResidualScale(initial=1.0, fixup=True),
+    "skipinit": ResidualScale(initial=0.0, paper="De, Smith 2020, arXiv 2002.10444"),
+    # The same formula as SkipInit's, found for any kind of branch.
+    "rezero": ResidualScale(initial=0.0, paper="Bachlechner, Majumder, Mao, Cottrell, McAuley 2020, arXiv 2003.04887"),
+    "fixup": ResidualScale(initial=1.0, fixup=True, paper="Zhang, Dauphin, Ma 2019, arXiv 1901.09321"),
 }
 
 

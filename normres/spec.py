@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from normres import forms
 from normres.fused import standardize
-from normres.moments import Moments, broadcastable, moments, normalize, reduction_axes
+from normres.moments import Moments, aligned, broadcastable, moments, normalize, reduction_axes
 
 Change = Literal["scale", "shift", "example scale", "example shift", "channel scale", "channel shift"]
 
@@ -101,7 +101,8 @@ def normalization(
       x: channels at `channel_axis`.
       spec: a row of TABLE, or any NormSpec.
       scale, bias: of any shape that broadcasts to x; a vector per channel if the channels are last.
-      parameters: the spec's own, by name, in such shapes too, or one value per reduction.
+      parameters: the spec's own, by name, in such shapes too, or one value per reduction.  Those that are left out
+        have their initial values, but without those of its nonlinearity it has none.
       running: running averages, for norms that have them; batch renormalization reads them in training too.
       use_running: put `running` in place of the reduction over N.
       groups: number of channel groups, read if spec.grouped.
@@ -116,11 +117,13 @@ def normalization(
       ValueError: nothing to average over, parts that do not divide, an array that does not broadcast, or x that is
         not of floating-point numbers.
     """
-    extra = dict(parameters or {})
+    extra = _parameters(spec, parameters or {})
     given_affine = {"scale": broadcastable("scale", scale, x), "bias": broadcastable("bias", bias, x)}
     affine = {name: array for name, array in given_affine.items() if array is not None}
     where = broadcastable("where", where, x)
-    if use_running and running is None:
+    if running is not None:
+        running = Moments(*(aligned(jnp.asarray(value), x.ndim) for value in running))
+    elif use_running:
         raise ValueError("use_running needs running averages")
     options: dict[str, Any] = {
         "groups": groups if spec.grouped else 1,
@@ -142,20 +145,36 @@ def normalization(
     if spec.form is None:
         if not use_running:
             axes = reduction_axes(spec.reductions[0], x.ndim, channel_axis)
-            own = {"axis_name": axis_name, "center": spec.center, "epsilon": epsilon}
-            return standardize(x, axes, **affine, **own, **options)  # type: ignore[arg-type]
+            kind = {"axis_name": axis_name, "center": spec.center, "epsilon": epsilon}
+            return standardize(x, axes, **affine, **kind, **options)  # type: ignore[arg-type]
         assert running is not None
         return normalize(x, running.mean, running.var, **affine, epsilon=epsilon), running
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
     found = tuple(measured(over) for over in spec.reductions)
     per_channel = {p.name for p in spec.parameters if p.per == "channel"}
-    aligned: dict[str, Any] = {
+    own: dict[str, Any] = {
         name: broadcastable(name, array, x) if name in per_channel else array for name, array in extra.items()
     }
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    given = forms.Given(wide, found, running, affine | aligned, epsilon, channel_axis % x.ndim, where)
+    if where is not None:
+        # What is not finite under the mask would spoil gradients: zero times infinity.
+        wide = jnp.where(where | jnp.isfinite(wide), wide, 0)
+    given = forms.Given(wide, found, running, affine | own, epsilon, channel_axis % x.ndim, where)
     return spec.form(given).astype(x.dtype), (found[0] if found else None)
+
+
+def _parameters(spec: NormSpec, given: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the spec's own parameters, the given ones and, for those left out, their initial values."""
+    own = {parameter.name: parameter for parameter in spec.parameters}
+    if strangers := sorted(set(given) - set(own)):
+        raise ValueError(f"this norm has no parameter {strangers[0]!r}; it has {', '.join(own) or 'none'}")
+    found = dict(given)
+    for name, parameter in own.items():
+        if name not in found and name not in spec.activation:
+            size = len(spec.reductions) if parameter.per == "reduction" else 1
+            found[name] = jnp.full((size,), parameter.initial)
+    return found
 
 
 @dataclass(frozen=True)

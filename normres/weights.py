@@ -108,13 +108,15 @@ class WeightNormalization:
       apply: (kernel, scale, state, train) -> (kernel, state).
       initial_scale: from the stored kernel, if there is a learned scale per output channel.
       initial_state: from a key and the stored kernel, if something is carried from step to step.
+      formula: in words, for the documentation.
       paper: where it is from.
     """
 
     apply: Callable[[jax.Array, Any, Any, bool], tuple[jax.Array, Any]]
     initial_scale: Callable[[jax.Array], jax.Array] | None = None
     initial_state: Callable[[jax.Array, jax.Array], jax.Array] | None = None
-    paper: str = "-"
+    formula: str = ""
+    paper: str = "–"
 
 
 def _spectral(kernel: jax.Array, _scale: Any, u: Any, train: bool) -> tuple[jax.Array, Any]:
@@ -128,23 +130,28 @@ def _ones(kernel: jax.Array) -> jax.Array:
 
 # To add one, add a row.
 TABLE: dict[str, WeightNormalization] = {
-    "plain": WeightNormalization(lambda kernel, scale, state, train: (kernel, None)),
+    "plain": WeightNormalization(lambda kernel, scale, state, train: (kernel, None), formula="W"),
     "standardized": WeightNormalization(
-        lambda kernel, scale, state, train: (standardized(kernel), None), paper="Qiao et al. 2019, arXiv 1903.10520"
+        lambda kernel, scale, state, train: (standardized(kernel), None),
+        formula="(W - mean) / sqrt(var), per output channel",
+        paper="Qiao, Wang, Liu, Shen, Yuille 2019, arXiv 1903.10520",
     ),
     "scaled_standardized": WeightNormalization(
         lambda kernel, scale, state, train: (scaled_standardized(kernel, scale), None),
         initial_scale=_ones,
+        formula="1.71 scale (W - mean) / sqrt(var fan-in), per output channel",
         paper="Brock, De, Smith 2021, arXiv 2101.08692",
     ),
     "l2": WeightNormalization(
         lambda kernel, scale, state, train: (l2_normalized(kernel, scale), None),
         initial_scale=lengths,
+        formula="scale W / length(W), per output channel",
         paper="Salimans, Kingma 2016, arXiv 1602.07868",
     ),
     "spectral": WeightNormalization(
         _spectral,
         initial_state=lambda key, kernel: jax.random.normal(key, (1, kernel.shape[-1])),
-        paper="Miyato et al. 2018, arXiv 1802.05957",
+        formula="W / its largest singular value, by one power iteration a step",
+        paper="Miyato, Kataoka, Koyama, Yoshida 2018, arXiv 1802.05957",
     ),
 }

@@ -1,0 +1,1 @@
+"""Measurements of normres beside other libraries: accuracy and speed.  `normres bench --help` lists them."""

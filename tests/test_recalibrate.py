@@ -1,0 +1,62 @@
+"""Population statistics against numpy, layer by layer."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from normres import layers, norms
+from normres.recalibrate import recalibrate
+from normres.resnet import ResNet, ResNetConfig
+
+
+class Two(nn.Module):
+    """Norm, scale, ReLU, norm: the second's input depends on the first's statistics."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = layers.Norm(norms.TABLE["batch"], use_running_average=True, name="first")(x)
+        return layers.Norm(norms.TABLE["batch"], use_running_average=True, name="second")(nn.relu(3.0 * x + 0.5))
+
+
+def test_two_layers_by_numpy_with_batches_of_different_size():
+    x = np.random.default_rng(0).normal(4.0, 3.0, (20, 5, 5, 3)).astype(np.float32)
+    variables = Two().init(jax.random.key(0), x[:1])
+    found = recalibrate(Two(), variables, [(x[:4],), (x[4:7],), (x[7:],)])
+    inner = np.maximum(3 * (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5) + 0.5, 0)
+    for name, values in (("first", x), ("second", inner)):
+        stats = found.variables["batch_stats"][name]
+        np.testing.assert_allclose(stats["mean"], values.mean((0, 1, 2)), rtol=1e-5)
+        np.testing.assert_allclose(stats["var"], values.var((0, 1, 2)), rtol=1e-5)
+    # The running mean was 0 and the variance 1: off by mean / deviation and by log(variance).
+    off = found.offsets["first"]
+    assert off.mean == pytest.approx(np.max(x.mean((0, 1, 2)) / x.std((0, 1, 2))), rel=1e-4)
+    assert off.var == pytest.approx(np.max(np.log(x.var((0, 1, 2)))), rel=1e-4)
+    # Two passes make both layers exact, a third sees that nothing moves any more.
+    assert found.passes == 3
+    np.testing.assert_array_equal(found.variables["params"]["first"]["scale"], variables["params"]["first"]["scale"])
+
+
+@pytest.mark.parametrize("norm", ["batch", "evonorm_b0", "ghost_batch"])
+def test_one_batch_of_a_network_gives_its_training_statistics(norm):
+    config = ResNetConfig(depth=14, width=4, norm=norm, norm_momentum=0.0, norm_sub_batches=1)
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(6, 8, 8, 3)), jnp.float32)
+    variables = jax.jit(ResNet(config).init)(jax.random.key(0), images[:1])
+    # With momentum 0 a training step keeps that batch's own statistics, which are then the population's.
+    _, trained = ResNet(config, train=True).apply(variables, images, mutable=["batch_stats"])
+    found = recalibrate(ResNet(config), variables, [(images,)])
+    for expected, ours in zip(
+        jax.tree.leaves(trained["batch_stats"]), jax.tree.leaves(found.variables["batch_stats"]), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=2e-3)
+    assert found.offsets["stage2_rest/norm1"].var > 0.1
+
+
+def test_what_cannot_be_recalibrated_is_named():
+    x = jnp.ones((2, 3, 3, 4))
+    layer = layers.Norm(norms.TABLE["layer"])
+    with pytest.raises(ValueError, match="no norm of this module keeps running averages"):
+        recalibrate(layer, layer.init(jax.random.key(0), x), [(x,)])
+    with pytest.raises(ValueError, match="there is no batch"):
+        recalibrate(Two(), Two().init(jax.random.key(0), x), [])

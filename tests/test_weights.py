@@ -1,0 +1,157 @@
+"""Norms of kernels against numpy and flax.linen, and what stands in for norms: Fixup, SkipInit, ReZero."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_resnet import IMAGES, apply, variables
+
+from normres import layers, norms, weights
+from normres.resnet import RESIDUAL_SCALES, Block, ResNet, ResNetConfig, count_parameters
+
+KERNEL = np.random.default_rng(0).normal(0.3, 0.2, (3, 3, 5, 7)).astype(np.float32)
+SCALE = np.linspace(0.5, 2.0, 7, dtype=np.float32)
+
+
+def test_standardized_kernels():
+    exact = KERNEL.astype(np.float64)
+    expected = (exact - exact.mean((0, 1, 2))) / exact.std((0, 1, 2))
+    np.testing.assert_allclose(weights.standardized(jnp.asarray(KERNEL)), expected, atol=1e-5)
+    # Brock et al. 2021, equation 1, with fan-in 45 and the gain of a ReLU, sqrt(2 / (1 - 1 / pi)).
+    scaled = np.sqrt(2 / (1 - 1 / np.pi)) * SCALE * expected / np.sqrt(45)
+    np.testing.assert_allclose(weights.scaled_standardized(jnp.asarray(KERNEL), SCALE), scaled, atol=1e-6)
+
+
+def test_the_gain_keeps_the_variance_through_relu_and_convolution():
+    random = np.random.default_rng(1)
+    x = np.maximum(random.normal(size=(4096, 200)), 0)  # after a ReLU
+    kernel = weights.scaled_standardized(jnp.asarray(random.normal(size=(200, 300)), jnp.float32))
+    assert np.var(x @ np.asarray(kernel), axis=0).mean() == pytest.approx(1.0, rel=0.02)
+
+
+def test_weight_norm():
+    expected = SCALE * KERNEL / np.sqrt((KERNEL**2).sum((0, 1, 2)))
+    np.testing.assert_allclose(weights.l2_normalized(jnp.asarray(KERNEL), SCALE), expected, rtol=1e-5)
+    unchanged = weights.l2_normalized(jnp.asarray(KERNEL), weights.lengths(jnp.asarray(KERNEL)))
+    np.testing.assert_allclose(unchanged, KERNEL, rtol=1e-5)
+
+
+def test_spectral_norm_is_the_largest_singular_value():
+    singular = np.linalg.svd(KERNEL.reshape(-1, 7).astype(np.float64), compute_uv=False)[0]
+    y, u, sigma = weights.spectrally_normalized(jnp.asarray(KERNEL), jnp.ones((1, 7)), steps=50)
+    assert float(sigma) == pytest.approx(singular, rel=1e-5)
+    assert np.linalg.svd(np.asarray(y).reshape(-1, 7), compute_uv=False)[0] == pytest.approx(1.0, rel=1e-5)
+    # One step from there moves no further, and a kernel of zeros stays one.
+    np.testing.assert_allclose(weights.spectrally_normalized(jnp.asarray(KERNEL), u)[1], u, atol=1e-5)
+    assert not weights.spectrally_normalized(jnp.zeros((3, 7)), u)[0].any()
+    # The gradient of W / sigma with sigma = v W u, u and v constant.
+    v = (KERNEL.reshape(-1, 7) @ np.asarray(u).T / singular).ravel()
+    direction = np.random.default_rng(2).normal(size=KERNEL.shape).astype(np.float32)
+    matrix, moved = KERNEL.reshape(-1, 7), direction.reshape(-1, 7)
+    slope = (moved / singular - matrix * (v @ moved @ np.asarray(u).ravel()) / singular**2).sum()
+    ours = jax.grad(lambda kernel: weights.spectrally_normalized(kernel, u)[0].sum())(jnp.asarray(KERNEL))
+    assert float((ours * direction).sum()) == pytest.approx(slope, rel=1e-3)
+
+
+WRAPPED = [
+    ("WeightNorm", {}, {}),
+    ("WeightNorm", {"feature_axes": (-2, -1)}, {}),
+    ("WeightNorm", {"feature_axes": None, "use_scale": False}, {}),
+    ("WeightNorm", {"variable_filter": {"bias"}, "feature_axes": None}, {}),
+    ("WeightNorm", {"variable_filter": None}, {}),
+    ("SpectralNorm", {}, {"update_stats": True}),
+    ("SpectralNorm", {"n_steps": 4, "collection_name": "spectral"}, {"update_stats": True}),
+    ("SpectralNorm", {}, {"update_stats": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "call"), WRAPPED)
+@pytest.mark.parametrize("layer", [nn.Dense(6), nn.Conv(6, (3, 3))], ids=["dense", "conv"])
+def test_wrappers_equal_flax(name, fields, call, layer):
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 4, 4, 5)), jnp.float32)
+    (ours, theirs) = (getattr(module, name)(layer, **fields) for module in (layers, nn))
+    held, expected = (module.init(jax.random.key(0), x, **call) for module in (ours, theirs))
+    assert jax.tree.structure(held) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, held["params"], expected["params"])
+    mutable = [key for key in expected if key != "params"]
+
+    def value(module, params):
+        y, after = module.apply({**expected, "params": params}, x, **call, mutable=mutable)
+        return jnp.sum(jnp.sin(y)), (y, after)
+
+    results = [jax.grad(lambda p, m=m: value(m, p), has_aux=True)(expected["params"]) for m in (ours, theirs)]
+    for found, wanted in zip(*(jax.tree.leaves(result) for result in results), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_spectral_wrapper_refuses_what_is_no_matrix_where_asked_to():
+    module = layers.SpectralNorm(nn.Conv(6, (3, 3)), error_on_non_matrix=True)
+    with pytest.raises(ValueError, match=r"a kernel of shape \(3, 3, 5, 6\) is no matrix"):
+        module.init(jax.random.key(0), jnp.ones((2, 4, 4, 5)), update_stats=True)
+
+
+def test_kernel_norms_of_the_network():
+    plain, l2 = (variables(depth=8, width=4, weights=row) for row in ("plain", "l2"))
+    # Weight norm starts as the plain network: its scales are the kernels' lengths.
+    expected, found = (
+        apply(ResNet(ResNetConfig(depth=8, width=4, weights=w)), v)[0]
+        for w, v in zip(("plain", "l2"), (plain, l2), strict=True)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    # A kernel_scale for each channel of 7 convolutions: 4 * 3 + 8 * 2 + 16 * 2.
+    assert count_parameters(l2["params"]) - count_parameters(plain["params"]) == 60
+    spectral = variables(depth=8, width=4, weights="spectral")
+    model = ResNet(ResNetConfig(depth=8, width=4, weights="spectral"), train=True)
+    _, after = apply(model, spectral)
+    before = spectral["batch_stats"]["stem_conv1"]["u"]
+    assert not np.allclose(before, after["batch_stats"]["stem_conv1"]["u"])
+    _, unchanged = apply(ResNet(ResNetConfig(depth=8, width=4, weights="spectral")), {**spectral, **after})
+    np.testing.assert_array_equal(after["batch_stats"]["stem_conv1"]["u"], unchanged["batch_stats"]["stem_conv1"]["u"])
+
+
+@pytest.mark.parametrize("scale", ["skipinit", "rezero", "fixup"])
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_a_scaled_branch_is_at_first_not_there(scale, order):
+    config = ResNetConfig(norm="none", residual_scale=scale, order=order, depth=8)
+    x = jnp.abs(jnp.asarray(IMAGES[..., :1])) * jnp.ones((1, 1, 1, 6))
+    block = Block(config, features=6)
+    held = block.init(jax.random.key(0), x)
+    np.testing.assert_allclose(block.apply(held, x), x)
+    # But every scale learns: its gradient is not zero.
+    moved = jax.grad(lambda held: jnp.sum(jnp.sin(block.apply(held, x))))(held)["params"]
+    learning = moved["branch_scale"] if scale != "fixup" else moved["conv2"]["kernel"]
+    assert np.abs(learning).max() > 0
+
+
+def test_fixups_initial_kernels_and_scalars():
+    held = variables(depth=14, width=16, norm="none", residual_scale="fixup")["params"]
+    # 6 blocks: the first kernel's variance is 2 / fan-in / 6.
+    assert np.std(held["stage3_rest"]["conv1"]["kernel"]) == pytest.approx(np.sqrt(2 / (9 * 64) / 6), rel=0.03)
+    assert not np.any(held["stage1_first"]["conv2"]["kernel"])
+    assert not np.any(held["classifier"]["kernel"])
+    scalars = {name for name in held["stage1_first"] if name.startswith("branch") or name.endswith("_bias")}
+    assert scalars == {"conv1_bias", "norm1_bias", "conv2_bias", "branch_bias", "branch_scale"}
+    assert RESIDUAL_SCALES["fixup"].initial == held["stage1_first"]["branch_scale"].item() == 1.0
+
+
+@pytest.mark.parametrize("name", [name for name, spec in norms.TABLE.items() if spec.activation])
+def test_a_norm_with_a_nonlinearity_replaces_the_relu_after_it(name):
+    (own,) = norms.TABLE[name].activation
+    params = variables(depth=8, width=8, norm=name)["params"]
+    block = params["stage1_first"]
+    assert own in params["stem_norm1"]
+    assert own in block["norm1"]
+    # The addition follows norm2, and the ReLU after it stays.
+    assert own not in block["norm2"]
+    # A thresholded unit lets negative numbers through where its threshold is below them; a ReLU behind it would not.
+    if name == "filter_response":
+        x = jnp.asarray(IMAGES)
+        params["stem_norm1"] |= {"threshold": jnp.full(8, -5.0)}
+        logits, seen = ResNet(ResNetConfig(depth=8, width=8, norm=name)).apply(
+            {"params": params}, x, capture_intermediates=lambda module, _: module.name == "stem_norm1"
+        )
+        stem = seen["intermediates"]["stem_norm1"]["__call__"][0]
+        assert stem.min() < -0.5
+        clipped = {**params, "stem_norm1": params["stem_norm1"] | {"threshold": jnp.zeros(8)}}
+        assert not np.allclose(logits, ResNet(ResNetConfig(depth=8, width=8, norm=name)).apply({"params": clipped}, x))
