@@ -19,10 +19,24 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.recipe = ""  # a name in normres/recipes.py; setting it sets the fields that its row lists
 
     config.model = ConfigDict()
-    config.model.depth = 20  # 6n+2: the stem, three stages of n blocks of two convolutions, the classifier
-    config.model.width = 16  # channels of the first stage; the second has twice, the third four times as many
-    config.model.shortcut = "A"  # none (a plain net) | A zero padding | B projection where needed | C always
-    config.model.order = "post"  # where norm and ReLU stand: post (He 2015) | pre (full pre-activation, He 2016)
+    config.model.depth = 20  # 6n+2 (basic) or 9n+2 (bottleneck): the stem, three stages of n blocks, the classifier
+    config.model.width = 16  # channels of the first stage; each later one has twice as many
+    config.model.layout = "cifar"  # cifar | wide (6n+4: counts the projections) | imagenet (7x7 stem, 18 to 152 layers)
+    config.model.block = "basic"  # basic (two 3x3) | bottleneck (1x1, 3x3, 1x1 with four times the channels)
+    config.model.shortcut = "A"  # none (a plain net) | A zero padding | B projection where needed | C always | ...
+    config.model.order = "post"  # where norm and ReLU stand: post (He 2015) | pre (full pre-activation) | ...
+    config.model.inner_width = 0  # channels of a bottleneck's inner convolutions in the first stage; 0 = width
+    config.model.stem_width = 0  # channels of the stem; 0 = width
+    config.model.cardinality = 1  # groups of a bottleneck's 3x3 convolution (ResNeXt)
+    config.model.squeeze = 0  # squeeze-and-excitation's reduction, such as 16; 0 = none
+    config.model.stride_at = "3x3"  # which convolution of a branch has the stride: first | 3x3
+    config.model.padding = "end"  # where shortcut A adds channels of zeros: end | both
+    config.model.gate_bias = -6.0  # initial bias of a gate on the shortcut
+    config.model.dropout = 0.0  # rate before a branch's last convolution (wide networks)
+    config.model.stochastic_depth = 0.0  # probability that the last block's branch is left out; falls to the first
+    config.model.zero_last_scale = False  # the scale of each branch's last norm starts at zero
+    config.model.auxiliary = ()  # stages with a classifier of their own, such as 1,2
+    config.model.remat = False  # recompute activations in the backward pass: less memory, more time
     config.model.norm = "batch"  # a row of the table in normres/norms.py, or axes to average over, such as NHC
     config.model.norm_groups = 8  # channel groups, read by grouped norms and unnamed ones over C; must divide width
     config.model.norm_sub_batches = 4  # parts of the batch, read by ghost_batch only; must divide the batch

@@ -7,18 +7,22 @@ from typing import Any, get_args, get_type_hints
 
 from ml_collections import ConfigDict
 
-from normres import norms, optim, resnet, weights
+from normres import norms, optim, variants, weights
 from normres.config_files import load_module
 from normres.data import sources
 from normres.errors import UserError, nearest
 from normres.recipes import apply_recipe
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "model.shortcut": tuple(resnet.SHORTCUTS),
-    "model.order": tuple(resnet.ORDERS),
+    "model.shortcut": tuple(variants.SHORTCUTS),
+    "model.layout": tuple(variants.LAYOUTS),
+    "model.block": tuple(variants.BRANCHES),
+    "model.stride_at": ("first", "3x3"),
+    "model.padding": ("end", "both"),
+    "model.order": tuple(variants.ORDERS),
     "model.norm_average": get_args(get_type_hints(norms.Average)["kind"]),
     "model.weights": tuple(weights.TABLE),
-    "model.residual_scale": tuple(resnet.RESIDUAL_SCALES),
+    "model.residual_scale": tuple(variants.RESIDUAL_SCALES),
     "data.name": ("cifar10", "cifar100"),
     "data.source": tuple(sources.SOURCES),
     "data.augmentation": ("crop_flip", "none"),
@@ -144,7 +148,7 @@ def validate(config: ConfigDict) -> None:
     if list(config.optim.boundaries) != sorted(set(config.optim.boundaries)):
         raise UserError(f"config.optim.boundaries={config.optim.boundaries} must increase")
     try:
-        resnet.check_depth(config.model.depth)
+        variants.stage_blocks(config.model.layout, config.model.block, config.model.depth)
     except ValueError as error:
         raise UserError(f"config.model.depth={config.model.depth} {error}") from None
     try:

@@ -9,6 +9,7 @@ Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,14 @@ from normres.devices import alike
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
+def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
     """Convolution with padding of half the (odd) kernel size on every side, without bias.
 
     Args:
       x_NHWC: (N, H, W, I).
-      kernel_HWIO: (K, K, I, O), K odd; cast to x's dtype.
+      kernel_HWIO: (K, K, I / groups, O), K odd; cast to x's dtype.
       stride: step in both directions; H and W need not divide by it.
+      groups: output channels in as many equal blocks, each of which sees its own block of input channels.
 
     Returns:
       (N, ceil(H / stride), ceil(W / stride), O) in x's dtype.
@@ -34,40 +36,45 @@ def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Arra
     if kernel_HWIO.shape[:2] == (1, 1) and stride > 1:
         # A strided 1x1 kernel only reads the positions it keeps.
         x_NHWC, stride = x_NHWC[:, ::stride, ::stride], 1
-    return _conv(*alike(x_NHWC, kernel_HWIO), stride)
+    return _conv(*alike(x_NHWC, kernel_HWIO), stride, groups)
 
 
-def _plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _plain(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
     half = kernel.shape[0] // 2
     padding = ((half, half), (half, half))
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT, feature_group_count=groups
+    )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return _plain(x, kernel, stride)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
+    return _plain(x, kernel, stride, groups)
 
 
-def _conv_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, kernel, stride), (x, kernel)
+def _conv_forward(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> tuple[jax.Array, Any]:
+    return _conv(x, kernel, stride, groups), (x, kernel)
 
 
-def _conv_backward(stride: int, residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return lax.platform_dependent(*residuals, dy, cpu=partial(_written_out, stride), default=partial(_autodiff, stride))
+def _conv_backward(stride: int, groups: int, residuals: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    written_out, autodiff = partial(_written_out, stride, groups), partial(_autodiff, stride, groups)
+    return lax.platform_dependent(*residuals, dy, cpu=written_out, default=autodiff)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _autodiff(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.vjp(lambda x, kernel: _plain(x, kernel, stride), x, kernel)[1](dy)
+def _autodiff(stride: int, groups: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.vjp(lambda x, kernel: _plain(x, kernel, stride, groups), x, kernel)[1](dy)
 
 
-def _written_out(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _written_out(
+    stride: int, groups: int, x: jax.Array, kernel: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Both gradients as stride-1 forward convolutions in NHWC / HWIO.
 
-    The input's: dy against the kernel turned by 180 degrees with I and O exchanged.  A stride spreads dy by zeros
-    first.  The kernel's: see `_kernel_gradient` and, for bfloat16, `_kernel_gradient_as_product`.
+    The input's: dy against the kernel turned by 180 degrees with I and O exchanged, within each group.  A stride
+    spreads dy by zeros first.  The kernel's: see `_kernel_gradient` and, for bfloat16, `_kernel_gradient_as_product`.
     """
     size = kernel.shape[0]
     half = size // 2
@@ -76,20 +83,27 @@ def _written_out(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) ->
         dy = lax.pad(dy, zero, ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)))
     # What a stride leaves unread at the far edge: rows of x that no window, or only some, reached.
     missing = [x.shape[axis] - dy.shape[axis] for axis in (1, 2)]
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    inner, outer = kernel.shape[2], kernel.shape[3] // groups
+    turned = kernel[::-1, ::-1].reshape(size, size, inner, groups, outer)
+    turned = turned.transpose(0, 1, 4, 3, 2).reshape(size, size, outer, groups * inner)
     padding = [(size - 1 - half, half + extra) for extra in missing]
-    dx = lax.conv_general_dilated(dy, turned, (1, 1), padding, dimension_numbers=_LAYOUT)
-    if x.dtype == jnp.bfloat16 and missing == [0, 0] and size > 1:
+    dx = lax.conv_general_dilated(dy, turned, (1, 1), padding, dimension_numbers=_LAYOUT, feature_group_count=groups)
+    if x.dtype == jnp.bfloat16 and missing == [0, 0] and size > 1 and groups == 1:
         return dx, _kernel_gradient_as_product(x, dy, size)
-    return dx, _kernel_gradient(x, dy, size, missing)
+    return dx, _kernel_gradient(x, dy, size, missing, groups)
 
 
-def _kernel_gradient(x: jax.Array, dy: jax.Array, size: int, missing: list[int]) -> jax.Array:
-    """Convolves x with dy as the kernel, the batch in the role of the input channels: (size, size, I, O)."""
+def _kernel_gradient(x: jax.Array, dy: jax.Array, size: int, missing: list[int], groups: int) -> jax.Array:
+    """Convolves x with dy as the kernel, the batch in the role of the input channels: (size, size, I / groups, O)."""
     half = size // 2
     padding = [(half, size - 1 - half - extra) for extra in missing]
-    x_IHWN, dy_HWNO = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
-    result_IHWO = lax.conv_general_dilated(x_IHWN, dy_HWNO, (1, 1), padding, dimension_numbers=_LAYOUT)
+    batch, height, width, channels = x.shape
+    # Each group's examples become one block of input channels, which meets that group's block of dy alone.
+    x_IHWGN = x.reshape(batch, height, width, groups, channels // groups).transpose(4, 1, 2, 3, 0)
+    x_IHWN, dy_HWNO = x_IHWGN.reshape(channels // groups, height, width, groups * batch), dy.transpose(1, 2, 0, 3)
+    result_IHWO = lax.conv_general_dilated(
+        x_IHWN, dy_HWNO, (1, 1), padding, dimension_numbers=_LAYOUT, feature_group_count=groups
+    )
     return result_IHWO.transpose(1, 2, 0, 3)
 
 

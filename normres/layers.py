@@ -43,6 +43,7 @@ class Conv(nn.Module):
       features: output channels.
       kernel_size: odd.
       stride: in both directions.
+      groups: blocks of channels that are convolved on their own.
       weights: a row of weights.TABLE: what the stored kernel goes through before it is applied.
       train: whether power iterations (spectral norm) go on.
       dtype: of the input and the output.
@@ -52,6 +53,7 @@ class Conv(nn.Module):
     features: int
     kernel_size: int = 3
     stride: int = 1
+    groups: int = 1
     weights: str = "plain"
     train: bool = False
     dtype: Any = jnp.float32
@@ -60,7 +62,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         """Convolves in `dtype`; the kernel is stored in float32."""
-        shape = (self.kernel_size, self.kernel_size, x_NHWC.shape[-1], self.features)
+        shape = (self.kernel_size, self.kernel_size, x_NHWC.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         row = kernels.TABLE[self.weights]
         scale = state = None
@@ -73,7 +75,7 @@ class Conv(nn.Module):
         kernel, after = row.apply(kernel, scale, held, self.train)
         if state is not None and self.train and not self.is_initializing():
             state.value = after
-        return conv(x_NHWC.astype(self.dtype), kernel, self.stride)
+        return conv(x_NHWC.astype(self.dtype), kernel, self.stride, self.groups)
 
     def _initial_state(self, row: WeightNormalization, kernel: jax.Array) -> jax.Array:
         assert row.initial_state is not None

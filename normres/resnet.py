@@ -1,10 +1,8 @@
-"""Residual and plain networks for small images, in which depth, order, shortcut and norm are values.
+"""Residual and plain networks for images, in which depth, branch, order, shortcut and norm are values.
 
 One block serves them all, so two configs differ in the thing that is studied and in nothing else: a plain and a
-residual network of one depth have the same parameter tree and, from one seed, the same initial values.
-
-He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2 (architecture, shortcuts A, B, C);
-He, Zhang, Ren, Sun 2016, arXiv 1603.05027 (full pre-activation, and what its first and last block do).
+residual network of one depth have the same parameter tree and, from one seed, the same initial values.  The values
+are rows of the tables in variants.py, norms.py and weights.py.
 """
 
 from dataclasses import dataclass
@@ -16,97 +14,9 @@ import jax.numpy as jnp
 
 from normres import norms
 from normres.layers import Conv, Norm
+from normres.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, Shortcut, stage_blocks
 
-STAGES = 3
-
-
-@dataclass(frozen=True)
-class Order:
-    """Where convolution, norm and ReLU stand, as words that are carried out from left to right.
-
-    A word is its operation and a number, which names its parameters; `conv1` carries the block's stride.
-
-    Attributes:
-      branch: the residual branch.
-      after: what follows the addition.
-      head: what follows the last block.
-    """
-
-    branch: str
-    after: str
-    head: str
-
-
-# To add an order, add a row.
-ORDERS: dict[str, Order] = {
-    "post": Order(branch="conv1 norm1 relu conv2 norm2", after="relu", head=""),
-    # The first block's leading norm and ReLU are the stem's, which stand before its two paths split.
-    "pre": Order(branch="norm1 relu conv1 norm2 relu conv2", after="", head="norm1 relu"),
-}
-
-STEM = "conv1 norm1 relu"
-
-
-@dataclass(frozen=True)
-class Shortcut:
-    """What runs beside the residual branch.
-
-    Attributes:
-      add: whether anything is added at all; without, the network is plain.
-      project: the blocks whose shortcut is a 1x1 convolution: "never", "where needed" (the shape changes), "always".
-        Where there is none, a changed shape is met by subsampling and channels of zeros.
-    """
-
-    add: bool = True
-    project: str = "never"
-
-
-SHORTCUTS: dict[str, Shortcut] = {
-    "none": Shortcut(add=False),
-    "A": Shortcut(),
-    "B": Shortcut(project="where needed"),
-    "C": Shortcut(project="always"),
-}
-
-
-@dataclass(frozen=True)
-class ResidualScale:
-    """What keeps a residual network's variance from growing with depth where no norm does.
-
-    Attributes:
-      initial: of the learned scalar that multiplies the branch's end; None for no such scalar.
-      fixup: Fixup's rules besides: of the branch's two kernels the first starts smaller by sqrt(blocks) and the last
-        at zero, as does the classifier, and a learned scalar is added before each convolution and after the first, and
-        at the branch's end.
-      paper: where it is from.
-    """
-
-    initial: float | None = None
-    fixup: bool = False
-    paper: str = "–"
-
-
-RESIDUAL_SCALES: dict[str, ResidualScale] = {
-    "none": ResidualScale(),
-    "skipinit": ResidualScale(initial=0.0, paper="De, Smith 2020, arXiv 2002.10444"),
-    # The same formula as SkipInit's, found for any kind of branch.
-    "rezero": ResidualScale(initial=0.0, paper="Bachlechner, Majumder, Mao, Cottrell, McAuley 2020, arXiv 2003.04887"),
-    "fixup": ResidualScale(initial=1.0, fixup=True, paper="Zhang, Dauphin, Ma 2019, arXiv 1901.09321"),
-}
-
-
-def check_depth(depth: int) -> int:
-    """Returns n, the blocks in each stage of a network of `depth` = 6n + 2 layers with parameters.
-
-    Raises:
-      ValueError: depth is not 6n + 2 with n at least 1; the message names the nearest that are.
-    """
-    n, rest = divmod(depth - 2, 2 * STAGES)
-    if n >= 1 and rest == 0:
-        return n
-    lower = max(n, 1) * 2 * STAGES + 2
-    near = str(lower) if n < 1 else f"{lower} or {lower + 2 * STAGES}"
-    raise ValueError(f"is not 6n+2 (8, 14, 20, ...); the nearest: {near}")
+STEM = ["conv1", "norm1", "relu"]
 
 
 @dataclass(frozen=True)
@@ -114,12 +24,26 @@ class ResNetConfig:
     """Everything that determines the network.
 
     Attributes:
-      depth: 6n + 2, counting convolutions on the main path and the classifier.
-      width: channels of the first stage; they double at each of the two later ones.
+      depth: layers with parameters on the main path, see variants.stage_blocks.
+      width: channels of the first stage (before a bottleneck's expansion); they double at each later one.
+      inner_width: channels of a bottleneck's inner convolutions in the first stage; 0 = width.
+      stem_width: channels of the stem; 0 = width.
+      cardinality: groups of the branch's 3x3 convolutions after the first convolution (ResNeXt).
+      squeeze: channels over those of squeeze-and-excitation's inner layer; 0 = none.
       classes: number of logits.
-      shortcut, order, weights, residual_scale: rows of SHORTCUTS, ORDERS, weights.TABLE, RESIDUAL_SCALES.
+      layout, block, shortcut, order, weights, residual_scale: rows of LAYOUTS, BRANCHES, SHORTCUTS, ORDERS,
+        weights.TABLE, RESIDUAL_SCALES.
+      stride_at: "first" or "3x3": which convolution of a branch carries the stride.
+      padding: "end" or "both": on which side shortcut A adds channels of zeros.
+      gate_bias: initial bias of a gate.
+      dropout: rate before a branch's last convolution (wide networks).
+      stochastic_depth: probability that the last block's branch is left out in training; it falls linearly to the
+        first block's.  One draw per block and step.
+      zero_last_scale: whether the scale of a branch's last norm starts at zero.
+      auxiliary: stages, from 1, with a classifier of their own.
+      remat: recompute each block's activations in the backward pass.
       norm: a row of norms.TABLE, or axes such as "NHC".
-      norm_groups: channel groups of a grouped norm; must divide width.
+      norm_groups: channel groups of a grouped norm; must divide every normalized width.
       norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
       norm_epsilon: see layers.Norm.
       norm_average, norm_momentum, norm_unbiased: see norms.Average.
@@ -129,9 +53,23 @@ class ResNetConfig:
 
     depth: int = 20
     width: int = 16
+    inner_width: int = 0
+    stem_width: int = 0
+    cardinality: int = 1
+    squeeze: int = 0
     classes: int = 10
+    layout: str = "cifar"
+    block: str = "basic"
     shortcut: str = "A"
     order: str = "post"
+    stride_at: str = "3x3"
+    padding: str = "end"
+    gate_bias: float = -6.0
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    zero_last_scale: bool = False
+    auxiliary: tuple[int, ...] = ()
+    remat: bool = False
     norm: str = "batch"
     norm_groups: int = 8
     norm_sub_batches: int = 4
@@ -144,6 +82,18 @@ class ResNetConfig:
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+        return stage_blocks(self.layout, self.block, self.depth)
+
+    def features(self, stage: int) -> tuple[int, ...]:
+        """Returns the output channels of each convolution of a branch in `stage`, counted from 0."""
+        branch = BRANCHES[self.block]
+        outer = self.width * branch.expansion * 2**stage
+        inner = (self.inner_width or self.width) * 2**stage
+        return (*[inner] * (len(branch.kernels) - 1), outer)
+
 
 class _Operations(nn.Module):
     """A network or block that carries out an Order's words."""
@@ -151,7 +101,7 @@ class _Operations(nn.Module):
     config: ResNetConfig
     train: bool = False
 
-    def norm(self, name: str, activate: bool = False) -> Norm:
+    def norm(self, name: str, activate: bool = False, **options: Any) -> Norm:
         """Returns the norm that the config asks for."""
         config = self.config
         return Norm(
@@ -164,6 +114,7 @@ class _Operations(nn.Module):
             activate=activate,
             axis_name=config.axis_name,
             name=name,
+            **options,
         )
 
     def conv(self, name: str, features: int, **options: Any) -> Conv:
@@ -171,33 +122,32 @@ class _Operations(nn.Module):
         config = self.config
         return Conv(features, weights=config.weights, train=self.train, dtype=config.dtype, name=name, **options)
 
-    def carry_out(self, x: jax.Array, words: list[str], features: int, stride: int = 1, prefix: str = "") -> jax.Array:
-        """Runs `words` on x, each under the name prefix + word."""
+    def carry_out(
+        self, x: jax.Array, words: list[str], convolutions: dict[str, dict[str, Any]], prefix: str = ""
+    ) -> jax.Array:
+        """Runs `words` on x, each under the name prefix + word; `convolutions` has their arguments."""
         activates = bool(norms.find_spec(self.config.norm).activation)
-        fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup
+        fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup and not prefix.startswith("after_")
+        last = f"norm{len(BRANCHES[self.config.block].kernels)}"
         for word, before, after in zip(words, ["", *words], [*words[1:], ""], strict=False):
+            name = prefix + word
             match word.rstrip("0123456789"):
                 case "relu":
                     # A norm that brings its own nonlinearity has replaced this one.
                     x = x if activates and before.startswith("norm") else nn.relu(x)
                 case "norm":
-                    x = self.norm(prefix + word, activate=after == "relu")(x)
-                    x = self.add_scalar(x, f"{prefix}{word}_bias") if fixup and after else x
+                    zero = self.config.zero_last_scale and name == last
+                    options = {"scale_init": nn.initializers.zeros} if zero else {}
+                    x = self.norm(name, activate=after == "relu", **options)(x)
+                    x = self.add_scalar(x, f"{name}_bias") if fixup and after else x
                 case "conv":
-                    x = self.add_scalar(x, f"{prefix}{word}_bias") if fixup and not prefix else x
-                    x = self.conv(prefix + word, features, **self.of_conv(word, stride, prefix))(x)
+                    x = self.add_scalar(x, f"{name}_bias") if fixup and not prefix else x
+                    x = self.conv(name, **convolutions[word])(x)
+                case "dropout":
+                    x = nn.Dropout(self.config.dropout, deterministic=not self.train, name=name)(x)
                 case _:
-                    raise ValueError(f"{word!r} is no operation; choices: conv, norm, relu")
+                    raise ValueError(f"{word!r} is no operation; choices: conv, norm, relu, dropout")
         return x
-
-    def of_conv(self, word: str, stride: int, prefix: str) -> dict[str, Any]:
-        """Returns stride and initial kernel of a convolution: `conv1` strides, and Fixup shrinks the branch's."""
-        options: dict[str, Any] = {"stride": stride if word == "conv1" else 1}
-        if RESIDUAL_SCALES[self.config.residual_scale].fixup and not prefix:
-            blocks = STAGES * check_depth(self.config.depth)
-            shrunk = nn.initializers.variance_scaling(2.0 / blocks, "fan_in", "normal")
-            options["kernel_init"] = shrunk if word == "conv1" else nn.initializers.zeros
-        return options
 
     def add_scalar(self, x: jax.Array, name: str) -> jax.Array:
         """Adds a learned scalar, at first 0."""
@@ -205,79 +155,160 @@ class _Operations(nn.Module):
 
 
 class Block(_Operations):
-    """The block: x -> after(shortcut(x) + branch(x)), (N, H, W, I) -> (N, H / stride, W / stride, features).
+    """The block: x -> after(shortcut(x) + branch(x)), (N, H, W, I) -> (N, H / stride, W / stride, features[-1]).
 
     Attributes:
-      features: output channels.
-      stride: of the first convolution and of the shortcut.
+      features: output channels of each convolution of the branch.
+      stride: of the branch and of the shortcut.
       first: whether this is the network's first block, whose leading norm and ReLU the stem has carried out.
     """
 
-    features: int = 16
+    features: tuple[int, ...] = (16, 16)
     stride: int = 1
     first: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the block's output."""
-        order = ORDERS[self.config.order]
-        words = order.branch.split()
-        lead = words.index("conv1")
+    def __call__(self, x: jax.Array, survival: jax.Array | float | None = None) -> jax.Array:
+        """Returns the block's output; `survival` is the probability with which the branch takes part in training."""
+        config = self.config
+        order, shortcut = ORDERS[config.order], SHORTCUTS[config.shortcut]
+        words = order.branch(len(self.features))
+        if config.dropout:
+            words.insert(words.index(f"conv{len(self.features)}"), "dropout")
+        lead, convolutions = words.index("conv1"), self._convolutions()
         # What precedes the first convolution is split off, because a projection reads the activated input too.
-        activated = x if self.first else self.carry_out(x, words[:lead], self.features)
-        branch = self.carry_out(activated, words[lead:], self.features, self.stride)
-        scale = RESIDUAL_SCALES[self.config.residual_scale]
+        activated = x if self.first else self.carry_out(x, words[:lead], convolutions)
+        branch = self._end_of_branch(self.carry_out(activated, words[lead:], convolutions))
+        if survival is not None:
+            branch = branch * self._takes_part(survival).astype(branch.dtype)
+        self.sow("intermediates", "branch", branch)
+        total = branch
+        if shortcut.add:
+            side, branch = self._shortcut(shortcut, x, activated, branch, words)
+            self.sow("intermediates", "shortcut", side)
+            total = branch + side
+        self.sow("intermediates", "sum", total)
+        return self.carry_out(total, order.after.split(), convolutions, prefix="after_")
+
+    def _convolutions(self) -> dict[str, dict[str, Any]]:
+        """Returns the arguments of the branch's convolutions; Fixup shrinks their initial kernels."""
+        config, branch = self.config, BRANCHES[self.config.block]
+        strides = branch.strides(self.stride, config.stride_at)
+        arguments = {}
+        for index, size in enumerate(branch.kernels):
+            own: dict[str, Any] = {"features": self.features[index], "kernel_size": size, "stride": strides[index]}
+            own["groups"] = config.cardinality if size > 1 and index > 0 else 1
+            if RESIDUAL_SCALES[config.residual_scale].fixup:
+                scale = 2.0 * sum(config.blocks) ** (-1 / (len(branch.kernels) - 1))
+                shrunk = nn.initializers.variance_scaling(scale, "fan_in", "normal")
+                own["kernel_init"] = shrunk if index < len(branch.kernels) - 1 else nn.initializers.zeros
+            arguments[f"conv{index + 1}"] = own
+        return arguments
+
+    def _end_of_branch(self, branch: jax.Array) -> jax.Array:
+        """Applies squeeze-and-excitation and the residual scale, where the config has them."""
+        config, scale = self.config, RESIDUAL_SCALES[self.config.residual_scale]
+        if config.squeeze:
+            # Hu, Shen, Sun 2017, arXiv 1709.01507.
+            channels = branch.shape[-1]
+            pooled = jnp.mean(branch.astype(jnp.float32), axis=(1, 2), keepdims=True)
+            hidden = nn.relu(nn.Dense(max(channels // config.squeeze, 1), name="squeeze")(pooled))
+            branch = branch * nn.sigmoid(nn.Dense(channels, name="excite")(hidden)).astype(branch.dtype)
         if scale.initial is not None:
             initial = nn.initializers.constant(scale.initial)
-            factor = self.param("branch_scale", initial, (1,) * branch.ndim, jnp.float32)
-            branch = branch * factor.astype(branch.dtype)
-        if scale.fixup:
-            branch = self.add_scalar(branch, "branch_bias")
-        shortcut = SHORTCUTS[self.config.shortcut]
-        if shortcut.add:
-            branch = branch + self._shortcut(shortcut, x, activated, branch.shape)
-        return self.carry_out(branch, order.after.split(), self.features, prefix="after_")
+            branch = branch * self.param("branch_scale", initial, (1,) * branch.ndim, jnp.float32).astype(branch.dtype)
+        return self.add_scalar(branch, "branch_bias") if scale.fixup else branch
 
-    def _shortcut(self, shortcut: Shortcut, x: jax.Array, activated: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        changed = x.shape != shape
-        if shortcut.project == "always" or (shortcut.project == "where needed" and changed):
-            projected = self.conv("shortcut_conv", self.features, kernel_size=1, stride=self.stride)(activated)
+    def _takes_part(self, survival: jax.Array | float) -> jax.Array:
+        """Returns 1 or 0 in training, the probability in evaluation (Huang et al. 2016, arXiv 1603.09382)."""
+        if not self.train:
+            return jnp.asarray(survival)
+        return jax.random.bernoulli(self.make_rng("dropout"), survival).astype(jnp.float32)
+
+    def _shortcut(
+        self, shortcut: Shortcut, x: jax.Array, activated: jax.Array, branch: jax.Array, words: list[str]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the two summands: the shortcut's output and the branch, scaled or gated."""
+        config, features = self.config, branch.shape[-1]
+        if shortcut.project == "always" or (shortcut.project == "where needed" and x.shape != branch.shape):
+            side = self.conv("shortcut_conv", features, kernel_size=1, stride=self.stride)(activated)
             # Normalized like the branch it is added to (He 2015); a pre-activation branch ends in a convolution.
-            ends_in_norm = ORDERS[self.config.order].branch.split()[-1].startswith("norm")
-            return self.norm("shortcut_norm")(projected) if ends_in_norm else projected
-        x = x[:, :: self.stride, :: self.stride]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.features - x.shape[-1])))
+            if [word for word in words if word != "relu"][-1].startswith("norm"):
+                side = self.norm("shortcut_norm")(side)
+        else:
+            side = x[:, :: self.stride, :: self.stride]
+            zeros = features - side.shape[-1]
+            before = zeros // 2 if config.padding == "both" else 0
+            side = jnp.pad(side, ((0, 0), (0, 0), (0, 0), (before, zeros - before)))
+        if shortcut.gate:
+            bias = nn.initializers.constant(config.gate_bias)
+            gate = nn.sigmoid(nn.Dense(features, bias_init=bias, name="gate")(x[:, :: self.stride, :: self.stride]))
+            gate = gate.astype(side.dtype)
+            side = side * (1 - gate)
+            branch = branch * gate if shortcut.gate == "exclusive" else branch
+        if shortcut.dropout:
+            side = nn.Dropout(shortcut.dropout, deterministic=not self.train, name="shortcut_dropout")(side)
+        return side * shortcut.factor, branch * shortcut.branch_factor
 
 
 class ResNet(_Operations):
-    """The network: stem, three stages, global average, classifier."""
+    """The network: stem, stages, global average, classifier."""
 
     @nn.compact
     def __call__(self, images_NHWC: jax.Array) -> jax.Array:
-        """Returns logits_NK in at least float32 for images_NHWC of any floating dtype."""
+        """Returns logits_NK in at least float32 for images_NHWC of any floating dtype.
+
+        With the collection "intermediates" mutable, it stores there what the blocks' two paths, the stem and the
+        pooled features hold (scanned stages with a leading axis of depth), and auxiliary logits in "auxiliary".
+        """
+        config, layout = self.config, LAYOUTS[self.config.layout]
+        stem = {
+            "features": config.stem_width or config.width,
+            "kernel_size": layout.stem_kernel,
+            "stride": layout.stem_stride,
+        }
+        x = self.carry_out(images_NHWC.astype(config.dtype), STEM, {"conv1": stem}, prefix="stem_")
+        if layout.pool:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        self.sow("intermediates", "stem", x)
+        done = 0
+        for stage, blocks in enumerate(config.blocks):
+            x = self._stage(x, stage, blocks, done)
+            done += blocks
+            if stage + 1 in config.auxiliary:
+                self.sow("auxiliary", f"stage{stage + 1}", self._classify(x, f"auxiliary{stage + 1}"))
+        x = self.carry_out(x, ORDERS[config.order].head.split(), {}, prefix="head_")
+        return self._classify(x, "classifier")
+
+    def _stage(self, x: jax.Array, stage: int, blocks: int, done: int) -> jax.Array:
+        """Runs a stage's blocks, all but the first as one compiled block, whatever the depth."""
         config = self.config
-        blocks = check_depth(config.depth)
-        x = images_NHWC.astype(config.dtype)
-        x = self.carry_out(x, STEM.split(), config.width, prefix="stem_")
-        for stage in range(STAGES):
-            features = config.width * 2**stage
-            options = {"config": config, "train": self.train, "features": features}
-            first = Block(**options, stride=1 if stage == 0 else 2, first=stage == 0, name=f"stage{stage + 1}_first")
-            x = first(x)
-            if blocks > 1:
-                # One compiled block for the rest of the stage, whatever the depth.
-                rest = nn.scan(
-                    lambda block, x, _: (block(x), None),
-                    variable_axes={"params": 0, "batch_stats": 0, "moments": 0},
-                    split_rngs={"params": True},
-                    length=blocks - 1,
-                )
-                x, _ = rest(Block(**options, name=f"stage{stage + 1}_rest"), x, None)
-        x = self.carry_out(x, ORDERS[config.order].head.split(), x.shape[-1], prefix="head_")
+        block = nn.remat(Block, prevent_cse=False) if config.remat else Block
+        options: dict[str, Any] = {"config": config, "train": self.train, "features": config.features(stage)}
+        # Linear decay: block l of L, from 1, takes part with probability 1 - l / L * stochastic_depth.
+        survival = [1 - (done + i + 1) / sum(config.blocks) * config.stochastic_depth for i in range(blocks)]
+        at_random = config.stochastic_depth > 0
+        first = block(**options, stride=1 if stage == 0 else 2, first=stage == 0, name=f"stage{stage + 1}_first")
+        x = first(x, survival[0] if at_random else None)
+        if blocks > 1:
+            rest = nn.scan(
+                lambda block, x, survival: (block(x, survival), None),
+                variable_axes={"params": 0, "batch_stats": 0, "moments": 0, "intermediates": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=blocks - 1,
+            )
+            each = jnp.asarray(survival[1:], jnp.float32) if at_random else None
+            x, _ = rest(block(**options, name=f"stage{stage + 1}_rest"), x, each)
+        return x
+
+    def _classify(self, x: jax.Array, name: str) -> jax.Array:
+        """Averages over space and returns logits in at least float32."""
         x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
-        fixup = RESIDUAL_SCALES[config.residual_scale].fixup
+        if name == "classifier":
+            self.sow("intermediates", "pooled", x)
+        fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup
         initial = nn.initializers.zeros if fixup else nn.initializers.lecun_normal()
-        return nn.Dense(config.classes, kernel_init=initial, name="classifier")(x)
+        return nn.Dense(self.config.classes, kernel_init=initial, name=name)(x)
 
 
 def count_parameters(params: Any) -> int:

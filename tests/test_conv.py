@@ -72,12 +72,30 @@ def test_output_and_gradients_equal_autodiff(size, stride):
                 close(array, wanted, tolerance)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("groups", "channels_in", "channels_out"), [(2, 6, 4), (3, 6, 9), (4, 4, 4)])
+def test_grouped_output_and_gradients_equal_autodiff(groups, channels_in, channels_out, stride):
+    x, kernel = draw(2, 7, 6, channels_in), draw(3, 3, channels_in // groups, channels_out, seed=1)
+    dy = draw(2, -(-7 // stride), 6 // stride, channels_out, seed=2)
+
+    def by_loop(x, kernel, stride):
+        """Each group is a convolution of its own."""
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([plain(part, own, stride) for part, own in parts], -1)
+
+    with jax.enable_x64(True):
+        expected = with_gradients(by_loop, x, kernel, dy, stride)
+        found = with_gradients(partial(conv, groups=groups), x, kernel, dy, stride)
+    for array, wanted in zip(found, expected, strict=True):
+        close(array, wanted, 1e-12)
+
+
 @pytest.mark.parametrize("size", [3, 5])
 def test_both_forms_of_the_kernel_gradient_are_equal(size):
     x, dy = draw(2, 6, 4, 3), draw(2, 6, 4, 5, seed=1)
     with jax.enable_x64(True):
         product = module._kernel_gradient_as_product(jnp.asarray(x), jnp.asarray(dy), size)
-        close(product, module._kernel_gradient(jnp.asarray(x), jnp.asarray(dy), size, [0, 0]), 1e-13)
+        close(product, module._kernel_gradient(jnp.asarray(x), jnp.asarray(dy), size, [0, 0], 1), 1e-13)
 
 
 def test_the_kernel_is_cast_to_the_input():

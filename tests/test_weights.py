@@ -8,7 +8,8 @@ import pytest
 from test_resnet import IMAGES, apply, variables
 
 from normres import layers, norms, weights
-from normres.resnet import RESIDUAL_SCALES, Block, ResNet, ResNetConfig, count_parameters
+from normres.resnet import Block, ResNet, ResNetConfig, count_parameters
+from normres.variants import RESIDUAL_SCALES
 
 KERNEL = np.random.default_rng(0).normal(0.3, 0.2, (3, 3, 5, 7)).astype(np.float32)
 SCALE = np.linspace(0.5, 2.0, 7, dtype=np.float32)
@@ -115,7 +116,7 @@ def test_kernel_norms_of_the_network():
 def test_a_scaled_branch_is_at_first_not_there(scale, order):
     config = ResNetConfig(norm="none", residual_scale=scale, order=order, depth=8)
     x = jnp.abs(jnp.asarray(IMAGES[..., :1])) * jnp.ones((1, 1, 1, 6))
-    block = Block(config, features=6)
+    block = Block(config, features=(6, 6))
     held = block.init(jax.random.key(0), x)
     np.testing.assert_allclose(block.apply(held, x), x)
     # But every scale learns: its gradient is not zero.

@@ -3,7 +3,7 @@
 normres bench norms --markdown
 """
 
-from normres import resnet, weights
+from normres import variants, weights
 from normres.norms import TABLE, NormSpec
 from normres.report.tables import Table, markdown
 
@@ -56,7 +56,7 @@ def _weights_table() -> Table:
 
 def _scale_table() -> Table:
     rows = []
-    for name, row in resnet.RESIDUAL_SCALES.items():
+    for name, row in variants.RESIDUAL_SCALES.items():
         what = "–" if row.initial is None else f"a learned scalar on the branch, at first {row.initial:g}"
         what += ", and Fixup's initial kernels and scalar biases" if row.fixup else ""
         rows.append((name, what, row.paper))
