@@ -1,0 +1,426 @@
+"""State dicts from PyTorch 2.13 in normres and Flax: the same evaluation, the same next step, the same keys back."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from normres import layers, weights
+from normres.norms import TABLE, Average, NormSpec
+from normres.torch_compat import average_from_torch, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
+
+FIXTURE = Path(__file__).parent / "fixtures" / "torch_compat.npz"
+
+
+class LengthsTimesDirections(nn.Module):
+    """Weight norm of a matrix, by the kernel's function; layers.Conv does it for images."""
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.ones, (x.shape[-1], 3))
+        scale, bias = (self.param(name, nn.initializers.ones, (3,)) for name in ("kernel_scale", "bias"))
+        return x @ weights.l2_normalized(kernel, scale) + bias.reshape(1, 1, 3)
+
+
+@dataclasses.dataclass
+class Case:
+    """What a module of PyTorch is here: modules that must all evaluate as it does, and the first of which is trained.
+
+    `moved` says whether the input has the channels at axis 1 in PyTorch, `counts` whether PyTorch counts its updates.
+    """
+
+    modules: list[nn.Module]
+    average: Average | None = None
+    channel_axis: int | None = None
+    moved: bool = True
+    weight_norm: str = "parametrization"
+    counts: bool = False
+
+    @property
+    def is_norm(self):
+        return not isinstance(self.modules[0], nn.Conv | nn.Dense | layers.Conv | LengthsTimesDirections)
+
+
+def without(name, *affine):
+    return dataclasses.replace(TABLE[name], affine=tuple(part for part in TABLE[name].affine if part not in affine))
+
+
+def tracked(spec, momentum, epsilon=1e-5, counts=True, sub_batches=1, **affine):
+    """A norm with running averages, and the drop-in, which trains differently but evaluates alike."""
+    average = average_from_torch(momentum)
+    modules = [layers.Norm(spec, average=average, epsilon=epsilon, sub_batches=sub_batches)]
+    return Case([*modules, layers.BatchNorm(epsilon=epsilon, **affine)], average, counts=counts)
+
+
+PLAIN = {"use_scale": False, "use_bias": False}
+IMAGE = {"reduction_axes": (1, 2, 3), "epsilon": 1e-5}
+
+CASES = {
+    "batch1d": tracked(TABLE["batch"], 0.1),
+    "batch1d_vectors": tracked(TABLE["batch"], 0.1),
+    "batch2d": tracked(TABLE["batch"], 0.3),
+    "batch3d": tracked(TABLE["batch"], 0.1, epsilon=1e-2),
+    "batch_cumulative": tracked(TABLE["batch"], None),
+    "batch_plain": tracked(without("batch", "scale", "bias"), 0.1, **PLAIN),
+    "batch_without_bias": tracked(without("batch", "bias"), 0.1, use_bias=False),
+    "batch_untracked": Case([layers.Norm(NormSpec(over="NS"))]),
+    "instance_plain": Case(
+        [layers.Norm(without("instance", "scale", "bias")), layers.InstanceNorm(epsilon=1e-5, **PLAIN)]
+    ),
+    "instance": Case([layers.Norm(TABLE["instance"]), layers.InstanceNorm(epsilon=1e-5)]),
+    # Own statistics per example in training, their averages in evaluation: sub-batches of one example.
+    "instance_tracked": tracked(TABLE["ghost_batch"], 0.3, counts=False, sub_batches=5),
+    "instance_plain_tracked": tracked(
+        without("ghost_batch", "scale", "bias"), 0.1, counts=False, sub_batches=6, **PLAIN
+    ),
+    "instance_never_updated": tracked(without("ghost_batch", "scale", "bias"), 0, counts=False, sub_batches=5, **PLAIN),
+    "layer_vectors": Case([layers.Norm(TABLE["positional"]), layers.LayerNorm(epsilon=1e-5)], moved=False),
+    "layer_images": Case([layers.LayerNorm(feature_axes=(1, 2, 3), **IMAGE)], channel_axis=0),
+    "layer_rows": Case(
+        [layers.LayerNorm(reduction_axes=(1, 2), feature_axes=(1, 2), epsilon=1e-5, use_bias=False)],
+        channel_axis=-1,
+        moved=False,
+    ),
+    "layer_plain": Case([layers.Norm(without("layer", "scale", "bias")), layers.LayerNorm(**IMAGE, **PLAIN)]),
+    "group": Case([layers.Norm(TABLE["group"], groups=2), layers.GroupNorm(num_groups=2, epsilon=1e-5)]),
+    "group_plain": Case(
+        [
+            layers.Norm(without("group", "scale", "bias"), groups=2),
+            layers.GroupNorm(num_groups=2, epsilon=1e-5, **PLAIN),
+        ]
+    ),
+    # eps=None is that of float32.
+    "rms_vectors": Case(
+        [
+            layers.RMSNorm(epsilon=2**-23),
+            layers.Norm(NormSpec(over="C", center=False, affine=("scale",)), epsilon=2**-23),
+        ],
+        moved=False,
+    ),
+    "rms_images": Case([layers.RMSNorm(feature_axes=(1, 2, 3), **IMAGE)], channel_axis=0),
+    "linear": Case([nn.Dense(3)], moved=False),
+    "conv1d": Case([nn.Conv(3, (2,), padding="VALID")]),
+    "conv2d": Case([nn.Conv(3, (3, 2), padding="VALID")]),
+    "conv3d": Case([nn.Conv(3, (2, 1, 3), padding="VALID", use_bias=False)]),
+    "conv_in_groups": Case([nn.Conv(6, (3, 3), padding="VALID", feature_group_count=2)]),
+    "linear_weight_norm": Case([LengthsTimesDirections()], moved=False),
+    "conv_weight_norm": Case([layers.Conv(3, weights="l2")]),
+    "conv_old_weight_norm": Case([layers.Conv(3, weights="l2")], weight_norm="weight_g"),
+}
+
+
+@pytest.fixture(scope="module")
+def torch():
+    with np.load(FIXTURE) as file:
+        return dict(file)
+
+
+def under(torch, start):
+    """The part of the fixture below `start`, such as the state dict of a case."""
+    return {key.removeprefix(start): array for key, array in torch.items() if key.startswith(start)}
+
+
+def from_torch(case, state_dict, prefix=""):
+    if case.is_norm:
+        return norm_from_torch(state_dict, prefix, average=case.average, channel_axis=case.channel_axis)
+    return kernel_from_torch(state_dict, prefix)
+
+
+def to_torch(case, variables, count=None, prefix=""):
+    if case.is_norm:
+        return norm_to_torch(variables, prefix, num_batches_tracked=count, channel_axis=case.channel_axis)
+    return kernel_to_torch(variables, prefix, weight_norm=case.weight_norm)
+
+
+def at(module, train):
+    if hasattr(module, "use_running_average"):
+        return module.clone(use_running_average=not train)
+    return module
+
+
+def close(actual, expected, tolerance=1e-5):
+    """Compares with a tolerance relative to the largest expected value."""
+    assert actual.shape == expected.shape
+    expected = np.asarray(expected, np.float64)
+    scale = max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=0, atol=tolerance * scale)
+
+
+def identical(actual, expected):
+    """The same keys, dtypes, shapes and bits: what load_state_dict(strict=True) asks of keys and shapes, and more."""
+    assert set(actual) == set(expected)
+    for key, array in expected.items():
+        assert type(actual[key]) is np.ndarray, key
+        assert actual[key].dtype == array.dtype, key
+        np.testing.assert_array_equal(actual[key], array, strict=True, err_msg=key)
+
+
+def test_every_case_of_the_fixture_is_tested(torch):
+    assert {key.partition("/")[0] for key in torch} - {"torch_version", "rate"} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_state_dict_there_and_back(name, torch):
+    # In one state dict with all the others, as part of a model; conv is also how conv_in_groups begins.
+    model = {f"{case}.{key}": array for case in CASES for key, array in under(torch, f"{case}/state/").items()}
+    case, state = CASES[name], under(torch, f"{name}/state/")
+    count = state.get("num_batches_tracked")
+    if state:  # without, nothing shows that the prefix is right
+        variables = from_torch(case, model, name)
+        identical(to_torch(case, variables, count, prefix=name), {f"{name}.{key}": state[key] for key in state})
+        identical(to_torch(case, variables, count, prefix=f"{name}."), {f"{name}.{key}": state[key] for key in state})
+    identical(to_torch(case, from_torch(case, state), count), state)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_evaluates_and_trains_on_as_pytorch(name, torch):
+    case, state = CASES[name], under(torch, f"{name}/state/")
+    x, y, next_x = (torch[f"{name}/{array}"] for array in ("input", "output", "next_input"))
+    if case.moved:
+        x, y, next_x = (np.moveaxis(array, 1, -1) for array in (x, y, next_x))
+    variables = from_torch(case, state)
+    params = variables.get("params", {})
+    rest = {name: value for name, value in variables.items() if name != "params"}
+
+    def loss(params, module, x):
+        y, updated = module.apply({"params": params, **rest}, x, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y)), updated
+
+    @jax.jit
+    def run(params, x, next_x):
+        outputs = [at(module, train=False).apply({"params": params, **rest}, x) for module in case.modules]
+        gradients, updated = jax.grad(loss, has_aux=True)(params, at(case.modules[0], train=True), next_x)
+        return outputs, gradients, updated
+
+    own = jax.eval_shape(lambda: at(case.modules[0], train=True).init(jax.random.key(0), x))
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, own)
+    assert jax.tree.map(lambda array: array.dtype, variables) == jax.tree.map(lambda array: array.dtype, own)
+    outputs, gradients, updated = run(params, x, next_x)
+    for output in outputs:
+        close(output, y)
+    stepped = jax.tree.map(lambda array, gradient: array - np.float32(torch["rate"]) * gradient, params, gradients)
+    # The cumulative average counts; for the others the number is only passed on, by the caller.
+    count = None if "updates" in rest.get("batch_stats", {}) else state.get("num_batches_tracked", 0) + case.counts
+    found = to_torch(case, {"params": stepped, **updated}, count)
+    expected = under(torch, f"{name}/next/")
+    assert set(found) == set(expected)
+    for key, array in expected.items():
+        assert found[key].dtype == array.dtype, key
+        close(found[key], array)
+        # A step that the tolerance would not notice is no evidence; the last case never updates.
+        constant = key == "num_batches_tracked" or name == "instance_never_updated"
+        assert constant or np.abs(array - state[key]).max() > 1e-3, key
+
+
+def test_averages():
+    assert average_from_torch(0.25) == Average("exponential", 0.25, torch_momentum=True, unbiased=True)
+    assert average_from_torch() == average_from_torch(0.1)
+    assert average_from_torch(None).kind == "cumulative"
+    with pytest.raises(ValueError, match=r"^momentum=1.5 is not between 0 and 1$"):
+        average_from_torch(1.5)
+
+
+class Tensor:
+    """As numpy sees one on the CPU: it shares its memory, and knows no `copy` argument."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None):
+        return self.array
+
+
+class TrainedTensor:
+    def __array__(self, dtype=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+
+
+class FarTensor:
+    def __array__(self, dtype=None):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy.\nUse Tensor.cpu()")
+
+
+def test_arrays_are_copies_that_pytorch_may_write_to():
+    weight, matrix = np.array([1, 2], np.float16), np.array([[1, 2], [3, 4]], np.float64)
+    scale = norm_from_torch({"weight": Tensor(weight)})["params"]["scale"]
+    kernel = kernel_from_torch({"weight": Tensor(matrix)})["params"]["kernel"]
+    weight += 1
+    matrix += 1
+    np.testing.assert_array_equal(scale, np.array([1, 2], np.float16), strict=True)
+    np.testing.assert_array_equal(kernel, np.array([[1.0, 3.0], [2.0, 4.0]]), strict=True)
+    # torch.from_numpy warns of arrays that cannot be written to, such as those of jax.
+    found = norm_to_torch({"params": {"scale": jnp.ones(2)}}) | kernel_to_torch(
+        {"params": {"kernel": jnp.ones((2, 3))}}
+    )
+    assert found["weight"].flags.writeable
+    assert found["weight"].flags.c_contiguous
+
+
+def test_what_must_be_there_may_be_said():
+    batch = {"weight": np.ones(2), "bias": np.ones(2), "running_mean": np.ones(2), "running_var": np.ones(2)}
+    assert set(norm_from_torch(batch, affine=("scale", "bias"), running=True)) == {"params", "batch_stats"}
+    # A norm without anything: by itself, or in a model whose other keys are not its own.
+    assert norm_from_torch({}) == {}
+    assert norm_from_torch({"conv.weight": np.ones(2)}, "norm", affine=()) == {}
+    # Counted only if somebody does.
+    counted = batch | {"num_batches_tracked": np.array(7)}
+    assert set(norm_from_torch(counted)["batch_stats"]) == {"mean", "var"}
+    variables = norm_from_torch(counted, average=average_from_torch(None))
+    assert variables["batch_stats"]["updates"].dtype == np.float32
+    assert norm_to_torch(variables)["num_batches_tracked"] == 7
+    assert norm_to_torch(variables, num_batches_tracked=9)["num_batches_tracked"] == 9
+    assert norm_to_torch(variables, num_batches_tracked=Tensor(np.array(9)))["num_batches_tracked"] == 9
+    assert norm_to_torch(norm_from_torch(batch))["num_batches_tracked"] == 0
+    assert "num_batches_tracked" not in norm_to_torch({"params": {"scale": np.ones(2)}})
+
+
+ONE, TWO, MATRIX, IMAGES = np.ones(()), np.ones(2), np.ones((2, 3)), np.ones((4, 2, 3, 3))
+RUNNING = {"running_mean": TWO, "running_var": TWO}
+
+# What is converted and how, and the whole message.
+MISTAKES = [
+    (
+        lambda: norm_from_torch({"bn.weight": TWO, "bn.running_maen": TWO}, "bn"),
+        "'bn.running_maen' is unexpected; did you mean 'bn.running_mean'? choices: bn.weight, bn.bias, "
+        "bn.running_mean, bn.running_var, bn.num_batches_tracked",
+    ),
+    (
+        lambda: norm_from_torch({"bn.running_mean": TWO, "bn.weight": TWO}, "bn"),
+        "'bn.running_var' is missing; there are: 'bn.running_mean', 'bn.weight'",
+    ),
+    (lambda: norm_from_torch({"bias": TWO}), "'weight' is missing; there are: 'bias'"),
+    (lambda: norm_from_torch({"weight": TWO}, affine=("scale", "bias")), "'bias' is missing; there are: 'weight'"),
+    (lambda: norm_from_torch({"weight": TWO}, affine=(), running=False), "'weight' is unexpected; choices: none"),
+    (lambda: norm_from_torch({"weight": TWO}, running=True), "'running_mean' is missing; there are: 'weight'"),
+    (
+        lambda: norm_from_torch(RUNNING, running=False),
+        "'running_mean' is unexpected; choices: weight, bias",
+    ),
+    (
+        lambda: norm_from_torch({}, affine=("weight",)),
+        "affine='weight' does not exist; choices: scale, bias",
+    ),
+    (
+        lambda: norm_from_torch(RUNNING, average=average_from_torch(None)),
+        "'num_batches_tracked' is missing; there are: 'running_mean', 'running_var'",
+    ),
+    (
+        lambda: norm_from_torch({"layer1.bn1.weight": TWO, "layer1.conv1.weight": TWO}, "layer1.bn"),
+        "no key begins with 'layer1.bn.'; did you mean 'layer1.bn1'? choices: layer1.bn1, layer1.conv1",
+    ),
+    (
+        lambda: norm_from_torch({"weight": TWO, "bias": np.ones(3)}),
+        "'bias' has shape (3,), expected (2,) as 'weight'",
+    ),
+    (
+        lambda: norm_from_torch({"bn.running_mean": MATRIX, "bn.running_var": TWO}, "bn"),
+        "'bn.running_mean' has shape (2, 3), expected one axis",
+    ),
+    (
+        lambda: norm_from_torch({**RUNNING, "num_batches_tracked": TWO}),
+        "'num_batches_tracked' has shape (2,), expected ()",
+    ),
+    (lambda: norm_from_torch({"weight": ONE}), "'weight' has shape (), expected an axis or more"),
+    (
+        lambda: norm_from_torch({"weight": MATRIX}),
+        "'weight' has shape (2, 3): channel_axis=None must be one of its axes, or -1",
+    ),
+    (
+        lambda: norm_from_torch({"weight": MATRIX}, channel_axis=2),
+        "'weight' has shape (2, 3): channel_axis=2 must be one of its axes, or -1",
+    ),
+    (
+        lambda: norm_from_torch({"weight": FarTensor()}),
+        "'weight' is not readable as an array: can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()",
+    ),
+    (
+        lambda: kernel_from_torch({"fc.weight": TrainedTensor()}, "fc"),
+        "'fc.weight' is not readable as an array: Can't call numpy() on Tensor that requires grad. "
+        "Use tensor.detach().numpy() instead.",
+    ),
+    (
+        lambda: norm_to_torch({"params": {"scal": TWO}}),
+        "'params/scal' is unexpected; did you mean 'params/scale'? choices: params/scale, params/bias, "
+        "batch_stats/mean, batch_stats/var, batch_stats/updates",
+    ),
+    (
+        lambda: norm_to_torch({"scale": TWO}),
+        "'scale' is unexpected; choices: params, batch_stats",
+    ),
+    (lambda: norm_to_torch({"params": {"bias": TWO}}), "'params/scale' is missing; there are: 'params/bias'"),
+    (
+        lambda: norm_to_torch({"batch_stats": {"mean": TWO}}),
+        "'batch_stats/var' is missing; there are: 'batch_stats/mean'",
+    ),
+    (
+        lambda: norm_to_torch({"params": {"scale": np.ones(3)}, "batch_stats": {"mean": TWO, "var": TWO}}),
+        "'batch_stats/mean' has shape (2,), expected (3,) as 'params/scale'",
+    ),
+    (
+        lambda: norm_to_torch({"params": {"scale": MATRIX}}),
+        "'params/scale' has shape (2, 3): channel_axis=None must be one of its axes, or -1",
+    ),
+    (
+        lambda: kernel_from_torch({"conv.wieght": IMAGES}, "conv"),
+        "'conv.wieght' is unexpected; did you mean 'conv.weight'? choices: conv.weight, conv.bias",
+    ),
+    (lambda: kernel_from_torch({"bias": TWO}), "'weight' is missing; there are: 'bias'"),
+    (lambda: kernel_from_torch({}), "'weight' is missing; there are: none"),
+    (lambda: kernel_from_torch({"weight_v": IMAGES}), "'weight_g' is missing; there are: 'weight_v'"),
+    (
+        lambda: kernel_from_torch({"weight": IMAGES, "weight_v": IMAGES}),
+        "'weight_v' is unexpected; did you mean 'weight'? choices: weight, bias",
+    ),
+    (lambda: kernel_from_torch({"weight": MATRIX}, bias=True), "'bias' is missing; there are: 'weight'"),
+    (
+        lambda: kernel_from_torch({"weight": MATRIX, "bias": TWO}, bias=False),
+        "'bias' is unexpected; choices: weight",
+    ),
+    (lambda: kernel_from_torch({"weight": TWO}), "'weight' has shape (2,), expected from 2 to 5 axes"),
+    (
+        lambda: kernel_from_torch({"weight": IMAGES, "bias": TWO}),
+        "'bias' has shape (2,), expected (4,)",
+    ),
+    (
+        # Weight norm with dim=None has one length for the whole kernel.
+        lambda: kernel_from_torch({"c.weight_g": ONE, "c.weight_v": IMAGES}, "c"),
+        "'c.weight_g' has shape (), expected (4, 1, 1, 1)",
+    ),
+    (
+        lambda: kernel_from_torch({"fc1.weight": MATRIX}, "fc"),
+        "no key begins with 'fc.'; did you mean 'fc1'? choices: fc1",
+    ),
+    (
+        lambda: kernel_to_torch({"params": {"kernal": MATRIX}}),
+        "'params/kernal' is unexpected; did you mean 'params/kernel'? "
+        "choices: params/kernel, params/kernel_scale, params/bias",
+    ),
+    (lambda: kernel_to_torch({}), "'params/kernel' is missing; there are: none"),
+    (lambda: kernel_to_torch({"params": {"kernel": TWO}}), "'params/kernel' has shape (2,), expected from 2 to 5 axes"),
+    (
+        lambda: kernel_to_torch({"params": {"kernel": MATRIX, "kernel_scale": TWO}}),
+        "'params/kernel_scale' has shape (2,), expected (3,)",
+    ),
+    (
+        lambda: kernel_to_torch({"params": {"kernel": MATRIX}}, weight_norm="weight_v"),
+        "weight_norm='weight_v' does not exist; did you mean 'weight_g'? choices: parametrization, weight_g",
+    ),
+]
+
+
+@pytest.mark.parametrize(("convert", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
+def test_mistakes_are_one_line(convert, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        convert()
+
+
+def test_a_wrong_prefix_in_a_large_model_names_few_modules():
+    model = {f"layer{stage}.{block}.bn1.weight": TWO for stage in range(9) for block in range(9)}
+    with pytest.raises(ValueError, match="did you mean") as caught:
+        norm_from_torch(model, "layer4.bn1")
+    assert len(str(caught.value)) < 200
