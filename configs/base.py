@@ -16,6 +16,11 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config = ConfigDict()
 
     config.seed = 0  # initialization, data order and augmentation all derive from it
+    config.seeds = ConfigDict()  # -1 = config.seed; set one to vary it alone
+    config.seeds.initialization = -1  # of the parameters
+    config.seeds.order = -1  # in which the training images are seen
+    config.seeds.augmentation = -1  # crops and flips
+    config.seeds.dropout = -1  # and stochastic depth
     config.recipe = ""  # a name in normres/recipes.py; setting it sets the fields that its row lists
 
     config.model = ConfigDict()
@@ -60,6 +65,9 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.optim.momentum = 0.9
     config.optim.nesterov = False
     config.optim.weight_decay = 1e-4  # L2, added to the gradient before momentum
+    config.optim.clip_factor = 0.0  # adaptive gradient clipping, such as 0.02; 0 = off
+    config.optim.auxiliary_weight = 0.3  # of each auxiliary classifier's loss (model.auxiliary) ...
+    config.optim.auxiliary_decay = "linear"  # ... falling to zero at the last step: linear | none
     config.optim.decay_norms = True  # decay scales and biases as well as kernels, as the papers did
     config.optim.schedule = "step"  # step (divide at each boundary) | cosine (to zero) | constant
     config.optim.boundaries = (32_000, 48_000)  # steps; step schedule only

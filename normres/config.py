@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.augmentation": ("crop_flip", "none"),
     "data.subtract": ("pixel_mean", "channel_mean", "none"),
     "optim.schedule": tuple(optim.SCHEDULES),
+    "optim.auxiliary_decay": ("linear", "none"),
     "train.dtype": ("auto", "float32", "bfloat16"),
     "train.parallel": ("jit", "pmap"),
 }
@@ -35,7 +36,19 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # Smallest value allowed, by field.
 MINIMUM: dict[str, float] = {
     "seed": 0,
+    "seeds.initialization": -1,
+    "seeds.order": -1,
+    "seeds.augmentation": -1,
+    "seeds.dropout": -1,
     "model.width": 1,
+    "model.inner_width": 0,
+    "model.stem_width": 0,
+    "model.cardinality": 1,
+    "model.squeeze": 0,
+    "model.dropout": 0,
+    "model.stochastic_depth": 0,
+    "optim.clip_factor": 0,
+    "optim.auxiliary_weight": 0,
     "model.norm_groups": 1,
     "model.norm_sub_batches": 1,
     "model.norm_epsilon": 0,
@@ -147,12 +160,32 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"config.{name}={flat[name]} must lie between 0 and 1")
     if list(config.optim.boundaries) != sorted(set(config.optim.boundaries)):
         raise UserError(f"config.optim.boundaries={config.optim.boundaries} must increase")
+    _validate_model(config)
+    if config.data.source == "binary" and not config.data.path:
+        raise UserError("config.data.path is empty; data.source='binary' needs the folder or tar.gz of official files")
+
+
+def _validate_model(config: ConfigDict) -> None:
+    """Raises UserError if there is no such network, or not for the config's batches."""
+    model = config.model
     try:
-        variants.stage_blocks(config.model.layout, config.model.block, config.model.depth)
+        stages = len(variants.stage_blocks(model.layout, model.block, model.depth))
     except ValueError as error:
-        raise UserError(f"config.model.depth={config.model.depth} {error}") from None
+        raise UserError(f"config.model.depth={model.depth} {error}") from None
+    for name in ("dropout", "stochastic_depth"):
+        if not model[name] < 1:
+            raise UserError(f"config.model.{name}={model[name]} is a probability and must be below 1")
+    if wrong := [stage for stage in model.auxiliary if not 1 <= stage < stages]:
+        inner = ", ".join(map(str, range(1, stages)))
+        raise UserError(
+            f"config.model.auxiliary={model.auxiliary}: there is no inner stage {wrong[0]}; choices: {inner}"
+        )
+    kernels = variants.BRANCHES[model.block].kernels
+    if model.cardinality > 1 and not any(size > 1 for size in kernels[1:-1]):
+        raise UserError(f"config.model.cardinality={model.cardinality} needs config.model.block='bottleneck'")
+    _must_divide("model.cardinality", model.cardinality, "inner_width" if model.inner_width else "width", model)
     try:
-        spec = norms.find_spec(config.model.norm)
+        spec = norms.find_spec(model.norm)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from None
     try:
@@ -160,20 +193,25 @@ def validate(config: ConfigDict) -> None:
             norms.reduction_axes(over, ndim=4)
     except ValueError as error:
         raise UserError(f"config.model.norm: {error}") from None
-    if spec.divided and config.train.batch_size % config.model.norm_sub_batches:
+    if spec.divided and config.train.batch_size % model.norm_sub_batches:
         raise UserError(
-            f"config.model.norm_sub_batches={config.model.norm_sub_batches} does not divide "
+            f"config.model.norm_sub_batches={model.norm_sub_batches} does not divide "
             f"config.train.batch_size={config.train.batch_size}"
         )
-    if spec.grouped and config.model.width % config.model.norm_groups:
-        divisors = [g for g in range(1, config.model.width + 1) if config.model.width % g == 0]
-        near = min(divisors, key=lambda g: abs(g - config.model.norm_groups))
+    if spec.grouped:
+        for width in ("width", "inner_width", "stem_width"):
+            _must_divide("model.norm_groups", model.norm_groups, width, model)
+
+
+def _must_divide(name: str, value: int, width: str, model: ConfigDict) -> None:
+    """Raises UserError, with the nearest divisor, unless `value` divides the model's `width`."""
+    if model[width] % value:
+        divisors = [g for g in range(1, model[width] + 1) if model[width] % g == 0]
+        near = min(divisors, key=lambda g: abs(g - value))
         raise UserError(
-            f"config.model.norm_groups={config.model.norm_groups} does not divide "
-            f"config.model.width={config.model.width}; did you mean {near}? choices: {', '.join(map(str, divisors))}"
+            f"config.{name}={value} does not divide config.model.{width}={model[width]}; "
+            f"did you mean {near}? choices: {', '.join(map(str, divisors))}"
         )
-    if config.data.source == "binary" and not config.data.path:
-        raise UserError("config.data.path is empty; data.source='binary' needs the folder or tar.gz of official files")
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:

@@ -5,6 +5,7 @@ papers used it.  The learning rate multiplies the result last, so that it may de
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,10 +71,46 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns gradients -> directions; the caller multiplies them by minus the learning rate."""
     optim = config.optim
     mask = None if optim.decay_norms else _kernels
+    clip = (optax.stateless(partial(adaptive_clip, factor=optim.clip_factor)),) if optim.clip_factor else ()
     return optax.chain(
+        *clip,
         optax.add_decayed_weights(optim.weight_decay, mask),
         optax.trace(optim.momentum, nesterov=optim.nesterov),
     )
+
+
+CLIP_FLOOR = 1e-3  # the least length that a parameter counts with, so that one at zero can move
+
+
+def adaptive_clip(gradients: Any, params: Any, factor: float) -> Any:
+    """Shortens each unit's gradient to at most `factor` times the length of the unit's parameters.
+
+    A unit is an output channel of a kernel; of a scale, a bias or a scalar it is the whole vector.  The classifier is
+    left alone.  A scanned stage's parameters have a leading axis of depth, along which nothing is summed.
+    Brock, De, Smith, Simonyan 2021, arXiv 2102.06171, section 4.1.
+    """
+
+    def clipped(path: Any, gradient: jax.Array, parameter: jax.Array) -> jax.Array:
+        names = [entry.key for entry in path]
+        if names[0] == "classifier":
+            return gradient
+        scanned = 1 if any(name.endswith("_rest") for name in names) else 0
+        kept = 1 if gradient.ndim - scanned > 1 and names[-1] == "kernel" else 0
+        axes = tuple(range(scanned, gradient.ndim - kept))
+        lengths = [jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (parameter, gradient)]
+        allowed = factor * jnp.maximum(lengths[0], CLIP_FLOOR)
+        return gradient * jnp.minimum(1.0, allowed / jnp.maximum(lengths[1], 1e-12))
+
+    return jax.tree_util.tree_map_with_path(clipped, gradients, params)
+
+
+def auxiliary_weight(config: ConfigDict, step: jax.Array) -> jax.Array:
+    """Returns the weight of the auxiliary classifiers' losses at a step; "linear" lets it fall to zero at the end.
+
+    Lee, Xie, Gallagher, Zhang, Tu 2014, arXiv 1409.5185, section 2: companion objectives that vanish in training.
+    """
+    left = 1 - step / config.train.steps if config.optim.auxiliary_decay == "linear" else 1.0
+    return jnp.asarray(config.optim.auxiliary_weight * left, jnp.float32)
 
 
 def _kernels(params: Any) -> Any:

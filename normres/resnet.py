@@ -5,7 +5,6 @@ residual network of one depth have the same parameter tree and, from one seed, t
 are rows of the tables in variants.py, norms.py and weights.py.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -14,85 +13,11 @@ import jax.numpy as jnp
 
 from normres import norms
 from normres.layers import Conv, Norm
-from normres.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, Shortcut, stage_blocks
+from normres.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig, Shortcut
+
+__all__ = ["Block", "ResNet", "ResNetConfig", "count_parameters"]
 
 STEM = ["conv1", "norm1", "relu"]
-
-
-@dataclass(frozen=True)
-class ResNetConfig:
-    """Everything that determines the network.
-
-    Attributes:
-      depth: layers with parameters on the main path, see variants.stage_blocks.
-      width: channels of the first stage (before a bottleneck's expansion); they double at each later one.
-      inner_width: channels of a bottleneck's inner convolutions in the first stage; 0 = width.
-      stem_width: channels of the stem; 0 = width.
-      cardinality: groups of the branch's 3x3 convolutions after the first convolution (ResNeXt).
-      squeeze: channels over those of squeeze-and-excitation's inner layer; 0 = none.
-      classes: number of logits.
-      layout, block, shortcut, order, weights, residual_scale: rows of LAYOUTS, BRANCHES, SHORTCUTS, ORDERS,
-        weights.TABLE, RESIDUAL_SCALES.
-      stride_at: "first" or "3x3": which convolution of a branch carries the stride.
-      padding: "end" or "both": on which side shortcut A adds channels of zeros.
-      gate_bias: initial bias of a gate.
-      dropout: rate before a branch's last convolution (wide networks).
-      stochastic_depth: probability that the last block's branch is left out in training; it falls linearly to the
-        first block's.  One draw per block and step.
-      zero_last_scale: whether the scale of a branch's last norm starts at zero.
-      auxiliary: stages, from 1, with a classifier of their own.
-      remat: recompute each block's activations in the backward pass.
-      norm: a row of norms.TABLE, or axes such as "NHC".
-      norm_groups: channel groups of a grouped norm; must divide every normalized width.
-      norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
-      norm_epsilon: see layers.Norm.
-      norm_average, norm_momentum, norm_unbiased: see norms.Average.
-      dtype: of activations; parameters, statistics and logits are float32.
-      axis_name: device axis over which batch statistics are merged (pmap).
-    """
-
-    depth: int = 20
-    width: int = 16
-    inner_width: int = 0
-    stem_width: int = 0
-    cardinality: int = 1
-    squeeze: int = 0
-    classes: int = 10
-    layout: str = "cifar"
-    block: str = "basic"
-    shortcut: str = "A"
-    order: str = "post"
-    stride_at: str = "3x3"
-    padding: str = "end"
-    gate_bias: float = -6.0
-    dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    zero_last_scale: bool = False
-    auxiliary: tuple[int, ...] = ()
-    remat: bool = False
-    norm: str = "batch"
-    norm_groups: int = 8
-    norm_sub_batches: int = 4
-    norm_epsilon: float = 1e-5
-    norm_average: Any = "exponential"
-    norm_momentum: float = 0.9
-    norm_unbiased: bool = False
-    weights: str = "plain"
-    residual_scale: str = "none"
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """Blocks of each stage."""
-        return stage_blocks(self.layout, self.block, self.depth)
-
-    def features(self, stage: int) -> tuple[int, ...]:
-        """Returns the output channels of each convolution of a branch in `stage`, counted from 0."""
-        branch = BRANCHES[self.block]
-        outer = self.width * branch.expansion * 2**stage
-        inner = (self.inner_width or self.width) * 2**stage
-        return (*[inner] * (len(branch.kernels) - 1), outer)
 
 
 class _Operations(nn.Module):
@@ -153,6 +78,11 @@ class _Operations(nn.Module):
         """Adds a learned scalar, at first 0."""
         return x + self.param(name, nn.initializers.zeros, (1,) * x.ndim, jnp.float32).astype(x.dtype)
 
+    def note(self, collection: str, name: str, value: jax.Array) -> None:
+        """Stores a value in a collection if that is mutable; at initialization it would end up among the variables."""
+        if not self.is_initializing():
+            self.sow(collection, name, value)
+
 
 class Block(_Operations):
     """The block: x -> after(shortcut(x) + branch(x)), (N, H, W, I) -> (N, H / stride, W / stride, features[-1]).
@@ -181,13 +111,13 @@ class Block(_Operations):
         branch = self._end_of_branch(self.carry_out(activated, words[lead:], convolutions))
         if survival is not None:
             branch = branch * self._takes_part(survival).astype(branch.dtype)
-        self.sow("intermediates", "branch", branch)
+        self.note("intermediates", "branch", branch)
         total = branch
         if shortcut.add:
             side, branch = self._shortcut(shortcut, x, activated, branch, words)
-            self.sow("intermediates", "shortcut", side)
+            self.note("intermediates", "shortcut", side)
             total = branch + side
-        self.sow("intermediates", "sum", total)
+        self.note("intermediates", "sum", total)
         return self.carry_out(total, order.after.split(), convolutions, prefix="after_")
 
     def _convolutions(self) -> dict[str, dict[str, Any]]:
@@ -260,8 +190,15 @@ class ResNet(_Operations):
 
         With the collection "intermediates" mutable, it stores there what the blocks' two paths, the stem and the
         pooled features hold (scanned stages with a leading axis of depth), and auxiliary logits in "auxiliary".
+
+        Raises:
+          ValueError: images smaller than the product of the strides.
         """
         config, layout = self.config, LAYOUTS[self.config.layout]
+        strides = layout.stem_stride * (2 if layout.pool else 1) * 2 ** (layout.stages - 1)
+        if min(images_NHWC.shape[1:3]) < strides:
+            height, width = images_NHWC.shape[1:3]
+            raise ValueError(f"images of {height}x{width} are too small: the strides of this network make {strides}")
         stem = {
             "features": config.stem_width or config.width,
             "kernel_size": layout.stem_kernel,
@@ -270,13 +207,13 @@ class ResNet(_Operations):
         x = self.carry_out(images_NHWC.astype(config.dtype), STEM, {"conv1": stem}, prefix="stem_")
         if layout.pool:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        self.sow("intermediates", "stem", x)
+        self.note("intermediates", "stem", x)
         done = 0
         for stage, blocks in enumerate(config.blocks):
             x = self._stage(x, stage, blocks, done)
             done += blocks
             if stage + 1 in config.auxiliary:
-                self.sow("auxiliary", f"stage{stage + 1}", self._classify(x, f"auxiliary{stage + 1}"))
+                self.note("auxiliary", f"stage{stage + 1}", self._classify(x, f"auxiliary{stage + 1}"))
         x = self.carry_out(x, ORDERS[config.order].head.split(), {}, prefix="head_")
         return self._classify(x, "classifier")
 
@@ -305,7 +242,7 @@ class ResNet(_Operations):
         """Averages over space and returns logits in at least float32."""
         x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
         if name == "classifier":
-            self.sow("intermediates", "pooled", x)
+            self.note("intermediates", "pooled", x)
         fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup
         initial = nn.initializers.zeros if fixup else nn.initializers.lecun_normal()
         return nn.Dense(self.config.classes, kernel_init=initial, name=name)(x)

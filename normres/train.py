@@ -26,6 +26,7 @@ from normres import optim
 from normres.data import Dataset, augment, batches
 from normres.errors import UserError
 from normres.resnet import ResNet, ResNetConfig
+from normres.streams import step_key, stream_seed
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
 
@@ -110,19 +111,26 @@ def train_step(
     images = augment.centered(data["images"][indices], data["mean"])
     labels = data["labels"][indices]
     if config.data.augmentation == "crop_flip":
-        # Keys depend on (seed, step, example): on nothing that the number of devices changes.
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), state.step)
+        key = step_key(config, "augmentation", state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
         images = augment.crop_flip(images, keys)
+    dropout = step_key(config, "dropout", state.step)
+    if axis_name is not None:
+        dropout = jax.random.fold_in(dropout, jax.lax.axis_index(axis_name))
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        applied: Any = ResNet(model, train=True).apply(variables, images, mutable=["batch_stats"])
+        network = ResNet(model, train=True)
+        applied: Any = network.apply(variables, images, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout})
         logits, changed = applied
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (logits, changed.get("batch_stats", {}))
+        total = loss
+        for (head,) in changed.get("auxiliary", {}).values():
+            of_head = optax.softmax_cross_entropy_with_integer_labels(head, labels).mean()
+            total += optim.auxiliary_weight(config, state.step) * of_head
+        return total, (loss, logits, changed.get("batch_stats", {}))
 
-    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    gradients, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     error = jnp.mean(jnp.argmax(logits, -1) != labels)
     if axis_name is not None:
         # Averaging the running statistics keeps the state equal on all devices when each has seen its own batch.
@@ -199,7 +207,7 @@ class Programs:
         # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
         quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         build = jax.jit(partial(build_state, self.config, self.model, self.image_shape), compiler_options=quickly)
-        return jax.device_put(build(jax.random.key(self.config.seed)), self.replicated)
+        return jax.device_put(build(jax.random.key(stream_seed(self.config, "initialization"))), self.replicated)
 
     def compile(self, state: TrainState) -> None:
         """Compiles the training step and notes how long it took."""
@@ -209,7 +217,7 @@ class Programs:
 
     def _indices(self, step: int) -> jax.Array:
         config = self.config
-        found = batches.train_indices(config.seed, step, config.train.batch_size, self.sizes["train"])
+        found = batches.train_indices(stream_seed(config, "order"), step, config.train.batch_size, self.sizes["train"])
         return jax.device_put(found, self.sharded)
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, jax.Array]:

@@ -1,11 +1,14 @@
 """What a network can vary in, as tables: where norm and ReLU stand, what the shortcut is, what a branch consists of.
 
-A row is data; `resnet.py` has the one block that carries it out.
+A row is data, and `ResNetConfig` names rows; `resnet.py` has the one block that carries them out.
 He, Zhang, Ren, Sun 2015, arXiv 1512.03385 (architectures, shortcuts A, B, C) and 2016, arXiv 1603.05027 (orders,
 shortcuts).
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
 
 
 @dataclass(frozen=True)
@@ -193,3 +196,79 @@ RESIDUAL_SCALES: dict[str, ResidualScale] = {
     "rezero": ResidualScale(initial=0.0, paper="Bachlechner, Majumder, Mao, Cottrell, McAuley 2020, arXiv 2003.04887"),
     "fixup": ResidualScale(initial=1.0, fixup=True, paper="Zhang, Dauphin, Ma 2019, arXiv 1901.09321"),
 }
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """Everything that determines the network.
+
+    Attributes:
+      depth: layers with parameters on the main path, see stage_blocks.
+      width: channels of the first stage (before a bottleneck's expansion); they double at each later one.
+      inner_width: channels of a bottleneck's inner convolutions in the first stage; 0 = width.
+      stem_width: channels of the stem; 0 = width.
+      cardinality: groups of the branch's 3x3 convolutions after the first convolution (ResNeXt).
+      squeeze: channels over those of squeeze-and-excitation's inner layer; 0 = none.
+      classes: number of logits.
+      layout, block, shortcut, order, weights, residual_scale: rows of LAYOUTS, BRANCHES, SHORTCUTS, ORDERS,
+        weights.TABLE, RESIDUAL_SCALES.
+      stride_at: "first" or "3x3": which convolution of a branch carries the stride.
+      padding: "end" or "both": on which side shortcut A adds channels of zeros.
+      gate_bias: initial bias of a gate.
+      dropout: rate before a branch's last convolution (wide networks).
+      stochastic_depth: probability that the last block's branch is left out in training; it falls linearly to the
+        first block's.  One draw per block and step.
+      zero_last_scale: whether the scale of a branch's last norm starts at zero.
+      auxiliary: stages, from 1, with a classifier of their own.
+      remat: recompute each block's activations in the backward pass.
+      norm: a row of norms.TABLE, or axes such as "NHC".
+      norm_groups: channel groups of a grouped norm; must divide every normalized width.
+      norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
+      norm_epsilon: see layers.Norm.
+      norm_average, norm_momentum, norm_unbiased: see norms.Average.
+      dtype: of activations; parameters, statistics and logits are float32.
+      axis_name: device axis over which batch statistics are merged (pmap).
+    """
+
+    depth: int = 20
+    width: int = 16
+    inner_width: int = 0
+    stem_width: int = 0
+    cardinality: int = 1
+    squeeze: int = 0
+    classes: int = 10
+    layout: str = "cifar"
+    block: str = "basic"
+    shortcut: str = "A"
+    order: str = "post"
+    stride_at: str = "3x3"
+    padding: str = "end"
+    gate_bias: float = -6.0
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    zero_last_scale: bool = False
+    auxiliary: tuple[int, ...] = ()
+    remat: bool = False
+    norm: str = "batch"
+    norm_groups: int = 8
+    norm_sub_batches: int = 4
+    norm_epsilon: float = 1e-5
+    norm_average: Any = "exponential"
+    norm_momentum: float = 0.9
+    norm_unbiased: bool = False
+    weights: str = "plain"
+    residual_scale: str = "none"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+        return stage_blocks(self.layout, self.block, self.depth)
+
+    def features(self, stage: int) -> tuple[int, ...]:
+        """Returns the output channels of each convolution of a branch in `stage`, counted from 0."""
+        branch = BRANCHES[self.block]
+        outer = self.width * branch.expansion * 2**stage
+        inner = (self.inner_width or self.width) * 2**stage
+        return (*[inner] * (len(branch.kernels) - 1), outer)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from normres import checkpoint, train
+from normres import checkpoint, optim, train
 from normres import config as configs
 from normres.data import Dataset, augment
 from normres.errors import UserError
@@ -192,3 +192,40 @@ def test_the_hold_ends_when_the_training_error_falls(dataset):
 def test_a_batch_that_does_not_divide_over_the_devices_is_named(dataset):
     with pytest.raises(UserError, match=r"config\.train\.batch_size=12 is not a multiple of the 8 devices"):
         programs(dataset, 8, train__batch_size=12)
+
+
+def test_each_stream_of_random_numbers_has_a_seed_of_its_own(dataset):
+    fields = {"model__shortcut": "dropout"}  # so that every stream matters
+
+    def seen(**seeds):
+        built = programs(dataset, **fields, **{f"seeds__{stream}": seed for stream, seed in seeds.items()})
+        return built, leaves(built.initial_state().params), built._indices(0)
+
+    built, start, indices = seen()
+    loss = after_steps(built, 1)[1][0, 0]
+    for stream in ("initialization", "order", "augmentation", "dropout"):
+        other, other_start, other_indices = seen(**{stream: 5})
+        assert any(map(np.any, map(np.not_equal, start, other_start))) == (stream == "initialization")
+        assert np.any(indices != other_indices) == (stream == "order")
+        if stream in ("augmentation", "dropout"):
+            assert after_steps(other, 1)[1][0, 0] != loss
+
+
+def test_dropout_is_the_same_on_one_device_and_on_eight(dataset):
+    fields = {"model__shortcut": "dropout", "model__stochastic_depth": 0.5}
+    _, losses_of_one = after_steps(programs(dataset, **fields))
+    _, losses = after_steps(programs(dataset, 8, **fields))
+    np.testing.assert_allclose(losses, losses_of_one, rtol=1e-4)
+
+
+def test_auxiliary_losses_count_by_their_weight(dataset):
+    def trained(**fields):
+        return after_steps(programs(dataset, **fields), 2)[0].params["stage1_first"]["conv1"]["kernel"]
+
+    plain = trained()
+    heads = {"model__auxiliary": (1, 2)}
+    np.testing.assert_allclose(trained(**heads, optim__auxiliary_weight=0.0), plain, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(trained(**heads, optim__auxiliary_weight=0.3), plain, rtol=1e-3)
+    # Of 6 steps, one is done: five sixths of the weight are left.
+    assert float(optim.auxiliary_weight(config(), jnp.asarray(1))) == pytest.approx(0.3 * 5 / 6)
+    assert float(optim.auxiliary_weight(config(optim__auxiliary_decay="none"), jnp.asarray(1))) == pytest.approx(0.3)

@@ -1,0 +1,228 @@
+"""What the family adds to the network: depth aids, gates, intermediates; each against what its paper says it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_resnet import IMAGES, QUICKLY, apply, shapes, variables
+
+from normres import optim
+from normres.resnet import Block, ResNet, ResNetConfig
+from normres.variants import ORDERS, SHORTCUTS
+
+X = np.maximum(np.random.default_rng(5).normal(size=(4, 6, 6, 8)), 0).astype(np.float32)
+
+
+def block(x=X, features=(8, 8), stride=1, train=False, call=(), rngs=None, change=lambda params: params, **fields):
+    """Returns a block's output and intermediates; `change` edits its parameters."""
+    module = Block(ResNetConfig(**{"norm_groups": 4} | fields), train=train, features=features, stride=stride)
+    held = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x, *call)
+    held = {**held, "params": change(held["params"])}
+    return module.apply(held, x, *call, rngs=rngs, mutable=["intermediates", "batch_stats"])
+
+
+def leaves_by_path(tree):
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("field", ["order", "shortcut", "norm"])
+def test_configs_that_differ_in_one_thing_start_from_the_same_values(field):
+    base = {"depth": 14, "width": 8, "norm_groups": 4}
+    reference = leaves_by_path(variables(**base)["params"])
+    for value in {"order": ORDERS, "shortcut": SHORTCUTS, "norm": ("group", "rms", "evonorm_s0", "none")}[field]:
+        found = leaves_by_path(variables(**base, **{field: value})["params"])
+        shared = {p for p in reference.keys() & found.keys() if reference[p].shape == found[p].shape}
+        assert all(np.array_equal(reference[path], found[path]) for path in shared)
+        # What is there or not is only what the variant is about.
+        other = {"order": "norm", "shortcut": ("shortcut", "gate"), "norm": "norm"}[field]
+        differing = reference.keys() ^ found.keys()
+        assert all(any(word in path for word in np.atleast_1d(other)) for path in differing)
+        assert len([path for path in shared if "conv" in path]) >= 13
+
+
+def test_intermediates_are_stored_on_request_only():
+    config, held = ResNetConfig(depth=20, width=4), variables(depth=20, width=4)
+    logits, seen = ResNet(config).apply(held, IMAGES, mutable=["intermediates"])
+    seen = seen["intermediates"]
+    assert seen["stem"][0].shape == (4, 16, 16, 4)
+    rest = {name: value[0] for name, value in seen["stage2_rest"].items()}
+    # Scanned blocks have a leading axis of depth.
+    assert {name: value.shape for name, value in rest.items()} == dict.fromkeys(
+        ("branch", "shortcut", "sum"), (2, 4, 8, 8, 8)
+    )
+    np.testing.assert_allclose(rest["sum"], rest["branch"] + rest["shortcut"], rtol=1e-5)
+    # Each block's identity shortcut is the ReLU of the sum before it.
+    np.testing.assert_allclose(rest["shortcut"][1], np.maximum(rest["sum"][0], 0), rtol=1e-5)
+    classifier = held["params"]["classifier"]
+    pooled = seen["pooled"][0]
+    np.testing.assert_allclose(logits, pooled @ classifier["kernel"] + classifier["bias"][None], rtol=1e-4, atol=1e-5)
+    _, nothing = ResNet(config).apply(held, IMAGES, mutable=["batch_stats"])
+    assert set(nothing) == {"batch_stats"}
+
+
+def test_rematerialization_changes_no_number():
+    held = variables(depth=14, width=4)
+
+    def gradient(remat):
+        model = ResNet(ResNetConfig(depth=14, width=4, remat=remat), train=True)
+
+        def loss(params):
+            logits, _ = model.apply({**held, "params": params}, IMAGES, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(logits))
+
+        lowered = jax.jit(jax.grad(loss)).lower(held["params"])
+        return lowered.compile(QUICKLY)(held["params"]), lowered.as_text().count("stablehlo.convolution")
+
+    (plain, few), (again, many) = gradient(False), gradient(True)
+    assert many > few  # or nothing was recomputed
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+
+
+def test_stochastic_depth_is_a_coin_in_training_and_its_mean_in_evaluation():
+    whole, seen = block()
+    branch, side = seen["intermediates"]["branch"][0], seen["intermediates"]["shortcut"][0]
+    np.testing.assert_allclose(whole, np.maximum(branch + side, 0), rtol=1e-5)
+    evaluated, _ = block(call=(0.7,))
+    np.testing.assert_allclose(evaluated, np.maximum(0.7 * branch + side, 0), rtol=1e-4, atol=1e-6)
+    trained = [block(call=(0.7,), train=True, rngs={"dropout": jax.random.key(k)})[1] for k in range(40)]
+    kept = [bool(np.any(seen["intermediates"]["branch"][0])) for seen in trained]
+    assert 18 <= sum(kept) <= 36  # 28 expected, standard deviation 2.9
+    # The last of six blocks is left out with probability 0.6, the first with 0.1.
+    images = IMAGES[:2]
+    config = {"depth": 14, "width": 4}
+    plain, scaled = (
+        ResNet(ResNetConfig(**config, stochastic_depth=rate)).apply(
+            variables(**config), images, mutable=["intermediates"]
+        )[1]["intermediates"]
+        for rate in (0.0, 0.6)
+    )
+    ratio = scaled["stage1_first"]["branch"][0] / plain["stage1_first"]["branch"][0]
+    np.testing.assert_allclose(ratio, 0.9, rtol=1e-4)
+
+
+def test_wide_networks_drop_out_before_the_last_convolution():
+    held = variables(depth=8, width=4)
+    config = ResNetConfig(depth=8, width=4, dropout=0.3)
+    evaluated, _ = apply(ResNet(config), held)
+    plain, _ = apply(ResNet(ResNetConfig(depth=8, width=4)), held)
+    np.testing.assert_allclose(evaluated, plain, rtol=1e-5)
+    runs = [
+        ResNet(config, train=True).apply(held, IMAGES, rngs={"dropout": jax.random.key(k)}, mutable=["batch_stats"])[0]
+        for k in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.allclose(runs[0], runs[2])
+
+
+def test_dropout_on_the_shortcut_halves_it_at_random_and_keeps_its_mean():
+    _, seen = block(shortcut="dropout", train=True, rngs={"dropout": jax.random.key(0)})
+    side = seen["intermediates"]["shortcut"][0]
+    positive = X > 0
+    np.testing.assert_allclose(np.unique(np.round(side[positive] / X[positive], 5)), [0, 2])
+    assert np.mean(side[positive] == 0) == pytest.approx(0.5, abs=0.05)
+    np.testing.assert_array_equal(block(shortcut="dropout")[1]["intermediates"]["shortcut"][0], X)
+
+
+@pytest.mark.parametrize("shortcut", ["shortcut_gate", "exclusive_gate"])
+def test_a_gate_starts_at_its_bias(shortcut):
+    _, seen = block(shortcut=shortcut, gate_bias=-6.0, change=lambda p: jax.tree.map(jnp.array, p))
+    _, plain = block(change=lambda p: p)
+
+    def without_kernel(params):
+        return {**params, "gate": {**params["gate"], "kernel": jnp.zeros_like(params["gate"]["kernel"])}}
+
+    _, seen = block(shortcut=shortcut, gate_bias=-6.0, change=without_kernel)
+    gate = 1 / (1 + np.exp(6.0))
+    np.testing.assert_allclose(seen["intermediates"]["shortcut"][0], X * (1 - gate), rtol=1e-5)
+    sides = [found["intermediates"]["sum"][0] - found["intermediates"]["shortcut"][0] for found in (seen, plain)]
+    expected = sides[1] * (gate if shortcut == "exclusive_gate" else 1)
+    np.testing.assert_allclose(sides[0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_zero_padding_on_one_side_or_both():
+    for padding, place in (("end", slice(0, 8)), ("both", slice(4, 12))):
+        _, seen = block(features=(16, 16), stride=2, padding=padding)
+        side = np.array(seen["intermediates"]["shortcut"][0])
+        np.testing.assert_array_equal(side[..., place], X[:, ::2, ::2])
+        side[..., place] = 0
+        assert not side.any()
+
+
+def test_where_the_stride_sits():
+    shapes_of = {}
+    for at in ("first", "3x3"):
+        module = Block(ResNetConfig(block="bottleneck", stride_at=at, shortcut="B"), features=(8, 8, 32), stride=2)
+        _, seen = module.apply(
+            module.init(jax.random.key(0), X), X, capture_intermediates=lambda m, _: m.name == "conv1"
+        )
+        shapes_of[at] = seen["intermediates"]["conv1"]["__call__"][0].shape
+    assert shapes_of == {"first": (4, 3, 3, 8), "3x3": (4, 6, 6, 8)}
+
+
+def test_squeeze_and_excitation_scales_channels():
+    def excited(params):
+        constant = {"kernel": jnp.zeros_like(params["excite"]["kernel"]), "bias": jnp.linspace(-2, 2, 8)}
+        return {**params, "excite": constant}
+
+    _, plain = block()
+    _, seen = block(squeeze=4, change=excited)
+    gate = 1 / (1 + np.exp(-np.linspace(-2, 2, 8)))
+    np.testing.assert_allclose(
+        seen["intermediates"]["branch"][0], np.asarray(plain["intermediates"]["branch"][0]) * gate, rtol=1e-4, atol=1e-6
+    )
+    assert shapes(squeeze=4)["params"]["stage3_first"]["squeeze"]["kernel"].shape == (64, 16)
+
+
+def test_a_zero_last_scale_makes_every_block_its_shortcut():
+    y, seen = block(zero_last_scale=True)
+    np.testing.assert_array_equal(y, X)
+    assert not seen["intermediates"]["branch"][0].any()
+    scales = shapes(zero_last_scale=True, block="bottleneck", depth=20)["params"]["stage1_first"]
+    held = variables(zero_last_scale=True, block="bottleneck", depth=20, width=4)["params"]["stage1_first"]
+    assert "norm3" in scales
+    assert not held["norm3"]["scale"].any()
+    assert held["norm2"]["scale"].all()
+
+
+def test_auxiliary_classifiers_read_their_stages():
+    config = ResNetConfig(depth=8, width=4, auxiliary=(1, 2))
+    held = variables(depth=8, width=4, auxiliary=(1, 2))
+    assert held["params"]["auxiliary1"]["kernel"].shape == (4, 10)
+    assert held["params"]["auxiliary2"]["kernel"].shape == (8, 10)
+    logits, seen = ResNet(config).apply(held, IMAGES, mutable=["auxiliary", "intermediates"])
+    after_first = np.maximum(seen["intermediates"]["stage1_first"]["sum"][0], 0).mean((1, 2))
+    head = held["params"]["auxiliary1"]
+    expected = after_first @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(seen["auxiliary"]["stage1"][0], expected, rtol=1e-4, atol=1e-5)
+    without = {name: value for name, value in held["params"].items() if not name.startswith("auxiliary")}
+    plain = ResNet(ResNetConfig(depth=8, width=4)).apply({**held, "params": without}, IMAGES)
+    np.testing.assert_array_equal(logits, plain)
+
+
+def test_adaptive_clipping_by_hand():
+    # Two output channels of lengths 5 and 0.1; factor 0.1 allows gradients of 0.5 and 0.01.
+    kernel = jnp.zeros((1, 1, 2, 2)).at[0, 0, :, 0].set(jnp.array([3.0, 4.0])).at[0, 0, 0, 1].set(0.1)
+    gradient = jnp.zeros((1, 1, 2, 2)).at[0, 0, 0, 0].set(0.4).at[0, 0, 1, 1].set(1.0)
+    clipped = optim.adaptive_clip({"stem": {"kernel": gradient}}, {"stem": {"kernel": kernel}}, 0.1)["stem"]["kernel"]
+    assert float(clipped[0, 0, 0, 0]) == pytest.approx(0.4)  # short enough
+    assert float(clipped[0, 0, 1, 1]) == pytest.approx(0.01)
+    # A scanned stage: the same for each layer of the leading axis; a vector is one unit; the classifier is free.
+    params = {
+        "stage1_rest": {"conv1": {"kernel": jnp.stack([kernel, 10 * kernel])}, "norm1": {"scale": jnp.ones((2, 4))}}
+    }
+    gradients = jax.tree.map(lambda leaf: 100 * jnp.ones_like(leaf), params)
+    found = optim.adaptive_clip(gradients, params, 0.1)["stage1_rest"]
+    lengths = np.sqrt((np.asarray(found["conv1"]["kernel"]) ** 2).sum((1, 2, 3)))
+    np.testing.assert_allclose(lengths, [[0.5, 0.01], [5, 0.1]], rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found["norm1"]["scale"], axis=1), [0.2, 0.2], rtol=1e-5)
+    free = optim.adaptive_clip({"classifier": {"kernel": gradient}}, {"classifier": {"kernel": kernel}}, 0.1)
+    np.testing.assert_array_equal(free["classifier"]["kernel"], gradient)
+
+
+@pytest.mark.parametrize(("layout", "depth", "least"), [("cifar", 8, 4), ("imagenet", 18, 32)])
+def test_images_smaller_than_the_strides_are_named(layout, depth, least):
+    model = ResNet(ResNetConfig(layout=layout, depth=depth, width=4, norm_groups=4))
+    assert jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, least, least, 3)))
+    with pytest.raises(ValueError, match=rf"images of {least - 1}x{least} are too small: .* make {least}"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, least - 1, least, 3)))
