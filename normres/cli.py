@@ -1,12 +1,14 @@
-"""The command line: `normres train | sweep | report`.  Every mistake is one line on stderr and exit status 2."""
+"""The command line: `normres train | sweep | report | bench`.  A mistake is one line on stderr and exit status 2."""
 
 import argparse
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from normres.bench import commands as benchmarks
 from normres.errors import InterruptedRun, UserError, nearest
 from normres.launch import machine
 
@@ -25,18 +27,7 @@ INTERRUPTED = 130  # the shell's status for Ctrl-C
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
+    add = _adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
     train = add(
         "train",
         "Train one network; the same command goes on where an interrupted run was.",
@@ -63,7 +54,30 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--experiment", required=True, metavar="FILE.py", help="a file of experiments/")
     report.add_argument("--workdir", required=True, type=Path, help="where the sweep's runs are")
     report.add_argument("--output", type=Path, help="where to write (default: WORKDIR/report)")
+    bench = add(
+        "bench",
+        "Measure accuracy and speed beside Flax and PyTorch; trains nothing.",
+        "Each benchmark explains itself:\n  normres bench numerics --help\n  normres bench norms --help",
+    )
+    benchmarks.add_commands(_adder(bench.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)))
     return parser
+
+
+def _adder(commands: Any) -> Callable[[str, str, str], argparse.ArgumentParser]:
+    """Returns add(name, summary, epilog), which makes a parser among `commands`."""
+
+    def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        return made
+
+    return add
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, str]:
@@ -147,6 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     options, rest = _parser().parse_known_args(arguments)
     try:
+        if options.command == "bench":
+            return benchmarks.run(options, rest)
         return COMMANDS[options.command](options, parse_overrides(rest))
     except UserError as error:
         print(f"normres: {error}", file=sys.stderr)

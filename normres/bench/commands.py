@@ -1,0 +1,105 @@
+"""The command line of the benchmarks.  jax is imported inside the commands, after machine.prepare has set its flags."""
+
+import argparse
+import importlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from normres.errors import UserError, nearest
+from normres.launch import machine
+
+NUMERICS = """\
+For each norm and dtype a table: a row per input (large means, constants, denormals, an infinity, ...), a column per
+contender, once for the output and once for the gradient wrt the input; then where Flax or PyTorch is better.
+A minute on two cores.  PyTorch is no dependency: --torch names a Python of its own that has it.
+
+examples:
+  normres bench numerics --norms=batch,layer --dtypes=float32
+  normres bench numerics --torch=$HOME/torch/bin/python --json=numerics.json"""
+
+NORMS = """\
+Both libraries run in this process and in turns, under the same flags as a training run.  Before anything is timed
+their outputs and gradients are compared; if they differ it stops.  Two minutes on two cores.
+
+examples:
+  normres bench norms
+  normres bench norms --norms=batch --shapes=128x32x32x16,256x7x7x512 --dtype=float32 --repeats=31
+  normres bench norms --equivalences"""
+
+MINIMUM_REPEATS = 7  # below, a median of a noisy machine says little
+
+Add = Callable[[str, str, str], argparse.ArgumentParser]
+
+
+def add_commands(add: Add) -> None:
+    """Adds the sub-commands of `normres bench`; add(name, summary, epilog) makes a parser."""
+    numerics = add("numerics", "Print each norm's error on hard inputs, beside Flax and PyTorch.", NUMERICS)
+    numerics.add_argument("--norms", metavar="A,B", help="which norms (default: all that standardize)")
+    numerics.add_argument("--dtypes", metavar="A,B", help="which of float32, bfloat16, float16 (default: all)")
+    numerics.add_argument("--torch", metavar="PYTHON", help="a Python that imports torch (default: this, if it does)")
+    numerics.set_defaults(bench=_numerics, options=("--norms", "--dtypes", "--torch", "--json", "--help"))
+
+    norms = add("norms", "Time forward and backward of each norm, beside Flax.", NORMS)
+    norms.add_argument("--norms", metavar="A,B", help="which norms (default: all that Flax has)")
+    norms.add_argument("--shapes", metavar="NxHxWxC,...", help="default: 128x32x32x16,128x8x8x64")
+    norms.add_argument("--dtype", default="bfloat16", help="of input and output (default bfloat16)")
+    norms.add_argument("--repeats", type=int, default=15, metavar="N", help="samples of each (default 15)")
+    norms.add_argument("--equivalences", action="store_true", help="time nothing; check each norm against another")
+    accepted = ("--norms", "--shapes", "--dtype", "--repeats", "--equivalences", "--json", "--help")
+    norms.set_defaults(bench=_norms, options=accepted)
+    for command in (numerics, norms):
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file too")
+
+
+def run(options: argparse.Namespace, left: list[str]) -> int:
+    """Runs a sub-command; `left` are arguments that none of its options took."""
+    if left:
+        raise UserError(f"{left[0]!r} is no argument here; {nearest(left[0].partition('=')[0], options.options)}")
+    if options.json and not options.json.parent.is_dir():
+        raise UserError(f"--json={options.json}: there is no directory {options.json.parent}")
+    machine.prepare()
+    status: int = options.bench(options)
+    return status
+
+
+def _numerics(options: argparse.Namespace) -> int:
+    from normres.bench import numerics
+
+    names = _chosen("--norms", options.norms, numerics.NORMS)
+    numerics.run(names, _chosen("--dtypes", options.dtypes, numerics.DTYPES), options.torch, options.json)
+    return 0
+
+
+def _norms(options: argparse.Namespace) -> int:
+    if options.equivalences:
+        return int(importlib.import_module("normres.bench.equivalences").main() or 0)
+    from normres.bench import norms, numerics
+
+    if options.repeats < MINIMUM_REPEATS:
+        raise UserError(f"--repeats={options.repeats}: a median takes {MINIMUM_REPEATS} and more")
+    names = _chosen("--norms", options.norms, norms.NORMS)
+    (dtype,) = _chosen("--dtype", options.dtype, numerics.DTYPES)
+    shapes = _shapes(options.shapes) if options.shapes else norms.SHAPES
+    norms.run(names, shapes, dtype, options.repeats, options.json)
+    return 0
+
+
+def _chosen(option: str, given: str | None, choices: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names in a list with commas; all choices if there is none."""
+    choices = tuple(choices)
+    names = choices if given is None else tuple(given.split(","))
+    for name in names:
+        if name not in choices:
+            raise UserError(f"{option}={given}: {name!r} does not exist; {nearest(name, choices)}")
+    return names
+
+
+def _shapes(given: str) -> tuple[tuple[int, ...], ...]:
+    """Reads "128x32x32x16,128x8x8x64"."""
+    try:
+        shapes = tuple(tuple(int(size) for size in shape.split("x")) for shape in given.split(","))
+    except ValueError:
+        shapes = ()
+    if not shapes or any(len(shape) != 4 or min(shape) < 1 for shape in shapes):
+        raise UserError(f"--shapes={given}: write NxHxWxC, such as 128x32x32x16, and commas between shapes")
+    return shapes
