@@ -14,8 +14,8 @@ from normres.moments import (
     Moments,
     Reduction,
     broadcastable,
+    moments_and_rest,
     normalize,
-    reduced_moments,
     reduction,
 )
 
@@ -38,9 +38,9 @@ def standardize(
 ) -> tuple[jax.Array, Moments]:
     """`moments`, then `normalize` with them, with fused gradients: returns (y of x's shape and dtype, moments).
 
-    The backward pass keeps x and two statistics, not the float32 copies that differentiating the formula keeps,
-    and reads x and the output's gradient once for all sums.  Reverse mode of any order works; forward mode does
-    not (jax.custom_vjp): call `moments` and `normalize` for that.
+    The backward pass keeps x and two statistics (for float32 also the mean's rounding), not the float32 copies that
+    differentiating the formula keeps, and reads x and the output's gradient once for all sums.  Reverse mode of any
+    order works; forward mode does not (jax.custom_vjp): call `moments` and `normalize` for that.
 
     Args and errors: see `moments` and `normalize`.
     """
@@ -65,14 +65,17 @@ _Static = tuple[Reduction, bool, float]
 def _standardize(
     static: _Static, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, where: jax.Array | None
 ) -> tuple[jax.Array, Moments]:
-    over, center, epsilon = static
-    found = reduced_moments(over, center, x, where)
-    return normalize(x, found.mean, found.var, scale=scale, bias=bias, epsilon=epsilon), found
+    return _standardize_forward(static, x, scale, bias, where)[0]
 
 
 def _standardize_forward(static: _Static, x: Any, scale: Any, bias: Any, where: Any) -> tuple[Any, Any]:
-    y, found = _standardize(static, x, scale, bias, where)
-    return (y, found), (x, scale, bias, where, found)
+    over, center, epsilon = static
+    found, rest = moments_and_rest(over, center, x, where)
+    if rest is None:
+        y = normalize(x, found.mean, found.var, scale=scale, bias=bias, epsilon=epsilon)
+    else:
+        y = normalize(x - found.mean, rest, found.var, scale=scale, bias=bias, epsilon=epsilon).astype(x.dtype)
+    return (y, found), (x, scale, bias, where, found, rest)
 
 
 def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -82,11 +85,13 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     dx = dy scale r + (d_mean + 2 d d_var) / count, the second part at the elements that count.
     """
     over, center, epsilon = static
-    x, scale, bias, where, found = residuals
+    x, scale, bias, where, found, rest = residuals
     dy, d_found = cotangents
     dtype = found.mean.dtype
     factor = lax.rsqrt(found.var + epsilon)
     deviation = x.astype(dtype) - found.mean
+    if rest is not None:
+        deviation = deviation - rest
     if where is not None:
         # Under the mask an infinity must not meet a gradient of zero: their product would spoil the sums below.
         deviation = jnp.where(where | jnp.isfinite(deviation), deviation, 0)
