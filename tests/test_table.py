@@ -217,6 +217,32 @@ def test_eight_shards_of_unequal_counts_equal_one_array(name):
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5, err_msg=kind)
 
 
+@pytest.mark.parametrize("name", ["batch", "switchable"])
+def test_nested_maps_and_shards_equal_a_loop(name):
+    """Three members, each of eight shards: value and gradient, with the members inside and outside of the shards."""
+    members = jnp.asarray(RANDOM.normal(0.7, 1.5, (3, *SHAPE)), jnp.float32)
+    weights = jnp.asarray(RANDOM.normal(size=(3, *SHAPE)), jnp.float32)
+
+    def total(x, weight, axis_name=None):
+        return jnp.sum(run(name, x, axis_name=axis_name)[0] * weight)
+
+    expected = jnp.stack([jax.grad(total)(x, weight) for x, weight in zip(members, weights, strict=True)])
+    of_shard = jax.grad(lambda x, weight: total(x, weight, "data"))
+    batch = P("data")
+    outside = jax.vmap(jax.shard_map(of_shard, mesh=MESH, in_specs=(batch, batch), out_specs=batch))
+    inner = P(None, "data")
+    inside = jax.shard_map(jax.vmap(of_shard), mesh=MESH, in_specs=(inner, inner), out_specs=inner)
+    by_device = [jnp.stack(jnp.split(array, 8, axis=1)) for array in (members, weights)]
+    pmapped = jax.pmap(jax.vmap(of_shard), axis_name="data")(*by_device)
+    results = {
+        "vmap of shard_map": jax.jit(outside)(members, weights),
+        "shard_map of vmap": jax.jit(inside)(members, weights),
+        "pmap of vmap": jnp.concatenate(list(np.asarray(pmapped)), 1),
+    }
+    for how, gradient in results.items():
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4, err_msg=how)
+
+
 @pytest.mark.parametrize("row", equivalences.ROWS, ids=lambda row: row.name)
 def test_equivalences(row):
     assert equivalences.difference(row) <= 10 * equivalences.TOLERANCE

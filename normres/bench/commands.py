@@ -1,7 +1,6 @@
 """The command line of the benchmarks.  jax is imported inside the commands, after machine.prepare has set its flags."""
 
 import argparse
-import importlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -45,7 +44,8 @@ def add_commands(add: Add) -> None:
     norms.add_argument("--dtype", default="bfloat16", help="of input and output (default bfloat16)")
     norms.add_argument("--repeats", type=int, default=15, metavar="N", help="samples of each (default 15)")
     norms.add_argument("--equivalences", action="store_true", help="time nothing; check each norm against another")
-    accepted = ("--norms", "--shapes", "--dtype", "--repeats", "--equivalences", "--json", "--help")
+    norms.add_argument("--markdown", action="store_true", help="time nothing; print the tables of docs/norms.md")
+    accepted = ("--norms", "--shapes", "--dtype", "--repeats", "--equivalences", "--markdown", "--json", "--help")
     norms.set_defaults(bench=_norms, options=accepted)
     for command in (numerics, norms):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file too")
@@ -71,9 +71,13 @@ def _numerics(options: argparse.Namespace) -> int:
 
 
 def _norms(options: argparse.Namespace) -> int:
+    from normres.bench import equivalences, norms, numerics, page
+
     if options.equivalences:
-        return int(importlib.import_module("normres.bench.equivalences").main() or 0)
-    from normres.bench import norms, numerics
+        return equivalences.main()
+    if options.markdown:
+        print(page.text())
+        return 0
 
     if options.repeats < MINIMUM_REPEATS:
         raise UserError(f"--repeats={options.repeats}: a median takes {MINIMUM_REPEATS} and more")
