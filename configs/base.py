@@ -42,6 +42,7 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.model.zero_last_scale = False  # the scale of each branch's last norm starts at zero
     config.model.auxiliary = ()  # stages with a classifier of their own, such as 1,2
     config.model.remat = False  # recompute activations in the backward pass: less memory, more time
+    config.model.unroll = False  # compile every block on its own; for comparison, the network is the same
     config.model.norm = "batch"  # a row of the table in normres/norms.py, or axes to average over, such as NHC
     config.model.norm_groups = 8  # channel groups, read by grouped norms and unnamed ones over C; must divide width
     config.model.norm_sub_batches = 4  # parts of the batch, read by ghost_batch only; must divide the batch

@@ -233,6 +233,7 @@ class ResNet(_Operations):
                 variable_axes={"params": 0, "batch_stats": 0, "moments": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=blocks - 1,
+                unroll=blocks - 1 if config.unroll else 1,
             )
             each = jnp.asarray(survival[1:], jnp.float32) if at_random else None
             x, _ = rest(block(**options, name=f"stage{stage + 1}_rest"), x, each)

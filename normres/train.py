@@ -197,7 +197,7 @@ class Programs:
         if per_device:
             # The checks of replication do not see through custom gradients; the tests compare with one device.
             step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=False)
-        self._train: Callable[..., Any]
+        self._train: Any
         self._train = self._jitted = jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
         self._eval = jax.jit(partial(eval_step, self.model), out_shardings=self.replicated)
         self.compile_seconds = 0.0
@@ -209,11 +209,12 @@ class Programs:
         build = jax.jit(partial(build_state, self.config, self.model, self.image_shape), compiler_options=quickly)
         return jax.device_put(build(jax.random.key(stream_seed(self.config, "initialization"))), self.replicated)
 
-    def compile(self, state: TrainState) -> None:
-        """Compiles the training step and notes how long it took."""
+    def compile(self, state: TrainState) -> jax.stages.Compiled:
+        """Compiles the training step, notes how long it took, and returns the program."""
         started = time.perf_counter()
         self._train = self._jitted.lower(state, self.data["train"], self._indices(0)).compile()
         self.compile_seconds = time.perf_counter() - started
+        return self._train
 
     def _indices(self, step: int) -> jax.Array:
         config = self.config

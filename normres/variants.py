@@ -221,6 +221,7 @@ class ResNetConfig:
       zero_last_scale: whether the scale of a branch's last norm starts at zero.
       auxiliary: stages, from 1, with a classifier of their own.
       remat: recompute each block's activations in the backward pass.
+      unroll: compile every block on its own instead of one per stage: the same network, for comparison.
       norm: a row of norms.TABLE, or axes such as "NHC".
       norm_groups: channel groups of a grouped norm; must divide every normalized width.
       norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
@@ -249,6 +250,7 @@ class ResNetConfig:
     zero_last_scale: bool = False
     auxiliary: tuple[int, ...] = ()
     remat: bool = False
+    unroll: bool = False
     norm: str = "batch"
     norm_groups: int = 8
     norm_sub_batches: int = 4

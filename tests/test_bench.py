@@ -273,3 +273,19 @@ def test_text():
         "7403",
         "5.2e+05",
     ]
+
+
+def test_compile_bench_measures_scanned_and_unrolled(tmp_path, capsys):
+    file = tmp_path / "compile.json"
+    sizes = ["--depths=8,14", "--width=4", "--batch=8", "--dtype=float32", "--step"]
+    assert cli.main(["bench", "compile", *sizes, f"--json={file}"]) == 0
+    rows = json.loads(file.read_text())
+    assert [(row["depth"], row["unrolled"]) for row in rows] == [(8, False), (8, True), (14, False), (14, True)]
+    assert all(row["compile_seconds"] > 0 and row["step_seconds"] > 0 for row in rows)
+    # A deeper network holds more activations.
+    assert rows[2]["activation_megabytes"] > rows[0]["activation_megabytes"]
+    assert capsys.readouterr().out.count("scanned") == 2
+    assert cli.main(["bench", "compile", "--depths=9"]) == 2
+    assert "config.model.depth=9 is not 6n+2" in capsys.readouterr().err
+    assert cli.main(["bench", "compile", "--orders=pots"]) == 2
+    assert "did you mean 'post'?" in capsys.readouterr().err

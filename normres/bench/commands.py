@@ -25,6 +25,15 @@ examples:
   normres bench norms --norms=batch --shapes=128x32x32x16,256x7x7x512 --dtype=float32 --repeats=31
   normres bench norms --equivalences"""
 
+COMPILE = """\
+For each order and shortcut a line per depth: seconds to trace and compile the training step, how many times those of
+the first depth, and the memory of the step's activations; for depths up to 110 the unrolled network beside it.
+
+examples:
+  normres bench compile
+  normres bench compile --depths=20,110 --orders=post,pre --shortcuts=A --step
+  normres bench compile --depths=1202 --batch=128 --remat --step"""
+
 MINIMUM_REPEATS = 7  # below, a median of a noisy machine says little
 
 Add = Callable[[str, str, str], argparse.ArgumentParser]
@@ -47,7 +56,20 @@ def add_commands(add: Add) -> None:
     norms.add_argument("--markdown", action="store_true", help="time nothing; print the tables of docs/norms.md")
     accepted = ("--norms", "--shapes", "--dtype", "--repeats", "--equivalences", "--markdown", "--json", "--help")
     norms.set_defaults(bench=_norms, options=accepted)
-    for command in (numerics, norms):
+
+    compile_ = add("compile", "Measure compile time and memory of the training step against depth.", COMPILE)
+    compile_.add_argument("--depths", default="20,110,1202", metavar="A,B", help="default: 20,110,1202")
+    compile_.add_argument("--orders", default="post", metavar="A,B", help="rows of variants.py, or all (default post)")
+    compile_.add_argument("--shortcuts", default="A", metavar="A,B", help="rows of variants.py, or all (default A)")
+    compile_.add_argument("--width", type=int, default=16, help="of the first stage (default 16)")
+    compile_.add_argument("--batch", type=int, default=128, help="examples (default 128)")
+    compile_.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default auto)")
+    compile_.add_argument("--remat", action="store_true", help="recompute activations in the backward pass")
+    compile_.add_argument("--step", action="store_true", help="also run and time the step")
+    compile_.add_argument("--scanned-only", action="store_true", help="leave out the unrolled networks")
+    listed = ("--depths", "--orders", "--shortcuts", "--width", "--batch", "--dtype", "--remat", "--step", "--json")
+    compile_.set_defaults(bench=_compile, options=(*listed, "--scanned-only", "--help"))
+    for command in (numerics, norms, compile_):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file too")
 
 
@@ -85,6 +107,39 @@ def _norms(options: argparse.Namespace) -> int:
     (dtype,) = _chosen("--dtype", options.dtype, numerics.DTYPES)
     shapes = _shapes(options.shapes) if options.shapes else norms.SHAPES
     norms.run(names, shapes, dtype, options.repeats, options.json)
+    return 0
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from configs import base
+    from normres import config, variants
+    from normres.bench import compile as of_compile
+
+    overrides = {
+        "model.width": options.width,
+        "model.remat": options.remat,
+        "train.batch_size": options.batch,
+        "train.eval_batch_size": options.batch,
+        "train.dtype": options.dtype,
+    }
+    try:
+        depths = [int(depth) for depth in options.depths.split(",")]
+    except ValueError:
+        raise UserError(f"--depths={options.depths}: write integers and commas, such as 20,110") from None
+    rows = {}
+    for name, table in (("orders", variants.ORDERS), ("shortcuts", variants.SHORTCUTS)):
+        given = getattr(options, name)
+        rows[name] = tuple(table) if given == "all" else _chosen(f"--{name}", given, table)
+    of_compile.run(
+        config.apply(base.get_config(), overrides),
+        depths,
+        rows["orders"],
+        rows["shortcuts"],
+        machine.resolve_dtype(options.dtype),
+        options.step,
+        not options.scanned_only,
+        options.json,
+    )
     return 0
 
 
