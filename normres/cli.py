@@ -1,4 +1,4 @@
-"""The command line: `normres train | sweep | report | bench`.  A mistake is one line on stderr and exit status 2."""
+"""The command line: `normres train | sweep | report | show | bench`.  A mistake is one line and exit status 2."""
 
 import argparse
 import os
@@ -54,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--experiment", required=True, metavar="FILE.py", help="a file of experiments/")
     report.add_argument("--workdir", required=True, type=Path, help="where the sweep's runs are")
     report.add_argument("--output", type=Path, help="where to write (default: WORKDIR/report)")
+    show = add(
+        "show",
+        "Print what a network consists of and what it costs, and draw it; trains nothing.",
+        "Per stage: blocks, shape, parameters, multiply-adds, activations, the norm's axes; then the order of norm\n"
+        f"and ReLU.  Networks of the imagenet layout are shown for 224x224x3 images and 1000 classes.\n\n{OVERRIDES}"
+        "\n\nexample:\n  normres show --config=configs/base.py --config.model.order=pre --svg=pre.svg",
+    )
+    show.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the config file")
+    show.add_argument("--image", metavar="HxWxC", help="size of an image (default: the data's, 32x32x3)")
+    show.add_argument("--svg", type=Path, metavar="FILE.svg", help="draw the network to this file")
     bench = add(
         "bench",
         "Measure accuracy and speed beside Flax and PyTorch; trains nothing.",
@@ -94,7 +104,17 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
         if not name.startswith("--config."):
             if name.startswith("config."):
                 raise UserError(f"{argument!r}: did you mean --{argument}?")
-            options = ("--config", "--workdir", "--seeds", "--list", "--experiment", "--output", "--help")
+            options = (
+                "--config",
+                "--workdir",
+                "--seeds",
+                "--list",
+                "--experiment",
+                "--output",
+                "--image",
+                "--svg",
+                "--help",
+            )
             raise UserError(f"{argument!r} is no argument here; {nearest(name, options)}")
         if not equals:
             if not rest or rest[0].startswith("--"):
@@ -154,7 +174,15 @@ def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Any] = {"train": _train, "sweep": _sweep, "report": _report}
+def _show(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    machine.prepare()
+    from normres.show import commands
+
+    commands.run(options.config, overrides, options.image, options.svg)
+    return 0
+
+
+COMMANDS: dict[str, Any] = {"train": _train, "sweep": _sweep, "report": _report, "show": _show}
 
 
 def main(arguments: list[str] | None = None) -> int:

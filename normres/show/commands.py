@@ -1,0 +1,48 @@
+"""`normres show` itself: reads the config, counts, prints the table and writes the picture."""
+
+from pathlib import Path
+from typing import Any
+
+from normres import config as configs
+from normres.errors import UserError
+from normres.launch import machine
+from normres.report.files import write_file
+from normres.show import count, table
+from normres.train import network
+
+# Image and classes by data set.  There is no source of ImageNet here, but there are published counts.
+DATA = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100)}
+IMAGENET = (224, 224, 3), 1000
+
+
+def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | None) -> None:
+    """Prints the network of a config, and draws it if `svg` says where to.
+
+    Raises:
+      UserError: a config that cannot run, or an image or file that cannot be.
+    """
+    config = configs.load(path, overrides)
+    shape, classes = IMAGENET if config.model.layout == "imagenet" else DATA[config.data.name]
+    if image is not None:
+        shape = _shape(image)
+    if svg is not None and (svg.suffix != ".svg" or svg.is_dir()):
+        raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
+    if svg is not None and not svg.parent.is_dir():
+        raise UserError(f"--svg={svg}: there is no directory {svg.parent}")
+    model = network(config, classes, machine.resolve_dtype(config.train.dtype))
+    parts = count.parts(model, shape)
+    print(table.text(model, shape, parts))
+    if svg is not None:
+        # matplotlib, whose colours the picture has, is slow to import.
+        from normres.show import diagram
+
+        print(f"\n{write_file(svg, diagram.draw(model, parts))}")
+
+
+def _shape(image: str) -> tuple[int, int, int]:
+    """Reads "224x224x3"."""
+    sizes = image.split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise UserError(f"--image={image}: write HxWxC, such as 224x224x3")
+    height, width, channels = map(int, sizes)
+    return height, width, channels
