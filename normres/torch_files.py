@@ -1,0 +1,263 @@
+"""State dicts in files: what torch.save writes, and `.safetensors`, read without PyTorch and without trusting the file.
+
+What torch.save writes holds a pickle, which is a program: it may call what its author likes.  Here it may call what
+`CALLS` lists, which puts dicts and descriptions of tensors together, and whatever else it names is refused.
+"""
+
+import io
+import json
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from normres.errors import UserError, nearest
+
+# Little-endian, as both formats are.
+SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(bool),
+    **{f"I{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+# The classes of PyTorch that name a storage's dtype.
+STORAGES = {
+    "BoolStorage": "BOOL",
+    "ByteStorage": "U8",
+    "CharStorage": "I8",
+    "ShortStorage": "I16",
+    "IntStorage": "I32",
+    "LongStorage": "I64",
+    "HalfStorage": "F16",
+    "FloatStorage": "F32",
+    "DoubleStorage": "F64",
+    "BFloat16Storage": "BF16",
+}
+# With these numbers a file of torch.save begins that is no zip archive, as before PyTorch 1.6.
+OLD_MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
+
+
+def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
+    """Reads a state dict from a file: `.safetensors`, or what torch.save wrote, in its zip archive or as before 1.6.
+
+    Tensors are copied to memory of their own, in their dtype (bfloat16 by ml_dtypes); devices and gradients are
+    dropped.  Nothing that a file asks for is executed.
+
+    Args:
+      path: the file; `.safetensors` is known by its name, the others by what they hold.
+      entry: which entry of a checkpoint has the state dict, such as "net"; None if the file is a state dict or only
+        one of its entries is.
+
+    Returns:
+      arrays by key, in the file's order.
+
+    Raises:
+      UserError: one line that names the file: it cannot be read, is damaged or cut short, calls what it must not,
+        or it is not clear which state dict is meant.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".safetensors":
+            if entry is not None:
+                raise UserError(f"{path}: is one state dict and has no entry {entry!r}")
+            return _read_safetensors(data)
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            found, storages = _read_archive(data, path)
+        elif data[:1] == b"\x80":
+            found, storages = _read_old(data, path)
+        else:
+            raise UserError(f"{path}: is neither named .safetensors nor a complete file of torch.save")
+        return {key: _array(tensor, storages) for key, tensor in _state_dict(found, path, entry).items()}
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:
+        # A damaged pickle can raise anything.
+        raise UserError(f"{path}: is damaged: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    """Reads 8 bytes with the header's length, the header in JSON, and the arrays one after the other."""
+    (length,) = struct.unpack_from("<Q", data)
+    start = 8 + length
+    _check(start <= len(data), f"the header has {length} bytes, but {len(data) - 8} are there")
+    header = json.loads(data[8:start])
+    _check(isinstance(header, dict), "the header is no dict")
+    header.pop("__metadata__", None)
+    arrays, ranges = {}, []
+    for key, about in header.items():
+        dtype, shape, (begin, end) = about["dtype"], about["shape"], about["data_offsets"]
+        _check(dtype in SAFETENSORS_DTYPES, f"{key!r} is of {dtype}, not of {', '.join(SAFETENSORS_DTYPES)}")
+        kind = SAFETENSORS_DTYPES[dtype]
+        _check(0 <= begin <= end <= len(data) - start, f"{key!r} ends after byte {len(data)}, the file's last")
+        _check(end - begin == math.prod(shape) * kind.itemsize, f"{key!r} of shape {shape} has {end - begin} bytes")
+        arrays[key] = np.frombuffer(data[start + begin : start + end], kind).reshape(shape).copy()
+        ranges.append((begin, end))
+    ranges.sort()
+    ends = [0, *(end for _, end in ranges)]
+    _check([begin for begin, _ in ranges] == ends[:-1] and ends[-1] == len(data) - start, "the arrays leave gaps")
+    return arrays
+
+
+class _Storage(NamedTuple):
+    """Memory that tensors share."""
+
+    key: str
+    dtype: str
+    elements: int
+
+
+class _Tensor(NamedTuple):
+    """A view of a storage; offset and strides count elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+# A pickle can also set attributes of what it is given, so all of it is without: no global can be changed.
+
+
+class _Entries(dict[Any, Any]):
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        """Drops what a state dict has beside its entries, the versions of modules."""
+
+
+class _RebuildTensor:
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: int, shape: Any, strides: Any, *_rest: Any) -> _Tensor:
+        return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+class _RebuildParameter:
+    __slots__ = ()
+
+    def __call__(self, tensor: Any, *_rest: Any) -> Any:
+        return tensor
+
+
+# All that a pickle may name; a storage's class stands for its dtype.
+CALLS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _Entries,
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    """Reads a pickle that names nothing but what `CALLS` lists.
+
+    It is the one in Python, because a damaged number makes that in C ask for all memory.
+    """
+
+    def __init__(self, stream: io.BytesIO, path: Path) -> None:
+        super().__init__(stream, encoding="utf-8")
+        self.path = path
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in CALLS:
+            wanted = f"{module}.{name}"[:80]
+            raise UserError(
+                f"{self.path}: its pickle names {wanted!r}, which is not called here; "
+                "save the tensors alone, in PyTorch: torch.save(model.state_dict(), ...)"
+            )
+        return CALLS[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _device, elements, *view = pid
+        _check(kind == "storage" and dtype in SAFETENSORS_DTYPES, f"{kind!r} is no storage of a known dtype")
+        _check(view in ([], [None]), "a storage is a view of another one")
+        storage = _Storage(str(key), dtype, elements)
+        _check(self.storages.setdefault(storage.key, storage) == storage, f"storage {key!r} is described twice")
+        return storage
+
+
+def _read_archive(data: bytes, path: Path) -> tuple[Any, dict[str, bytes]]:
+    """Reads the pickle in NAME/data.pkl and the storages, one file each, in NAME/data/."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        pickles = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+        _check(len(pickles) == 1, f"the archive has {len(pickles)} files data.pkl, expected 1")
+        # PyTorch does not compress, so a small file cannot become a large one.
+        compressed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+        _check(not compressed, f"{compressed[:1]} is compressed")
+        folder = pickles[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in archive.namelist():
+            _check(archive.read(f"{folder}byteorder") == b"little", "the numbers are big-endian")
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])), path)
+        found = unpickler.load()
+        return found, {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
+
+
+def _read_old(data: bytes, path: Path) -> tuple[Any, dict[str, bytes]]:
+    """Reads five pickles: magic number, version, about the machine, content, keys of storages; then the storages."""
+    stream = io.BytesIO(data)
+    magic, version, machine = (_Unpickler(stream, path).load() for _ in range(3))
+    _check((magic, version) == (OLD_MAGIC, OLD_VERSION), "it is a pickle, but not one of torch.save")
+    _check(machine["little_endian"] is True, "the numbers are big-endian")
+    unpickler = _Unpickler(stream, path)
+    found = unpickler.load()
+    storages = {}
+    for key in _Unpickler(stream, path).load():
+        storage = unpickler.storages[str(key)]
+        (elements,) = struct.unpack("<q", stream.read(8))
+        _check(elements == storage.elements, f"storage {key!r} says it has {elements} elements, not {storage.elements}")
+        storages[storage.key] = stream.read(elements * SAFETENSORS_DTYPES[storage.dtype].itemsize)
+    return found, storages
+
+
+def _state_dict(found: Any, path: Path, entry: str | None) -> Mapping[str, _Tensor]:
+    """Returns the state dict that is meant: all there is, or an entry of it."""
+
+    def is_one(value: Any) -> bool:
+        if not isinstance(value, dict) or not value:
+            return False
+        return all(isinstance(key, str) and isinstance(tensor, _Tensor) for key, tensor in value.items())
+
+    if entry is None and is_one(found):
+        return found
+    entries = [key for key, value in found.items() if is_one(value)] if isinstance(found, dict) else []
+    if entry is not None and entry not in entries:
+        raise UserError(f"{path}: has no state dict in an entry {entry!r}; {nearest(entry, entries or ['none'])}")
+    if entry is None and len(entries) != 1:
+        held = f"entries with one: {', '.join(map(str, entries))}" if entries else "nor has an entry that is one"
+        raise UserError(f"{path}: is no state dict; {held}")
+    return found[entries[0] if entry is None else entry]
+
+
+def _array(tensor: _Tensor, storages: Mapping[str, bytes]) -> np.ndarray:
+    """Returns a copy of a tensor's elements, all of which lie in its storage."""
+    storage, offset, shape, strides = tensor
+    dtype = SAFETENSORS_DTYPES[storage.dtype]
+    flat = np.frombuffer(storages[storage.key], dtype)
+    _check(flat.size == storage.elements, f"storage {storage.key!r} has {flat.size} elements, not {storage.elements}")
+    # numpy checks no strides: what they reach must lie in the storage, and not so often that it would fill the memory.
+    elements = math.prod(shape)
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    _check(min(offset, *shape, *strides, 0) == 0, "a tensor has negative sizes or strides")
+    if elements == 0:
+        return np.zeros(shape, dtype)
+    _check(last < flat.size and elements <= flat.size, f"a tensor of shape {shape} leaves storage {storage.key!r}")
+    steps = [stride * dtype.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(flat[offset:], shape, steps, writeable=False).copy()
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

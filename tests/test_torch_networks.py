@@ -1,0 +1,539 @@
+"""ResNets of torchvision and PyTorch in normres: the same logits, gradients, running statistics and keys; and files."""
+
+import contextlib
+import functools
+import json
+import pickle
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from normres.errors import UserError
+from normres.resnet import ResNet, ResNetConfig
+from normres.torch_compat import NAMINGS, network_from_torch, network_to_torch, read_state_dict
+from normres.torch_files import CALLS
+
+FIXTURES = Path(__file__).parent / "fixtures"
+FILES = FIXTURES / "torch_files"
+# These programs run once: compiling them without optimization is most of what makes this file fast.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+TORCHVISION = {"layout": "imagenet", "shortcut": "B"}
+# What trains on as PyTorch does: momentum 0.9 is its 0.1.
+AS_TORCH = {"norm_unbiased": True, "norm_momentum": 0.9}
+CASES = {
+    "resnet18": ("torchvision", ResNetConfig(depth=18, width=4, **TORCHVISION, **AS_TORCH)),
+    "resnet50": ("torchvision", ResNetConfig(depth=50, width=2, block="bottleneck", **TORCHVISION, **AS_TORCH)),
+    "cifar20": ("pytorch_cifar", ResNetConfig(depth=20, width=4, shortcut="A", padding="both", **AS_TORCH)),
+    "cifar14_projection": ("pytorch_cifar", ResNetConfig(depth=14, width=4, shortcut="B", **AS_TORCH)),
+}
+# Those of scripts/make_torch_network_fixtures.py.
+FULL = ("conv1.weight", "bn1.weight", "layer2.1.conv1.weight", "layer2.1.bn2.bias")
+
+
+@pytest.fixture(scope="module")
+def torch():
+    with np.load(FIXTURES / "torch_networks.npz") as arrays:
+        return dict(arrays)
+
+
+def cut(vector, shapes):
+    """Returns the arrays of the given shapes whose numbers follow each other in a vector."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    assert ends[-1] == vector.size
+    return {
+        key: part.reshape(shape) for (key, shape), part in zip(shapes.items(), np.split(vector, ends[:-1]), strict=True)
+    }
+
+
+def state_of(torch, case, dtype=np.float64):
+    """Returns a case's state dict as PyTorch has it, in its order."""
+    state = cut(torch[f"{case}/state"], json.loads(str(torch[f"{case}/shapes"])))
+    return {key: a.astype(np.int64 if key.endswith("tracked") else dtype) for key, a in state.items()}
+
+
+@functools.cache
+def run(case, dtype):
+    """Returns logits in evaluation, logits in training, gradients and running statistics, the last two as PyTorch's."""
+    naming, config = CASES[case]
+    with np.load(FIXTURES / "torch_networks.npz") as arrays:
+        torch = dict(arrays)
+    images = np.moveaxis(torch["images"], 1, -1).astype(dtype)
+    state = state_of(torch, case, dtype)
+
+    def loss(params, rest, images):
+        logits, updated = ResNet(config_of, train=True).apply({"params": params, **rest}, images, mutable="batch_stats")
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), torch["labels"][:, None], axis=1)
+        return -jnp.mean(chosen), (logits, updated)
+
+    def both(params, rest, images):
+        (_, (logits, updated)), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest, images)
+        return ResNet(config_of).apply({"params": params, **rest}, images), logits, gradients, updated
+
+    with jax.enable_x64(dtype == np.float64):
+        config_of = ResNetConfig(**{**vars(config), "dtype": jnp.dtype(dtype)})
+        variables = network_from_torch(state, config)
+        params, rest = variables["params"], {"batch_stats": variables["batch_stats"]}
+        evaluated, trained, gradients, updated = jax.jit(both, compiler_options=QUICKLY)(params, rest, images)
+    after = network_to_torch({"params": gradients, **updated}, config, naming, num_batches_tracked=8)
+    running = {key: array for key, array in after.items() if "running" in key or "tracked" in key}
+    gradients = {key: array for key, array in after.items() if key not in running}
+    return np.asarray(evaluated), np.asarray(trained), gradients, running
+
+
+def flat(arrays):
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+# In float64 rounding grows, through 50 layers, to 1e-13 of the largest logit and 2e-12 of a gradient's length; the
+# tolerances leave some hundred times that to other machines.  What else differs is larger: an epsilon of 1.01e-5 in
+# place of 1e-5 changes logits by 1e-7.
+@pytest.mark.parametrize("case", CASES)
+def test_logits_gradients_and_running_statistics_are_pytorchs(case, torch):
+    evaluated, trained, gradients, running = run(case, np.float64)
+    for found, wanted in ((evaluated, torch[f"{case}/eval"]), (trained, torch[f"{case}/train"])):
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+    # Every parameter: a projection, which signs, orders and transpositions change, and the length.
+    sums = [(np.sum(g.ravel() * np.cos(np.arange(g.size))), np.linalg.norm(g)) for g in gradients.values()]
+    lengths = torch[f"{case}/sums"][:, 1]
+    assert lengths.min() > 1e-6
+    np.testing.assert_allclose(np.array(sums) / lengths[:, None], torch[f"{case}/sums"] / lengths[:, None], atol=1e-9)
+    wanted = cut(torch[f"{case}/gradient"], {key: gradients[key].shape for key in FULL})
+    for key in FULL:
+        np.testing.assert_allclose(gradients[key], wanted[key], rtol=0, atol=1e-9 * np.abs(wanted[key]).max())
+    before, after = state_of(torch, case), cut(torch[f"{case}/running"], {key: a.shape for key, a in running.items()})
+    for key, array in after.items():
+        assert np.abs(array - before[key]).max() > 1e-3, key
+        np.testing.assert_allclose(running[key], array, rtol=1e-10, atol=1e-12, err_msg=key)
+
+
+# Above PyTorch's own errors, which are as accidental: sums in another order.
+TIMES_PYTORCHS = 10
+# In float32 one ReLU of ResNet-50's last stage, where an image has one position, stands at -1e-4 of 1: it changes side,
+# in PyTorch's not.  It carries 5 % of all earlier gradients.
+MOVED = {"resnet50": 0.2}
+
+
+@pytest.mark.parametrize("case", ["resnet18", "resnet50"])
+def test_float32_is_as_exact_as_pytorchs(case, torch):
+    evaluated, trained, gradients, _ = run(case, np.float32)
+    assert evaluated.dtype == trained.dtype == np.float32
+    exact = run(case, np.float64)[2]
+    wanted = torch[f"{case}/eval"], torch[f"{case}/train"], flat(exact.values())
+    allowed = TIMES_PYTORCHS * torch[f"{case}/errors"]
+    for found, logits, bound in zip((evaluated, trained), wanted[:2], allowed[:2], strict=True):
+        assert np.abs(found - logits).max() < bound * np.abs(logits).max()
+    error = np.linalg.norm(flat(gradients.values()) - wanted[2]) / np.linalg.norm(wanted[2])
+    assert error < MOVED.get(case, allowed[2])
+
+
+def same(found, wanted):
+    assert list(found) == list(wanted)
+    for key, array in wanted.items():
+        np.testing.assert_array_equal(found[key], array, strict=True, err_msg=key)
+        assert found[key].flags.writeable
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_keys_order_numbers_and_dtypes_come_back(case, torch):
+    naming, config = CASES[case]
+    state = state_of(torch, case, np.float32)
+    same(network_to_torch(network_from_torch(state, config), config, naming, num_batches_tracked=7), state)
+
+
+def test_wrapped_and_old_state_dicts_are_read(torch):
+    naming, config = CASES["cifar14_projection"]
+    state = state_of(torch, "cifar14_projection", np.float16)
+    parallel = {f"module.{key}": array for key, array in state.items()}
+    old = {key: array for key, array in state.items() if not key.endswith("num_batches_tracked")}
+    for given in (parallel, old):
+        same(network_to_torch(network_from_torch(given, config), config, naming, num_batches_tracked=7), state)
+
+
+def test_blocks_of_a_stage_are_stacked_in_order(torch):
+    state, config = state_of(torch, "resnet50"), CASES["resnet50"][1]
+    params = network_from_torch(state, config)["params"]
+    # OIHW in PyTorch, HWIO here; layer3 has six blocks, and the first has the stride and the projection.
+    assert params["stage3_rest"]["conv2"]["kernel"].shape == (5, 3, 3, 8, 8)
+    for block in range(1, 6):
+        kernel = params["stage3_rest"]["conv2"]["kernel"][block - 1]
+        np.testing.assert_array_equal(kernel, state[f"layer3.{block}.conv2.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(params["stage3_first"]["shortcut_norm"]["bias"], state["layer3.0.downsample.1.bias"])
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_every_naming_is_recognized(naming, torch):
+    state, config = state_of(torch, "cifar14_projection"), CASES["cifar14_projection"][1]
+    row = NAMINGS[naming]
+    renamed = {key.replace("shortcut", row.shortcut).replace("linear", row.head): array for key, array in state.items()}
+    assert {f"{row.head}.bias", f"layer2.0.{row.shortcut}.0.weight"} <= set(renamed)
+    variables = network_from_torch(renamed, config)
+    same(network_to_torch(variables, config, naming, num_batches_tracked=7), renamed)
+    same(network_to_torch(variables, config, "pytorch_cifar", num_batches_tracked=7), state)
+
+
+# What has PyTorch's names beyond the cases: ResNeXt, projections everywhere, norms without running averages or with a
+# count of their updates, weight norm, one colour.
+OTHERS = {
+    "resnext": {"block": "bottleneck", "depth": 29, "inner_width": 8, "cardinality": 4, "shortcut": "C"},
+    "plain_group": {"depth": 8, "shortcut": "none", "norm": "group", "norm_groups": 2},
+    "rms": {"depth": 14, "norm": "rms"},
+    "cumulative": {"depth": 14, "norm_average": "cumulative"},
+    "weight_norm": {"depth": 14, "weights": "l2", "norm": "none"},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_variables_of_other_networks_come_back(name):
+    config, channels = ResNetConfig(width=4, **OTHERS[name]), 1 if name == "rms" else 3
+    abstract = jax.eval_shape(ResNet(config).init, jax.random.key(0), jnp.zeros((1, 8, 8, channels)))
+    draw = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(leaf.dtype), abstract)
+    if name == "cumulative":  # a number, which is an integer in PyTorch
+        variables["batch_stats"] = jax.tree.map(lambda leaf: np.floor(9 * np.abs(leaf)), variables["batch_stats"])
+    state = network_to_torch(variables, config)
+    assert ("bn1.num_batches_tracked" in state) == (name in ("resnext", "cumulative"))
+    assert ("conv1.parametrizations.weight.original0" in state) == (name == "weight_norm")
+    back = network_from_torch(state, config)
+    assert jax.tree.structure(back) == jax.tree.structure(variables)
+    jax.tree.map(lambda found, wanted: np.testing.assert_array_equal(found, wanted, strict=True), back, variables)
+
+
+SMALL = ResNetConfig(depth=8, width=2, shortcut="B")
+
+
+def small(**fields):
+    config = ResNetConfig(**{**vars(SMALL), **fields})
+    abstract = jax.eval_shape(ResNet(config).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract), config
+
+
+def from_torch(change=lambda state: None, naming=None, **fields):
+    state = network_to_torch(*small())
+    change(state)
+    network_from_torch(state, ResNetConfig(**{**vars(SMALL), **fields}), naming)
+
+
+def to_torch(change=lambda variables: None, naming="torchvision", **fields):
+    variables, config = small(**fields)
+    change(variables)
+    network_to_torch(variables, config, naming)
+
+
+MISTAKES = [
+    (
+        lambda: from_torch(lambda state: state.update({"layer1.0.con1.weight": np.ones(2)})),
+        "'layer1.0.con1.weight' is unexpected; did you mean 'layer1.0.conv1'? choices: layer1.0.conv1, ",
+    ),
+    (
+        lambda: from_torch(lambda state: state.update({"layer1.0.bn1.wieght": np.ones(2)})),
+        "'layer1.0.bn1.wieght' is unexpected; did you mean 'layer1.0.bn1.weight'? choices: layer1.0.bn1.weight, ",
+    ),
+    (
+        lambda: from_torch(lambda state: state.pop("fc.weight") is state.pop("fc.bias")),
+        "no key begins with 'fc.'; choices: ",
+    ),
+    (lambda: from_torch(lambda state: state.pop("fc.bias")), "'fc.bias' is missing; there are: 'fc.weight'"),
+    (
+        lambda: from_torch(lambda state: state.pop("bn1.running_var")),
+        "'bn1.running_var' is missing; there are: 'bn1.weight', ",
+    ),
+    (lambda: network_from_torch({}, SMALL), "no key begins with 'conv1.'; choices: none"),
+    # A deeper network, a wider one, other classes, another block: as the first key says that cannot be.
+    (lambda: from_torch(depth=14), "no key begins with 'layer1.1.conv1.'; did you mean 'layer1.0.conv1'? "),
+    (lambda: from_torch(width=3), "'conv1.weight' has shape (2, 3, 3, 3), expected (3, 3, 3, 3)"),
+    (lambda: from_torch(classes=100), "'fc.weight' has shape (10, 8), expected (100, 8)"),
+    (
+        lambda: from_torch(shortcut="A"),
+        "'layer2.0.downsample.0.weight' is unexpected; did you mean 'layer2.0.conv2'? choices: layer2.0.conv2, ",
+    ),
+    (
+        lambda: from_torch(norm="group", norm_groups=2),
+        "'bn1.running_mean' is unexpected; did you mean 'bn1.bias'? choices: bn1.weight, bn1.bias",
+    ),
+    (
+        lambda: from_torch(weights="l2"),
+        "'conv1.weight_g' is missing: a network of weights='l2' has lengths",
+    ),
+    (
+        lambda: from_torch(
+            lambda state: state.update(
+                {"conv1.weight_v": state.pop("conv1.weight"), "conv1.weight_g": np.ones((2, 1, 1, 1))}
+            )
+        ),
+        "'conv1.weight_g' is unexpected: a network of weights='plain' has no lengths",
+    ),
+    (
+        lambda: from_torch(naming="torchvison"),
+        "naming='torchvison' does not exist; did you mean 'torchvision'? choices: torchvision, pytorch_cifar, ",
+    ),
+    (lambda: to_torch(naming="timm"), "naming='timm' does not exist; choices: torchvision, "),
+    (
+        lambda: to_torch(lambda variables: variables["params"].pop("classifier")),
+        "'params/classifier/bias' is missing; did you mean ",
+    ),
+    (
+        lambda: to_torch(lambda variables: variables["params"].update({"clasifier": np.ones(2)})),
+        "'params/clasifier' is unexpected; did you mean ",
+    ),
+    (
+        lambda: to_torch(lambda variables: variables["params"]["stem_norm1"].update({"scale": np.ones(3)})),
+        "'params/stem_norm1/scale' has shape (3,), expected (2,)",
+    ),
+    # What PyTorch's ResNets have not: a gate, a norm at the head, power iterations, scalars, other classifiers.
+    *(
+        (
+            lambda fields=fields: to_torch(**fields),
+            f"the config's network has '{path}', which PyTorch's ResNets have not",
+        )
+        for path, fields in {
+            "stage1_first/gate/bias": {"shortcut": "exclusive_gate"},
+            "head_norm1/mean": {"order": "pre"},
+            "stage1_first/conv1/u": {"weights": "spectral"},
+            "stage1_first/conv1/kernel_scale": {"weights": "scaled_standardized"},
+            "stage1_first/branch_scale": {"residual_scale": "rezero"},
+            "stage1_first/excite/bias": {"squeeze": 2},
+            "auxiliary1/bias": {"auxiliary": (1,)},
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize(("convert", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
+def test_mistakes_are_one_line_that_names_the_key(convert, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        convert()
+    assert len(str(caught.value)) < 250
+    assert "\n" not in str(caught.value)
+
+
+# Files.
+
+
+@pytest.mark.parametrize("file", ["state.pth", "old.pth", "state.safetensors"])
+def test_files_are_read_in_every_dtype(file, torch):
+    wanted = {key.removeprefix("files/"): array for key, array in torch.items() if key.startswith("files/")}
+    bfloat16 = wanted["torch.bfloat16"].astype(ml_dtypes.bfloat16)
+    wanted["torch.bfloat16"] = bfloat16
+    found = read_state_dict(FILES / file)
+    assert len(found) == 17
+    # safetensors sorts them by size.
+    same(found, {key: wanted[key] for key in (found if file == "state.safetensors" else wanted)})
+
+
+def test_checkpoints_have_a_state_dict_among_other_things(torch):
+    found = read_state_dict(str(FILES / "checkpoint.pth"))
+    np.testing.assert_array_equal(found["0.weight"], torch["files/0.weight"], strict=True)
+    same(read_state_dict(FILES / "checkpoint.pth", "net"), found)
+    same(read_state_dict(FILES / "two.pth", "average"), found)
+
+
+class Evil:
+    """What runs a command when PyTorch's own reader of old loads it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def archive(path, pickled, name="data.pkl", **options):
+    with zipfile.ZipFile(path, "w", **options) as file:
+        file.writestr(f"archive/{name}", pickled)
+    return path
+
+
+def test_a_malicious_file_is_refused_and_does_nothing(tmp_path):
+    victim = tmp_path / "victim"
+    pickled = pickle.dumps({"weight": Evil(victim)}, protocol=2)
+    pickle.loads(pickled)
+    assert victim.exists()  # so it would do its work
+    victim.unlink()
+    zipped, old = archive(tmp_path / "evil.pth", pickled), tmp_path / "old.pth"
+    old.write_bytes(pickled)
+    for path in (zipped, old):
+        with pytest.raises(
+            UserError, match=f"^{re.escape(str(path))}: its pickle names '.*', which is not called here; "
+        ):
+            read_state_dict(path)
+    assert not victim.exists()
+
+
+def op(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        # Names that lead from what is allowed to what is not, and functions of the allowed modules.
+        *(
+            b"\x80\x02" + op(*names) + b"."
+            for names in (
+                ("builtins", "eval"),
+                ("os", "system"),
+                ("collections", "namedtuple"),
+                ("torch._utils", "_rebuild_tensor_v2.__globals__"),
+                ("torch", "FloatStorage.__class__"),
+                ("normres.torch_files", "read_state_dict"),
+            )
+        ),
+        b"\x80\x04\x8c\x0bcollections\x8c\x13OrderedDict.__init__\x93.",
+        # Attributes set on what is given: of the function, and of the class.
+        b"\x80\x02" + op("torch._utils", "_rebuild_tensor_v2") + b"N}X\x01\x00\x00\x00aK\x01s\x86b.",
+        b"\x80\x02" + op("collections", "OrderedDict") + b"}X\x01\x00\x00\x00aK\x01sb.",
+        # A tensor without its storage, a storage that is none, one call too deep.
+        b"\x80\x02" + op("torch._utils", "_rebuild_tensor_v2") + b")R.",
+        b"\x80\x02K\x01Q.",
+        b"\x80\x02" + op("torch", "FloatStorage") + b")R.",
+    ],
+)
+def test_other_pickles_are_refused(pickled, tmp_path):
+    with pytest.raises(UserError) as caught:
+        read_state_dict(archive(tmp_path / "state.pth", pickled))
+    assert str(caught.value).startswith(str(tmp_path / "state.pth"))
+    assert "\n" not in str(caught.value)
+    # What they may name is shared by all readers: nobody has set its attributes.
+    assert not any(hasattr(named, "a") for named in CALLS.values())
+
+
+def pickled_tensor(offset, shape, strides, elements=4):
+    """A state dict of one float32 tensor over a storage of 4 elements, written as PyTorch writes it."""
+    storage = b"(X\x07\x00\x00\x00storage" + op("torch", "FloatStorage") + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    storage += pickle.dumps(elements, protocol=2)[2:-1] + b"tQ"
+    rebuilt = op("torch._utils", "_rebuild_tensor_v2") + b"(" + storage
+    rebuilt += b"".join(pickle.dumps(part, protocol=2)[2:-1] for part in (offset, shape, strides)) + b"tR"
+    return b"\x80\x02}X\x01\x00\x00\x00a" + rebuilt + b"s."
+
+
+def test_tensors_stay_in_their_storage(tmp_path):
+    def read(*description):
+        path = tmp_path / "state.pth"
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", pickled_tensor(*description))
+            file.writestr("archive/data/0", np.arange(4, dtype=np.float32).tobytes())
+        return read_state_dict(path)["a"]
+
+    np.testing.assert_array_equal(read(1, (3,), (1,)), np.float32([1, 2, 3]), strict=True)
+    np.testing.assert_array_equal(read(0, (2, 2), (1, 2)), np.float32([[0, 2], [1, 3]]), strict=True)
+    assert read(0, (0, 3), (3, 1)).shape == (0, 3)
+    assert read(3, (), ()) == 3
+    outside = [(2, (3,), (1,)), (0, (2, 3), (2, 1)), (0, (2,), (-1,)), (-1, (2,), (1,)), (0, (10**12,), (0,))]
+    outside += [(0, (4,), (1,), 5), (0, (2, 2), (1,)), (4, (), ())]
+    for description in outside:
+        with pytest.raises(UserError, match=r"state.pth: is damaged: ValueError: "):
+            read(*description)
+
+
+# The file, what is done to it, and what the message says after its name.
+FILE_MISTAKES = [
+    ("state.pth", lambda data: data[:-100], "is neither named .safetensors nor a complete file of torch.save"),
+    ("old.pth", lambda data: data[:-100], "is damaged: "),
+    ("old.pth", lambda data: data[:20], "is damaged: "),
+    # The last storage has four float32 numbers, after their count in eight bytes.
+    (
+        "old.pth",
+        lambda data: data[:-24] + struct.pack("<q", 3) + data[-16:],
+        "is damaged: ValueError: storage '94446188559008' says it has 3 elements, not 4",
+    ),
+    ("state.pth", lambda data: data.replace(b"running_mean", b"running_meen"), "is damaged: BadZipFile: Bad CRC-32"),
+    ("state.pth", lambda data: b"", "is neither"),
+    ("state.pth", lambda data: b"\x80\x02K\x01.", "is damaged: "),
+    ("state.safetensors", lambda data: data[:-1], "is damaged: ValueError: 'torch.bool' ends after byte 1911, "),
+    ("state.safetensors", lambda data: data[:100], "is damaged: ValueError: the header has "),
+    ("state.safetensors", lambda data: data[:5], "is damaged: error: unpack_from requires"),
+    ("state.safetensors", lambda data: data + b"x", "is damaged: ValueError: the arrays leave gaps"),
+    (
+        "state.safetensors",
+        lambda data: data.replace(b"I16", b"I17"),
+        "is damaged: ValueError: 'torch.int16' is of I17, ",
+    ),
+    (
+        "state.safetensors",
+        lambda data: data.replace(b'"shape":[3,4]', b'"shape":[3,5]').replace(b'"shape":[4,3]', b'"shape":[4,4]'),
+        "is damaged: ValueError: 'columns' of shape [4, 4] has 96 bytes",
+    ),
+    ("state.safetensors", lambda data: struct.pack("<Q", 2) + b"[]", "is damaged: ValueError: the header is no dict"),
+    (
+        "module.pth",
+        lambda data: data,
+        "its pickle names 'torch.nn.modules.container.Sequential', which is not called here; ",
+    ),
+    ("counter.pth", lambda data: data, "its pickle names 'collections.Counter', which is not called here; "),
+    ("two.pth", lambda data: data, "is no state dict; entries with one: net, average"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "message"), FILE_MISTAKES)
+def test_mistakes_in_files_are_one_line_that_names_the_file(file, change, message, tmp_path):
+    path = tmp_path / file
+    path.write_bytes(change((FILES / file).read_bytes()))
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path}: {message}')}") as caught:
+        read_state_dict(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_entries_and_paths_are_one_line(tmp_path):
+    for call, message in (
+        (lambda: read_state_dict(tmp_path / "no.pth"), f"{tmp_path / 'no.pth'}: No such file or directory"),
+        (lambda: read_state_dict(tmp_path), f"{tmp_path}: Is a directory"),
+        (
+            lambda: read_state_dict(FILES / "two.pth", "nets"),
+            f"{FILES / 'two.pth'}: has no state dict in an entry 'nets'; did you mean 'net'? choices: net, average",
+        ),
+        (
+            lambda: read_state_dict(FILES / "state.safetensors", "net"),
+            f"{FILES / 'state.safetensors'}: is one state dict and has no entry 'net'",
+        ),
+        (
+            lambda: read_state_dict(archive(tmp_path / "epoch.pth", pickle.dumps({"epoch": 3}, protocol=2))),
+            f"{tmp_path / 'epoch.pth'}: is no state dict; nor has an entry that is one",
+        ),
+        (
+            lambda: read_state_dict(archive(tmp_path / "two.pth", b"", name="other")),
+            f"{tmp_path / 'two.pth'}: is damaged: ValueError: the archive has 0 files data.pkl, expected 1",
+        ),
+        (
+            lambda: read_state_dict(archive(tmp_path / "z.pth", b"" * 99, compression=zipfile.ZIP_DEFLATED)),
+            f"{tmp_path / 'z.pth'}: is damaged: ValueError: ['archive/data.pkl'] is compressed",
+        ),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            call()
+
+
+@pytest.mark.parametrize("file", ["state.pth", "old.pth", "state.safetensors"])
+def test_damage_anywhere_is_an_error_of_the_user_or_none(file, tmp_path):
+    data, path, draw = (FILES / file).read_bytes(), tmp_path / file, np.random.default_rng(0)
+    for _ in range(200):
+        path.write_bytes(data[: draw.integers(len(data))])
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: .*$"):
+            read_state_dict(path)
+        damaged = bytearray(data)
+        damaged[draw.integers(len(data))] ^= 1 << draw.integers(8)
+        path.write_bytes(damaged)
+        with contextlib.suppress(UserError):  # numbers may change without notice
+            assert all(isinstance(array, np.ndarray) for array in read_state_dict(path).values())
+
+
+def test_a_file_becomes_a_network(tmp_path, torch):
+    state, config = state_of(torch, "cifar20", np.float32), CASES["cifar20"][1]
+    header, offset = {}, 0
+    for key, array in state.items():
+        dtype = "I64" if array.dtype == np.int64 else "F32"
+        header[key] = {"dtype": dtype, "shape": array.shape, "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    text = json.dumps(header).encode()
+    data = struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in state.values())
+    (tmp_path / "resnet20.safetensors").write_bytes(data)
+    found = read_state_dict(tmp_path / "resnet20.safetensors")
+    same(network_to_torch(network_from_torch(found, config), config, "pytorch_cifar", num_batches_tracked=7), state)
