@@ -9,13 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from normres.errors import UserError
-from normres.report import curves, facts, figures, tables
-from normres.report.files import write_file
+from normres.report import facts, figures, tables
+from normres.report.evidence import chance, digits, diverged_note, scale_notes, training_images
 from normres.report.lines import DEPTH, SHORTCUT, arms_of, context_of, lines_of, missing_arms
-from normres.report.page import Drawing, Page
+from normres.report.publication import Sketch, curves_sketch, publish, seeds_text
 from normres.report.statistics import Arm, Summary, field
-from normres.report.style import COLUMN_INCHES, PAGE_INCHES, save
-from normres.report.verdict import RULE, Clause, Difference, Outcome, together
+from normres.report.style import COLUMN_INCHES
+from normres.report.verdict import Clause, Difference, Outcome, together
 from normres.results import Run
 
 CONFIG = "configs/degradation.py"
@@ -34,10 +34,6 @@ PAPER_PLAIN = (
     "plain-44 < plain-56 (figure 6); plain-110 stays above 60 % error and is not drawn. "
     "6.43 is the best of 5 runs."
 )
-PAPER_SCALE = {"model.width": 16, "train.steps": 64_000, "train.batch_size": 128}
-PAPER_TRAINING_IMAGES = 50_000
-
-CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
 def judge(arms: Sequence[Arm]) -> list[Clause]:
@@ -138,26 +134,12 @@ def _judged(arms: Sequence[Arm], name: str) -> tuple[list[Entry], str]:
     return entries, ""
 
 
-def chance(arm: Arm) -> float:
-    """Returns the error of guessing, 1 - 1/classes, as which a diverged net is counted."""
-    return 1 - 1 / CLASSES.get(field(arm.runs[0], "data.name"), 10)
-
-
 def _listed(entries: Sequence[Entry]) -> str:
     return ", ".join(f"depth {depth}: {tables.percent(summary)} %" for depth, summary, _ in entries)
 
 
-def _of_runs(arm: Arm) -> str:
-    return f"{len(arm.diverged)} of {len(arm.runs)} run{'s' * (len(arm.runs) > 1)}"
-
-
 def _notes(entries: Sequence[Entry]) -> str:
-    """Says which errors are those of diverged runs."""
-    diverged = [arm for _, _, arm in entries if arm.diverged]
-    if not diverged:
-        return ""
-    which = "; ".join(f"{_of_runs(arm)} of {arm.label}" for arm in diverged)
-    return f" Diverged runs are counted at the error of guessing, {100 * chance(diverged[0]):g} %: {which}."
+    return diverged_note([arm for _, _, arm in entries])
 
 
 def _overfitting(lines: dict[str, list[Arm]]) -> str:
@@ -172,27 +154,23 @@ def _overfitting(lines: dict[str, list[Arm]]) -> str:
         if train.is_lower() == test.is_higher() == "borne out":
             sentences.append(
                 f" From depth {ends[0].key[DEPTH]} to {ends[1].key[DEPTH]} the test error of {label} rises, but its "
-                f"training error falls: the deeper net overfits the {_training_images(ends[1]):,} training images, "
+                f"training error falls: the deeper net overfits the {training_images(ends[1]):,} training images, "
                 "which is not degradation."
             )
     return "".join(sentences)
 
 
-def _training_images(arm: Arm) -> int:
-    return int((arm.runs[0].record.get("data") or {}).get("train_examples") or 0)
-
-
 def table(arms: Sequence[Arm]) -> tables.Table:
     """Returns the table of results, one row per arm."""
-    digits = 2 if min((_images(arm) for arm in arms), default=0) >= 5_000 else 1
+    places = digits(arms)
     rows = tuple(
         (
             label,
             str(arm.key[DEPTH]),
             tables.parameters_cell(arm),
             tables.seeds_cell(arm),
-            tables.error_cell(arm, "train_error", digits),
-            tables.error_cell(arm, "test_error", digits),
+            tables.error_cell(arm, "train_error", places),
+            tables.error_cell(arm, "test_error", places),
             _paper_cell(arm),
         )
         for label, members in lines_of(arms).items()
@@ -212,12 +190,6 @@ def table(arms: Sequence[Arm]) -> tables.Table:
         "the seeds that finished. " + facts.provenance([run for arm in arms for run in arm.runs])
     )
     return tables.Table(header, rows, caption)
-
-
-def _images(arm: Arm) -> int:
-    """Returns the number of images of the smaller set: a digit that one image cannot change says nothing."""
-    data = arm.runs[0].record.get("data") or {}
-    return min(int(data.get("train_examples") or 0), int(data.get("test_examples") or 0))
 
 
 def _paper_cell(arm: Arm) -> str:
@@ -249,20 +221,7 @@ def _paper_notes(arms: Sequence[Arm]) -> list[str]:
         if members[0].key[SHORTCUT] == "none" and entries:
             order = " < ".join(f"plain-{depth} ({tables.percent(summary)} %)" for depth, summary, _ in entries)
             notes.append(f"Here, {label}, training error: {order}.{_notes(entries)}")
-    runs = [run for arm in arms for run in arm.runs]
-    scale = []
-    for name, paper in PAPER_SCALE.items():
-        here = sorted({field(run, name) for run in runs})
-        if here != [paper]:
-            word = name.rpartition(".")[2].replace("_", " ")
-            scale.append(f"{word} {', '.join(f'{value:,}' for value in here)} here, {paper:,} there")
-    images = sorted({_training_images(arm) for arm in arms})
-    if images != [PAPER_TRAINING_IMAGES]:
-        counts = ", ".join(f"{count:,}" for count in images)
-        scale.append(f"{counts} training images here, {PAPER_TRAINING_IMAGES:,} there")
-    if scale:
-        notes.append(f"The scale differs, so only the order can be compared: {'; '.join(scale)}.")
-    return notes
+    return notes + scale_notes(arms)
 
 
 def draw(runs: Sequence[Run], output_directory: Path) -> list[Path]:
@@ -275,52 +234,27 @@ def draw(runs: Sequence[Run], output_directory: Path) -> list[Path]:
         raise UserError(f"there is no run to report; `normres sweep --config={CONFIG}` makes them")
     arms = arms_of(runs)
     lines = lines_of(arms)
-    seeds = {len(arm.runs) for arm in arms}
-    per_arm = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-    plural = "" if seeds == {1} else "s"
-    written = save(figures.error_against_depth(lines), output_directory / "degradation")
-    steps = max(field(run, "train.steps") for run in runs)
-    over_steps = curves.training_curves(lines, label=lambda arm: str(arm.key[DEPTH]), steps=steps)
-    written += save(over_steps, output_directory / "curves")
-    drawings = [
-        Drawing(
-            written[0],
-            "Final training and test error against depth, one line per variant; the table has the numbers.",
-            f"Error at the last step against depth, {per_arm} seed{plural} per point"
-            + (": the line joins the means, dashes are seeds" if max(seeds) > 1 else "")
-            + ". A cross at the upper edge marks diverged runs; means are over the runs that finished."
-            + _overfitting(lines),
-            COLUMN_INCHES,
-        ),
-        Drawing(
-            written[2],
-            "Training and test error over training steps, one curve per depth and one panel per variant.",
-            "Error over training steps; the number at the end of a curve is the depth. Thin: training error, "
-            "running mean of the mini-batches, as augmented. Bold: test error"
-            + (", both averaged over seeds." if max(seeds) > 1 else ".")
-            + " The vertical axis ends at about twice the largest final error, or at 100 %.",
-            PAGE_INCHES,
-        ),
-    ]
-    result = table(arms)
-    names = {run.path: arm.label for arm in arms for run in arm.runs}
-    page = Page(
+    seeds, several = seeds_text(arms)
+    against_depth = Sketch(
+        "degradation",
+        figures.error_against_depth(lines),
+        "Final training and test error against depth, one line per variant; the table has the numbers.",
+        f"Error at the last step against depth, {seeds} per point"
+        + (": the line joins the means, dashes are seeds" if several else "")
+        + ". A cross at the upper edge marks diverged runs; means are over the runs that finished."
+        + _overfitting(lines),
+        COLUMN_INCHES,
+    )
+    return publish(
+        output_directory,
+        [against_depth, curves_sketch(lines)],
         title=TITLE,
         claim=CLAIM,
         source=SOURCE,
         clauses=judge(arms),
-        rule=RULE,
-        warnings=facts.warnings(arms, missing=missing_arms(arms)),
-        drawings=drawings,
-        table=result,
+        arms=arms,
+        missing=missing_arms(arms),
+        table=table(arms),
         paper_table=_paper_table(arms),
         paper_notes=_paper_notes(arms),
-        facts=facts.what_was_run(runs),
-        runs=facts.run_table([run for arm in arms for run in arm.runs], lambda run: names[run.path]),
     )
-    return [
-        *written,
-        write_file(output_directory / "table.md", tables.markdown(result)),
-        write_file(output_directory / "table.tex", tables.latex(result)),
-        write_file(output_directory / "index.html", page.html()),
-    ]

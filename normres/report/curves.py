@@ -40,7 +40,8 @@ def training_curves(
     with matplotlib.rc_context(STYLE):
         columns = len(panels) if len(panels) <= 3 else 2 if len(panels) == 4 else 3
         rows = math.ceil(max(1, len(panels)) / max(1, columns))
-        figure = new_figure(PAGE_INCHES if columns > 1 else COLUMN_INCHES, 2.5 * rows)
+        # Many rows are lower, so that a page holds them.
+        figure = new_figure(PAGE_INCHES if columns > 1 else COLUMN_INCHES, (2.5 if rows < 3 else 1.7) * rows)
         grid = figure.subplots(rows, max(1, columns), sharey=True, squeeze=False)
         top = percent_axis(grid[0, 0], _top_of_curves(_all(panels)))
         # Numbers of curves are given to labels, so that the same depth looks the same in every panel.

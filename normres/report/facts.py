@@ -63,6 +63,7 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
                 "independent, and the spread is understated."
             )
     found += [f"No run of {name}." for name in missing]
+    found += _data_warnings(runs)
     for what, value in (
         ("Number formats", lambda run: run.record.get("dtype")),
         ("Devices", _device_text),
@@ -181,8 +182,23 @@ def _data_text(run: Run) -> str:
     train, test = (
         f"{data[key]:,}" if isinstance(data.get(key), int) else "?" for key in ("train_examples", "test_examples")
     )
-    text = f"{data.get('name', '?')} ({data.get('source', '?')}), {train} training and {test} test images"
+    evaluated_on = data.get("evaluated_on", "test")
+    text = f"{data.get('name', '?')} ({data.get('source', '?')}), {train} training and {test} {evaluated_on} images"
+    for name, split in (data.get("splits") or {}).items():
+        settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in split.items())
+        text += f", {name.replace('_', ' ')} ({settings})"
     return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
+
+
+def _data_warnings(runs: Sequence[Run]) -> list[str]:
+    """Returns a warning if the images are random, and one if they are not the test set's."""
+    data = [run.record.get("data") or {} for run in runs]
+    found = []
+    if any(of_run.get("source") == "synthetic" for of_run in data):
+        found.append("Synthetic images: random pixels, for tests of shapes and speed. These errors mean nothing.")
+    if any(of_run.get("evaluated_on") == "validation" for of_run in data):
+        found.append("What is called test error was measured on a validation set, part of the training images.")
+    return found
 
 
 def _device_text(run: Run) -> str:

@@ -10,19 +10,27 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from normres.report.statistics import Arm
-from normres.report.style import COLUMN_INCHES, METRICS, STYLE, VARIANTS, literal, new_figure, percent_axis
+from normres.report.style import COLUMN_INCHES, METRICS, PAGE_INCHES, STYLE, VARIANTS, literal, new_figure, percent_axis
 
 
-def error_against_depth(lines: Mapping[str, Sequence[Arm]], *, field: str = "model.depth") -> Figure:
+def error_against_depth(
+    lines: Mapping[str, Sequence[Arm]],
+    *,
+    field: str = "model.depth",
+    published: Mapping[str, Mapping[int, float]] | None = None,
+) -> Figure:
     """Draws final training (left) and test (right) error against depth, one line per entry of `lines`.
 
     Lines join the means of the seeds that finished; dashes beside a mean are its seeds, where there are
     several.  A cross at the upper edge marks an arm with diverged runs; that arm's mean, if any, is over its
-    other runs.
+    other runs.  `published` is a paper's test error in percent by line and depth, in a third panel with its own axes.
     """
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(COLUMN_INCHES, 2.2)
-        panels = figure.subplots(1, 2, sharey=True)
+        width = PAGE_INCHES if published else COLUMN_INCHES
+        figure = new_figure(width, 2.2)
+        panels = [figure.add_subplot(1, 3 if published else 2, 1)]
+        panels.append(figure.add_subplot(1, 3 if published else 2, 2, sharey=panels[0]))
+        panels[1].tick_params(labelleft=False)
         depths = sorted({arm.key[field] for arms in lines.values() for arm in arms})
         for axes, metric, title in zip(panels, METRICS, ("training", "test"), strict=True):
             axes.set_title(title)
@@ -35,13 +43,31 @@ def error_against_depth(lines: Mapping[str, Sequence[Arm]], *, field: str = "mod
             100 * value for arms in lines.values() for arm in arms for metric in METRICS for value in arm.values(metric)
         ]
         percent_axis(panels[0], max(errors, default=100.0))
-        handles = [_handle(number, label) for number, label in enumerate(lines)]
+        names = list(dict.fromkeys([*lines, *(published or {})]))
+        if published:
+            _published(figure.add_subplot(1, 3, 3), published, names)
+        handles = [_handle(number, label) for number, label in enumerate(names)]
         if any(arm.diverged for arms in lines.values() for arm in arms):
             handles.append(Line2D([], [], linestyle="none", marker="x", color="0.2", label="diverged"))
-        columns, rows = _legend_shape(handles)
+        columns, rows = _legend_shape(handles, width)
         figure.set_figheight(2.0 + 0.15 * rows)
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6, columnspacing=1.4)
         return figure
+
+
+def _published(axes: Axes, published: Mapping[str, Mapping[int, float]], names: Sequence[str]) -> None:
+    """Draws a paper's test errors, each line in the colour that it has beside."""
+    axes.set_title("test, in the paper")
+    axes.set_xlabel("depth (layers)")
+    for name, errors in published.items():
+        colour, marker, dashes = VARIANTS[names.index(name) % len(VARIANTS)]
+        places = sorted(errors)
+        heights = [errors[depth] for depth in places]
+        axes.plot(
+            places, heights, color=colour, marker=marker, linestyle=dashes, markerfacecolor="white", clip_on=False
+        )
+    _depth_axis(axes, sorted({depth for errors in published.values() for depth in errors}))
+    percent_axis(axes, max(error for errors in published.values() for error in errors.values()))
 
 
 def _depth_line(axes: Axes, arms: Sequence[Arm], metric: str, field: str, number: int) -> None:
@@ -123,12 +149,12 @@ def _handle(number: int, label: str) -> Line2D:
     )
 
 
-def _legend_shape(handles: Sequence[Line2D]) -> tuple[int, int]:
-    """Returns the most columns, and the rows they make, with which a legend fits into a column of a page."""
+def _legend_shape(handles: Sequence[Line2D], width: float) -> tuple[int, int]:
+    """Returns the most columns, and the rows they make, with which a legend fits into `width` inches."""
     # Inches: about 0.055 per letter, 0.5 for the sample and the spaces; columns fill from top to bottom.
     widths = [0.5 + 0.055 * len(str(handle.get_label())) for handle in handles]
     for columns in range(len(handles), 1, -1):
         rows = math.ceil(len(handles) / columns)
-        if sum(max(widths[start : start + rows]) for start in range(0, len(widths), rows)) <= COLUMN_INCHES:
+        if sum(max(widths[start : start + rows]) for start in range(0, len(widths), rows)) <= width:
             return columns, rows
     return 1, len(handles)

@@ -1,6 +1,6 @@
 """Arms as lines of a plot over depth: plain or residual, one per variant and never two things averaged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from normres.report.statistics import Arm, distinguishing_fields, group
@@ -36,11 +36,11 @@ def lines_of(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     return {label: sorted(members, key=lambda arm: arm.key[DEPTH]) for label, members in lines.items()}
 
 
-def context_of(key: Mapping[str, Any]) -> str:
-    """Returns what tells an arm from the others besides shortcut and depth."""
+def context_of(key: Mapping[str, Any], ignore: Collection[str] = (SHORTCUT, DEPTH)) -> str:
+    """Returns what tells an arm from the others besides the fields of `ignore`."""
     words = []
     for name, value in key.items():
-        if name in (SHORTCUT, DEPTH):
+        if name in ignore:
             continue
         word = name.rpartition(".")[2].replace("_", " ")
         words.append(f"{value} {word}" if word in ("norm", "order", "recipe") else f"{word} {value}")

@@ -1,0 +1,35 @@
+"""Auxiliary losses: can classifiers on the inner stages do for plain nets what shortcuts do (Lee et al. 2015)?
+
+    normres sweep  --config=configs/aux_loss.py:demo --workdir=runs/aux_loss
+    normres report --experiment=experiments/aux_loss.py --workdir=runs/aux_loss
+
+Sizes: `demo` (depths 8, 20 and 38, width 8, 2,560 embedded images, 400 steps: for CPUs), `budget` (depths 20 to 56,
+6,400 steps) and `paper` (depths 20 to 110, 64,000 steps); the last two want a GPU and the full CIFAR-10, by
+--config.data.source=binary --config.data.path=DIR_OR_TAR.  Expected: the auxiliary losses lower the training error of
+the deepest plain net, but it stays above the residual net's.  No paper has a table of this comparison.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import sizes
+
+FILE = "configs/aux_loss.py"
+DEPTHS = {"demo": (8, 20, 38), "budget": (20, 32, 44, 56), "paper": (20, 32, 44, 56, 110)}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"model.shortcut": "none"},
+    "plain + auxiliary": {"model.shortcut": "none", "model.auxiliary": (1, 2)},
+    "residual (A)": {"model.shortcut": "A"},
+}
+
+
+def get_config(size: str = "demo") -> ConfigDict:
+    """Returns what the arms share; the weight of the losses is optim.auxiliary_weight, its fall auxiliary_decay."""
+    return sizes.get_config(size, FILE)
+
+
+def sweep(size: str = "demo") -> list[dict[str, Any]]:
+    """Returns the arms: plain, plain with auxiliary classifiers, residual, at each depth, the quick ones first."""
+    sizes.check(size, FILE)
+    return [{**fields, "model.depth": depth} for depth in DEPTHS[size] for fields in VARIANTS.values()]
