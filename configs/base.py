@@ -54,12 +54,29 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.model.residual_scale = "none"  # without norms: none | skipinit | rezero | fixup
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"  # cifar10 | cifar100
-    config.data.source = "embedded"  # embedded (2,560 + 640 images) | binary (the official files)
-    config.data.path = ""  # binary only: the folder of .bin files, or the tar.gz that holds it
+    config.data.name = "cifar10"  # cifar10 | cifar100; images of your own (npz, folder): any name
+    config.data.source = "embedded"  # embedded (2,560 + 640 images) | binary | python (the official files) | npz | ...
+    config.data.path = ""  # the file or folder that the source reads; see SOURCES in normres/data/sources.py
     config.data.verify = True  # check the official checksums and counts; off for home-made files
-    config.data.augmentation = "crop_flip"  # crop_flip (pad 4, random crop, flip) | none
-    config.data.subtract = "pixel_mean"  # pixel_mean (He 2015) | channel_mean | none; of the training images
+    config.data.image_size = 32  # pixels; for the sources that resize (folder) or invent (synthetic)
+    config.data.validation = 0  # training examples set aside, 5,000 in the papers; 0 = none
+    config.data.stratified = False  # validation set and fraction have each class in proportion
+    config.data.evaluate_on = "test"  # test | validation: the images that the run's test error is measured on
+    config.data.fraction = 1.0  # of the training examples (without the validation set) that is kept
+    config.data.per_class = 0  # training examples kept of each class, in place of a fraction; 0 = all
+    config.data.split_seed = 0  # of validation set and subset; not config.seed: all seeds see the same data
+    config.data.label_noise = 0.0  # fraction of the training labels replaced by a random other class
+    config.data.label_noise_seed = 0  # which labels, and by what
+    config.data.preprocess = "pixel_mean"  # pixel_mean (He 2015) | channel_mean | channel_mean_std (wide networks) |
+    # image_standardization (each image by its own mean and deviation) | none; statistics of the training images
+    config.data.augmentation = "crop_flip"  # crop_flip (pad 4, random crop, flip) | flip | none
+    config.data.padding = "zero"  # crop_flip only, of preprocessed images: zero | reflect (wide networks)
+    config.data.cutout = 0  # pixels, side of a square set to zero in each training image, such as 16; 0 = off
+    config.data.mixup = 0.0  # alpha, such as 1: mixes pairs of images by a share from Beta(alpha, alpha); 0 = off
+    config.data.cutmix = 0.0  # alpha, such as 1: a box of another image, its area from Beta(alpha, alpha); 0 = off
+    # Of mixed images, the training error that is logged counts the label with the larger share as the right one.
+    config.data.corruptions = ()  # the finished run's test error under each, such as contrast,gaussian_noise
+    config.data.corruption_seed = 0  # of their noise and hues; not config.seed, so that all runs see the same images
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 0.1

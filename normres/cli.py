@@ -1,4 +1,4 @@
-"""The command line: `normres train | sweep | report | show | bench`.  A mistake is one line and exit status 2."""
+"""The command line: `normres train | sweep | report | show | data | bench`.  A mistake is one line and status 2."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from normres.bench import commands as benchmarks
+from normres.data import commands as of_data
 from normres.errors import InterruptedRun, UserError, nearest
 from normres.launch import machine
 
@@ -64,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the config file")
     show.add_argument("--image", metavar="HxWxC", help="size of an image (default: the data's, 32x32x3)")
     show.add_argument("--svg", type=Path, metavar="FILE.svg", help="draw the network to this file")
+    data = add(
+        "data",
+        "Prepare, verify and show data; trains nothing.",
+        "Each command explains itself:\n  normres data prepare --help\n  normres data verify --help\n"
+        "  normres data show --help",
+    )
+    of_data.add_commands(_adder(data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)))
     bench = add(
         "bench",
         "Measure accuracy and speed beside Flax and PyTorch; trains nothing.",
@@ -191,6 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "bench":
             return benchmarks.run(options, rest)
+        if options.command == "data":
+            return of_data.run(options, rest)
         return COMMANDS[options.command](options, parse_overrides(rest))
     except UserError as error:
         print(f"normres: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from normres import norms, optim, variants, weights
 from normres.config_files import load_module
-from normres.data import sources
+from normres.data import augment, corruptions, preprocess, sources, splits
 from normres.errors import UserError, nearest
 from normres.recipes import apply_recipe
 
@@ -23,15 +23,19 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.norm_average": get_args(get_type_hints(norms.Average)["kind"]),
     "model.weights": tuple(weights.TABLE),
     "model.residual_scale": tuple(variants.RESIDUAL_SCALES),
-    "data.name": ("cifar10", "cifar100"),
     "data.source": tuple(sources.SOURCES),
-    "data.augmentation": ("crop_flip", "none"),
-    "data.subtract": ("pixel_mean", "channel_mean", "none"),
+    "data.evaluate_on": splits.EVALUATE_ON,
+    "data.preprocess": preprocess.KINDS,
+    "data.augmentation": tuple(augment.AUGMENTATIONS),
+    "data.padding": tuple(augment.PADDINGS),
     "optim.schedule": tuple(optim.SCHEDULES),
     "optim.auxiliary_decay": ("linear", "none"),
     "train.dtype": ("auto", "float32", "bfloat16"),
     "train.parallel": ("jit", "pmap"),
 }
+
+# Fields that are lists of names, and the names.
+NAMES: dict[str, tuple[str, ...]] = {"data.corruptions": tuple(corruptions.CORRUPTIONS)}
 
 # Smallest value allowed, by field.
 MINIMUM: dict[str, float] = {
@@ -49,6 +53,10 @@ MINIMUM: dict[str, float] = {
     "model.stochastic_depth": 0,
     "optim.clip_factor": 0,
     "optim.auxiliary_weight": 0,
+    "data.cutout": 0,
+    "data.mixup": 0,
+    "data.cutmix": 0,
+    "data.corruption_seed": 0,
     "model.norm_groups": 1,
     "model.norm_sub_batches": 1,
     "model.norm_epsilon": 0,
@@ -133,6 +141,9 @@ def _coerce(name: str, value: Any, current: Any) -> Any:
             if isinstance(value, bool):
                 return value
             return {"true": True, "false": False}[str(value).lower()]
+        elif name in NAMES:
+            parts = value.strip("() ").split(",") if isinstance(value, str) else value
+            return tuple(dict.fromkeys(text for part in parts if (text := part.strip(" '\""))))
         elif kind is tuple:
             parsed = ast.literal_eval(value) if isinstance(value, str) else value
             return tuple(int(item) for item in (parsed if isinstance(parsed, tuple | list) else (parsed,)))
@@ -140,8 +151,10 @@ def _coerce(name: str, value: Any, current: Any) -> Any:
             return int(str(value).replace("_", ""))
         elif kind is float and not isinstance(value, bool):
             return float(value)
-    except (ValueError, KeyError, SyntaxError, TypeError):
+    except (ValueError, KeyError, SyntaxError, TypeError, AttributeError):
         pass
+    if name in NAMES:
+        raise UserError(f"config.{name}={value!r} is not a list of names; choices: {', '.join(NAMES[name])}")
     wanted = {bool: "true or false", tuple: "integers, such as 100,200", int: "an integer", float: "a number"}
     raise UserError(f"config.{name}={value!r} is not {wanted.get(kind, 'a text')}")
 
@@ -152,6 +165,9 @@ def validate(config: ConfigDict) -> None:
     for name, choices in CHOICES.items():
         if flat[name] not in choices:
             raise UserError(f"config.{name}={flat[name]!r} does not exist; {nearest(flat[name], choices)}")
+    for name, choices in NAMES.items():
+        if wrong := [text for text in flat[name] if text not in choices]:
+            raise UserError(f"config.{name}: {wrong[0]!r} does not exist; {nearest(wrong[0], choices)}")
     for name, least in MINIMUM.items():
         if not flat[name] >= least:
             raise UserError(f"config.{name}={flat[name]} must be at least {least}")
@@ -161,8 +177,18 @@ def validate(config: ConfigDict) -> None:
     if list(config.optim.boundaries) != sorted(set(config.optim.boundaries)):
         raise UserError(f"config.optim.boundaries={config.optim.boundaries} must increase")
     _validate_model(config)
-    if config.data.source == "binary" and not config.data.path:
-        raise UserError("config.data.path is empty; data.source='binary' needs the folder or tar.gz of official files")
+    data = config.data
+    if data.mixup and data.cutmix:
+        raise UserError(
+            f"config.data.cutmix={data.cutmix} and config.data.mixup={data.mixup} exclude each other; set one to 0"
+        )
+    if data.cutout > data.image_size:
+        raise UserError(f"config.data.cutout={data.cutout} must be at most config.data.image_size={data.image_size}")
+    try:
+        sources.check(data.name, data.source, data.path, data.image_size)
+        splits.check(**{name: data[name] for name in splits.FIELDS})
+    except UserError as error:
+        raise UserError(f"config.{error}") from None
 
 
 def _validate_model(config: ConfigDict) -> None:

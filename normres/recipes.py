@@ -34,7 +34,11 @@ _HE2015: dict[str, Any] = {
     "optim.hold_until_error": 0.8,
     "optim.hold_from_depth": 110,
     "data.augmentation": "crop_flip",
-    "data.subtract": "pixel_mean",
+    "data.preprocess": "pixel_mean",
+    "data.padding": "zero",
+    "data.cutout": 0,
+    "data.mixup": 0.0,
+    "data.cutmix": 0.0,
 }
 
 RECIPES: dict[str, dict[str, Any]] = {

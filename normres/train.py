@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from normres import optim
-from normres.data import Dataset, augment, batches
+from normres.data import Dataset, augment, batches, corruptions, preprocess
 from normres.errors import UserError
 from normres.resnet import ResNet, ResNetConfig
 from normres.streams import step_key, stream_seed
@@ -57,7 +57,8 @@ class Event:
     """What `fit` yields.
 
     kind is "train" (means since the last such event), "test" (whole test set), "checkpoint" (values are empty and
-    the state may be saved), "diverged" (at `step` the loss was not finite) or "finished" (final values).
+    the state may be saved), "diverged" (at `step` the loss was not finite), "corrupted" (test errors by corruption,
+    a list over severities) or "finished" (final values).
     """
 
     kind: str
@@ -102,18 +103,13 @@ def train_step(
       model: the network's config.
       axis_name: the device axis if this is one device's share of the batch, else None.
       state: the state before.
-      data: "images" uint8 (N, H, W, C), "labels" int32 (N,), "mean" float32, see augment.mean_image.
-      indices: which examples make the batch, int32 (B,).
+      data: see augment.training_batch.
+      indices: which examples make the batch, int32 (B,), or (B, 2) with partners to mix them with.
 
     Returns:
-      The state after, and float32 (3,): mean loss, mean error and learning rate of the step.
+      The state after, and float32 (3,): mean loss, mean error (see augment.Targets) and learning rate of the step.
     """
-    images = augment.centered(data["images"][indices], data["mean"])
-    labels = data["labels"][indices]
-    if config.data.augmentation == "crop_flip":
-        key = step_key(config, "augmentation", state.step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-        images = augment.crop_flip(images, keys)
+    images, targets = augment.training_batch(config, state.step, data, indices)
     dropout = step_key(config, "dropout", state.step)
     if axis_name is not None:
         dropout = jax.random.fold_in(dropout, jax.lax.axis_index(axis_name))
@@ -123,15 +119,13 @@ def train_step(
         network = ResNet(model, train=True)
         applied: Any = network.apply(variables, images, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout})
         logits, changed = applied
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        total = loss
+        total = loss = targets.loss(logits)
         for (head,) in changed.get("auxiliary", {}).values():
-            of_head = optax.softmax_cross_entropy_with_integer_labels(head, labels).mean()
-            total += optim.auxiliary_weight(config, state.step) * of_head
+            total += optim.auxiliary_weight(config, state.step) * targets.loss(head)
         return total, (loss, logits, changed.get("batch_stats", {}))
 
     gradients, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    error = jnp.mean(jnp.argmax(logits, -1) != labels)
+    error = targets.error(logits)
     if axis_name is not None:
         # Averaging the running statistics keeps the state equal on all devices when each has seen its own batch.
         gradients, batch_stats, loss, error = jax.lax.pmean((gradients, batch_stats, loss, error), axis_name)
@@ -152,6 +146,7 @@ def train_step(
 
 def eval_step(
     model: ResNetConfig,
+    kind: str,
     params: Any,
     batch_stats: Any,
     data: dict[str, jax.Array],
@@ -159,7 +154,7 @@ def eval_step(
     weights: jax.Array,
 ) -> jax.Array:
     """Returns float32 (3,): sums of loss, error and weight over the examples `indices` (B,) with `weights` (B,)."""
-    images = augment.centered(data["images"][indices], data["mean"])
+    images = preprocess.preprocess(kind, data["images"][indices], data)
     labels = data["labels"][indices]
     logits: Any = ResNet(model).apply({"params": params, "batch_stats": batch_stats}, images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -183,9 +178,9 @@ class Programs:
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, P())
         self.sharded = NamedSharding(mesh, P("data"))
-        mean = augment.mean_image(dataset.train_images, config.data.subtract)
+        self.preprocess = preprocess.measure(dataset.train_images, config.data.preprocess)
         self.data = {
-            split: jax.device_put({"images": images, "labels": labels, "mean": mean}, self.replicated)
+            split: jax.device_put({"images": images, "labels": labels, **self.preprocess.arrays()}, self.replicated)
             for split, images, labels in (
                 ("train", dataset.train_images, dataset.train_labels),
                 ("test", dataset.test_images, dataset.test_labels),
@@ -199,7 +194,7 @@ class Programs:
             step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=False)
         self._train: Any
         self._train = self._jitted = jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
-        self._eval = jax.jit(partial(eval_step, self.model), out_shardings=self.replicated)
+        self._eval = jax.jit(partial(eval_step, self.model, config.data.preprocess), out_shardings=self.replicated)
         self.compile_seconds = 0.0
 
     def initial_state(self) -> TrainState:
@@ -219,22 +214,25 @@ class Programs:
     def _indices(self, step: int) -> jax.Array:
         config = self.config
         found = batches.train_indices(stream_seed(config, "order"), step, config.train.batch_size, self.sizes["train"])
-        return jax.device_put(found, self.sharded)
+        return jax.device_put(batches.with_partners(found) if augment.mixes(config) else found, self.sharded)
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, jax.Array]:
         """Dispatches training step `step`; `state` is donated."""
         return self._train(state, self.data["train"], self._indices(step))
 
     def evaluate(
-        self, state: TrainState, split: str, should_stop: Callable[[], bool] = lambda: False
+        self, state: TrainState, split: str, should_stop: Callable[[], bool] = lambda: False, images: Any = None
     ) -> dict[str, float] | None:
-        """Returns loss and error over every example of "train" or "test", each once; None if told to stop."""
+        """Returns loss and error over every example of "train" or "test", or its `images`; None if told to stop."""
+        data = self.data[split]
+        if images is not None:
+            data = data | {"images": jax.device_put(images, self.replicated)}
         sums = []
         for indices, weights in batches.eval_batches(self.sizes[split], self.config.train.eval_batch_size):
             if should_stop():
                 return None
             placed = jax.device_put((indices, weights), self.sharded)
-            sums.append(self._eval(state.params, state.batch_stats, self.data[split], *placed))
+            sums.append(self._eval(state.params, state.batch_stats, data, *placed))
         loss, error, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         assert count == self.sizes[split]
         return {"loss": float(loss / count), "error": float(error / count)}
@@ -277,10 +275,14 @@ def fit(
         yield _interval(pending, step), state
     on_train = programs.evaluate(state, "train", should_stop) if step == train.steps else None
     on_test = programs.evaluate(state, "test", should_stop) if on_train else None
-    if on_train is None or on_test is None:
+    evaluate, images = partial(programs.evaluate, state, "test", should_stop), programs.data["test"]["images"]
+    corrupted = corruptions.errors(programs.config.data, images, evaluate) if on_test else None
+    if on_train is None or on_test is None or corrupted is None:
         yield Event("checkpoint", step, {}), state
         return
     yield Event("test", step, dict(on_test)), state
+    if corrupted:
+        yield Event("corrupted", step, dict(corrupted)), state
     final = {"train_loss": on_train["loss"], "train_error": on_train["error"]}
     final |= {"test_loss": on_test["loss"], "test_error": on_test["error"]}
     yield Event("finished", step, final), state

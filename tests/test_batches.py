@@ -1,7 +1,6 @@
 """Which examples make a batch, and what is done to them before the network sees them."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,17 +31,6 @@ def test_evaluation_weighs_every_example_once(size):
         assert indices.shape == weights.shape == (8,)
         np.add.at(weight, indices, weights)
     assert weight.tolist() == [1.0] * size
-
-
-def test_mean_image_is_exact():
-    images = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 3)).astype(np.uint8)
-    exact = images.astype(np.float64).mean(0) / 255
-    np.testing.assert_allclose(augment.mean_image(images, "pixel_mean")[0], exact, rtol=1e-7)
-    np.testing.assert_allclose(augment.mean_image(images, "channel_mean")[0, 0, 0], exact.mean((0, 1)), rtol=1e-7)
-    centered = augment.centered(jnp.asarray(images), augment.mean_image(images, "pixel_mean"))
-    np.testing.assert_allclose(np.mean(centered, 0), 0, atol=1e-6)
-    untouched = augment.centered(jnp.asarray(images), augment.mean_image(images, "none"))
-    np.testing.assert_allclose(untouched, images / 255, rtol=1e-6)
 
 
 def test_crop_flip_gives_every_window_of_the_padded_image():

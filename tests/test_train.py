@@ -8,7 +8,7 @@ import pytest
 from configs import base
 from normres import checkpoint, optim, train
 from normres import config as configs
-from normres.data import Dataset, augment
+from normres.data import Dataset, augment, preprocess
 from normres.errors import UserError
 from normres.resnet import ResNet
 
@@ -83,7 +83,7 @@ def test_per_device_statistics_are_each_devices_own(dataset):
     indices = np.asarray(own._indices(0))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    images = augment.centered(jnp.asarray(dataset.train_images[indices]), own.data["train"]["mean"])
+    images = preprocess.centered(jnp.asarray(dataset.train_images[indices]), own.data["train"]["mean"])
     images = augment.crop_flip(images, keys)
     variables = {"params": start.params, "batch_stats": start.batch_stats}
     model = ResNet(train.network(config(), 10, "float32"), train=True)
@@ -138,7 +138,7 @@ def test_evaluation_counts_every_example_once(dataset):
     built = programs(dataset, 8)  # 21 examples in batches of 16: eleven of the last are padding
     state, _ = after_steps(built)
     found = built.evaluate(state, "test")
-    images = augment.centered(jnp.asarray(dataset.test_images), built.data["test"]["mean"])
+    images = preprocess.centered(jnp.asarray(dataset.test_images), built.data["test"]["mean"])
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = np.asarray(ResNet(built.model).apply(variables, images), np.float64)
     chosen = np.log(np.exp(logits).sum(1)) - logits[np.arange(21), dataset.test_labels]

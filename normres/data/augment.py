@@ -1,48 +1,175 @@
-"""From uint8 images to what the network sees, inside the jitted step: pure functions of (images, key)."""
+"""Augmentation inside the jitted step: an image's is a function of (seed, step, image), a mixture's of (seed, step).
+
+Nothing here depends on how many devices share the batch: an image's key is made of its index, and the partner that it
+is mixed with comes with the index (batches.with_partners), so a device needs no other device's share.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from normres.data.preprocess import preprocess
+from normres.streams import step_key
 
 PAD = 4  # pixels on every side, as in both ResNet papers
+PADDINGS = {"zero": "constant", "reflect": "reflect"}  # numpy's names of them
+
+# Folded into an image's key; crop_flip splits that key in two, and these are not among the two.
+_CUTOUT = 2
+# Folded into the step's key, where an image's index would be.
+_MIXTURE = 2**32 - 1
 
 
-def mean_image(images: np.ndarray, subtract: str) -> np.ndarray:
-    """Returns what is subtracted from images_NHWC (uint8): float32 in [0, 1] units, broadcastable to (1, H, W, C).
-
-    Summed exactly, as integers.  `subtract` is pixel_mean (one value per position and channel), channel_mean or none.
-    """
-    if subtract == "none":
-        return np.zeros((1, 1, 1, 1), np.float32)
-    total = images.sum(axis=0, dtype=np.int64) / (len(images) * 255.0)
-    if subtract == "channel_mean":
-        total = total.mean(axis=(0, 1), keepdims=True)
-    return total[None].astype(np.float32)
+def _draw(key: jax.Array) -> jax.Array:
+    """Returns (row, column) of the crop's corner, 0 to 2 * PAD, and 1 if the image is flipped, as int32 (3,)."""
+    place, flip = jax.random.split(key)
+    corner = jax.random.randint(place, (2,), 0, 2 * PAD + 1)
+    return jnp.append(corner, jax.random.bernoulli(flip))
 
 
-def centered(images: jax.Array, mean: jax.Array) -> jax.Array:
-    """Returns images / 255 - mean as float32."""
-    return images.astype(jnp.float32) / 255 - mean
-
-
-def crop_flip(images_NHWC: jax.Array, keys: jax.Array) -> jax.Array:
-    """Pads each image by PAD zeros, crops it back to its size at a random place and flips every second one.
+def crop_flip(images_NHWC: jax.Array, keys: jax.Array, padding: str = "zero") -> jax.Array:
+    """Pads each image by PAD pixels, crops it back to its size at a random place and flips every second one.
 
     Args:
       images_NHWC: (N, H, W, C), centered, so that zeros are the mean colour.
       keys: (N,), one random key per image, so that an image's crop depends on nothing else.
+      padding: zero, or reflect (Zagoruyko, Komodakis 2016), which does not repeat the edge.
     """
     height, width = images_NHWC.shape[1:3]
-
-    def draw(key: jax.Array) -> jax.Array:
-        place, flip = jax.random.split(key)
-        corner = jax.random.randint(place, (2,), 0, 2 * PAD + 1)
-        return jnp.append(corner, jax.random.bernoulli(flip))
-
-    drawn = jax.vmap(draw)(keys)
+    drawn = jax.vmap(_draw)(keys)
     rows = drawn[:, :1] + jnp.arange(height)[None]
     columns = drawn[:, 1:2] + jnp.arange(width)[None]
     columns = jnp.where(drawn[:, 2:] == 1, columns[:, ::-1], columns)
-    padded = jnp.pad(images_NHWC, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
+    padded = jnp.pad(images_NHWC, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)), mode=PADDINGS[padding])
     example = jnp.arange(len(images_NHWC))[:, None, None]
     return padded[example, rows[:, :, None], columns[:, None, :]]
+
+
+def flip(images_NHWC: jax.Array, keys: jax.Array, padding: str = "zero") -> jax.Array:
+    """Flips the images that crop_flip flips at the same keys, and does not move them; `padding` is not read."""
+    flipped = jax.vmap(_draw)(keys)[:, 2][:, None, None, None] == 1
+    return jnp.where(flipped, images_NHWC[:, :, ::-1], images_NHWC)
+
+
+# What moves an image: (images, keys, padding) -> images.
+AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array, str], jax.Array]] = {
+    "crop_flip": crop_flip,
+    "flip": flip,
+    "none": lambda images, keys, padding: images,
+}
+
+
+def _box(center: jax.Array, sides: jax.Array, height: int, width: int) -> jax.Array:
+    """Returns a boolean (H, W): true in the box of `sides` (2,) around the pixel `center` (2,), cut at the edges."""
+    start = center - sides // 2
+    rows, columns = (jnp.arange(size) for size in (height, width))
+    in_rows = (rows >= start[0]) & (rows < start[0] + sides[0])
+    in_columns = (columns >= start[1]) & (columns < start[1] + sides[1])
+    return in_rows[:, None] & in_columns[None, :]
+
+
+def _pixel(key: jax.Array, height: int, width: int) -> jax.Array:
+    """Returns a pixel (row, column) of the image, each as probable as any other."""
+    return jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+
+
+def cutout(images_NHWC: jax.Array, keys: jax.Array, side: int) -> jax.Array:
+    """Sets a square of `side` pixels to zero in each image: Cutout (DeVries, Taylor 2017, arXiv 1708.04552).
+
+    The square's center may be any pixel, so a part of the square may lie outside the image.
+    """
+    height, width = images_NHWC.shape[1:3]
+    sides = jnp.array([side, side])
+    square = jax.vmap(lambda key: _box(_pixel(key, height, width), sides, height, width))(keys)
+    return jnp.where(square[..., None], 0.0, images_NHWC)
+
+
+def mixup(images: jax.Array, others: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+    """Returns lambda * images + (1 - lambda) * others and lambda ~ Beta(alpha, alpha), one for the batch.
+
+    mixup (Zhang, Cisse, Dauphin, Lopez-Paz 2017, arXiv 1710.09412, figure 1).
+    """
+    share = jax.random.beta(key, alpha, alpha)
+    return share * images + (1 - share) * others, share
+
+
+def cutmix(images: jax.Array, others: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+    """Returns images with a box from others, and the share of pixels that is the images' own; one box for the batch.
+
+    CutMix (Yun et al. 2019, arXiv 1905.04899, equation 2): lambda ~ Beta(alpha, alpha), a box of sqrt(1 - lambda) of
+    height and width around any pixel, cut at the edges, and lambda corrected to the box that is left.
+    """
+    height, width = images.shape[1:3]
+    of_share, of_place = jax.random.split(key)
+    side = jnp.sqrt(1 - jax.random.beta(of_share, alpha, alpha))
+    sides = (side * jnp.array([height, width])).astype(jnp.int32)
+    inside = _box(_pixel(of_place, height, width), sides, height, width)
+    share = 1 - inside.sum() / inside.size
+    return jnp.where(inside[None, :, :, None], others, images), share
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Targets:
+    """What the network should say: `labels` int32 (B,), or, of mixed images, labels with `share` and others without.
+
+    `others` int32 (B,) and `share` float32 () are None where nothing is mixed.
+    """
+
+    labels: jax.Array
+    others: jax.Array | None = None
+    share: jax.Array | None = None
+
+    def loss(self, logits_NK: jax.Array) -> jax.Array:
+        """Returns the mean cross entropy with the soft targets share * labels + (1 - share) * others, in nats."""
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits_NK, self.labels).mean()
+        if self.others is None or self.share is None:
+            return loss
+        of_others = optax.softmax_cross_entropy_with_integer_labels(logits_NK, self.others).mean()
+        return self.share * loss + (1 - self.share) * of_others
+
+    def error(self, logits_NK: jax.Array) -> jax.Array:
+        """Returns the share of wrong answers; for a mixed image the right one is the label with the larger share."""
+        right = self.labels
+        if self.others is not None and self.share is not None:
+            right = jnp.where(self.share >= 0.5, self.labels, self.others)
+        return jnp.mean(jnp.argmax(logits_NK, -1) != right)
+
+
+def training_batch(
+    config: ConfigDict, step: jax.Array, data: dict[str, jax.Array], indices: jax.Array
+) -> tuple[jax.Array, Targets]:
+    """Returns the batch of a step as the network sees it, images float32 (B, H, W, C), and its targets.
+
+    Args:
+      config: the whole config; config.data names the preprocessing and the augmentation.
+      step: the step, int32.
+      data: "images" uint8 (N, H, W, C), "labels" int32 (N,) and the arrays of preprocess.Statistics.
+      indices: int32 (B,), or (B, 2) where config.data mixes images: each example and its partner.
+    """
+    chosen = config.data
+    key = step_key(config, "augmentation", step)
+
+    def seen(indices: jax.Array) -> jax.Array:
+        images = preprocess(chosen.preprocess, data["images"][indices], data)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+        images = AUGMENTATIONS[chosen.augmentation](images, keys, chosen.padding)
+        if chosen.cutout:
+            images = cutout(images, jax.vmap(jax.random.fold_in, (0, None))(keys, _CUTOUT), chosen.cutout)
+        return images
+
+    if not mixes(config):
+        return seen(indices), Targets(data["labels"][indices])
+    own, partner = indices[:, 0], indices[:, 1]
+    mix, alpha = (mixup, chosen.mixup) if chosen.mixup else (cutmix, chosen.cutmix)
+    images, share = mix(seen(own), seen(partner), jax.random.fold_in(key, _MIXTURE), alpha)
+    return images, Targets(data["labels"][own], data["labels"][partner], share)
+
+
+def mixes(config: ConfigDict) -> bool:
+    """Returns whether each training image is mixed with another one."""
+    return bool(config.data.mixup or config.data.cutmix)

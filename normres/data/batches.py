@@ -24,6 +24,15 @@ def train_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
     return np.array([orders[epoch][offset] for epoch, offset in zip(epochs, offsets, strict=True)], np.int32)
 
 
+def with_partners(indices: np.ndarray) -> np.ndarray:
+    """Returns (B, 2): each example of a whole batch and the one that it is mixed with, the example before it.
+
+    As the batch is in random order, so are the pairs; the papers' code draws another permutation instead, which at
+    times pairs an example with itself.
+    """
+    return np.stack([indices, np.roll(indices, 1)], axis=1)
+
+
 def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (indices int32, weights float32), both (batch_size,), that cover every example exactly once.
 

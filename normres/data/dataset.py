@@ -1,7 +1,7 @@
 """The data set as the rest of the program sees it: four arrays in memory and the names of the classes."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ def sha256(*arrays: np.ndarray) -> str:
 class Dataset:
     """A whole data set in host memory.
 
-    Shapes: `train_images` and `test_images` are uint8 (N, 32, 32, 3), NHWC, RGB, values 0 to 255;
+    Shapes: `train_images` and `test_images` are uint8 (N, H, W, C), NHWC, values 0 to 255, CIFAR's (N, 32, 32, 3) RGB;
     `train_labels` and `test_labels` are int32 (N,), each an index into `class_names`.
     `name` says which data ("cifar10"), `source` where these bytes came from ("binary").
+    `splits` says what splits.py has done to it, `evaluated_on` what the test arrays are: "test" or "validation".
     """
 
     name: str
@@ -32,6 +33,8 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+    splits: dict[str, Any] = field(default_factory=dict)
+    evaluated_on: str = "test"
 
     def summary(self) -> dict[str, Any]:
         """Returns what the run record says about the data; every value goes into JSON as it is.
@@ -46,6 +49,9 @@ class Dataset:
             "train_examples": len(self.train_labels),
             "test_examples": len(self.test_labels),
             "classes": len(self.class_names),
+            "image_shape": list(self.train_images.shape[1:]),
+            "evaluated_on": self.evaluated_on,
+            "splits": self.splits,
             "sha256": sha256(
                 self.train_images,
                 self.train_labels.astype("<i4"),

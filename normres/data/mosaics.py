@@ -61,7 +61,7 @@ def load_embedded(name: str, path: str = "", verify: bool = True) -> Dataset:
         )
     layout = _read_layout()
     class_names = tuple(layout["class_names"])
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for split in ("train", "test"):
         labels = class_major_labels(len(class_names), layout["per_class"][split])
         images = _read_mosaic(f"{split}.png", examples=len(labels))

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from normres import checkpoint, data, results, train
 from normres.config import digest, to_dict
-from normres.data import Dataset
+from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
 from normres.launch.machine import resolve_dtype
 from normres.launch.progress import Reporter
@@ -42,8 +42,14 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def load_data(config: ConfigDict) -> Dataset:
-    """Loads the data set that the config names."""
-    return data.load(config.data.name, config.data.source, config.data.path, config.data.verify)
+    """Loads the data set that the config names, and takes of it what the config's splits say."""
+    wanted = config.data
+    whole = data.load(wanted.name, wanted.source, wanted.path, wanted.verify, wanted.image_size)
+    if wanted.source == "auto":
+        print(f"data.source=auto: took {whole.source}{f' at {wanted.path}' if wanted.path else ''}")
+    if whole.source == "synthetic":
+        print("data.source=synthetic: random pixels, for tests of shapes and speed; the errors mean nothing")
+    return splits.apply(whole, **{name: wanted[name] for name in splits.FIELDS})
 
 
 def run(
@@ -71,6 +77,8 @@ def run(
         if held is not None and held.record["status"] in results.DONE:
             return held.record
         dataset = dataset or load_data(config)
+        if held is not None and held.record["data"]["sha256"] != dataset.summary()["sha256"]:
+            raise UserError(f"{path}: the run began with other data ({held.record['data']['source']}); bring them back")
         # A resumed run keeps the dtype it began with, also on another machine.
         dtype = held.record["dtype"] if held else resolve_dtype(config.train.dtype)
         programs = train.Programs(config, dataset, dtype)
@@ -78,7 +86,7 @@ def run(
         restored, passed_over = checkpoint.restore(path / "checkpoints", state)
         state = restored or state
         start = int(state.step)
-        record = _record(config, state, dataset, dtype, held, path)
+        record = _record(config, state, dataset, dtype, held, path) | {"preprocess": programs.preprocess.summary()}
         with Reporter(label, start, config.train.steps, console) as reporter:
             for line in passed_over:
                 reporter.say(line)
@@ -118,6 +126,7 @@ def _record(
         "diverged_at_step": None,
         "final": dict.fromkeys(("train_loss", "train_error", "test_loss", "test_error")),
         "best_test_error": before.get("best_test_error"),
+        "corrupted": None,
     }
 
 
@@ -132,7 +141,7 @@ def _train(
     """Consumes fit's events and writes them down; `record` is brought up to date in place."""
     before, began = record["seconds"], time.perf_counter()
     for event, at in train.fit(programs, state, stop.is_set):
-        values = {key: value if math.isfinite(value) else None for key, value in event.values.items()}
+        values = {key: _finite(value) for key, value in event.values.items()}
         record |= {"step": event.step, "seconds": before + time.perf_counter() - began}
         match event.kind:
             case "train" | "test":
@@ -145,6 +154,9 @@ def _train(
             case "checkpoint":
                 checkpoint.save(path / "checkpoints", event.step, at)
                 results.write_json(path / "record.json", record)
+            case "corrupted":
+                results.append_metrics(path, {"step": event.step, "split": event.kind, **values})
+                record["corrupted"] = values
             case "diverged":
                 record |= {"status": "diverged", "diverged_at_step": event.step}
                 reporter.say(f"diverged at step {event.step}: the loss is not finite")
@@ -157,6 +169,11 @@ def _train(
         raise InterruptedRun(f"stopped at step {record['step']} of {record['steps']}")
     results.write_json(path / "record.json", record)
     checkpoint.remove(path / "checkpoints")
+
+
+def _finite(value: Any) -> Any:
+    """Returns the value, or None if it is a number that JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def run_sweep(arms: list[Arm], workdir: Path, stop: threading.Event, console: Console) -> int:

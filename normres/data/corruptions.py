@@ -1,0 +1,124 @@
+"""Shifted and corrupted test sets, made on the fly: five severities each, after CIFAR-10-C.
+
+Contrast, brightness, gaussian blur and gaussian noise have the formulas and amounts of CIFAR-10-C (Hendrycks,
+Dietterich 2019, arXiv 1903.12261, and their make_cifar_c.py); `color_cast` is ours, a shift of the hue.  An
+image's noise is a function of (seed, example), the same at every severity but for its amount.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+SEVERITIES = (1, 2, 3, 4, 5)
+AT_ONCE = 256  # images that are corrupted together, to bound the memory
+
+
+def contrast(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.Array:
+    """Returns `amount` times the image's distance from its mean in each channel, plus that mean."""
+    mean = image_HWC.mean(axis=(0, 1), keepdims=True)
+    return (image_HWC - mean) * amount + mean
+
+
+def brightness(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.Array:
+    """Adds `amount` to the value of HSV, the largest channel, and keeps hue and saturation: channels scale alike."""
+    value = image_HWC.max(axis=-1, keepdims=True)
+    brighter = jnp.clip(value + amount, 0, 1)
+    # Black has no hue; it becomes grey.
+    return jnp.where(value > 0, image_HWC * (brighter / jnp.where(value > 0, value, 1.0)), brighter)
+
+
+def color_cast(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.Array:
+    """Adds a vector of length `amount` and random hue, at right angles to grey, so that the mean brightness stays.
+
+    Of C = 3 channels, channel c gets amount * sqrt(2 / C) * cos(angle - 2 * pi * c / C), the angle uniform.
+    """
+    channels = image_HWC.shape[-1]
+    angle = jax.random.uniform(key, maxval=2 * jnp.pi)
+    shift = jnp.sqrt(2 / channels) * jnp.cos(angle - 2 * jnp.pi * jnp.arange(channels) / channels)
+    return image_HWC + amount * shift[None, None]
+
+
+def gaussian_blur(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.Array:
+    """Convolves with a Gaussian of `amount` pixels, cut after four of them; outside, the nearest pixel counts."""
+    height, width = image_HWC.shape[:2]
+    reach = int(4 * max(CORRUPTIONS["gaussian_blur"].amounts) + 0.5)
+    apart = jnp.arange(-reach, reach + 1)
+    weights = jnp.where(jnp.abs(apart) <= jnp.floor(4 * amount + 0.5), jnp.exp(-((apart / amount) ** 2) / 2), 0.0)
+    weights /= weights.sum()
+    padded = jnp.pad(image_HWC, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    rows = sum((weights[k] * padded[k : k + height] for k in range(2 * reach + 1)), jnp.zeros(()))
+    return sum((weights[k] * rows[:, k : k + width] for k in range(2 * reach + 1)), jnp.zeros(()))
+
+
+def gaussian_noise(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.Array:
+    """Adds normal noise of standard deviation `amount`, independent in every pixel and channel."""
+    return image_HWC + amount * jax.random.normal(key, image_HWC.shape)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What is done to an image in [0, 1], and how much of it at each of the five severities."""
+
+    apply: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    amounts: tuple[float, float, float, float, float]
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    "contrast": Corruption(contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "brightness": Corruption(brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "color_cast": Corruption(color_cast, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "gaussian_blur": Corruption(gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "gaussian_noise": Corruption(gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
+}
+
+
+@partial(jax.jit, static_argnames="name")
+def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: jax.Array, seed: jax.Array) -> jax.Array:
+    """Returns uint8 images (N, H, W, C) under a corruption, uint8.
+
+    Args:
+      images_NHWC: uint8.
+      examples: (N,), the images' numbers in their data set, of which (with `seed`) each one's noise is made.
+      name: a row of CORRUPTIONS.
+      severity: 1 to 5.
+      seed: of the noise.
+    """
+    row = CORRUPTIONS[name]
+    amount = jnp.array(row.amounts)[severity - 1]
+
+    def one(given: tuple[jax.Array, jax.Array]) -> jax.Array:
+        image, example = given
+        key = jax.random.fold_in(jax.random.key(seed), example)
+        found = row.apply(image.astype(jnp.float32) / 255, amount, key)
+        # CIFAR-10-C truncates; a thousandth of a level keeps float32 from losing a whole one.
+        return (jnp.clip(found, 0, 1) * 255 + 1e-3).astype(jnp.uint8)
+
+    return jax.lax.map(one, (images_NHWC, examples), batch_size=AT_ONCE)
+
+
+def errors(
+    config: ConfigDict, images_NHWC: jax.Array, evaluate: Callable[..., dict[str, float] | None]
+) -> dict[str, list[float]] | None:
+    """Returns the errors at severities 1 to 5 by corruption; None as soon as `evaluate` returns None.
+
+    Args:
+      config: config.data, which names the corruptions and the seed.
+      images_NHWC: uint8.
+      evaluate: called as evaluate(images=...) with the corrupted images, uint8; returns at least "error".
+    """
+    images, seed = np.asarray(images_NHWC), np.uint32(config.corruption_seed % 2**32)
+    examples = np.arange(len(images))
+    found: dict[str, list[float]] = {}
+    for name in config.corruptions:
+        found[name] = []
+        for severity in SEVERITIES:
+            values = evaluate(images=corrupt(images, examples, name, np.int32(severity), seed))
+            if values is None:
+                return None
+            found[name].append(values["error"])
+    return found

@@ -1,0 +1,93 @@
+"""The source `folder`: any images, as PNG or JPEG files in train/CLASS/ and test/CLASS/.
+
+An image's shorter side is resized to `image_size` pixels and the middle is cut out; one that is that size already
+keeps its pixels.  The order is by class, then by file name, so it is the same on every machine.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from normres.data.dataset import Dataset
+from normres.data.official import CIFAR10_NAMES, find, one_line, readable
+from normres.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+WANTED = "the source 'folder' needs a folder with train/CLASS/*.png (or .jpg) and test/CLASS/*.png"
+
+
+def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
+    """Returns the images under `path` as uint8 (N, image_size, image_size, 3), RGB.
+
+    The classes are the folders of train/; a class may lack test images.
+    Raises `UserError`, one line that names the folder or the image.
+    """
+    place = find(path, WANTED)
+    for split in ("train", "test"):
+        if not (place / split).is_dir():
+            raise UserError(f"data.path: {place} has no folder {split}; {WANTED}")
+    with readable(place):
+        names = _classes(place / "train")
+        strangers = [found for found in _classes(place / "test") if found not in names]
+        if strangers:
+            raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
+        _check_name(name, place, names)
+        arrays: dict[str, Any] = {}
+        for split in ("train", "test"):
+            files = [_images(place / split / class_name, split) for class_name in names]
+            images = np.empty((sum(map(len, files)), image_size, image_size, 3), np.uint8)
+            if not len(images):
+                raise UserError(f"data.path: {place / split} has no images")
+            for number, file in enumerate(file for of_class in files for file in of_class):
+                images[number] = _read_image(file, image_size)
+            arrays[f"{split}_images"] = images
+            arrays[f"{split}_labels"] = np.repeat(np.arange(len(names), dtype=np.int32), [*map(len, files)])
+    return Dataset(name=name, source="folder", class_names=names, **arrays)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        raise UserError(f"data.path: {folder} has no class folders; {WANTED}")
+    return tuple(found)
+
+
+def _check_name(name: str, place: Path, names: tuple[str, ...]) -> None:
+    """Raises `UserError` if the images bear the name of a data set that they are not."""
+    right = {"cifar10": set(names) == set(CIFAR10_NAMES), "cifar100": len(names) == 100}.get(name, True)
+    if not right:
+        raise UserError(
+            f"data.name={name}, but {place} has {len(names)} classes ({', '.join(names[:3])}, ...), not those of it; "
+            "give these images a data.name of their own"
+        )
+
+
+def _images(folder: Path, split: str) -> list[Path]:
+    """Returns the image files of one class, by name; hidden files are none."""
+    entries = folder.iterdir() if folder.is_dir() else []
+    found = sorted(file for file in entries if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    if not found and split == "train":
+        raise UserError(f"data.path: {folder} has no {', '.join(SUFFIXES)} files")
+    return found
+
+
+def _read_image(file: Path, size: int) -> np.ndarray:
+    """Returns one image, uint8 (size, size, 3)."""
+    try:
+        content = file.read_bytes()
+        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as unread:
+            unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
+        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as opened:
+            picture = opened.convert("RGB")
+    # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"data.path: {file} is no readable PNG or JPEG image ({one_line(error)})") from error
+    width, height = picture.size
+    scale = size / min(width, height)
+    width, height = max(size, round(width * scale)), max(size, round(height * scale))
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(picture.crop((left, top, left + size, top + size)))

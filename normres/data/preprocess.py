@@ -1,0 +1,90 @@
+"""From uint8 images to numbers around zero, as the papers differ in it; statistics are of the training images alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from normres.data.dataset import sha256
+
+KINDS = ("pixel_mean", "channel_mean", "channel_mean_std", "image_standardization", "none")
+
+
+# eq=False: comparing arrays field by field is ambiguous.
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What was measured on the training images, float64, in units of 255 levels; None where the kind needs none.
+
+    Shapes: `mean` (1, H, W, C) for pixel_mean, else (1, 1, 1, C); `std` (1, 1, 1, C).
+    """
+
+    kind: str
+    mean: np.ndarray | None
+    std: np.ndarray | None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns what `preprocess` reads, float32: "mean", "std" or neither."""
+        if self.kind == "none":
+            return {"mean": np.zeros((1, 1, 1, 1), np.float32)}
+        found = {"mean": self.mean, "std": self.std}
+        return {name: values.astype(np.float32) for name, values in found.items() if values is not None}
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what the run record says: the kind, mean and std of each channel, and the sha256 of a mean image.
+
+        The sha256 covers the float32 mean image that is subtracted, (H, W, C) in C order.
+        """
+        mean = None if self.mean is None else self.mean.mean(axis=(0, 1, 2)).tolist()
+        std = None if self.std is None else self.std.ravel().tolist()
+        found = {"kind": self.kind, "mean": mean, "std": std}
+        return found | ({"sha256": sha256(self.arrays()["mean"])} if self.kind == "pixel_mean" else {})
+
+
+def measure(images_NHWC: np.ndarray, kind: str) -> Statistics:
+    """Returns the statistics of uint8 images that `kind` (a row of KINDS) needs: exact sums, divided in float64."""
+    if kind in ("none", "image_standardization"):
+        return Statistics(kind, None, None)
+    if kind == "pixel_mean":
+        total = images_NHWC.sum(axis=0, dtype=np.int64)
+        return Statistics(kind, (total / (len(images_NHWC) * 255.0))[None], None)
+    means, stds = [], []
+    for channel in range(images_NHWC.shape[-1]):
+        histogram = np.bincount(images_NHWC[..., channel].ravel(), minlength=256).tolist()
+        count = sum(histogram)
+        first = sum(level * times for level, times in enumerate(histogram))
+        second = sum(level**2 * times for level, times in enumerate(histogram))
+        means.append(first / (count * 255))
+        # Python's integers have no end, so nothing is lost before the division.
+        stds.append(((count * second - first**2) / (count * 255) ** 2) ** 0.5)
+    mean, std = np.reshape(means, (1, 1, 1, -1)), np.reshape(stds, (1, 1, 1, -1))
+    return Statistics(kind, mean, np.where(std > 0, std, 1.0) if kind == "channel_mean_std" else None)
+
+
+def centered(images: jax.Array, mean: jax.Array) -> jax.Array:
+    """Returns images / 255 - mean as float32."""
+    return images.astype(jnp.float32) / 255 - mean
+
+
+def standardized(images_NHWC: jax.Array) -> jax.Array:
+    """Returns each uint8 image with its own mean subtracted and divided by its own standard deviation, float32.
+
+    Over all H * W * C values, and by no less than 1 / sqrt(H * W * C) levels, so that an image of one colour becomes
+    zeros.  Summed as integers around the rounded mean, so exact in any order (up to 132,000 values an image).
+    """
+    levels = images_NHWC.astype(jnp.int32)
+    axes, count = (1, 2, 3), levels[0].size
+    origin = levels.sum(axes, keepdims=True) // count
+    apart = levels - origin
+    mean = apart.sum(axes, keepdims=True) / count
+    variance = (apart**2).sum(axes, keepdims=True) / count - mean**2
+    return (apart - mean) / jnp.maximum(jnp.sqrt(jnp.maximum(variance, 0.0)), count**-0.5)
+
+
+def preprocess(kind: str, images_NHWC: jax.Array, data: dict[str, jax.Array]) -> jax.Array:
+    """Returns uint8 images as the network reads them, float32; `data` has the arrays of the kind's Statistics."""
+    if kind == "image_standardization":
+        return standardized(images_NHWC)
+    found = centered(images_NHWC, data["mean"])
+    return found / data["std"] if kind == "channel_mean_std" else found

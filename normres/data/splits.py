@@ -1,0 +1,190 @@
+"""What of a data set is trained and evaluated on: validation sets, subsets and label noise, `Dataset` -> `Dataset`.
+
+Each draws from a stream of random numbers of its own, so changing one leaves what the others draw; and each is nested:
+a larger validation set, subset or noise rate holds the smaller one of the same seed.  No draw depends on config.seed:
+all the seeds of a sweep see the same data, and differ in initialization, order and augmentation alone.
+The order is validation set first, from the whole training set, then the subset of the rest, then noise on its labels.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from normres.data.dataset import Dataset
+from normres.errors import UserError
+
+# Config fields of `apply`, all of the section `data`.
+FIELDS = (
+    "validation",
+    "stratified",
+    "evaluate_on",
+    "fraction",
+    "per_class",
+    "split_seed",
+    "label_noise",
+    "label_noise_seed",
+)
+EVALUATE_ON = ("test", "validation")
+# What tells the streams apart that may have the same seed.
+_STREAMS = {"validation": 1, "subset": 2, "label_noise": 3}
+
+
+def check(
+    *,
+    validation: int = 0,
+    stratified: bool = False,
+    evaluate_on: str = "test",
+    fraction: float = 1.0,
+    per_class: int = 0,
+    split_seed: int = 0,
+    label_noise: float = 0.0,
+    label_noise_seed: int = 0,
+) -> None:
+    """Raises `UserError`, one line that names the field, for values that fit no data set.  Arguments as of `apply`."""
+    counts = {
+        "validation": validation,
+        "per_class": per_class,
+        "split_seed": split_seed,
+        "label_noise_seed": label_noise_seed,
+    }
+    for name, value in counts.items():
+        if value < 0:
+            raise UserError(f"data.{name}={value} must be at least 0")
+    if evaluate_on == "validation" and not validation:
+        raise UserError("data.evaluate_on='validation' needs data.validation, such as 5000; it is 0")
+    if not 0 < fraction <= 1:
+        raise UserError(f"data.fraction={fraction} must lie above 0 and not above 1")
+    if not 0 <= label_noise <= 1:
+        raise UserError(f"data.label_noise={label_noise} must lie between 0 and 1")
+    if per_class and fraction < 1:
+        raise UserError(f"data.fraction={fraction} and data.per_class={per_class} exclude each other; set one of them")
+    if stratified and not validation and fraction == 1:
+        raise UserError("data.stratified=True needs data.validation or data.fraction: nothing is drawn")
+
+
+def apply(dataset: Dataset, **fields: Any) -> Dataset:
+    """Returns the data set after all splits.  The arguments are the config fields of `data` that `FIELDS` lists.
+
+    Args:
+      dataset: a whole data set.
+      **fields: `validation` training examples set aside, `stratified` or not, and what the run is evaluated on,
+        `evaluate_on` test | validation; `fraction` or `per_class` of the remaining training examples kept;
+        `label_noise`, the share of their labels replaced; `split_seed` and `label_noise_seed`.
+
+    Raises:
+      UserError: the values fit no data set, or not this one.
+    """
+    check(**fields)
+    wanted: dict[str, Any] = dict.fromkeys(FIELDS) | {"fraction": 1.0, "evaluate_on": "test", "split_seed": 0} | fields
+    seed, stratified = wanted["split_seed"], bool(wanted["stratified"])
+    if wanted["validation"]:
+        dataset = set_aside(dataset, wanted["validation"], wanted["evaluate_on"], seed, stratified)
+    if wanted["fraction"] < 1:
+        dataset = keep_fraction(dataset, wanted["fraction"], seed, stratified)
+    if wanted["per_class"]:
+        dataset = keep_per_class(dataset, wanted["per_class"], seed)
+    if wanted["label_noise"]:
+        dataset = add_label_noise(dataset, wanted["label_noise"], wanted["label_noise_seed"] or 0)
+    return dataset
+
+
+def set_aside(
+    dataset: Dataset, count: int, evaluate_on: str = "test", seed: int = 0, stratified: bool = False
+) -> Dataset:
+    """Takes `count` examples out of the training set; with `evaluate_on="validation"` they replace the test set.
+
+    He et al. 2015 and 2016 set 5,000 of CIFAR-10's 50,000 aside.  The examples keep their order.
+    """
+    size = len(dataset.train_labels)
+    if not 0 < count < size:
+        raise UserError(f"data.validation={count} must be less than the {size:,} training examples")
+    order = _order(dataset.train_labels, _random(seed, "validation"), stratified)
+    aside, kept = np.sort(order[:count]), np.sort(order[count:])
+    done = {"validation": {"examples": count, "seed": seed, "stratified": stratified}}
+    evaluated: dict[str, Any] = {}
+    if evaluate_on == "validation":
+        evaluated = {
+            "test_images": dataset.train_images[aside],
+            "test_labels": dataset.train_labels[aside],
+            "evaluated_on": "validation",
+        }
+    return replace(_train(dataset, kept, done), **evaluated)
+
+
+def keep_fraction(dataset: Dataset, fraction: float, seed: int = 0, stratified: bool = False) -> Dataset:
+    """Keeps a random `fraction` of the training examples, rounded to whole ones, in their order."""
+    count = round(fraction * len(dataset.train_labels))
+    if not count:
+        raise UserError(f"data.fraction={fraction} of {len(dataset.train_labels):,} training examples is none")
+    order = _order(dataset.train_labels, _random(seed, "subset"), stratified)
+    done = {"subset": {"fraction": fraction, "seed": seed, "stratified": stratified}}
+    return _train(dataset, np.sort(order[:count]), done)
+
+
+def keep_per_class(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
+    """Keeps `count` random training examples of every class, in their order."""
+    have = np.bincount(dataset.train_labels, minlength=len(dataset.class_names))
+    if have.min() < count:
+        least = int(have.argmin())
+        raise UserError(
+            f"data.per_class={count}: the class {dataset.class_names[least]!r} has only {have[least]:,} examples"
+        )
+    order = _random(seed, "subset").permutation(len(dataset.train_labels))
+    kept = order[_rank(dataset.train_labels[order]) < count]
+    return _train(dataset, np.sort(kept), {"subset": {"per_class": count, "seed": seed}})
+
+
+def add_label_noise(dataset: Dataset, rate: float, seed: int = 0) -> Dataset:
+    """Replaces a `rate` of the training labels, rounded to whole ones, by a uniformly random other class.
+
+    Test and validation labels stay as they are.
+    """
+    labels = dataset.train_labels.copy()
+    classes = len(dataset.class_names)
+    if classes < 2:
+        raise UserError(f"data.label_noise={rate} needs another class to put; there is only {dataset.class_names[0]!r}")
+    random = _random(seed, "label_noise")
+    chosen = random.permutation(len(labels))[: round(rate * len(labels))]
+    # All are drawn, whatever the rate, so that a label replaced at two rates is replaced by the same class.
+    shift = random.integers(1, classes, len(labels))
+    labels[chosen] = (labels[chosen] + shift[chosen]) % classes
+    done = {"label_noise": {"rate": rate, "replaced": len(chosen), "seed": seed}}
+    return replace(dataset, train_labels=labels, splits={**dataset.splits, **done})
+
+
+def _random(seed: int, stream: str) -> np.random.Generator:
+    return np.random.default_rng([seed, _STREAMS[stream]])
+
+
+def _order(labels: np.ndarray, random: np.random.Generator, stratified: bool) -> np.ndarray:
+    """Returns a random order of the examples, any beginning of which is, stratified, in proportion of the classes.
+
+    The r-th of a class's n examples comes at (r + 1/2) / n of the way, so each beginning has every class's share
+    to within one example.
+    """
+    order = random.permutation(len(labels))
+    if not stratified:
+        return order
+    shuffled = labels[order]
+    place = (_rank(shuffled) + 0.5) / np.bincount(shuffled)[shuffled]
+    return order[np.argsort(place, kind="stable")]
+
+
+def _rank(labels: np.ndarray) -> np.ndarray:
+    """Returns for each example how many of the same class come before it."""
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    rank = np.empty(len(labels), np.int64)
+    rank[by_class] = np.arange(len(labels)) - starts[labels[by_class]]
+    return rank
+
+
+def _train(dataset: Dataset, kept: np.ndarray, done: dict[str, Any]) -> Dataset:
+    return replace(
+        dataset,
+        train_images=dataset.train_images[kept],
+        train_labels=dataset.train_labels[kept],
+        splits={**dataset.splits, **done},
+    )

@@ -1,0 +1,186 @@
+"""Reads pickles that hold plain data: arrays, lists, dicts, strings, bytes and numbers.  It can build nothing else.
+
+A pickle is a program: it names functions and calls them.  Here the few names that a pickled array needs stand for
+functions of this file, every other name is refused, and nothing that a pickle says is ever imported.
+"""
+
+import io
+import pickle
+import struct
+from typing import Any, ClassVar
+
+import numpy as np
+
+from normres.errors import UserError
+
+# One-byte integers for the pixels, integers for labels that someone stored as an array; never objects.
+DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
+
+
+class _Refused(Exception):
+    """The pickle wants something that plain data does not need."""
+
+
+class _ArrayType:
+    """Stands for numpy.ndarray, which a pickle hands to `_reconstruct`."""
+
+
+class _Dtype:
+    """Stands for numpy.dtype: one of DTYPES, and its byte order."""
+
+    def __init__(self, *arguments: Any) -> None:
+        code = _text(arguments[0]) if arguments else ""
+        if code.lstrip("<>=|") not in DTYPES:
+            raise _Refused(f"an array of {code[:20]!r}")
+        self.code = code.lstrip("<>=|")
+        self.order = "<"
+
+    def set_state(self, state: Any) -> None:
+        """Takes (version, byte order, ...): the rest is for structures, which are refused above."""
+        order = _text(state[1])
+        if order not in ("<", ">", "|", "="):
+            raise _Refused(f"the byte order {order!r}")
+        self.order = order
+
+
+class _Array:
+    """Stands for an empty array, whose content arrives as its state."""
+
+    def __init__(self, *_: Any) -> None:
+        self.value: np.ndarray | None = None
+
+    def set_state(self, state: Any) -> None:
+        """Takes (version, shape, dtype, whether column-major, bytes)."""
+        _version, shape, dtype, column_major, content = state
+        self.value = _build(content, dtype, shape, "F" if column_major else "C")
+
+
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """Stands for numpy's `_frombuffer`, with which protocol 5 stores an array."""
+    array = _Array()
+    array.value = _build(content, dtype, shape, _text(order))
+    return array
+
+
+def _build(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    """Returns the array; `content` has to be there already, so a forged shape asks for no memory."""
+    if isinstance(content, str):  # Python 2's bytes, read as latin1
+        content = content.encode("latin1")
+    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
+        raise _Refused("an array that is not plain bytes")
+    shape = tuple(shape)
+    if not all(isinstance(length, int) and length >= 0 for length in shape):
+        raise _Refused("an array of a negative length")
+    flat = np.frombuffer(content, np.dtype(dtype.order + dtype.code))
+    return flat.reshape(shape, order="F" if order == "F" else "C")
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Stands for `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise _Refused("an encoding")
+    return text.encode("latin1")
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
+# (module, name) as a pickle writes it, of numpy 1 and 2 and Python 2 and 3.
+CALLS: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy", "ndarray"): _ArrayType,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+}
+CALLED = (_Array, _from_buffer, _Dtype, _encode)
+
+# Opcodes that make objects of other kinds, or fetch them from outside.
+FORBIDDEN = (
+    pickle.INST,
+    pickle.OBJ,
+    pickle.NEWOBJ,
+    pickle.NEWOBJ_EX,
+    pickle.EXT1,
+    pickle.EXT2,
+    pickle.EXT4,
+    pickle.PERSID,
+    pickle.BINPERSID,
+    pickle.NEXT_BUFFER,
+    pickle.READONLY_BUFFER,
+)
+
+
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python: a damaged length makes that in C ask for all memory."""
+
+    dispatch: ClassVar = {
+        code: action for code, action in pickle._Unpickler.dispatch.items() if bytes([code]) not in FORBIDDEN
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in CALLS:
+            raise _Refused(f"{module}.{name}"[:80])
+        return CALLS[module, name]
+
+    def load_reduce(self) -> None:
+        """Calls one of our functions, and nothing else that a pickle may have put there."""
+        arguments = self.stack.pop()  # type: ignore[attr-defined]
+        function = self.stack[-1]  # type: ignore[attr-defined]
+        if not any(function is ours for ours in CALLED):
+            raise _Refused("a call")
+        self.stack[-1] = function(*arguments)  # type: ignore[attr-defined]
+
+    def load_build(self) -> None:
+        """Gives an array or a dtype its state; no attribute of anything is ever set."""
+        state = self.stack.pop()  # type: ignore[attr-defined]
+        target = self.stack[-1]  # type: ignore[attr-defined]
+        if not isinstance(target, _Array | _Dtype):
+            raise _Refused("an object with a state")
+        target.set_state(state)
+
+    def load_bytearray8(self) -> None:
+        """Reads a bytearray; the one of the base class makes room for it before it has looked at the file."""
+        (length,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8  # type: ignore[assignment]
+    dispatch[pickle.REDUCE[0]] = load_reduce  # type: ignore[assignment]
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
+
+
+def unpickle(content: bytes | bytearray, what: str) -> dict[str, Any]:
+    """Returns the dict that a pickle holds: of arrays, of lists of plain values, and of plain values.
+
+    Strings of Python 2 are read as latin1, so bytes keep their values.
+    Raises `UserError`, one line that begins with `what`, for a damaged pickle and for one that asks for anything
+    but plain data; it has then executed nothing.
+    """
+    try:
+        found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+        if not isinstance(found, dict):
+            raise _Refused(f"a {type(found).__name__} in the place of a dict")
+        return {_text(key): _plain(value) for key, value in found.items()}
+    except _Refused as error:
+        raise UserError(
+            f"{what} asks for {error}, which is no plain data: altered or malicious; it was not executed"
+        ) from None
+    # A damaged pickle can raise anything: it is a program with a random instruction in it.
+    except Exception as error:
+        raise UserError(f"{what} is no readable pickle ({type(error).__name__}): truncated or damaged") from error
+
+
+def _plain(value: Any) -> Any:
+    """Returns the array in the place of its stand-in, or the value if it is a plain one or a list of such."""
+    if isinstance(value, _Array):
+        if value.value is None:
+            raise _Refused("an array without content")
+        return value.value
+    # Lists are flat: by naming one list many times over, a small pickle can hold an endless nest of them.
+    for item in value if isinstance(value, list) else [value]:
+        if not (item is None or isinstance(item, bool | int | float | str | bytes | bytearray)):
+            raise _Refused(f"a {type(item).__name__}")
+    return value

@@ -1,0 +1,230 @@
+"""Augmentation against numpy from the papers' formulas, on one device and on eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from scipy import stats
+
+from configs import base
+from normres import config as configs
+from normres import train
+from normres.data import Dataset, augment, batches
+from normres.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+LABELS = RANDOM.integers(0, 10, 40).astype(np.int32)
+KEYS = jax.random.split(jax.random.key(0), 40)
+
+
+def config(**data):
+    small = {"model.depth": 8, "model.width": 4, "train.batch_size": 16, "train.eval_batch_size": 16}
+    return configs.apply(base.get_config("demo"), small | {f"data.{field}": value for field, value in data.items()})
+
+
+def programs(devices=1, parallel="jit", **data):
+    dataset = Dataset("cifar10", "embedded", IMAGES, LABELS, IMAGES, LABELS, tuple("abcdefghij"))
+    chosen = configs.apply(config(**data), {"train.parallel": parallel})
+    return train.Programs(chosen, dataset, "float32", jax.devices()[:devices])
+
+
+def test_reflect_padding_gives_windows_of_the_reflected_image():
+    image = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    windows = set()
+    for row in range(9):
+        for column in range(9):
+            window = padded[row : row + 8, column : column + 8]
+            windows |= {window.tobytes(), np.ascontiguousarray(window[:, ::-1]).tobytes()}
+    cut = np.asarray(augment.crop_flip(np.broadcast_to(image, (40, 8, 8, 1)), KEYS, "reflect"))
+    found = {np.ascontiguousarray(one).tobytes() for one in cut}
+    assert found <= windows
+    assert len(found) > 25
+
+
+def test_flip_flips_what_crop_flip_flips():
+    images = jnp.asarray(IMAGES, jnp.float32)
+    flipped = np.asarray(augment.flip(images, KEYS))
+    which = [bool(np.array_equal(a, b[:, ::-1])) for a, b in zip(flipped, images, strict=True)]
+    kept = [bool(np.array_equal(a, b)) for a, b in zip(flipped, images, strict=True)]
+    assert [not one for one in kept] == which
+    assert 8 < sum(which) < 32
+    # Wherever it is cut, the middle of this ramp rises from left to right, and falls if it is flipped.
+    ramp = jnp.broadcast_to(jnp.arange(40.0)[None, None, :, None], (40, 8, 40, 1))
+    middle = np.asarray(augment.crop_flip(ramp, KEYS, "reflect"))[:, 4, 20:22, 0]
+    np.testing.assert_array_equal(middle[:, 1] < middle[:, 0], which)
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 16])
+def test_cutout_sets_a_square_around_any_pixel_to_zero(side):
+    keys = jax.random.split(jax.random.key(1), 3_000)
+    cut = np.asarray(jax.jit(augment.cutout, static_argnums=2)(jnp.ones((3_000, 8, 8, 3)), keys, side)) == 0
+    assert (cut == cut[..., :1]).all()  # all channels alike
+    cut = cut[..., 0]
+    # By hand: the square of each center, from center - side // 2 on, as far as it lies in the image.
+    centers = {}
+    for row in range(8):
+        for column in range(8):
+            square = np.zeros((8, 8), bool)
+            top, left = row - side // 2, column - side // 2
+            square[max(0, top) : top + side, max(0, left) : left + side] = True
+            centers[square.tobytes()] = centers.get(square.tobytes(), 0) + 1
+    counts = dict.fromkeys(centers, 0)
+    for one in cut:
+        counts[one.tobytes()] += 1  # a KeyError is something else than a square
+    assert cut.sum((1, 2)).max() == min(side, 8) ** 2
+    # Every center is as probable as any other: 3,000 / 64 = 47 +- 7 draws of each, five standard deviations.
+    for square, number in centers.items():
+        assert abs(counts[square] - 47 * number) < 5 * 7 * number**0.5 + number
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_the_share_of_mixup_is_beta_distributed(alpha):
+    keys = jax.random.split(jax.random.key(2), 2_000)
+    ones, zeros = jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1))
+    mixed, shares = jax.jit(jax.vmap(lambda key: augment.mixup(ones, zeros, key, alpha)))(keys)
+    np.testing.assert_array_equal(mixed.ravel(), shares)
+    # float32 rounds shares near 1 to 1, which the test of the distribution takes.
+    assert stats.kstest(np.asarray(shares), stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+
+
+def test_mixup_is_its_formula():
+    a, b = (RANDOM.normal(size=(4, 8, 8, 3)).astype(np.float32) for _ in range(2))
+    mixed, share = augment.mixup(a, b, jax.random.key(3), 1.0)
+    assert 0 < share < 1
+    np.testing.assert_allclose(mixed, float(share) * a + (1 - float(share)) * b, rtol=1e-5, atol=1e-6)
+
+
+def test_cutmix_takes_a_box_and_counts_its_pixels():
+    keys = jax.random.split(jax.random.key(4), 2_000)
+    ones, zeros = jnp.ones((2, 8, 12, 3)), jnp.zeros((2, 8, 12, 3))
+    mixed, shares = jax.jit(jax.vmap(lambda key: augment.cutmix(ones, zeros, key, 1.0)))(keys)
+    np.testing.assert_allclose(np.mean(mixed, (1, 2, 3, 4)), shares, atol=1e-6)
+    assert np.ptp(mixed, axis=(1, 4)).max() == 0
+    for image in np.asarray(mixed)[:, 0, :, :, 0]:
+        rows, columns = np.flatnonzero((image == 0).any(1)), np.flatnonzero((image == 0).any(0))
+        # The whole box between its first and last row and column is cut out, and nothing else.
+        box = np.ones_like(image)
+        if rows.size:
+            box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 0
+        np.testing.assert_array_equal(image, box)
+    # By hand with numpy, the paper's algorithm: the pixels that are left after boxes are cut at the edges.
+    random = np.random.default_rng(5)
+    left = []
+    for _ in range(20_000):
+        height, width = (np.array([8, 12]) * np.sqrt(1 - random.beta(1, 1))).astype(int)
+        top, start = random.integers(8) - height // 2, random.integers(12) - width // 2
+        inside = (min(8, top + height) - max(0, top)) * (min(12, start + width) - max(0, start))
+        left.append(96 - inside)
+    pixels = np.round(96 * np.asarray(shares))
+    assert pixels.mean() == pytest.approx(np.mean(left), abs=5 * np.std(left) / np.sqrt(2_000))
+    assert stats.ks_2samp(pixels, left).pvalue > 1e-3
+
+
+def test_each_example_is_mixed_with_the_one_before_it_in_the_whole_batch():
+    indices = batches.train_indices(0, 3, 16, 40)
+    pairs = batches.with_partners(indices)
+    np.testing.assert_array_equal(pairs[:, 0], indices)
+    assert pairs[0, 1] == indices[15]
+    np.testing.assert_array_equal(pairs[1:, 1], indices[:15])
+
+
+def test_soft_targets_and_the_dominant_label():
+    logits = jnp.asarray(RANDOM.normal(size=(6, 10)), jnp.float32)
+    labels, others = jnp.arange(6), jnp.arange(6)[::-1]
+    soft = 0.3 * np.eye(10)[labels] + 0.7 * np.eye(10)[others]
+    mixed = augment.Targets(labels, others, jnp.float32(0.3))
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    assert mixed.loss(logits) == pytest.approx(-(soft * log_p).sum(1).mean(), rel=1e-6)
+    answers = jax.nn.one_hot(others, 10)
+    assert mixed.error(answers) == 0  # the others have the larger share
+    assert augment.Targets(labels, others, jnp.float32(0.5)).error(answers) == 1
+    assert augment.Targets(labels).error(jax.nn.one_hot(labels, 10)) == 0
+
+
+EVERY = [
+    {"preprocess": kind, "augmentation": moved, "padding": padding}
+    for kind, moved, padding in [
+        ("pixel_mean", "crop_flip", "zero"),
+        ("channel_mean_std", "crop_flip", "reflect"),
+        ("image_standardization", "flip", "zero"),
+        ("none", "none", "zero"),
+    ]
+] + [
+    {"augmentation": "crop_flip", "cutout": 4},
+    {"augmentation": "crop_flip", "mixup": 0.4},
+    {"augmentation": "crop_flip", "cutmix": 1.0, "cutout": 3},
+]
+
+
+@pytest.mark.parametrize("data", EVERY, ids=lambda data: "-".join(map(str, data.values())))
+def test_eight_devices_see_the_batch_of_one_bit_for_bit(data):
+    one, eight = programs(1, **data), programs(8, **data)
+    seen = []
+    for built, parallel in ((one, "jit"), (eight, "jit"), (eight, "pmap")):
+
+        def batch(step, data, indices, config=built.config):
+            return augment.training_batch(config, step, data, indices)
+
+        if parallel == "pmap":
+            mixed = augment.mixes(built.config)
+            specs = augment.Targets(P("data"), P("data") if mixed else None, P() if mixed else None)
+            batch = jax.shard_map(
+                batch,
+                mesh=built.sharded.mesh,
+                in_specs=(P(), P(), P("data")),
+                out_specs=(P("data"), specs),
+                check_vma=False,
+            )
+        compiled = jax.jit(batch)
+        seen.append([compiled(jnp.int32(step), built.data["train"], built._indices(step)) for step in (0, 3)])
+    for other in seen[1:]:
+        for a, b in zip(jax.tree.leaves(seen[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert np.any(seen[0][0][0] != seen[0][1][0])  # another step, another batch
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_training_on_mixed_images_is_the_same_on_eight_devices(parallel):
+    losses = []
+    for devices in (1, 8):
+        built = programs(devices, parallel, mixup=1.0, cutout=4)
+        state, metrics = built.initial_state(), []
+        for step in range(2):
+            state, values = built.train(state, step)
+            metrics.append(np.asarray(values))
+        losses.append(metrics)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_mixed_images_follow_the_seed_of_augmentation():
+    built = programs(cutmix=1.0, augmentation="none")
+    other = configs.apply(built.config, {"seeds.augmentation": 5})
+    step = jnp.int32(0)
+    images, targets = augment.training_batch(built.config, step, built.data["train"], built._indices(0))
+    changed, others = augment.training_batch(other, step, built.data["train"], built._indices(0))
+    assert np.any(images != changed)
+    np.testing.assert_array_equal(targets.labels, others.labels)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"augmentation": "cropflip"}, "config.data.augmentation='cropflip' does not exist; did you mean 'crop_flip'?"),
+        ({"preprocess": "pixelmean"}, "config.data.preprocess='pixelmean' does not exist; did you mean 'pixel_mean'?"),
+        ({"padding": "reflection"}, "config.data.padding='reflection' does not exist; did you mean 'reflect'?"),
+        ({"cutout": -1}, "config.data.cutout=-1 must be at least 0"),
+        ({"cutout": 33}, "config.data.cutout=33 must be at most config.data.image_size=32"),
+        ({"mixup": -0.5}, "config.data.mixup=-0.5 must be at least 0"),
+        (
+            {"mixup": 0.2, "cutmix": 1.0},
+            "config.data.cutmix=1.0 and config.data.mixup=0.2 exclude each other; set one to 0",
+        ),
+    ],
+)
+def test_a_mistake_is_named(data, message):
+    with pytest.raises(UserError) as raised:
+        config(**data)
+    assert str(raised.value).startswith(message)

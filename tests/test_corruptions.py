@@ -1,0 +1,175 @@
+"""Corrupted test sets against CIFAR-10-C's formulas in numpy, and what a finished run says of them."""
+
+import colorsys
+
+import jax
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from configs import base
+from normres import config as configs
+from normres import train
+from normres.data import Dataset, corruptions, load
+from normres.errors import UserError
+
+NAMES = tuple(corruptions.CORRUPTIONS)
+# make_cifar_c.py, severities 1 to 5.
+AMOUNTS = {
+    "contrast": [0.75, 0.5, 0.4, 0.3, 0.15],
+    "brightness": [0.05, 0.1, 0.15, 0.2, 0.3],
+    "gaussian_blur": [0.4, 0.6, 0.7, 0.8, 1],
+    "gaussian_noise": [0.04, 0.06, 0.08, 0.09, 0.1],
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load("cifar10", "embedded").test_images[::16]  # 40 of them, of every class
+
+
+def corrupt(images, name, severity, seed=0, examples=None):
+    examples = np.arange(len(images)) if examples is None else np.asarray(examples)
+    return np.asarray(corruptions.corrupt(images, examples, name, np.int32(severity), np.uint32(seed)))
+
+
+def contrast(image, amount):
+    mean = image.mean((0, 1), keepdims=True)
+    return (image - mean) * amount + mean
+
+
+def brightness(image, amount):
+    def brighter(pixel):
+        hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+        return colorsys.hsv_to_rgb(hue, saturation, min(value + amount, 1.0))
+
+    return np.apply_along_axis(brighter, -1, image)
+
+
+def gaussian_blur(image, amount):
+    return ndimage.gaussian_filter(image, (amount, amount, 0), mode="nearest", truncate=4.0)
+
+
+@pytest.mark.parametrize("severity", corruptions.SEVERITIES)
+@pytest.mark.parametrize("formula", [contrast, brightness, gaussian_blur])
+def test_the_formulas_are_those_of_cifar_10_c(images, formula, severity):
+    images = np.concatenate([images[:8], np.zeros_like(images[:1])])  # black has no hue
+    amount = AMOUNTS[formula.__name__][severity - 1]
+    exact = np.array([np.clip(formula(image / 255.0, amount), 0, 1) * 255 for image in images])
+    found = corrupt(images, formula.__name__, severity)
+    assert found.dtype == np.uint8
+    # Truncated: float32 may fall on the other side of a whole level, but only where the value is one.
+    whole = np.abs(exact - np.round(exact)) < 2e-3
+    np.testing.assert_array_equal(found[~whole], exact[~whole].astype(np.uint8))
+    assert np.abs(found - exact).max() <= 1 + 2e-3
+    assert whole.mean() < 0.5
+
+
+@pytest.mark.parametrize("severity", corruptions.SEVERITIES)
+def test_noise_is_normal_with_the_amount_of_cifar_10_c(severity):
+    grey = np.full((64, 32, 32, 3), 128, np.uint8)
+    noise = (corrupt(grey, "gaussian_noise", severity) - 127.5) / 255  # truncation takes half a level on average
+    amount = AMOUNTS["gaussian_noise"][severity - 1]
+    # 196,608 draws: the standard deviation of their mean is amount / 443, of their deviation amount / 627.
+    assert abs(noise.mean()) < 5 * amount / 443
+    assert abs(noise.std() - amount) < 5 * amount / 627 + 1e-4
+    assert abs(stats.kurtosis(noise.ravel())) < 0.06
+    channels = noise.reshape(-1, 3).T
+    assert np.abs(np.corrcoef(channels) - np.eye(3)).max() < 0.02
+
+
+@pytest.mark.parametrize("severity", corruptions.SEVERITIES)
+def test_a_color_cast_has_its_length_any_hue_and_no_brightness(severity):
+    grey = np.full((400, 4, 4, 3), 128, np.uint8)
+    found = corrupt(grey, "color_cast", severity).astype(float)
+    shift = (found[:, 0, 0] - 127.5) / 255
+    assert np.ptp(found, axis=(1, 2)).max() == 0
+    # Truncation is worth up to half a level either way in each of three channels.
+    np.testing.assert_allclose(shift.sum(1), 0, atol=1.6 / 255)
+    amount = corruptions.CORRUPTIONS["color_cast"].amounts[severity - 1]
+    np.testing.assert_allclose(np.linalg.norm(shift, axis=1), amount, atol=0.9 / 255)
+    angles = np.arctan2(np.sqrt(3) * (shift[:, 1] - shift[:, 2]), 2 * shift[:, 0] - shift[:, 1] - shift[:, 2])
+    assert stats.kstest(angles / (2 * np.pi) + 0.5, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_severity_is_further_from_the_image_than_the_one_before(images, name):
+    away = [np.mean((corrupt(images, name, s) - images.astype(float)) ** 2, (1, 2, 3)) for s in corruptions.SEVERITIES]
+    assert (np.diff(np.mean(away, axis=1)) > 0).all()
+    assert (np.diff(away, axis=0) > 0).mean() > 0.95  # brightness may saturate in a white image
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_is_a_function_of_seed_and_example(images, name):
+    whole = corrupt(images, name, 3)
+    np.testing.assert_array_equal(whole[5:9], corrupt(images[5:9], name, 3, examples=range(5, 9)))
+    random = name in ("gaussian_noise", "color_cast")
+    assert np.any(whole != corrupt(images, name, 3, seed=1)) == random
+    assert np.any(whole[:4] != corrupt(images[:4], name, 3, examples=range(4, 8))) == random
+
+
+def dataset():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 40).astype(np.int32)
+    images = (20 * labels[:, None, None, None] + random.integers(0, 50, (40, 8, 8, 3))).astype(np.uint8)
+    return Dataset("cifar10", "embedded", images, labels, images[:21], labels[:21], tuple("abcdefghij"))
+
+
+SMALL = {
+    "model.depth": 8,
+    "model.width": 4,
+    "train.steps": 2,
+    "train.batch_size": 16,
+    "train.eval_batch_size": 16,
+    "train.eval_every": 10,
+    "train.checkpoint_every": 10,
+    "data.augmentation": "none",
+}
+
+
+def test_a_finished_run_says_the_error_under_each_severity():
+    config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": "contrast,gaussian_noise"})
+    built = train.Programs(config, dataset(), "float32", jax.devices()[:2])
+    events = [(event, state.step) for event, state in train.fit(built, built.initial_state())]
+    assert [event.kind for event, _ in events] == ["train", "test", "corrupted", "finished"]
+    found = events[2][0].values
+    assert list(found) == ["contrast", "gaussian_noise"]
+    # By hand: a run on the corrupted images themselves as test set, statistics of the same training images.
+    for name, errors in found.items():
+        for severity in (1, 5):
+            images = corrupt(dataset().test_images, name, severity)
+            other = train.Programs(config, dataset().__class__(**{**vars(dataset()), "test_images": images}), "float32")
+            state = other.initial_state()
+            for step in range(2):
+                state, _ = other.train(state, step)
+            assert other.evaluate(state, "test")["error"] == errors[severity - 1]
+
+
+def test_told_to_stop_under_a_corruption_the_run_is_saved():
+    config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": ("brightness",)})
+    built = train.Programs(config, dataset(), "float32", jax.devices()[:1])
+    # Steps 2, batches of the training set 3, of the test set 2: the tenth question comes at a corrupted batch.
+    calls = iter([False] * 9)
+    kinds = [event.kind for event, _ in train.fit(built, built.initial_state(), lambda: next(calls, True))]
+    assert kinds == ["train", "checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("contrats", "config.data.corruptions: 'contrats' does not exist; did you mean 'contrast'?"),
+        (("contrast", "fog"), "config.data.corruptions: 'fog' does not exist; choices: contrast, brightness"),
+        (3, "config.data.corruptions=3 is not a list of names; choices: contrast"),
+    ],
+)
+def test_a_corruption_that_does_not_exist_is_named(value, message):
+    with pytest.raises(UserError) as raised:
+        configs.apply(base.get_config(), {"data.corruptions": value})
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("value", ["contrast,color_cast", "('contrast', 'color_cast')", ["contrast", "color_cast"]])
+def test_corruptions_are_given_by_name(value):
+    changed = configs.apply(base.get_config(), {"data.corruptions": value})
+    assert changed.data.corruptions == ("contrast", "color_cast")
+    assert configs.apply(base.get_config(), {"data.corruptions": ""}).data.corruptions == ()

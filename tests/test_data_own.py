@@ -1,0 +1,262 @@
+"""Data of one's own: the sources `npz` and `folder`, what they read and what they refuse."""
+
+import io
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_files import CIFAR10_NAMES, error_line
+from PIL import Image
+
+from normres.data import load
+
+
+def arrays(shape: tuple[int, ...] = (8, 6, 3), train: int = 6, test: int = 4) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    return {
+        "train_images": random.integers(0, 256, (train, *shape), np.uint8),
+        "train_labels": np.arange(train) % 3,
+        "test_images": random.integers(0, 256, (test, *shape), np.uint8),
+        "test_labels": np.arange(test, dtype=np.uint8) % 3,
+    }
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    """An npz file of `arrays`, with these arrays in the place of its own; None leaves one out."""
+    path = tmp_path / "mine.npz"
+    np.savez(path, **{key: value for key, value in (arrays() | changes).items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz(tmp_path: Path, save: Any) -> None:
+    held = arrays()
+    save(tmp_path / "x.npz", **held, class_names=["a", "b", "c"])
+    data = load("mine", "npz", str(tmp_path / "x.npz"))
+    for key, value in held.items():
+        np.testing.assert_array_equal(getattr(data, key), value)
+    assert data.train_labels.dtype == data.test_labels.dtype == np.int32
+    assert (data.name, data.source, data.class_names) == ("mine", "npz", ("a", "b", "c"))
+    assert data.summary()["image_shape"] == [8, 6, 3]
+
+
+def test_npz_without_names(tmp_path: Path) -> None:
+    assert load("mine", "npz", str(written(tmp_path))).class_names == ("0", "1", "2")
+    np.savez(tmp_path / "cifar.npz", **arrays((32, 32, 3)))
+    assert list(load("cifar10", "npz", str(tmp_path / "cifar.npz")).class_names) == CIFAR10_NAMES
+
+
+def test_npz_in_column_order_and_with_grey_images(tmp_path: Path) -> None:
+    held = arrays((28, 28, 1))
+    path = written(tmp_path, **{key: np.asfortranarray(value) for key, value in held.items()})
+    data = load("digits", "npz", str(path))
+    np.testing.assert_array_equal(data.train_images, held["train_images"])
+    assert data.train_images.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_labels": None}, "has no array test_labels"),
+        ({"train_images": np.zeros((6, 8, 6, 3))}, "train_images is float64 (6, 8, 6, 3), not uint8 (N, H, W, C)"),
+        ({"train_images": np.zeros((6, 8, 6), np.uint8)}, "train_images is uint8 (6, 8, 6), not uint8 (N, H, W, C)"),
+        (arrays((3, 8, 6)), "train_images is (6, 3, 8, 6): channels first"),
+        ({"test_images": np.zeros((4, 8, 8, 3), np.uint8)}, "images of (8, 8, 3), train_images of (8, 6, 3)"),
+        ({"test_images": np.zeros((0, 8, 6, 3), np.uint8)}, "test_images is uint8 (0, 8, 6, 3)"),
+        ({"train_labels": np.zeros(5, int)}, "train_labels is int64 (5,), not integers (6,)"),
+        ({"train_labels": np.zeros((6, 1), int)}, "train_labels is int64 (6, 1), not integers (6,)"),
+        ({"train_labels": np.zeros(6)}, "train_labels is float64 (6,), not integers"),
+        ({"test_labels": np.array([0, 1, 3, 0])}, "test_labels has 3 at 2, outside 0..2"),
+        ({"train_labels": np.array([0, 1, 2, -1, 0, 0])}, "train_labels has -1 at 3, outside 0..2"),
+        ({"class_names": ["a", "b"]}, "train_labels has 2 at 2, outside 0..1"),
+        ({"class_names": [1, 2, 3]}, "class_names is int64 (3,), not strings"),
+    ],
+)
+def test_npz_with_wrong_arrays(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = written(tmp_path, **changes)
+    line = error_line("mine", "npz", path)
+    assert str(path) in line
+    assert message in line
+
+
+def test_npz_that_is_not_what_its_name_says(tmp_path: Path) -> None:
+    line = error_line("cifar10", "npz", written(tmp_path))
+    assert "images of shape (8, 6, 3) and 10 classes, which is not cifar10" in line
+
+
+class Harm:
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self) -> tuple[Any, Any]:
+        return os.system, (f"touch {self.touched}",)
+
+
+def test_npz_with_objects_executes_nothing(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    path = written(tmp_path, class_names=np.array([Harm(touched)] * 3, dtype=object))
+    np.load(path, allow_pickle=True)["class_names"]  # it does what it says ...
+    assert touched.exists()
+    touched.unlink()
+    line = error_line("mine", "npz", path)
+    assert not touched.exists()  # ... but not here
+    assert "class_names cannot be read: Object arrays cannot be loaded" in line
+    path.write_bytes(pickle.dumps(Harm(touched)))
+    assert "no .npz file" in error_line("mine", "npz", path)
+    assert not touched.exists()
+
+
+def test_npz_that_is_damaged(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    good = path.read_bytes()
+    for size in (0, 10, len(good) // 2, len(good) - 5):
+        path.write_bytes(good[:size])
+        assert f"{path} is damaged, incomplete or no .npz file" in error_line("mine", "npz", path)
+    middle = good.index(arrays()["train_images"].tobytes()[:20]) + 50
+    path.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
+    assert "Bad CRC-32 for file 'train_images.npy'" in error_line("mine", "npz", path)
+
+
+def test_npz_with_a_header_that_asks_for_all_memory(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 8, 8, 3)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("class_names.npy", header.getvalue())
+    assert "class_names cannot be read: 128 bytes, not the 211,106,232,533,120 of its header" in error_line(
+        "mine", "npz", path
+    )
+
+
+def test_npz_that_is_a_folder_or_missing(tmp_path: Path) -> None:
+    assert f"{tmp_path} is a folder; the source 'npz' needs" in error_line("mine", "npz", tmp_path)
+    assert "does not exist" in error_line("mine", "npz", tmp_path / "none.npz")
+
+
+# ---- folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of 4x4-pixel images; an image's red value says which file it is."""
+    value = 0
+    for split, files in (("train", ("b.png", "a.JPG", "c.jpeg")), ("test", ("x.png",))):
+        for class_name in ("dog", "cat"):
+            folder = tmp_path / "pictures" / split / class_name
+            folder.mkdir(parents=True)
+            for file in files:
+                value += 20
+                Image.new("RGB", (4, 4), (value, 0, 0)).save(folder / file)
+    (tmp_path / "pictures" / "train" / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "pictures" / "train" / "cat" / "._b.png").write_text("hidden")
+    (tmp_path / "pictures" / "train" / ".hidden").mkdir()
+    return tmp_path / "pictures"
+
+
+def test_folder_order(pictures: Path) -> None:
+    data = load("pets", "folder", str(pictures), image_size=4)
+    assert data.class_names == ("cat", "dog")
+    assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.test_labels.tolist() == [0, 1]
+    # dog: b 20, a 40, c 60; cat: b 80, a 100, c 120; by class, then by file name.  JPEG may be off by one.
+    red = data.train_images[:, 0, 0, 0].astype(int)
+    np.testing.assert_allclose(red, [100, 80, 120, 40, 20, 60], atol=2)
+    assert data.test_images[:, 0, 0, 0].tolist() == [160, 140]
+    assert data.train_labels.dtype == np.int32
+    assert (data.name, data.source) == ("pets", "folder")
+
+
+def test_folder_keeps_the_pixels_of_images_that_fit(pictures: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(pixels).save(pictures / "test" / "cat" / "x.png")
+    np.testing.assert_array_equal(load("pets", "folder", str(pictures), image_size=4).test_images[0], pixels)
+
+
+@pytest.mark.parametrize("size", [(4, 10), (10, 4), (40, 100), (100, 41)])
+def test_folder_resizes_the_shorter_side_and_cuts_out_the_middle(pictures: Path, size: tuple[int, int]) -> None:
+    # Along the longer side: a quarter blue, a quarter black, a quarter red, a quarter blue.  The middle shows no blue,
+    # and black and red in equal parts.
+    length = max(size)
+    line = np.zeros((length, 3), np.uint8)
+    line[: length // 4, 2] = line[-(length // 4) :, 2] = line[length // 2 : -(length // 4), 0] = 255
+    pixels = np.broadcast_to(line, (min(size), length, 3))
+    wide = size[0] > size[1]
+    Image.fromarray(np.ascontiguousarray(pixels if wide else pixels.swapaxes(0, 1))).save(pictures / "test/cat/x.png")
+    found = load("pets", "folder", str(pictures), image_size=4).test_images[0].astype(int)
+    across = found.mean(axis=0 if wide else 1)
+    np.testing.assert_allclose(across[:, 0], [0, 0, 255, 255], atol=40)
+    assert across[:, 2].max() < 40
+    assert found.std(axis=0 if wide else 1).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "LA"])
+def test_folder_makes_every_image_rgb(pictures: Path, mode: str) -> None:
+    Image.new("RGB", (9, 7), (255, 255, 255)).convert(mode).save(pictures / "test" / "cat" / "x.png")
+    data = load("pets", "folder", str(pictures), image_size=5)
+    assert data.test_images.shape == (2, 5, 5, 3)
+    assert (data.test_images[0] == 255).all()
+
+
+@pytest.mark.parametrize("file", ["train/dog/b.png", "train/dog/a.JPG", "test/cat/x.png"])
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "header", "chunk"])
+def test_folder_with_a_corrupt_image(pictures: Path, file: str, damage: str) -> None:
+    if file.endswith("JPG") and damage in ("header", "chunk"):
+        pytest.skip("JPEG has no checksums: a flipped bit is another picture")
+    content = (pictures / file).read_bytes()
+    # Bytes 16 to 28 of a PNG file are its width, height and depth; 33 to 40 length and kind of the next chunk.
+    position = {"header": 20, "chunk": 38}.get(damage, 0)
+    flipped = content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :]
+    damaged = {"empty": b"", "half": content[: len(content) // 2], "text": b"GIF89a"}.get(damage, flipped)
+    (pictures / file).write_bytes(damaged)
+    line = error_line("pets", "folder", pictures, image_size=4)
+    assert f"{pictures / file} is no readable PNG or JPEG image" in line
+
+
+def test_folder_that_lacks_something(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "test" / "bird").mkdir()
+    assert f"{pictures / 'test' / 'bird'}: there is no such class in train" in error_line("pets", "folder", pictures)
+    (pictures / "test" / "bird").rmdir()
+    (pictures / "train" / "ant").mkdir()
+    assert f"{pictures / 'train' / 'ant'} has no .png, .jpg, .jpeg files" in error_line("pets", "folder", pictures)
+    (pictures / "train" / "ant").rmdir()
+    shutil.rmtree(pictures / "test" / "cat")
+    assert load("pets", "folder", str(pictures)).test_labels.tolist() == [1]  # a class may lack test images
+    (pictures / "test" / "dog" / "x.png").unlink()
+    assert f"{pictures / 'test'} has no images" in error_line("pets", "folder", pictures)
+    shutil.rmtree(pictures / "test")
+    assert f"{pictures} has no folder test" in error_line("pets", "folder", pictures)
+    (tmp_path / "bare" / "train").mkdir(parents=True)
+    (tmp_path / "bare" / "test").mkdir()
+    assert "train has no class folders" in error_line("pets", "folder", tmp_path / "bare")
+
+
+def test_folder_of_other_images_under_a_known_name(pictures: Path) -> None:
+    line = error_line("cifar10", "folder", pictures)
+    assert line.startswith("data.name=cifar10, but")
+    assert "2 classes (cat, dog, ...)" in line
+
+
+def test_folder_with_an_image_that_is_damaged_far_inside(pictures: Path) -> None:
+    # So large that its pixels fill several chunks; the kind of the second one is damaged.
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    file = pictures / "test" / "cat" / "x.png"
+    Image.fromarray(noise).save(file)
+    content = bytearray(file.read_bytes())
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    content[second] ^= 255
+    file.write_bytes(content)
+    assert f"{file} is no readable PNG or JPEG image" in error_line("pets", "folder", pictures)
+
+
+def test_folder_finds_any_flipped_bit_of_a_png(pictures: Path) -> None:
+    file = pictures / "test" / "cat" / "x.png"
+    good = file.read_bytes()
+    # The last 12 bytes are the end mark, whose checksum nothing reads.
+    for position in range(len(good) - 12):
+        file.write_bytes(good[:position] + bytes([good[position] ^ 4]) + good[position + 1 :])
+        assert f"{file} is no readable PNG or JPEG image" in error_line("pets", "folder", pictures, image_size=4)

@@ -1,0 +1,248 @@
+"""The source `python`: pickled files as Python 2 wrote them, and pickles that would rather do something else."""
+
+import hashlib
+import os
+import pickle
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_files import (
+    BATCHES,
+    archive,
+    array,
+    batch,
+    binary10,
+    binary100,
+    error_line,
+    integer,
+    listed,
+    pickled,
+    python10,
+    python100,
+    same,
+    text,
+)
+
+from normres.data import load, official
+from normres.data.unpickle import unpickle
+from normres.errors import UserError
+
+
+@pytest.fixture
+def cifar10(tmp_path: Path) -> Path:
+    return python10(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["folder", "parent", ".tar.gz", ".tar"])
+@pytest.mark.parametrize(
+    ("name", "python", "binary"), [("cifar10", python10, binary10), ("cifar100", python100, binary100)]
+)
+def test_the_python_version_holds_what_the_binary_one_does(
+    tmp_path: Path, name: str, python: Any, binary: Any, form: str
+) -> None:
+    folder = python(tmp_path)
+    path = {"folder": folder, "parent": tmp_path}.get(form) or archive(folder, form)
+    found = load(name, "python", str(path), verify=False)
+    assert found.source == "python"
+    assert found.train_labels.dtype == np.int32
+    assert same(found, load(name, "binary", str(binary(tmp_path)), verify=False))
+
+
+def test_pixel_placement(cifar10: Path) -> None:
+    pixels = np.zeros((2, 3072), np.uint8)
+    pixels[1, 0 * 1024 + 2 * 32 + 5] = 11  # red of row 2, column 5
+    pixels[1, 1 * 1024 + 31 * 32 + 0] = 22  # green of row 31, column 0
+    (cifar10 / "data_batch_2").write_bytes(batch(4, 8, values=(0, 0), data=array(pixels)))
+    image = load("cifar10", "python", str(cifar10), verify=False).train_images[3]
+    assert image[2, 5].tolist() == [11, 0, 0]
+    assert image[31, 0].tolist() == [0, 22, 0]
+    assert np.count_nonzero(image) == 2
+
+
+def test_the_names_file(cifar10: Path, tmp_path: Path) -> None:
+    (cifar10 / "batches.meta").write_bytes(pickled(label_names=listed([text("cat")])))
+    assert "batches.meta names 1 classes, not 10" in error_line("cifar10", "python", cifar10, verify=False)
+    (cifar10 / "batches.meta").unlink()
+    assert load("cifar10", "python", str(cifar10), verify=False).class_names[3] == "cat"
+    (python100(tmp_path) / "meta").unlink()
+    assert "meta is missing" in error_line("cifar100", "python", tmp_path, verify=False)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_python_3(protocol: int) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 6)
+    for data in (pixels, np.asfortranarray(pixels), pixels[:, ::2], pixels.astype(">i4")):
+        written = pickle.dumps({b"data": data, "labels": [1, 2], "title": "x", "raw": b"\xff\0"}, protocol)
+        found = unpickle(written, "file")
+        np.testing.assert_array_equal(found["data"], data)
+        assert found["data"].dtype == data.dtype
+        assert (found["labels"], found["title"], found["raw"]) == ([1, 2], "x", b"\xff\0")
+
+
+# ---- what is refused
+
+
+class Malicious:
+    """Calls os.system, or something else, when it is unpickled."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, Any]:
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("where", ["data_batch_3", "batches.meta"])
+def test_a_malicious_file_executes_nothing(cifar10: Path, tmp_path: Path, where: str, protocol: int) -> None:
+    touched = tmp_path / "touched"
+    harmful = pickle.dumps(Malicious(os.system, f"touch {touched}"), protocol)
+    pickle.loads(harmful)  # it does what it says ...
+    assert touched.exists()
+    touched.unlink()
+    (cifar10 / where).write_bytes(harmful)
+    line = error_line("cifar10", "python", cifar10, verify=False)
+    assert not touched.exists()  # ... but not here
+    assert f"{cifar10 / where} asks for {os.system.__module__}.system, which is no plain data" in line
+    assert "not executed" in line
+
+
+def test_an_altered_file_is_not_even_read_where_checksums_are_compared(cifar10: Path) -> None:
+    (cifar10 / "data_batch_1").write_bytes(pickle.dumps(Malicious(os.system, "false")))
+    line = error_line("cifar10", "python", cifar10)
+    assert "data_batch_1 has md5" in line
+    assert "c99cafc152244af753f735de768cd75f" in line
+
+
+# Opcodes by hand, each a way to more than plain data, and what is said of it; b"." ends a pickle.
+DTYPE = b"cnumpy\ndtype\n"
+HUGE = array(np.zeros((1, 1), np.uint8)).replace(integer(1) * 2, integer(2**30) * 2)
+FORGED = {
+    "eval": (b"cbuiltins\neval\n(" + text("1") + b"tR.", "asks for builtins.eval"),
+    "import by dots": (b"cnumpy\ncore.os.system\n(" + text("true") + b"tR.", "asks for numpy.core.os.system"),
+    "instance": (b"(" + text("true") + b"ios\nsystem\n.", "(KeyError)"),
+    "object": (b"(" + DTYPE + text("u1") + b"o.", "(KeyError)"),
+    "new object": (b"\x80\x02" + DTYPE + b"(" + text("u1") + b"t\x81.", "(KeyError)"),
+    "stack global": (b"\x80\x04\x8c\x02os\x8c\x06system\x93(\x8c\x04true\x85R.", "asks for os.system"),
+    "call of a string": (text("true") + b"(tR.", "asks for a call"),
+    "call of an array": (b"cnumpy\nndarray\n(" + integer(8) + b"tR.", "asks for a call"),
+    "state of a class": (DTYPE + b"}" + text("set_state") + text("x") + b"sb.", "asks for an object with a state"),
+    "state of a list": (b"]}b.", "asks for an object with a state"),
+    "extension": (b"\x80\x02\x82\x01.", "(KeyError)"),
+    "persistent": (b"Pone\n.", "(KeyError)"),
+    "array of objects": (b"}(" + text("x") + DTYPE + b"(" + text("O8") + b"tRu.", "asks for an array of 'O8'"),
+    "a type in a dict": (b"}(" + text("x") + b"cnumpy\nndarray\nu.", "asks for a type"),
+    "an empty array": (
+        b"}(" + text("x") + b"cnumpy.core.multiarray\n_reconstruct\n(tRu.",
+        "asks for an array without content",
+    ),
+    "a list": (b"].", "asks for a list in the place of a dict"),
+    "nested lists": (b"}(" + text("x") + b"]]au.", "asks for a list"),
+    "forged shape": (b"}(" + text("x") + HUGE + b"u.", "(ValueError)"),
+    "forged length": (b"\x80\x05}(" + text("x") + b"\x96" + struct.pack("<Q", 2**62) + b"u.", "(EOFError)"),
+    "empty": (b"", "(EOFError)"),
+    "garbage": (b"\xff\xfe\xfd", "(KeyError)"),
+}
+
+
+@pytest.mark.parametrize("how", FORGED)
+def test_a_forged_pickle_is_one_line(how: str) -> None:
+    content, reason = FORGED[how]
+    with pytest.raises(UserError) as caught:
+        unpickle(content, "the file")
+    line = str(caught.value)
+    assert line.startswith("the file ")
+    assert reason in line
+    assert "\n" not in line
+
+
+def test_a_forged_pickle_leaves_the_next_one_readable() -> None:
+    good = pickle.dumps({"data": np.arange(3, dtype=np.uint8)}, 2)
+    for forged, _ in FORGED.values():
+        with pytest.raises(UserError):
+            unpickle(forged, "the file")
+    assert unpickle(good, "the file")["data"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("file", BATCHES)
+@pytest.mark.parametrize("size", [0, 1, 1000, 6000, -1])
+def test_truncated_file(cifar10: Path, file: str, size: int) -> None:
+    (cifar10 / file).write_bytes((cifar10 / file).read_bytes()[:size])
+    line = error_line("cifar10", "python", cifar10, verify=False)
+    assert str(cifar10 / file) in line
+    assert "truncated or damaged" in line
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+@pytest.mark.parametrize("verify", [False, True])
+def test_flipped_bit_in_a_pixel(cifar10: Path, monkeypatch: pytest.MonkeyPatch, verify: bool, form: str) -> None:
+    layout = official.LAYOUTS["python", "cifar10"]
+    for file in BATCHES:
+        monkeypatch.setitem(layout.md5, file, hashlib.md5((cifar10 / file).read_bytes()).hexdigest())
+        records = layout.train_records if file in layout.train_records else layout.test_records
+        monkeypatch.setitem(records, file, 2)
+    assert len(load("cifar10", "python", str(cifar10)).train_labels) == 10
+    content = bytearray((cifar10 / "data_batch_4").read_bytes())
+    content[3000] ^= 1
+    (cifar10 / "data_batch_4").write_bytes(content)
+    path = cifar10 if form == "folder" else archive(cifar10)
+    if verify:
+        assert "data_batch_4 has md5" in error_line("cifar10", "python", path)
+    else:
+        assert len(load("cifar10", "python", str(path), verify=False).train_labels) == 10
+
+
+def test_any_flipped_bit_is_survived(cifar10: Path) -> None:
+    good = (cifar10 / "test_batch").read_bytes()
+    ends = [*range(150), *range(len(good) - 150, len(good))]  # around the pixels lies everything else
+    for position in ends:
+        for bit in (0, 3, 7):
+            content = bytearray(good)
+            content[position] ^= 1 << bit
+            with suppress(UserError):  # and nothing else
+                unpickle(content, "the file")
+
+
+@pytest.mark.parametrize("file", BATCHES)
+def test_missing_file_is_named(cifar10: Path, file: str) -> None:
+    (cifar10 / file).unlink()
+    assert f"{cifar10} has no {file};" in error_line("cifar10", "python", cifar10, verify=False)
+    assert f" has no {file};" in error_line("cifar10", "python", archive(cifar10), verify=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (batch(3, 10, values=(0, 0)), "label 10 in record 1, outside 0..9"),
+        (batch(3, -1, values=(0, 0)), "label -1 in record 1, outside 0..9"),
+        (batch(3, values=(0, 0)), "'labels' is not 2 integers"),
+        (batch(3, 4, values=(0, 0), labels=listed([text("3"), text("4")])), "'labels' is not 2 integers"),
+        (
+            batch(3, values=(0,), data=array(np.zeros((1, 100), np.uint8))),
+            "'data' is uint8 (1, 100), not uint8 (N, 3072)",
+        ),
+        (batch(values=(), data=array(np.zeros((0, 3072), np.uint8))), "'data' is uint8 (0, 3072)"),
+        (batch(3, values=(0,), data=integer(3)), "'data' is int, not uint8"),
+        (pickled(labels=listed([])), "holds no 'data'"),
+        (pickled(data=integer(1), fine_labels=integer(1)), "holds no 'labels'"),
+    ],
+)
+def test_wrong_content(cifar10: Path, content: bytes, message: str) -> None:
+    (cifar10 / "data_batch_5").write_bytes(content)
+    line = error_line("cifar10", "python", cifar10, verify=False)
+    assert str(cifar10 / "data_batch_5") in line
+    assert message in line
+
+
+def test_the_other_release_is_recognized(tmp_path: Path) -> None:
+    binary = binary10(tmp_path)
+    line = error_line("cifar10", "python", binary)
+    assert "it holds the binary version of CIFAR-10; set data.source=binary or" in line
+    line = error_line("cifar100", "python", binary)
+    assert "it holds the binary version of CIFAR-10; set data.source=binary and data.name=cifar10" in line
+    line = error_line("cifar10", "python", python100(tmp_path))
+    assert "it holds CIFAR-100, not CIFAR-10; set data.name=cifar100" in line

@@ -1,0 +1,238 @@
+"""Preparing, fetching, verifying and showing data, on small files made here; nothing reaches the network."""
+
+import http.server
+import json
+import shutil
+import socket
+import struct
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normres import cli
+from normres.data import Dataset, fetch, load, prepared
+from normres.errors import UserError
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def small(per_class=3):
+    random = np.random.default_rng(0)
+
+    def split(count):
+        labels = random.permutation(np.repeat(np.arange(10), count)).astype(np.int32)
+        return random.integers(0, 256, (len(labels), 32, 32, 3)).astype(np.uint8), labels
+
+    return Dataset("cifar10", "binary", *split(per_class), *split(1), NAMES)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    to = tmp_path_factory.mktemp("data")
+    prepared.write_tfds(small(), to, lambda indices, total: indices)
+    return to
+
+
+def copy(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "copy")
+
+
+def test_what_is_written_comes_back_in_order(written):
+    dataset, found = small(), load("cifar10", "tfds", str(written))
+    # The official order is restored, so every source of the same pixels has one checksum.
+    assert found.summary()["sha256"] == dataset.summary()["sha256"]
+    assert found.class_names == NAMES
+    assert load("cifar10", "auto", str(written)).source == "tfds"
+    assert not list(written.glob(".*"))
+
+
+def test_other_peoples_reader_reads_it(written):
+    library = prepared._library()
+    read = library.data_source("cifar10", data_dir=str(written), download=False)
+    examples = {bytes(example["id"]).decode(): example for example in read["train"]}
+    dataset = small()
+    assert len(examples) == 30
+    np.testing.assert_array_equal(examples["train_00007"]["image"], dataset.train_images[7])
+    assert examples["train_00007"]["label"] == dataset.train_labels[7]
+
+
+def test_tfrecords_are_read_too(written, tmp_path):
+    directory = copy(written, tmp_path) / "cifar10" / prepared.VERSION
+    (directory / prepared.MANIFEST).unlink()
+    for split in ("train", "test"):
+        shard = next(directory.glob(f"cifar10-{split}.array_record*"))
+        with (directory / shard.name.replace("array_record", "tfrecord")).open("wb") as file:
+            for record in prepared._records(shard):
+                file.write(struct.pack("<Q", len(record)) + b"sums" + record + b"sums")
+        shard.unlink()
+    info = json.loads((directory / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    for split in info["splits"]:
+        split["filepathTemplate"] = split["filepathTemplate"].replace("array_record", "tfrecord")
+    text = json.dumps(info).replace("array_record", "tfrecord")
+    (directory / "dataset_info.json").write_text(text)
+    assert load("cifar10", "tfds", str(directory)).summary()["sha256"] == small().summary()["sha256"]
+    shard = next(directory.glob("cifar10-train.tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"{shard.name}: ends within a record"):
+        load("cifar10", "tfds", str(directory))
+
+
+def test_damage_is_named(written, tmp_path):
+    directory = copy(written, tmp_path) / "cifar10" / prepared.VERSION
+    shard = next(directory.glob("cifar10-train*"))
+    whole = shard.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    shard.write_bytes(flipped)
+    with pytest.raises(UserError, match=rf"{shard.name}: damaged: its sha256"):
+        load("cifar10", "tfds", str(directory))
+    shard.unlink()
+    with pytest.raises(UserError, match=rf"{shard.name}: missing"):
+        load("cifar10", "tfds", str(directory))
+    (directory / prepared.MANIFEST).unlink()
+    with pytest.raises(UserError, match=rf"{shard.name}: this shard is missing"):
+        load("cifar10", "tfds", str(directory))
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=shard.name):
+        load("cifar10", "tfds", str(directory))
+
+
+def test_nothing_there_says_what_makes_it(tmp_path):
+    with pytest.raises(UserError, match=r"no prepared data set there.*normres data prepare cifar10"):
+        load("cifar10", "tfds", str(tmp_path))
+
+
+def npz(path, dataset):
+    arrays = {
+        f"{split}_{kind}": getattr(dataset, f"{split}_{kind}").astype(np.uint8)
+        for split in ("train", "test")
+        for kind in ("images", "labels")
+    }
+    np.savez(path, **arrays)
+    return path
+
+
+def test_the_commands_prepare_verify_and_show(tmp_path, capsys):
+    source, to = npz(tmp_path / "small.npz", small()), tmp_path / "data"
+    prepare = ["data", "prepare", "cifar10", f"--from={source}", f"--to={to}"]
+    assert cli.main(prepare) == 0
+    assert "30 training and 10 test images" in capsys.readouterr().out
+    assert cli.main(prepare) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert cli.main(["data", "verify", str(to)]) == 0
+    assert "training: 30 images, 3 to 3 of each class" in capsys.readouterr().out
+    sheet = tmp_path / "sheet.png"
+    assert cli.main(["data", "show", "--source=tfds", f"--path={to}", f"--out={sheet}"]) == 0
+    with Image.open(sheet) as image:
+        pixels = np.asarray(image)
+    # The first image of the first class, enlarged twice, stands at the start of the first row.
+    dataset = small()
+    first = dataset.train_images[np.flatnonzero(dataset.train_labels == 0)[0]]
+    np.testing.assert_array_equal(pixels[24:88:2, 96:160:2], first)
+    unbalanced = small()
+    keep = np.arange(30) != np.flatnonzero(unbalanced.train_labels == 3)[0]
+    fewer = Dataset(
+        "cifar10",
+        "binary",
+        unbalanced.train_images[keep],
+        unbalanced.train_labels[keep],
+        unbalanced.test_images,
+        unbalanced.test_labels,
+        NAMES,
+    )
+    assert cli.main(["data", "verify", str(npz(tmp_path / "fewer.npz", fewer))]) == 2
+    assert "the training classes are not balanced: 2 of '" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "cifar11"], "'cifar11' is no data set; did you mean 'cifar10'?"),
+        (["prepare", "cifar100", "--from=npm"], "the package holds cifar10 only"),
+        (["verify", "/none"], "/none"),
+        (["show", "--source=embeded"], "did you mean 'embedded'?"),
+        (["show", "--augmentation=crop-flip"], "did you mean 'crop_flip'?"),
+        (["show", "--sorce=embedded"], "did you mean '--source'?"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+BODY = bytes(range(256)) * 4096
+asked_ranges = []  # the ranges that were asked for
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves BODY with ranges, and cuts the first answer off in the middle."""
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        asked_ranges.append(asked)
+        start = int(asked.split("=")[1].rstrip("-")) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(BODY) - start))
+        self.end_headers()
+        self.wfile.write(BODY[start : start + len(BODY) // 2] if not asked else BODY[start:])
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_download_goes_on_where_it_was_cut_off(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    site, seen = f"http://127.0.0.1:{server.server_port}/", []
+    try:
+        with pytest.raises(UserError, match=r"cut off at .* the same command goes on from there"):
+            fetch.download("cifar10", tmp_path, lambda done, total: seen.append((done, total)), site)
+        part = tmp_path / "cifar-10-binary.tar.gz.part"
+        assert part.stat().st_size == len(BODY) // 2
+        archive = fetch.download("cifar10", tmp_path, lambda done, total: seen.append((done, total)), site)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert archive.read_bytes() == BODY
+    assert not part.exists()
+    assert asked_ranges == [None, f"bytes={len(BODY) // 2}-"]
+    assert seen[-1] == (len(BODY), len(BODY))
+    assert fetch.download("cifar10", tmp_path, lambda *_: None, "http://nowhere.invalid/") == archive
+
+
+def test_no_network_is_said_at_once_with_the_offline_ways(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        site = f"http://127.0.0.1:{unused.getsockname()[1]}/"
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"not reachable .*offline ways: --from FILE"):
+        fetch.download("cifar10", tmp_path, lambda *_: None, site)
+    assert time.monotonic() - started < fetch.FAST + 1
+
+
+def test_mosaics_become_the_official_records(tmp_path):
+    random = np.random.default_rng(1)
+    labels = {"train": random.integers(0, 10, 10).tolist(), "test": random.integers(0, 10, 2).tolist()}
+    images = {}
+    for number, file in enumerate([f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]):
+        images[file] = random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+        Image.fromarray(images[file].reshape(2, 1024, 3)).save(tmp_path / f"{file}.png")
+        assert number < 6
+    for split, values in labels.items():
+        (tmp_path / f"{split}_lables.json").write_text(json.dumps(values))
+    dataset = fetch.mosaics_to_dataset(tmp_path, verify=False)
+    np.testing.assert_array_equal(dataset.train_images[2:4], images["data_batch_2"])
+    np.testing.assert_array_equal(dataset.test_images, images["test_batch"])
+    assert dataset.train_labels.tolist() == labels["train"]
+    with pytest.raises(UserError, match="data_batch_1"):
+        fetch.mosaics_to_dataset(tmp_path)  # not the official pixels
+    (tmp_path / "data_batch_3.png").unlink()
+    with pytest.raises(UserError, match="not the mosaics of"):
+        fetch.mosaics_to_dataset(tmp_path, verify=False)

@@ -1,0 +1,326 @@
+"""Validation sets, subsets and label noise: exact counts, the same every time, none in the way of another."""
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from configs import base
+from normres import config as configs
+from normres import results
+from normres.data import Dataset, splits
+from normres.errors import UserError
+from normres.launch import local
+from normres.report import facts
+
+CLASSES = 10
+
+
+def dataset(size: int = 1000, labels: np.ndarray | None = None) -> Dataset:
+    """Training image i has the value i in its first two bytes, so examples can be told apart."""
+    if labels is None:
+        labels = np.random.default_rng(5).integers(0, CLASSES, size).astype(np.int32)
+    images = np.zeros((len(labels), 2, 2, 3), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.divmod(np.arange(len(labels)), 256)
+    test = np.full((20, 2, 2, 3), 255, np.uint8)
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    return Dataset("cifar10", "embedded", images, labels, test, np.zeros(20, np.int32), names)
+
+
+def ids(images: np.ndarray) -> list[int]:
+    return (images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 0, 1]).tolist()
+
+
+def train(data: Dataset) -> list[int]:
+    return ids(data.train_images)
+
+
+WHOLE = dataset()
+
+
+def unchanged(data: Dataset, labels: np.ndarray | None = None) -> bool:
+    """Whether every training image still has the label that it has in WHOLE."""
+    return data.train_labels.tolist() == WHOLE.train_labels[train(data)].tolist()
+
+
+def test_nothing_asked_for_is_nothing_done() -> None:
+    assert splits.apply(WHOLE) is WHOLE
+    defaults = {name: base.get_config().data[name] for name in splits.FIELDS}
+    assert splits.apply(WHOLE, **defaults) is WHOLE
+    assert WHOLE.summary()["splits"] == {}
+
+
+# ---- validation
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_validation_set(stratified: bool) -> None:
+    data = splits.set_aside(WHOLE, 100, "validation", stratified=stratified)
+    aside = ids(data.test_images)
+    assert (len(aside), len(train(data))) == (100, 900)
+    assert sorted(aside + train(data)) == list(range(1000))
+    # The official order is kept on both sides.
+    assert aside == sorted(aside)
+    assert train(data) == sorted(train(data))
+    assert data.test_labels.tolist() == WHOLE.train_labels[aside].tolist()
+    assert unchanged(data)
+    assert data.summary()["evaluated_on"] == "validation"
+    assert data.summary()["splits"] == {"validation": {"examples": 100, "seed": 0, "stratified": stratified}}
+    assert json.loads(json.dumps(data.summary())) == data.summary()
+
+
+def test_evaluating_on_the_test_set_trains_on_the_same_images() -> None:
+    on_test, on_validation = (splits.set_aside(WHOLE, 100, on) for on in ("test", "validation"))
+    assert train(on_test) == train(on_validation)
+    assert on_test.test_images is WHOLE.test_images
+    assert on_test.summary()["evaluated_on"] == "test"
+
+
+def test_the_validation_set_is_the_same_on_every_machine() -> None:
+    # Published runs are compared over it, so a change of the draw has to be noticed.
+    assert ids(splits.set_aside(dataset(50), 6, "validation").test_images) == VALIDATION_OF_50
+    assert ids(splits.set_aside(dataset(50), 6, "validation", seed=1).test_images) != VALIDATION_OF_50
+
+
+VALIDATION_OF_50 = [5, 9, 21, 26, 31, 41]
+
+
+@pytest.mark.parametrize("count", [10, 37, 500, 999])
+def test_stratified_has_every_class_in_proportion(count: int) -> None:
+    # Unequal classes: 10, 20, ..., 100 examples, 550 in all; by chance, classes would be off by several.
+    labels = np.repeat(np.arange(10, dtype=np.int32), np.arange(10, 110, 10))
+    count = min(count, 549)
+    data = splits.set_aside(dataset(labels=labels), count, "validation", stratified=True)
+    found = np.bincount(data.test_labels, minlength=10)
+    assert found.sum() == count
+    assert np.abs(found - np.arange(10, 110, 10) * count / 550).max() <= 1
+
+
+def test_stratified_of_equal_classes_is_equal() -> None:
+    labels = np.tile(np.arange(10, dtype=np.int32), 100)
+    data = splits.set_aside(dataset(labels=labels), 300, "validation", stratified=True)
+    assert np.bincount(data.test_labels).tolist() == [30] * 10
+    assert np.bincount(splits.keep_fraction(data, 0.1, stratified=True).train_labels).tolist() == [7] * 10
+    by_chance = splits.set_aside(dataset(labels=labels), 300, "validation")
+    assert np.bincount(by_chance.test_labels).tolist() != [30] * 10
+
+
+# ---- subsets
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_fraction(stratified: bool) -> None:
+    tenth, fifth = (splits.keep_fraction(WHOLE, part, stratified=stratified) for part in (0.1, 0.2))
+    assert (len(train(tenth)), len(train(fifth))) == (100, 200)
+    assert set(train(tenth)) < set(train(fifth))  # nested
+    assert train(tenth) == sorted(train(tenth))
+    assert unchanged(tenth)
+    assert tenth.test_images is WHOLE.test_images
+    assert train(splits.keep_fraction(WHOLE, 0.1, stratified=stratified)) == train(tenth)
+    assert train(splits.keep_fraction(WHOLE, 0.1, 1, stratified)) != train(tenth)
+    assert tenth.summary()["splits"] == {"subset": {"fraction": 0.1, "seed": 0, "stratified": stratified}}
+    # 0.29 * 100 is 28.999999999999996 in floating point.
+    assert len(train(splits.keep_fraction(dataset(100), 0.29, stratified=stratified))) == 29
+
+
+def test_per_class_is_balanced() -> None:
+    five, ten = (splits.keep_per_class(WHOLE, count) for count in (5, 10))
+    assert np.bincount(five.train_labels).tolist() == [5] * 10
+    assert np.bincount(ten.train_labels).tolist() == [10] * 10
+    assert set(train(five)) < set(train(ten))
+    assert train(ten) == sorted(train(ten))
+    assert unchanged(ten)
+    # Not the first ones of each class.
+    assert train(ten) != sorted(np.concatenate([np.flatnonzero(WHOLE.train_labels == k)[:10] for k in range(10)]))
+    assert ten.summary()["splits"] == {"subset": {"per_class": 10, "seed": 0}}
+
+
+# ---- label noise
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.2, 0.5, 1.0])
+def test_label_noise_replaces_exactly_that_many_by_other_classes(rate: float) -> None:
+    data = splits.add_label_noise(WHOLE, rate)
+    changed = data.train_labels != WHOLE.train_labels
+    assert changed.sum() == round(1000 * rate)
+    assert data.train_labels.dtype == np.int32
+    assert data.train_labels.min() >= 0
+    assert data.train_labels.max() < CLASSES
+    assert data.train_images is WHOLE.train_images
+    assert data.test_labels is WHOLE.test_labels
+    assert data.summary()["splits"] == {"label_noise": {"rate": rate, "replaced": round(1000 * rate), "seed": 0}}
+    assert data.summary()["sha256"] != WHOLE.summary()["sha256"]
+
+
+def test_label_noise_is_uniform_over_the_other_classes() -> None:
+    labels = np.full(9000, 4, np.int32)
+    found = np.bincount(splits.add_label_noise(dataset(labels=labels), 1.0).train_labels, minlength=10)
+    assert found[4] == 0
+    # 1,000 expected in each of nine classes; the standard deviation is sqrt(9000 * 1/9 * 8/9) = 30.
+    assert np.abs(np.delete(found, 4) - 1000).max() < 120
+
+
+def test_label_noise_is_deterministic_and_nested() -> None:
+    low, high, other = (
+        splits.add_label_noise(WHOLE, rate, seed).train_labels for rate, seed in ((0.2, 0), (0.4, 0), (0.2, 1))
+    )
+    np.testing.assert_array_equal(splits.add_label_noise(WHOLE, 0.2).train_labels, low)
+    changed = low != WHOLE.train_labels
+    np.testing.assert_array_equal(high[changed], low[changed])
+    assert (other != low).sum() > 100
+    assert WHOLE.train_labels.tolist() == dataset().train_labels.tolist()  # the whole is not written to
+
+
+# ---- together
+
+
+def test_all_together_in_order() -> None:
+    fields: dict[str, Any] = {"validation": 200, "evaluate_on": "validation", "fraction": 0.5, "label_noise": 0.25}
+    data = splits.apply(WHOLE, **fields)
+    assert (len(data.train_labels), len(data.test_labels)) == (400, 200)
+    assert not set(train(data)) & set(ids(data.test_images))
+    assert (data.train_labels != WHOLE.train_labels[train(data)]).sum() == 100
+    # The validation labels stay clean.
+    assert data.test_labels.tolist() == WHOLE.train_labels[ids(data.test_images)].tolist()
+    assert list(data.summary()["splits"]) == ["validation", "subset", "label_noise"]
+
+
+def test_no_split_moves_another() -> None:
+    def run(**fields: Any) -> Dataset:
+        return splits.apply(WHOLE, **({"validation": 200, "evaluate_on": "validation"} | fields))
+
+    alone = ids(run().test_images)
+    for fields in ({"fraction": 0.5}, {"per_class": 7}, {"label_noise": 0.5}, {"label_noise_seed": 3}):
+        assert ids(run(**fields).test_images) == alone
+    half = train(run(fraction=0.5))
+    assert train(run(fraction=0.5, label_noise=0.5)) == half
+    assert train(run(fraction=0.5, label_noise=0.5, label_noise_seed=1)) == half
+    # Nor does the seed of the noise depend on that of the splits.
+    one, two = (splits.apply(WHOLE, label_noise=0.5, split_seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(one.train_labels, two.train_labels)
+
+
+def test_streams_of_one_seed_are_not_the_same_numbers() -> None:
+    # A validation set of 500, the half kept and the half with noise: by chance two of them share about half.
+    aside = set(ids(splits.set_aside(WHOLE, 500, "validation").test_images))
+    kept = set(train(splits.keep_fraction(WHOLE, 0.5)))
+    noisy = set(np.flatnonzero(splits.add_label_noise(WHOLE, 0.5).train_labels != WHOLE.train_labels).tolist())
+    for one, two in ((aside, kept), (aside, noisy), (kept, noisy)):
+        assert 200 < len(one & two) < 300
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"validation": 1000}, "data.validation=1000 must be less than the 1,000 training examples"),
+        ({"fraction": 0.0001}, "data.fraction=0.0001 of 1,000 training examples is none"),
+        ({"per_class": 101}, "data.per_class=101: the class 'class "),
+    ],
+)
+def test_more_than_there_is(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        splits.apply(WHOLE, **fields)
+    assert str(caught.value).startswith(message)
+
+
+def test_noise_needs_another_class() -> None:
+    one = dataclasses.replace(dataset(labels=np.zeros(5, np.int32)), class_names=("only",))
+    with pytest.raises(UserError, match="there is only 'only'"):
+        splits.add_label_noise(one, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"data.validation": "-1"}, "config.data.validation=-1 must be at least 0"),
+        ({"data.split_seed": "-1"}, "config.data.split_seed=-1 must be at least 0"),
+        ({"data.evaluate_on": "valid"}, "config.data.evaluate_on='valid' does not exist; did you mean 'validation'?"),
+        (
+            {"data.evaluate_on": "validation"},
+            "config.data.evaluate_on='validation' needs data.validation, such as 5000",
+        ),
+        ({"data.fraction": "0"}, "config.data.fraction=0.0 must lie above 0 and not above 1"),
+        ({"data.fraction": "10"}, "config.data.fraction=10.0 must lie above 0 and not above 1"),
+        ({"data.fraction": "nan"}, "config.data.fraction=nan must lie above 0"),
+        ({"data.label_noise": "1.5"}, "config.data.label_noise=1.5 must lie between 0 and 1"),
+        ({"data.fraction": "0.5", "data.per_class": "10"}, "config.data.fraction=0.5 and data.per_class=10 exclude"),
+        ({"data.stratified": "true"}, "config.data.stratified=True needs data.validation or data.fraction"),
+        ({"data.validate": "5000"}, "did you mean 'data.validation'?"),
+        ({"data.source": "pyhton"}, "config.data.source='pyhton' does not exist; did you mean 'python'?"),
+        ({"data.source": "python"}, "config.data.path is empty; data.source='python' needs"),
+        ({"data.name": "cifar1"}, "config.data.name: unknown data set 'cifar1'; did you mean 'cifar10'?"),
+        ({"data.image_size": "64"}, "config.data.image_size=64: the source 'embedded' does not resize"),
+    ],
+)
+def test_a_mistake_in_the_config(override: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        configs.apply(base.get_config(), override)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---- in a run
+
+
+def test_a_run_records_what_it_was_given(tmp_path: Path) -> None:
+    changes = {
+        "data.source": "synthetic",
+        "data.image_size": 8,
+        "data.validation": 40,
+        "data.evaluate_on": "validation",
+        "data.per_class": 4,
+        "data.label_noise": 0.5,
+        "model.depth": 8,
+        "model.width": 4,
+        "train.steps": 2,
+        "train.batch_size": 16,
+        "train.eval_batch_size": 16,
+        "train.dtype": "float32",
+    }
+    config = configs.apply(base.get_config("demo"), changes)
+    record = local.run(config, tmp_path / "run", threading.Event(), Console(quiet=True), "run")
+    assert record["status"] == "finished"
+    expected = {
+        "source": "synthetic",
+        "train_examples": 40,
+        "test_examples": 40,
+        "image_shape": [8, 8, 3],
+        "evaluated_on": "validation",
+        "splits": {
+            "validation": {"examples": 40, "seed": 0, "stratified": False},
+            "subset": {"per_class": 4, "seed": 0},
+            "label_noise": {"rate": 0.5, "replaced": 20, "seed": 0},
+        },
+    }
+    assert record["data"] == record["data"] | expected
+    run = results.read_run(tmp_path / "run")
+    assert run is not None
+    text = dict(facts.what_was_run([run]))["Data"]
+    assert "40 training and 40 validation images" in text
+    assert "label noise (rate 0.5, replaced 20, seed 0)" in text
+
+    # A run that began with other data, say because `auto` now finds something else, does not go on with these.
+    held = results.read_json(tmp_path / "run" / "record.json")
+    held |= {"status": "running", "data": {**held["data"], "source": "binary", "sha256": "0" * 64}}
+    results.write_json(tmp_path / "run" / "record.json", held)
+    with pytest.raises(UserError, match=r"the run began with other data \(binary\)"):
+        local.run(config, tmp_path / "run", threading.Event(), Console(quiet=True), "run")
+
+
+def test_the_report_warns_of_random_images_and_of_a_validation_set() -> None:
+    def warned(**data: Any) -> list[str]:
+        record = {"data": data, "commit": "abc"}
+        return facts._data_warnings([results.Run(Path("run"), {}, record, [])])
+
+    assert warned(source="embedded", evaluated_on="test") == []
+    assert warned(source="binary") == []  # a record of before
+    assert ["Synthetic" in line for line in warned(source="synthetic")] == [True]
+    assert ["validation set" in line for line in warned(source="binary", evaluated_on="validation")] == [True]
