@@ -1,8 +1,9 @@
 """The run directory: what was run, on what, and what came out.  One directory per run,
 
     config.json     the whole config
-    record.json     status, seed, versions, commit, device, dtype, data, parameters, seconds, final numbers
-    metrics.jsonl   one line per logged interval ("split": "train") or evaluation ("split": "test")
+    record.json     status, seed, versions, commit, device, dtype, data and its splits and preprocessing, parameters,
+                    seconds, final numbers, errors under corruptions
+    metrics.jsonl   one line per logged interval ("split": "train") or evaluation ("split": "test", "corrupted")
     checkpoints/    see checkpoint.py; removed when the run ends
     lock            held by the process that is training here
 

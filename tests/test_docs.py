@@ -19,7 +19,7 @@ def test_the_norms_page_holds_the_tables_of_the_code():
     assert found[1].strip() == page.text().strip(), "run: normres bench norms --markdown"
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/norms.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md"])
 def test_the_examples_run(file):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.S)
     assert blocks

@@ -5,8 +5,6 @@ from typing import Any
 
 from normres.report.statistics import Arm, field
 
-CLASSES = {"cifar10": 10, "cifar100": 100}
-
 # The training of He et al. 2015 and 2016 on CIFAR.
 PAPER_SCALE: Mapping[str, Any] = {"model.width": 16, "train.steps": 64_000, "train.batch_size": 128}
 PAPER_TRAINING_IMAGES = 50_000
@@ -14,7 +12,7 @@ PAPER_TRAINING_IMAGES = 50_000
 
 def chance(arm: Arm) -> float:
     """Returns the error of guessing, 1 - 1/classes, as which a diverged net is counted."""
-    return 1 - 1 / CLASSES.get(field(arm.runs[0], "data.name"), 10)
+    return 1 - 1 / int((arm.runs[0].record.get("data") or {}).get("classes") or 10)
 
 
 def diverged_note(arms: Sequence[Arm]) -> str:
