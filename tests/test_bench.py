@@ -232,8 +232,13 @@ def test_the_commands(capsys, tmp_path, monkeypatch):
     assert "rms" in capsys.readouterr().out
 
 
+def test_the_tables_of_the_documentation_are_printed(capsys):
+    assert cli.main(["bench", "norms", "--markdown"]) == 0
+    assert "| batch_instance " in capsys.readouterr().out
+
+
 def test_equivalences_are_called(monkeypatch):
-    monkeypatch.setitem(sys.modules, "normres.bench.equivalences", SimpleNamespace(main=lambda: 1))
+    monkeypatch.setattr("normres.bench.equivalences.main", lambda: 1)
     assert cli.main(["bench", "norms", "--equivalences"]) == 1
 
 
