@@ -234,7 +234,7 @@ def test_the_commands(capsys, tmp_path, monkeypatch):
 
 def test_the_tables_of_the_documentation_are_printed(capsys):
     assert cli.main(["bench", "norms", "--markdown"]) == 0
-    assert "| batch_instance " in capsys.readouterr().out
+    assert "gate x^(batch)" in capsys.readouterr().out
 
 
 def test_equivalences_are_called(monkeypatch):
