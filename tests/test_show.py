@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from normres import cli, layers
-from normres import config as configs
+from normres.data import sources
 from normres.resnet import Block, ResNet, count_parameters
 from normres.show import commands, count, diagram, svg, table, words
 from normres.variants import ORDERS, SHORTCUTS, ResNetConfig
@@ -317,10 +317,13 @@ def test_long_lines_are_wrapped():
 
 def test_every_data_set_has_its_images_and_classes(capsys, monkeypatch):
     monkeypatch.setattr(count, "_kept", lambda *_: 0)
-    assert set(commands.DATA) == set(configs.CHOICES["data.name"])
+    assert set(commands.CLASSES) == set(sources.NAMES)
     assert show("--config.data.name=cifar100") == 0
     # 64 * 100 + 100 parameters of the classifier.
     assert row("classifier", capsys.readouterr().out)[1:3] == ["100", "6,500"]
+    own = ("--config.data.source=folder", "--config.data.path=.", "--config.data.name=flowers")
+    assert show(*own, "--config.data.image_size=64") == 0
+    assert "one image of 64×64×3, 10 classes" in capsys.readouterr().out
 
 
 def test_help_says_how(capsys):

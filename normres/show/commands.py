@@ -10,8 +10,9 @@ from normres.report.files import write_file
 from normres.show import count, table
 from normres.train import network
 
-# Image and classes by data set.  There is no source of ImageNet here, but there are published counts.
-DATA = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100)}
+# Classes by data set; images of one's own are read by training only, and shown with as many as CIFAR-10 has.
+CLASSES = {"cifar10": 10, "cifar100": 100}
+# There is no source of ImageNet here, but there are published counts.
 IMAGENET = (224, 224, 3), 1000
 
 
@@ -22,7 +23,9 @@ def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | Non
       UserError: a config that cannot run, or an image or file that cannot be.
     """
     config = configs.load(path, overrides)
-    shape, classes = IMAGENET if config.model.layout == "imagenet" else DATA[config.data.name]
+    shape, classes = (config.data.image_size, config.data.image_size, 3), CLASSES.get(config.data.name, 10)
+    if config.model.layout == "imagenet":
+        shape, classes = IMAGENET
     if image is not None:
         shape = _shape(image)
     if svg is not None and (svg.suffix != ".svg" or svg.is_dir()):
