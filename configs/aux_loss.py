@@ -25,7 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(size: str = "demo") -> ConfigDict:
-    """Returns what the arms share; the weight of the losses is optim.auxiliary_weight, its fall auxiliary_decay."""
+    """Returns what the arms share; optim.auxiliary_weights and auxiliary_decay weigh the losses."""
     return sizes.get_config(size, FILE)
 
 

@@ -84,7 +84,7 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.optim.nesterov = False
     config.optim.weight_decay = 1e-4  # L2, added to the gradient before momentum
     config.optim.clip_factor = 0.0  # adaptive gradient clipping, such as 0.02; 0 = off
-    config.optim.auxiliary_weight = 0.3  # of each auxiliary classifier's loss (model.auxiliary) ...
+    config.optim.auxiliary_weights = (0.3,)  # of the auxiliary classifiers' losses: one for all or one for each ...
     config.optim.auxiliary_decay = "linear"  # ... falling to zero at the last step: linear | none
     config.optim.decay_norms = True  # decay scales and biases as well as kernels, as the papers did
     config.optim.schedule = "step"  # step (divide at each boundary) | cosine (to zero) | constant

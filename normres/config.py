@@ -52,7 +52,6 @@ MINIMUM: dict[str, float] = {
     "model.dropout": 0,
     "model.stochastic_depth": 0,
     "optim.clip_factor": 0,
-    "optim.auxiliary_weight": 0,
     "data.cutout": 0,
     "data.mixup": 0,
     "data.cutmix": 0,
@@ -146,7 +145,8 @@ def _coerce(name: str, value: Any, current: Any) -> Any:
             return tuple(dict.fromkeys(text for part in parts if (text := part.strip(" '\""))))
         elif kind is tuple:
             parsed = ast.literal_eval(value) if isinstance(value, str) else value
-            return tuple(int(item) for item in (parsed if isinstance(parsed, tuple | list) else (parsed,)))
+            number = float if any(isinstance(item, float) for item in current) else int
+            return tuple(number(item) for item in (parsed if isinstance(parsed, tuple | list) else (parsed,)))
         elif kind is int and not isinstance(value, bool | float):
             return int(str(value).replace("_", ""))
         elif kind is float and not isinstance(value, bool):
@@ -205,6 +205,12 @@ def _validate_model(config: ConfigDict) -> None:
         inner = ", ".join(map(str, range(1, stages)))
         raise UserError(
             f"config.model.auxiliary={model.auxiliary}: there is no inner stage {wrong[0]}; choices: {inner}"
+        )
+    weights_given = config.optim.auxiliary_weights
+    if len(weights_given) not in (1, len(model.auxiliary)) or min(weights_given) < 0:
+        raise UserError(
+            f"config.optim.auxiliary_weights={weights_given}: write one weight, or one for each of the "
+            f"{len(model.auxiliary)} stages of config.model.auxiliary, none below 0"
         )
     kernels = variants.BRANCHES[model.block].kernels
     if model.cardinality > 1 and not any(size > 1 for size in kernels[1:-1]):

@@ -104,13 +104,14 @@ def adaptive_clip(gradients: Any, params: Any, factor: float) -> Any:
     return jax.tree_util.tree_map_with_path(clipped, gradients, params)
 
 
-def auxiliary_weight(config: ConfigDict, step: jax.Array) -> jax.Array:
-    """Returns the weight of the auxiliary classifiers' losses at a step; "linear" lets it fall to zero at the end.
+def auxiliary_weights(config: ConfigDict, step: jax.Array) -> list[jax.Array]:
+    """Returns the weight of each auxiliary classifier's loss at a step; "linear" lets them fall to zero at the end.
 
     Lee, Xie, Gallagher, Zhang, Tu 2014, arXiv 1409.5185, section 2: companion objectives that vanish in training.
     """
+    given, heads = config.optim.auxiliary_weights, len(config.model.auxiliary)
     left = 1 - step / config.train.steps if config.optim.auxiliary_decay == "linear" else 1.0
-    return jnp.asarray(config.optim.auxiliary_weight * left, jnp.float32)
+    return [jnp.asarray(weight * left, jnp.float32) for weight in (given * heads if len(given) == 1 else given)]
 
 
 def _kernels(params: Any) -> Any:

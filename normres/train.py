@@ -120,8 +120,9 @@ def train_step(
         applied: Any = network.apply(variables, images, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout})
         logits, changed = applied
         total = loss = targets.loss(logits)
-        for (head,) in changed.get("auxiliary", {}).values():
-            total += optim.auxiliary_weight(config, state.step) * targets.loss(head)
+        heads = changed.get("auxiliary", {}).values()
+        for (head,), weight in zip(heads, optim.auxiliary_weights(config, state.step), strict=True):
+            total += weight * targets.loss(head)
         return total, (loss, logits, changed.get("batch_stats", {}))
 
     gradients, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)

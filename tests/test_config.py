@@ -72,6 +72,11 @@ def test_a_recipe_override_sets_its_row_before_the_others():
         ({"model.block": "bottleneck", "model.depth": "50"}, "config.model.depth=50 is not 9n+2 (11, 20, 29, ...)"),
         ({"model.layout": "imagenet", "model.depth": "50"}, "imagenet networks of basic blocks; choices: 18, 34"),
         ({"model.auxiliary": "1,3"}, "config.model.auxiliary=(1, 3): there is no inner stage 3; choices: 1, 2"),
+        (
+            {"model.auxiliary": "1,2", "optim.auxiliary_weights": "0.1,0.2,0.3"},
+            "config.optim.auxiliary_weights=(0.1, 0.2, 0.3): write one weight, or one for each of the 2 stages",
+        ),
+        ({"optim.auxiliary_weights": "-1.0"}, "none below 0"),
         ({"model.shortcut": "exclusive"}, "did you mean 'exclusive_gate'?"),
         ({"model.stochastic_depth": "1"}, "config.model.stochastic_depth=1.0 is a probability and must be below 1"),
         (

@@ -224,8 +224,11 @@ def test_auxiliary_losses_count_by_their_weight(dataset):
 
     plain = trained()
     heads = {"model__auxiliary": (1, 2)}
-    np.testing.assert_allclose(trained(**heads, optim__auxiliary_weight=0.0), plain, rtol=1e-5, atol=1e-6)
-    assert not np.allclose(trained(**heads, optim__auxiliary_weight=0.3), plain, rtol=1e-3)
+    np.testing.assert_allclose(trained(**heads, optim__auxiliary_weights=(0.0,)), plain, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(trained(**heads, optim__auxiliary_weights=(0.3, 0.1)), plain, rtol=1e-3)
     # Of 6 steps, one is done: five sixths of the weight are left.
-    assert float(optim.auxiliary_weight(config(), jnp.asarray(1))) == pytest.approx(0.3 * 5 / 6)
-    assert float(optim.auxiliary_weight(config(optim__auxiliary_decay="none"), jnp.asarray(1))) == pytest.approx(0.3)
+    one_step_done = jnp.asarray(1)
+    both = optim.auxiliary_weights(config(**heads), one_step_done)
+    np.testing.assert_allclose(both, [0.3 * 5 / 6] * 2, rtol=1e-6)
+    own = config(**heads, optim__auxiliary_weights="0.3,0.1", optim__auxiliary_decay="none")
+    np.testing.assert_allclose(optim.auxiliary_weights(own, one_step_done), [0.3, 0.1], rtol=1e-6)
