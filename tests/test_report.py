@@ -224,7 +224,7 @@ def test_a_diverged_plain_net_counts_as_guessing(tmp_path):
     assert "difference +49.00 points" in clauses[0].evidence
     assert degradation.chance(arms_of(runs)[0]) == pytest.approx(0.9)
     for run in runs:
-        run.config["data"]["name"] = "cifar100"
+        run.record["data"]["classes"] = 100
     assert degradation.chance(arms_of(runs)[0]) == pytest.approx(0.99)
 
 
