@@ -2,8 +2,11 @@
 
 import os
 
-# Eight devices, so that statistics are merged over more members than one.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Eight devices, so that statistics are merged over more members than one; and compiled without optimization, because
+# each program here runs once or twice, and compiling is most of the time that the tests take.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
