@@ -9,9 +9,9 @@ from scipy import stats
 
 from configs import base
 from normres import config as configs
-from normres import train
 from normres.data import Dataset, augment, batches
 from normres.errors import UserError
+from normres.programs import Programs
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
@@ -27,7 +27,7 @@ def config(**data):
 def programs(devices=1, parallel="jit", **data):
     dataset = Dataset("cifar10", "embedded", IMAGES, LABELS, IMAGES, LABELS, tuple("abcdefghij"))
     chosen = configs.apply(config(**data), {"train.parallel": parallel})
-    return train.Programs(chosen, dataset, "float32", jax.devices()[:devices])
+    return Programs(chosen, dataset, "float32", jax.devices()[:devices])
 
 
 def test_reflect_padding_gives_windows_of_the_reflected_image():

@@ -9,9 +9,10 @@ from scipy import ndimage, stats
 
 from configs import base
 from normres import config as configs
-from normres import train
 from normres.data import Dataset, corruptions, load
 from normres.errors import UserError
+from normres.fit import fit
+from normres.programs import Programs
 
 NAMES = tuple(corruptions.CORRUPTIONS)
 # make_cifar_c.py, severities 1 to 5.
@@ -129,8 +130,8 @@ SMALL = {
 
 def test_a_finished_run_says_the_error_under_each_severity():
     config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": "contrast,gaussian_noise"})
-    built = train.Programs(config, dataset(), "float32", jax.devices()[:2])
-    events = [(event, state.step) for event, state in train.fit(built, built.initial_state())]
+    built = Programs(config, dataset(), "float32", jax.devices()[:2])
+    events = [(event, state.step) for event, state in fit(built, built.initial_state())]
     assert [event.kind for event, _ in events] == ["train", "test", "corrupted", "finished"]
     found = events[2][0].values
     assert list(found) == ["contrast", "gaussian_noise"]
@@ -138,7 +139,7 @@ def test_a_finished_run_says_the_error_under_each_severity():
     for name, errors in found.items():
         for severity in (1, 5):
             images = corrupt(dataset().test_images, name, severity)
-            other = train.Programs(config, dataset().__class__(**{**vars(dataset()), "test_images": images}), "float32")
+            other = Programs(config, dataset().__class__(**{**vars(dataset()), "test_images": images}), "float32")
             state = other.initial_state()
             for step in range(2):
                 state, _ = other.train(state, step)
@@ -147,10 +148,10 @@ def test_a_finished_run_says_the_error_under_each_severity():
 
 def test_told_to_stop_under_a_corruption_the_run_is_saved():
     config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": ("brightness",)})
-    built = train.Programs(config, dataset(), "float32", jax.devices()[:1])
+    built = Programs(config, dataset(), "float32", jax.devices()[:1])
     # Steps 2, batches of the training set 3, of the test set 2: the tenth question comes at a corrupted batch.
     calls = iter([False] * 9)
-    kinds = [event.kind for event, _ in train.fit(built, built.initial_state(), lambda: next(calls, True))]
+    kinds = [event.kind for event, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
     assert kinds == ["train", "checkpoint"]
 
 

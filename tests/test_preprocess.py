@@ -9,8 +9,8 @@ import pytest
 
 from configs import base
 from normres import config as configs
-from normres import train
 from normres.data import Dataset, preprocess
+from normres.programs import Programs
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
@@ -91,7 +91,7 @@ def test_the_record_says_what_was_subtracted():
 def test_the_statistics_are_those_of_the_training_images_alone():
     dataset = Dataset("cifar10", "embedded", IMAGES, LABELS, 255 - IMAGES, LABELS, tuple("abcdefghij"))
     chosen = configs.apply(base.get_config("demo"), {"data.preprocess": "channel_mean"})
-    built = train.Programs(chosen, dataset, "float32", jax.devices()[:1])
+    built = Programs(chosen, dataset, "float32", jax.devices()[:1])
     expected = IMAGES.mean((0, 1, 2)) / 255
     np.testing.assert_allclose(built.data["train"]["mean"].ravel(), expected, rtol=1e-6)
     np.testing.assert_array_equal(built.data["train"]["mean"], built.data["test"]["mean"])

@@ -10,6 +10,8 @@ from normres import checkpoint, optim, train
 from normres import config as configs
 from normres.data import Dataset, augment, preprocess
 from normres.errors import UserError
+from normres.fit import fit
+from normres.programs import Programs
 from normres.resnet import ResNet
 
 SMALL = {
@@ -44,7 +46,7 @@ def dataset():
 
 
 def programs(dataset, devices=1, dtype="float32", **changes):
-    return train.Programs(config(**changes), dataset, dtype, jax.devices()[:devices])
+    return Programs(config(**changes), dataset, dtype, jax.devices()[:devices])
 
 
 def after_steps(programs, steps=3):
@@ -99,7 +101,7 @@ def test_per_device_statistics_are_each_devices_own(dataset):
 
 def test_fit_yields_every_event_at_its_step(dataset):
     built = programs(dataset)
-    events = [(event.kind, event.step) for event, _ in train.fit(built, built.initial_state())]
+    events = [(event.kind, event.step) for event, _ in fit(built, built.initial_state())]
     # Metrics are due one step late: the interval of steps 1-2 is yielded while step 3, which is due itself, is done.
     assert events == [
         ("train", 3),
@@ -114,13 +116,13 @@ def test_fit_yields_every_event_at_its_step(dataset):
 
 def test_resuming_equals_never_having_stopped(dataset, tmp_path):
     built = programs(dataset)
-    straight = [(event, leaves(state)) for event, state in train.fit(built, built.initial_state())]
-    for event, state in train.fit(built, built.initial_state()):
+    straight = [(event, leaves(state)) for event, state in fit(built, built.initial_state())]
+    for event, state in fit(built, built.initial_state()):
         if event.kind == "checkpoint":
             checkpoint.save(tmp_path, event.step, state)
             break
     restored, _ = checkpoint.restore(tmp_path, programs(dataset, model__depth=8).initial_state())
-    resumed = [(event, leaves(state)) for event, state in train.fit(programs(dataset), restored)]
+    resumed = [(event, leaves(state)) for event, state in fit(programs(dataset), restored)]
     expected = straight[-len(resumed) :]
     assert [event for event, _ in resumed] == [event for event, _ in expected]  # bit for bit, values included
     for ours, theirs in zip(resumed[-1][1], expected[-1][1], strict=True):
@@ -130,7 +132,7 @@ def test_resuming_equals_never_having_stopped(dataset, tmp_path):
 def test_told_to_stop_it_saves_and_leaves(dataset):
     built = programs(dataset)
     calls = iter([False, False, True])
-    events = [(e.kind, e.step) for e, _ in train.fit(built, built.initial_state(), lambda: next(calls, True))]
+    events = [(e.kind, e.step) for e, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
     assert events == [("train", 2), ("checkpoint", 2)]
 
 
@@ -167,7 +169,7 @@ def test_a_diverged_run_says_where(dataset):
         if first_bad is None and not np.isfinite(losses[-1]):
             first_bad = step + 1
     assert first_bad is not None
-    events = [event for event, _ in train.fit(built, built.initial_state())]
+    events = [event for event, _ in fit(built, built.initial_state())]
     assert (events[-1].kind, events[-1].step) == ("diverged", first_bad)
     assert all(event.kind == "train" for event in events[:-1])
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from normres import config as configs
 from normres.data import Dataset
-from normres.train import Programs
+from normres.programs import Programs
 
 UNROLLED_TO = 110  # a deeper one takes the compiler minutes
 MEGABYTE = 2**20

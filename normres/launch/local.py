@@ -1,4 +1,4 @@
-"""Runs on this machine's devices: everything that touches files, signals and the screen around `train.fit`."""
+"""Runs on this machine's devices: everything that touches files, signals and the screen around `fit`."""
 
 import math
 import signal
@@ -14,14 +14,17 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from normres import checkpoint, data, results, train
+from normres import checkpoint, data, results
 from normres.config import digest, to_dict
 from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
+from normres.fit import fit
 from normres.launch.machine import resolve_dtype
 from normres.launch.progress import Reporter
+from normres.programs import Programs
 from normres.resnet import count_parameters
 from normres.sweep import Arm
+from normres.train import TrainState
 
 
 @contextmanager
@@ -81,7 +84,7 @@ def run(
             raise UserError(f"{path}: the run began with other data ({held.record['data']['source']}); bring them back")
         # A resumed run keeps the dtype it began with, also on another machine.
         dtype = held.record["dtype"] if held else resolve_dtype(config.train.dtype)
-        programs = train.Programs(config, dataset, dtype)
+        programs = Programs(config, dataset, dtype)
         state = programs.initial_state()
         restored, passed_over = checkpoint.restore(path / "checkpoints", state)
         state = restored or state
@@ -103,7 +106,7 @@ def run(
 
 
 def _record(
-    config: ConfigDict, state: train.TrainState, dataset: Dataset, dtype: str, held: results.Run | None, path: Path
+    config: ConfigDict, state: TrainState, dataset: Dataset, dtype: str, held: results.Run | None, path: Path
 ) -> dict[str, Any]:
     """Returns the record of a run that begins or goes on."""
     devices = jax.devices()
@@ -131,8 +134,8 @@ def _record(
 
 
 def _train(
-    programs: train.Programs,
-    state: train.TrainState,
+    programs: Programs,
+    state: TrainState,
     record: dict[str, Any],
     path: Path,
     stop: threading.Event,
@@ -140,7 +143,7 @@ def _train(
 ) -> None:
     """Consumes fit's events and writes them down; `record` is brought up to date in place."""
     before, began = record["seconds"], time.perf_counter()
-    for event, at in train.fit(programs, state, stop.is_set):
+    for event, at in fit(programs, state, stop.is_set):
         values = {key: _finite(value) for key, value in event.values.items()}
         record |= {"step": event.step, "seconds": before + time.perf_counter() - began}
         match event.kind:

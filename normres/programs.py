@@ -1,0 +1,100 @@
+"""The compiled steps of a run on this process's devices, with its data on them.
+
+`parallel="jit"`: one program over all devices, batch sharded, so batch norm sees the global batch.
+`parallel="pmap"`: the same step on each device's share, gradients averaged (by jax.shard_map, pmap's successor), and
+batch statistics per device or, with `sync_batch_norm`, merged.  One device is the same code with a mesh of one.
+
+The data set lives on the devices as uint8.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from normres.data import Dataset, augment, batches, preprocess
+from normres.errors import UserError
+from normres.streams import stream_seed
+from normres.train import TrainState, build_state, eval_step, network, train_step
+
+
+class Programs:
+    """The compiled steps of one run on this process's devices, and its data on them."""
+
+    def __init__(self, config: ConfigDict, dataset: Dataset, dtype: str, devices: list[Any] | None = None):
+        devices = devices or jax.devices()
+        for field in ("batch_size", "eval_batch_size"):
+            if config.train[field] % len(devices):
+                raise UserError(
+                    f"config.train.{field}={config.train[field]} is not a multiple of the {len(devices)} devices"
+                )
+        self.config = config
+        self.model = network(config, len(dataset.class_names), dtype)
+        self.sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
+        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        self.replicated = NamedSharding(mesh, P())
+        self.sharded = NamedSharding(mesh, P("data"))
+        self.preprocess = preprocess.measure(dataset.train_images, config.data.preprocess)
+        self.data = {
+            split: jax.device_put({"images": images, "labels": labels, **self.preprocess.arrays()}, self.replicated)
+            for split, images, labels in (
+                ("train", dataset.train_images, dataset.train_labels),
+                ("test", dataset.test_images, dataset.test_labels),
+            )
+        }
+        self.image_shape = dataset.train_images.shape[1:]
+        per_device = config.train.parallel == "pmap"
+        step: Callable[..., Any] = partial(train_step, config, self.model, "data" if per_device else None)
+        if per_device:
+            # The checks of replication do not see through custom gradients; the tests compare with one device.
+            step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=False)
+        self._train: Any
+        self._train = self._jitted = jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
+        self._eval = jax.jit(partial(eval_step, self.model, config.data.preprocess), out_shardings=self.replicated)
+        self.compile_seconds = 0.0
+
+    def initial_state(self) -> TrainState:
+        """Returns the state before the first step, a function of the seed and the network alone, on every device."""
+        # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
+        quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        build = jax.jit(partial(build_state, self.config, self.model, self.image_shape), compiler_options=quickly)
+        return jax.device_put(build(jax.random.key(stream_seed(self.config, "initialization"))), self.replicated)
+
+    def compile(self, state: TrainState) -> jax.stages.Compiled:
+        """Compiles the training step, notes how long it took, and returns the program."""
+        started = time.perf_counter()
+        self._train = self._jitted.lower(state, self.data["train"], self._indices(0)).compile()
+        self.compile_seconds = time.perf_counter() - started
+        return self._train
+
+    def _indices(self, step: int) -> jax.Array:
+        config = self.config
+        found = batches.train_indices(stream_seed(config, "order"), step, config.train.batch_size, self.sizes["train"])
+        return jax.device_put(batches.with_partners(found) if augment.mixes(config) else found, self.sharded)
+
+    def train(self, state: TrainState, step: int) -> tuple[TrainState, jax.Array]:
+        """Dispatches training step `step`; `state` is donated."""
+        return self._train(state, self.data["train"], self._indices(step))
+
+    def evaluate(
+        self, state: TrainState, split: str, should_stop: Callable[[], bool] = lambda: False, images: Any = None
+    ) -> dict[str, float] | None:
+        """Returns loss and error over every example of "train" or "test", or its `images`; None if told to stop."""
+        data = self.data[split]
+        if images is not None:
+            data = data | {"images": jax.device_put(images, self.replicated)}
+        sums = []
+        for indices, weights in batches.eval_batches(self.sizes[split], self.config.train.eval_batch_size):
+            if should_stop():
+                return None
+            placed = jax.device_put((indices, weights), self.sharded)
+            sums.append(self._eval(state.params, state.batch_stats, data, *placed))
+        loss, error, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        assert count == self.sizes[split]
+        return {"loss": float(loss / count), "error": float(error / count)}
