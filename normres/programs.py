@@ -9,19 +9,65 @@ The data set lives on the devices as uint8.
 
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from normres.data import Dataset, augment, batches, preprocess
 from normres.errors import UserError
+from normres.resnet import ResNetConfig
 from normres.streams import stream_seed
-from normres.train import TrainState, build_state, eval_step, network, train_step
+from normres.train import TRACED, TrainState, build_state, eval_step, network, traced, train_step, with_traced
+
+KEPT = 32  # programs of a process; a sweep has a few shapes and many arms
+
+
+@dataclass
+class _Steps:
+    """The functions of a run that are compiled, which runs of one shape share."""
+
+    initialize: Callable[..., TrainState]
+    train: Any
+    evaluate: Callable[..., jax.Array]
+    compiled: jax.stages.Compiled | None = None  # `train`, once Programs.compile was called
+
+
+@lru_cache(maxsize=KEPT)
+def _steps(config: FrozenConfigDict, model: ResNetConfig, mesh: Mesh, shapes: tuple[tuple[int, ...], ...]) -> _Steps:
+    """Returns what is compiled for a config without its TRACED fields and seeds, and images of `shapes` (N, H, W, C).
+
+    Equal arguments give the same object, so that the arms of a sweep which differ in seed, learning rate, momentum or
+    weight decay compile once.
+    """
+    replicated, plain = NamedSharding(mesh, P()), config.as_configdict()
+    per_device = plain.train.parallel == "pmap"
+    step: Callable[..., Any] = partial(train_step, plain, model, "data" if per_device else None)
+    if per_device:
+        # The checks of replication do not see through custom gradients; the tests compare with one device.
+        step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data"), P()), out_specs=P(), check_vma=False)
+    # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
+    quickly = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+    return _Steps(
+        initialize=jax.jit(partial(build_state, plain, model, shapes[0][1:]), compiler_options=quickly),
+        train=jax.jit(step, donate_argnums=0, out_shardings=replicated),
+        evaluate=jax.jit(partial(eval_step, model, plain.data.preprocess), out_shardings=replicated),
+    )
+
+
+def _shape_of(config: ConfigDict) -> FrozenConfigDict:
+    """Returns the config with zeros for what is no part of a program: the TRACED fields and the seeds."""
+    copy = with_traced(config, dict.fromkeys(TRACED, 0))
+    with copy.unlocked():
+        copy.seed = 0
+        for stream in copy.seeds:
+            copy.seeds[stream] = 0
+    return FrozenConfigDict(copy)
 
 
 class Programs:
@@ -48,30 +94,24 @@ class Programs:
                 ("test", dataset.test_images, dataset.test_labels),
             )
         }
-        self.image_shape = dataset.train_images.shape[1:]
-        per_device = config.train.parallel == "pmap"
-        step: Callable[..., Any] = partial(train_step, config, self.model, "data" if per_device else None)
-        if per_device:
-            # The checks of replication do not see through custom gradients; the tests compare with one device.
-            step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=False)
-        self._train: Any
-        self._train = self._jitted = jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
-        self._eval = jax.jit(partial(eval_step, self.model, config.data.preprocess), out_shardings=self.replicated)
+        self.values = jax.device_put(traced(config), self.replicated)
+        shapes = (dataset.train_images.shape, dataset.test_images.shape)
+        self._steps = _steps(_shape_of(config), self.model, mesh, shapes)
         self.compile_seconds = 0.0
 
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, a function of the seed and the network alone, on every device."""
-        # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
-        quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        build = jax.jit(partial(build_state, self.config, self.model, self.image_shape), compiler_options=quickly)
-        return jax.device_put(build(jax.random.key(stream_seed(self.config, "initialization"))), self.replicated)
+        key = jax.random.key(stream_seed(self.config, "initialization"))
+        return jax.device_put(self._steps.initialize(key), self.replicated)
 
     def compile(self, state: TrainState) -> jax.stages.Compiled:
-        """Compiles the training step, notes how long it took, and returns the program."""
+        """Compiles the training step, unless a run of this shape has, notes the seconds, and returns the program."""
         started = time.perf_counter()
-        self._train = self._jitted.lower(state, self.data["train"], self._indices(0)).compile()
+        if self._steps.compiled is None:
+            lowered = self._steps.train.lower(state, self.data["train"], self._indices(0), self.values)
+            self._steps.compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
-        return self._train
+        return self._steps.compiled
 
     def _indices(self, step: int) -> jax.Array:
         config = self.config
@@ -80,7 +120,8 @@ class Programs:
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, jax.Array]:
         """Dispatches training step `step`; `state` is donated."""
-        return self._train(state, self.data["train"], self._indices(step))
+        train = self._steps.compiled or self._steps.train
+        return train(state, self.data["train"], self._indices(step), self.values)
 
     def evaluate(
         self, state: TrainState, split: str, should_stop: Callable[[], bool] = lambda: False, images: Any = None
@@ -94,7 +135,7 @@ class Programs:
             if should_stop():
                 return None
             placed = jax.device_put((indices, weights), self.sharded)
-            sums.append(self._eval(state.params, state.batch_stats, data, *placed))
+            sums.append(self._steps.evaluate(state.params, state.batch_stats, data, *placed))
         loss, error, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         assert count == self.sizes[split]
         return {"loss": float(loss / count), "error": float(error / count)}

@@ -10,7 +10,7 @@ AT_EACH_STEP = {"augmentation": 1, "dropout": 2}
 def stream_seed(config: ConfigDict, stream: str) -> int:
     """Returns the seed of a stream (a field of config.seeds): its own if one is set, else config.seed."""
     own = config.seeds[stream]
-    return config.seed if own < 0 else own
+    return config.seed if isinstance(own, int) and own < 0 else own  # a compiled step has it as a tracer
 
 
 def step_key(config: ConfigDict, stream: str, step: jax.Array) -> jax.Array:

@@ -9,15 +9,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from normres import optim
 from normres.data import augment, preprocess
 from normres.resnet import ResNet, ResNetConfig
-from normres.streams import step_key
+from normres.streams import step_key, stream_seed
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
+
+# Fields that a step takes as arguments, so that runs which differ in them alone share one compiled program.
+TRACED = (
+    "seeds.augmentation",
+    "seeds.dropout",
+    "optim.learning_rate",
+    "optim.momentum",
+    "optim.weight_decay",
+    "optim.hold_learning_rate",
+    "optim.hold_until_error",
+)
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +61,28 @@ def network(config: ConfigDict, classes: int, dtype: str) -> ResNetConfig:
     )
 
 
+def traced(config: ConfigDict) -> dict[str, np.ndarray]:
+    """Returns the values of the config's TRACED fields, scalars: seeds uint32, the others float32."""
+    values: dict[str, np.ndarray] = {}
+    for name in TRACED:
+        section, _, field = name.partition(".")
+        if section == "seeds":
+            values[name] = np.array(stream_seed(config, field) % 2**32, np.uint32)
+        else:
+            values[name] = np.array(config[section][field], np.float32)
+    return values
+
+
+def with_traced(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
+    """Returns a copy of the config with these values, which may be tracers, of the TRACED fields."""
+    copy = config.copy_and_resolve_references()
+    with copy.unlocked(), copy.ignore_type():
+        for name, value in values.items():
+            section, _, field = name.partition(".")
+            copy[section][field] = value
+    return copy
+
+
 def build_state(config: ConfigDict, model: ResNetConfig, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
     """Returns the state before the first step: images of `image_shape` (H, W, C), parameters drawn from `key`."""
     variables = ResNet(model).lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
@@ -70,20 +104,23 @@ def train_step(
     state: TrainState,
     data: dict[str, jax.Array],
     indices: jax.Array,
+    values: dict[str, jax.Array],
 ) -> tuple[TrainState, jax.Array]:
     """One optimizer step, pure.
 
     Args:
-      config: the whole config.
+      config: the whole config, of which the TRACED fields are not read.
       model: the network's config.
       axis_name: the device axis if this is one device's share of the batch, else None.
       state: the state before.
       data: see augment.training_batch.
       indices: which examples make the batch, int32 (B,), or (B, 2) with partners to mix them with.
+      values: those of the TRACED fields, see `traced`.
 
     Returns:
       The state after, and float32 (3,): mean loss, mean error (see augment.Targets) and learning rate of the step.
     """
+    config = with_traced(config, values)
     images, targets = augment.training_batch(config, state.step, data, indices)
     dropout = step_key(config, "dropout", state.step)
     if axis_name is not None:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import normres.programs
 from configs import base
 from normres import checkpoint, optim, train
 from normres import config as configs
@@ -234,3 +235,34 @@ def test_auxiliary_losses_count_by_their_weight(dataset):
     np.testing.assert_allclose(both, [0.3 * 5 / 6] * 2, rtol=1e-6)
     own = config(**heads, optim__auxiliary_weights="0.3,0.1", optim__auxiliary_decay="none")
     np.testing.assert_allclose(optim.auxiliary_weights(own, one_step_done), [0.3, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"seed": 3},
+        {"optim__learning_rate": 0.05},
+        {"optim__momentum": 0.5},
+        {"optim__weight_decay": 0.1},
+        {"optim__hold_from_depth": 8, "optim__hold_learning_rate": 0.02},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset, field):
+    fixed = {name: value for name, value in field.items() if name == "optim__hold_from_depth"}
+    first, other = programs(dataset, **fixed), programs(dataset, **field)
+    first.compile(first.initial_state())
+    other.compile(other.initial_state())
+    assert other._steps is first._steps
+    assert other.compile_seconds < 0.01  # nothing was compiled
+    losses, others = after_steps(first)[1], after_steps(other)[1]
+    assert not np.array_equal(losses, others)
+    # As from a program that was compiled for this run alone.
+    normres.programs._steps.cache_clear()
+    np.testing.assert_array_equal(after_steps(programs(dataset, **field))[1], others)
+
+
+def test_a_program_is_not_shared_by_networks_that_differ(dataset):
+    assert programs(dataset)._steps is not programs(dataset, model__shortcut="none")._steps
+    assert programs(dataset)._steps is not programs(dataset, 8)._steps
+    assert programs(dataset)._steps is not programs(dataset, dtype="bfloat16")._steps
