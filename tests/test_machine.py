@@ -34,6 +34,21 @@ def test_what_the_user_set_stays(fast, monkeypatch):
     assert os.environ["XLA_FLAGS"] == f"--xla_cpu_use_onednn=false --other=1 {machine.ONEDNN_FLAGS[1]}"
 
 
+def test_compiled_programs_are_kept_apart_by_processor_and_where_the_user_says(monkeypatch, tmp_path):
+    def kept(features):
+        monkeypatch.setattr(machine, "cpu_features", lambda: features)
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        machine.keep_compiled_programs()
+        return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kept(["avx2"]).parent == kept(["avx512f"]).parent == tmp_path / "normres"
+    assert kept(["avx2"]) != kept(["avx512f"])
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "own")
+    machine.keep_compiled_programs()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "own"
+
+
 @pytest.mark.parametrize(
     ("flags", "fast_here"),
     [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False), ("avx512_bf16x", False)],

@@ -1,8 +1,10 @@
 """What this machine is good at.  Nothing here imports jax before `prepare` has set its flags."""
 
 import ctypes
+import hashlib
 import os
 import platform
+import warnings
 from pathlib import Path
 
 # They send bfloat16 convolutions to the CPU's matrix units; other backends ignore them.
@@ -12,21 +14,26 @@ ONEDNN_FLAGS = ("--xla_cpu_use_onednn=true", "--xla_cpu_experimental_onednn_cust
 BFLOAT16_FEATURES = ("amx_bf16", "avx512_bf16")
 
 
-def cpu_has_fast_bfloat16() -> bool:
-    """Returns whether this CPU multiplies bfloat16 faster than float32 (Linux on x86-64; False elsewhere)."""
+def cpu_features() -> list[str]:
+    """Returns the CPU's features in the kernel's words (Linux on x86-64; none elsewhere)."""
     if platform.machine() not in ("x86_64", "AMD64"):
-        return False
+        return []
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
-    features = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
-    return any(feature in features for feature in BFLOAT16_FEATURES)
+        return []
+    return next((line.split()[2:] for line in text.splitlines() if line.startswith("flags")), [])
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Returns whether this CPU multiplies bfloat16 faster than float32."""
+    return any(feature in cpu_features() for feature in BFLOAT16_FEATURES)
 
 
 def prepare() -> None:
     """Sets up this process for training; call before jax is imported."""
     prepare_xla()
+    keep_compiled_programs()
     keep_freed_memory()
 
 
@@ -37,6 +44,19 @@ def prepare_xla() -> None:
     given = os.environ.get("XLA_FLAGS", "")
     added = [flag for flag in ONEDNN_FLAGS if flag.split("=")[0] not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+
+
+def keep_compiled_programs() -> None:
+    """Tells JAX to keep compiled programs in the user's cache directory, so that the next process need not compile.
+
+    What the user has set stays: JAX_COMPILATION_CACHE_DIR, or JAX_ENABLE_COMPILATION_CACHE=false for no cache.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    # JAX's key does not tell processors apart, whose programs must not meet in a home directory that several share.
+    kind = hashlib.sha256(" ".join([platform.machine(), *cpu_features()]).encode()).hexdigest()[:8]
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "normres" / kind))
+    # XLA cannot write programs that call oneDNN; those are compiled anew, which is no reason to say so at every run.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry", UserWarning)
 
 
 def keep_freed_memory() -> None:
