@@ -74,6 +74,7 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.data.cutout = 0  # pixels, side of a square set to zero in each training image, such as 16; 0 = off
     config.data.mixup = 0.0  # alpha, such as 1: mixes pairs of images by a share from Beta(alpha, alpha); 0 = off
     config.data.cutmix = 0.0  # alpha, such as 1: a box of another image, its area from Beta(alpha, alpha); 0 = off
+    config.data.cutmix_probability = 1.0  # share of the steps at which cutmix is applied; Yun et al. 2019: 0.5 on CIFAR
     # Of mixed images, the training error that is logged counts the label with the larger share as the right one.
     config.data.corruptions = ()  # the finished run's test error under each, such as contrast,gaussian_noise
     config.data.corruption_seed = 0  # of their noise and hues; not config.seed, so that all runs see the same images

@@ -171,7 +171,7 @@ def validate(config: ConfigDict) -> None:
     for name, least in MINIMUM.items():
         if not flat[name] >= least:
             raise UserError(f"config.{name}={flat[name]} must be at least {least}")
-    for name in ("optim.momentum", "model.norm_momentum", "optim.hold_until_error"):
+    for name in ("optim.momentum", "model.norm_momentum", "optim.hold_until_error", "data.cutmix_probability"):
         if not 0 <= flat[name] <= 1:
             raise UserError(f"config.{name}={flat[name]} must lie between 0 and 1")
     if list(config.optim.boundaries) != sorted(set(config.optim.boundaries)):

@@ -39,6 +39,7 @@ _HE2015: dict[str, Any] = {
     "data.cutout": 0,
     "data.mixup": 0.0,
     "data.cutmix": 0.0,
+    "data.cutmix_probability": 1.0,
 }
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -123,6 +123,48 @@ def test_cutmix_takes_a_box_and_counts_its_pixels():
     assert stats.ks_2samp(pixels, left).pvalue > 1e-3
 
 
+def test_cutmix_is_applied_at_its_share_of_the_steps_and_leaves_the_others_alone():
+    keys = jax.random.split(jax.random.key(6), 2_000)
+    ones, zeros = jnp.ones((1, 8, 8, 1)), jnp.zeros((1, 8, 8, 1))
+
+    def mixed(probability, key):
+        return augment.cutmix(ones, zeros, key, 1.0, probability)
+
+    found = {p: jax.jit(jax.vmap(lambda key, p=p: mixed(p, key)))(keys) for p in (0.0, 0.25, 1.0)}
+    images, shares = map(np.asarray, found[0.25])
+    always, all_shares = map(np.asarray, found[1.0])
+    assert (np.asarray(found[0.0][1]) == 1).all()
+    # Where a box is left, it is the box of probability 1; elsewhere the image is whole and the share 1.
+    applied = shares < 1
+    np.testing.assert_array_equal(images[applied], always[applied])
+    np.testing.assert_array_equal(shares[applied], all_shares[applied])
+    np.testing.assert_array_equal(images[~applied], np.ones_like(images[~applied]))
+    # Of the draws whose box has pixels, a quarter; five standard deviations of sqrt(0.25 * 0.75 / n).
+    count = (all_shares < 1).sum()
+    assert count > 1_500
+    assert applied.sum() / count == pytest.approx(0.25, abs=5 * np.sqrt(0.25 * 0.75 / count))
+
+
+def test_a_step_without_cutmix_has_the_plain_loss_and_error():
+    built = programs(cutmix=1.0, cutmix_probability=0.5)
+    plain = configs.apply(built.config, {"data.cutmix": 0})
+    always = configs.apply(built.config, {"data.cutmix_probability": 1})
+    logits = jnp.asarray(RANDOM.normal(size=(16, 10)), jnp.float32)
+    applied = []
+    for step in range(12):
+        indices = built._indices(step)
+        images, targets = augment.training_batch(built.config, jnp.int32(step), built.data["train"], indices)
+        mixed, all_targets = augment.training_batch(always, jnp.int32(step), built.data["train"], indices)
+        alone, own = augment.training_batch(plain, jnp.int32(step), built.data["train"], indices[:, 0])
+        applied.append(bool(targets.share < 1))
+        same, like = (mixed, all_targets) if applied[-1] else (alone, own)
+        np.testing.assert_array_equal(images, same)
+        assert targets.loss(logits) == like.loss(logits)
+        assert targets.error(logits) == like.error(logits)
+        np.testing.assert_array_equal(targets.labels, own.labels)
+    assert 2 < sum(applied) < 10
+
+
 def test_each_example_is_mixed_with_the_one_before_it_in_the_whole_batch():
     indices = batches.train_indices(0, 3, 16, 40)
     pairs = batches.with_partners(indices)
@@ -156,6 +198,7 @@ EVERY = [
     {"augmentation": "crop_flip", "cutout": 4},
     {"augmentation": "crop_flip", "mixup": 0.4},
     {"augmentation": "crop_flip", "cutmix": 1.0, "cutout": 3},
+    {"augmentation": "flip", "cutmix": 1.0, "cutmix_probability": 0.5},
 ]
 
 
@@ -217,6 +260,7 @@ def test_mixed_images_follow_the_seed_of_augmentation():
         ({"padding": "reflection"}, "config.data.padding='reflection' does not exist; did you mean 'reflect'?"),
         ({"cutout": -1}, "config.data.cutout=-1 must be at least 0"),
         ({"cutout": 33}, "config.data.cutout=33 must be at most config.data.image_size=32"),
+        ({"cutmix_probability": 1.5}, "config.data.cutmix_probability=1.5 must lie between 0 and 1"),
         ({"mixup": -0.5}, "config.data.mixup=-0.5 must be at least 0"),
         (
             {"mixup": 0.2, "cutmix": 1.0},

@@ -6,6 +6,7 @@ is mixed with comes with the index (batches.with_partners), so a device needs no
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ PADDINGS = {"zero": "constant", "reflect": "reflect"}  # numpy's names of them
 _CUTOUT = 2
 # Folded into the step's key, where an image's index would be.
 _MIXTURE = 2**32 - 1
+# Folded into a mixture's key; cutmix splits that key in two, and this is not among the two.
+_APPLIED = 2
 
 
 def _draw(key: jax.Array) -> jax.Array:
@@ -97,15 +100,21 @@ def mixup(images: jax.Array, others: jax.Array, key: jax.Array, alpha: float) ->
     return share * images + (1 - share) * others, share
 
 
-def cutmix(images: jax.Array, others: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+def cutmix(
+    images: jax.Array, others: jax.Array, key: jax.Array, alpha: float, probability: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
     """Returns images with a box from others, and the share of pixels that is the images' own; one box for the batch.
 
     CutMix (Yun et al. 2019, arXiv 1905.04899, equation 2): lambda ~ Beta(alpha, alpha), a box of sqrt(1 - lambda) of
-    height and width around any pixel, cut at the edges, and lambda corrected to the box that is left.
+    height and width around any pixel, cut at the edges, and lambda corrected to the box that is left.  With
+    1 - `probability` the batch is left as it is, of which the share is 1.
     """
     height, width = images.shape[1:3]
     of_share, of_place = jax.random.split(key)
     side = jnp.sqrt(1 - jax.random.beta(of_share, alpha, alpha))
+    if probability < 1:
+        # A key of its own, so that the boxes that are left are those of probability 1; a box of no side has no pixel.
+        side *= jax.random.bernoulli(jax.random.fold_in(key, _APPLIED), probability)
     sides = (side * jnp.array([height, width])).astype(jnp.int32)
     inside = _box(_pixel(of_place, height, width), sides, height, width)
     share = 1 - inside.sum() / inside.size
@@ -165,8 +174,9 @@ def training_batch(
     if not mixes(config):
         return seen(indices), Targets(data["labels"][indices])
     own, partner = indices[:, 0], indices[:, 1]
-    mix, alpha = (mixup, chosen.mixup) if chosen.mixup else (cutmix, chosen.cutmix)
-    images, share = mix(seen(own), seen(partner), jax.random.fold_in(key, _MIXTURE), alpha)
+    boxes = partial(cutmix, alpha=chosen.cutmix, probability=chosen.cutmix_probability)
+    mix = partial(mixup, alpha=chosen.mixup) if chosen.mixup else boxes
+    images, share = mix(seen(own), seen(partner), jax.random.fold_in(key, _MIXTURE))
     return images, Targets(data["labels"][own], data["labels"][partner], share)
 
 
