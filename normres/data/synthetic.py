@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normres.data.dataset import Dataset
-from normres.data.official import CIFAR10_NAMES
+from normres.data.releases import CIFAR10_NAMES
 
 EXAMPLES = {"train": 1_000, "test": 500}  # multiples of 100, so that the classes are balanced
 SEED = 0
