@@ -200,6 +200,75 @@ def test_wrong_md5(cifar10: Path, monkeypatch: pytest.MonkeyPatch, form: str, ve
         assert len(load("cifar10", "binary", str(path), verify=False).test_labels) == 2
 
 
+def balanced100(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CIFAR-100's files with two training records and one test record of each fine class, and no more asked for."""
+    for file, number in (("train.bin", 2), ("test.bin", 1)):
+        # Fine class f belongs to the coarse class f mod 20.
+        (folder / file).write_bytes(b"".join(record(fine % 20, fine, value=fine) for fine in range(100)) * number)
+    small = dataclasses.replace(
+        official.LAYOUTS["binary", "cifar100"], train_records={"train.bin": 200}, test_records={"test.bin": 100}
+    )
+    monkeypatch.setitem(official.LAYOUTS, ("binary", "cifar100"), small)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "index", "labels", "message"),
+    [
+        # Of class 7 one record fewer, of class 8 one more: the first of the two that are furthest off is named.
+        ("train.bin", 7, (7, 8), "train.bin has 1 records of label 7 in byte 1, not 2: damaged or altered"),
+        ("test.bin", 99, (18, 99), "test.bin has 6 records of label 18 in byte 0, not 5: damaged or altered"),
+    ],
+)
+def test_cifar100_has_as_many_records_of_each_class(
+    cifar100: Path, monkeypatch: pytest.MonkeyPatch, file: str, index: int, labels: tuple[int, int], message: str
+) -> None:
+    balanced100(cifar100, monkeypatch)
+    assert len(load("cifar100", "binary", str(cifar100)).train_labels) == 200
+    content = bytearray((cifar100 / file).read_bytes())
+    content[index * 3074 : index * 3074 + 2] = bytes(labels)
+    (cifar100 / file).write_bytes(content)
+    line = error_line("cifar100", "binary", cifar100)
+    assert message in line
+    assert "get cifar-100-binary.tar.gz again" in line
+    assert len(load("cifar100", "binary", str(cifar100), verify=False).train_labels) == 200
+
+
+def test_a_fine_class_of_cifar100_has_one_coarse_class(cifar100: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    balanced100(cifar100, monkeypatch)
+    content = bytearray((cifar100 / "train.bin").read_bytes())
+    # The coarse labels of two records of fine classes 0 and 1 change places: the counts stay.
+    content[0], content[3074] = content[3074], content[0]
+    (cifar100 / "train.bin").write_bytes(content)
+    line = error_line("cifar100", "binary", cifar100)
+    assert "train.bin has 102 pairs of a coarse and a fine class, not 100" in line
+
+
+def test_the_archive_of_cifar100_has_its_md5(cifar100: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As published beside the archives; the files' own are not.
+    layout = official.LAYOUTS["binary", "cifar100"]
+    assert layout.archive_md5 == "03b5dce01913d631647c71ecec9e9cb8"
+    assert not layout.md5
+    balanced100(cifar100, monkeypatch)
+    path = archive(cifar100)
+    found = hashlib.md5(path.read_bytes()).hexdigest()
+    line = error_line("cifar100", "binary", path)
+    assert f"{path} has md5 {found}, not {layout.archive_md5}: damaged, altered or packed anew" in line
+    assert "unpack what was packed anew" in line
+    assert len(load("cifar100", "binary", str(path), verify=False).test_labels) == 100
+    # Of a .tar no md5 is published.
+    assert len(load("cifar100", "binary", str(archive(cifar100, ".tar"))).test_labels) == 100
+    right = dataclasses.replace(official.LAYOUTS["binary", "cifar100"], archive_md5=found)
+    monkeypatch.setitem(official.LAYOUTS, ("binary", "cifar100"), right)
+    assert len(load("cifar100", "binary", str(path)).test_labels) == 100
+    assert len(load("cifar100", "auto", str(path)).test_labels) == 100
+    # A file that is not there, or damage that gzip knows of, says more than another md5.
+    (cifar100 / "test.bin").unlink()
+    assert "has no test.bin" in error_line("cifar100", "binary", archive(cifar100))
+    path.write_bytes(path.read_bytes()[:-9])
+    assert f"{path} is damaged, incomplete" in error_line("cifar100", "binary", path)
+
+
 def test_label_out_of_range(cifar10: Path, cifar100: Path) -> None:
     (cifar10 / "data_batch_5.bin").write_bytes(record(9) + record(10))
     line = error_line("cifar10", "binary", cifar10, verify=False)

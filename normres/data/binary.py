@@ -18,12 +18,13 @@ def load_binary(name: str, path: str, verify: bool = True) -> Dataset:
 
     `path` is the folder of the files, its parent, or a .tar.gz or .tar archive of it; archives are read in
     memory, nothing is unpacked onto the disk.
-    `verify` compares the number of records and, for CIFAR-10, the md5 of every data file with the official
-    ones; whole records and labels in range are demanded always.
+    `verify` compares the number of records with the official one, and the md5 of CIFAR-10's files or of CIFAR-100's
+    .tar.gz.  No md5 of CIFAR-100's files is known, so in a folder (or .tar) of them a changed pixel is not noticed; as
+    many records of each class, fine and coarse, are demanded there.  Whole records and labels in range are, always.
     Raises `UserError`, one line, naming the file and what to do about it.
     """
     layout = LAYOUTS["binary", name]
-    where, files = read(layout, path)
+    where, files = read(layout, path, verify)
     class_names = _class_names(layout, where, files)
     train_images, train_labels = _decode(layout, layout.train_records, where, files, verify)
     test_images, test_labels = _decode(layout, layout.test_records, where, files, verify)
@@ -52,6 +53,8 @@ def _decode(
     """Returns images (N, 32, 32, 3) and labels (N,) of these files; takes their bytes out of `files`."""
     for file, official_records in records.items():
         _check_file(layout, file, official_records, f"{where}{file}", files[file], verify)
+        if verify and file not in layout.md5:
+            _check_balance(layout, f"{where}{file}", files[file])
     total = sum(len(files[file]) for file in records) // _record_bytes(layout)
     images = np.empty((total, 32 * 32, 3), np.uint8)
     labels = np.empty(total, np.int32)
@@ -93,3 +96,22 @@ def _check_file(layout: Layout, file: str, official_records: int, what: str, con
                 f"data.path: {what} has label {highest} in record {record}, outside 0..{classes - 1}: "
                 f"damaged or not {layout.title}; {layout.again}"
             )
+
+
+def _check_balance(layout: Layout, what: str, content: Content) -> None:
+    """Raises `UserError` unless each class has as many records, and each fine class one coarse class."""
+    table = np.frombuffer(content, np.uint8).reshape(-1, _record_bytes(layout))
+    for byte, classes in enumerate(layout.label_classes):
+        counts = np.bincount(table[:, byte], minlength=classes)
+        if counts.min() != counts.max():
+            odd = int(np.abs(counts - len(table) / classes).argmax())  # the first of those furthest off
+            raise UserError(
+                f"data.path: {what} has {counts[odd]:,} records of label {odd} in byte {byte}, not "
+                f"{len(table) // classes:,}: damaged or altered; {layout.again}, {ALTERED}"
+            )
+    pairs = len(np.unique(table[:, : len(layout.label_classes)], axis=0))
+    if pairs != layout.label_classes[-1]:
+        raise UserError(
+            f"data.path: {what} has {pairs} pairs of a coarse and a fine class, not {layout.label_classes[-1]}: "
+            f"damaged or altered; {layout.again}, {ALTERED}"
+        )
