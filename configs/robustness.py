@@ -5,7 +5,10 @@
 
 Sizes: `demo` (depth 8, width 8, 2,560 embedded images, 400 steps: for CPUs), `budget` (depth 20, 6,400 steps) and
 `paper` (depth 56, 64,000 steps); the last two want a GPU and the full CIFAR-10, by --config.data.source=binary
---config.data.path=DIR_OR_TAR.  Every finished run is measured on 25 corrupted test sets.
+--config.data.path=DIR_OR_TAR.  Every finished run is measured on 25 corrupted test sets.  Expected: under
+contrast and color cast the error of instance norm rises less than that of batch norm, from a higher clean error.  In
+the demo (5 minutes, 3 seeds) it rises by 5 instead of 23 points under contrast and by 7 instead of 13 under color cast,
+and as much under brightness; but it also rises less under blur and noise, and the clean error is 63 instead of 52 %.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """Clauses that several experiments share: one variant is better than another; error rises, or does not, with depth."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from normres.report.evidence import chance, diverged_note
 from normres.report.statistics import Arm, Summary
@@ -58,6 +59,25 @@ class Lower:
     from_depth: int = 0
     every_depth: bool = False
 
+    unit: ClassVar[str] = "%"
+
+    @property
+    def measured(self) -> str:
+        """What the numbers are, as the beginning of a sentence."""
+        return _METRICS[self.metric].capitalize()
+
+    def summary(self, arm: Arm) -> Summary | None:
+        """Returns the statistics of an arm's numbers; None if it has none."""
+        return _summary(arm, self.metric)
+
+    def lack(self, name: str, network: Network) -> str:
+        """Returns what is said of a variant without numbers."""
+        return f"No run of {name} is done at {network.name}."
+
+    def note(self, arms: Sequence[Arm]) -> str:
+        """Returns what is said of diverged runs; begins with a space, empty if there are none."""
+        return diverged_note(arms)
+
     def judge(self, found: Found) -> Clause:
         """Returns the clause with its outcome and the numbers that it rests on."""
         for name in (self.better, self.worse):
@@ -83,15 +103,15 @@ class Lower:
             arm = found.get((name, network))
             if arm is None:
                 return UNKNOWN, f"There is no run of {name} at {network.name}."
-            summary = _summary(arm, self.metric)
+            summary = self.summary(arm)
             if summary is None:
-                return UNKNOWN, f"No run of {name} is done at {network.name}."
+                return UNKNOWN, self.lack(name, network)
             summaries[name] = (summary, arm)
         (better, first), (worse, second) = summaries[self.better], summaries[self.worse]
         difference = Difference(worse, better)
         text = (
-            f"{_METRICS[self.metric].capitalize()} at {network.name}: {self.better} {percent(better)} %, "
-            f"{self.worse} {percent(worse)} %; difference {difference.text()}.{diverged_note([first, second])}"
+            f"{self.measured} at {network.name}: {self.better} {percent(better)} {self.unit}, "
+            f"{self.worse} {percent(worse)} {self.unit}; difference {difference.text()}.{self.note([first, second])}"
         )
         return difference.is_lower(), text
 
