@@ -54,11 +54,12 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.model.residual_scale = "none"  # without norms: none | skipinit | rezero | fixup
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"  # cifar10 | cifar100; images of your own (npz, folder): any name
+    config.data.name = "cifar10"  # cifar10 | cifar100; others (tfds, npz, folder): any name
     config.data.source = "embedded"  # embedded (2,560 + 640 images) | binary | python (the official files) | npz | ...
     config.data.path = ""  # the file or folder that the source reads; see SOURCES in normres/data/sources.py
     config.data.verify = True  # check the official checksums and counts; off for home-made files
-    config.data.image_size = 32  # pixels; for the sources that resize (folder) or invent (synthetic)
+    config.data.image_size = 32  # pixels; for the sources that resize (folder, tfds) or invent (synthetic)
+    config.data.stream = "auto"  # images stay on disk: always | never | auto (too large for the device); tfds only
     config.data.validation = 0  # training examples set aside, 5,000 in the papers; 0 = none
     config.data.stratified = False  # validation set and fraction have each class in proportion
     config.data.evaluate_on = "test"  # test | validation: the images that the run's test error is measured on

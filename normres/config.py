@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from normres import norms, optim, variants, weights
 from normres.config_files import load_module
-from normres.data import augment, corruptions, preprocess, sources, splits
+from normres.data import augment, corruptions, lazy, preprocess, sources, splits
 from normres.errors import UserError, nearest
 from normres.recipes import apply_recipe
 
@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.weights": tuple(weights.TABLE),
     "model.residual_scale": tuple(variants.RESIDUAL_SCALES),
     "data.source": tuple(sources.SOURCES),
+    "data.stream": lazy.STREAM,
     "data.evaluate_on": splits.EVALUATE_ON,
     "data.preprocess": preprocess.KINDS,
     "data.augmentation": tuple(augment.AUGMENTATIONS),
@@ -185,7 +186,7 @@ def validate(config: ConfigDict) -> None:
     if data.cutout > data.image_size:
         raise UserError(f"config.data.cutout={data.cutout} must be at most config.data.image_size={data.image_size}")
     try:
-        sources.check(data.name, data.source, data.path, data.image_size)
+        sources.check(data.name, data.source, data.path, data.image_size, data.stream)
         splits.check(**{name: data[name] for name in splits.FIELDS})
     except UserError as error:
         raise UserError(f"config.{error}") from None

@@ -64,8 +64,8 @@ def fit(
         yield _interval(pending, step), state
     on_train = programs.evaluate(state, "train", should_stop) if step == train.steps else None
     on_test = programs.evaluate(state, "test", should_stop) if on_train else None
-    evaluate, images = partial(programs.evaluate, state, "test", should_stop), programs.data["test"]["images"]
-    corrupted = corruptions.errors(programs.config.data, images, evaluate) if on_test else None
+    evaluate = partial(programs.evaluate, state, "test", should_stop)
+    corrupted = corruptions.errors(programs.config.data, evaluate) if on_test else None
     if on_train is None or on_test is None or corrupted is None:
         yield Event("checkpoint", step, {}), state
         return

@@ -4,13 +4,14 @@
 `parallel="pmap"`: the same step on each device's share, gradients averaged (by jax.shard_map, pmap's successor), and
 batch statistics per device or, with `sync_batch_norm`, merged.  One device is the same code with a mesh of one.
 
-The data set lives on the devices as uint8.
+The data set lives on the devices as uint8; of one that is streamed (data/stream.py), the batch of the step does.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import repeat
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from normres.data import Dataset, augment, batches, preprocess
+from normres.data.stream import Change, Stream
 from normres.errors import UserError
 from normres.resnet import ResNetConfig
 from normres.streams import stream_seed
@@ -39,9 +41,16 @@ class _Steps:
 
 
 @lru_cache(maxsize=KEPT)
-def _steps(config: FrozenConfigDict, model: ResNetConfig, mesh: Mesh, shapes: tuple[tuple[int, ...], ...]) -> _Steps:
+def _steps(
+    config: FrozenConfigDict,
+    model: ResNetConfig,
+    mesh: Mesh,
+    shapes: tuple[tuple[int, ...], ...],
+    specs: tuple[tuple[str, P], ...],
+) -> _Steps:
     """Returns what is compiled for a config without its TRACED fields and seeds, and images of `shapes` (N, H, W, C).
 
+    `specs` says of each part of train_step's `data` how it lies on the devices.
     Equal arguments give the same object, so that the arms of a sweep which differ in seed, learning rate, momentum or
     weight decay compile once.
     """
@@ -50,7 +59,8 @@ def _steps(config: FrozenConfigDict, model: ResNetConfig, mesh: Mesh, shapes: tu
     step: Callable[..., Any] = partial(train_step, plain, model, "data" if per_device else None)
     if per_device:
         # The checks of replication do not see through custom gradients; the tests compare with one device.
-        step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data"), P()), out_specs=P(), check_vma=False)
+        in_specs = (P(), dict(specs), P("data"), P())
+        step = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
     # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
     quickly = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
     return _Steps(
@@ -87,16 +97,23 @@ class Programs:
         self.replicated = NamedSharding(mesh, P())
         self.sharded = NamedSharding(mesh, P("data"))
         self.preprocess = preprocess.measure(dataset.train_images, config.data.preprocess)
+        whole = {
+            "train": {"images": dataset.train_images, "labels": dataset.train_labels},
+            "test": {"images": dataset.test_images, "labels": dataset.test_labels},
+        }
+        # How the parts of `data` lie on the devices.
+        specs = dict.fromkeys((*whole["train"], *self.preprocess.arrays()), P())
+        self.stream = None
+        if dataset.why_streamed:
+            self.stream = Stream(dataset, self.sharded, self._examples, config.train.steps)
+            whole = {split: {} for split in whole}
+            specs = {"batch": P("data")} | dict.fromkeys(self.preprocess.arrays(), P())
         self.data = {
-            split: jax.device_put({"images": images, "labels": labels, **self.preprocess.arrays()}, self.replicated)
-            for split, images, labels in (
-                ("train", dataset.train_images, dataset.train_labels),
-                ("test", dataset.test_images, dataset.test_labels),
-            )
+            split: jax.device_put(arrays | self.preprocess.arrays(), self.replicated) for split, arrays in whole.items()
         }
         self.values = jax.device_put(traced(config), self.replicated)
         shapes = (dataset.train_images.shape, dataset.test_images.shape)
-        self._steps = _steps(_shape_of(config), self.model, mesh, shapes)
+        self._steps = _steps(_shape_of(config), self.model, mesh, shapes, tuple(specs.items()))
         self.compile_seconds = 0.0
 
     def initial_state(self) -> TrainState:
@@ -108,30 +125,55 @@ class Programs:
         """Compiles the training step, unless a run of this shape has, notes the seconds, and returns the program."""
         started = time.perf_counter()
         if self._steps.compiled is None:
-            lowered = self._steps.train.lower(state, self.data["train"], self._indices(0), self.values)
+            lowered = self._steps.train.lower(state, *self._batch(int(state.step)), self.values)
             self._steps.compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
         return self._steps.compiled
 
-    def _indices(self, step: int) -> jax.Array:
+    def _examples(self, step: int) -> np.ndarray:
+        """Returns which examples make the batch of a step, (B,), or (B, 2) with partners."""
         config = self.config
         found = batches.train_indices(stream_seed(config, "order"), step, config.train.batch_size, self.sizes["train"])
-        return jax.device_put(batches.with_partners(found) if augment.mixes(config) else found, self.sharded)
+        return batches.with_partners(found) if augment.mixes(config) else found
+
+    def _indices(self, step: int) -> jax.Array:
+        return jax.device_put(self._examples(step), self.sharded)
+
+    def _batch(self, step: int) -> tuple[dict[str, Any], jax.Array]:
+        """Returns what train_step reads: data and indices."""
+        batch = {"batch": self.stream.train(step)} if self.stream else {}
+        return self.data["train"] | batch, self._indices(step)
+
+    def _read(self, split: str, wanted: list[np.ndarray], change: Change | None) -> Iterator[dict[str, Any]]:
+        """Yields the data that eval_step reads for each of the batches `wanted` of a split."""
+        data = self.data[split]
+        if self.stream:
+            yield from ({**data, "batch": batch} for batch in self.stream.evaluation(split, wanted, change))
+            return
+        if change:
+            images = np.asarray(data["images"])
+            data = data | {"images": jax.device_put(change(images, np.arange(len(images))), self.replicated)}
+        yield from repeat(data, len(wanted))
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, jax.Array]:
         """Dispatches training step `step`; `state` is donated."""
         train = self._steps.compiled or self._steps.train
-        return train(state, self.data["train"], self._indices(step), self.values)
+        return train(state, *self._batch(step), self.values)
 
     def evaluate(
-        self, state: TrainState, split: str, should_stop: Callable[[], bool] = lambda: False, images: Any = None
+        self,
+        state: TrainState,
+        split: str,
+        should_stop: Callable[[], bool] = lambda: False,
+        change: Change | None = None,
     ) -> dict[str, float] | None:
-        """Returns loss and error over every example of "train" or "test", or its `images`; None if told to stop."""
-        data = self.data[split]
-        if images is not None:
-            data = data | {"images": jax.device_put(images, self.replicated)}
+        """Returns loss and error over every example of "train" or "test"; None if told to stop.
+
+        `change(images, examples)`, uint8 to uint8, is done to the images (of the numbers `examples`) before.
+        """
+        wanted = list(batches.eval_batches(self.sizes[split], self.config.train.eval_batch_size))
         sums = []
-        for indices, weights in batches.eval_batches(self.sizes[split], self.config.train.eval_batch_size):
+        for data, (indices, weights) in zip(self._read(split, [i for i, _ in wanted], change), wanted, strict=True):
             if should_stop():
                 return None
             placed = jax.device_put((indices, weights), self.sharded)

@@ -102,7 +102,7 @@ def train_step(
     model: ResNetConfig,
     axis_name: str | None,
     state: TrainState,
-    data: dict[str, jax.Array],
+    data: dict[str, Any],
     indices: jax.Array,
     values: dict[str, jax.Array],
 ) -> tuple[TrainState, jax.Array]:
@@ -162,13 +162,13 @@ def eval_step(
     kind: str,
     params: Any,
     batch_stats: Any,
-    data: dict[str, jax.Array],
+    data: dict[str, Any],
     indices: jax.Array,
     weights: jax.Array,
 ) -> jax.Array:
     """Returns float32 (3,): sums of loss, error and weight over the examples `indices` (B,) with `weights` (B,)."""
-    images = preprocess.preprocess(kind, data["images"][indices], data)
-    labels = data["labels"][indices]
+    found, labels = augment.look_up(data, indices)
+    images = preprocess.preprocess(kind, found, data)
     logits: Any = ResNet(model).apply({"params": params, "batch_stats": batch_stats}, images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     wrong = jnp.argmax(logits, -1) != labels

@@ -53,6 +53,7 @@ def test_summary_is_json_and_depends_on_every_array(cifar10: Path) -> None:
         "image_shape": [32, 32, 3],
         "evaluated_on": "test",
         "splits": {},
+        "streamed": False,
         "sha256": digest.hexdigest(),
     }
     for field in ("train_images", "train_labels", "test_images", "test_labels"):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from normres import cli
-from normres.data import Dataset, fetch, load, prepared
+from normres.data import Dataset, fetch, load, prepared, records
 from normres.errors import UserError
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -65,7 +65,7 @@ def test_tfrecords_are_read_too(written, tmp_path):
     for split in ("train", "test"):
         shard = next(directory.glob(f"cifar10-{split}.array_record*"))
         with (directory / shard.name.replace("array_record", "tfrecord")).open("wb") as file:
-            for record in prepared._records(shard):
+            for record in records.read(shard):
                 file.write(struct.pack("<Q", len(record)) + b"sums" + record + b"sums")
         shard.unlink()
     info = json.loads((directory / "dataset_info.json").read_text())

@@ -7,6 +7,7 @@ is mixed with comes with the index (batches.with_partners), so a device needs no
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,21 +151,22 @@ class Targets:
 
 
 def training_batch(
-    config: ConfigDict, step: jax.Array, data: dict[str, jax.Array], indices: jax.Array
+    config: ConfigDict, step: jax.Array, data: dict[str, Any], indices: jax.Array
 ) -> tuple[jax.Array, Targets]:
     """Returns the batch of a step as the network sees it, images float32 (B, H, W, C), and its targets.
 
     Args:
       config: the whole config; config.data names the preprocessing and the augmentation.
       step: the step, int32.
-      data: "images" uint8 (N, H, W, C), "labels" int32 (N,) and the arrays of preprocess.Statistics.
+      data: see `look_up`, and the arrays of preprocess.Statistics.
       indices: int32 (B,), or (B, 2) where config.data mixes images: each example and its partner.
     """
     chosen = config.data
     key = step_key(config, "augmentation", step)
+    images, labels = look_up(data, indices)
 
-    def seen(indices: jax.Array) -> jax.Array:
-        images = preprocess(chosen.preprocess, data["images"][indices], data)
+    def seen(images: jax.Array, indices: jax.Array) -> jax.Array:
+        images = preprocess(chosen.preprocess, images, data)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
         images = AUGMENTATIONS[chosen.augmentation](images, keys, chosen.padding)
         if chosen.cutout:
@@ -172,12 +174,25 @@ def training_batch(
         return images
 
     if not mixes(config):
-        return seen(indices), Targets(data["labels"][indices])
-    own, partner = indices[:, 0], indices[:, 1]
+        return seen(images, indices), Targets(labels)
+    own, partner = (seen(images[:, member], indices[:, member]) for member in (0, 1))
     boxes = partial(cutmix, alpha=chosen.cutmix, probability=chosen.cutmix_probability)
     mix = partial(mixup, alpha=chosen.mixup) if chosen.mixup else boxes
-    images, share = mix(seen(own), seen(partner), jax.random.fold_in(key, _MIXTURE))
-    return images, Targets(data["labels"][own], data["labels"][partner], share)
+    mixed, share = mix(own, partner, jax.random.fold_in(key, _MIXTURE))
+    return mixed, Targets(labels[:, 0], labels[:, 1], share)
+
+
+def look_up(data: dict[str, Any], indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns images uint8 (*indices.shape, H, W, C) and labels int32 of the same leading shape.
+
+    Args:
+      data: "images" (N, H, W, C) and "labels" (N,) of the whole data set; or, streamed, "batch", which has those of
+        the examples `indices` and no others.
+      indices: the examples, int32.
+    """
+    if "batch" in data:
+        return data["batch"]["images"], data["batch"]["labels"]
+    return data["images"][indices], data["labels"][indices]
 
 
 def mixes(config: ConfigDict) -> bool:

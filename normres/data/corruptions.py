@@ -101,23 +101,20 @@ def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: ja
     return jax.lax.map(one, (images_NHWC, examples), batch_size=AT_ONCE)
 
 
-def errors(
-    config: ConfigDict, images_NHWC: jax.Array, evaluate: Callable[..., dict[str, float] | None]
-) -> dict[str, list[float]] | None:
+def errors(config: ConfigDict, evaluate: Callable[..., dict[str, float] | None]) -> dict[str, list[float]] | None:
     """Returns the errors at severities 1 to 5 by corruption; None as soon as `evaluate` returns None.
 
     Args:
       config: config.data, which names the corruptions and the seed.
-      images_NHWC: uint8.
-      evaluate: called as evaluate(images=...) with the corrupted images, uint8; returns at least "error".
+      evaluate: called as evaluate(change=...) with a function of uint8 images and their numbers in the data set that
+        returns them corrupted, uint8; returns at least "error".
     """
-    images, seed = np.asarray(images_NHWC), np.uint32(config.corruption_seed % 2**32)
-    examples = np.arange(len(images))
+    seed = np.uint32(config.corruption_seed % 2**32)
     found: dict[str, list[float]] = {}
     for name in config.corruptions:
         found[name] = []
         for severity in SEVERITIES:
-            values = evaluate(images=corrupt(images, examples, name, np.int32(severity), seed))
+            values = evaluate(change=partial(corrupt, name=name, severity=np.int32(severity), seed=seed))
             if values is None:
                 return None
             found[name].append(values["error"])

@@ -1,13 +1,18 @@
-"""The data set as the rest of the program sees it: four arrays in memory and the names of the classes."""
+"""The data set as the rest of the program sees it: images (in memory or streamed), labels, names of the classes."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from normres.data.lazy import Images, LazyImages, chunks
 
-def sha256(*arrays: np.ndarray) -> str:
+
+def sha256(arrays: Iterable[np.ndarray]) -> str:
     """Returns the sha256, in hexadecimal, of the C-order bytes of `arrays`, one after the other."""
     digest = hashlib.sha256()
     for array in arrays:
@@ -18,23 +23,42 @@ def sha256(*arrays: np.ndarray) -> str:
 # eq=False: comparing arrays field by field is ambiguous, so two data sets are equal when they are one object.
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A whole data set in host memory.
+    """A whole data set, in host memory but for streamed images.
 
     Shapes: `train_images` and `test_images` are uint8 (N, H, W, C), NHWC, values 0 to 255, CIFAR's (N, 32, 32, 3) RGB;
     `train_labels` and `test_labels` are int32 (N,), each an index into `class_names`.
     `name` says which data ("cifar10"), `source` where these bytes came from ("binary").
+    The images are NumPy arrays or, both of them, LazyImages that are decoded when asked for.
     `splits` says what splits.py has done to it, `evaluated_on` what the test arrays are: "test" or "validation".
     """
 
     name: str
     source: str
-    train_images: np.ndarray
+    train_images: Images
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: Images
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     splits: dict[str, Any] = field(default_factory=dict)
     evaluated_on: str = "test"
+
+    @property
+    def why_streamed(self) -> str:
+        """Why the images are streamed, or "" if they are in memory."""
+        return self.train_images.why if isinstance(self.train_images, LazyImages) else ""
+
+    # Cached, because of streamed images it takes a pass over all files.
+    @cached_property
+    def sha256(self) -> str:
+        """The sha256 that `summary` describes."""
+        return sha256(
+            chain(
+                chunks(self.train_images),
+                [self.train_labels.astype("<i4")],
+                chunks(self.test_images),
+                [self.test_labels.astype("<i4")],
+            )
+        )
 
     def summary(self) -> dict[str, Any]:
         """Returns what the run record says about the data; every value goes into JSON as it is.
@@ -52,10 +76,6 @@ class Dataset:
             "image_shape": list(self.train_images.shape[1:]),
             "evaluated_on": self.evaluated_on,
             "splits": self.splits,
-            "sha256": sha256(
-                self.train_images,
-                self.train_labels.astype("<i4"),
-                self.test_images,
-                self.test_labels.astype("<i4"),
-            ),
+            "streamed": bool(self.why_streamed),
+            "sha256": self.sha256,
         }

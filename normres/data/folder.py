@@ -14,6 +14,7 @@ from PIL import Image
 from normres.data.dataset import Dataset
 from normres.data.official import find, one_line, readable
 from normres.data.releases import CIFAR10_NAMES
+from normres.data.resize import square
 from normres.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -86,9 +87,4 @@ def _read_image(file: Path, size: int) -> np.ndarray:
     # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"data.path: {file} is no readable PNG or JPEG image ({one_line(error)})") from error
-    width, height = picture.size
-    scale = size / min(width, height)
-    width, height = max(size, round(width * scale)), max(size, round(height * scale))
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(picture.crop((left, top, left + size, top + size)))
+    return square(picture, size)

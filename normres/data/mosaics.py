@@ -67,7 +67,7 @@ def load_embedded(name: str, path: str = "", verify: bool = True) -> Dataset:
         images = _read_mosaic(f"{split}.png", examples=len(labels))
         arrays |= {f"{split}_images": images, f"{split}_labels": labels}
     for key, array in arrays.items():
-        if sha256(array) != layout["sha256"][key]:
+        if sha256([array]) != layout["sha256"][key]:
             file = f"{key.removesuffix('_images')}.png" if key.endswith("_images") else "labels.json"
             raise UserError(f"{FOLDER / file}: the sha256 of its {key} is wrong; {_REINSTALL}")
     for split in ("train", "test"):

@@ -9,24 +9,27 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import shutil
-import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from normres.data import lazy, records
 from normres.data.dataset import Dataset
 from normres.errors import UserError
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
 MANIFEST = "sha256.json"  # file name -> sha256, written last; other readers ignore it
-SPLITS = ("train", "test")
+SPLITS = ("train", "test")  # that are written
+TEST_SPLITS = ("test", "validation")  # of which one is read as the test set, the first that is there
 
 
 def _library() -> Any:
@@ -63,12 +66,15 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
 
 
-def load_tfds(name: str, path: str, verify: bool = True) -> Dataset:
-    """Reads a prepared directory into memory; images must have one size, and the splits be train and test.
+def load_tfds(name: str, path: str, verify: bool = True, image_size: int = 32, stream: str = "never") -> Dataset:
+    """Reads a prepared directory: images scaled to `image_size` (resize.square), uint8, with the channels it declares.
+
+    The test set is the split "test" or, where there is none or it has no labels, "validation"; `splits` says if so.
+    `stream` is config.data.stream: streamed images stay on disk (lazy.LazyImages), all others are decoded once.
 
     Raises:
-      UserError: no such directory, a missing or truncated shard, a wrong count, or a damaged file where there is a
-        manifest (and `verify`).
+      UserError: no such directory, no images and labels, a missing or truncated shard, a wrong count, a damaged file
+        where there is a manifest (and `verify`), or shards that cannot be streamed though `stream` is "always".
     """
     directory = version_directory(name, path)
     if verify:
@@ -78,71 +84,107 @@ def load_tfds(name: str, path: str, verify: bool = True) -> Dataset:
         builder = library.builder_from_directory(directory)
     except Exception as error:
         raise UserError(f"{directory / 'dataset_info.json'}: not readable: {str(error).splitlines()[0]}") from None
-    features = builder.info.features
-    if not {"image", "label"} <= set(features):
-        raise UserError(f"{directory}: has the features {', '.join(features)}; image and label are needed")
-    arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for split in SPLITS:
-        if split not in builder.info.splits:
-            raise UserError(f"{directory}: has no split {split!r}, only {', '.join(builder.info.splits)}")
-        arrays[split] = _read_split(builder, builder.info.splits[split], directory)
-    names = tuple(features["label"].names or map(str, range(features["label"].num_classes)))
-    return Dataset(name, "tfds", *arrays["train"], *arrays["test"], names)
+    decoder = records.Decoder(builder.info.features, image_size, directory)
+    train, test = (_split(builder, directory, decoder, names) for names in (("train",), TEST_SPLITS))
+    why = _why_streamed(directory, stream, decoder, (train, test))
+    done = {} if test.name == "test" else {"test_set": {"split": test.name}}
+    arrays = (*_read_split(train, decoder, why), *_read_split(test, decoder, why))
+    return Dataset(name, "tfds", *arrays, decoder.class_names, splits=done)
 
 
-def _read_split(builder: Any, split: Any, directory: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes one split once, shard by shard, and checks each shard's number of records."""
-    images, labels, keys = [], [], []
-    for file, expected in zip(split.filepaths, split.shard_lengths, strict=True):
-        path = Path(os.fspath(file))
-        if not path.is_file():
-            raise UserError(f"{path}: this shard is missing")
-        count = 0
-        try:
-            for record in _records(path):
-                example = builder.info.features.deserialize_example_np(record)
-                images.append(np.asarray(example["image"], np.uint8))
-                labels.append(int(example["label"]))
-                keys.append(bytes(example.get("id", b"")))
-                count += 1
-        except UserError:
-            raise
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path}: damaged after {count} of {expected} records: {reason}") from None
-        if count != expected:
-            raise UserError(f"{path}: has {count} records, dataset_info.json says {expected}")
-    sizes = {image.shape for image in images}
-    if len(sizes) != 1:
-        raise UserError(
-            f"{directory}: the images have {len(sizes)} sizes; data.source='folder' scales a folder of files"
-        )
+@dataclass(frozen=True)
+class _Split:
+    """A split's name, its shards in order and how many records dataset_info.json says each has."""
+
+    name: str
+    shards: tuple[Path, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(self.lengths)
+
+
+def _split(builder: Any, directory: Path, decoder: records.Decoder, names: tuple[str, ...]) -> _Split:
+    """Returns the first split of `names` that is there and has labels, with all its shards."""
+    unlabelled = []
+    for name in names:
+        if name not in builder.info.splits:
+            continue
+        info = builder.info.splits[name]
+        split = _Split(name, tuple(Path(os.fspath(file)) for file in info.filepaths), tuple(info.shard_lengths))
+        for path in split.shards:
+            if not path.is_file():
+                raise UserError(f"{path}: this shard is missing")
+        # The first record tells: a split without labels (imagenet2012's test) has -1 throughout.
+        filled = [(path, length) for path, length in zip(split.shards, split.lengths, strict=True) if length]
+        if not filled:
+            raise UserError(f"{directory}: the split {name!r} is empty")
+        for _, (label, _) in _records(*filled[0], decoder.label_and_id):
+            if label >= 0:
+                return split
+            unlabelled.append(name)
+            break
+    why = f" with labels (those of {unlabelled[0]!r} are -1)" if unlabelled else ""
+    wanted = " or ".join(map(repr, names))
+    raise UserError(f"{directory}: has no split {wanted}{why}, only {', '.join(builder.info.splits)}")
+
+
+def _why_streamed(directory: Path, stream: str, decoder: records.Decoder, splits: tuple[_Split, ...]) -> str:
+    """Returns why the images are streamed, or "" if they are not."""
+    random_access = all(records.is_array_record(shard) for split in splits for shard in split.shards)
+    if stream == "always":
+        if not random_access:
+            raise UserError(
+                f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord can be streamed"
+            )
+        return "data.stream=always"
+    if stream == "never" or not random_access:
+        return ""
+    return lazy.too_large(sum(split.size for split in splits) * math.prod(decoder.image_shape))
+
+
+def _read_split(split: _Split, decoder: records.Decoder, why: str) -> tuple[lazy.Images, np.ndarray]:
+    """Returns images and labels of one split; reads it once, shard by shard, and checks each shard's record count."""
+    images = np.empty((0 if why else split.size, *decoder.image_shape), np.uint8)
+    labels, keys = np.empty(split.size, np.int32), []
+    start = 0
+    for path, length in zip(split.shards, split.lengths, strict=True):
+        if why:
+            for number, (label, key) in _records(path, length, decoder.label_and_id):
+                labels[start + number] = label
+                keys.append(key)
+        else:
+            for number, (label, key, image) in _records(path, length, decoder.example):
+                labels[start + number], images[start + number] = label, image
+                keys.append(key)
+        start += length
     # Writers shuffle; the ids restore the official order, and with it equal checksums from every source.
     order = np.argsort(np.array(keys), kind="stable")
-    return np.stack(images)[order], np.array(labels, np.int32)[order]
+    if why:
+        return lazy.LazyImages(split.shards, order, decoder.image, decoder.image_shape, why), labels[order]
+    return images[order], labels[order]
 
 
-def _records(path: Path) -> Iterator[bytes]:
-    """Yields the serialized examples of an ArrayRecord or TFRecord file."""
-    if "array_record" in path.name:
-        from array_record.python import array_record_module  # type: ignore[attr-defined]
+def _records[Parts](path: Path, expected: int, decode: Callable[[bytes], Parts]) -> Iterator[tuple[int, Parts]]:
+    """Yields (number, decode(record)) of a shard.
 
-        reader = array_record_module.ArrayRecordReader(os.fspath(path))
-        try:
-            yield from reader.read_all()
-        finally:
-            reader.close()
-        return
-    with path.open("rb") as file:
-        # A record: length (8 bytes), its checksum (4), the bytes, their checksum (4).
-        while header := file.read(12):
-            if len(header) < 12:
-                raise UserError(f"{path}: ends within a record")
-            (length,) = struct.unpack("<Q", header[:8])
-            body = file.read(length + 4)
-            if len(body) < length + 4:
-                raise UserError(f"{path}: ends within a record")
-            yield body[:-4]
+    Raises:
+      UserError: the shard is damaged, or has not as many records as expected.
+    """
+    count = 0
+    try:
+        for record in records.read(path):
+            if count < expected:
+                yield count, decode(record)
+            count += 1
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: damaged after {count} of {expected} records: {reason}") from None
+    if count != expected:
+        raise UserError(f"{path}: has {count} records, dataset_info.json says {expected}")
 
 
 def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], int], Iterable[int]]) -> Path:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from normres.data.dataset import sha256
+from normres.data.lazy import Images, chunks
 
 KINDS = ("pixel_mean", "channel_mean", "channel_mean_std", "image_standardization", "none")
 
@@ -39,24 +40,29 @@ class Statistics:
         mean = None if self.mean is None else self.mean.mean(axis=(0, 1, 2)).tolist()
         std = None if self.std is None else self.std.ravel().tolist()
         found = {"kind": self.kind, "mean": mean, "std": std}
-        return found | ({"sha256": sha256(self.arrays()["mean"])} if self.kind == "pixel_mean" else {})
+        return found | ({"sha256": sha256([self.arrays()["mean"]])} if self.kind == "pixel_mean" else {})
 
 
-def measure(images_NHWC: np.ndarray, kind: str) -> Statistics:
+def measure(images_NHWC: Images, kind: str) -> Statistics:
     """Returns the statistics of uint8 images that `kind` (a row of KINDS) needs: exact sums, divided in float64."""
     if kind in ("none", "image_standardization"):
         return Statistics(kind, None, None)
     if kind == "pixel_mean":
-        total = images_NHWC.sum(axis=0, dtype=np.int64)
+        total = np.zeros(images_NHWC.shape[1:], np.int64)
+        for images in chunks(images_NHWC):
+            total += images.sum(axis=0, dtype=np.int64)
         return Statistics(kind, (total / (len(images_NHWC) * 255.0))[None], None)
+    histograms = np.zeros((images_NHWC.shape[-1], 256), np.int64)
+    for images in chunks(images_NHWC):
+        for channel, histogram in enumerate(histograms):
+            histogram += np.bincount(images[..., channel].ravel(), minlength=256)
     means, stds = [], []
-    for channel in range(images_NHWC.shape[-1]):
-        histogram = np.bincount(images_NHWC[..., channel].ravel(), minlength=256).tolist()
-        count = sum(histogram)
-        first = sum(level * times for level, times in enumerate(histogram))
-        second = sum(level**2 * times for level, times in enumerate(histogram))
+    # Python's integers have no end, so nothing is lost before the division.
+    for counts in histograms.tolist():
+        count = sum(counts)
+        first = sum(level * times for level, times in enumerate(counts))
+        second = sum(level**2 * times for level, times in enumerate(counts))
         means.append(first / (count * 255))
-        # Python's integers have no end, so nothing is lost before the division.
         stds.append(((count * second - first**2) / (count * 255) ** 2) ** 0.5)
     mean, std = np.reshape(means, (1, 1, 1, -1)), np.reshape(stds, (1, 1, 1, -1))
     return Statistics(kind, mean, np.where(std > 0, std, 1.0) if kind == "channel_mean_std" else None)

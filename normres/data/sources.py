@@ -25,12 +25,13 @@ CIFAR_SIZE = 32  # pixels
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for: the config fields `data.name`, `data.path`, `data.verify` and `data.image_size`."""
+    """What is asked for: the config fields `name`, `path`, `verify`, `image_size` and `stream` of `data`."""
 
     name: str
     path: str
     verify: bool
     image_size: int
+    stream: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Source:
     path: str = ""  # what data.path has to be; empty if the source can do without one
     own_names: bool = False  # whether data.name may be any name, because the data may be any
     resizes: bool = False  # whether it reads data.image_size
+    streams: bool = False  # whether it reads data.stream
     # Whether this source's data lie at a place where these files are; asked by `auto`, in the order of the rows.
     lies_at: Callable[[Path, set[str]], bool] = lambda place, files: False
 
@@ -59,10 +61,11 @@ def _load_auto(wanted: Wanted) -> Dataset:
     place = official.find(wanted.path, "leave it empty for the embedded images")
     with official.readable(place):
         files = _files_at(place)
-        found = next((row for row in SOURCES.values() if row.lies_at(place, files)), None)
+        found = next((name for name, row in SOURCES.items() if row.lies_at(place, files)), None)
     if found is None:
         raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
-    return found.load(wanted)
+    check(wanted.name, found, wanted.path, wanted.image_size, wanted.stream)
+    return SOURCES[found].load(wanted)
 
 
 def _files_at(place: Path) -> set[str]:
@@ -104,9 +107,11 @@ SOURCES: dict[str, Source] = {
         lies_at=lambda place, files: place.suffix == ".npz",
     ),
     "tfds": Source(
-        lambda wanted: load_tfds(wanted.name, wanted.path, wanted.verify),
+        lambda wanted: load_tfds(wanted.name, wanted.path, wanted.verify, wanted.image_size, wanted.stream),
         path="a prepared tensorflow_datasets directory, or the data_dir that holds it",
         own_names=True,
+        resizes=True,
+        streams=True,
         lies_at=lambda place, files: any(place.glob("dataset_info.json")) or any(place.glob("*/*/dataset_info.json")),
     ),
     "folder": Source(
@@ -117,11 +122,11 @@ SOURCES: dict[str, Source] = {
         lies_at=lambda place, files: (place / "train").is_dir() and (place / "test").is_dir(),
     ),
     "synthetic": Source(lambda wanted: load_synthetic(wanted.name, wanted.image_size), resizes=True),
-    "auto": Source(_load_auto, own_names=True, resizes=True),
+    "auto": Source(_load_auto, own_names=True, resizes=True, streams=True),
 }
 
 
-def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE) -> None:
+def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE, stream: str = "never") -> None:
     """Raises `UserError`, one line that names the field, if no data can be had by these fields; reads no file."""
     if source not in SOURCES:
         raise UserError(f"data.source: unknown source {source!r}; {nearest(source, SOURCES)}")
@@ -140,17 +145,28 @@ def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE) 
             f"data.image_size={image_size}: the source {source!r} does not resize; leave it at {CIFAR_SIZE}, or "
             f"choose a data.source of {resizing}"
         )
+    if stream == "always" and not row.streams:
+        streaming = ", ".join(other for other in SOURCES if SOURCES[other].streams)
+        raise UserError(f"data.stream='always': the source {source!r} does not stream; data.source={streaming} can")
 
 
-def load(name: str, source: str, path: str = "", verify: bool = True, image_size: int = CIFAR_SIZE) -> Dataset:
+def load(
+    name: str,
+    source: str,
+    path: str = "",
+    verify: bool = True,
+    image_size: int = CIFAR_SIZE,
+    stream: str = "never",
+) -> Dataset:
     """Returns the data set `name`, read from `source`; nothing is ever downloaded or written.
 
-    The arguments are the config fields `data.name`, `data.source`, `data.path`, `data.verify`, `data.image_size`.
+    The arguments are the config fields `name`, `source`, `path`, `verify`, `image_size` and `stream` of `data`.
     `verify=False` is for altered or shortened files: it skips the comparison with the published checksums
     and record counts, never the checks that the files have the right structure.
-    `image_size` (pixels, height and width) is read by the sources that resize, see `SOURCES`.
+    `image_size` (pixels, height and width) is read by the sources that resize, `stream` (auto, always, never: whether
+    the images stay on disk, see lazy.py) by those that stream; see `SOURCES`.
     The source "auto" takes what lies at the path; the data set's `source` is the one it took.
     Raises `UserError`, one line that names the field or the file, for anything the user has to mend.
     """
-    check(name, source, path, image_size)
-    return SOURCES[source].load(Wanted(name, path, verify, image_size))
+    check(name, source, path, image_size, stream)
+    return SOURCES[source].load(Wanted(name, path, verify, image_size, stream))

@@ -105,7 +105,7 @@ def set_aside(
     evaluated: dict[str, Any] = {}
     if evaluate_on == "validation":
         evaluated = {
-            "test_images": dataset.train_images[aside],
+            "test_images": dataset.train_images.take(aside, axis=0),
             "test_labels": dataset.train_labels[aside],
             "evaluated_on": "validation",
         }
@@ -184,7 +184,7 @@ def _rank(labels: np.ndarray) -> np.ndarray:
 def _train(dataset: Dataset, kept: np.ndarray, done: dict[str, Any]) -> Dataset:
     return replace(
         dataset,
-        train_images=dataset.train_images[kept],
+        train_images=dataset.train_images.take(kept, axis=0),
         train_labels=dataset.train_labels[kept],
         splits={**dataset.splits, **done},
     )

@@ -47,11 +47,15 @@ def stop_signals() -> Iterator[threading.Event]:
 def load_data(config: ConfigDict) -> Dataset:
     """Loads the data set that the config names, and takes of it what the config's splits say."""
     wanted = config.data
-    whole = data.load(wanted.name, wanted.source, wanted.path, wanted.verify, wanted.image_size)
+    whole = data.load(wanted.name, wanted.source, wanted.path, wanted.verify, wanted.image_size, wanted.stream)
     if wanted.source == "auto":
         print(f"data.source=auto: took {whole.source}{f' at {wanted.path}' if wanted.path else ''}")
     if whole.source == "synthetic":
         print("data.source=synthetic: random pixels, for tests of shapes and speed; the errors mean nothing")
+    if "test_set" in whole.splits:
+        print(f"data.source=tfds: the test set is the split {whole.splits['test_set']['split']!r}")
+    if whole.why_streamed:
+        print(f"streaming images from disk: {whole.why_streamed}")
     return splits.apply(whole, **{name: wanted[name] for name in splits.FIELDS})
 
 

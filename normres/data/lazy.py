@@ -1,0 +1,154 @@
+"""Images that stay in their ArrayRecord shards and are decoded when they are asked for, read ahead by Grain.
+
+Where the images of a run come from memory or from here, the rest of the program asks for them by the same indices, so
+a streamed run computes what the run in memory computes, bit for bit.  Nothing here imports jax before it is asked how
+much memory the devices have.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normres.errors import UserError
+
+STREAM = ("auto", "always", "never")
+SHARE = 0.25  # of a device's memory that images may take; the rest is for activations and copies
+AT_ONCE = 256  # images of a chunk
+THREADS = min(16, os.cpu_count() or 1)  # that decode
+
+
+def device_memory() -> int:
+    """Returns the bytes of the smallest of this process's devices; CPU devices share the physical memory."""
+    import jax
+
+    devices = jax.local_devices()
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(min(limit or physical // len(devices) for limit in limits))
+
+
+def too_large(image_bytes: int, memory: int | None = None) -> str:
+    """Returns why images of so many bytes are streamed where `data.stream` is auto, or "" if they fit.
+
+    Every device holds the whole data set, so what counts is the memory of one (default: the smallest here).
+    """
+    memory = device_memory() if memory is None else memory
+    if image_bytes <= SHARE * memory:
+        return ""
+    return f"the images take {image_bytes / 1e9:,.1f} GB, more than {SHARE:.0%} of a device's {memory / 1e9:,.1f} GB"
+
+
+def _grain() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import grain
+    except ImportError as error:
+        raise UserError(f"data.stream needs the extra 'tfds' (make setup EXTRA=tfds): {error}") from None
+    return grain
+
+
+class LazyImages:
+    """Images (N, H, W, C), uint8, of which none is in memory.
+
+    `images[indices]` decodes those and returns an array, as a NumPy array of the images would; `images.take(indices)`
+    decodes nothing and returns LazyImages.
+
+    Attributes:
+      shape: (N, H, W, C).
+      why: why they are streamed, for the user.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        records: np.ndarray,
+        decode: Callable[[bytes], np.ndarray],
+        image_shape: tuple[int, ...],
+        why: str = "",
+        source: Any = None,
+    ):
+        """Takes the shards, the records' numbers over all shards in the order of the images, and record -> image."""
+        self.shape = (len(records), *image_shape)
+        self.why = why
+        self._shards, self._records, self._decode = tuple(shards), records, decode
+        self._source = source or _grain().sources.ArrayRecordDataSource([os.fspath(shard) for shard in shards])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def take(self, indices: np.ndarray, axis: int = 0) -> "LazyImages":
+        """Returns the images at `indices`, still undecoded; `axis` is 0, as for a NumPy array of images."""
+        if axis != 0:
+            raise ValueError(f"axis={axis}: images are taken along axis 0")
+        return LazyImages(
+            self._shards, self._records[indices], self._decode, self.shape[1:], self.why, source=self._source
+        )
+
+    def __getitem__(self, indices: Any) -> np.ndarray:
+        """Decodes the images at `indices`, integers of any shape or a slice; each is decoded once.
+
+        Raises:
+          UserError: a record that cannot be read.
+        """
+        records = np.asarray(self._records[indices])
+        distinct, where = np.unique(records, return_inverse=True)
+        images = np.empty((len(distinct), *self.shape[1:]), np.uint8)
+        try:
+            found = self._source.__getitems__(distinct.tolist())
+            for number, record in enumerate(found):
+                images[number] = self._decode(record)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{self._shards[0].parent}: an image cannot be read: {reason}") from error
+        return images[where.reshape(records.shape)]
+
+
+Images = np.ndarray | LazyImages
+
+
+def read_ahead(
+    images: LazyImages, wanted: Callable[[int], np.ndarray], start: int, stop: int, threads: int = THREADS
+) -> Iterator[np.ndarray]:
+    """Yields images[wanted(number)] for every number from `start` to `stop`, in order, several being decoded ahead.
+
+    Each thread decodes a whole batch.  The iterator has no state but its number, so it may begin anywhere.
+    """
+    steps = _grain().MapDataset.source(_Wanted(images, wanted, start, stop))
+    options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    iterator = iter(steps.to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+class _Wanted:
+    """What Grain reads: item k is the images of number start + k."""
+
+    def __init__(self, images: LazyImages, wanted: Callable[[int], np.ndarray], start: int, stop: int):
+        self._images, self._wanted, self._start, self._stop = images, wanted, start, stop
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self._images[self._wanted(self._start + number)]
+
+    def __repr__(self) -> str:
+        return f"images {self._start} to {self._stop}"
+
+
+def chunks(images: Images) -> Iterator[np.ndarray]:
+    """Yields all images in order, in arrays of a few; those that are in memory as one."""
+    if isinstance(images, np.ndarray):
+        yield images
+        return
+    parts = np.array_split(np.arange(len(images)), -(-len(images) // AT_ONCE))
+    yield from read_ahead(images, parts.__getitem__, 0, len(parts))

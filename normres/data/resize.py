@@ -1,0 +1,20 @@
+"""How an image of any size becomes a square one, for every source that resizes."""
+
+import numpy as np
+from PIL import Image
+
+
+def square(picture: Image.Image, size: int) -> np.ndarray:
+    """Returns the picture as uint8 (size, size, C): its shorter side scaled to `size` pixels, the middle cut out.
+
+    One that is (size, size) already keeps its pixels.
+    """
+    width, height = picture.size
+    if (width, height) != (size, size):
+        scale = size / min(width, height)
+        width, height = max(size, round(width * scale)), max(size, round(height * scale))
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - size) // 2, (height - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
