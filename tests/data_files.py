@@ -1,15 +1,19 @@
 """Writes small files in the layouts of the official releases, for the tests of the data sources."""
 
+import contextlib
 import gzip
 import io
 import struct
 import tarfile
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from normres.data import Dataset, load
+from normres.data import Dataset, load, prepared, records
 from normres.errors import UserError
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -131,10 +135,65 @@ def same(first: Dataset, second: Dataset) -> bool:
     return equal and first.class_names == second.class_names
 
 
-def error_line(name: str, source: str, path: Path | str = "", verify: bool = True, **more: int) -> str:
+def error_line(name: str, source: str, path: Path | str = "", verify: bool = True, **more: Any) -> str:
     """The message of the UserError that `load` raises; it has to be one line."""
     with pytest.raises(UserError) as caught:
         load(name, source, str(path), verify, **more)
     line = str(caught.value)
     assert "\n" not in line
     return line
+
+
+def prepared_set(
+    to: Path,
+    name: str,
+    splits: dict[str, list[tuple[np.ndarray, int]]],
+    classes: int = 10,
+    shape: tuple[int | None, ...] = (None, None, 3),
+    ids: bool = False,
+    shards: int = 1,
+    encoding: str = "png",
+) -> Path:
+    """A directory as tensorflow_datasets prepares it, ArrayRecord: splits of (image, label), in a shuffled order.
+
+    With `ids`, they say the order in which the examples are given here.
+    """
+    library = prepared._library()
+    features = {
+        "image": library.features.Image(shape=shape, encoding_format=encoding),
+        "label": library.features.ClassLabel(num_classes=classes),
+    } | ({"id": library.features.Text()} if ids else {})
+
+    def generate(split: str) -> Any:
+        for number, (image, label) in enumerate(splits[split]):
+            picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+            key = f"{split}_{number:05d}"
+            yield key, {"image": picture, "label": label} | ({"id": key} if ids else {})
+
+    members = {
+        "VERSION": library.core.Version("1.2.0"),
+        "name": name,
+        "_info": lambda self: library.core.DatasetInfo(builder=self, features=library.features.FeaturesDict(features)),
+        "_split_generators": lambda self, dl_manager: {split: generate(split) for split in splits},
+        "_generate_examples": lambda self: iter(()),
+        "__module__": __name__,
+    }
+    base = library.core.GeneratorBasedBuilder
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        builder = type(base)("Made", (base,), members, skip_registration=True)(
+            data_dir=str(to), file_format="array_record"
+        )
+        builder.download_and_prepare(download_config=library.download.DownloadConfig(num_shards=shards))
+    return to
+
+
+def as_tfrecords(directory: Path) -> None:
+    """Rewrites the ArrayRecord shards in a version's directory as TFRecord, as `tfds.load` would have left them."""
+    for shard in directory.glob("*.array_record*"):
+        with (directory / shard.name.replace("array_record", "tfrecord")).open("wb") as file:
+            for content in records.read(shard):
+                file.write(struct.pack("<Q", len(content)) + b"sums" + content + b"sums")
+        shard.unlink()
+    info = directory / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))

@@ -4,16 +4,16 @@ import http.server
 import json
 import shutil
 import socket
-import struct
 import threading
 import time
 
 import numpy as np
 import pytest
+from data_files import as_tfrecords
 from PIL import Image
 
 from normres import cli
-from normres.data import Dataset, fetch, load, prepared, records
+from normres.data import Dataset, fetch, load, prepared
 from normres.errors import UserError
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -62,18 +62,7 @@ def test_other_peoples_reader_reads_it(written):
 def test_tfrecords_are_read_too(written, tmp_path):
     directory = copy(written, tmp_path) / "cifar10" / prepared.VERSION
     (directory / prepared.MANIFEST).unlink()
-    for split in ("train", "test"):
-        shard = next(directory.glob(f"cifar10-{split}.array_record*"))
-        with (directory / shard.name.replace("array_record", "tfrecord")).open("wb") as file:
-            for record in records.read(shard):
-                file.write(struct.pack("<Q", len(record)) + b"sums" + record + b"sums")
-        shard.unlink()
-    info = json.loads((directory / "dataset_info.json").read_text())
-    info["fileFormat"] = "tfrecord"
-    for split in info["splits"]:
-        split["filepathTemplate"] = split["filepathTemplate"].replace("array_record", "tfrecord")
-    text = json.dumps(info).replace("array_record", "tfrecord")
-    (directory / "dataset_info.json").write_text(text)
+    as_tfrecords(directory)
     assert load("cifar10", "tfds", str(directory)).summary()["sha256"] == small().summary()["sha256"]
     shard = next(directory.glob("cifar10-train.tfrecord*"))
     shard.write_bytes(shard.read_bytes()[:-100])

@@ -136,7 +136,7 @@ def _why_streamed(directory: Path, stream: str, decoder: records.Decoder, splits
     if stream == "always":
         if not random_access:
             raise UserError(
-                f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord can be streamed"
+                f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord ones can be streamed"
             )
         return "data.stream=always"
     if stream == "never" or not random_access:

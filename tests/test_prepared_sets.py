@@ -1,0 +1,134 @@
+"""Any prepared data set by its name: images of several sizes, grey ones, other splits, TFRecord; what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_files import as_tfrecords, error_line, prepared_set
+from PIL import Image
+
+from configs import base
+from normres import cli, results
+from normres import config as configs
+from normres.data import Dataset, load, prepared
+from normres.data.resize import square
+
+
+def pictures(count: int, channels: int = 3, seed: int = 0) -> list[tuple[np.ndarray, int]]:
+    """Images of different sizes, in three classes of different brightness, and their labels."""
+    random = np.random.default_rng(seed)
+    sizes = random.integers(9, 30, (count, 2))
+    return [
+        (random.integers(80 * (k % 3), 80 * (k % 3) + 80, (*size, channels)).astype(np.uint8), k % 3)
+        for k, size in enumerate(sizes)
+    ]
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set as imagenette is: JPEG-like sizes, no ids, "validation" and no "test"."""
+    splits = {"train": pictures(24), "validation": pictures(9, seed=1)}
+    return prepared_set(tmp_path_factory.mktemp("data"), "pets", splits, classes=3, shards=2)
+
+
+def same_examples(dataset: Dataset, images: list[tuple[np.ndarray, int]], size: int, split: str = "train") -> None:
+    """Without ids the order is the writer's; so the examples are compared as a set."""
+    found = {
+        (image.tobytes(), int(label))
+        for image, label in zip(getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels"), strict=True)
+    }
+    assert found == {(square(Image.fromarray(image), size).tobytes(), label) for image, label in images}
+
+
+def test_images_of_several_sizes_are_scaled(pets: Path) -> None:
+    data = load("pets", "tfds", str(pets), image_size=12)
+    assert data.train_images.shape == (24, 12, 12, 3)
+    same_examples(data, pictures(24), 12)
+    same_examples(data, pictures(9, seed=1), 12, "test")
+    assert data.class_names == ("0", "1", "2")
+    # Which split the test images are of is in the record; they are no part of the training images.
+    assert (data.splits, data.evaluated_on) == ({"test_set": {"split": "validation"}}, "test")
+    assert load("pets", "auto", str(pets), image_size=12).sha256 == data.sha256
+
+
+def test_an_image_is_cut_from_the_middle() -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 200
+    assert (square(Image.fromarray(wide), 4) == 200).all()
+    grey = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    np.testing.assert_array_equal(square(Image.fromarray(grey), 4), grey[..., None])  # its size: its pixels
+
+
+def test_tfrecords_have_the_same_images(pets: Path, tmp_path: Path) -> None:
+    before = load("pets", "tfds", str(pets), image_size=8).sha256
+    other = prepared_set(tmp_path, "pets", {"train": pictures(24), "validation": pictures(9, seed=1)}, 3, shards=2)
+    directory = prepared.version_directory("pets", str(other))
+    as_tfrecords(directory)
+    assert load("pets", "tfds", str(other), image_size=8).sha256 == before
+    line = error_line("pets", "tfds", other, image_size=8, stream="always")
+    assert line == f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord ones can be streamed"
+    assert load("pets", "tfds", str(other), image_size=8, stream="auto").why_streamed == ""
+
+
+def test_grey_images_keep_their_one_channel_and_train(tmp_path: Path) -> None:
+    digits = {"train": [(image[:10, :10], label) for image, label in pictures(16, channels=1)], "test": pictures(4, 1)}
+    to = prepared_set(tmp_path / "data", "digits", digits, classes=3, shape=(None, None, 1))
+    assert load("digits", "tfds", str(to), image_size=10).train_images.shape == (16, 10, 10, 1)
+    train = [
+        "train",
+        "--config=configs/base.py:demo",
+        "--config.data.source=tfds",
+        "--config.data.name=digits",
+        f"--config.data.path={to}",
+        "--config.data.image_size=10",
+        "--config.model.depth=8",
+        "--config.model.width=4",
+        "--config.model.norm_groups=2",
+        "--config.train.batch_size=8",
+        "--config.train.eval_batch_size=8",
+        "--config.train.steps=2",
+        "--config.optim.warmup_steps=1",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    assert cli.main(train) == 0
+    run = results.read_run(tmp_path / "run")
+    assert run is not None
+    assert (run.record["data"]["image_shape"], run.record["data"]["streamed"]) == ([10, 10, 1], False)
+    assert run.record["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": pictures(3)}, "has no split 'test' or 'validation', only train"),
+        ({"train": pictures(3), "test": [(pictures(1)[0][0], -1)]}, "with labels (those of 'test' are -1), only"),
+        ({"test": pictures(3)}, "has no split 'train', only test"),
+    ],
+)
+def test_missing_splits_are_named(tmp_path: Path, splits: Any, message: str) -> None:
+    assert message in error_line("pets", "tfds", prepared_set(tmp_path, "pets", splits, 3), image_size=8)
+
+
+def test_a_test_split_without_labels_gives_way_to_validation(tmp_path: Path) -> None:
+    splits = {"train": pictures(6), "test": [(pictures(1)[0][0], -1)], "validation": pictures(4, seed=1)}
+    data = load("pets", "tfds", str(prepared_set(tmp_path, "pets", splits, 3)), image_size=8)
+    assert len(data.test_labels) == 4
+    assert data.splits == {"test_set": {"split": "validation"}}
+
+
+def test_image_size_reaches_auto_s_choice(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros(1))
+    line = error_line("mine", "auto", tmp_path / "x.npz", image_size=64)
+    assert line.startswith("data.image_size=64: the source 'npz' does not resize")
+    line = error_line("mine", "auto", tmp_path / "x.npz", stream="always")
+    assert line == "data.stream='always': the source 'npz' does not stream; data.source=tfds, auto can"
+
+
+def test_the_config_says_that_a_source_does_not_stream() -> None:
+    with pytest.raises(configs.UserError, match=r"config\.data\.stream='always': the source 'embedded' does not"):
+        configs.apply(base.get_config(), {"data.stream": "always"})
+    with pytest.raises(
+        configs.UserError, match=r"config\.data\.stream='allways' does not exist; did you mean 'always'"
+    ):
+        configs.apply(base.get_config(), {"data.stream": "allways"})
