@@ -294,3 +294,41 @@ def test_compile_bench_measures_scanned_and_unrolled(tmp_path, capsys):
     assert "config.model.depth=9 is not 6n+2" in capsys.readouterr().err
     assert cli.main(["bench", "compile", "--orders=pots"]) == 2
     assert "did you mean 'post'?" in capsys.readouterr().err
+
+
+def test_data_bench_reads_augments_and_steps(tmp_path, capsys):
+    file = tmp_path / "data.json"
+    sizes = ["--depth=8", "--width=4", "--batch=8", "--dtype=float32", "--steps=2", "--repeats=1"]
+    assert cli.main(["bench", "data", *sizes, f"--json={file}"]) == 0
+    found = json.loads(file.read_text())
+    assert set(found["seconds"]) == {
+        "read and decode",
+        "choose and place the indices",
+        "preprocess and augment, alone",
+        "training step",
+        "training step without augmentation",
+        "training step, streamed",
+    }
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert found["settings"]["images"] == [2560, 32, 32, 3]  # the embedded ones
+    assert found["provenance"]["commit"]
+    said = capsys.readouterr().out
+    assert "input share of the step, data on the device: " in said
+    assert "cifar10: 2,560 images of 32×32×3; ResNet-8, batch 8, float32" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repeats=0"], "--repeats=0 must be at least 1"),
+        (["--name=svhn"], "--name=svhn: give the --path of its prepared directory"),
+        (["--path=/nowhere"], "data.path=/nowhere: no prepared data set there"),
+        (["--depth=9"], "config.model.depth=9 is not 6n+2"),
+        (["--repeat=1"], "did you mean '--repeats'?"),
+    ],
+)
+def test_a_mistake_in_the_data_bench_is_one_line(capsys, arguments, message):
+    assert cli.main(["bench", "data", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

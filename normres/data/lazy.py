@@ -124,7 +124,10 @@ def read_ahead(
     options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     iterator = iter(steps.to_iter_dataset(options))
     try:
-        yield from iterator
+        for found in iterator:
+            if isinstance(found, UserError):
+                raise found
+            yield found
     finally:
         iterator.close()
 
@@ -138,8 +141,12 @@ class _Wanted:
     def __len__(self) -> int:
         return self._stop - self._start
 
-    def __getitem__(self, number: int) -> np.ndarray:
-        return self._images[self._wanted(self._start + number)]
+    def __getitem__(self, number: int) -> np.ndarray | UserError:
+        # An error is handed over as a value, since Grain adds lines of its own to the message of one that it passes on.
+        try:
+            return self._images[self._wanted(self._start + number)]
+        except UserError as error:
+            return error
 
     def __repr__(self) -> str:
         return f"images {self._start} to {self._stop}"

@@ -1,0 +1,302 @@
+"""Streamed data: the same numbers as in memory, every example once on any number of hosts, and resuming."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from data_files import prepared_set
+from rich.console import Console
+
+from configs import base
+from normres import config as configs
+from normres import results
+from normres.data import batches, corruptions, lazy, load, preprocess, splits, stream
+from normres.errors import InterruptedRun, UserError
+from normres.launch import local
+from normres.programs import Programs
+
+SIZE = 8
+COUNT = {"train": 43, "test": 21}  # no multiple of any batch below
+
+
+def colors(count: int, seed: int) -> list[tuple[np.ndarray, int]]:
+    """Images with their own number in the first pixel, and labels that their brightness shows."""
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        label = int(random.integers(10))
+        image = (20 * label + random.integers(0, 50, (SIZE, SIZE, 3))).astype(np.uint8)
+        image[0, 0] = number
+        made.append((image, label))
+    return made
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = {split: colors(count, seed) for seed, (split, count) in enumerate(COUNT.items())}
+    return prepared_set(tmp_path_factory.mktemp("data"), "colors", made, ids=True, shards=3)
+
+
+@pytest.fixture(scope="module")
+def streamed(directory: Path) -> Any:
+    return load("colors", "tfds", str(directory), image_size=SIZE, stream="always")
+
+
+@pytest.fixture(scope="module")
+def whole(directory: Path) -> Any:
+    return load("colors", "tfds", str(directory), image_size=SIZE)
+
+
+def config(directory: Path | str = "d", **changes: Any) -> Any:
+    fields = {
+        "data.source": "tfds",
+        "data.name": "colors",
+        "data.path": str(directory),
+        "data.image_size": SIZE,
+        "model.depth": 8,
+        "model.width": 4,
+        "train.steps": 6,
+        "train.batch_size": 16,
+        "train.eval_batch_size": 16,
+        "train.log_every": 1,
+        "train.eval_every": 3,
+        "train.checkpoint_every": 4,
+        "optim.warmup_steps": 2,
+    }
+    return configs.apply(base.get_config("demo"), fields | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    for one, other in zip(leaves(ours), leaves(theirs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# ---- the images
+
+
+def test_images_on_disk_are_the_images_in_memory(streamed: Any, whole: Any) -> None:
+    assert isinstance(streamed.train_images, lazy.LazyImages)
+    assert streamed.train_images.shape == whole.train_images.shape == (43, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(whole.train_images[:, 0, 0, 0], np.arange(43))  # the official order
+    for wanted in (slice(5, 9), np.array([40, 3, 3, 17]), np.array([[1, 2], [2, 1]]), 7):
+        np.testing.assert_array_equal(streamed.train_images[wanted], whole.train_images[wanted])
+    np.testing.assert_array_equal(streamed.train_labels, whole.train_labels)
+    assert streamed.summary() == whole.summary() | {"streamed": True}
+    for kind in preprocess.KINDS:
+        ours, theirs = (preprocess.measure(data.train_images, kind) for data in (streamed, whole))
+        assert_equal(ours.arrays(), theirs.arrays())
+
+
+def test_chunks_hold_every_image_once_in_order(streamed: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "AT_ONCE", 8)
+    found = list(lazy.chunks(streamed.train_images))
+    assert [len(images) for images in found] == [8, 7, 7, 7, 7, 7]  # 43 in six, none more than eight
+    np.testing.assert_array_equal(np.concatenate(found), whole.train_images)
+
+
+def test_splits_take_without_decoding(streamed: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"validation": 9, "evaluate_on": "validation", "fraction": 0.5, "label_noise": 0.3}
+    with monkeypatch.context() as patch:
+        patch.setattr(lazy.LazyImages, "__getitem__", lambda *_: pytest.fail("an image was decoded"))
+        ours = splits.apply(streamed, **fields)
+    assert ours.why_streamed == "data.stream=always"
+    assert ours.summary() == splits.apply(whole, **fields).summary() | {"streamed": True}
+
+
+def test_a_record_that_cannot_be_read_is_one_line(directory: Path) -> None:
+    data = load("colors", "tfds", str(directory), image_size=SIZE, stream="always")
+    images = data.train_images
+    assert isinstance(images, lazy.LazyImages)
+
+    def broken(record: bytes) -> np.ndarray:
+        raise OSError("cannot identify image file")
+
+    images._decode = broken
+    with pytest.raises(UserError) as raised:
+        list(lazy.read_ahead(images, lambda number: np.arange(4), 0, 2))
+    assert str(raised.value) == f"{directory}/colors/1.2.0: an image cannot be read: cannot identify image file"
+
+
+def test_what_does_not_fit_is_streamed_and_said(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    # A quarter of 4,000 bytes is 1,000.
+    assert lazy.too_large(1000, memory=4000) == ""
+    assert lazy.too_large(30 * 10**9, memory=80 * 10**9) == (
+        "the images take 30.0 GB, more than 25% of a device's 80.0 GB"
+    )
+    assert 2**20 < lazy.device_memory() < 2**50
+    assert local.load_data(config(directory)).why_streamed == ""
+    monkeypatch.setattr(lazy, "device_memory", lambda: 64 * SIZE * SIZE * 3)
+    assert local.load_data(config(directory)).why_streamed
+    assert "streaming images from disk: the images take 0.0 GB, more than 25%" in capsys.readouterr().out
+    assert local.load_data(config(directory, data__stream="never")).why_streamed == ""
+
+
+# ---- hosts
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [8, 16])
+def test_every_example_is_read_once_an_epoch_by_one_shard(streamed: Any, shards: int, batch_size: int) -> None:
+    size, steps = len(streamed.train_labels), 11  # 43 examples: two epochs and more in 88, with batches across the end
+
+    def wanted(step: int) -> np.ndarray:
+        return batches.train_indices(3, step, batch_size, size)
+
+    held = [stream.rows(batch_size, shards, [shard]) for shard in range(shards)]
+    assert sorted(np.concatenate(held)) == list(range(batch_size))  # disjoint, and together the batch
+    read = [
+        np.stack(list(lazy.read_ahead(streamed.train_images, lambda step, own=own: wanted(step)[own], 0, steps)))
+        for own in held
+    ]
+    # In the order of the shards, they are the global batches in their order; the first pixel is the example's number.
+    numbers = np.concatenate(read, axis=1)[:, :, 0, 0, 0]
+    np.testing.assert_array_equal(numbers, [wanted(step) for step in range(steps)])
+    for epoch in range(steps * batch_size // size):
+        assert sorted(numbers.ravel()[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+def test_a_host_holds_the_rows_of_all_its_devices() -> None:
+    # 12 rows on 6 devices, two each; a host with the devices 1, 2 and 4.
+    assert stream.rows(12, 6, [1, 4, 2]).tolist() == [2, 3, 4, 5, 8, 9]
+    with pytest.raises(ValueError, match="8 cannot be cut into 3"):
+        stream.rows(8, 3, [0])
+
+
+def test_two_hosts_read_disjoint_shards_and_train_as_one(directory: Path, streamed: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, str(Path(__file__).with_name("one_host.py")), address, "2"]
+    hosts = [
+        subprocess.Popen([*command, str(n), str(directory)], stdout=subprocess.PIPE, env=environment, text=True)
+        for n in range(2)
+    ]
+    try:
+        first, second = (json.loads(host.communicate(timeout=120)[0].splitlines()[-1]) for host in hosts)
+    finally:
+        for host in hosts:
+            host.kill()
+    built = Programs(config(train__steps=3), streamed, "float32", jax.devices()[:4])
+    # Each reads its half of each batch of 16, as train_indices orders it, and nothing else.
+    wanted = [built._examples(step).tolist() for step in range(3)]
+    assert first.pop("read") == sorted(batch[:8] for batch in wanted)
+    assert second.pop("read") == sorted(batch[8:] for batch in wanted)
+    assert first == second
+    state = built.initial_state()
+    for step in range(3):
+        state, metrics = built.train(state, step)
+    np.testing.assert_allclose(first["metrics"], metrics, rtol=1e-4)
+    assert first["test"]["loss"] == pytest.approx(built.evaluate(state, "test")["loss"], rel=1e-4)
+
+
+# ---- training
+
+
+@pytest.mark.parametrize(
+    ("devices", "fields"),
+    [
+        (1, {"data__cutout": 3}),
+        (8, {"data__mixup": 1.0}),
+        (8, {"data__cutmix": 1.0, "train__parallel": "pmap", "data__preprocess": "channel_mean_std"}),
+    ],
+)
+def test_a_streamed_run_is_the_run_in_memory(streamed: Any, whole: Any, devices: int, fields: dict[str, Any]) -> None:
+    noise = lambda images, examples: corruptions.corrupt(  # noqa: E731
+        images, examples, "gaussian_noise", np.int32(5), np.uint32(0)
+    )
+
+    def run(data: Any) -> Any:
+        built = Programs(config(**fields), data, "float32", jax.devices()[:devices])
+        state, metrics = built.initial_state(), []
+        built.compile(state)
+        for step in range(4):  # 64 examples: into the second epoch
+            state, values = built.train(state, step)
+            metrics.append(values)
+        found = [built.evaluate(state, split, change=change) for split in COUNT for change in (None, noise)]
+        return state, metrics, found
+
+    ours, theirs = run(streamed), run(whole)
+    assert_equal(ours, theirs)
+    assert ours[2][0] != ours[2][1], "the corruption changed nothing: this test would show nothing"
+
+
+def test_going_on_at_a_step_is_never_having_stopped(streamed: Any) -> None:
+    straight = Programs(config(), streamed, "float32", jax.devices()[:1])
+    state = straight.initial_state()
+    for step in range(2):
+        state, _ = straight.train(state, step)
+    stopped = jax.tree.map(np.array, state)
+    for step in range(2, 5):
+        state, _ = straight.train(state, step)
+    resumed = Programs(config(), streamed, "float32", jax.devices()[:1])
+    again = jax.device_put(stopped, resumed.replicated)
+    for step in range(2, 5):
+        again, _ = resumed.train(again, step)
+    assert_equal(again, state)
+
+
+class After:
+    """Says stop from the `count`-th question on."""
+
+    def __init__(self, count: int):
+        self.left = count
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_stopped_run_goes_on_and_refuses_another_seed_or_batch(directory: Path, tmp_path: Path) -> None:
+    console, never = Console(quiet=True), threading.Event()
+
+    def run(name: str, stop: Any = never, **changes: Any) -> dict[str, Any]:
+        return local.run(config(directory, data__stream="always", **changes), tmp_path / name, stop, console, name)
+
+    straight = run("straight")
+    with pytest.raises(InterruptedRun, match="stopped at step 2 of 6"):
+        run("stopped", After(2))
+    with pytest.raises(UserError, match=r"holds another run: config\.seed is 0 there and 1 here"):
+        run("stopped", seed=1)
+    with pytest.raises(UserError, match=r"config\.train\.batch_size is 16 there and 8 here"):
+        run("stopped", train__batch_size=8)
+    resumed = run("stopped")
+    assert resumed["restarts"] == 1
+    assert resumed["data"]["streamed"]
+    assert resumed["final"] == straight["final"]
+    ours, theirs = (
+        [line for line in results.read_metrics(tmp_path / name) if line["split"] == "test"]
+        for name in ("stopped", "straight")
+    )
+    assert ours == theirs
+    # The same config in memory: the same numbers, and the record says which it was.
+    in_memory = local.run(config(directory, data__stream="never"), tmp_path / "memory", never, console, "memory")
+    assert (in_memory["final"], in_memory["data"]["streamed"]) == (straight["final"], False)
+
+
+def test_reading_ahead_leaves_no_thread_behind(streamed: Any) -> None:
+    def reading() -> int:
+        return sum(thread.name.startswith("grain") for thread in threading.enumerate())
+
+    ahead = lazy.read_ahead(streamed.train_images, lambda number: np.arange(4), 0, 50)
+    next(ahead)
+    assert reading()
+    ahead.close()
+    deadline = time.monotonic() + 10  # they end at their next image
+    while reading() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not reading()
