@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,9 +23,17 @@ EXAMPLES = 4096  # training images of a set that the steps see; the reading is o
 TARGET = 0.02  # of a step that its input may take
 
 NOTE = """\
-time      of a batch, the shortest of {repeats} samples of {steps} in a row: other work on the machine only adds
-share     of the training step with the data on the device
+ms            of a batch, the shortest of {repeats} samples of {steps} in a row: other work on the machine only adds
+processor ms  the same of this process on all cores, which other work changes less
+share         of the training step with the data on the device
 {cores} cores, {threads} threads read ahead, {device}"""
+
+
+class Times(NamedTuple):
+    """Seconds of a batch: by the clock, and of the processor."""
+
+    wall: float
+    cpu: float
 
 
 def embedded(directory: Path) -> Path:
@@ -50,16 +58,6 @@ def parts(dataset: Dataset, count: int = EXAMPLES) -> tuple[Dataset, Dataset]:
     return streamed, in_memory
 
 
-def reading(images: lazy.Images, batch_size: int, steps: int) -> float:
-    """Returns the seconds a batch of random images takes to read and decode, `steps` of them in a row."""
-    assert isinstance(images, lazy.LazyImages)
-    order = np.random.default_rng(1).integers(0, len(images), (steps, batch_size))
-    started = time.perf_counter()
-    for _ in lazy.read_ahead(images, order.__getitem__, 0, steps):
-        pass
-    return (time.perf_counter() - started) / steps
-
-
 class Stepping:
     """Goes on training from sample to sample."""
 
@@ -68,86 +66,86 @@ class Stepping:
         self.state = self.programs.initial_state()
         self.programs.compile(self.state)
         self.step = 0
-        self(1)
 
-    def __call__(self, steps: int) -> float:
-        """Returns the seconds of a step, of `steps` in a row."""
-        started, metrics = time.perf_counter(), None
+    def __call__(self, steps: int) -> None:
+        """Does `steps` more and waits for them."""
+        metrics = None
         for _ in range(steps):
             self.state, metrics = self.programs.train(self.state, self.step)
             self.step += 1
         jax.block_until_ready(metrics)
-        return (time.perf_counter() - started) / steps
 
 
-def repeated(function: Callable[[int], Any], steps: int) -> float:
-    """Returns the seconds of function(number), of `steps` in a row, each waited for."""
-    started = time.perf_counter()
-    for number in range(steps):
-        jax.block_until_ready(function(number))
-    return (time.perf_counter() - started) / steps
-
-
-def measure(config: ConfigDict, dataset: Dataset, dtype: str, steps: int, repeats: int) -> dict[str, float]:
-    """Returns the seconds of a batch by what is done; all are sampled in turns, the shortest sample counts."""
+def works(config: ConfigDict, dataset: Dataset, dtype: str) -> dict[str, Callable[[int], Any]]:
+    """Returns what is timed by its name: f(steps) does it for so many batches in a row."""
     streamed, in_memory = parts(dataset)
-    plain = configs.apply(config, {"data.augmentation": "none"})
     augmented = Stepping(config, in_memory, dtype)
     programs = augmented.programs
     making = jax.jit(partial(augment.training_batch, config))
-    indices, number = programs._indices(0), jax.numpy.int32(0)
-    jax.block_until_ready(making(number, programs.data["train"], indices))
-    samples: dict[str, Callable[[], float]] = {
-        "read and decode": lambda: reading(dataset.train_images, config.train.batch_size, steps),
-        "choose and place the indices": lambda: repeated(programs._indices, steps),
-        "preprocess and augment, alone": lambda: repeated(
-            lambda _: making(number, programs.data["train"], indices)[0], steps
+    arguments = (jax.numpy.int32(0), programs.data["train"], programs._indices(0))
+
+    def reading(steps: int) -> None:
+        images, batch_size = dataset.train_images, config.train.batch_size
+        assert isinstance(images, lazy.LazyImages)
+        order = np.random.default_rng(1).integers(0, len(images), (steps, batch_size))
+        for _ in lazy.read_ahead(images, order.__getitem__, 0, steps):
+            pass
+
+    return {
+        "read and decode": reading,
+        "choose and place the indices": lambda steps: jax.block_until_ready([*map(programs._indices, range(steps))]),
+        "preprocess and augment, alone": lambda steps: [
+            jax.block_until_ready(making(*arguments)[0]) for _ in range(steps)
+        ],
+        "training step": augmented,
+        "training step without augmentation": Stepping(
+            configs.apply(config, {"data.augmentation": "none"}), in_memory, dtype
         ),
-        "training step": partial(augmented, steps),
-        "training step without augmentation": partial(Stepping(plain, in_memory, dtype), steps),
-        "training step, streamed": partial(Stepping(config, streamed, dtype), steps),
+        "training step, streamed": Stepping(config, streamed, dtype),
     }
-    reading(dataset.train_images, config.train.batch_size, 1)  # the first opens the files
-    found: dict[str, float] = dict.fromkeys(samples, float("inf"))
+
+
+def measure(timed: dict[str, Callable[[int], Any]], steps: int, repeats: int) -> dict[str, Times]:
+    """Returns the seconds of a batch by name; all are sampled in turns, the shortest sample counts."""
+    for work in timed.values():
+        work(1)
+    found = {name: Times(float("inf"), float("inf")) for name in timed}
     for _ in range(repeats):
-        for name, sample in samples.items():
-            found[name] = min(found[name], sample())
+        for name, work in timed.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            work(steps)
+            wall, cpu = (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
+            found[name] = Times(min(found[name].wall, wall), min(found[name].cpu, cpu))
     return found
 
 
 def run(
     config: ConfigDict, path: str, dtype: str, steps: int, repeats: int, json_file: Path | None
-) -> dict[str, float]:
+) -> dict[str, Times]:
     """Prints what a batch's input costs beside the step, and returns the seconds by what is done."""
     with tempfile.TemporaryDirectory() as made:
         directory = path or str(embedded(Path(made)))
         chosen = config.data
         dataset = load(chosen.name, "tfds", directory, image_size=chosen.image_size, stream="always")
-        found = measure(config, dataset, dtype, steps, repeats)
+        found = measure(works(config, dataset, dtype), steps, repeats)
     batch, step = config.train.batch_size, found["training step"]
     rows = [
-        (name, f"{seconds * 1e3:,.2f}", f"{batch / seconds:,.0f}", f"{seconds / step:.1%}")
-        for name, seconds in found.items()
+        (name, f"{of.wall * 1e3:,.2f}", f"{of.cpu * 1e3:,.2f}", f"{batch / of.wall:,.0f}", f"{of.wall / step.wall:.1%}")
+        for name, of in found.items()
     ]
-    size = "×".join(map(str, dataset.train_images.shape[1:]))
+    shape = list(dataset.train_images.shape)
     network = f"ResNet-{config.model.depth}, batch {batch}, {dtype}"
-    print(f"{chosen.name}: {len(dataset.train_labels):,} images of {size}; {network}")
-    print(text.table(("", "ms", "images/s", "share"), rows))
-    share = (found["choose and place the indices"] + found["preprocess and augment, alone"]) / step
+    print(f"{chosen.name}: {shape[0]:,} images of {'×'.join(map(str, shape[1:]))}; {network}")
+    print(text.table(("", "ms", "processor ms", "images/s", "share"), rows))
+    share = (found["choose and place the indices"].wall + found["preprocess and augment, alone"].wall) / step.wall
     print(f"input share of the step, data on the device: {share:.1%} (target: {TARGET:.0%})")
-    slower = found["training step, streamed"] / step - 1
-    print(f"a streamed step takes {abs(slower):.1%} {'more' if slower > 0 else 'less'} than one in memory")
     provenance = results.provenance()
     device = f"{provenance['host']['cpu']} ({jax.devices()[0].device_kind})"
     cores = provenance["host"]["cpu_count"]
     print(NOTE.format(repeats=repeats, steps=steps, cores=cores, threads=lazy.THREADS, device=device))
     if json_file:
-        settings = {
-            "batch": batch,
-            "depth": config.model.depth,
-            "dtype": dtype,
-            "images": list(dataset.train_images.shape),
-        }
-        content = {"seconds": found, "input_share": share, "settings": settings, "provenance": provenance}
+        settings = {"batch": batch, "depth": config.model.depth, "dtype": dtype, "images": shape}
+        seconds = {name: of._asdict() for name, of in found.items()}
+        content = {"seconds": seconds, "input_share": share, "settings": settings, "provenance": provenance}
         json_file.write_text(json.dumps(content, indent=1))
     return found
