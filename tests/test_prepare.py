@@ -1,7 +1,6 @@
 """Preparing, fetching, verifying and showing data, on small files made here; nothing reaches the network."""
 
 import http.server
-import json
 import shutil
 import socket
 import threading

@@ -56,6 +56,7 @@ def _official(source: str) -> Callable[[Path, set[str]], bool]:
 def _load_auto(wanted: Wanted) -> Dataset:
     """Returns what lies at the path, read by the first source that knows it; without a path, the embedded images."""
     if not wanted.path:
+        check(wanted.name, "embedded", "", wanted.image_size, wanted.stream)
         return SOURCES["embedded"].load(wanted)
     choices = "; ".join(f"{name}: {row.path}" for name, row in SOURCES.items() if row.path)
     place = official.find(wanted.path, "leave it empty for the embedded images")
