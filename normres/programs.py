@@ -80,6 +80,12 @@ def _shape_of(config: ConfigDict) -> FrozenConfigDict:
     return FrozenConfigDict(copy)
 
 
+def _train_examples(config: ConfigDict, size: int, step: int) -> np.ndarray:
+    """Returns which of `size` examples make the batch of a step, (B,), or (B, 2) with partners."""
+    found = batches.train_indices(stream_seed(config, "order"), step, config.train.batch_size, size)
+    return batches.with_partners(found) if augment.mixes(config) else found
+
+
 class Programs:
     """The compiled steps of one run on this process's devices, and its data on them."""
 
@@ -103,6 +109,8 @@ class Programs:
         }
         # How the parts of `data` lie on the devices.
         specs = dict.fromkeys((*whole["train"], *self.preprocess.arrays()), P())
+        # No method of self: the stream would then hold what holds it, and outlive it with its threads.
+        self._examples = partial(_train_examples, config, self.sizes["train"])
         self.stream = None
         if dataset.why_streamed:
             self.stream = Stream(dataset, self.sharded, self._examples, config.train.steps)
@@ -129,12 +137,6 @@ class Programs:
             self._steps.compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
         return self._steps.compiled
-
-    def _examples(self, step: int) -> np.ndarray:
-        """Returns which examples make the batch of a step, (B,), or (B, 2) with partners."""
-        config = self.config
-        found = batches.train_indices(stream_seed(config, "order"), step, config.train.batch_size, self.sizes["train"])
-        return batches.with_partners(found) if augment.mixes(config) else found
 
     def _indices(self, step: int) -> jax.Array:
         return jax.device_put(self._examples(step), self.sharded)

@@ -34,6 +34,10 @@ def rows(batch_size: int, shards: int, held: Sequence[int]) -> np.ndarray:
     return np.arange(batch_size).reshape(shards, -1)[sorted(held)].ravel()
 
 
+def _rows_of(indices: np.ndarray, shards: int, held: Sequence[int]) -> np.ndarray:
+    return indices[rows(len(indices), shards, held)]
+
+
 def held_here(sharding: NamedSharding) -> list[int]:
     """Returns which shards of the mesh, a line of devices, are on this process's devices."""
     here = jax.process_index()
@@ -74,12 +78,14 @@ class Stream:
             yield self._place(split, changed, indices)
 
     def _mine(self, indices: np.ndarray) -> np.ndarray:
-        return indices[rows(len(indices), self._shards, self._held)]
+        return _rows_of(indices, self._shards, self._held)
 
     def _read(self, split: str, wanted: Callable[[int], np.ndarray], start: int, stop: int) -> Iterator[np.ndarray]:
         images = self._splits[split][0]
         assert isinstance(images, LazyImages)
-        return read_ahead(images, lambda number: self._mine(wanted(number)), start, stop)
+        # Without self: what is read ahead ends with the stream that holds it, not at some later garbage collection.
+        shards, held = self._shards, self._held
+        return read_ahead(images, lambda number: _rows_of(wanted(number), shards, held), start, stop)
 
     def _place(self, split: str, images: np.ndarray, indices: np.ndarray) -> Batch:
         """Puts this process's rows of a batch on its devices, where they are a part of the global batch."""
