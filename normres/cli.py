@@ -226,5 +226,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def run_command() -> int:
+    """Runs the command line as a process of its own, with the settings that only a new process takes."""
+    machine.restart_with_huge_pages()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command())

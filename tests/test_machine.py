@@ -63,6 +63,23 @@ def test_fast_bfloat16_is_read_from_the_processors_features(monkeypatch, flags, 
     assert machine.resolve_dtype("float32") == "float32"
 
 
+@pytest.mark.parametrize(
+    ("given", "offered", "restarts"),
+    [({}, "always [madvise] never", 1), ({}, "always madvise [never]", 0), ({"GLIBC_TUNABLES": "own"}, "[always]", 0)],
+)
+def test_a_command_starts_anew_on_huge_pages_once(monkeypatch, tmp_path, given, offered, restarts):
+    started = []
+    monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
+    machine.HUGE_PAGES.write_text(offered)
+    monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(machine.os, "execv", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(machine.os, "environ", {**given, "XLA_FLAGS": f"--other=1 {machine.ONEDNN_FLAGS[0]}"})
+    machine.restart_with_huge_pages()
+    machine.restart_with_huge_pages()
+    assert started == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])] * restarts
+    assert machine.environment_as_given() == {**given, "XLA_FLAGS": "--other=1"}
+
+
 def test_importing_the_command_line_leaves_jax_alone():
     code = "import sys, normres.cli; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
