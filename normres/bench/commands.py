@@ -1,9 +1,11 @@
 """The command line of the benchmarks.  jax is imported inside the commands, after machine.prepare has set its flags."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
+from normres.bench.options import chosen, has_folder, integers
+from normres.bench.step import commands as of_step
 from normres.errors import UserError, nearest
 from normres.launch import machine
 
@@ -94,15 +96,17 @@ def add_commands(add: Add) -> None:
     data.set_defaults(bench=_data, options=(*read, "--json", "--help"))
     for command in (numerics, norms, compile_, data):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file too")
+        command.set_defaults(prepares=True)
+    of_step.add_command(add)
 
 
 def run(options: argparse.Namespace, left: list[str]) -> int:
     """Runs a sub-command; `left` are arguments that none of its options took."""
     if left:
         raise UserError(f"{left[0]!r} is no argument here; {nearest(left[0].partition('=')[0], options.options)}")
-    if options.json and not options.json.parent.is_dir():
-        raise UserError(f"--json={options.json}: there is no directory {options.json.parent}")
-    machine.prepare()
+    has_folder("--json", options.json)
+    if options.prepares:
+        machine.prepare()
     status: int = options.bench(options)
     return status
 
@@ -110,8 +114,8 @@ def run(options: argparse.Namespace, left: list[str]) -> int:
 def _numerics(options: argparse.Namespace) -> int:
     from normres.bench import numerics
 
-    names = _chosen("--norms", options.norms, numerics.NORMS)
-    numerics.run(names, _chosen("--dtypes", options.dtypes, numerics.DTYPES), options.torch, options.json)
+    names = chosen("--norms", options.norms, numerics.NORMS)
+    numerics.run(names, chosen("--dtypes", options.dtypes, numerics.DTYPES), options.torch, options.json)
     return 0
 
 
@@ -126,8 +130,8 @@ def _norms(options: argparse.Namespace) -> int:
 
     if options.repeats < MINIMUM_REPEATS:
         raise UserError(f"--repeats={options.repeats}: a median takes {MINIMUM_REPEATS} and more")
-    names = _chosen("--norms", options.norms, norms.NORMS)
-    (dtype,) = _chosen("--dtype", options.dtype, numerics.DTYPES)
+    names = chosen("--norms", options.norms, norms.NORMS)
+    (dtype,) = chosen("--dtype", options.dtype, numerics.DTYPES)
     shapes = _shapes(options.shapes) if options.shapes else norms.SHAPES
     norms.run(names, shapes, dtype, options.repeats, options.json)
     return 0
@@ -145,14 +149,11 @@ def _compile(options: argparse.Namespace) -> int:
         "train.eval_batch_size": options.batch,
         "train.dtype": options.dtype,
     }
-    try:
-        depths = [int(depth) for depth in options.depths.split(",")]
-    except ValueError:
-        raise UserError(f"--depths={options.depths}: write integers and commas, such as 20,110") from None
+    depths = integers("--depths", options.depths)
     rows = {}
     for name, table in (("orders", variants.ORDERS), ("shortcuts", variants.SHORTCUTS)):
         given = getattr(options, name)
-        rows[name] = tuple(table) if given == "all" else _chosen(f"--{name}", given, table)
+        rows[name] = tuple(table) if given == "all" else chosen(f"--{name}", given, table)
     of_compile.run(
         config.apply(base.get_config(), overrides),
         depths,
@@ -191,16 +192,6 @@ def _data(options: argparse.Namespace) -> int:
     dtype = machine.resolve_dtype(options.dtype)
     data.run(chosen, options.path, dtype, options.steps, options.repeats, options.json)
     return 0
-
-
-def _chosen(option: str, given: str | None, choices: Iterable[str]) -> tuple[str, ...]:
-    """Returns the names in a list with commas; all choices if there is none."""
-    choices = tuple(choices)
-    names = choices if given is None else tuple(given.split(","))
-    for name in names:
-        if name not in choices:
-            raise UserError(f"{option}={given}: {name!r} does not exist; {nearest(name, choices)}")
-    return names
 
 
 def _shapes(given: str) -> tuple[tuple[int, ...], ...]:

@@ -1,0 +1,64 @@
+"""normres as a contender: the very programs of a training run, dispatched as fit.fit does."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from normres import torch_networks
+from normres.bench.step.cells import Cell
+from normres.data import Dataset
+from normres.programs import Programs
+from normres.train import TrainState
+
+
+class Normres:
+    """See serve.Timed."""
+
+    version = jax.__version__
+
+    def build(self, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
+        """Makes the programs of a run whose data set is the batch."""
+        cell = Cell(**{field.name: spec[field.name] for field in fields(Cell)})
+        names = tuple(map(str, range(spec["classes"])))
+        data = Dataset("cifar10", "random", images, labels, images, labels, names)
+        self.programs = Programs(cell.config(), data, cell.dtype, jax.devices()[:1])
+        variables = torch_networks.network_from_torch(weights, self.programs.model)
+        state = self.programs.initial_state()
+        placed = jax.device_put(
+            (variables["params"], variables.get("batch_stats", {})), self.programs.replicated, may_alias=False
+        )
+        self.state: TrainState = replace(state, params=placed[0], batch_stats=placed[1])
+        self.steps = 0
+
+    def compile(self) -> None:
+        """Traces and compiles the step."""
+        self.programs.compile(self.state)
+
+    def step(self) -> jax.Array:
+        """Dispatches a step and returns its metrics."""
+        self.state, metrics = self.programs.train(self.state, self.steps)
+        self.steps += 1
+        return metrics
+
+    def wait(self, metrics: jax.Array) -> float:
+        """Returns the loss when all is computed."""
+        jax.block_until_ready((self.state, metrics))
+        return float(metrics[0])
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Returns parameters and statistics in PyTorch's names."""
+        variables = jax.device_get({"params": self.state.params, "batch_stats": self.state.batch_stats})
+        return torch_networks.network_to_torch(variables, self.programs.model)
+
+    def device_bytes(self) -> int | None:
+        """Returns the accelerator's peak."""
+        return device_bytes()
+
+
+def device_bytes() -> int | None:
+    """Returns the most memory that JAX held on its first device, None on a CPU."""
+    if jax.default_backend() == "cpu":
+        return None
+    return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))

@@ -1,0 +1,147 @@
+"""PyTorch as a contender, in a process and perhaps a Python of its own; imports nothing of normres.
+
+    python torch_worker.py (eager | compiled) (cpu | cuda)
+
+The ResNet and its training step as users of PyTorch write them, with what it is fastest with: channels last, autocast,
+denormal numbers flushed to zero (without, a step can take ten times as long), and as many threads as there are cores.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch  # type: ignore[import-not-found]
+import torch.nn.functional as F  # type: ignore[import-not-found]
+from torch import nn
+
+# By path, because an import would make the other modules of its folder importable too.
+_shared = runpy.run_path(str(Path(__file__).with_name("serve.py")))
+
+
+def norm(spec: dict[str, Any]) -> Callable[[int], Any]:
+    """Returns the constructor of the spec's norm, which takes the channels."""
+    eps = spec["epsilon"]
+    norms: dict[str, Callable[[int], Any]] = {
+        # PyTorch's momentum is the share of the new value.
+        "batch": partial(nn.BatchNorm2d, eps=eps, momentum=1 - spec["kept"]),
+        "group": lambda channels: nn.GroupNorm(spec["groups"], channels, eps=eps),
+        "layer": lambda channels: nn.GroupNorm(1, channels, eps=eps),
+        "instance": partial(nn.InstanceNorm2d, eps=eps, affine=True),
+    }
+    return norms[spec["norm"]]
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut without parameters."""
+
+    def __init__(self, norm: Callable[[int], Any], inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = norm(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.stride, self.new = stride, outputs - inputs
+
+    def forward(self, x: Any) -> Any:
+        """Returns the block's output."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.new:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new))
+        y += x
+        return self.relu(y)
+
+
+class Network(nn.Module):
+    """The CIFAR ResNet."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__()
+        make = norm(spec)
+        width = spec["width"]
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = make(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.stages = []
+        for stage, count in enumerate(spec["blocks"]):
+            outputs = width * 2**stage
+            blocks = [Block(make, outputs // 2 if stage else width, outputs, 2 if stage else 1)]
+            blocks += [Block(make, outputs, outputs, 1) for _ in range(count - 1)]
+            self.stages.append(f"layer{stage + 1}")
+            self.add_module(self.stages[-1], nn.Sequential(*blocks))
+        self.fc = nn.Linear(outputs, spec["classes"])
+
+    def forward(self, x: Any) -> Any:
+        """Returns logits."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+class PyTorch:
+    """See serve.Timed.  Unlike normres it gets its batch ready-made, in float32."""
+
+    version = torch.__version__
+
+    def __init__(self, compiled: bool, device: str) -> None:
+        self.compiled, self.device = compiled, device
+
+    def build(self, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
+        """Makes the network, with these weights, and the optimizer."""
+        network = Network(spec)
+        network.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.call = torch.compile(self.network) if self.compiled else self.network
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), spec["learning_rate"], spec["momentum"], weight_decay=spec["weight_decay"]
+        )
+        x = torch.from_numpy(np.float32(images) / np.float32(255)).permute(0, 3, 1, 2)
+        self.images = x.to(self.device, memory_format=torch.channels_last)
+        self.labels = torch.from_numpy(labels.astype(np.int64)).to(self.device)
+        self.narrow = spec["dtype"] == "bfloat16"
+
+    def compile(self) -> None:
+        """Nothing: PyTorch compiles in the first step."""
+
+    def step(self) -> Any:
+        """Makes a step and returns its loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.narrow):
+            loss = F.cross_entropy(self.call(self.images), self.labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def wait(self, loss: Any) -> float:
+        """Returns the loss when all is computed."""
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return float(loss)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Returns parameters and statistics."""
+        return {name: tensor.cpu().contiguous().numpy() for name, tensor in self.network.state_dict().items()}
+
+    def device_bytes(self) -> int | None:
+        """Returns the accelerator's peak, None on a CPU."""
+        return None if self.device == "cpu" else torch.cuda.max_memory_allocated()
+
+
+def main(kind: str, device: str) -> None:
+    """Serves until the input ends."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    _shared["serve"](_shared["Timed"](PyTorch(kind == "compiled", device)).handlers())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,155 @@
+"""The parent's side of the pipe: who runs in which process, under which environment."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import normres
+
+SCRIPT = Path(__file__).with_name("torch_worker.py")
+START_SECONDS = 120  # to import everything
+ENDING_SECONDS = 5  # to go after its input has ended
+
+
+class WorkerFailed(Exception):
+    """A worker refused, died or took too long; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How a contender is started.
+
+    Attributes:
+      title: for people.
+      command: the arguments of its process.
+      environment: what is added to this process's environment.
+    """
+
+    title: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def contenders(python_of_torch: str | None, platform: str) -> dict[str, Contender]:
+    """Returns every contender by its name, those of PyTorch only where there is a Python for it.
+
+    Args:
+      python_of_torch: a Python that imports torch.
+      platform: JAX's name of what the contenders run on; PyTorch is given a GPU if JAX has one.
+    """
+    # The workers import this very code, wherever the command was started.
+    root = str(Path(normres.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    ours = {"PYTHONPATH": path}
+    module = (sys.executable, "-m", "normres.bench.step.jax_worker")
+    found = {
+        "normres": Contender("normres", (*module, "normres"), ours),
+        "flax": Contender("Flax", (*module, "flax"), ours),
+        "ceilings": Contender("ceilings", (*module, "ceilings"), ours),
+    }
+    if python_of_torch:
+        # -P: the script's own folder has modules that would hide PyTorch's imports.
+        script = (python_of_torch, "-P", str(SCRIPT))
+        device = "cuda" if platform in ("gpu", "cuda") else "cpu"
+        found["torch"] = Contender("PyTorch", (*script, "eager", device), {})
+        found["torch-compile"] = Contender("PyTorch, compiled", (*script, "compiled", device), {})
+    return found
+
+
+class Worker:
+    """A running process that answers requests; see serve.serve."""
+
+    def __init__(self, contender: Contender, folder: Path):
+        self.contender = contender
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        # What torch.compile keeps between processes would hide how long it takes.
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+        self.process = subprocess.Popen(
+            contender.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env={**os.environ, **caches, **contender.environment},
+            bufsize=0,
+            start_new_session=True,  # so that its own children, such as compilers, can be ended with it
+        )
+
+    def ask(self, call: str, seconds: float, **arguments: Any) -> dict[str, Any]:
+        """Sends a request and returns the answer.
+
+        Raises:
+          WorkerFailed: there is none within `seconds`, or it is an error.
+        """
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps({"call": call, **arguments}).encode() + b"\n")
+        except BrokenPipeError:
+            raise WorkerFailed(self._last_words()) from None
+        line = self._line(time.monotonic() + seconds)
+        if line is None:
+            raise WorkerFailed(f"{call} did not end within {seconds:.0f} s")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise WorkerFailed(answer["error"])
+        return answer
+
+    def _line(self, deadline: float) -> bytes | None:
+        """Returns the next line of the worker's output, None if it is not there in time."""
+        assert self.process.stdout is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not readable:
+                return None
+            part = self.process.stdout.read(1 << 16)
+            if not part:
+                raise WorkerFailed(self._last_words())
+            line += part
+        return line
+
+    def _last_words(self) -> str:
+        """Returns the last line that a worker which has ended wrote to its standard error."""
+        status = self.process.wait()
+        self.errors.seek(0)
+        lines = [line for line in self.errors.read().decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1].strip() if lines else f"ended with status {status}"
+
+    def close(self) -> None:
+        """Ends the process and its children; a second call does nothing."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        if self.process.stdin.closed:
+            return
+        self.process.stdin.close()
+        try:
+            self.process.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
+
+
+@contextmanager
+def started(contender: Contender, folder: Path) -> Iterator[Worker]:
+    """Starts a worker, which ends with the block; a program that is not there is a WorkerFailed."""
+    try:
+        worker = Worker(contender, folder)
+    except OSError as error:
+        raise WorkerFailed(f"{contender.command[0]}: {error.strerror or error}") from None
+    try:
+        yield worker
+    finally:
+        worker.close()
