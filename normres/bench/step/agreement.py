@@ -100,8 +100,8 @@ def difference(before: StateDict, one: Outcome, other: Outcome) -> tuple[Differe
     where: dict[str, str] = {}
 
     def note(kind: str, value: float, name: str) -> None:
-        # What is no number is worse than any.
-        if not float(value) <= worst[kind]:
+        # What is no number is worse than any, and stays.
+        if not (math.isnan(worst[kind]) or value <= worst[kind]):
             worst[kind], where[kind] = float(value), name
 
     products = np.zeros(3)

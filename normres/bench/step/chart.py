@@ -35,7 +35,7 @@ def draw(document: dict[str, Any]) -> Figure:
         for axes, dtype in zip(panels, dtypes, strict=True):
             own = [cell for cell in cells if cell["dtype"] == dtype]
             _panel(axes, own, present, reference)
-            axes.set_title(dtype, loc="left")
+            axes.set_title(f"{dtype} (on the bars: milliseconds)", loc="left")
             axes.set_ylabel(f"time of a step\n({titles[reference]} = 1)")
         handles = [
             Patch(facecolor=BARS[name][0], hatch=BARS[name][1], edgecolor="white", linewidth=0, label=titles[name])

@@ -12,6 +12,7 @@ from normres.bench.text import NOTHING, table
 from normres.errors import UserError
 from normres.report.tables import Table, markdown
 
+BUSY = 0.1  # a share of the processors' time that other programs may use without being spoken of
 BEGIN, END = "<!-- begin step -->", "<!-- end step -->"
 
 HEADER = """\
@@ -22,7 +23,7 @@ running statistics of the step are compared.  Then all are timed in turns.
                  have theirs ready-made in float32
   Flax           stock flax.linen and optax, blocks unrolled, under the flags of your environment
   PyTorch        channels last, autocast for bfloat16, denormal numbers flushed; compiled: torch.compile
-  step           median of {repeats} samples of {seconds:g} s (a step at least) after a warm-up (lower to upper quartile)
+  step           median of {repeats} samples of {seconds:g} s (or one step) after warming up (lower to upper quartile)
   normres / it   time of normres over this one's, pair by pair: median (quartiles); below 1 normres is faster
   mult-adds/s    of convolutions and classifier, three times the forward ones: 10^9 multiply-adds per second
   of matmul      that, as a share of what one big matrix product in the same dtype reached in the same minutes
@@ -147,6 +148,8 @@ def text(cell: dict[str, Any]) -> str:
         f"{ceilings['bytes_per_second'] / 1e9:.1f} GB/s; gradients agree, cosine at least 1 - {worst:.1g}",
         table(("contender", *COLUMNS), [[row.title, *_cells_of(row)] for row in rows(cell)]),
     ]
+    if cell["busy"] > BUSY:
+        lines.append(f"other programs used {cell['busy']:.0%} of the processors before this: the times are too long")
     lines += [f"{name} does not work here: {reason}" for name, reason in cell["left_out"].items()]
     return "\n".join(lines)
 
@@ -166,6 +169,9 @@ def markdown_table(document: dict[str, Any]) -> str:
         f"measured on {provenance['started'][:10]} at commit {(provenance['commit'] or 'unknown')[:12]}{changed}. "
         f"Medians of {conditions['repeats']} samples (lower to upper quartile)."
     )
+    busy = max(cell["busy"] for cell in document["cells"])
+    if busy > BUSY:
+        caption += f" Other programs used up to {busy:.0%} of the processors, so the times are too long."
     left_out = dict.fromkeys(
         f"{name} does not work here at {title(cell)}: {reason}."
         for cell in document["cells"]

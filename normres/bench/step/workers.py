@@ -71,18 +71,19 @@ class Worker:
 
     def __init__(self, contender: Contender, folder: Path):
         self.contender = contender
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         # What torch.compile keeps between processes would hide how long it takes.
         caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
-        self.process = subprocess.Popen(
-            contender.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env={**os.environ, **caches, **contender.environment},
-            bufsize=0,
-            start_new_session=True,  # so that its own children, such as compilers, can be ended with it
-        )
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as errors:
+            self.errors = Path(errors.name)
+            self.process = subprocess.Popen(
+                contender.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **caches, **contender.environment},
+                bufsize=0,
+                start_new_session=True,  # so that its own children, such as compilers, can be ended with it
+            )
 
     def ask(self, call: str, seconds: float, **arguments: Any) -> dict[str, Any]:
         """Sends a request and returns the answer.
@@ -120,8 +121,7 @@ class Worker:
     def _last_words(self) -> str:
         """Returns the last line that a worker which has ended wrote to its standard error."""
         status = self.process.wait()
-        self.errors.seek(0)
-        lines = [line for line in self.errors.read().decode(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in self.errors.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1].strip() if lines else f"ended with status {status}"
 
     def close(self) -> None:
@@ -139,7 +139,6 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process.stdout.close()
-        self.errors.close()
 
 
 @contextmanager
