@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from normres import cli
-from normres.bench.step import agreement, cells, measure, run, serve, table, workers
+from normres.bench.step import agreement, cells, load, measure, run, serve, table, workers
 from normres.bench.step.flax_network import Flax
 from normres.bench.step.own import Normres
 from normres.errors import UserError
@@ -212,11 +212,13 @@ def test_who_fails_is_left_out_unless_nothing_goes_without(tmp_path):
         assert not field.workers
 
 
-def test_other_programs_are_noticed(monkeypatch):
-    # Of 200 ticks between the two readings 50 are idle.
-    readings = iter([(100, 1000), (150, 1200)])
-    monkeypatch.setattr(measure, "_ticks", lambda: next(readings))
-    assert measure.share_of_others(0) == 0.75
+def test_other_programs_are_noticed():
+    # Of 200 ticks 150 were at work, 50 of them ours.
+    before, after = load.Reading(1000, 600, 30), load.Reading(1200, 750, 80)
+    assert load.share_of_others(before, after) == 0.5
+    assert load.share_of_others(before, before) == 0
+    found = load.read([2**22 + 1])  # there is no such process
+    assert 0 < found.own <= found.busy <= found.total
 
 
 def test_samples_are_taken_in_turns(monkeypatch):
@@ -248,7 +250,7 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from normres.bench.step import workers\n"
         f"contender = workers.Contender('Fake', (sys.executable, '-c', {worker!r}), {{}})\n"
-        "worker = workers.Worker(contender, Path('.'))\n"
+        f"worker = workers.Worker(contender, Path({str(tmp_path)!r}))\n"
         "print(worker.process.pid, flush=True); worker.ask('start', 60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
@@ -273,7 +275,7 @@ HAND_MADE = {
     "width": 16,
     "multiply_adds": 8 * 10**9,
     "bytes": 6 * 10**9,
-    "busy": 0.5,
+    "used_by_others": 0.5,
     "ceilings": {"multiply_adds_per_second": 8e9, "bytes_per_second": 4e9},
     "contenders": {
         "normres": {
@@ -304,7 +306,7 @@ def test_the_numbers_of_the_table_by_hand():
     assert flax.compile_seconds == 0
     lines = table.text(HAND_MADE).splitlines()
     assert lines[-1] == "PyTorch, compiled does not work here: no compiler"
-    assert lines[-2] == "other programs used 50% of the processors before this: the times are too long"
+    assert lines[-2] == "other programs used 50% of the processors meanwhile: the times are too long"
     assert " ".join(lines[-3].split()) == "Flax 4,000 (4,000–6,000) 0.50 (0.50–0.50) 25 2 25.0% 37.5% 0.0 5,000 4,000"
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from normres.bench.norms import COPY_BYTES
-from normres.bench.step import agreement, workers
+from normres.bench.step import agreement, load, workers
 from normres.bench.step.cells import Cell, arrays, work
 from normres.bench.step.workers import Contender, Worker, WorkerFailed
 from normres.errors import UserError
@@ -81,7 +81,6 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> di
     Raises:
       UserError: two contenders do not compute the same, or normres does not run.
     """
-    busy = share_of_others()
     given, cost = arrays(cell), work(cell)
     before = {name.removeprefix("weights/"): array for name, array in given.items() if name.startswith("weights/")}
     with ExitStack() as stack:
@@ -106,7 +105,10 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> di
                     state_dict = {key: arrays_after[key] for key in arrays_after.files}
                 outcomes[field.contenders[name].title] = agreement.Outcome(tuple(answer["losses"]), state_dict)
         differences = agreement.check(cell.dtype, before, outcomes)
+        processes = [worker.process.pid for worker in field.workers.values()]
+        began = load.read(processes)
         samples = _samples(field, sizes)
+        others = load.share_of_others(began, load.read(processes))
         for name in list(field.workers):
             if name != CEILINGS:
                 found[name] |= field.ask(name, "memory", workers.START_SECONDS) or {}
@@ -127,28 +129,11 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> di
         **asdict(cell),
         "multiply_adds": cost.multiply_adds,
         "bytes": cost.bytes,
-        "busy": busy,
+        "used_by_others": others,
         "ceilings": ceilings,
         "contenders": rows,
         "left_out": {field.contenders[name].title: reason for name, reason in field.left_out.items()},
     }
-
-
-def share_of_others(seconds: float = 1.0) -> float:
-    """Returns the share of the processors' time that is used while this process sleeps (Linux; elsewhere 0)."""
-    before = _ticks()
-    time.sleep(seconds)
-    idle, total = (after - first for after, first in zip(_ticks(), before, strict=True))
-    return max(0.0, 1 - idle / total) if total else 0.0
-
-
-def _ticks() -> tuple[int, int]:
-    """Returns what all processors have been idle for and what they have been there for."""
-    try:
-        counts = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    except OSError:
-        return 0, 0
-    return counts[3] + counts[4], sum(counts)  # waiting for a disk is idle too
 
 
 def _samples(field: _Field, sizes: Sizes) -> dict[str, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from normres.bench.text import NOTHING, table
 from normres.errors import UserError
 from normres.report.tables import Table, markdown
 
-BUSY = 0.1  # a share of the processors' time that other programs may use without being spoken of
+BUSY = 0.05  # a share of the processors' time that other programs may use without being spoken of
 BEGIN, END = "<!-- begin step -->", "<!-- end step -->"
 
 HEADER = """\
@@ -148,8 +148,10 @@ def text(cell: dict[str, Any]) -> str:
         f"{ceilings['bytes_per_second'] / 1e9:.1f} GB/s; gradients agree, cosine at least 1 - {worst:.1g}",
         table(("contender", *COLUMNS), [[row.title, *_cells_of(row)] for row in rows(cell)]),
     ]
-    if cell["busy"] > BUSY:
-        lines.append(f"other programs used {cell['busy']:.0%} of the processors before this: the times are too long")
+    if cell["used_by_others"] > BUSY:
+        lines.append(
+            f"other programs used {cell['used_by_others']:.0%} of the processors meanwhile: the times are too long"
+        )
     lines += [f"{name} does not work here: {reason}" for name, reason in cell["left_out"].items()]
     return "\n".join(lines)
 
@@ -169,9 +171,9 @@ def markdown_table(document: dict[str, Any]) -> str:
         f"measured on {provenance['started'][:10]} at commit {(provenance['commit'] or 'unknown')[:12]}{changed}. "
         f"Medians of {conditions['repeats']} samples (lower to upper quartile)."
     )
-    busy = max(cell["busy"] for cell in document["cells"])
+    busy = max(cell["used_by_others"] for cell in document["cells"])
     if busy > BUSY:
-        caption += f" Other programs used up to {busy:.0%} of the processors, so the times are too long."
+        caption += f" Meanwhile other programs used up to {busy:.0%} of the processors, so the times are too long."
     left_out = dict.fromkeys(
         f"{name} does not work here at {title(cell)}: {reason}."
         for cell in document["cells"]
