@@ -147,7 +147,7 @@ def arrays(cell: Cell) -> dict[str, np.ndarray]:
     shapes = jax.eval_shape(ResNet(model).init, jax.random.key(0), data.train_images[:1].astype(np.float32))
     weights = network_to_torch(jax.tree_util.tree_map_with_path(draw, shapes), model)
     named = {f"weights/{name}": array for name, array in weights.items()}
-    return {"images": data.train_images, "labels": data.train_labels, **named}
+    return {"images": np.asarray(data.train_images), "labels": data.train_labels, **named}
 
 
 @dataclass(frozen=True)
