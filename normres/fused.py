@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from normres.devices import alike, varying
+from normres.elementwise import elementwise
 from normres.moments import (
     Moments,
     Reduction,
@@ -71,11 +72,15 @@ def _standardize(
 def _standardize_forward(static: _Static, x: Any, scale: Any, bias: Any, where: Any) -> tuple[Any, Any]:
     over, center, epsilon = static
     found, rest = moments_and_rest(over, center, x, where)
-    if rest is None:
-        y = normalize(x, found.mean, found.var, scale=scale, bias=bias, epsilon=epsilon)
-    else:
-        y = normalize(x - found.mean, rest, found.var, scale=scale, bias=bias, epsilon=epsilon).astype(x.dtype)
+    y = elementwise(partial(_normalized, epsilon), x, found.mean, rest, found.var, scale, bias)
     return (y, found), (x, scale, bias, where, found, rest)
+
+
+def _normalized(epsilon: float, x: Any, mean: Any, rest: Any, var: Any, scale: Any, bias: Any) -> jax.Array:
+    affine = {"scale": scale, "bias": bias, "epsilon": epsilon}
+    if rest is None:
+        return normalize(x, mean, var, **affine)
+    return normalize(x - mean, rest, var, **affine).astype(x.dtype)
 
 
 def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -86,7 +91,7 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     """
     over, center, epsilon = static
     x, scale, bias, where, found, rest = residuals
-    dy, d_found = cotangents
+    narrow_dy, d_found = cotangents
     dtype = found.mean.dtype
     factor = lax.rsqrt(found.var + epsilon)
     deviation = x.astype(dtype) - found.mean
@@ -95,7 +100,7 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     if where is not None:
         # Under the mask an infinity must not meet a gradient of zero: their product would spoil the sums below.
         deviation = jnp.where(where | jnp.isfinite(deviation), deviation, 0)
-    dy = dy.astype(dtype)
+    dy = narrow_dy.astype(dtype)
     # One pass over x and dy sums along the axes on which neither the statistics nor scale and bias vary; all that
     # is needed follows from these small sums.
     affine = [array for array in (scale, bias) if array is not None]
@@ -110,10 +115,11 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     of_found = replace(over, axis_name=None) if summed else over
     d_mean = of_found.total(d_found.mean) - over.total(weight * sum_dy) if center else 0.0
     d_var = of_found.total(d_found.var) - 0.5 * lax.square(factor) * over.total(weight * sum_dy_deviation)
-    through_statistics = d_mean / count + deviation * (2 * d_var / count)
-    if where is not None:
-        through_statistics = jnp.where(where, through_statistics, 0)
-    dx = (dy * weight + through_statistics).astype(x.dtype)
+    per_count, per_deviation = d_mean / count, 2 * d_var / count
+    if where is None:
+        dx = elementwise(_input_gradient, x, narrow_dy, found.mean, rest, weight, per_count, per_deviation)
+    else:
+        dx = (dy * weight + jnp.where(where, per_count + deviation * per_deviation, 0)).astype(x.dtype)
     d_scale = None if scale is None else _sum_to(sum_dy_deviation * factor, scale)
     d_bias = None if bias is None else _sum_to(sum_dy, bias)
     return dx, d_scale, d_bias, None
@@ -121,6 +127,16 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
 
 # Generic batching: under vmap, merged statistics and their cotangents are one array that all members share.
 _standardize.defvjp(_standardize_forward, _standardize_backward, generic_batching=True)
+
+
+def _input_gradient(
+    x: Any, dy: Any, mean: Any, rest: Any, weight: Any, per_count: Any, per_deviation: Any
+) -> jax.Array:
+    """The gradient of x where every element counts; the deviation is taken anew rather than kept from the sums."""
+    deviation = x.astype(mean.dtype) - mean
+    if rest is not None:
+        deviation = deviation - rest
+    return (dy.astype(mean.dtype) * weight + (per_count + deviation * per_deviation)).astype(x.dtype)
 
 
 def _sum_to(values: jax.Array, like: jax.Array) -> jax.Array:

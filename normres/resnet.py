@@ -12,12 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from normres import norms
+from normres.activation import relu
 from normres.layers import Conv, Norm
 from normres.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig, Shortcut
 
 __all__ = ["Block", "ResNet", "ResNetConfig", "count_parameters"]
 
 STEM = ["conv1", "norm1", "relu"]
+
+# Blocks after a stage's first that are compiled one by one all the same: a loop over so few costs a tenth of the step
+# in copies of what the backward pass needs, and compiling them takes no longer.
+SHORT = 2
 
 
 class _Operations(nn.Module):
@@ -59,7 +64,7 @@ class _Operations(nn.Module):
             match word.rstrip("0123456789"):
                 case "relu":
                     # A norm that brings its own nonlinearity has replaced this one.
-                    x = x if activates and before.startswith("norm") else nn.relu(x)
+                    x = x if activates and before.startswith("norm") else relu(x)
                 case "norm":
                     zero = self.config.zero_last_scale and name == last
                     options = {"scale_init": nn.initializers.zeros} if zero else {}
@@ -233,7 +238,7 @@ class ResNet(_Operations):
                 variable_axes={"params": 0, "batch_stats": 0, "moments": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=blocks - 1,
-                unroll=blocks - 1 if config.unroll else 1,
+                unroll=blocks - 1 if config.unroll or blocks - 1 <= SHORT else 1,
             )
             each = jnp.asarray(survival[1:], jnp.float32) if at_random else None
             x, _ = rest(block(**options, name=f"stage{stage + 1}_rest"), x, each)

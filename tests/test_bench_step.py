@@ -179,7 +179,7 @@ def test_pytorch_computes_the_same(small_sizes, norm, tmp_path):
 
 
 def fake(code):
-    return workers.Contender("Fake", (sys.executable, "-c", code), {})
+    return workers.Contender("Fake", (sys.executable, "-c", code), os.environ)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_samples_are_taken_in_turns(monkeypatch):
 def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
     worker = "import time; from normres.bench.step import serve; serve.serve({'start': lambda: time.sleep(60)})"
     code = (
-        "import sys, time; from pathlib import Path; from normres.bench.step import workers\n"
-        f"contender = workers.Contender('Fake', (sys.executable, '-c', {worker!r}), {{}})\n"
+        "import os, sys, time; from pathlib import Path; from normres.bench.step import workers\n"
+        f"contender = workers.Contender('Fake', (sys.executable, '-c', {worker!r}), os.environ)\n"
         f"worker = workers.Worker(contender, Path({str(tmp_path)!r}))\n"
         "print(worker.process.pid, flush=True); worker.ask('start', 60)"
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import normres
+from normres.launch import machine
 
 SCRIPT = Path(__file__).with_name("torch_worker.py")
 START_SECONDS = 120  # to import everything
@@ -32,7 +33,7 @@ class Contender:
     Attributes:
       title: for people.
       command: the arguments of its process.
-      environment: what is added to this process's environment.
+      environment: of its process.
     """
 
     title: str
@@ -50,19 +51,20 @@ def contenders(python_of_torch: str | None, platform: str) -> dict[str, Contende
     # The workers import this very code, wherever the command was started.
     root = str(Path(normres.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    ours = {"PYTHONPATH": path}
+    ours = {**os.environ, "PYTHONPATH": path}
+    theirs = machine.environment_as_given()
     module = (sys.executable, "-m", "normres.bench.step.jax_worker")
     found = {
         "normres": Contender("normres", (*module, "normres"), ours),
-        "flax": Contender("Flax", (*module, "flax"), ours),
+        "flax": Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path}),
         "ceilings": Contender("ceilings", (*module, "ceilings"), ours),
     }
     if python_of_torch:
         # -P: the script's own folder has modules that would hide PyTorch's imports.
         script = (python_of_torch, "-P", str(SCRIPT))
         device = "cuda" if platform in ("gpu", "cuda") else "cpu"
-        found["torch"] = Contender("PyTorch", (*script, "eager", device), {})
-        found["torch-compile"] = Contender("PyTorch, compiled", (*script, "compiled", device), {})
+        found["torch"] = Contender("PyTorch", (*script, "eager", device), theirs)
+        found["torch-compile"] = Contender("PyTorch, compiled", (*script, "compiled", device), theirs)
     return found
 
 
@@ -80,7 +82,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **caches, **contender.environment},
+                env={**contender.environment, **caches},
                 bufsize=0,
                 start_new_session=True,  # so that its own children, such as compilers, can be ended with it
             )
