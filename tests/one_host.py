@@ -1,6 +1,7 @@
-"""One process of several that train on one streamed data set; test_stream.py starts them and reads what they print.
+"""One process of several that train on one data set; test_stream.py starts them and reads what they print.
 
-Arguments: address of the coordinator, number of processes, this one's number, the data directory.
+Arguments: address of the coordinator, number of processes, this one's number, the data directory, data.stream,
+train.parallel.
 """
 
 import json
@@ -9,7 +10,7 @@ import sys
 import jax
 import numpy as np
 
-address, processes, number, directory = sys.argv[1:]
+address, processes, number, directory, streaming, parallel = sys.argv[1:]
 jax.distributed.initialize(address, int(processes), int(number))
 
 from test_stream import SIZE, config  # noqa: E402
@@ -17,8 +18,8 @@ from test_stream import SIZE, config  # noqa: E402
 from normres.data import lazy, load  # noqa: E402
 from normres.programs import Programs  # noqa: E402
 
-data = load("colors", "tfds", directory, image_size=SIZE, stream="always")
-programs = Programs(config(directory, train__steps=3), data, "float32")
+data = load("colors", "tfds", directory, image_size=SIZE, stream=streaming)
+programs = Programs(config(directory, train__steps=3, train__parallel=parallel), data, "float32")
 state, read, decode = programs.initial_state(), [], lazy.LazyImages.__getitem__
 
 
