@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from normres import cli, layers
+from normres import cli, layers, resnet
 from normres.data import sources
 from normres.resnet import Block, ResNet, count_parameters
 from normres.show import commands, count, diagram, svg, table, words
@@ -51,12 +51,13 @@ def test_resnet20_is_counted_as_by_hand():
         (10,),
     ]
     assert [part.blocks for part in (stem, *stages, classifier)] == [0, 3, 3, 3, 0]
-    # A block's backward pass needs the inputs of two convolutions and two norms, at 2 bytes, and which elements two
-    # ReLUs let pass, at 1 byte.  The first convolution of stages 2 and 3 reads twice as many elements.
+    # A block's backward pass needs the inputs of two convolutions and two norms and what the last ReLU put out, at 2
+    # bytes; the first ReLU's output is a convolution's input.  The first one of stages 2 and 3 reads twice as many.
     sizes = (1_024 * 16, 256 * 32, 64 * 64)
     assert [part.kept_bytes for part in stages] == [3 * 10 * sizes[0], 32 * sizes[1], 32 * sizes[2]]
-    # Stem: the image, the norm's input, the ReLU's mask.  Classifier: 64 pooled features in float32.
-    assert stem.kept_bytes == 1_024 * (3 * 2 + 16 * 2 + 16)
+    # Stem: the image and the norm's input; the ReLU's output is the first block's.  Classifier: 64 pooled features in
+    # float32.
+    assert stem.kept_bytes == 1_024 * (3 * 2 + 16 * 2)
     assert classifier.kept_bytes == 64 * 4
 
 
@@ -114,9 +115,9 @@ def test_parameters_are_those_of_an_initialized_network(fields, monkeypatch):
 
 def test_activations_halve_with_bfloat16_and_shrink_with_rematerialization():
     wide, narrow = (parts(depth=20, dtype=dtype)[1].kept_bytes for dtype in (FLOAT32, BFLOAT16))
-    # In float32 four arrays at 4 bytes and two masks: 18 bytes an element in place of 10.
-    assert wide * 10 == narrow * 18
-    # Only the inputs of the three blocks are kept, in place of the four arrays and two masks of each.
+    # Five arrays, at 4 bytes an element in place of 2.
+    assert wide == narrow * 2
+    # Only the inputs of the three blocks are kept, in place of the five arrays of each.
     again = parts(depth=20, remat=True, dtype=BFLOAT16)[1].kept_bytes
     assert again * 10 == narrow * 2
 
@@ -140,8 +141,8 @@ def watched(monkeypatch, config):
                 events.pop()
         return call(*args, **kwargs)
 
-    relu = nn.relu
-    monkeypatch.setattr(nn, "relu", lambda x: (events.append("relu") if inside[0] else None, relu(x))[1])
+    relu = resnet.relu
+    monkeypatch.setattr(resnet, "relu", lambda x: (events.append("relu") if inside[0] else None, relu(x))[1])
     with nn.intercept_methods(watch):
         jax.eval_shape(lambda: ResNet(config).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
     return events

@@ -1,6 +1,6 @@
 """The house style of figures: legible at the width they are drawn for, in grey, and by the colour-blind.
 
-The object-oriented interface of matplotlib only, so that drawing changes no global state.
+The object-oriented interface of matplotlib only, so that drawing changes no global state; one font is added to it.
 """
 
 import io
@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, fontManager
 from matplotlib.ticker import MaxNLocator
 
 from normres.report.files import write_file
@@ -33,8 +34,20 @@ VARIANTS: tuple[tuple[str, str, Any], ...] = (
 METRICS = ("train_error", "test_error")
 DEPTH_MARKERS = "os^DvPX"
 
+FONT = "normres DejaVu Sans"
+
+
+def _register_font() -> None:
+    """Names the DejaVu Sans that ships with matplotlib, since a system may have another version under its own name."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    for file, weight in (("DejaVuSans.ttf", "normal"), ("DejaVuSans-Bold.ttf", "bold")):
+        fontManager.ttflist.append(FontEntry(fname=str(folder / file), name=FONT, weight=weight, size="scalable"))
+
+
+_register_font()
+
 STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],  # ships with matplotlib, so figures look the same everywhere
+    "font.family": [FONT],  # so figures look the same everywhere
     "font.size": 7.5,
     "axes.labelsize": 7.5,
     "axes.titlesize": 7.5,
