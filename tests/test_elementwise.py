@@ -56,6 +56,16 @@ def test_only_the_cpu_gets_rows(platform):
     assert bool(re.search(r"tensor<2x8x128x(bf16|f32)>", text)) == (platform == "cpu")
 
 
+@pytest.mark.parametrize("channels", [16, LONG])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_only_the_cpu_selects_in_float32(platform, channels):
+    def gradient(x, dy):
+        return jax.vjp(relu, x)[1](dy)[0]
+
+    shape = (2, 8, 8, channels)
+    assert ("f32" in lowered(gradient, platform, shape, shape)) == (platform == "cpu")
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_relu_is_flax_relu_and_so_are_its_gradients(dtype):
     x = jnp.asarray(np.concatenate([draw(2, 4, 4, 3).ravel(), [0.0, -0.0, np.inf, -np.inf]]).reshape(1, 4, 5, 5), dtype)

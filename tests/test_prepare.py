@@ -12,7 +12,7 @@ from data_files import as_tfrecords
 from PIL import Image
 
 from normres import cli
-from normres.data import Dataset, fetch, load, prepared
+from normres.data import Dataset, commands, fetch, load, prepared
 from normres.errors import UserError
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -203,3 +203,16 @@ def test_no_network_is_said_at_once_with_the_offline_ways(tmp_path):
     with pytest.raises(UserError, match=r"not reachable .*offline ways: --from FILE"):
         fetch.download("cifar10", tmp_path, lambda *_: None, site)
     assert time.monotonic() - started < fetch.FAST + 1
+
+
+def test_verify_claims_no_more_than_was_checked(tmp_path):
+    images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32)
+
+    def verdict(name, source, path):
+        return commands._verdict(Dataset(name, source, images, labels, images, labels, ("a", "b")), path)
+
+    # Of CIFAR-100's binary files no md5 is known, only that of the archive that they come in.
+    assert "no md5 of its files is known" in verdict("cifar100", "binary", tmp_path)
+    assert verdict("cifar100", "binary", tmp_path / "cifar-100-binary.tar.gz") == "is sound"
+    assert verdict("cifar10", "binary", tmp_path) == "is sound"
+    assert verdict("cifar100", "tfds", tmp_path) == "is sound"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from normres.data import fetch, load, prepared
+from normres.data import Dataset, fetch, load, prepared
+from normres.data.releases import LAYOUTS
 from normres.data.sources import NAMES, SOURCES
 from normres.errors import UserError, nearest
 
@@ -109,7 +110,17 @@ def _verify(options: argparse.Namespace) -> None:
         if counts.min() != counts.max():
             few = dataset.class_names[int(counts.argmin())]
             raise UserError(f"{options.path}: the {split} classes are not balanced: {counts.min():,} of {few!r}")
-    print(f"sha256 {dataset.summary()['sha256']}: {options.path} is sound")
+    print(f"sha256 {dataset.summary()['sha256']}: {options.path} {_verdict(dataset, options.path)}")
+
+
+def _verdict(dataset: Dataset, path: Path) -> str:
+    """Says of data in which nothing wrong was found how much that means."""
+    layout = LAYOUTS.get((dataset.source, dataset.name))
+    if layout and not layout.md5 and (path.is_dir() or path.suffix == ".tar"):
+        return (
+            f"has the right records and classes, but no md5 of its files is known: only {layout.archive} shows a flip"
+        )
+    return "is sound"
 
 
 def _show(options: argparse.Namespace) -> None:
