@@ -1,4 +1,8 @@
-"""The rectifier, whose gradient is read off its output, so that a step keeps one array for it and the convolution."""
+"""The rectifier, alone and after an addition, and the fork of a path: each in one pass, forward and backward.
+
+Their gradients are read off the output, so that a step keeps one array for them and the next convolution.
+Reverse mode only (jax.custom_vjp).
+"""
 
 from functools import partial
 
@@ -12,7 +16,7 @@ from normres.elementwise import elementwise
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """Returns max(x, 0); the derivative at 0 is 0.  Reverse mode only (jax.custom_vjp).
+    """Returns max(x, 0); the derivative at 0 is 0.
 
     Autodiff's gradient keeps a mask beside the output that the next convolution keeps anyway.
     """
@@ -36,3 +40,35 @@ def _select(y: jax.Array, dy: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 relu.defvjp(_forward, _backward)
+
+
+def relu_of_sum(x: jax.Array, other: jax.Array) -> jax.Array:
+    """Returns max(x + other, 0) of two arrays of one shape and dtype."""
+    return _relu_of_sum(*alike(x, other))
+
+
+@jax.custom_vjp
+def _relu_of_sum(x: jax.Array, other: jax.Array) -> jax.Array:
+    return elementwise(lambda x, other: jnp.maximum(x + other, 0), x, other)
+
+
+def _forward_of_sum(x: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _relu_of_sum(x, other)
+    return y, y
+
+
+def _backward_of_sum(y: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    (gradient,) = _backward(y, dy)
+    return gradient, gradient
+
+
+_relu_of_sum.defvjp(_forward_of_sum, _backward_of_sum)
+
+
+@jax.custom_vjp
+def fork(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns x twice, for two paths whose gradients are then added in one pass over rows."""
+    return x, x
+
+
+fork.defvjp(lambda x: ((x, x), None), lambda _, gradients: (elementwise(jnp.add, *alike(*gradients)),))

@@ -9,12 +9,12 @@ lowered for its platform.
 Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does not (jax.custom_vjp).
 """
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from normres.devices import alike
@@ -73,26 +73,59 @@ def _autodiff(stride: int, groups: int, x: jax.Array, kernel: jax.Array, dy: jax
 def _written_out(
     stride: int, groups: int, x: jax.Array, kernel: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Both gradients as stride-1 forward convolutions in NHWC / HWIO.
-
-    The input's: dy against the kernel turned by 180 degrees with I and O exchanged, within each group.  A stride
-    spreads dy by zeros first.  The kernel's: see `_kernel_gradient` and `_kernel_gradient_as_product`.
-    """
+    """Both gradients as stride-1 forward convolutions in NHWC / HWIO, or the kernel's as a matrix product."""
     size = kernel.shape[0]
-    half = size // 2
+    whole = x.shape[1] % stride == 0 and x.shape[2] % stride == 0
+    spread, missing = dy, [0, 0]
     if stride > 1:
         zero = jnp.zeros((), dy.dtype)
-        dy = lax.pad(dy, zero, ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)))
-    # What a stride leaves unread at the far edge: rows of x that no window, or only some, reached.
-    missing = [x.shape[axis] - dy.shape[axis] for axis in (1, 2)]
-    inner, outer = kernel.shape[2], kernel.shape[3] // groups
+        spread = lax.pad(dy, zero, ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)))
+        # What a stride leaves unread at the far edge: rows of x that no window, or only some, reached.
+        missing = [x.shape[axis] - spread.shape[axis] for axis in (1, 2)]
+    if whole and stride > 1:
+        dx = _input_gradient_by_phase(kernel, dy, stride, groups)
+    else:
+        dx = _input_gradient(kernel, spread, missing, groups)
+    # XLA would have the library add what is added to dx, for which it takes twice as long.
+    dx = lax.optimization_barrier(dx)
+    if x.dtype in (jnp.bfloat16, jnp.float32) and whole and size > 1 and groups == 1:
+        return dx, _kernel_gradient_as_product(x, dy, size, stride)
+    return dx, _kernel_gradient(x, spread, size, missing, groups)
+
+
+def _input_gradient(kernel: jax.Array, dy: jax.Array, missing: list[int], groups: int) -> jax.Array:
+    """Convolves dy, spread by zeros for a stride, with the kernel turned by 180 degrees, I and O exchanged by group."""
+    size, inner, outer = kernel.shape[0], kernel.shape[2], kernel.shape[3] // groups
+    half = size // 2
     turned = kernel[::-1, ::-1].reshape(size, size, inner, groups, outer)
     turned = turned.transpose(0, 1, 4, 3, 2).reshape(size, size, outer, groups * inner)
     padding = [(size - 1 - half, half + extra) for extra in missing]
-    dx = lax.conv_general_dilated(dy, turned, (1, 1), padding, dimension_numbers=_LAYOUT, feature_group_count=groups)
-    if x.dtype in (jnp.bfloat16, jnp.float32) and missing == [0, 0] and size > 1 and groups == 1:
-        return dx, _kernel_gradient_as_product(x, dy, size)
-    return dx, _kernel_gradient(x, dy, size, missing, groups)
+    return lax.conv_general_dilated(dy, turned, (1, 1), padding, dimension_numbers=_LAYOUT, feature_group_count=groups)
+
+
+def _input_gradient_by_phase(kernel: jax.Array, dy: jax.Array, stride: int, groups: int) -> jax.Array:
+    """One convolution of dy whose output channels are the stride x stride phases of the input's pixels.
+
+    Of dy spread by zeros, a convolution would multiply mostly zeros.  Row stride p + a of x met the kernel's row i in
+    the window of row h of dy where stride h + i - half = stride p + a; so phase a sees dy(p + offset) through the row
+    i = a + half - stride offset, if the kernel has it.
+    """
+    size, inner, outer = kernel.shape[0], kernel.shape[2], kernel.shape[3] // groups
+    half = size // 2
+    first, last = -((size - 1 - half) // stride), (stride - 1 + half) // stride
+    rows = np.array([[a + half - stride * offset for a in range(stride)] for offset in range(first, last + 1)])
+    inside = (rows >= 0) & (rows < size)
+    rows = np.where(inside, rows, 0)
+    parts = kernel.reshape(size, size, inner, groups, outer).transpose(0, 1, 4, 3, 2)
+    parts = parts[rows[:, None, :, None], rows[None, :, None, :]]  # (offset, offset, a, b, outer, groups, inner)
+    parts = jnp.where((inside[:, None, :, None] & inside[None, :, None, :])[..., None, None, None], parts, 0)
+    turned = parts.transpose(0, 1, 4, 5, 2, 3, 6).reshape(*rows.shape[:1] * 2, outer, -1)
+    phases = lax.conv_general_dilated(
+        dy, turned, (1, 1), [(-first, last)] * 2, dimension_numbers=_LAYOUT, feature_group_count=groups
+    )
+    batch, height, width, _ = dy.shape
+    apart = phases.reshape(batch, height, width, groups, stride, stride, inner).transpose(0, 1, 4, 2, 5, 3, 6)
+    return apart.reshape(batch, height * stride, width * stride, groups * inner)
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, size: int, missing: list[int], groups: int) -> jax.Array:
@@ -109,34 +142,46 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, size: int, missing: list[int],
     return result_IHWO.transpose(1, 2, 0, 3)
 
 
-def _kernel_gradient_as_product(x: jax.Array, dy: jax.Array, size: int) -> jax.Array:
-    """One matrix product of x at `size` shifts along W with dy at `size` shifts along H: (size, size, I, O).
+def _kernel_gradient_as_product(x: jax.Array, dy: jax.Array, size: int, stride: int) -> jax.Array:
+    """One matrix product of x at `size` shifts along W with dy at shifts along H: (size, size, I, O).
 
     The sum over positions of x(h + i, w + j) dy(h, w) equals that of x(h, w + j) dy(h - i, w), so shifting each
     factor along one axis gives all size x size offsets with no product computed in vain and no transpose in memory.
+    With a stride, x(stride h + i, ...) is x's phase i modulo the stride at row h + i // stride, and likewise along W;
+    the rows' phases stand side by side, and some of their products with dy's shifts are not needed.
     """
-    half = size // 2
+    batch, height, width, channels = x.shape
+    offsets = np.arange(size) - size // 2
+    shifts, phases = offsets // stride, offsets % stride
+    of_rows = np.unique(shifts)
     # What made x and dy must not be computed once more for every shift.
     x, dy = lax.optimization_barrier((x, dy))
-    shifts = range(-half, half + 1)
-    sides = _side_by_side(x, 2, shifts), _side_by_side(dy, 1, [-shift for shift in shifts])
-    left, right = (side.reshape(-1, side.shape[-1]) for side in lax.optimization_barrier(sides))
+    # A pixel's `stride` columns as one: a shift by columns takes some of its channels from a neighbour.
+    columns = x.reshape(batch, height, width // stride, stride * channels)
+    parts = [columns[..., phase * channels : (phase + 1) * channels] for phase in phases]
+    left = _side_by_side(list(zip(parts, shifts, strict=True)), 2)
+    right = _side_by_side([(dy, -shift) for shift in of_rows], 1)
+    left, right = lax.optimization_barrier((left, right))
+    left = left.reshape(batch, height // stride, stride, width // stride, -1).swapaxes(2, 3)
+    left, right = left.reshape(-1, stride * size * channels), right.reshape(-1, right.shape[-1])
     product = lax.dot_general(left, right, (((0,), (0,)), ((), ())))
-    return product.reshape(size, x.shape[-1], size, dy.shape[-1]).transpose(2, 0, 1, 3)
+    product = product.reshape(stride, size, channels, len(of_rows), dy.shape[-1])
+    return jnp.moveaxis(product, 3, 1)[phases, np.searchsorted(of_rows, shifts)]
 
 
-def _side_by_side(array: jax.Array, axis: int, shifts: Iterable[int]) -> jax.Array:
-    """Returns array(... place + shift ...) for each of the shifts along an axis, zero outside, joined along channels.
+def _side_by_side(shifted: list[tuple[jax.Array, int]], axis: int) -> jax.Array:
+    """Returns array(... place + shift ...) for each array and shift along an axis, zero outside, joined by channels.
 
     Each is padded with zeros to its place among the channels, and their bits are ORed: one vectorized loop, where
     joining takes a copy for each pixel (six times as long for 16 channels).
     """
-    channels, shifts = array.shape[-1], list(shifts)
-    bits = lax.bitcast_convert_type(array, {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[array.dtype.itemsize])
-    joined = jnp.zeros((), bits.dtype)
-    for number, shift in enumerate(shifts):
+    dtype, channels = shifted[0][0].dtype, shifted[0][0].shape[-1]
+    unsigned = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[dtype.itemsize]
+    joined = jnp.zeros((), unsigned)
+    for number, (array, shift) in enumerate(shifted):
         padding = [(0, 0, 0)] * array.ndim
-        padding[axis] = (-shift, shift, 0)
-        padding[-1] = (number * channels, (len(shifts) - 1 - number) * channels, 0)
-        joined = joined | lax.pad(bits, jnp.zeros((), bits.dtype), padding)
-    return lax.bitcast_convert_type(joined, array.dtype)
+        padding[axis] = (-int(shift), int(shift), 0)
+        padding[-1] = (number * channels, (len(shifted) - 1 - number) * channels, 0)
+        bits = lax.bitcast_convert_type(array, unsigned)
+        joined = joined | lax.pad(bits, jnp.zeros((), unsigned), padding)
+    return lax.bitcast_convert_type(joined, dtype)

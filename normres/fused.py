@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from normres.devices import alike, varying
-from normres.elementwise import elementwise
+from normres.elementwise import elementwise, summed
 from normres.moments import (
     Moments,
     Reduction,
     broadcastable,
+    deviation,
     moments_and_rest,
     normalize,
     reduction,
@@ -36,8 +37,11 @@ def standardize(
     axis_index_groups: Any = None,
     center: bool = True,
     one_pass: bool = False,
+    rectify: bool = False,
 ) -> tuple[jax.Array, Moments]:
     """`moments`, then `normalize` with them, with fused gradients: returns (y of x's shape and dtype, moments).
+
+    With `rectify`, y is max(y, 0), and the backward pass keeps it too: the next layer does anyway.
 
     The backward pass keeps x and two statistics (for float32 also the mean's rounding), not the float32 copies that
     differentiating the formula keeps, and reads x and the output's gradient once for all sums.  Reverse mode of any
@@ -56,10 +60,10 @@ def standardize(
         one_pass=one_pass,
     )
     affine = [broadcastable(name, array, x) for name, array in (("scale", scale), ("bias", bias))]
-    return _standardize((over, center, epsilon), *alike(x, *affine, broadcastable("where", where, x)))
+    return _standardize((over, center, epsilon, rectify), *alike(x, *affine, broadcastable("where", where, x)))
 
 
-_Static = tuple[Reduction, bool, float]
+_Static = tuple[Reduction, bool, float, bool]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -70,17 +74,21 @@ def _standardize(
 
 
 def _standardize_forward(static: _Static, x: Any, scale: Any, bias: Any, where: Any) -> tuple[Any, Any]:
-    over, center, epsilon = static
+    over, center, epsilon, rectify = static
     found, rest = moments_and_rest(over, center, x, where)
-    y = elementwise(partial(_normalized, epsilon), x, found.mean, rest, found.var, scale, bias)
-    return (y, found), (x, scale, bias, where, found, rest)
+    y = elementwise(partial(_normalized, epsilon, rectify), x, found.mean, rest, found.var, scale, bias)
+    return (y, found), (x, scale, bias, where, found, rest, y if rectify else None)
 
 
-def _normalized(epsilon: float, x: Any, mean: Any, rest: Any, var: Any, scale: Any, bias: Any) -> jax.Array:
+def _normalized(
+    epsilon: float, rectify: bool, x: Any, mean: Any, rest: Any, var: Any, scale: Any, bias: Any
+) -> jax.Array:
     affine = {"scale": scale, "bias": bias, "epsilon": epsilon}
     if rest is None:
-        return normalize(x, mean, var, **affine)
-    return normalize(x - mean, rest, var, **affine).astype(x.dtype)
+        y = normalize(x.astype(mean.dtype), mean, var, **affine)
+    else:
+        y = normalize(x - mean, rest, var, **affine)
+    return (jnp.maximum(y, 0) if rectify else y).astype(x.dtype)
 
 
 def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -89,37 +97,27 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     d_mean = -sum(dy scale r), d_var = -sum(dy scale d) r^3 / 2, and, as the deviations sum to zero,
     dx = dy scale r + (d_mean + 2 d d_var) / count, the second part at the elements that count.
     """
-    over, center, epsilon = static
-    x, scale, bias, where, found, rest = residuals
-    narrow_dy, d_found = cotangents
+    over, center, epsilon, _ = static
+    x, scale, bias, where, found, rest, rectified = residuals
+    dy, d_found = cotangents
     dtype = found.mean.dtype
     factor = lax.rsqrt(found.var + epsilon)
-    deviation = x.astype(dtype) - found.mean
-    if rest is not None:
-        deviation = deviation - rest
-    if where is not None:
-        # Under the mask an infinity must not meet a gradient of zero: their product would spoil the sums below.
-        deviation = jnp.where(where | jnp.isfinite(deviation), deviation, 0)
-    dy = narrow_dy.astype(dtype)
     # One pass over x and dy sums along the axes on which neither the statistics nor scale and bias vary; all that
     # is needed follows from these small sums.
     affine = [array for array in (scale, bias) if array is not None]
     split = over.parts()
     common = tuple(axis for axis in over.axes if axis not in split and all(array.shape[axis] == 1 for array in affine))
-    sum_dy = jnp.sum(dy, common, keepdims=True)
-    sum_dy_deviation = jnp.sum(dy * deviation, common, keepdims=True)
+    sum_dy = summed(partial(_passed, dtype), common, dy, rectified)
+    sum_dy_deviation = summed(_times_deviation, common, x, dy, rectified, found.mean, rest, where)
     weight = factor if scale is None else factor * scale.astype(dtype)
     count = jnp.maximum(found.count, 1)
     # Where shard_map checks what varies, the cotangents of merged statistics come summed over the devices.
-    summed = over.axis_name in varying(x) - varying(d_found.mean)
-    of_found = replace(over, axis_name=None) if summed else over
+    merged = over.axis_name in varying(x) - varying(d_found.mean)
+    of_found = replace(over, axis_name=None) if merged else over
     d_mean = of_found.total(d_found.mean) - over.total(weight * sum_dy) if center else 0.0
     d_var = of_found.total(d_found.var) - 0.5 * lax.square(factor) * over.total(weight * sum_dy_deviation)
     per_count, per_deviation = d_mean / count, 2 * d_var / count
-    if where is None:
-        dx = elementwise(_input_gradient, x, narrow_dy, found.mean, rest, weight, per_count, per_deviation)
-    else:
-        dx = (dy * weight + jnp.where(where, per_count + deviation * per_deviation, 0)).astype(x.dtype)
+    dx = elementwise(_input_gradient, x, dy, rectified, found.mean, rest, where, weight, per_count, per_deviation)
     d_scale = None if scale is None else _sum_to(sum_dy_deviation * factor, scale)
     d_bias = None if bias is None else _sum_to(sum_dy, bias)
     return dx, d_scale, d_bias, None
@@ -129,14 +127,30 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
 _standardize.defvjp(_standardize_forward, _standardize_backward, generic_batching=True)
 
 
+def _finite_deviation(x: Any, mean: Any, rest: Any, where: Any) -> jax.Array:
+    """Under the mask an infinity must not meet a gradient of zero: their product would spoil the sums."""
+    found = deviation(x, mean, rest)
+    return found if where is None else jnp.where(where | jnp.isfinite(found), found, 0)
+
+
+def _passed(dtype: jnp.dtype, dy: Any, rectified: Any) -> jax.Array:
+    """What the rectifier, whose output is `rectified`, lets through of its output's gradient, in `dtype`."""
+    wide: jax.Array = dy.astype(dtype)
+    return wide if rectified is None else jnp.where(rectified.astype(dtype) > 0, wide, 0)
+
+
+def _times_deviation(x: Any, dy: Any, rectified: Any, mean: Any, rest: Any, where: Any) -> jax.Array:
+    return _passed(mean.dtype, dy, rectified) * _finite_deviation(x, mean, rest, where)
+
+
 def _input_gradient(
-    x: Any, dy: Any, mean: Any, rest: Any, weight: Any, per_count: Any, per_deviation: Any
+    x: Any, dy: Any, rectified: Any, mean: Any, rest: Any, where: Any, weight: Any, per_count: Any, per_deviation: Any
 ) -> jax.Array:
-    """The gradient of x where every element counts; the deviation is taken anew rather than kept from the sums."""
-    deviation = x.astype(mean.dtype) - mean
-    if rest is not None:
-        deviation = deviation - rest
-    return (dy.astype(mean.dtype) * weight + (per_count + deviation * per_deviation)).astype(x.dtype)
+    """The deviation is taken anew rather than kept from the sums."""
+    of_statistics = per_count + _finite_deviation(x, mean, rest, where) * per_deviation
+    if where is not None:
+        of_statistics = jnp.where(where, of_statistics, 0)
+    return (_passed(mean.dtype, dy, rectified) * weight + of_statistics).astype(x.dtype)
 
 
 def _sum_to(values: jax.Array, like: jax.Array) -> jax.Array:

@@ -98,6 +98,7 @@ class Norm(nn.Module):
       average: how running averages follow the batches.
       use_running_average: True in evaluation.
       activate: whether a norm that brings its own nonlinearity applies it.
+      rectify: whether the output goes through max(y, 0).
       axis_name: device axis over which the examples, and so the statistics of a norm over N, are spread.
       scale_init: initializer of the scale.
     """
@@ -109,6 +110,7 @@ class Norm(nn.Module):
     average: Average = Average()
     use_running_average: bool = False
     activate: bool = True
+    rectify: bool = False
     axis_name: str | None = None
     scale_init: Initializer = nn.initializers.ones
 
@@ -142,6 +144,7 @@ class Norm(nn.Module):
             running=running,
             use_running=spec.running and self.use_running_average,
             epsilon=self.epsilon,
+            rectify=self.rectify,
             **options,
         )
         if spec.running and not self.is_initializing():

@@ -6,6 +6,7 @@ values that were shifted near zero by the mean of a few of them.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ __all__ = [
     "Reduction",
     "aligned",
     "broadcastable",
+    "deviation",
     "moments",
     "moments_and_rest",
     "normalize",
@@ -98,16 +100,16 @@ def moments_and_rest(
     is not known: for inputs below float32, whose own rounding is coarser, and for masked or merged statistics.
     """
     exact = jnp.finfo(x.dtype).bits >= 32 and center and where is None and over.axis_name is None
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
     if where is None:
         counted = None
         size = 1
         for axis in over.axes:
             size *= x.shape[axis]
-        own_count = jnp.full((1,) * x.ndim, size // over.groups // over.sub_batches, x.dtype)
+        own_count = jnp.full((1,) * x.ndim, size // over.groups // over.sub_batches, dtype)
     else:
         counted = jnp.broadcast_to(where, x.shape)
-        own_count = over.own_total(counted.astype(x.dtype))
+        own_count = over.own_total(counted.astype(dtype))
         # Not a product with zero: an element that does not count may be infinite.
         x = jnp.where(counted, x, 0)
     count = over.over_devices(own_count)
@@ -116,13 +118,16 @@ def moments_and_rest(
         return _by_one_pass(over, x, own_count, count)
     if exact:
         shift = lax.stop_gradient(over.first(x))
-        own = over.total(x - shift) / safe_count
+        own = over.total_of(deviation, x, shift, None) / safe_count
         mean = shift + own
         rest = own - (mean - shift)
-        return Moments(mean, over.total(lax.square((x - mean) - rest)) / safe_count, count), rest
-    mean = over.total(x) / safe_count if center else jnp.zeros_like(safe_count)
-    deviation = x - mean if counted is None else jnp.where(counted, x - mean, 0)
-    return Moments(mean, over.total(lax.square(deviation)) / safe_count, count), None
+        return Moments(mean, over.total_of(_squared_deviation, x, mean, rest) / safe_count, count), rest
+    mean = over.total_of(partial(_wide, dtype), x) / safe_count if center else jnp.zeros_like(safe_count)
+    if counted is None:
+        squares = over.total_of(_squared_deviation, x, mean, None)
+    else:
+        squares = over.total(jnp.where(counted, _squared_deviation(x, mean, None), 0))
+    return Moments(mean, squares / safe_count, count), None
 
 
 def _by_one_pass(
@@ -130,14 +135,28 @@ def _by_one_pass(
 ) -> tuple[Moments, jax.Array | None]:
     """Sums x - shift and its square together, and merges devices by (count, mean, M2), Chan et al. 1979."""
     shift = lax.stop_gradient(over.sample_mean(x))
-    own = over.own_total(x - shift) / own_count
-    squares = jnp.maximum(over.own_total(lax.square(x - shift)) - own_count * lax.square(own), 0)
+    own = over.own_total_of(deviation, x, shift, None) / own_count
+    squares = jnp.maximum(over.own_total_of(_squared_deviation, x, shift, None) - own_count * lax.square(own), 0)
     own_mean = shift + own
     if over.axis_name is None:
         return Moments(own_mean, squares / own_count, count), own - (own_mean - shift)
     mean = over.over_devices(own_count * own_mean) / count
     merged = over.over_devices(squares + own_count * lax.square(own_mean - mean))
     return Moments(mean, merged / count, count), None
+
+
+def _wide(dtype: jnp.dtype, x: jax.Array) -> jax.Array:
+    return x.astype(dtype)
+
+
+def deviation(x: jax.Array, mean: jax.Array, rest: jax.Array | None) -> jax.Array:
+    """Returns x - (mean + rest) in the mean's dtype; see `moments_and_rest`."""
+    found = x.astype(mean.dtype) - mean
+    return found if rest is None else found - rest
+
+
+def _squared_deviation(x: jax.Array, mean: jax.Array, rest: jax.Array | None) -> jax.Array:
+    return lax.square(deviation(x, mean, rest))
 
 
 def normalize(

@@ -1,12 +1,14 @@
 """What a statistic is computed over: array axes, their parts, and the devices that share them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from normres.elementwise import summed
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,23 @@ class Reduction:
 
         An axis along which `values` is constant must be given at size 1 and is not multiplied by the true size.
         """
-        return self.over_devices(self.own_total(values))
+        return self.total_of(_same, values)
 
     def own_total(self, values: jax.Array) -> jax.Array:
         """`total` of this device's values alone."""
-        parts = {axis: count for axis, count in self.parts().items() if values.shape[axis] > 1}
+        return self.own_total_of(_same, values)
+
+    def total_of(self, function: Callable[..., jax.Array], x: jax.Array, *others: jax.Array | None) -> jax.Array:
+        """`total` of function(x, *others), see elementwise.summed."""
+        return self.over_devices(self.own_total_of(function, x, *others))
+
+    def own_total_of(self, function: Callable[..., jax.Array], x: jax.Array, *others: jax.Array | None) -> jax.Array:
+        """`total_of` this device's values alone."""
+        parts = {axis: count for axis, count in self.parts().items() if x.shape[axis] > 1}
         # Split axes are summed last: a sum over the other axes runs along whole rows of channels.
-        sums = jnp.sum(values, tuple(axis for axis in self.axes if axis not in parts), keepdims=True)
+        sums = summed(function, tuple(axis for axis in self.axes if axis not in parts), x, *others)
         for axis, count in parts.items():
-            sums = _spread(jnp.sum(_split(sums, axis, count), axis + 1), axis, values.shape[axis] // count)
+            sums = _spread(jnp.sum(_split(sums, axis, count), axis + 1), axis, x.shape[axis] // count)
         return sums
 
     def over_devices(self, sums: jax.Array) -> jax.Array:
@@ -70,7 +80,10 @@ class Reduction:
         return jnp.where(jnp.isfinite(x), x, 0)
 
     def sample_mean(self, x: jax.Array) -> jax.Array:
-        """Returns the mean of a first slice of each part, in the shape of `total`; 0 where it is not finite."""
+        """Returns the mean of a first slice of each part, in the shape of `total`; 0 where it is not finite.
+
+        In at least float32, like the statistics.
+        """
         parts = self.parts()
         whole = [axis for axis in self.axes if axis not in parts]
         if whole:
@@ -78,10 +91,15 @@ class Reduction:
         size = 1
         for axis in self.axes:
             size *= x.shape[axis] // parts.get(axis, 1)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         # As a first element plus what is left: a sum of large equal numbers would round.
         start = self.first(x)
         mean = start + self.own_total(x - start) / size
         return jnp.where(jnp.isfinite(mean), mean, 0)
+
+
+def _same(values: jax.Array) -> jax.Array:
+    return values
 
 
 def _split(values: jax.Array, axis: int, count: int) -> jax.Array:

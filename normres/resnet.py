@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from normres import norms
-from normres.activation import relu
+from normres.activation import fork, relu, relu_of_sum
 from normres.layers import Conv, Norm
 from normres.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig, Shortcut
 
@@ -63,11 +63,12 @@ class _Operations(nn.Module):
             name = prefix + word
             match word.rstrip("0123456789"):
                 case "relu":
-                    # A norm that brings its own nonlinearity has replaced this one.
-                    x = x if activates and before.startswith("norm") else relu(x)
+                    # The norm before has applied it, or a nonlinearity of its own that replaces it.
+                    x = x if before.startswith("norm") and (activates or not fixup) else relu(x)
                 case "norm":
                     zero = self.config.zero_last_scale and name == last
-                    options = {"scale_init": nn.initializers.zeros} if zero else {}
+                    options: dict[str, Any] = {"scale_init": nn.initializers.zeros} if zero else {}
+                    options["rectify"] = after == "relu" and not activates and not fixup
                     x = self.norm(name, activate=after == "relu", **options)(x)
                     x = self.add_scalar(x, f"{name}_bias") if fixup and after else x
                 case "conv":
@@ -111,19 +112,35 @@ class Block(_Operations):
         if config.dropout:
             words.insert(words.index(f"conv{len(self.features)}"), "dropout")
         lead, convolutions = words.index("conv1"), self._convolutions()
+        needed = self.stride > 1 or x.shape[-1] != self.features[-1]
+        projects = shortcut.project == "always" or (shortcut.project == "where needed" and needed)
+        side = x
+        if shortcut.add and not projects:
+            x, side = fork(x)
         # What precedes the first convolution is split off, because a projection reads the activated input too.
         activated = x if self.first else self.carry_out(x, words[:lead], convolutions)
+        if shortcut.add and projects:
+            activated, side = fork(activated)
         branch = self._end_of_branch(self.carry_out(activated, words[lead:], convolutions))
         if survival is not None:
             branch = branch * self._takes_part(survival).astype(branch.dtype)
         self.note("intermediates", "branch", branch)
-        total = branch
+        total, after = branch, order.after.split()
         if shortcut.add:
-            side, branch = self._shortcut(shortcut, x, activated, branch, words)
+            if projects:
+                side = self.conv("shortcut_conv", branch.shape[-1], kernel_size=1, stride=self.stride)(side)
+                # Normalized like the branch it is added to (He 2015); a pre-activation branch ends in a convolution.
+                if [word for word in words if word != "relu"][-1].startswith("norm"):
+                    side = self.norm("shortcut_norm")(side)
+            else:
+                side = self._fitted(side, branch.shape[-1])
+            side, branch = self._weighted(shortcut, x, side, branch)
             self.note("intermediates", "shortcut", side)
             total = branch + side
         self.note("intermediates", "sum", total)
-        return self.carry_out(total, order.after.split(), convolutions, prefix="after_")
+        if shortcut.add and after == ["relu"]:
+            return relu_of_sum(branch, side)
+        return self.carry_out(total, after, convolutions, prefix="after_")
 
     def _convolutions(self) -> dict[str, dict[str, Any]]:
         """Returns the arguments of the branch's convolutions; Fixup shrinks their initial kernels."""
@@ -160,21 +177,18 @@ class Block(_Operations):
             return jnp.asarray(survival)
         return jax.random.bernoulli(self.make_rng("dropout"), survival).astype(jnp.float32)
 
-    def _shortcut(
-        self, shortcut: Shortcut, x: jax.Array, activated: jax.Array, branch: jax.Array, words: list[str]
+    def _fitted(self, side: jax.Array, features: int) -> jax.Array:
+        """Returns the identity shortcut in the branch's shape: strided, and with channels of zeros."""
+        side = side[:, :: self.stride, :: self.stride]
+        zeros = features - side.shape[-1]
+        before = zeros // 2 if self.config.padding == "both" else 0
+        return jnp.pad(side, ((0, 0), (0, 0), (0, 0), (before, zeros - before)))
+
+    def _weighted(
+        self, shortcut: Shortcut, x: jax.Array, side: jax.Array, branch: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the two summands: the shortcut's output and the branch, scaled or gated."""
+        """Returns the two summands: the shortcut's output and the branch, scaled or gated by the block's input x."""
         config, features = self.config, branch.shape[-1]
-        if shortcut.project == "always" or (shortcut.project == "where needed" and x.shape != branch.shape):
-            side = self.conv("shortcut_conv", features, kernel_size=1, stride=self.stride)(activated)
-            # Normalized like the branch it is added to (He 2015); a pre-activation branch ends in a convolution.
-            if [word for word in words if word != "relu"][-1].startswith("norm"):
-                side = self.norm("shortcut_norm")(side)
-        else:
-            side = x[:, :: self.stride, :: self.stride]
-            zeros = features - side.shape[-1]
-            before = zeros // 2 if config.padding == "both" else 0
-            side = jnp.pad(side, ((0, 0), (0, 0), (0, 0), (before, zeros - before)))
         if shortcut.gate:
             bias = nn.initializers.constant(config.gate_bias)
             gate = nn.sigmoid(nn.Dense(features, bias_init=bias, name="gate")(x[:, :: self.stride, :: self.stride]))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from normres import forms
+from normres.activation import relu
 from normres.fused import standardize
 from normres.moments import Moments, aligned, broadcastable, moments, normalize, reduction_axes
 
@@ -94,6 +95,7 @@ def normalization(
     where: jax.Array | None = None,
     axis_name: str | None = None,
     one_pass: bool = False,
+    rectify: bool = False,
 ) -> tuple[jax.Array, Moments | None]:
     """Normalizes x (N, ..., C), of any rank from 2, as a row of the table says.
 
@@ -109,6 +111,7 @@ def normalization(
       sub_batches: number of sub-batches, read if spec.divided.
       epsilon, channel_axis, where, axis_name, one_pass: see `normalize` and `moments`.  `axis_name` merges every
         reduction over those devices: give it where they share examples or, for norms over N, a batch.
+      rectify: return max(y, 0), where possible from the same pass over x.
 
     Returns:
       y of x's shape and dtype, and the moments of the spec's first reduction (None if it has none).
@@ -145,10 +148,11 @@ def normalization(
     if spec.form is None:
         if not use_running:
             axes = reduction_axes(spec.reductions[0], x.ndim, channel_axis)
-            kind = {"axis_name": axis_name, "center": spec.center, "epsilon": epsilon}
+            kind = {"axis_name": axis_name, "center": spec.center, "epsilon": epsilon, "rectify": rectify}
             return standardize(x, axes, **affine, **kind, **options)  # type: ignore[arg-type]
         assert running is not None
-        return normalize(x, running.mean, running.var, **affine, epsilon=epsilon), running
+        y = normalize(x, running.mean, running.var, **affine, epsilon=epsilon)
+        return (relu(y) if rectify else y), running
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
     found = tuple(measured(over) for over in spec.reductions)
@@ -161,7 +165,8 @@ def normalization(
         # What is not finite under the mask would spoil gradients: zero times infinity.
         wide = jnp.where(where | jnp.isfinite(wide), wide, 0)
     given = forms.Given(wide, found, running, affine | own, epsilon, channel_axis % x.ndim, where)
-    return spec.form(given).astype(x.dtype), (found[0] if found else None)
+    y = spec.form(given).astype(x.dtype)
+    return (relu(y) if rectify else y), (found[0] if found else None)
 
 
 def _parameters(spec: NormSpec, given: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

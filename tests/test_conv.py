@@ -90,12 +90,22 @@ def test_grouped_output_and_gradients_equal_autodiff(groups, channels_in, channe
         close(array, wanted, 1e-12)
 
 
-@pytest.mark.parametrize("size", [3, 5])
-def test_both_forms_of_the_kernel_gradient_are_equal(size):
-    x, dy = draw(2, 6, 4, 3), draw(2, 6, 4, 5, seed=1)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_both_forms_of_the_gradients_are_equal(size, stride):
+    """By phases and products on the one side, by a dy that is spread with zeros and transposes on the other."""
+    height, width = 4 * stride, 2 * stride
+    x, dy, kernel = draw(2, height, width, 3), draw(2, 4, 2, 6, seed=1), draw(size, size, 3, 6, seed=2)
     with jax.enable_x64(True):
-        product = module._kernel_gradient_as_product(jnp.asarray(x), jnp.asarray(dy), size)
-        close(product, module._kernel_gradient(jnp.asarray(x), jnp.asarray(dy), size, [0, 0], 1), 1e-13)
+        x, dy, kernel = (jnp.asarray(array) for array in (x, dy, kernel))
+        spread = jnp.zeros((2, 3 * stride + 1, stride + 1, 6)).at[:, ::stride, ::stride].set(dy)
+        missing = [stride - 1, stride - 1]
+        product = module._kernel_gradient_as_product(x, dy, size, stride)
+        close(product, module._kernel_gradient(x, spread, size, missing, 1), 1e-13)
+        for groups in (1, 3):
+            own = kernel[:, :, : 3 // groups]
+            by_phase = module._input_gradient_by_phase(own, dy, stride, groups)
+            close(by_phase, module._input_gradient(own, spread, missing, groups), 1e-13)
 
 
 def test_the_kernel_is_cast_to_the_input():
@@ -216,14 +226,14 @@ def test_accelerators_get_the_forms_of_autodiff(platform, dtype, stride):
     assert sum(layout != CANONICAL or "reverse = [true" in window for layout, window in ours) == 2
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "expected"), [(1, 2), (2, 2), (3, 3)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_cpu_gets_plain_forward_convolutions(dtype, stride):
+def test_the_cpu_gets_plain_forward_convolutions(dtype, stride, expected):
     ours = convolutions(conv, "cpu", dtype, stride)
     for layout, window in ours:
         assert layout == CANONICAL
         assert "reverse = [true" not in window
         assert "dilate = [2" not in window
-    # Forward, input gradient, kernel gradient; the last is a matrix product where the sides allow it:
-    # at stride 2 the 8 positions leave one unread, 8 - (2 * 4 - 1) = 1, and it stays a convolution.
-    assert sum(ours.values()) == (2 if stride == 1 else 3)
+    # Forward, input gradient, kernel gradient; the last is a matrix product where the stride divides the sides of 8,
+    # and else stays a convolution.
+    assert sum(ours.values()) == expected

@@ -165,6 +165,21 @@ def test_reverse_over_reverse_equals_that_of_the_formula(case):
         assert_trees_close(second(standardize), second(plain), 1e-11)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_rectified_equals_the_rectifier_after_it(case):
+    def afterwards(x, axes, **options):
+        y, found = plain(x, axes, **options)
+        return jnp.maximum(y, 0), found
+
+    with jax.enable_x64(True):
+        axes, options, arrays, cotangents = arrays_of(case)
+        y, _ = standardize(axes=axes, epsilon=EPSILON, rectify=True, **options, **arrays)
+        assert 0.1 < jnp.mean(y == 0) < 0.9
+        assert_trees_close(y, afterwards(axes=axes, epsilon=EPSILON, **options, **arrays)[0], 1e-12)
+        found = gradients(partial(standardize, rectify=True), axes, options, arrays, cotangents)
+        assert_trees_close(found, gradients(afterwards, axes, options, arrays, cotangents), 1e-12)
+
+
 def member_loss(function, x, scale, bias, where, cotangents, axis_name=None):
     """The loss of one member, statistics included."""
     outputs = function(x, (0, 1), scale=scale, bias=bias, where=where, axis_name=axis_name, epsilon=EPSILON)
@@ -303,8 +318,9 @@ def test_the_backward_pass_keeps_no_float32_copy_of_a_bfloat16_input():
         residuals = jax.tree.leaves(jax.vjp(run, x, scale, bias)[1])
         return [leaf.dtype for leaf in residuals if leaf.size >= x.size]
 
-    # x itself and nothing else; the formula keeps float32 deviations.
+    # x itself and nothing else, or with the output that the next layer keeps; the formula keeps float32 deviations.
     assert kept(standardize) == [jnp.bfloat16]
+    assert kept(partial(standardize, rectify=True)) == [jnp.bfloat16] * 2
     assert jnp.float32 in kept(plain)
 
 

@@ -125,7 +125,9 @@ def run(name, x, **options):
 def test_every_row_equals_its_papers_formula(name):
     with jax.enable_x64(True):
         y, _ = run(name, jnp.asarray(X))
+        rectified, _ = run(name, jnp.asarray(X), rectify=True)
     np.testing.assert_allclose(y, reference(name, X), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(rectified, np.maximum(y, 0))
     for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)):
         x = jnp.asarray(X, dtype)
         y, _ = run(name, x)
