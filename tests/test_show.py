@@ -139,10 +139,14 @@ def watched(monkeypatch, config):
             events.append(f"shortcut {kinds[type(module)]}" if "shortcut" in module.name else kinds[type(module)])
             if kinds[type(module)] == "norm" and config.norm == "none":
                 events.pop()
+            if getattr(module, "rectify", False):
+                events.append("relu")
         return call(*args, **kwargs)
 
-    relu = resnet.relu
-    monkeypatch.setattr(resnet, "relu", lambda x: (events.append("relu") if inside[0] else None, relu(x))[1])
+    for name in ("relu", "relu_of_sum"):
+        run = getattr(resnet, name)
+        counted = lambda *x, run=run: (events.append("relu") if inside[0] else None, run(*x))[1]  # noqa: E731
+        monkeypatch.setattr(resnet, name, counted)
     with nn.intercept_methods(watch):
         jax.eval_shape(lambda: ResNet(config).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
     return events
