@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         "bench",
         "Measure accuracy and speed beside Flax and PyTorch; trains nothing.",
         "Each benchmark explains itself:\n  normres bench numerics --help\n  normres bench norms --help\n"
-        "  normres bench step --help\n  normres bench compile --help",
+        "  normres bench step --help\n  normres bench compile --help\n  normres bench seeds --help\n"
+        "  normres bench data --help",
     )
     benchmarks.add_commands(_adder(bench.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)))
     return parser
@@ -152,6 +153,7 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rich.console import Console
 
     from normres import results, sweep
+    from normres.launch import arms as on_this_machine
     from normres.launch import local
 
     arms = sweep.expand(options.config, overrides, options.seeds)
@@ -161,7 +163,7 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             print(f"{run.record['status'] if run else 'to do':10} {arm.run_id}")
         return 0
     with local.stop_signals() as stop:
-        return local.run_sweep(arms, options.workdir, stop, Console())
+        return on_this_machine.run_sweep(arms, options.workdir, stop, Console())
 
 
 def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:

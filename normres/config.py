@@ -67,6 +67,7 @@ MINIMUM: dict[str, float] = {
     "train.steps": 1,
     "train.batch_size": 1,
     "train.eval_batch_size": 1,
+    "train.seeds_per_program": 1,
     "train.log_every": 1,
     "train.eval_every": 1,
     "train.checkpoint_every": 1,

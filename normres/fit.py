@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from normres.data import corruptions
+from normres.group import Member
 from normres.programs import Programs
-from normres.train import TrainState
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class Event:
 
 
 def fit(
-    programs: Programs, state: TrainState, should_stop: Callable[[], bool] = lambda: False
-) -> Iterator[tuple[Event, TrainState]]:
+    programs: Programs | Member, state: Any, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Event, Any]]:
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
     When `should_stop()` turns true, it yields a last "checkpoint" and returns.  A yielded state is valid until the
-    next event is asked for.  Metrics are fetched one step late, so that the device has work while Python reads them.
+    next event is asked for; `programs.saved` has its arrays.  Metrics are fetched one step late, so that the device
+    has work while Python reads them.
     """
     train = programs.config.train
     step = int(state.step)

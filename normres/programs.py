@@ -41,25 +41,29 @@ class _Steps:
 
 
 @lru_cache(maxsize=KEPT)
-def _steps(
+def compiled_steps(
     config: FrozenConfigDict,
     model: ResNetConfig,
     mesh: Mesh,
     shapes: tuple[tuple[int, ...], ...],
     specs: tuple[tuple[str, P], ...],
+    members: int | None = None,
 ) -> _Steps:
     """Returns what is compiled for a config without its TRACED fields and seeds, and images of `shapes` (N, H, W, C).
 
-    `specs` says of each part of train_step's `data` how it lies on the devices.
+    `specs` says of each part of train_step's `data` how it lies on the devices.  With `members`, the training step
+    is that of as many runs, whose states, indices and values are stacked.
     Equal arguments give the same object, so that the arms of a sweep which differ in seed, learning rate, momentum or
     weight decay compile once.
     """
     replicated, plain = NamedSharding(mesh, P()), config.as_configdict()
     per_device = plain.train.parallel == "pmap"
     step: Callable[..., Any] = partial(train_step, plain, model, "data" if per_device else None)
+    if members is not None:
+        step = jax.vmap(step, in_axes=(0, None, 0, 0))
     if per_device:
         # The checks of replication do not see through custom gradients; the tests compare with one device.
-        in_specs = (P(), dict(specs), P("data"), P())
+        in_specs = (P(), dict(specs), indices_lie(members), P())
         step = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
     # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
     quickly = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
@@ -70,7 +74,12 @@ def _steps(
     )
 
 
-def _shape_of(config: ConfigDict) -> FrozenConfigDict:
+def indices_lie(members: int | None) -> P:
+    """Returns how the indices of a batch lie on the devices, or those of several members stacked."""
+    return P("data") if members is None else P(None, "data")
+
+
+def shape_of(config: ConfigDict) -> FrozenConfigDict:
     """Returns the config with zeros for what is no part of a program: the TRACED fields and the seeds."""
     copy = with_traced(config, dict.fromkeys(TRACED, 0))
     with copy.unlocked():
@@ -89,7 +98,15 @@ def _train_examples(config: ConfigDict, size: int, step: int) -> np.ndarray:
 class Programs:
     """The compiled steps of one run on this process's devices, and its data on them."""
 
-    def __init__(self, config: ConfigDict, dataset: Dataset, dtype: str, devices: list[Any] | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: Dataset,
+        dtype: str,
+        devices: list[Any] | None = None,
+        like: "Programs | None" = None,
+    ):
+        """Compiles nothing yet; `like`, of the same data, shape and devices, shares its data on the devices."""
         devices = devices or jax.devices()
         for field in ("batch_size", "eval_batch_size"):
             if config.train[field] % len(devices):
@@ -110,19 +127,29 @@ class Programs:
         # How the parts of `data` lie on the devices.
         specs = dict.fromkeys((*whole["train"], *self.preprocess.arrays()), P())
         # No method of self: the stream would then hold what holds it, and outlive it with its threads.
-        self._examples = partial(_train_examples, config, self.sizes["train"])
+        self.examples = partial(_train_examples, config, self.sizes["train"])
         self.stream = None
         if dataset.why_streamed:
-            self.stream = Stream(dataset, self.sharded, self._examples, config.train.steps)
+            self.stream = Stream(dataset, self.sharded, self.examples, config.train.steps)
             whole = {split: {} for split in whole}
             specs = {"batch": P("data")} | dict.fromkeys(self.preprocess.arrays(), P())
-        self.data = {
-            split: jax.device_put(arrays | self.preprocess.arrays(), self.replicated) for split, arrays in whole.items()
-        }
+        self.data: dict[str, dict[str, Any]] = like.data if like else {}
+        if not like:
+            for split, arrays in whole.items():
+                self.data[split] = jax.device_put(arrays | self.preprocess.arrays(), self.replicated)
         self.values = jax.device_put(traced(config), self.replicated)
         shapes = (dataset.train_images.shape, dataset.test_images.shape)
-        self._steps = _steps(_shape_of(config), self.model, mesh, shapes, tuple(specs.items()))
+        self.arguments = (shape_of(config), self.model, mesh, shapes, tuple(specs.items()))
+        self._steps = compiled_steps(*self.arguments)
         self.compile_seconds = 0.0
+
+    def trains_like(self, other: "Programs") -> bool:
+        """Returns whether the two runs share a compiled step and can train in one program: see group.Group."""
+        return self._steps is other._steps and not self.stream
+
+    def saved(self, state: TrainState) -> TrainState:
+        """Returns the state as it is saved."""
+        return state
 
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, a function of the seed and the network alone, on every device."""
@@ -139,7 +166,7 @@ class Programs:
         return self._steps.compiled
 
     def _indices(self, step: int) -> jax.Array:
-        return jax.device_put(self._examples(step), self.sharded)
+        return jax.device_put(self.examples(step), self.sharded)
 
     def _batch(self, step: int) -> tuple[dict[str, Any], jax.Array]:
         """Returns what train_step reads: data and indices."""

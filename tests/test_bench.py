@@ -296,6 +296,18 @@ def test_compile_bench_measures_scanned_and_unrolled(tmp_path, capsys):
     assert "did you mean 'post'?" in capsys.readouterr().err
 
 
+def test_seeds_bench_times_several_runs_in_one_program(tmp_path, capsys):
+    file = tmp_path / "seeds.json"
+    sizes = ["--depths=8", "--widths=2", "--batch=8", "--dtype=float32", "--repeats=2", "--members=1,3"]
+    assert cli.main(["bench", "seeds", *sizes, f"--json={file}"]) == 0
+    rows = json.loads(file.read_text())
+    assert [(row["depth"], row["width"], row["members"]) for row in rows] == [(8, 2, 1), (8, 2, 3)]
+    assert all(len(row["step_milliseconds"]) == 2 and min(row["step_milliseconds"]) > 0 for row in rows)
+    assert capsys.readouterr().out.splitlines()[3].split()[:5:2] == ["8", "1", "1.00"]
+    assert cli.main(["bench", "seeds", "--members=0"]) == 2
+    assert "--members=0" in capsys.readouterr().err
+
+
 def test_data_bench_reads_augments_and_steps(tmp_path, capsys):
     file = tmp_path / "data.json"
     sizes = ["--depth=8", "--width=4", "--batch=8", "--dtype=float32", "--steps=2", "--repeats=1"]

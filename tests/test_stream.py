@@ -198,7 +198,7 @@ def test_two_hosts_read_disjoint_shards_and_train_as_one(
             host.kill()
     built = Programs(config(train__steps=3, train__parallel=parallel), streamed, "float32", jax.devices()[:4])
     # Each reads its half of each batch of 16, as train_indices orders it, and nothing else.
-    wanted = [built._examples(step).tolist() if streaming == "always" else [] for step in range(3)]
+    wanted = [built.examples(step).tolist() if streaming == "always" else [] for step in range(3)]
     assert [batch for batch in first.pop("read") if batch] == sorted(batch[:8] for batch in wanted if batch)
     assert [batch for batch in second.pop("read") if batch] == sorted(batch[8:] for batch in wanted if batch)
     assert first == second

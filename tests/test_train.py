@@ -258,7 +258,7 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
     losses, others = after_steps(first)[1], after_steps(other)[1]
     assert not np.array_equal(losses, others)
     # As from a program that was compiled for this run alone.
-    normres.programs._steps.cache_clear()
+    normres.programs.compiled_steps.cache_clear()
     np.testing.assert_array_equal(after_steps(programs(dataset, **field))[1], others)
 
 

@@ -36,6 +36,14 @@ examples:
   normres bench compile --depths=20,110 --orders=post,pre --shortcuts=A --step
   normres bench compile --depths=1202 --batch=128 --remat --step"""
 
+SEEDS = """\
+What train.seeds_per_program gives on this machine: milliseconds of a training step per run, for each number of runs in
+one program, taken in turns; the ratio is to the first of --members.
+
+examples:
+  normres bench seeds
+  normres bench seeds --depths=8 --widths=4 --members=1,8 --batch=32"""
+
 DATA = """\
 Reads and decodes batches from a prepared directory (without --path: of the embedded images, prepared for the occasion),
 and times a training step with the data on the device, without augmentation, and streamed.  Two minutes on two cores.
@@ -82,6 +90,16 @@ def add_commands(add: Add) -> None:
     listed = ("--depths", "--orders", "--shortcuts", "--width", "--batch", "--dtype", "--remat", "--step", "--json")
     compile_.set_defaults(bench=_compile, options=(*listed, "--scanned-only", "--help"))
 
+    seeds = add("seeds", "Time several runs in one program against one run in a program.", SEEDS)
+    seeds.add_argument("--depths", default="8,20", metavar="A,B", help="default: 8,20")
+    seeds.add_argument("--widths", default="4,8", metavar="A,B", help="of the first stage (default 4,8)")
+    seeds.add_argument("--members", default="1,2,4", metavar="A,B", help="runs in one program (default 1,2,4)")
+    seeds.add_argument("--batch", type=int, default=128, help="examples (default 128)")
+    seeds.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default auto)")
+    seeds.add_argument("--repeats", type=int, default=10, metavar="N", help="samples of each (default 10)")
+    sized = ("--depths", "--widths", "--members", "--batch", "--dtype", "--repeats", "--json", "--help")
+    seeds.set_defaults(bench=_seeds, options=sized)
+
     data = add("data", "Time reading, augmentation and the step: what a batch's input costs.", DATA)
     data.add_argument("--path", default="", metavar="DIR", help="a prepared ArrayRecord directory, or its data_dir")
     data.add_argument("--name", default="cifar10", help="of the data set there (default cifar10)")
@@ -94,7 +112,7 @@ def add_commands(add: Add) -> None:
     data.add_argument("--repeats", type=int, default=5, metavar="N", help="samples of each (default 5)")
     read = ("--path", "--name", "--image-size", "--depth", "--width", "--batch", "--dtype", "--steps", "--repeats")
     data.set_defaults(bench=_data, options=(*read, "--json", "--help"))
-    for command in (numerics, norms, compile_, data):
+    for command in (numerics, norms, compile_, seeds, data):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file too")
         command.set_defaults(prepares=True)
     of_step.add_command(add)
@@ -164,6 +182,22 @@ def _compile(options: argparse.Namespace) -> int:
         not options.scanned_only,
         options.json,
     )
+    return 0
+
+
+def _seeds(options: argparse.Namespace) -> int:
+    from configs import base
+    from normres import config
+    from normres.bench import seeds
+
+    if options.repeats < 1:
+        raise UserError(f"--repeats={options.repeats} must be at least 1")
+    depths, widths, members = (integers(f"--{n}", getattr(options, n)) for n in ("depths", "widths", "members"))
+    if min(members) < 1:
+        raise UserError(f"--members={options.members}: a program trains at least 1 run")
+    sizes = {"train.batch_size": options.batch, "train.eval_batch_size": options.batch, "train.dtype": options.dtype}
+    dtype = machine.resolve_dtype(options.dtype)
+    seeds.run(config.apply(base.get_config(), sizes), depths, widths, members, dtype, options.repeats, options.json)
     return 0
 
 

@@ -4,9 +4,9 @@ import math
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from normres.config import digest, to_dict
 from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
 from normres.fit import fit
+from normres.group import Group, Member
 from normres.launch.machine import resolve_dtype
 from normres.launch.progress import Reporter
 from normres.programs import Programs
 from normres.resnet import count_parameters
-from normres.sweep import Arm
 from normres.train import TrainState
 
 
@@ -80,33 +80,53 @@ def run(
       InterruptedRun: told to stop.
     """
     with results.locked(path):
-        held = results.find_run(path, to_dict(config))
-        if held is not None and held.record["status"] in results.DONE:
-            return held.record
-        dataset = dataset or load_data(config)
-        if held is not None and held.record["data"]["sha256"] != dataset.summary()["sha256"]:
-            raise UserError(f"{path}: the run began with other data ({held.record['data']['source']}); bring them back")
-        # A resumed run keeps the dtype it began with, also on another machine.
-        dtype = held.record["dtype"] if held else resolve_dtype(config.train.dtype)
-        programs = Programs(config, dataset, dtype)
-        state = programs.initial_state()
-        restored, passed_over = checkpoint.restore(path / "checkpoints", state)
-        state = restored or state
-        start = int(state.step)
-        record = _record(config, state, dataset, dtype, held, path) | {"preprocess": programs.preprocess.summary()}
-        with Reporter(label, start, config.train.steps, console) as reporter:
-            for line in passed_over:
-                reporter.say(line)
-            if start:
-                reporter.say(f"resumed at step {start}")
-            # From here on the directory is this run's: what was wrong with config or data has come out.
-            results.write_json(path / "config.json", to_dict(config))
-            results.keep_metrics_until(path, start)
-            results.write_json(path / "record.json", record)
-            programs.compile(state)
-            record["compile_seconds"] = programs.compile_seconds
-            _train(programs, state, record, path, stop, reporter)
-        return record
+        begun = begin(config, path, dataset)
+        if not isinstance(begun, Begun):
+            return begun
+        train_together([(label, begun)], stop, console)
+        return begun.record
+
+
+@dataclass(eq=False)
+class Begun:
+    """A run that is about to train: what it trains with and from, and its record so far."""
+
+    path: Path
+    programs: Programs
+    state: TrainState
+    start: int
+    record: dict[str, Any]
+    passed_over: list[str]
+
+    def note(self, reporter: Reporter) -> None:
+        """Writes down that the run begins: what was wrong with config or data has come out."""
+        for line in self.passed_over:
+            reporter.say(line)
+        if self.start:
+            reporter.say(f"resumed at step {self.start}")
+        results.write_json(self.path / "config.json", to_dict(self.programs.config))
+        results.keep_metrics_until(self.path, self.start)
+        results.write_json(self.path / "record.json", self.record)
+
+
+def begin(
+    config: ConfigDict, path: Path, dataset: Dataset | None, like: Programs | None = None
+) -> Begun | dict[str, Any]:
+    """Returns a run ready to train in the locked directory `path`, or its record if it is done; see `run`."""
+    held = results.find_run(path, to_dict(config))
+    if held is not None and held.record["status"] in results.DONE:
+        return held.record
+    dataset = dataset or load_data(config)
+    if held is not None and held.record["data"]["sha256"] != dataset.summary()["sha256"]:
+        raise UserError(f"{path}: the run began with other data ({held.record['data']['source']}); bring them back")
+    # A resumed run keeps the dtype it began with, also on another machine.
+    dtype = held.record["dtype"] if held else resolve_dtype(config.train.dtype)
+    programs = Programs(config, dataset, dtype, like=like)
+    state = programs.initial_state()
+    restored, passed_over = checkpoint.restore(path / "checkpoints", state)
+    state = restored or state
+    record = _record(config, state, dataset, dtype, held, path) | {"preprocess": programs.preprocess.summary()}
+    return Begun(path, programs, state, int(state.step), record, passed_over)
 
 
 def _record(
@@ -138,16 +158,20 @@ def _record(
 
 
 def _train(
-    programs: Programs,
-    state: TrainState,
-    record: dict[str, Any],
-    path: Path,
-    stop: threading.Event,
+    programs: Programs | Member,
+    state: Any,
+    begun: Begun,
+    should_stop: Callable[[], bool],
     reporter: Reporter,
-) -> None:
-    """Consumes fit's events and writes them down; `record` is brought up to date in place."""
+) -> Iterator[None]:
+    """Consumes fit's events, of which it yields one after the other, and writes them down in directory and record.
+
+    Raises:
+      InterruptedRun: told to stop.
+    """
+    record, path = begun.record, begun.path
     before, began = record["seconds"], time.perf_counter()
-    for event, at in fit(programs, state, stop.is_set):
+    for event, at in fit(programs, state, should_stop):
         values = {key: _finite(value) for key, value in event.values.items()}
         record |= {"step": event.step, "seconds": before + time.perf_counter() - began}
         match event.kind:
@@ -159,7 +183,7 @@ def _train(
                 if event.kind == "train":
                     reporter.update(event.step, f"loss {event.values['loss']:.3f} error {event.values['error']:.1%}")
             case "checkpoint":
-                checkpoint.save(path / "checkpoints", event.step, at)
+                checkpoint.save(path / "checkpoints", event.step, programs.saved(at))
                 results.write_json(path / "record.json", record)
             case "corrupted":
                 results.append_metrics(path, {"step": event.step, "split": event.kind, **values})
@@ -172,6 +196,7 @@ def _train(
                 errors = ", ".join(f"{split} error {event.values[f'{split}_error']:.1%}" for split in ("train", "test"))
                 reporter.update(event.step, "")
                 reporter.say(f"finished: {errors}, {record['seconds']:.0f} s")
+        yield
     if record["status"] not in results.DONE:
         raise InterruptedRun(f"stopped at step {record['step']} of {record['steps']}")
     results.write_json(path / "record.json", record)
@@ -183,33 +208,41 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def run_sweep(arms: list[Arm], workdir: Path, stop: threading.Event, console: Console) -> int:
-    """Runs the arms one after the other and returns the exit status.
+def train_together(begun: list[tuple[str, Begun]], stop: threading.Event, console: Console) -> None:
+    """Trains runs that are at one step, several in one program, event by event in turns.
 
-    An arm that fails for a reason of its own leaves its traceback in its directory and the sweep goes on; the
-    status is then 1.  An arm that another process is training is left to it.
+    Raises:
+      InterruptedRun: told to stop; every run is saved.
     """
-    failed, busy = [], []
-    loaded: dict[str, Dataset] = {}
-    for number, arm in enumerate(arms, 1):
-        label = f"[{number}/{len(arms)}] {arm.label}"
-        path = workdir / arm.run_id
-        key = repr(arm.config.data)
-        try:
-            if key not in loaded:
-                loaded = {key: load_data(arm.config)}
-            run(arm.config, path, stop, console, label, loaded[key])
-        except results.Busy:
-            busy.append(arm.run_id)
-            console.print(f"{label}: another process is training this arm", markup=False, highlight=False)
-        except (UserError, InterruptedRun, OSError):
-            # What would stop every other arm too, or was asked for.
-            raise
-        except Exception as error:
-            failed.append(arm.run_id)
-            (path / "error.txt").write_text(traceback.format_exc())
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            console.print(f"{label}: failed: {reason}; see {path / 'error.txt'}", markup=False, soft_wrap=True)
-    done = len(arms) - len(failed) - len(busy)
-    print(f"{done} of {len(arms)} arms done, {len(failed)} failed, {len(busy)} with another process: {workdir}")
-    return 1 if failed else 0
+    first = begun[0][1]
+    label = begun[0][0] if len(begun) == 1 else f"{begun[0][0]} and {len(begun) - 1} more in one program"
+    with Reporter(label, first.start, first.programs.config.train.steps, console) as reporter:
+        # One bar for all; what is said is said of one.
+        reporters = [reporter.of(own) for own, _ in begun]
+        for own, (_, each) in zip(reporters, begun, strict=True):
+            each.note(own)
+        members: list[Any] = [first.programs]
+        if len(begun) > 1:
+            members = Group([each.programs for _, each in begun], [each.state for _, each in begun]).members
+            seconds = members[0].group.compile()
+        else:
+            first.programs.compile(first.state)
+            seconds = first.programs.compile_seconds
+        turns = []
+        for member, own, (_, each) in zip(members, reporters, begun, strict=True):
+            grouped = isinstance(member, Member)
+            each.record["compile_seconds"] = seconds
+            should_stop = member.stops(stop.is_set) if grouped else stop.is_set
+            turns.append((member, _train(member, member if grouped else each.state, each, should_stop, own)))
+        interrupted: InterruptedRun | None = None
+        while turns:
+            for member, events in list(turns):
+                try:
+                    next(events)
+                except (StopIteration, InterruptedRun) as end:
+                    turns.remove((member, events))
+                    if isinstance(member, Member):
+                        member.leave()
+                    interrupted = end if isinstance(end, InterruptedRun) else interrupted
+        if interrupted:
+            raise interrupted
