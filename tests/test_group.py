@@ -137,6 +137,7 @@ def test_a_sweep_in_groups_leaves_what_separate_runs_leave_also_when_stopped(tmp
         (record, lines), (wanted, expected) = read(tmp_path / "together", other), read(tmp_path / "alone", one)
         assert record["status"] == wanted["status"] == "finished"
         assert record["restarts"] > 0
+        assert (record["runs_in_program"], wanted["runs_in_program"]) == (3, 1)
         for name, value in wanted["final"].items():
             np.testing.assert_allclose(record["final"][name], value, rtol=1e-3, atol=1e-3)
         by_step = {(line["step"], line["split"]): line["loss"] for line in lines}

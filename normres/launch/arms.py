@@ -19,8 +19,9 @@ from normres.sweep import Arm
 def run_sweep(arms: list[Arm], workdir: Path, stop: threading.Event, console: Console) -> int:
     """Runs the arms one after the other and returns the exit status.
 
-    An arm that fails for a reason of its own leaves its traceback in its directory and the sweep goes on; the
-    status is then 1.  An arm that another process is training is left to it.
+    An arm that fails for a reason of its own leaves its traceback in its directory, as do those that train in one
+    program with it and are not done, and the sweep goes on; the status is then 1.  An arm that another process is
+    training is left to it.
     """
     failed: list[str] = []
     busy: list[str] = []
@@ -40,6 +41,9 @@ def run_sweep(arms: list[Arm], workdir: Path, stop: threading.Event, console: Co
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             for label, arm in labelled:
                 path = workdir / arm.run_id
+                run = results.read_run(path)
+                if run and run.record["status"] in results.DONE:
+                    continue  # it was done before another in its program failed
                 failed.append(arm.run_id)
                 (path / "error.txt").write_text(traceback.format_exc())
                 console.print(f"{label}: failed: {reason}; see {path / 'error.txt'}", markup=False, soft_wrap=True)

@@ -148,8 +148,10 @@ def _record(
         "data": dataset.summary(),
         "step": 0,
         "steps": config.train.steps,
+        # Training alone; of several runs in one program each has its share of the program's, so that sums are right.
         "seconds": before.get("seconds", 0.0),
         "compile_seconds": None,
+        "runs_in_program": 1,
         "diverged_at_step": None,
         "final": dict.fromkeys(("train_loss", "train_error", "test_loss", "test_error")),
         "best_test_error": before.get("best_test_error"),
@@ -173,7 +175,7 @@ def _train(
     before, began = record["seconds"], time.perf_counter()
     for event, at in fit(programs, state, should_stop):
         values = {key: _finite(value) for key, value in event.values.items()}
-        record |= {"step": event.step, "seconds": before + time.perf_counter() - began}
+        record |= {"step": event.step, "seconds": before + (time.perf_counter() - began) / record["runs_in_program"]}
         match event.kind:
             case "train" | "test":
                 results.append_metrics(path, {"step": event.step, "split": event.kind, **values})
@@ -231,7 +233,7 @@ def train_together(begun: list[tuple[str, Begun]], stop: threading.Event, consol
         turns = []
         for member, own, (_, each) in zip(members, reporters, begun, strict=True):
             grouped = isinstance(member, Member)
-            each.record["compile_seconds"] = seconds
+            each.record |= {"compile_seconds": seconds / len(begun), "runs_in_program": len(begun)}
             should_stop = member.stops(stop.is_set) if grouped else stop.is_set
             turns.append((member, _train(member, member if grouped else each.state, each, should_stop, own)))
         interrupted: InterruptedRun | None = None
