@@ -105,7 +105,6 @@ def measure_all(
         print(f"{json}: kept {len(held['cells'])} cells, which were measured under the same conditions", flush=True)
     print(table.HEADER.format(repeats=sizes.repeats, seconds=sizes.sample_seconds))
     print(f"on {document['conditions']['device']}, JAX {jax.__version__}", flush=True)
-    order = [_key(asdict(cell)) for cell in cells]
     done = {_key(cell): cell for cell in document["cells"]}
     for number, cell in enumerate(cells, start=1):
         began = time.perf_counter()
@@ -114,7 +113,6 @@ def measure_all(
             sparing = not everywhere and (cell.norm, cell.depth) != ("batch", cells[0].depth)
             found = measure(cell, {k: v for k, v in chosen.items() if not (sparing and k == "torch-compile")}, sizes)
             document["cells"].append(found)
-            document["cells"].sort(key=lambda cell: order.index(_key(cell)))
             if json:
                 results.write_json(json, document)
         took = f"cell {number} of {len(cells)}, {time.perf_counter() - began:.0f} s"
