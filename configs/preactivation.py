@@ -6,7 +6,7 @@
 Sizes: `demo` (depths 8, 20 and 56, width 8, 2,560 embedded images, 400 steps: for CPUs), `budget` (ResNet-110 and the
 bottleneck ResNet-164, 6,400 steps) and `paper` (those and ResNet-1001, 64,000 steps; add --seeds=5); the last two want
 a GPU and the full CIFAR-10, by --config.data.source=binary --config.data.path=DIR_OR_TAR.  ResNet-1001 may also need
---config.model.remat=true.  For CIFAR-100 run the same command again with --config.data.name=cifar100 and its own path,
+--config.model.remat=block.  For CIFAR-100 run the same command again with --config.data.name=cifar100 and its own path,
 into the same --workdir: the report keeps the two apart.  Expected: pre-activation has the lower error from depth 110
 on, by more the deeper the network is; at 1001 layers the original order is worse than at 164, pre-activation is not.
 """

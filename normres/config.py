@@ -20,6 +20,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.stride_at": ("first", "3x3"),
     "model.padding": ("end", "both"),
     "model.order": tuple(variants.ORDERS),
+    "model.remat": variants.REMAT,
+    "model.unroll": variants.UNROLL,
     "model.norm_average": get_args(get_type_hints(norms.Average)["kind"]),
     "model.weights": tuple(weights.TABLE),
     "model.residual_scale": tuple(variants.RESIDUAL_SCALES),

@@ -16,10 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from normres.devices import alike
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+CONVOLVED = "convolved"  # what jax.checkpoint's policies call a convolution's output
 
 
 def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
@@ -38,7 +41,7 @@ def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int
     if kernel_HWIO.shape[:2] == (1, 1) and stride > 1:
         # A strided 1x1 kernel only reads the positions it keeps.
         x_NHWC, stride = x_NHWC[:, ::stride, ::stride], 1
-    return _conv(*alike(x_NHWC, kernel_HWIO), stride, groups)
+    return checkpoint_name(_conv(*alike(x_NHWC, kernel_HWIO), stride, groups), CONVOLVED)
 
 
 def _plain(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:

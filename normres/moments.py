@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from normres.reductions import Reduction, reduction, reduction_axes
 
@@ -29,6 +30,9 @@ __all__ = [
     "reduction",
     "reduction_axes",
 ]
+
+
+MOMENTS = "moments"  # what jax.checkpoint's policies call statistics
 
 
 class Moments(NamedTuple):
@@ -99,6 +103,13 @@ def moments_and_rest(
     A mean of 1e6 rounds to a float32 that is 0.03 off, so deviations of about 1 would be.  The rest is None where it
     is not known: for inputs below float32, whose own rounding is coarser, and for masked or merged statistics.
     """
+    found: tuple[Moments, jax.Array | None] = checkpoint_name(_moments_and_rest(over, center, x, where), MOMENTS)
+    return found
+
+
+def _moments_and_rest(
+    over: Reduction, center: bool, x: jax.Array, where: jax.Array | None
+) -> tuple[Moments, jax.Array | None]:
     exact = jnp.finfo(x.dtype).bits >= 32 and center and where is None and over.axis_name is None
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     if where is None:

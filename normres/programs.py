@@ -114,7 +114,7 @@ class Programs:
                     f"config.train.{field}={config.train[field]} is not a multiple of the {len(devices)} devices"
                 )
         self.config = config
-        self.model = network(config, len(dataset.class_names), dtype)
+        self.model = network(config, len(dataset.class_names), dtype, devices[0].platform)
         self.sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, P())

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 
 from normres import norms
 from normres.activation import fork, relu, relu_of_sum
+from normres.conv import CONVOLVED
 from normres.layers import Conv, Norm
+from normres.moments import MOMENTS
 from normres.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig, Shortcut
 
 __all__ = ["Block", "ResNet", "ResNetConfig", "count_parameters"]
@@ -239,20 +241,23 @@ class ResNet(_Operations):
     def _stage(self, x: jax.Array, stage: int, blocks: int, done: int) -> jax.Array:
         """Runs a stage's blocks, all but the first as one compiled block, whatever the depth."""
         config = self.config
-        block = nn.remat(Block, prevent_cse=False) if config.remat else Block
         options: dict[str, Any] = {"config": config, "train": self.train, "features": config.features(stage)}
         # Linear decay: block l of L, from 1, takes part with probability 1 - l / L * stochastic_depth.
         survival = [1 - (done + i + 1) / sum(config.blocks) * config.stochastic_depth for i in range(blocks)]
         at_random = config.stochastic_depth > 0
-        first = block(**options, stride=1 if stage == 0 else 2, first=stage == 0, name=f"stage{stage + 1}_first")
+        unrolled = config.unroll or blocks - 1 <= SHORT
+        first = _recomputing(config, looped=False)(
+            **options, stride=1 if stage == 0 else 2, first=stage == 0, name=f"stage{stage + 1}_first"
+        )
         x = first(x, survival[0] if at_random else None)
         if blocks > 1:
+            block = _recomputing(config, looped=not unrolled)
             rest = nn.scan(
                 lambda block, x, survival: (block(x, survival), None),
                 variable_axes={"params": 0, "batch_stats": 0, "moments": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=blocks - 1,
-                unroll=blocks - 1 if config.unroll or blocks - 1 <= SHORT else 1,
+                unroll=blocks - 1 if unrolled else 1,
             )
             each = jnp.asarray(survival[1:], jnp.float32) if at_random else None
             x, _ = rest(block(**options, name=f"stage{stage + 1}_rest"), x, each)
@@ -266,6 +271,21 @@ class ResNet(_Operations):
         fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup
         initial = nn.initializers.zeros if fixup else nn.initializers.lecun_normal()
         return nn.Dense(self.config.classes, kernel_init=initial, name=name)(x)
+
+
+def _recomputing(config: ResNetConfig, looped: bool) -> type[Block]:
+    """Returns Block, which in its backward pass computes anew what the config says, in a loop over blocks or not."""
+    policy = None
+    if config.remat == "elementwise":
+        if config.dropout or SHORTCUTS[config.shortcut].dropout:
+            return Block  # drawing the masks once more takes longer than keeping them
+        policies = jax.checkpoint_policies
+        policy = policies.save_from_both_policies(
+            policies.save_only_these_names(CONVOLVED, MOMENTS), policies.dots_saveable
+        )
+    # The compiler would merge what is computed anew with what was computed before, but not across loops.
+    recomputing: type[Block] = nn.remat(Block, prevent_cse=not looped, policy=policy)
+    return Block if config.remat == "nothing" else recomputing
 
 
 def count_parameters(params: Any) -> int:

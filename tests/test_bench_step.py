@@ -137,27 +137,32 @@ def small_sizes(monkeypatch):
 
 def test_the_command_measures_writes_draws_and_goes_on(small_sizes, monkeypatch, tmp_path, capsys):
     file, chart, page = tmp_path / "step.json", tmp_path / "step.png", tmp_path / "page.md"
-    options = ["bench", "step", *SMALL, "--dtypes=bfloat16", "--norms=batch", "--contenders=flax", f"--json={file}"]
+    options = ["bench", "step", *SMALL, "--dtypes=bfloat16", "--norms=layer", "--contenders=normres-batch,flax"]
+    options.append(f"--json={file}")
     assert cli.main(options) == 0
     printed = capsys.readouterr().out
-    assert "ResNet-8, bfloat16, batch norm, batch 8, width 4" in printed
+    assert "ResNet-8, bfloat16, layer norm, batch 8, width 4" in printed
     document = json.loads(file.read_text())
     (cell,) = document["cells"]
-    assert list(cell["contenders"]) == ["normres", "flax"]
+    assert list(cell["contenders"]) == ["normres", "normres-batch", "flax"]
     assert cell["left_out"] == {}
+    # Another network, with which nobody is compared.
+    losses = {name: contender.pop("losses") for name, contender in cell["contenders"].items()}
+    assert losses["flax"] == pytest.approx(losses["normres"], rel=5e-3)
+    assert losses["normres-batch"] != pytest.approx(losses["normres"], rel=5e-3)
+    assert "differs_by" not in cell["contenders"]["normres-batch"]
     for contender in cell["contenders"].values():
         assert len(contender["step_seconds"]) == 5
         assert contender["peak_bytes"] > contender["baseline_bytes"] > 1e7
-        assert contender["losses"][0] == pytest.approx(cell["contenders"]["normres"]["losses"][0], rel=5e-3)
     # Flax has the flags that the user gave, whatever earlier commands of this process have added; ours may have more.
     assert cell["contenders"]["flax"]["xla_flags"] == machine.environment_as_given()["XLA_FLAGS"]
     assert cell["contenders"]["normres"]["xla_flags"].startswith(os.environ["XLA_FLAGS"])
 
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     assert cli.main(["bench", "step", f"--from={file}", f"--chart={chart}", f"--markdown={page}"]) == 0
-    assert "ResNet-8, bfloat16, batch norm" in capsys.readouterr().out
+    assert "ResNet-8, bfloat16, layer norm" in capsys.readouterr().out
     assert chart.read_bytes().startswith(b"\x89PNG")
-    assert "| ResNet-8 | batch | bfloat16 | Flax " in page.read_text()
+    assert "| ResNet-8 | layer | bfloat16 | Flax " in page.read_text()
     assert "old" not in page.read_text()
     assert page.read_text().endswith("after\n")
 

@@ -70,13 +70,20 @@ def test_rematerialization_changes_no_number():
             logits, _ = model.apply({**held, "params": params}, IMAGES, mutable=["batch_stats"])
             return jnp.sum(jnp.sin(logits))
 
-        lowered = jax.jit(jax.grad(loss)).lower(held["params"])
-        return lowered.compile(QUICKLY)(held["params"]), lowered.as_text().count("stablehlo.convolution")
+        compiled = jax.jit(jax.grad(loss)).lower(held["params"]).compile(QUICKLY)
+        text = compiled.as_text()
+        return compiled(held["params"]), text.count(" convolution("), text.count(" maximum(")
 
-    (plain, few), (again, many) = gradient(False), gradient(True)
-    assert many > few  # or nothing was recomputed
-    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+    plain, convolutions, rectifiers = gradient("nothing")
+    elementwise, as_many, more_rectifiers = gradient("elementwise")
+    whole, more_convolutions, _ = gradient("block")
+    # Counted in the compiled program: the compiler must not merge what is computed anew with what was before.
+    assert as_many == convolutions
+    assert more_rectifiers > rectifiers
+    assert more_convolutions == convolutions + 2 * 6  # of six blocks, none in a loop
+    for again in (elementwise, whole):
+        for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
 
 
 def test_stochastic_depth_is_a_coin_in_training_and_its_mean_in_evaluation():

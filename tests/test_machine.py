@@ -1,6 +1,7 @@
 """What is set up before jax is imported, and how a Python is found."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,22 @@ def test_a_command_starts_anew_on_huge_pages_once(monkeypatch, tmp_path, given, 
     machine.restart_with_huge_pages()
     assert started == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])] * restarts
     assert machine.environment_as_given() == {**given, "XLA_FLAGS": "--other=1"}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_freed_memory_is_returned():
+    def resident():
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    # Too small to be mapped one by one, and the last one holds the end of the heap.
+    blocks = [bytearray(os.urandom(1) * 60_000) for _ in range(3000)]
+    last = blocks.pop()
+    blocks.clear()
+    before = resident()
+    machine.return_freed_memory()
+    assert resident() < before - 100e6
+    assert last
 
 
 def test_importing_the_command_line_leaves_jax_alone():

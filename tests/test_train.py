@@ -262,6 +262,32 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
     np.testing.assert_array_equal(after_steps(programs(dataset, **field))[1], others)
 
 
+@pytest.mark.parametrize(
+    ("unroll", "steps", "depth", "platform", "unrolled"),
+    [
+        ("auto", 1000, 20, "cpu", True),
+        ("auto", 999, 20, "cpu", False),
+        ("auto", 64_000, 110, "cpu", True),
+        ("auto", 64_000, 1202, "cpu", False),
+        ("auto", 64_000, 20, "gpu", False),
+        ("never", 64_000, 20, "cpu", False),
+        ("always", 1, 1202, "gpu", True),
+    ],
+)
+def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, unrolled):
+    fields = {"model__unroll": unroll, "model__depth": depth, "train__steps": steps}
+    assert train.network(config(**fields), 10, "float32", platform).unroll is unrolled
+
+
+def test_unrolled_it_is_the_same_network(dataset):
+    # Stages of four blocks, so that three of them are scanned.
+    fields = {"model__depth": 26, "train__parallel": "jit"}
+    scanned, losses_of_scanned = after_steps(programs(dataset, model__unroll="never", **fields), 2)
+    unrolled, losses = after_steps(programs(dataset, model__unroll="always", **fields), 2)
+    np.testing.assert_allclose(losses, losses_of_scanned, rtol=1e-4)
+    assert_close(unrolled, scanned)
+
+
 def test_a_program_is_not_shared_by_networks_that_differ(dataset):
     assert programs(dataset)._steps is not programs(dataset, model__shortcut="none")._steps
     assert programs(dataset)._steps is not programs(dataset, 8)._steps

@@ -34,7 +34,7 @@ the first depth, and the memory of the step's activations; for depths up to 110 
 examples:
   normres bench compile
   normres bench compile --depths=20,110 --orders=post,pre --shortcuts=A --step
-  normres bench compile --depths=1202 --batch=128 --remat --step"""
+  normres bench compile --depths=1202 --batch=128 --remat=block --step"""
 
 SEEDS = """\
 What train.seeds_per_program gives on this machine: milliseconds of a training step per run, for each number of runs in
@@ -84,7 +84,12 @@ def add_commands(add: Add) -> None:
     compile_.add_argument("--width", type=int, default=16, help="of the first stage (default 16)")
     compile_.add_argument("--batch", type=int, default=128, help="examples (default 128)")
     compile_.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default auto)")
-    compile_.add_argument("--remat", action="store_true", help="recompute activations in the backward pass")
+    compile_.add_argument(
+        "--remat",
+        default="elementwise",
+        metavar="ROW",
+        help="nothing, elementwise (default) or block; see configs/base.py",
+    )
     compile_.add_argument("--step", action="store_true", help="also run and time the step")
     compile_.add_argument("--scanned-only", action="store_true", help="leave out the unrolled networks")
     listed = ("--depths", "--orders", "--shortcuts", "--width", "--batch", "--dtype", "--remat", "--step", "--json")

@@ -36,7 +36,7 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
         "depth": config.model.depth,
         "order": config.model.order,
         "shortcut": config.model.shortcut,
-        "unrolled": config.model.unroll,
+        "unrolled": programs.model.unroll,
         "remat": config.model.remat,
         "compile_seconds": programs.compile_seconds,
         "activation_megabytes": analysis.temp_size_in_bytes / MEGABYTE,
@@ -76,7 +76,8 @@ def run(
             for depth in depths:
                 for unroll in (False, True) if unrolled and depth <= UNROLLED_TO else (False,):
                     fields = {"model.depth": depth, "model.order": order, "model.shortcut": shortcut}
-                    row = measure(configs.apply(config, fields | {"model.unroll": unroll}), dtype, step)
+                    fields["model.unroll"] = "always" if unroll else "never"
+                    row = measure(configs.apply(config, fields), dtype, step)
                     rows.append(row)
                     first = first or row["compile_seconds"]
                     steady = f"{row['step_seconds']:.3f} s" if step else "–"

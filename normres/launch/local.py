@@ -20,7 +20,7 @@ from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
 from normres.fit import fit
 from normres.group import Group, Member
-from normres.launch.machine import resolve_dtype
+from normres.launch import machine
 from normres.launch.progress import Reporter
 from normres.programs import Programs
 from normres.resnet import count_parameters
@@ -120,9 +120,10 @@ def begin(
     if held is not None and held.record["data"]["sha256"] != dataset.summary()["sha256"]:
         raise UserError(f"{path}: the run began with other data ({held.record['data']['source']}); bring them back")
     # A resumed run keeps the dtype it began with, also on another machine.
-    dtype = held.record["dtype"] if held else resolve_dtype(config.train.dtype)
+    dtype = held.record["dtype"] if held else machine.resolve_dtype(config.train.dtype)
     programs = Programs(config, dataset, dtype, like=like)
     state = programs.initial_state()
+    machine.return_freed_memory()
     restored, passed_over = checkpoint.restore(path / "checkpoints", state)
     state = restored or state
     record = _record(config, state, dataset, dtype, held, path) | {"preprocess": programs.preprocess.summary()}
@@ -230,6 +231,7 @@ def train_together(begun: list[tuple[str, Begun]], stop: threading.Event, consol
         else:
             first.programs.compile(first.state)
             seconds = first.programs.compile_seconds
+        machine.return_freed_memory()
         turns = []
         for member, own, (_, each) in zip(members, reporters, begun, strict=True):
             grouped = isinstance(member, Member)

@@ -13,16 +13,16 @@ Every contender runs in a process of its own, as its users start it: normres wit
 those of your environment.  First the contenders' losses, gradients and updates of the timed step are compared, and
 nothing is timed if they differ; then they are timed in turns.  What does not work here, such as torch.compile without a
 C++ compiler, is left out and said.  The default cells are batch norm at every depth and the other norms at the first
-one, in every dtype; torch.compile takes minutes and is by default only in the cells of batch norm at the first depth.
-With --json each cell is written when it is done, and the same command goes on where it was killed if code, machine and
-options are the same.
+one, beside normres with batch norm (normres-batch), in every dtype; torch.compile takes minutes and is by default only
+in the cells of batch norm at the first depth.  With --json each cell is written when it is done, and the same command
+goes on where it was killed if code, machine and options are the same.
 
 examples:
   normres bench step --depths=20 --dtypes=bfloat16 --norms=batch
   normres bench step --torch=$HOME/torch/bin/python --json=step.json --chart=step.png
   normres bench step --from=docs/performance/step.json --chart=step.png --markdown=docs/performance.md"""
 
-CONTENDERS = ("normres", "flax", "torch", "torch-compile")
+CONTENDERS = ("normres", "normres-batch", "flax", "torch", "torch-compile")
 MINIMUM_REPEATS = 5  # below, quartiles say nothing
 
 

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,13 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> di
     """
     given, cost = arrays(cell), work(cell)
     before = {name.removeprefix("weights/"): array for name, array in given.items() if name.startswith("weights/")}
+    # Who brings a norm of its own has the same step but for that: it says what the cell's norm costs.
+    cells = {name: replace(cell, norm=contender.norm or cell.norm) for name, contender in contenders.items()}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        source = folder / "given.npz"
-        np.savez(source, allow_pickle=False, **given)
+        for of_norm in {cell, *cells.values()}:
+            weights = given if of_norm == cell else arrays(of_norm)
+            np.savez(folder / f"given_{of_norm.norm}.npz", allow_pickle=False, **weights)
         field = _Field(contenders, folder, stack)
         found: dict[str, dict[str, Any]] = {}
         outcomes: dict[str, agreement.Outcome] = {}
@@ -98,9 +101,12 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> di
                 request: dict[str, Any] = {"dtype": cell.dtype, "size": size, "copy_bytes": sizes.copy_bytes}
             else:
                 after = folder / f"{name}.npz"
-                request = {"spec": cell.spec(), "source": str(source), "destination": str(after)}
+                source = folder / f"given_{cells[name].norm}.npz"
+                request = {"spec": cells[name].spec(), "source": str(source), "destination": str(after)}
             if (answer := field.ask(name, "prepare", PREPARE_SECONDS, **request)) and name != CEILINGS:
                 found[name] |= answer
+                if cells[name] != cell:
+                    continue
                 with np.load(after) as arrays_after:
                     state_dict = {key: arrays_after[key] for key in arrays_after.files}
                 outcomes[field.contenders[name].title] = agreement.Outcome(tuple(answer["losses"]), state_dict)

@@ -9,6 +9,7 @@ import numpy as np
 from normres import torch_networks
 from normres.bench.step.cells import Cell
 from normres.data import Dataset
+from normres.launch import machine
 from normres.programs import Programs
 from normres.train import TrainState
 
@@ -26,6 +27,7 @@ class Normres:
         self.programs = Programs(cell.config(), data, cell.dtype, jax.devices()[:1])
         variables = torch_networks.network_from_torch(weights, self.programs.model)
         state = self.programs.initial_state()
+        machine.return_freed_memory()
         placed = jax.device_put(
             (variables["params"], variables.get("batch_stats", {})), self.programs.replicated, may_alias=False
         )
@@ -35,6 +37,7 @@ class Normres:
     def compile(self) -> None:
         """Traces and compiles the step."""
         self.programs.compile(self.state)
+        machine.return_freed_memory()
 
     def step(self) -> jax.Array:
         """Dispatches a step and returns its metrics."""

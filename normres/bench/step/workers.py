@@ -34,11 +34,13 @@ class Contender:
       title: for people.
       command: the arguments of its process.
       environment: of its process.
+      norm: of its network, which is then not compared with the others'; "": the cell's.
     """
 
     title: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    norm: str = ""
 
 
 def contenders(python_of_torch: str | None, platform: str) -> dict[str, Contender]:
@@ -56,6 +58,7 @@ def contenders(python_of_torch: str | None, platform: str) -> dict[str, Contende
     module = (sys.executable, "-m", "normres.bench.step.jax_worker")
     found = {
         "normres": Contender("normres", (*module, "normres"), ours),
+        "normres-batch": Contender("normres, batch norm", (*module, "normres"), ours, norm="batch"),
         "flax": Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path}),
         "ceilings": Contender("ceilings", (*module, "ceilings"), ours),
     }
