@@ -251,6 +251,24 @@ def test_samples_are_taken_in_turns(monkeypatch):
     ]
 
 
+def test_a_sample_begins_with_a_step_that_is_not_timed():
+    class Slow:
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+            return self.steps
+
+        def wait(self, steps):
+            time.sleep(0.5 if steps == 1 else 0)
+            return float(steps)
+
+    contender = Slow()
+    answer = serve.Timed(contender).sample(2)
+    assert contender.steps == answer["loss"] == 3
+    assert answer["seconds"] < 0.5
+
+
 def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
     worker = "import time; from normres.bench.step import serve; serve.serve({'start': lambda: time.sleep(60)})"
     code = (

@@ -22,7 +22,8 @@ def fast(monkeypatch):
 
 def test_flags_are_added_where_they_help(fast, monkeypatch):
     machine.prepare_xla()
-    assert os.environ["XLA_FLAGS"] == " ".join(machine.ONEDNN_FLAGS)
+    assert os.environ["XLA_FLAGS"] == " ".join([*machine.ONEDNN_FLAGS, machine.CONVOLUTION_FLAG])
+    assert machine.environment_as_given().get("XLA_FLAGS") is None
     monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: False)
     monkeypatch.setenv("XLA_FLAGS", "")
     machine.prepare_xla()
@@ -32,7 +33,12 @@ def test_flags_are_added_where_they_help(fast, monkeypatch):
 def test_what_the_user_set_stays(fast, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false --other=1")
     machine.prepare_xla()
+    # Convolutions stay where they are: there may be no oneDNN to take them.
     assert os.environ["XLA_FLAGS"] == f"--xla_cpu_use_onednn=false --other=1 {machine.ONEDNN_FLAGS[1]}"
+    name = machine.CONVOLUTION_FLAG.split("=")[0]
+    monkeypatch.setenv("XLA_FLAGS", f"{name}=")
+    machine.prepare_xla()
+    assert os.environ["XLA_FLAGS"] == " ".join([f"{name}=", *machine.ONEDNN_FLAGS])
 
 
 def test_compiled_programs_are_kept_apart_by_processor_and_where_the_user_says(monkeypatch, tmp_path):

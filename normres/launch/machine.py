@@ -11,6 +11,9 @@ from pathlib import Path
 # They send bfloat16 convolutions to the CPU's matrix units; other backends ignore them.
 ONEDNN_FLAGS = ("--xla_cpu_use_onednn=true", "--xla_cpu_experimental_onednn_custom_call=true")
 
+# Without it float32 convolutions of 32 channels and more go to a slower library all the same.
+CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+
 # glibc 2.35 and later; older ones ignore it.
 MALLOC_TUNABLES = "glibc.malloc.hugetlb=1"
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -47,6 +50,8 @@ def prepare_xla() -> None:
         return
     given = os.environ.get("XLA_FLAGS", "")
     added = [flag for flag in ONEDNN_FLAGS if flag.split("=")[0] not in given]
+    if added == [*ONEDNN_FLAGS] and CONVOLUTION_FLAG.split("=")[0] not in given:
+        added.append(CONVOLUTION_FLAG)
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 
 
@@ -95,7 +100,7 @@ def environment_as_given() -> dict[str, str]:
     given = dict(os.environ)
     if given.get("GLIBC_TUNABLES") == MALLOC_TUNABLES:
         del given["GLIBC_TUNABLES"]
-    flags = [flag for flag in given.pop("XLA_FLAGS", "").split() if flag not in ONEDNN_FLAGS]
+    flags = [flag for flag in given.pop("XLA_FLAGS", "").split() if flag not in (*ONEDNN_FLAGS, CONVOLUTION_FLAG)]
     return given | ({"XLA_FLAGS": " ".join(flags)} if flags else {})
 
 
