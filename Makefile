@@ -33,7 +33,7 @@ demo: setup
 	@$(BIN)/normres report --experiment=experiments/degradation.py --workdir=$(DEMO)
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 lint: setup
 	@$(BIN)/ruff check .
