@@ -1,5 +1,5 @@
 # make demo    train plain and residual networks at three depths on embedded images, and draw what came out
-# make test    run the tests
+# make test    run the tests, on up to four workers of about 2.5 GB each
 # make setup   only make the environment; EXTRA=cuda12, cuda13 or tpu adds an accelerator's packages
 # make lint    style and types
 # make lock    renew requirements.lock (needs uv)

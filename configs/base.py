@@ -41,8 +41,8 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.model.stochastic_depth = 0.0  # probability that the last block's branch is left out; falls to the first
     config.model.zero_last_scale = False  # the scale of each branch's last norm starts at zero
     config.model.auxiliary = ()  # stages with a classifier of their own, such as 1,2
-    config.model.remat = "elementwise"  # what the backward pass computes anew: nothing | elementwise (norms, ReLUs) |
-    # block (all from the block's input: the least memory, a third more time)
+    config.model.remat = "auto"  # what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without
+    # dropout) | block (all, from its input: the least memory, a third more time) | auto (elementwise on the CPU)
     config.model.unroll = "auto"  # compile every block on its own: a tenth less time, but seconds to compile and more
     # memory: never | always | auto (on the CPU, for 1,000 steps and more of networks of up to 60 blocks)
     config.model.norm = "batch"  # a row of the table in normres/norms.py, or axes to average over, such as NHC

@@ -20,8 +20,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.stride_at": ("first", "3x3"),
     "model.padding": ("end", "both"),
     "model.order": tuple(variants.ORDERS),
-    "model.remat": variants.REMAT,
-    "model.unroll": variants.UNROLL,
+    "model.remat": (*variants.REMAT, "auto"),
+    "model.unroll": ("never", "always", "auto"),
     "model.norm_average": get_args(get_type_hints(norms.Average)["kind"]),
     "model.weights": tuple(weights.TABLE),
     "model.residual_scale": tuple(variants.RESIDUAL_SCALES),
@@ -88,7 +88,7 @@ def load(path_and_argument: str, overrides: dict[str, Any] | None = None) -> Con
         raise UserError(f"{path}: defines no get_config()")
     try:
         config = module.get_config(argument) if argument else module.get_config()
-    except (KeyError, AttributeError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}".splitlines()[0]) from error
     return apply(config, overrides or {})
 
@@ -159,6 +159,8 @@ def _coerce(name: str, value: Any, current: Any) -> Any:
         pass
     if name in NAMES:
         raise UserError(f"config.{name}={value!r} is not a list of names; choices: {', '.join(NAMES[name])}")
+    if name in CHOICES:
+        raise UserError(f"config.{name}={value!r} does not exist; {nearest(str(value), CHOICES[name])}")
     wanted = {bool: "true or false", tuple: "integers, such as 100,200", int: "an integer", float: "a number"}
     raise UserError(f"config.{name}={value!r} is not {wanted.get(kind, 'a text')}")
 

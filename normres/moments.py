@@ -31,8 +31,7 @@ __all__ = [
     "reduction_axes",
 ]
 
-
-MOMENTS = "moments"  # what jax.checkpoint's policies call statistics
+STATISTICS = "statistics"  # what jax.checkpoint's policies call them
 
 
 class Moments(NamedTuple):
@@ -103,7 +102,7 @@ def moments_and_rest(
     A mean of 1e6 rounds to a float32 that is 0.03 off, so deviations of about 1 would be.  The rest is None where it
     is not known: for inputs below float32, whose own rounding is coarser, and for masked or merged statistics.
     """
-    found: tuple[Moments, jax.Array | None] = checkpoint_name(_moments_and_rest(over, center, x, where), MOMENTS)
+    found: tuple[Moments, jax.Array | None] = checkpoint_name(_moments_and_rest(over, center, x, where), STATISTICS)
     return found
 
 
@@ -130,10 +129,13 @@ def _moments_and_rest(
     if exact:
         shift = lax.stop_gradient(over.first(x))
         own = over.total_of(deviation, x, shift, None) / safe_count
+        own = checkpoint_name(own, STATISTICS)
         mean = shift + own
         rest = own - (mean - shift)
         return Moments(mean, over.total_of(_squared_deviation, x, mean, rest) / safe_count, count), rest
     mean = over.total_of(partial(_wide, dtype), x) / safe_count if center else jnp.zeros_like(safe_count)
+    # Here too, for the variance is differentiated through it.
+    mean = checkpoint_name(mean, STATISTICS)
     if counted is None:
         squares = over.total_of(_squared_deviation, x, mean, None)
     else:

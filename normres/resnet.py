@@ -15,8 +15,8 @@ from normres import norms
 from normres.activation import fork, relu, relu_of_sum
 from normres.conv import CONVOLVED
 from normres.layers import Conv, Norm
-from normres.moments import MOMENTS
-from normres.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig, Shortcut
+from normres.moments import STATISTICS
+from normres.variants import BRANCHES, LAYOUTS, ORDERS, REMAT, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig, Shortcut
 
 __all__ = ["Block", "ResNet", "ResNetConfig", "count_parameters"]
 
@@ -239,13 +239,13 @@ class ResNet(_Operations):
         return self._classify(x, "classifier")
 
     def _stage(self, x: jax.Array, stage: int, blocks: int, done: int) -> jax.Array:
-        """Runs a stage's blocks, all but the first as one compiled block, whatever the depth."""
+        """Runs a stage's blocks; unless unrolled all but the first are compiled as one, whatever the depth."""
         config = self.config
         options: dict[str, Any] = {"config": config, "train": self.train, "features": config.features(stage)}
         # Linear decay: block l of L, from 1, takes part with probability 1 - l / L * stochastic_depth.
         survival = [1 - (done + i + 1) / sum(config.blocks) * config.stochastic_depth for i in range(blocks)]
         at_random = config.stochastic_depth > 0
-        unrolled = config.unroll or blocks - 1 <= SHORT
+        unrolled = config.unrolled or blocks - 1 <= SHORT
         first = _recomputing(config, looped=False)(
             **options, stride=1 if stage == 0 else 2, first=stage == 0, name=f"stage{stage + 1}_first"
         )
@@ -274,18 +274,27 @@ class ResNet(_Operations):
 
 
 def _recomputing(config: ResNetConfig, looped: bool) -> type[Block]:
-    """Returns Block, which in its backward pass computes anew what the config says, in a loop over blocks or not."""
-    policy = None
-    if config.remat == "elementwise":
-        if config.dropout or SHORTCUTS[config.shortcut].dropout:
-            return Block  # drawing the masks once more takes longer than keeping them
-        policies = jax.checkpoint_policies
-        policy = policies.save_from_both_policies(
-            policies.save_only_these_names(CONVOLVED, MOMENTS), policies.dots_saveable
-        )
+    """Returns Block, which in its backward pass computes anew what the config says, in a loop over blocks or not.
+
+    Raises:
+      ValueError: `config.remat` is none of REMAT.
+    """
+    policies = jax.checkpoint_policies
+    match config.remat:
+        case "nothing":
+            return Block
+        case "elementwise":
+            if config.dropout or SHORTCUTS[config.shortcut].dropout:
+                return Block  # drawing the masks once more takes longer than keeping them
+            named = policies.save_only_these_names(CONVOLVED, STATISTICS)
+            policy = policies.save_from_both_policies(named, policies.dots_saveable)
+        case "block":
+            policy = None
+        case other:
+            raise ValueError(f"remat={other!r} does not exist; choices: {', '.join(REMAT)}")
     # The compiler would merge what is computed anew with what was computed before, but not across loops.
-    recomputing: type[Block] = nn.remat(Block, prevent_cse=not looped, policy=policy)
-    return Block if config.remat == "nothing" else recomputing
+    found: type[Block] = nn.remat(Block, prevent_cse=not looped, policy=policy)
+    return found
 
 
 def count_parameters(params: Any) -> int:

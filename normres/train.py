@@ -19,9 +19,9 @@ from normres.resnet import ResNet, ResNetConfig
 from normres.streams import step_key, stream_seed
 
 # Unrolled, a step takes a tenth less time on two CPU cores, and a third of a second a block longer to compile, which
-# about 350 steps of width 16 make up for.  Other devices were not measured.
-UNROLLED_FROM = 1000  # steps
-UNROLLED_TO = 60  # blocks: beyond, the compiler's memory exceeds the step's
+# about 350 steps of width 16 make up for.
+UNROLLED_STEPS = 1000  # a run has at least
+UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
 
@@ -58,13 +58,19 @@ class TrainState:
     held: jax.Array
 
 
-def network(config: ConfigDict, classes: int, dtype: str, platform: str = "") -> ResNetConfig:
-    """Returns the config of the network that a run trains on devices of `platform` ("cpu", "gpu", ...)."""
+def network(config: ConfigDict, classes: int, dtype: str, platform: str | None) -> ResNetConfig:
+    """Returns the config of the network that a run trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
+
+    "auto" is what was measured to be faster, on the CPU, and what needs no measuring elsewhere.
+    """
     synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
-    fields = {**config.model, "unroll": config.model.unroll == "always"}
+    fields = {**config.model}
+    unroll = fields.pop("unroll")
+    if fields["remat"] == "auto":
+        fields["remat"] = "elementwise" if platform == "cpu" else "nothing"
     found = ResNetConfig(classes=classes, dtype=jnp.dtype(dtype), axis_name="data" if synchronized else None, **fields)
-    long = config.train.steps >= UNROLLED_FROM and sum(found.blocks) <= UNROLLED_TO
-    return replace(found, unroll=True) if config.model.unroll == "auto" and platform == "cpu" and long else found
+    long = config.train.steps >= UNROLLED_STEPS and sum(found.blocks) <= UNROLLED_BLOCKS
+    return replace(found, unrolled=unroll == "always" or (unroll == "auto" and platform == "cpu" and long))
 
 
 def traced(config: ConfigDict) -> dict[str, np.ndarray]:
@@ -92,7 +98,7 @@ def with_traced(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
 def build_state(config: ConfigDict, model: ResNetConfig, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
     """Returns the state before the first step: images of `image_shape` (H, W, C), parameters drawn from `key`."""
     # Not unrolled, which takes longer to compile and draws the same.
-    scanned = ResNet(replace(model, unroll=False))
+    scanned = ResNet(replace(model, unrolled=False))
     variables = scanned.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     params = variables["params"]
     return TrainState(

@@ -199,12 +199,9 @@ RESIDUAL_SCALES: dict[str, ResidualScale] = {
 
 
 # What of a block the backward pass computes anew instead of keeping it: nothing; all but the outputs of convolutions
-# and the statistics, which takes little time; or the whole block from its input, which takes a forward pass.
-# Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
+# and the statistics, which takes little time (but nothing where dropout is drawn, which takes long); or the whole block
+# from its input, which takes a forward pass.  Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
 REMAT = ("nothing", "elementwise", "block")
-
-# Whether a run's network is unrolled; "auto": where that pays, see train.network.
-UNROLL = ("never", "always", "auto")
 
 
 @dataclass(frozen=True)
@@ -230,7 +227,7 @@ class ResNetConfig:
       zero_last_scale: whether the scale of a branch's last norm starts at zero.
       auxiliary: stages, from 1, with a classifier of their own.
       remat: one of REMAT.
-      unroll: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
+      unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
       norm: a row of norms.TABLE, or axes such as "NHC".
       norm_groups: channel groups of a grouped norm; must divide every normalized width.
       norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
@@ -258,8 +255,8 @@ class ResNetConfig:
     stochastic_depth: float = 0.0
     zero_last_scale: bool = False
     auxiliary: tuple[int, ...] = ()
-    remat: str = "elementwise"
-    unroll: bool = False
+    remat: str = "nothing"
+    unrolled: bool = False
     norm: str = "batch"
     norm_groups: int = 8
     norm_sub_batches: int = 4

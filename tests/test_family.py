@@ -1,5 +1,7 @@
 """What the family adds to the network: depth aids, gates, intermediates; each against what its paper says it is."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,8 @@ def test_rematerialization_changes_no_number():
         text = compiled.as_text()
         return compiled(held["params"]), text.count(" convolution("), text.count(" maximum(")
 
+    with pytest.raises(ValueError, match="remat=False does not exist; choices: nothing, elementwise, block"):
+        gradient(False)
     plain, convolutions, rectifiers = gradient("nothing")
     elementwise, as_many, more_rectifiers = gradient("elementwise")
     whole, more_convolutions, _ = gradient("block")
@@ -84,6 +88,39 @@ def test_rematerialization_changes_no_number():
     for again in (elementwise, whole):
         for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("remat", ["elementwise", "block"])
+def test_rematerialization_in_a_loop_changes_no_number(remat):
+    # Three blocks of a stage are scanned; what is drawn and what is carried must be the same both times.
+    fields = {"depth": 26, "width": 4, "stochastic_depth": 0.3, "weights": "spectral", "auxiliary": (1,)}
+    held = variables(**fields)
+
+    def gradient(remat):
+        model = ResNet(ResNetConfig(**fields, remat=remat), train=True)
+
+        def loss(params):
+            mutable = ["batch_stats", "auxiliary", "intermediates"]
+            rngs = {"dropout": jax.random.key(3)}
+            logits, changed = model.apply({**held, "params": params}, IMAGES, mutable=mutable, rngs=rngs)
+            return jnp.sum(jnp.sin(logits)) + jnp.sum(changed["auxiliary"]["stage1"][0] ** 2), changed
+
+        return jax.jit(jax.grad(loss, has_aux=True)).lower(held["params"]).compile(QUICKLY)(held["params"])
+
+    for one, other in zip(jax.tree.leaves(gradient("nothing")), jax.tree.leaves(gradient(remat)), strict=True):
+        np.testing.assert_allclose(other, one, rtol=2e-3, atol=2e-4)
+
+
+def test_dropout_is_not_drawn_again():
+    def recomputations(**fields):
+        network = ResNet(ResNetConfig(depth=8, width=4, remat="elementwise", **fields), train=True)
+        key = {"dropout": jax.random.key(0)}
+        shapes = jax.eval_shape(network.init, {"params": jax.random.key(0), **key}, IMAGES)
+        applied = partial(network.apply, mutable=["batch_stats"], rngs=key)
+        return str(jax.make_jaxpr(applied)(shapes, IMAGES)).count("prevent_cse=")
+
+    assert recomputations() > 0
+    assert recomputations(dropout=0.1) == recomputations(shortcut="dropout") == 0
 
 
 def test_stochastic_depth_is_a_coin_in_training_and_its_mean_in_evaluation():

@@ -153,6 +153,13 @@ def test_distinguishing_fields_lets_a_recipe_stand_for_what_it_sets(tmp_path):
     assert distinguishing_fields(runs[:1]) == []
 
 
+def test_how_a_run_was_computed_is_no_difference_between_arms(tmp_path):
+    execution = {"model.remat": "block", "model.unroll": "always", "train.seeds_per_program": 4}
+    write_run(tmp_path, "A", 14, (0.4, 0.5))
+    write_run(tmp_path, "A", 14, (0.4, 0.5), seed=1, change=execution)
+    assert distinguishing_fields(read_runs(tmp_path)) == []
+
+
 def test_a_missing_field_names_the_file(tmp_path):
     path = write_run(tmp_path, "none", 14, (0.4, 0.5))
     with pytest.raises(UserError, match=re.escape(f"{path / 'config.json'}: has no field 'model.colour'")):

@@ -89,7 +89,7 @@ def test_per_device_statistics_are_each_devices_own(dataset):
     images = preprocess.centered(jnp.asarray(dataset.train_images[indices]), own.data["train"]["mean"])
     images = augment.crop_flip(images, keys)
     variables = {"params": start.params, "batch_stats": start.batch_stats}
-    model = ResNet(train.network(config(), 10, "float32"), train=True)
+    model = ResNet(train.network(config(), 10, "float32", None), train=True)
     parts = [
         model.apply(variables, images[2 * device : 2 * device + 2], mutable=["batch_stats"])[1] for device in range(8)
     ]
@@ -267,7 +267,8 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
     [
         ("auto", 1000, 20, "cpu", True),
         ("auto", 999, 20, "cpu", False),
-        ("auto", 64_000, 110, "cpu", True),
+        ("auto", 64_000, 122, "cpu", True),
+        ("auto", 64_000, 128, "cpu", False),
         ("auto", 64_000, 1202, "cpu", False),
         ("auto", 64_000, 20, "gpu", False),
         ("never", 64_000, 20, "cpu", False),
@@ -276,7 +277,10 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
 )
 def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, unrolled):
     fields = {"model__unroll": unroll, "model__depth": depth, "train__steps": steps}
-    assert train.network(config(**fields), 10, "float32", platform).unroll is unrolled
+    found = train.network(config(**fields), 10, "float32", platform)
+    assert found.unrolled is unrolled
+    assert found.remat == ("elementwise" if platform == "cpu" else "nothing")
+    assert train.network(config(model__remat="block"), 10, "float32", platform).remat == "block"
 
 
 def test_unrolled_it_is_the_same_network(dataset):

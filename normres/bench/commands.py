@@ -86,9 +86,9 @@ def add_commands(add: Add) -> None:
     compile_.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default auto)")
     compile_.add_argument(
         "--remat",
-        default="elementwise",
+        default="auto",
         metavar="ROW",
-        help="nothing, elementwise (default) or block; see configs/base.py",
+        help="nothing, elementwise, block or auto (default); see configs/base.py",
     )
     compile_.add_argument("--step", action="store_true", help="also run and time the step")
     compile_.add_argument("--scanned-only", action="store_true", help="leave out the unrolled networks")

@@ -14,7 +14,7 @@ from normres import config as configs
 from normres.data import Dataset
 from normres.programs import Programs
 
-UNROLLED_TO = 110  # a deeper one takes the compiler minutes
+UNROLLED_DEPTH = 110  # a deeper one takes the compiler minutes
 MEGABYTE = 2**20
 
 
@@ -36,8 +36,8 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
         "depth": config.model.depth,
         "order": config.model.order,
         "shortcut": config.model.shortcut,
-        "unrolled": programs.model.unroll,
-        "remat": config.model.remat,
+        "unrolled": programs.model.unrolled,
+        "remat": programs.model.remat,
         "compile_seconds": programs.compile_seconds,
         "activation_megabytes": analysis.temp_size_in_bytes / MEGABYTE,
         "step_seconds": None,
@@ -74,7 +74,7 @@ def run(
         for shortcut in shortcuts:
             first = None
             for depth in depths:
-                for unroll in (False, True) if unrolled and depth <= UNROLLED_TO else (False,):
+                for unroll in (False, True) if unrolled and depth <= UNROLLED_DEPTH else (False,):
                     fields = {"model.depth": depth, "model.order": order, "model.shortcut": shortcut}
                     fields["model.unroll"] = "always" if unroll else "never"
                     row = measure(configs.apply(config, fields), dtype, step)

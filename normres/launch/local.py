@@ -126,7 +126,10 @@ def begin(
     machine.return_freed_memory()
     restored, passed_over = checkpoint.restore(path / "checkpoints", state)
     state = restored or state
-    record = _record(config, state, dataset, dtype, held, path) | {"preprocess": programs.preprocess.summary()}
+    record = _record(config, state, dataset, dtype, held, path) | {
+        "preprocess": programs.preprocess.summary(),
+        "computed": {"remat": programs.model.remat, "unrolled": programs.model.unrolled},
+    }
     return Begun(path, programs, state, int(state.step), record, passed_over)
 
 
@@ -183,6 +186,8 @@ def _train(
                 if event.kind == "test" and values["error"] is not None:
                     best = record["best_test_error"]
                     record["best_test_error"] = values["error"] if best is None else min(best, values["error"])
+                if event.kind == "test":
+                    machine.return_freed_memory()  # the first evaluation was compiled
                 if event.kind == "train":
                     reporter.update(event.step, f"loss {event.values['loss']:.3f} error {event.values['error']:.1%}")
             case "checkpoint":

@@ -11,7 +11,7 @@ from pathlib import Path
 # They send bfloat16 convolutions to the CPU's matrix units; other backends ignore them.
 ONEDNN_FLAGS = ("--xla_cpu_use_onednn=true", "--xla_cpu_experimental_onednn_custom_call=true")
 
-# Without it float32 convolutions of 32 channels and more go to a slower library all the same.
+# With those two, float32 convolutions of 32 channels and more would still go to another, slower library.
 CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
 # glibc 2.35 and later; older ones ignore it.

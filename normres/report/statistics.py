@@ -14,15 +14,18 @@ from typing import Any
 from normres.errors import UserError
 from normres.results import Run
 
-# Fields that say where and how often something is read or written, not what is trained.
+# Fields that say where and how often something is read or written, and how it is computed, not what is trained.
 BOOKKEEPING = frozenset(
     {
         "data.path",
         "data.verify",
+        "model.remat",
+        "model.unroll",
         "train.checkpoint_every",
         "train.eval_batch_size",
         "train.eval_every",
         "train.log_every",
+        "train.seeds_per_program",
     }
 )
 

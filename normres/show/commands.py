@@ -32,7 +32,7 @@ def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | Non
         raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
     if svg is not None and not svg.parent.is_dir():
         raise UserError(f"--svg={svg}: there is no directory {svg.parent}")
-    model = network(config, classes, machine.resolve_dtype(config.train.dtype))
+    model = network(config, classes, machine.resolve_dtype(config.train.dtype), None)
     parts = count.parts(model, shape)
     print(table.text(model, shape, parts))
     if svg is not None:

@@ -73,8 +73,8 @@ class Cell:
         return random_data(self.batch)
 
     def model(self) -> ResNetConfig:
-        """Returns the network's config."""
-        return network(self.config(), len(self.data().class_names), self.dtype)
+        """Returns the network's config, as on no device in particular."""
+        return network(self.config(), len(self.data().class_names), self.dtype, None)
 
     def spec(self) -> dict[str, Any]:
         """Returns what a contender must know besides weights and batch, as JSON."""

@@ -21,7 +21,7 @@ Every contender has a process of its own and its own flags; before anything is t
 running statistics of the step are compared.  Then all are timed in turns.
   normres        the programs of a training run, under its flags; it reads its batch from uint8 images, the others
                  have theirs ready-made in float32
-                 "normres, batch norm" is the same network but for its norm: what the norm of the cell costs
+  batch norm     normres with batch norm in place of the cell's norm, which is what the ratio compares
   Flax           stock flax.linen and optax, blocks unrolled, under the flags of your environment
   PyTorch        channels last, autocast for bfloat16, denormal numbers flushed; compiled: torch.compile
   step           median of {repeats} samples of {seconds:g} s (or one step) after warming up (lower to upper quartile)
