@@ -24,8 +24,12 @@ def test_flags_are_added_where_they_help(fast, monkeypatch):
     machine.prepare_xla()
     assert os.environ["XLA_FLAGS"] == " ".join([*machine.ONEDNN_FLAGS, machine.CONVOLUTION_FLAG])
     assert machine.environment_as_given().get("XLA_FLAGS") is None
-    monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: False)
     monkeypatch.setenv("XLA_FLAGS", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.importlib.util, "find_spec", lambda name: name == "libtpu")
+        machine.prepare_xla()
+    assert os.environ["XLA_FLAGS"] == ""
+    monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: False)
     machine.prepare_xla()
     assert os.environ["XLA_FLAGS"] == ""
 

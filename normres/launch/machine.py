@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import platform
 import sys
@@ -46,7 +47,8 @@ def prepare() -> None:
 
 def prepare_xla() -> None:
     """Adds the XLA flags that help here to XLA_FLAGS; call before jax is imported.  What the user has set stays."""
-    if not cpu_has_fast_bfloat16():
+    # A TPU's library is a separate build of XLA, which ends the process at a flag that it does not know.
+    if not cpu_has_fast_bfloat16() or importlib.util.find_spec("libtpu"):
         return
     given = os.environ.get("XLA_FLAGS", "")
     added = [flag for flag in ONEDNN_FLAGS if flag.split("=")[0] not in given]
