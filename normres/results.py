@@ -2,7 +2,7 @@
 
     config.json     the whole config
     record.json     status, seed, versions, commit, device, dtype, data and its splits and preprocessing, parameters,
-                    seconds, final numbers, errors under corruptions
+                    seconds, how it was computed, final numbers, errors under corruptions
     metrics.jsonl   one line per logged interval ("split": "train") or evaluation ("split": "test", "corrupted")
     checkpoints/    see checkpoint.py; removed when the run ends
     lock            held by the process that is training here

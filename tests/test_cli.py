@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from normres import cli, results
+from normres.launch import machine
+from normres.programs import Programs
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -215,3 +217,24 @@ def test_non_finite_numbers_never_enter_the_json(tmp_path):
         assert "NaN" not in text
         assert "Infinity" not in text
     assert json.loads((tmp_path / "wild" / "record.json").read_text())["final"]["test_error"] is None
+
+
+def test_memory_is_returned_after_every_compilation(monkeypatch, tmp_path):
+    events = []
+
+    def noted(owner, name):
+        original = getattr(owner, name)
+
+        def noting(*arguments, **named):
+            result = original(*arguments, **named)
+            events.append(name)
+            return result
+
+        monkeypatch.setattr(owner, name, noting)
+
+    for name in ("initial_state", "compile", "evaluate"):
+        noted(Programs, name)
+    noted(machine, "return_freed_memory")
+    assert train(tmp_path / "one", "--config.train.steps=6") == 0
+    for first in ("initial_state", "compile", "evaluate"):
+        assert "return_freed_memory" in events[events.index(first) + 1 :][:2], events

@@ -49,6 +49,7 @@ def test_a_recipe_override_sets_its_row_before_the_others():
         ({"model.norm": "bacth"}, "did you mean 'batch'? choices: batch, instance, layer, group, rms"),
         ({"model.shortcut": "a"}, "config.model.shortcut='a' does not exist"),
         ({"model.order": "prae"}, "did you mean 'pre'?"),
+        ({"model.remat": True}, "config.model.remat=True does not exist; choices: nothing, elementwise, block, auto"),
         (
             {"model.norm": "group", "model.norm_groups": "3"},
             "config.model.norm_groups=3 does not divide config.model.width=16; did you mean 2? choices: 1, 2, 4, 8, 16",
