@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 from ml_collections import ConfigDict
 
-from normres import norms, optim, variants, weights
+from normres import native, norms, optim, variants, weights
 from normres.config_files import load_module
 from normres.data import augment, corruptions, lazy, preprocess, sources, splits
 from normres.errors import UserError, nearest
@@ -22,6 +22,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.order": tuple(variants.ORDERS),
     "model.remat": (*variants.REMAT, "auto"),
     "model.unroll": ("never", "always", "auto"),
+    "model.native": native.WHEN,
     "model.norm_average": get_args(get_type_hints(norms.Average)["kind"]),
     "model.weights": tuple(weights.TABLE),
     "model.residual_scale": tuple(variants.RESIDUAL_SCALES),

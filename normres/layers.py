@@ -46,6 +46,7 @@ class Conv(nn.Module):
       groups: blocks of channels that are convolved on their own.
       weights: a row of weights.TABLE: what the stored kernel goes through before it is applied.
       train: whether power iterations (spectral norm) go on.
+      native: see conv.conv.
       dtype: of the input and the output.
       kernel_init: initializer of the stored kernel.
     """
@@ -56,6 +57,7 @@ class Conv(nn.Module):
     groups: int = 1
     weights: str = "plain"
     train: bool = False
+    native: bool = False
     dtype: Any = jnp.float32
     kernel_init: Initializer = he_normal
 
@@ -75,7 +77,7 @@ class Conv(nn.Module):
         kernel, after = row.apply(kernel, scale, held, self.train)
         if state is not None and self.train and not self.is_initializing():
             state.value = after
-        return conv(x_NHWC.astype(self.dtype), kernel, self.stride, self.groups)
+        return conv(x_NHWC.astype(self.dtype), kernel, self.stride, self.groups, self.native)
 
     def _initial_state(self, row: WeightNormalization, kernel: jax.Array) -> jax.Array:
         assert row.initial_state is not None

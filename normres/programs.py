@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from normres import native
 from normres.data import Dataset, augment, batches, preprocess
 from normres.data.stream import Change, Stream
 from normres.errors import UserError
@@ -114,7 +115,9 @@ class Programs:
                     f"config.train.{field}={config.train[field]} is not a multiple of the {len(devices)} devices"
                 )
         self.config = config
-        self.model = network(config, len(dataset.class_names), dtype, devices[0].platform)
+        self.model = network(
+            config, len(dataset.class_names), dtype, devices[0].platform, native.used(config.model.native, devices)
+        )
         self.sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, P())

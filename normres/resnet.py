@@ -52,7 +52,8 @@ class _Operations(nn.Module):
     def conv(self, name: str, features: int, **options: Any) -> Conv:
         """Returns the convolution that the config asks for."""
         config = self.config
-        return Conv(features, weights=config.weights, train=self.train, dtype=config.dtype, name=name, **options)
+        options |= {"weights": config.weights, "native": config.native, "dtype": config.dtype}
+        return Conv(features, train=self.train, name=name, **options)
 
     def carry_out(
         self, x: jax.Array, words: list[str], convolutions: dict[str, dict[str, Any]], prefix: str = ""

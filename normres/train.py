@@ -58,14 +58,16 @@ class TrainState:
     held: jax.Array
 
 
-def network(config: ConfigDict, classes: int, dtype: str, platform: str | None) -> ResNetConfig:
+def network(config: ConfigDict, classes: int, dtype: str, platform: str | None, native: bool = False) -> ResNetConfig:
     """Returns the config of the network that a run trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
-    "auto" is what was measured to be faster, on the CPU, and what needs no measuring elsewhere.
+    "auto" is what was measured to be faster, on the CPU, and what needs no measuring elsewhere; of C++ code, `native`
+    says whether it is used (see native.used).
     """
     synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
     fields = {**config.model}
     unroll = fields.pop("unroll")
+    fields["native"] = native
     if fields["remat"] == "auto":
         fields["remat"] = "elementwise" if platform == "cpu" else "nothing"
     found = ResNetConfig(classes=classes, dtype=jnp.dtype(dtype), axis_name="data" if synchronized else None, **fields)

@@ -228,6 +228,7 @@ class ResNetConfig:
       auxiliary: stages, from 1, with a classifier of their own.
       remat: one of REMAT.
       unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
+      native: compute kernels' gradients by C++ code on the CPU, which native.load() must have brought: see conv.conv.
       norm: a row of norms.TABLE, or axes such as "NHC".
       norm_groups: channel groups of a grouped norm; must divide every normalized width.
       norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
@@ -257,6 +258,7 @@ class ResNetConfig:
     auxiliary: tuple[int, ...] = ()
     remat: str = "nothing"
     unrolled: bool = False
+    native: bool = False
     norm: str = "batch"
     norm_groups: int = 8
     norm_sub_batches: int = 4

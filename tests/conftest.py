@@ -1,6 +1,7 @@
 """Settings that every test runs under.  The environment is read when jax is imported, so it is set before."""
 
 import os
+from pathlib import Path
 
 # Eight devices, so that statistics are merged over more members than one; and compiled without optimization, because
 # each program here runs once or twice, and compiling is most of the time that the tests take.
@@ -8,7 +9,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # nothing outside the tests' own folders
+# Nothing outside the tests' own folders.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "home")
 
 import jax
 

@@ -7,7 +7,7 @@ import pytest
 
 import normres.programs
 from configs import base
-from normres import checkpoint, optim, train
+from normres import checkpoint, native, optim, train
 from normres import config as configs
 from normres.data import Dataset, augment, preprocess
 from normres.errors import UserError
@@ -290,6 +290,20 @@ def test_unrolled_it_is_the_same_network(dataset):
     unrolled, losses = after_steps(programs(dataset, model__unroll="always", **fields), 2)
     np.testing.assert_allclose(losses, losses_of_scanned, rtol=1e-4)
     assert_close(unrolled, scanned)
+
+
+def test_with_native_code_it_is_the_same_network(dataset):
+    if why_not := native.load():
+        pytest.skip(f"no native code here: {why_not}")
+    # On one CPU it is used unless it is told not to be.
+    assert programs(dataset).model.native
+    assert not programs(dataset, 8).model.native
+    fields = {"model__depth": 14, "train__batch_size": 16}
+    without, losses_without = after_steps(programs(dataset, model__native="never", **fields), 2)
+    state, losses = after_steps(programs(dataset, model__native="always", **fields), 2)
+    np.testing.assert_allclose(losses, losses_without, rtol=1e-4)
+    assert_close(state, without)
+    assert any(np.any(one != other) for one, other in zip(leaves(state), leaves(without), strict=True))
 
 
 def test_a_program_is_not_shared_by_networks_that_differ(dataset):

@@ -128,7 +128,7 @@ def begin(
     state = restored or state
     record = _record(config, state, dataset, dtype, held, path) | {
         "preprocess": programs.preprocess.summary(),
-        "computed": {"remat": programs.model.remat, "unrolled": programs.model.unrolled},
+        "computed": {name: getattr(programs.model, name) for name in ("remat", "unrolled", "native")},
     }
     return Begun(path, programs, state, int(state.step), record, passed_over)
 

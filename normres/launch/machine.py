@@ -62,12 +62,17 @@ def keep_compiled_programs() -> None:
 
     What the user has set stays: JAX_COMPILATION_CACHE_DIR, or JAX_ENABLE_COMPILATION_CACHE=false for no cache.
     """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
+    # XLA cannot write programs that call oneDNN; those are compiled anew, which is no reason to say so at every run.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry", UserWarning)
+
+
+def cache_directory() -> Path:
+    """Returns the directory of what is compiled for this kind of processor, which may not exist yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     # JAX's key does not tell processors apart, whose programs must not meet in a home directory that several share.
     kind = hashlib.sha256(" ".join([platform.machine(), *cpu_features()]).encode()).hexdigest()[:8]
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "normres" / kind))
-    # XLA cannot write programs that call oneDNN; those are compiled anew, which is no reason to say so at every run.
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry", UserWarning)
+    return cache / "normres" / kind
 
 
 def restart_with_huge_pages() -> None:

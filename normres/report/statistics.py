@@ -19,6 +19,7 @@ BOOKKEEPING = frozenset(
     {
         "data.path",
         "data.verify",
+        "model.native",
         "model.remat",
         "model.unroll",
         "train.checkpoint_every",
