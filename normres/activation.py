@@ -28,18 +28,20 @@ def _forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return y, y
 
 
-def _backward(y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+def rectified_gradient(y: jax.Array, dy: jax.Array) -> jax.Array:
+    """Returns what the rectifier, whose output is y, lets through of its output's gradient dy."""
     # A CPU selects among bfloat16 values one by one, which takes ten times as long as among float32 ones.
     wide = partial(_select, dtype=jnp.promote_types(dy.dtype, jnp.float32))
     in_rows, narrow = partial(elementwise, wide), partial(_select, dtype=dy.dtype)
-    return (lax.platform_dependent(*alike(y, dy), cpu=in_rows, default=narrow),)
+    gradient: jax.Array = lax.platform_dependent(*alike(y, dy), cpu=in_rows, default=narrow)
+    return gradient
 
 
 def _select(y: jax.Array, dy: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jnp.where(y.astype(dtype) > 0, dy.astype(dtype), 0).astype(dy.dtype)
 
 
-relu.defvjp(_forward, _backward)
+relu.defvjp(_forward, lambda y, dy: (rectified_gradient(y, dy),))
 
 
 def relu_of_sum(x: jax.Array, other: jax.Array) -> jax.Array:
@@ -57,12 +59,7 @@ def _forward_of_sum(x: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Arra
     return y, y
 
 
-def _backward_of_sum(y: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    (gradient,) = _backward(y, dy)
-    return gradient, gradient
-
-
-_relu_of_sum.defvjp(_forward_of_sum, _backward_of_sum)
+_relu_of_sum.defvjp(_forward_of_sum, lambda y, dy: (rectified_gradient(y, dy),) * 2)
 
 
 @jax.custom_vjp

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from normres.activation import rectified_gradient
 from normres.devices import alike, varying
 from normres.elementwise import elementwise, summed
 from normres.moments import (
@@ -38,10 +39,12 @@ def standardize(
     center: bool = True,
     one_pass: bool = False,
     rectify: bool = False,
+    side: jax.Array | None = None,
 ) -> tuple[jax.Array, Moments]:
     """`moments`, then `normalize` with them, with fused gradients: returns (y of x's shape and dtype, moments).
 
-    With `rectify`, y is max(y, 0), and the backward pass keeps it too: the next layer does anyway.
+    `side`, of x's shape and dtype, is added to y.  With `rectify`, y is then max(y, 0), and the backward pass keeps it
+    too: the next layer does anyway.
 
     The backward pass keeps x and two statistics (for float32 also the mean's rounding), not the float32 copies that
     differentiating the formula keeps, and reads x and the output's gradient once for all sums.  Reverse mode of any
@@ -60,7 +63,9 @@ def standardize(
         one_pass=one_pass,
     )
     affine = [broadcastable(name, array, x) for name, array in (("scale", scale), ("bias", bias))]
-    return _standardize((over, center, epsilon, rectify), *alike(x, *affine, broadcastable("where", where, x)))
+    if side is not None and (side.shape, side.dtype) != (x.shape, x.dtype):
+        raise ValueError(f"side, {side.dtype}{side.shape}, is not like the input, {x.dtype}{x.shape}")
+    return _standardize((over, center, epsilon, rectify), *alike(x, *affine, broadcastable("where", where, x), side))
 
 
 _Static = tuple[Reduction, bool, float, bool]
@@ -68,26 +73,33 @@ _Static = tuple[Reduction, bool, float, bool]
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _standardize(
-    static: _Static, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, where: jax.Array | None
+    static: _Static,
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    where: jax.Array | None,
+    side: jax.Array | None,
 ) -> tuple[jax.Array, Moments]:
-    return _standardize_forward(static, x, scale, bias, where)[0]
+    return _standardize_forward(static, x, scale, bias, where, side)[0]
 
 
-def _standardize_forward(static: _Static, x: Any, scale: Any, bias: Any, where: Any) -> tuple[Any, Any]:
+def _standardize_forward(static: _Static, x: Any, scale: Any, bias: Any, where: Any, side: Any) -> tuple[Any, Any]:
     over, center, epsilon, rectify = static
     found, rest = moments_and_rest(over, center, x, where)
-    y = elementwise(partial(_normalized, epsilon, rectify), x, found.mean, rest, found.var, scale, bias)
-    return (y, found), (x, scale, bias, where, found, rest, y if rectify else None)
+    y = elementwise(partial(_normalized, epsilon, rectify), x, found.mean, rest, found.var, scale, bias, side)
+    return (y, found), (x, scale, bias, where, found, rest, y if rectify else None, side is not None)
 
 
 def _normalized(
-    epsilon: float, rectify: bool, x: Any, mean: Any, rest: Any, var: Any, scale: Any, bias: Any
+    epsilon: float, rectify: bool, x: Any, mean: Any, rest: Any, var: Any, scale: Any, bias: Any, side: Any
 ) -> jax.Array:
     affine = {"scale": scale, "bias": bias, "epsilon": epsilon}
     if rest is None:
         y = normalize(x.astype(mean.dtype), mean, var, **affine)
     else:
         y = normalize(x - mean, rest, var, **affine)
+    if side is not None:
+        y = y + side.astype(y.dtype)
     return (jnp.maximum(y, 0) if rectify else y).astype(x.dtype)
 
 
@@ -98,8 +110,13 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     dx = dy scale r + (d_mean + 2 d d_var) / count, the second part at the elements that count.
     """
     over, center, epsilon, _ = static
-    x, scale, bias, where, found, rest, rectified = residuals
+    x, scale, bias, where, found, rest, rectified, has_side = residuals
     dy, d_found = cotangents
+    d_side = None
+    if has_side:
+        # The side's gradient is written anyway, so what follows reads that and not both of what it is made of.
+        d_side = dy = dy if rectified is None else rectified_gradient(rectified, dy)
+        rectified = None
     dtype = found.mean.dtype
     factor = lax.rsqrt(found.var + epsilon)
     # One pass over x and dy sums along the axes on which neither the statistics nor scale and bias vary; all that
@@ -120,7 +137,7 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     dx = elementwise(_input_gradient, x, dy, rectified, found.mean, rest, where, weight, per_count, per_deviation)
     d_scale = None if scale is None else _sum_to(sum_dy_deviation * factor, scale)
     d_bias = None if bias is None else _sum_to(sum_dy, bias)
-    return dx, d_scale, d_bias, None
+    return dx, d_scale, d_bias, None, d_side
 
 
 # Generic batching: under vmap, merged statistics and their cotangents are one array that all members share.

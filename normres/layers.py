@@ -117,8 +117,11 @@ class Norm(nn.Module):
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes x (N, ..., C) to the same shape and dtype; `mask` (broadcastable) excludes elements."""
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None, side: jax.Array | None = None) -> jax.Array:
+        """Normalizes x (N, ..., C) to the same shape and dtype; `mask` (broadcastable) excludes elements.
+
+        `side`, of x's shape and dtype, is added to the result, before the rectifier.
+        """
         spec, channels = self.spec, x.shape[-1:]
         initial = {"scale": self.scale_init, "bias": nn.initializers.zeros}
         affine: dict[str, Any] = {name: self.param(name, initial[name], channels, jnp.float32) for name in spec.affine}
@@ -147,6 +150,7 @@ class Norm(nn.Module):
             use_running=spec.running and self.use_running_average,
             epsilon=self.epsilon,
             rectify=self.rectify,
+            side=side,
             **options,
         )
         if spec.running and not self.is_initializing():

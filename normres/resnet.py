@@ -56,9 +56,17 @@ class _Operations(nn.Module):
         return Conv(features, train=self.train, name=name, **options)
 
     def carry_out(
-        self, x: jax.Array, words: list[str], convolutions: dict[str, dict[str, Any]], prefix: str = ""
+        self,
+        x: jax.Array,
+        words: list[str],
+        convolutions: dict[str, dict[str, Any]],
+        prefix: str = "",
+        side: jax.Array | None = None,
     ) -> jax.Array:
-        """Runs `words` on x, each under the name prefix + word; `convolutions` has their arguments."""
+        """Runs `words` on x, each under the name prefix + word; `convolutions` has their arguments.
+
+        `side` is added to the output of the branch's last norm.
+        """
         activates = bool(norms.find_spec(self.config.norm).activation)
         fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup and not prefix.startswith("after_")
         last = f"norm{len(BRANCHES[self.config.block].kernels)}"
@@ -72,7 +80,7 @@ class _Operations(nn.Module):
                     zero = self.config.zero_last_scale and name == last
                     options: dict[str, Any] = {"scale_init": nn.initializers.zeros} if zero else {}
                     options["rectify"] = after == "relu" and not activates and not fixup
-                    x = self.norm(name, activate=after == "relu", **options)(x)
+                    x = self.norm(name, activate=after == "relu", **options)(x, side=side if name == last else None)
                     x = self.add_scalar(x, f"{name}_bias") if fixup and after else x
                 case "conv":
                     x = self.add_scalar(x, f"{name}_bias") if fixup and not prefix else x
@@ -124,19 +132,16 @@ class Block(_Operations):
         activated = x if self.first else self.carry_out(x, words[:lead], convolutions)
         if shortcut.add and projects:
             activated, side = fork(activated)
+        if survival is None and self._ends_in_one_pass(words[-1]):
+            added = self._on_the_side(side, projects, words) if shortcut.add else None
+            return self.carry_out(activated, [*words[lead:], "relu"], convolutions, side=added)
         branch = self._end_of_branch(self.carry_out(activated, words[lead:], convolutions))
         if survival is not None:
             branch = branch * self._takes_part(survival).astype(branch.dtype)
         self.note("intermediates", "branch", branch)
         total, after = branch, order.after.split()
         if shortcut.add:
-            if projects:
-                side = self.conv("shortcut_conv", branch.shape[-1], kernel_size=1, stride=self.stride)(side)
-                # Normalized like the branch it is added to (He 2015); a pre-activation branch ends in a convolution.
-                if [word for word in words if word != "relu"][-1].startswith("norm"):
-                    side = self.norm("shortcut_norm")(side)
-            else:
-                side = self._fitted(side, branch.shape[-1])
+            side = self._on_the_side(side, projects, words)
             side, branch = self._weighted(shortcut, x, side, branch)
             self.note("intermediates", "shortcut", side)
             total = branch + side
@@ -180,8 +185,24 @@ class Block(_Operations):
             return jnp.asarray(survival)
         return jax.random.bernoulli(self.make_rng("dropout"), survival).astype(jnp.float32)
 
-    def _fitted(self, side: jax.Array, features: int) -> jax.Array:
-        """Returns the identity shortcut in the branch's shape: strided, and with channels of zeros."""
+    def _ends_in_one_pass(self, last: str) -> bool:
+        """Returns whether norm, addition and ReLU follow each other directly and nobody asks what is between them."""
+        config, shortcut = self.config, SHORTCUTS[self.config.shortcut]
+        scale = RESIDUAL_SCALES[config.residual_scale]
+        weighted = shortcut.gate or shortcut.dropout or shortcut.factor != 1 or shortcut.branch_factor != 1
+        between = weighted or config.squeeze or scale.initial is not None
+        own_activation = norms.find_spec(config.norm).activation
+        adjacent = last.startswith("norm") and ORDERS[config.order].after == "relu"
+        return adjacent and not (between or own_activation or self.is_mutable_collection("intermediates"))
+
+    def _on_the_side(self, side: jax.Array, projects: bool, words: list[str]) -> jax.Array:
+        """Returns the shortcut's output in the branch's shape: projected, or strided and with channels of zeros."""
+        features = self.features[-1]
+        if projects:
+            side = self.conv("shortcut_conv", features, kernel_size=1, stride=self.stride)(side)
+            # Normalized like the branch it is added to (He 2015); a pre-activation branch ends in a convolution.
+            normalized = [word for word in words if word != "relu"][-1].startswith("norm")
+            return self.norm("shortcut_norm")(side) if normalized else side
         side = side[:, :: self.stride, :: self.stride]
         zeros = features - side.shape[-1]
         before = zeros // 2 if self.config.padding == "both" else 0

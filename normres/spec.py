@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from normres import forms
-from normres.activation import relu
+from normres.activation import relu, relu_of_sum
 from normres.fused import standardize
 from normres.moments import Moments, aligned, broadcastable, moments, normalize, reduction_axes
 
@@ -96,6 +96,7 @@ def normalization(
     axis_name: str | None = None,
     one_pass: bool = False,
     rectify: bool = False,
+    side: jax.Array | None = None,
 ) -> tuple[jax.Array, Moments | None]:
     """Normalizes x (N, ..., C), of any rank from 2, as a row of the table says.
 
@@ -112,6 +113,7 @@ def normalization(
       epsilon, channel_axis, where, axis_name, one_pass: see `normalize` and `moments`.  `axis_name` merges every
         reduction over those devices: give it where they share examples or, for norms over N, a batch.
       rectify: return max(y, 0), where possible from the same pass over x.
+      side: of x's shape and dtype, added to y before that.
 
     Returns:
       y of x's shape and dtype, and the moments of the spec's first reduction (None if it has none).
@@ -149,10 +151,10 @@ def normalization(
         if not use_running:
             axes = reduction_axes(spec.reductions[0], x.ndim, channel_axis)
             kind = {"axis_name": axis_name, "center": spec.center, "epsilon": epsilon, "rectify": rectify}
-            return standardize(x, axes, **affine, **kind, **options)  # type: ignore[arg-type]
+            return standardize(x, axes, side=side, **affine, **kind, **options)  # type: ignore[arg-type]
         assert running is not None
         y = normalize(x, running.mean, running.var, **affine, epsilon=epsilon)
-        return (relu(y) if rectify else y), running
+        return _finished(y, rectify, side), running
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
     found = tuple(measured(over) for over in spec.reductions)
@@ -166,7 +168,14 @@ def normalization(
         wide = jnp.where(where | jnp.isfinite(wide), wide, 0)
     given = forms.Given(wide, found, running, affine | own, epsilon, channel_axis % x.ndim, where)
     y = spec.form(given).astype(x.dtype)
-    return (relu(y) if rectify else y), (found[0] if found else None)
+    return _finished(y, rectify, side), (found[0] if found else None)
+
+
+def _finished(y: jax.Array, rectify: bool, side: jax.Array | None) -> jax.Array:
+    """Adds the side and applies the rectifier."""
+    if side is None:
+        return relu(y) if rectify else y
+    return relu_of_sum(y, side) if rectify else y + side
 
 
 def _parameters(spec: NormSpec, given: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -180,6 +180,28 @@ def test_rectified_equals_the_rectifier_after_it(case):
         assert_trees_close(found, gradients(afterwards, axes, options, arrays, cotangents), 1e-12)
 
 
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_with_a_side_it_equals_the_sum_after_it(case, rectify):
+    def afterwards(x, axes, *, side, **options):
+        y, found = plain(x, axes, **options)
+        return jnp.maximum(y + side, 0) if rectify else y + side, found
+
+    with jax.enable_x64(True):
+        axes, options, arrays, cotangents = arrays_of(case)
+        arrays["side"] = draw(*arrays["x"].shape, seed=6)
+        found = gradients(partial(standardize, rectify=rectify), axes, options, arrays, cotangents)
+        assert_trees_close(found, gradients(afterwards, axes, options, arrays, cotangents), 1e-12)
+        y, _ = standardize(axes=axes, epsilon=EPSILON, rectify=rectify, **options, **arrays)
+        assert_trees_close(y, afterwards(axes=axes, epsilon=EPSILON, **options, **arrays)[0], 1e-12)
+
+
+@pytest.mark.parametrize("side", [jnp.zeros((2, 3, 1)), jnp.zeros((2, 3, 4), jnp.bfloat16)])
+def test_a_side_of_another_shape_or_dtype_is_refused(side):
+    with pytest.raises(ValueError, match=r"side, \w+\(2, 3, \d\), is not like the input, float32\(2, 3, 4\)"):
+        standardize(jnp.zeros((2, 3, 4)), (0, 1), side=side)
+
+
 def member_loss(function, x, scale, bias, where, cotangents, axis_name=None):
     """The loss of one member, statistics included."""
     outputs = function(x, (0, 1), scale=scale, bias=bias, where=where, axis_name=axis_name, epsilon=EPSILON)

@@ -255,6 +255,41 @@ def test_forward_and_gradient_equal_an_independent_pass(shortcut, order, norm):
         np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-7 * float(np.abs(wanted).max()))
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"shortcut": "none"},
+        {"shortcut": "B", "norm": "group"},
+        {"shortcut": "constant"},
+        {"shortcut": "constant_both"},
+        {"shortcut": "exclusive_gate"},
+        {"shortcut": "none", "squeeze": 4},
+        {"norm": "filter_response"},
+        {"norm": "evonorm_s0", "shortcut": "none"},
+        {"norm": "none", "residual_scale": "fixup"},
+        {"residual_scale": "skipinit"},
+    ],
+    ids=str,
+)
+def test_watched_it_is_the_same_network(fields, train):
+    """Asked for what is inside, the network does norm, addition and ReLU apart; else in one pass, where they meet."""
+    fields = {"depth": 8, "width": 8, "norm_groups": 4, **fields}
+    noise = np.random.default_rng(2)
+    held = jax.tree.map(
+        lambda leaf: np.asarray(leaf, float) + 0.1 * noise.uniform(size=leaf.shape), variables(**fields)
+    )
+
+    def logits(mutable):
+        network = ResNet(ResNetConfig(**fields, dtype=jnp.float64), train=train)
+        run = jax.jit(lambda held: network.apply(held, IMAGES.astype(np.float64), mutable=mutable)[0])
+        return run(held)
+
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(logits(["batch_stats"]), logits(["batch_stats", "intermediates"]), rtol=1e-9)
+
+
 def test_evaluation_uses_running_averages_of_every_block():
     config, held = ResNetConfig(depth=20, width=4), variables(depth=20, width=4)
     _, changed = apply(ResNet(config, train=True), held)

@@ -126,8 +126,12 @@ def test_every_row_equals_its_papers_formula(name):
     with jax.enable_x64(True):
         y, _ = run(name, jnp.asarray(X))
         rectified, _ = run(name, jnp.asarray(X), rectify=True)
+        summed, _ = run(name, jnp.asarray(X), side=jnp.asarray(X))
+        both, _ = run(name, jnp.asarray(X), side=jnp.asarray(X), rectify=True)
     np.testing.assert_allclose(y, reference(name, X), rtol=1e-10, atol=1e-10)
     np.testing.assert_array_equal(rectified, np.maximum(y, 0))
+    np.testing.assert_allclose(summed, np.asarray(y) + X, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(both, np.maximum(summed, 0))
     for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)):
         x = jnp.asarray(X, dtype)
         y, _ = run(name, x)
