@@ -70,7 +70,7 @@ struct Shape {
   int64_t x_packed_rows() const { return x_rows + 2 * kHalf; }
   int64_t packed_rows() const { return rows + 2 * kHalf; }
   int64_t sums() const { return kSize * kSize * inner_padded() * outer_padded(); }
-  int64_t parts() const { return (examples + kExamples - 1) / kExamples; }
+  int64_t parts() const { return std::max<int64_t>(1, (examples + kExamples - 1) / kExamples); }
 };
 
 // Grows to what is asked for and stays, aligned to a cache line; what it holds is lost.
