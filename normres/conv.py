@@ -185,8 +185,9 @@ def _kernel_gradient_as_product(x: jax.Array, dy: jax.Array, size: int, stride: 
 def _native_kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The same for K = 3 and a stride of 1 or 2, summed in float32 by native/kernel_gradient.cc: (3, 3, I, O)."""
     summed = jax.ShapeDtypeStruct((3, 3, x.shape[-1], dy.shape[-1]), jnp.float32)
-    gradient: jax.Array = jax.ffi.ffi_call(NATIVE_TARGET, summed, vmap_method="broadcast_all")(x, dy)
-    return gradient.astype(x.dtype)
+    # JAX takes the result of foreign code for one that all devices share.
+    gradient = alike(jax.ffi.ffi_call(NATIVE_TARGET, summed, vmap_method="broadcast_all")(x, dy), x)[0]
+    return jnp.asarray(gradient, x.dtype)
 
 
 def _native_forward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array, Any]:

@@ -65,10 +65,11 @@ def standardize(
     affine = [broadcastable(name, array, x) for name, array in (("scale", scale), ("bias", bias))]
     if side is not None and (side.shape, side.dtype) != (x.shape, x.dtype):
         raise ValueError(f"side, {side.dtype}{side.shape}, is not like the input, {x.dtype}{x.shape}")
-    return _standardize((over, center, epsilon, rectify), *alike(x, *affine, broadcastable("where", where, x), side))
+    static = (over, center, epsilon, rectify, side is not None)
+    return _standardize(static, *alike(x, *affine, broadcastable("where", where, x), side))
 
 
-_Static = tuple[Reduction, bool, float, bool]
+_Static = tuple[Reduction, bool, float, bool, bool]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -84,10 +85,10 @@ def _standardize(
 
 
 def _standardize_forward(static: _Static, x: Any, scale: Any, bias: Any, where: Any, side: Any) -> tuple[Any, Any]:
-    over, center, epsilon, rectify = static
+    over, center, epsilon, rectify, _ = static
     found, rest = moments_and_rest(over, center, x, where)
     y = elementwise(partial(_normalized, epsilon, rectify), x, found.mean, rest, found.var, scale, bias, side)
-    return (y, found), (x, scale, bias, where, found, rest, y if rectify else None, side is not None)
+    return (y, found), (x, scale, bias, where, found, rest, y if rectify else None)
 
 
 def _normalized(
@@ -109,8 +110,8 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     d_mean = -sum(dy scale r), d_var = -sum(dy scale d) r^3 / 2, and, as the deviations sum to zero,
     dx = dy scale r + (d_mean + 2 d d_var) / count, the second part at the elements that count.
     """
-    over, center, epsilon, _ = static
-    x, scale, bias, where, found, rest, rectified, has_side = residuals
+    over, center, epsilon, _, has_side = static
+    x, scale, bias, where, found, rest, rectified = residuals
     dy, d_found = cotangents
     d_side = None
     if has_side:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AxisType, PartitionSpec
 
 from normres import native
 from normres.conv import NATIVE_TARGET, conv
@@ -43,8 +44,8 @@ def by_definition(x, dy, stride):
     return result
 
 
-def called(x, dy):
-    result = jax.ShapeDtypeStruct((*x.shape[:-4], 3, 3, x.shape[-1], dy.shape[-1]), jnp.float32)
+def called(x, dy, channels=None):
+    result = jax.ShapeDtypeStruct((*x.shape[:-4], 3, 3, channels or x.shape[-1], dy.shape[-1]), jnp.float32)
     return jax.ffi.ffi_call(NATIVE_TARGET, result)(x, dy)
 
 
@@ -72,10 +73,12 @@ def test_of_many_calls_at_once_each_returns_the_same_bits(loaded):
     """Threads are taken by whoever is first; the order of additions is not theirs to change, nor may calls wait."""
     x, dy = (jnp.asarray(draw(40, 6, 6, 8, seed=seed), jnp.bfloat16) for seed in (0, 1))
     expected = np.asarray(called(x, dy))
-    several = jax.jit(lambda x, dy: [called(x + 0 * number, dy) for number in range(16)])
+    # Powers of two, so that no call is another's and no result is rounded otherwise.
+    several = jax.jit(lambda x, dy: [called(x * 2.0**number, dy) for number in range(16)]).lower(x, dy).compile()
+    assert several.as_text().count(f'custom_call_target="{NATIVE_TARGET}"') == 16
     for _ in range(20):
-        for found in several(x, dy):
-            np.testing.assert_array_equal(np.asarray(found), expected)
+        for number, found in enumerate(several(x, dy)):
+            np.testing.assert_array_equal(np.asarray(found), expected * 2.0**number)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -146,6 +149,31 @@ def test_other_platforms_get_none_of_it(loaded, platform):
 def test_what_it_cannot_read_it_refuses(loaded, x, dy, message):
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
         jax.block_until_ready(called(x, dy))
+
+
+def test_no_more_is_written_than_the_result_holds(loaded):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="9 x inner x outer"):
+        jax.block_until_ready(called(jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 3)), channels=2))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="leading axes"):
+        jax.block_until_ready(called(jnp.zeros((4, 2, 4, 4, 3)), jnp.zeros((2, 2, 4, 4, 3))))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_the_gradient_of_a_shared_kernel_in_shard_map(loaded, check_vma):
+    x, kernel = jnp.asarray(draw(8, 5, 4, 2), jnp.float32), jnp.asarray(draw(3, 3, 2, 3, seed=1), jnp.float32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def loss(kernel, x, native=True):
+        return jnp.sum(jnp.sin(conv(x, kernel, native=native)))
+
+    def summed(kernel, x):
+        found = jax.grad(loss)(kernel, x)
+        return found if check_vma else jax.lax.psum(found, "data")
+
+    specs = (PartitionSpec(), PartitionSpec("data"))
+    step = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check_vma)
+    expected = jax.grad(partial(loss, native=False))(kernel, x)
+    np.testing.assert_allclose(jax.jit(step)(kernel, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def of(platform, count=1):

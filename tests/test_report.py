@@ -154,7 +154,8 @@ def test_distinguishing_fields_lets_a_recipe_stand_for_what_it_sets(tmp_path):
 
 
 def test_how_a_run_was_computed_is_no_difference_between_arms(tmp_path):
-    execution = {"model.remat": "block", "model.unroll": "always", "train.seeds_per_program": 4}
+    execution = {"model.remat": "block", "model.unroll": "always", "model.native": "never"}
+    execution["train.seeds_per_program"] = 4
     write_run(tmp_path, "A", 14, (0.4, 0.5))
     write_run(tmp_path, "A", 14, (0.4, 0.5), seed=1, change=execution)
     assert distinguishing_fields(read_runs(tmp_path)) == []

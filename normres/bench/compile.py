@@ -38,6 +38,7 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
         "shortcut": config.model.shortcut,
         "unrolled": programs.model.unrolled,
         "remat": programs.model.remat,
+        "native": programs.model.native,
         "compile_seconds": programs.compile_seconds,
         "activation_megabytes": analysis.temp_size_in_bytes / MEGABYTE,
         "step_seconds": None,

@@ -6,6 +6,7 @@ Where it cannot be had, the same functions are XLA's.
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -68,11 +69,11 @@ def compiled() -> Path:
     Raises:
       OSError: there is no compiler, it fails, or there is no place to write.
     """
-    compiler = shutil.which(os.environ.get("CXX") or "c++")
-    if compiler is None:
-        raise OSError(f"there is no C++ compiler ({os.environ.get('CXX') or 'c++'})")
+    compiler, *own = shlex.split(os.environ.get("CXX") or "c++")  # such as "ccache g++"
+    if shutil.which(compiler) is None:
+        raise OSError(f"there is no C++ compiler ({compiler})")
     text = SOURCE.read_bytes()
-    command = [compiler, *OPTIONS, "-I", jax.ffi.include_dir()]
+    command = [compiler, *own, *OPTIONS, "-I", jax.ffi.include_dir()]
     key = hashlib.sha256(text + repr((command, jax.lib.__version__)).encode()).hexdigest()[:12]
     found = machine.cache_directory() / f"{SOURCE.stem}-{key}.so"
     if not found.exists():

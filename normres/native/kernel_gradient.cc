@@ -28,7 +28,9 @@ namespace {
 constexpr int64_t kSize = 3, kHalf = 1;  // of the kernel
 constexpr int64_t kInner = 8;            // input channels whose sums are in registers
 constexpr int64_t kOuter = 16;           // output channels in a register
-constexpr int64_t kExamples = 16;        // of a part
+constexpr int64_t kExamples = 16;        // of a part, at least
+constexpr int64_t kSums = 1 << 20;       // of all parts together, unless that makes fewer than kParts
+constexpr int64_t kParts = 4;
 constexpr int64_t kShares = 8;           // of the parts' addition
 
 int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -70,7 +72,11 @@ struct Shape {
   int64_t x_packed_rows() const { return x_rows + 2 * kHalf; }
   int64_t packed_rows() const { return rows + 2 * kHalf; }
   int64_t sums() const { return kSize * kSize * inner_padded() * outer_padded(); }
-  int64_t parts() const { return std::max<int64_t>(1, (examples + kExamples - 1) / kExamples); }
+  int64_t examples_of_part() const {
+    const int64_t most = std::max(kParts, kSums / sums());
+    return std::max(kExamples, (examples + most - 1) / most);
+  }
+  int64_t parts() const { return std::max<int64_t>(1, RoundUp(examples, examples_of_part()) / examples_of_part()); }
 };
 
 // Grows to what is asked for and stays, aligned to a cache line; what it holds is lost.
@@ -176,8 +182,8 @@ void SumPart(const Shape& s, const typename Kind::Stored* x, const typename Kind
   uint32_t* x_packed = for_x.Take<uint32_t>(s.x_packed_rows() * s.x_words() * s.inner_padded());
   uint32_t* dy_packed = for_dy.Take<uint32_t>(s.packed_rows() * s.words() * s.outer_padded());
   std::fill_n(sums, s.sums(), 0.0f);
-  const int64_t end = std::min((part + 1) * kExamples, s.examples);
-  for (int64_t n = part * kExamples; n < end; ++n) {
+  const int64_t end = std::min((part + 1) * s.examples_of_part(), s.examples);
+  for (int64_t n = part * s.examples_of_part(); n < end; ++n) {
     PackImage<Kind>(x + n * s.x_rows * s.x_columns * s.inner, s.x_rows, s.x_columns, s.inner, s.inner_padded(),
                     s.x_words(), -kHalf, 1, s.stride, x_packed);
     PackImage<Kind>(dy + n * s.rows * s.columns * s.outer, s.rows, s.columns, s.outer, s.outer_padded(), s.words(), 0,
@@ -259,7 +265,12 @@ ffi::Error Handle(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer dy, ffi
   const auto of_one = narrow ? (s.stride == 1 ? KernelGradientOf<Bfloat16, 1> : KernelGradientOf<Bfloat16, 2>)
                              : (s.stride == 1 ? KernelGradientOf<Float32, 1> : KernelGradientOf<Float32, 2>);
   int64_t members = 1;
-  for (size_t axis = 0; axis < leading; ++axis) members *= of_x[axis];
+  for (size_t axis = 0; axis < leading; ++axis) {
+    if (of_x[axis] != of_dy[axis]) return ffi::Error::InvalidArgument("kernel_gradient: dy must have x's leading axes");
+    members *= of_x[axis];
+  }
+  if (static_cast<int64_t>(out->element_count()) != members * kSize * kSize * s.inner * s.outer)
+    return ffi::Error::InvalidArgument("kernel_gradient: the result must have 9 x inner x outer elements");
   const int64_t bytes = narrow ? 2 : 4;
   for (int64_t member = 0; member < members; ++member)
     of_one(pool, s, static_cast<const char*>(x.untyped_data()) + member * (x.element_count() / members) * bytes,
