@@ -196,6 +196,38 @@ def test_with_a_side_it_equals_the_sum_after_it(case, rectify):
         assert_trees_close(y, afterwards(axes=axes, epsilon=EPSILON, **options, **arrays)[0], 1e-12)
 
 
+def test_a_side_is_differentiated_twice_mapped_computed_anew_and_in_another_program():
+    x, side, scale = draw(3, 4, 5, 6), draw(3, 4, 5, 6, seed=1), draw(6, seed=2, mean=1.0)
+
+    def fused(x, side):
+        return standardize(x, (0, 1), scale=scale, epsilon=EPSILON, rectify=True, side=side)[0]
+
+    def apart(x, side):
+        return jnp.maximum(plain(x, (0, 1), scale=scale, epsilon=EPSILON)[0] + side, 0)
+
+    def results(function):
+        loss = lambda x, side: jnp.sum(jnp.sin(function(x, side)))  # noqa: E731
+        gradient = jax.grad(loss, (0, 1))
+        twice = jax.grad(lambda x, side: sum(jnp.sum(jnp.sin(each)) for each in gradient(x, side)), (0, 1))
+        _, pullback = jax.jit(lambda x, side: jax.vjp(function, x, side))(x[0], side[0])
+        return (
+            twice(x[0], side[0]),
+            jax.vmap(gradient)(x, side),
+            jax.grad(jax.checkpoint(loss), (0, 1))(x[0], side[0]),
+            jax.jit(lambda pullback, dy: pullback(dy))(pullback, x[1]),
+        )
+
+    with jax.enable_x64(True):
+        assert_trees_close(results(fused), results(apart), 1e-11)
+    narrow = [array.astype(jnp.bfloat16) for array in (x[0], side[0])]
+    exact = [np.asarray(array, np.float32) for array in narrow]
+    found, expected = (jax.vjp(function, *given)[1] for function, given in ((fused, narrow), (apart, exact)))
+    dy = np.asarray(jnp.asarray(x[1], jnp.bfloat16), np.float32)
+    for one, other in zip(found(dy.astype(jnp.bfloat16)), expected(dy), strict=True):
+        assert one.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=0, atol=0.02 * np.abs(other).max())
+
+
 @pytest.mark.parametrize("side", [jnp.zeros((2, 3, 1)), jnp.zeros((2, 3, 4), jnp.bfloat16)])
 def test_a_side_of_another_shape_or_dtype_is_refused(side):
     with pytest.raises(ValueError, match=r"side, \w+\(2, 3, \d\), is not like the input, float32\(2, 3, 4\)"):
