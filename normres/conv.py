@@ -3,8 +3,8 @@
 On the CPU, XLA hands a convolution to its fast library only in the plain forward form, and the kernel gradient that
 autodiff makes falls to a naive loop inside a scan.  Both gradients of a convolution are convolutions too, so there
 they are written as forward ones, and the kernel's, where its sides allow it, as one matrix product, which needs no
-transposes, or as a call of C++ code (native/kernel_gradient.cc), which needs no shifts either.  GPU and TPU compilers
-want autodiff's own forms and get them: the choice is made when the program is lowered for its platform.
+transposes.  GPU and TPU compilers want autodiff's own forms and get them: the choice is made when the program is
+lowered for its platform.  Where C++ code is at hand for the CPU, it is deferred.convolve's.
 
 Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does not (jax.custom_vjp).
 """
@@ -24,12 +24,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 CONVOLVED = "convolved"  # what jax.checkpoint's policies call a convolution's output
 
-NATIVE_TARGET = "normres_kernel_gradient"  # what XLA calls the C++ code, once native.load() has brought it
 
-
-def conv(
-    x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int = 1, native: bool = False
-) -> jax.Array:
+def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
     """Convolution with padding of half the (odd) kernel size on every side, without bias.
 
     Args:
@@ -37,7 +33,6 @@ def conv(
       kernel_HWIO: (K, K, I / groups, O), K odd; cast to x's dtype.
       stride: step in both directions; H and W need not divide by it.
       groups: output channels in as many equal blocks, each of which sees its own block of input channels.
-      native: on the CPU, compute the gradient of a 3x3 kernel by the C++ code that native.load() has brought.
 
     Returns:
       (N, ceil(H / stride), ceil(W / stride), O) in x's dtype.
@@ -46,7 +41,7 @@ def conv(
     if kernel_HWIO.shape[:2] == (1, 1) and stride > 1:
         # A strided 1x1 kernel only reads the positions it keeps.
         x_NHWC, stride = x_NHWC[:, ::stride, ::stride], 1
-    return checkpoint_name(_conv(*alike(x_NHWC, kernel_HWIO), stride, groups, native), CONVOLVED)
+    return checkpoint_name(_conv(*alike(x_NHWC, kernel_HWIO), stride, groups), CONVOLVED)
 
 
 def _plain(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
@@ -57,19 +52,17 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Arr
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int, native: bool) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
     return _plain(x, kernel, stride, groups)
 
 
-def _conv_forward(x: jax.Array, kernel: jax.Array, stride: int, groups: int, native: bool) -> tuple[jax.Array, Any]:
-    return _conv(x, kernel, stride, groups, native), (x, kernel)
+def _conv_forward(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> tuple[jax.Array, Any]:
+    return _conv(x, kernel, stride, groups), (x, kernel)
 
 
-def _conv_backward(
-    stride: int, groups: int, native: bool, residuals: Any, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    written_out, autodiff = partial(_written_out, stride, groups, native), partial(_autodiff, stride, groups)
+def _conv_backward(stride: int, groups: int, residuals: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    written_out, autodiff = partial(_written_out, stride, groups), partial(_autodiff, stride, groups)
     return lax.platform_dependent(*residuals, dy, cpu=written_out, default=autodiff)
 
 
@@ -81,7 +74,7 @@ def _autodiff(stride: int, groups: int, x: jax.Array, kernel: jax.Array, dy: jax
 
 
 def _written_out(
-    stride: int, groups: int, native: bool, x: jax.Array, kernel: jax.Array, dy: jax.Array
+    stride: int, groups: int, x: jax.Array, kernel: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Both gradients as stride-1 forward convolutions in NHWC / HWIO, or the kernel's in a form of its own."""
     size = kernel.shape[0]
@@ -99,8 +92,6 @@ def _written_out(
     # XLA would have the library add what is added to dx, for which it takes twice as long.
     dx = lax.optimization_barrier(dx)
     if x.dtype in (jnp.bfloat16, jnp.float32) and whole and size > 1 and groups == 1:
-        if native and size == 3 and stride <= 2:
-            return dx, _native_kernel_gradient(x, dy)
         return dx, _kernel_gradient_as_product(x, dy, size, stride)
     return dx, _kernel_gradient(x, spread, size, missing, groups)
 
@@ -179,29 +170,6 @@ def _kernel_gradient_as_product(x: jax.Array, dy: jax.Array, size: int, stride: 
     product = lax.dot_general(left, right, (((0,), (0,)), ((), ())))
     product = product.reshape(stride, size, channels, len(of_rows), dy.shape[-1])
     return jnp.moveaxis(product, 3, 1)[phases, np.searchsorted(of_rows, shifts)]
-
-
-@jax.custom_vjp
-def _native_kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """The same for K = 3 and a stride of 1 or 2, summed in float32 by native/kernel_gradient.cc: (3, 3, I, O)."""
-    summed = jax.ShapeDtypeStruct((3, 3, x.shape[-1], dy.shape[-1]), jnp.float32)
-    # JAX takes the result of foreign code for one that all devices share.
-    gradient = alike(jax.ffi.ffi_call(NATIVE_TARGET, summed, vmap_method="broadcast_all")(x, dy), x)[0]
-    return jnp.asarray(gradient, x.dtype)
-
-
-def _native_forward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array, Any]:
-    return _native_kernel_gradient(x, dy), (x, dy)
-
-
-def _native_backward(residuals: Any, cotangent: jax.Array) -> Any:
-    """The derivative of a gradient: JAX takes it from the product, which is the same function."""
-    x, dy = residuals
-    same = partial(_kernel_gradient_as_product, size=3, stride=x.shape[1] // dy.shape[1])
-    return jax.vjp(same, x, dy)[1](cotangent)
-
-
-_native_kernel_gradient.defvjp(_native_forward, _native_backward)
 
 
 def _side_by_side(shifted: list[tuple[jax.Array, int]], axis: int) -> jax.Array:

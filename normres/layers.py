@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from normres import norms
 from normres import weights as kernels
 from normres.conv import conv
+from normres.deferred import Convolved, Pending, convolve, possible
 from normres.linen import BatchNorm, GroupNorm, Initializer, InstanceNorm, LayerNorm, RMSNorm, running_statistics
 from normres.moments import Moments, reduction_axes
 from normres.norms import Average, NormSpec
@@ -46,7 +47,7 @@ class Conv(nn.Module):
       groups: blocks of channels that are convolved on their own.
       weights: a row of weights.TABLE: what the stored kernel goes through before it is applied.
       train: whether power iterations (spectral norm) go on.
-      native: see conv.conv.
+      native: whether deferred.convolve carries it out, where that has a fused form for it.
       dtype: of the input and the output.
       kernel_init: initializer of the stored kernel.
     """
@@ -62,9 +63,13 @@ class Conv(nn.Module):
     kernel_init: Initializer = he_normal
 
     @nn.compact
-    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
-        """Convolves in `dtype`; the kernel is stored in float32."""
-        shape = (self.kernel_size, self.kernel_size, x_NHWC.shape[-1] // self.groups, self.features)
+    def __call__(self, x_NHWC: jax.Array | Pending, measured: bool = False, keep: bool = False) -> Any:
+        """Convolves in `dtype`; the kernel is stored in float32.
+
+        Returns an array if x is one, and what deferred.convolve returns if it is Pending.
+        """
+        pending = x_NHWC if isinstance(x_NHWC, Pending) else Pending(x_NHWC.astype(self.dtype))
+        shape = (self.kernel_size, self.kernel_size, pending.x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         row = kernels.TABLE[self.weights]
         scale = state = None
@@ -77,7 +82,11 @@ class Conv(nn.Module):
         kernel, after = row.apply(kernel, scale, held, self.train)
         if state is not None and self.train and not self.is_initializing():
             state.value = after
-        return conv(x_NHWC.astype(self.dtype), kernel, self.stride, self.groups, self.native)
+        if isinstance(x_NHWC, Pending):
+            return convolve(pending, kernel, self.stride, measured, keep)
+        if self.native and self.groups == 1 and possible(pending.x, self.kernel_size, self.stride):
+            return convolve(pending, kernel, self.stride).y
+        return conv(pending.x, kernel, self.stride, self.groups)
 
     def _initial_state(self, row: WeightNormalization, kernel: jax.Array) -> jax.Array:
         assert row.initial_state is not None
@@ -117,12 +126,17 @@ class Norm(nn.Module):
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None, side: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array | Convolved, *, mask: jax.Array | None = None, side: jax.Array | None = None
+    ) -> Any:
         """Normalizes x (N, ..., C) to the same shape and dtype; `mask` (broadcastable) excludes elements.
 
-        `side`, of x's shape and dtype, is added to the result, before the rectifier.
+        `side`, of x's shape and dtype, is added to the result, before the rectifier.  What a convolution left with its
+        moments is not normalized but returned as Pending, for a norm that is `deferrable`.
         """
-        spec, channels = self.spec, x.shape[-1:]
+        spec, convolved = self.spec, x if isinstance(x, Convolved) else None
+        x = x.y if isinstance(x, Convolved) else x
+        channels = x.shape[-1:]
         initial = {"scale": self.scale_init, "bias": nn.initializers.zeros}
         affine: dict[str, Any] = {name: self.param(name, initial[name], channels, jnp.float32) for name in spec.affine}
         parameters: dict[str, jax.Array] = {}
@@ -141,18 +155,20 @@ class Norm(nn.Module):
             "axis_name": self.axis_name if spread else None,
         }
         running, variables = self._running(x) if spec.running else (None, ())
-        y, found = norms.normalization(
-            x,
-            spec,
+        common: dict[str, Any] = {
             **affine,
-            parameters=parameters,
-            running=running,
-            use_running=spec.running and self.use_running_average,
-            epsilon=self.epsilon,
-            rectify=self.rectify,
-            side=side,
-            **options,
-        )
+            "running": running,
+            "use_running": spec.running and self.use_running_average,
+            "epsilon": self.epsilon,
+            "rectify": self.rectify,
+            "side": side,
+        }
+        y: Any
+        if convolved is None:
+            y, found = norms.normalization(x, spec, **common, parameters=parameters, **options)
+        else:
+            of_convolved = {name: option for name, option in options.items() if name != "where"}
+            y, found = norms.deferred(convolved, spec, **common, **of_convolved)
         if spec.running and not self.is_initializing():
             self._keep(x, found, variables, options)
         return y

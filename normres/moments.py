@@ -23,6 +23,7 @@ __all__ = [
     "aligned",
     "broadcastable",
     "deviation",
+    "merged",
     "moments",
     "moments_and_rest",
     "normalize",
@@ -170,6 +171,24 @@ def deviation(x: jax.Array, mean: jax.Array, rest: jax.Array | None) -> jax.Arra
 
 def _squared_deviation(x: jax.Array, mean: jax.Array, rest: jax.Array | None) -> jax.Array:
     return lax.square(deviation(x, mean, rest))
+
+
+def merged(over: Reduction, center: bool, mean: jax.Array, squares: jax.Array, size: int) -> Moments:
+    """`moments` of an array of which those of parts with `size` elements each are known, merged after Chan et al. 1979.
+
+    Args:
+      over: of an array of `mean`'s shape, as of the whole one.
+      center: see `moments`.
+      mean, squares: means of the parts and sums of squared deviations from them, of one shape.
+      size: number of elements of a part.
+    """
+    parts = 1
+    for axis in over.axes:
+        parts *= mean.shape[axis]
+    own = jnp.full((1,) * mean.ndim, parts // over.groups // over.sub_batches, mean.dtype)
+    number = over.over_devices(own)
+    whole = over.total(mean) / number if center else jnp.zeros_like(number)
+    return Moments(whole, over.total(squares / size + lax.square(mean - whole)) / number, number * size)
 
 
 def normalize(

@@ -11,7 +11,7 @@ A few norms mix several reductions, or use them in another formula: their rows n
 from normres import forms
 from normres.errors import nearest
 from normres.moments import Moments, moments, normalize, reduction_axes
-from normres.spec import About, Average, Change, NormSpec, Parameter, normalization, pooled
+from normres.spec import About, Average, Change, NormSpec, Parameter, deferrable, deferred, normalization, pooled
 
 __all__ = [
     "TABLE",
@@ -22,6 +22,8 @@ __all__ = [
     "Parameter",
     "find_spec",
     "moments",
+    "deferrable",
+    "deferred",
     "normalization",
     "normalize",
     "pooled",

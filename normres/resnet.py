@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from normres import norms
 from normres.activation import fork, relu, relu_of_sum
 from normres.conv import CONVOLVED
+from normres.deferred import SIZES, Convolved, Pending
 from normres.layers import Conv, Norm
 from normres.moments import STATISTICS
 from normres.variants import BRANCHES, LAYOUTS, ORDERS, REMAT, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig, Shortcut
@@ -57,21 +58,29 @@ class _Operations(nn.Module):
 
     def carry_out(
         self,
-        x: jax.Array,
+        x: Any,
         words: list[str],
         convolutions: dict[str, dict[str, Any]],
         prefix: str = "",
         side: jax.Array | None = None,
-    ) -> jax.Array:
+        to_be_continued: bool = False,
+    ) -> Any:
         """Runs `words` on x, each under the name prefix + word; `convolutions` has their arguments.
 
-        `side` is added to the output of the branch's last norm.
+        Norms between convolutions are left to the next of them where deferred.convolve is used (`config.native`), and
+        so is the last one if it is `to_be_continued`: it then returns Pending, else an array.
+
+        Args:
+          x: an array, Pending, or Convolved.
+          side: added to the output of the branch's last norm.
         """
+        deferred = self._deferred(words, convolutions, to_be_continued, begun=isinstance(x, Convolved))
         activates = bool(norms.find_spec(self.config.norm).activation)
         fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup and not prefix.startswith("after_")
         last = f"norm{len(BRANCHES[self.config.block].kernels)}"
         for word, before, after in zip(words, ["", *words], [*words[1:], ""], strict=False):
             name = prefix + word
+            x = x.y if isinstance(x, Convolved) and word not in deferred else x
             match word.rstrip("0123456789"):
                 case "relu":
                     # The norm before has applied it, or a nonlinearity of its own that replaces it.
@@ -84,12 +93,57 @@ class _Operations(nn.Module):
                     x = self.add_scalar(x, f"{name}_bias") if fixup and after else x
                 case "conv":
                     x = self.add_scalar(x, f"{name}_bias") if fixup and not prefix else x
-                    x = self.conv(name, **convolutions[word])(x)
+                    x = self.convolve(x, name, convolutions[word], measured=after in deferred)
                 case "dropout":
                     x = nn.Dropout(self.config.dropout, deterministic=not self.train, name=name)(x)
                 case _:
                     raise ValueError(f"{word!r} is no operation; choices: conv, norm, relu, dropout")
-        return x
+        return x.y if isinstance(x, Convolved) else x
+
+    def convolve(
+        self, x: Any, name: str, arguments: dict[str, Any], measured: bool = False, keep: bool = False
+    ) -> jax.Array | Convolved:
+        """Returns Convolved, of what is pending or for a norm that is left to the next convolution, or an array."""
+        # Where running averages are used, nobody needs the moments.
+        spec = norms.find_spec(self.config.norm)
+        x = Pending(x.astype(self.config.dtype)) if measured and isinstance(x, jax.Array) else x
+        measured = measured and (self.train or not spec.running)
+        found: jax.Array | Convolved = self.conv(name, **arguments)(x, measured=measured, keep=keep)
+        return found
+
+    def _deferred(
+        self, words: list[str], convolutions: dict[str, dict[str, Any]], to_be_continued: bool, begun: bool = False
+    ) -> set[str]:
+        """Returns the norms that are left to the next convolution: those that follow one and precede one.
+
+        The words may be `to_be_continued` by a convolution, and one may have `begun` them.
+        """
+        config = self.config
+        fixup = RESIDUAL_SCALES[config.residual_scale].fixup
+        if not config.native or fixup or not norms.deferrable(norms.find_spec(config.norm)):
+            return set()
+        fused = {
+            word
+            for word, arguments in convolutions.items()
+            if arguments["kernel_size"] in SIZES and arguments.get("groups", 1) == 1
+        }
+        bare = ["begun" if begun else "", *(word for word in words if word != "relu"), "continued"]
+        fused |= {"begun"} | ({"continued"} if to_be_continued else set())
+        return {
+            word
+            for before, word, after in zip(bare, bare[1:], bare[2:], strict=False)
+            if word.startswith("norm") and before in fused and after in fused
+        }
+
+    def ends_in_one_pass(self) -> bool:
+        """Returns whether a block's last norm, addition and ReLU follow each other and nobody asks what is between."""
+        config, shortcut = self.config, SHORTCUTS[self.config.shortcut]
+        scale, order = RESIDUAL_SCALES[config.residual_scale], ORDERS[config.order]
+        weighted = shortcut.gate or shortcut.dropout or shortcut.factor != 1 or shortcut.branch_factor != 1
+        between = weighted or config.squeeze or scale.initial is not None or config.stochastic_depth
+        own_activation = norms.find_spec(config.norm).activation
+        adjacent = order.branch(len(BRANCHES[config.block].kernels))[-1].startswith("norm") and order.after == "relu"
+        return adjacent and not (between or own_activation or self.is_mutable_collection("intermediates"))
 
     def add_scalar(self, x: jax.Array, name: str) -> jax.Array:
         """Adds a learned scalar, at first 0."""
@@ -115,16 +169,25 @@ class Block(_Operations):
     first: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, survival: jax.Array | float | None = None) -> jax.Array:
-        """Returns the block's output; `survival` is the probability with which the branch takes part in training."""
+    def __call__(self, x: Any, survival: jax.Array | float | None = None) -> Any:
+        """Returns the block's output, an array or Pending, of such an input.
+
+        `survival` is the probability with which the branch takes part in training.
+        """
         config = self.config
         order, shortcut = ORDERS[config.order], SHORTCUTS[config.shortcut]
         words = order.branch(len(self.features))
         if config.dropout:
             words.insert(words.index(f"conv{len(self.features)}"), "dropout")
         lead, convolutions = words.index("conv1"), self._convolutions()
-        needed = self.stride > 1 or x.shape[-1] != self.features[-1]
+        needed = self.stride > 1 or (x.x if isinstance(x, Pending) else x).shape[-1] != self.features[-1]
         projects = shortcut.project == "always" or (shortcut.project == "where needed" and needed)
+        if isinstance(x, Pending):
+            # Of a block that ends in one pass, as this one does.  The convolution says what it made of its input.
+            measured = "norm1" in self._deferred(words, convolutions, to_be_continued=True)
+            first: Any = self.convolve(x, "conv1", convolutions["conv1"], measured, keep=shortcut.add)
+            added = self._on_the_side(first.activated, projects, words) if shortcut.add else None
+            return self.carry_out(first, [*words[1:], "relu"], convolutions, side=added, to_be_continued=True)
         side = x
         if shortcut.add and not projects:
             x, side = fork(x)
@@ -132,9 +195,9 @@ class Block(_Operations):
         activated = x if self.first else self.carry_out(x, words[:lead], convolutions)
         if shortcut.add and projects:
             activated, side = fork(activated)
-        if survival is None and self._ends_in_one_pass(words[-1]):
+        if self.ends_in_one_pass():
             added = self._on_the_side(side, projects, words) if shortcut.add else None
-            return self.carry_out(activated, [*words[lead:], "relu"], convolutions, side=added)
+            return self.carry_out(activated, [*words[lead:], "relu"], convolutions, side=added, to_be_continued=True)
         branch = self._end_of_branch(self.carry_out(activated, words[lead:], convolutions))
         if survival is not None:
             branch = branch * self._takes_part(survival).astype(branch.dtype)
@@ -184,16 +247,6 @@ class Block(_Operations):
         if not self.train:
             return jnp.asarray(survival)
         return jax.random.bernoulli(self.make_rng("dropout"), survival).astype(jnp.float32)
-
-    def _ends_in_one_pass(self, last: str) -> bool:
-        """Returns whether norm, addition and ReLU follow each other directly and nobody asks what is between them."""
-        config, shortcut = self.config, SHORTCUTS[self.config.shortcut]
-        scale = RESIDUAL_SCALES[config.residual_scale]
-        weighted = shortcut.gate or shortcut.dropout or shortcut.factor != 1 or shortcut.branch_factor != 1
-        between = weighted or config.squeeze or scale.initial is not None
-        own_activation = norms.find_spec(config.norm).activation
-        adjacent = last.startswith("norm") and ORDERS[config.order].after == "relu"
-        return adjacent and not (between or own_activation or self.is_mutable_collection("intermediates"))
 
     def _on_the_side(self, side: jax.Array, projects: bool, words: list[str]) -> jax.Array:
         """Returns the shortcut's output in the branch's shape: projected, or strided and with channels of zeros."""
@@ -247,7 +300,9 @@ class ResNet(_Operations):
             "kernel_size": layout.stem_kernel,
             "stride": layout.stem_stride,
         }
-        x = self.carry_out(images_NHWC.astype(config.dtype), STEM, {"conv1": stem}, prefix="stem_")
+        continued = self.ends_in_one_pass() and not layout.pool
+        images = images_NHWC.astype(config.dtype)
+        x: Any = self.carry_out(images, STEM, {"conv1": stem}, prefix="stem_", to_be_continued=continued)
         if layout.pool:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         self.note("intermediates", "stem", x)
@@ -260,7 +315,7 @@ class ResNet(_Operations):
         x = self.carry_out(x, ORDERS[config.order].head.split(), {}, prefix="head_")
         return self._classify(x, "classifier")
 
-    def _stage(self, x: jax.Array, stage: int, blocks: int, done: int) -> jax.Array:
+    def _stage(self, x: Any, stage: int, blocks: int, done: int) -> Any:
         """Runs a stage's blocks; unless unrolled all but the first are compiled as one, whatever the depth."""
         config = self.config
         options: dict[str, Any] = {"config": config, "train": self.train, "features": config.features(stage)}
@@ -285,8 +340,9 @@ class ResNet(_Operations):
             x, _ = rest(block(**options, name=f"stage{stage + 1}_rest"), x, each)
         return x
 
-    def _classify(self, x: jax.Array, name: str) -> jax.Array:
+    def _classify(self, x: Any, name: str) -> jax.Array:
         """Averages over space and returns logits in at least float32."""
+        x = x.value() if isinstance(x, Pending) else x
         x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
         if name == "classifier":
             self.note("intermediates", "pooled", x)

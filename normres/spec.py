@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from normres import forms
 from normres.activation import relu, relu_of_sum
+from normres.deferred import Convolved, Pending
 from normres.fused import standardize
-from normres.moments import Moments, aligned, broadcastable, moments, normalize, reduction_axes
+from normres.moments import Moments, aligned, broadcastable, merged, moments, normalize, reduction, reduction_axes
 
 Change = Literal["scale", "shift", "example scale", "example shift", "channel scale", "channel shift"]
 
@@ -169,6 +171,52 @@ def normalization(
     given = forms.Given(wide, found, running, affine | own, epsilon, channel_axis % x.ndim, where)
     y = spec.form(given).astype(x.dtype)
     return _finished(y, rectify, side), (found[0] if found else None)
+
+
+def deferrable(spec: NormSpec) -> bool:
+    """Returns whether `deferred` knows the norm: its statistics follow from each example's and channel's."""
+    return spec.form is None and ("S" in spec.reductions[0] or {"H", "W"} <= set(spec.reductions[0]))
+
+
+def deferred(
+    convolved: Convolved,
+    spec: NormSpec,
+    *,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    running: Moments | None = None,
+    use_running: bool = False,
+    groups: int = 1,
+    sub_batches: int = 1,
+    epsilon: float = 1e-5,
+    axis_name: str | None = None,
+    rectify: bool = False,
+    side: jax.Array | None = None,
+) -> tuple[Pending, Moments]:
+    """`normalization` of a convolution's output, left to the next convolution, and the moments.
+
+    Args: as of `normalization`, for a `deferrable` norm.  The output's own moments are read unless `use_running`.
+    """
+    y = convolved.y
+    if use_running:
+        assert running is not None
+        found = running
+    else:
+        assert convolved.mean is not None
+        assert convolved.squares is not None
+        mean, squares = (of[:, None, None, :] for of in (convolved.mean, convolved.squares))
+        options: dict[str, Any] = {"groups": groups if spec.grouped else 1}
+        options["sub_batches"] = sub_batches if spec.divided else 1
+        over = reduction(mean, reduction_axes(spec.reductions[0], y.ndim), axis_name=axis_name, **options)
+        found = merged(over, spec.center, mean, squares, y.shape[1] * y.shape[2])
+    factor = lax.rsqrt(found.var + epsilon)
+    factor = factor if scale is None else factor * aligned(scale, y.ndim)
+    shift = jnp.zeros((1,) * y.ndim) if bias is None else aligned(bias, y.ndim)
+    of_channels = [
+        jnp.broadcast_to(of, (y.shape[0], 1, 1, y.shape[3])).reshape(y.shape[0], -1)
+        for of in (found.mean, factor, shift)
+    ]
+    return Pending(y, *of_channels, side=side, rectify=rectify), found
 
 
 def _finished(y: jax.Array, rectify: bool, side: jax.Array | None) -> jax.Array:

@@ -69,7 +69,8 @@ def network(config: ConfigDict, classes: int, dtype: str, platform: str | None, 
     unroll = fields.pop("unroll")
     fields["native"] = native
     if fields["remat"] == "auto":
-        fields["remat"] = "elementwise" if platform == "cpu" else "nothing"
+        # The C++ code keeps no more than "elementwise" does.
+        fields["remat"] = "elementwise" if platform == "cpu" and not native else "nothing"
     found = ResNetConfig(classes=classes, dtype=jnp.dtype(dtype), axis_name="data" if synchronized else None, **fields)
     long = config.train.steps >= UNROLLED_STEPS and sum(found.blocks) <= UNROLLED_BLOCKS
     return replace(found, unrolled=unroll == "always" or (unroll == "auto" and platform == "cpu" and long))

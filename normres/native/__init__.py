@@ -17,13 +17,13 @@ from typing import Any
 
 import jax
 
-from normres.conv import NATIVE_TARGET
+from normres.deferred import BACKWARD_TARGET, FORWARD_TARGET
 from normres.errors import UserError
 from normres.launch import machine
 
 WHEN = ("never", "always", "auto")
 
-SOURCE = Path(__file__).parent / "kernel_gradient.cc"
+SOURCE = Path(__file__).parent / "convolution.cc"
 
 # The processor's features that the code uses, and the compiler's options for them.
 FEATURES = {"avx512f": "-mavx512f", "avx512bw": "-mavx512bw", "avx512vl": "-mavx512vl", "avx512_bf16": "-mavx512bf16"}
@@ -59,7 +59,8 @@ def load() -> str:
         library = ctypes.CDLL(str(compiled()))
     except OSError as error:
         return str(error)
-    jax.ffi.register_ffi_target(NATIVE_TARGET, jax.ffi.pycapsule(library.KernelGradient), platform="cpu")
+    for target, name in ((FORWARD_TARGET, "ConvolutionForward"), (BACKWARD_TARGET, "ConvolutionBackward")):
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return ""
 
 
@@ -72,7 +73,7 @@ def compiled() -> Path:
     compiler, *own = shlex.split(os.environ.get("CXX") or "c++")  # such as "ccache g++"
     if shutil.which(compiler) is None:
         raise OSError(f"there is no C++ compiler ({compiler})")
-    text = SOURCE.read_bytes()
+    text = b"".join(file.read_bytes() for file in [*sorted(SOURCE.parent.glob("*.h")), SOURCE])
     command = [compiler, *own, *OPTIONS, "-I", jax.ffi.include_dir()]
     key = hashlib.sha256(text + repr((command, jax.lib.__version__)).encode()).hexdigest()[:12]
     found = machine.cache_directory() / f"{SOURCE.stem}-{key}.so"
