@@ -44,9 +44,9 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.model.remat = "auto"  # what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without
     # dropout) | block (all, from its input: the least memory, a third more time) | auto (elementwise on the CPU)
     config.model.unroll = "auto"  # compile every block on its own: a tenth less time, but seconds to compile and more
-    # memory: never | always | auto (on the CPU, for 1,000 steps and more of networks of up to 60 blocks)
-    config.model.native = "auto"  # kernels' gradients by C++ code that is compiled at the first run: never | always |
-    # auto (on one CPU with AVX-512 BF16 and no AMX, where there is a C++ compiler: a fifth less time)
+    # memory: never | always | auto (on the CPU, for 400 steps and more of networks of up to 60 blocks)
+    config.model.native = "auto"  # convolutions, and the norms and ReLUs between them, by C++ code that is compiled at
+    # the first run: never | always | auto (on one CPU with AVX-512 BF16 and no AMX, where there is a C++ compiler)
     config.model.norm = "batch"  # a row of the table in normres/norms.py, or axes to average over, such as NHC
     config.model.norm_groups = 8  # channel groups, read by grouped norms and unnamed ones over C; must divide width
     config.model.norm_sub_batches = 4  # parts of the batch, read by ghost_batch only; must divide the batch

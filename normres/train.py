@@ -18,9 +18,9 @@ from normres.data import augment, preprocess
 from normres.resnet import ResNet, ResNetConfig
 from normres.streams import step_key, stream_seed
 
-# Unrolled, a step takes a tenth less time on two CPU cores, and a third of a second a block longer to compile, which
-# about 350 steps of width 16 make up for.
-UNROLLED_STEPS = 1000  # a run has at least
+# Unrolled, a step takes a tenth less time on two CPU cores, and up to a third of a second a block longer to compile,
+# which about 350 steps of width 16 make up for, or 60 where the C++ code leaves less to compile.
+UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate

@@ -157,8 +157,11 @@ void BackwardOf(ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& in, co
   thread_local Memory for_sums;
   float* sums = for_sums.Take<float>(n.parts() * n.count());
   InParallel(pool, n.parts(), [&](int64_t part) {
-    thread_local Memory for_x, for_dy;
+    thread_local Memory for_x, for_dy, for_x_words, for_dy_words;
     auto *packed = for_x.Take<Stored>(s.x_packed()), *dy = for_dy.Take<Stored>(s.y_packed());
+    auto* x_words = for_x_words.Take<uint32_t>(n.together() * n.x_size());
+    auto* dy_words = for_dy_words.Take<uint32_t>(n.together() * n.dy_size());
+    int64_t waiting = 0;
     std::fill_n(packed, s.x_packed(), 0);
     std::fill_n(dy, s.y_packed(), 0);
     std::fill_n(sums + part * n.count(), n.count(), 0.0f);
@@ -174,7 +177,11 @@ void BackwardOf(ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& in, co
                                  At(to.shift, channels)};
         InputGradient(s, own, phases, words, block_words, packed, dy, of);
       }
-      AddExample<Kind>(n, packed, dy, sums + part * n.count());
+      PackExample<Kind>(n, packed, dy, x_words + waiting * n.x_size(), dy_words + waiting * n.dy_size());
+      if (++waiting == n.together() || e + 1 == end) {
+        AddExamples<Kind>(n, x_words, dy_words, waiting, sums + part * n.count());
+        waiting = 0;
+      }
     }
   });
   InParallel(pool, kShares, [&](int64_t share) { AddParts(n, sums, share, kernel_gradient); });

@@ -15,10 +15,11 @@
 namespace normres {
 
 constexpr int64_t kInner = 8;       // input channels whose sums are in registers
-constexpr int64_t kExamples = 16;   // of a part, at least
-constexpr int64_t kSums = 1 << 20;  // of all parts together, unless that makes fewer than kParts
+constexpr int64_t kExamples = 4;    // of a part, at least
+constexpr int64_t kSums = 1 << 19;  // of all parts together, unless that makes fewer than kParts
 constexpr int64_t kParts = 4;
 constexpr int64_t kShares = 8;      // of the parts' addition
+constexpr int64_t kWords = 256;     // of dy that a pass over packed examples meets, if the part has as many
 
 // The sizes of what is summed, and of the words; packed is the numbers in a word.
 struct Sums {
@@ -33,6 +34,8 @@ struct Sums {
   int64_t x_size() const { return (s.x_rows + 2 * s.half()) * x_words() * inner(); }
   int64_t dy_size() const { return (s.rows + 2 * s.half()) * words() * outer(); }
   int64_t count() const { return s.taps() * inner() * outer(); }
+  // Examples that are packed before a pass over them, so that sums are not taken to registers and back for a few words.
+  int64_t together() const { return std::clamp<int64_t>(kWords / std::max<int64_t>(1, s.rows * words()), 1, kExamples); }
   int64_t examples_of_part() const {
     const int64_t most = std::max(kParts, kSums / count());
     return std::max(kExamples, (s.examples + most - 1) / most);
@@ -60,43 +63,46 @@ void PackPairs(const typename Kind::Stored* image, int64_t rows, int64_t packed_
   }
 }
 
-// Adds an example's share to the sums (i, j, c .. c + 8, o .. o + 16) of all i.
+// Adds the share of some examples to the sums (i, j, c .. c + 8, o .. o + 16) of all i.
 template <typename Kind, int64_t stride, int64_t size>
-void AddBlock(const Sums& n, const uint32_t* x, const uint32_t* dy, int64_t j, int64_t c, int64_t o, float* sums) {
+void AddBlock(const Sums& n, const uint32_t* x, const uint32_t* dy, int64_t examples, int64_t j, int64_t c, int64_t o,
+              float* sums) {
   constexpr int64_t half = size / 2;
   const int64_t inner = n.inner(), outer = n.outer(), words = n.words(), x_row = n.x_words() * inner;
   const auto place = [&](int64_t i, int64_t k) { return sums + ((i * size + j) * inner + c + k) * outer + o; };
   __m512 sum[size][kInner];
   for (int64_t i = 0; i < size; ++i)
     for (int64_t k = 0; k < kInner; ++k) sum[i][k] = _mm512_load_ps(place(i, k));
-  if constexpr (stride == 1) {
-    // A row of x meets `size` rows of dy.
-    for (int64_t r = 0; r < n.s.x_rows; ++r) {
-      const uint32_t* a = x + (r + half) * x_row + j * inner + c;
-      const uint32_t* b = dy + r * words * outer + o;
-      for (int64_t q = 0; q < words; ++q, a += Kind::kPacked * inner, b += outer) {
-        __m512i rows[size];
-        for (int64_t i = 0; i < size; ++i) rows[i] = _mm512_load_si512(b + (2 * half - i) * words * outer);
+  for (int64_t e = 0; e < examples; ++e, x += n.x_size(), dy += n.dy_size()) {
+    if constexpr (stride == 1) {
+      // A row of x meets `size` rows of dy.
+      for (int64_t r = 0; r < n.s.x_rows; ++r) {
+        const uint32_t* a = x + (r + half) * x_row + j * inner + c;
+        const uint32_t* b = dy + r * words * outer + o;
+        for (int64_t q = 0; q < words; ++q, a += Kind::kPacked * inner, b += outer) {
+          __m512i rows[size];
+          for (int64_t i = 0; i < size; ++i) rows[i] = _mm512_load_si512(b + (2 * half - i) * words * outer);
 #pragma GCC unroll 8
-        for (int64_t k = 0; k < kInner; ++k) {
-          const __m512i of_x = _mm512_set1_epi32(a[k]);
+          for (int64_t k = 0; k < kInner; ++k) {
+            const __m512i of_x = _mm512_set1_epi32(a[k]);
 #pragma GCC unroll 3
-          for (int64_t i = 0; i < size; ++i) sum[i][k] = Kind::MultiplyAdd(sum[i][k], of_x, rows[i]);
+            for (int64_t i = 0; i < size; ++i) sum[i][k] = Kind::MultiplyAdd(sum[i][k], of_x, rows[i]);
+          }
         }
       }
-    }
-  } else {
-    // A row of dy meets `size` rows of x.
-    for (int64_t r = 0; r < n.s.rows; ++r) {
-      const uint32_t* a = x + stride * r * x_row + j * inner + c;
-      const uint32_t* b = dy + (r + half) * words * outer + o;
-      for (int64_t q = 0; q < words; ++q, a += stride * Kind::kPacked * inner, b += outer) {
-        const __m512i row = _mm512_load_si512(b);
+    } else {
+      // A row of dy meets `size` rows of x.
+      for (int64_t r = 0; r < n.s.rows; ++r) {
+        const uint32_t* a = x + stride * r * x_row + j * inner + c;
+        const uint32_t* b = dy + (r + half) * words * outer + o;
+        for (int64_t q = 0; q < words; ++q, a += stride * Kind::kPacked * inner, b += outer) {
+          const __m512i row = _mm512_load_si512(b);
 #pragma GCC unroll 3
-        for (int64_t i = 0; i < size; ++i) {
+          for (int64_t i = 0; i < size; ++i) {
 #pragma GCC unroll 8
-          for (int64_t k = 0; k < kInner; ++k)
-            sum[i][k] = Kind::MultiplyAdd(sum[i][k], _mm512_set1_epi32(a[i * x_row + k]), row);
+            for (int64_t k = 0; k < kInner; ++k)
+              sum[i][k] = Kind::MultiplyAdd(sum[i][k], _mm512_set1_epi32(a[i * x_row + k]), row);
+          }
         }
       }
     }
@@ -105,22 +111,26 @@ void AddBlock(const Sums& n, const uint32_t* x, const uint32_t* dy, int64_t j, i
     for (int64_t k = 0; k < kInner; ++k) _mm512_store_ps(place(i, k), sum[i][k]);
 }
 
-// Adds an example's share to the sums, from its packed images.
+// Writes the words of an example, from its packed images.
 template <typename Kind>
-void AddExample(const Sums& n, const typename Kind::Stored* x_packed, const typename Kind::Stored* dy_packed,
-                float* sums) {
+void PackExample(const Sums& n, const typename Kind::Stored* x_packed, const typename Kind::Stored* dy_packed,
+                 uint32_t* x, uint32_t* dy) {
   const Shape& s = n.s;
-  thread_local Memory for_x, for_dy;
-  uint32_t *x = for_x.Take<uint32_t>(n.x_size()), *dy = for_dy.Take<uint32_t>(n.dy_size());
   PackPairs<Kind>(x_packed, s.x_rows + 2 * s.half(), s.x_packed_columns(), s.inner, 0, 1, s.stride, n.x_words(),
                   n.inner(), x);
   PackPairs<Kind>(dy_packed, s.rows + 2 * s.half(), s.y_packed_columns(), s.outer, s.half(), n.packed, 1, n.words(),
                   n.outer(), dy);
+}
+
+// Adds the share of some examples to all sums.
+template <typename Kind>
+void AddExamples(const Sums& n, const uint32_t* x, const uint32_t* dy, int64_t examples, float* sums) {
+  const Shape& s = n.s;
   const auto add = s.size == 1 ? (s.stride == 1 ? AddBlock<Kind, 1, 1> : AddBlock<Kind, 2, 1>)
                                : (s.stride == 1 ? AddBlock<Kind, 1, 3> : AddBlock<Kind, 2, 3>);
   for (int64_t j = 0; j < s.size; ++j)
     for (int64_t c = 0; c < n.inner(); c += kInner)
-      for (int64_t o = 0; o < n.outer(); o += kLanes) add(n, x, dy, j, c, o, sums);
+      for (int64_t o = 0; o < n.outer(); o += kLanes) add(n, x, dy, examples, j, c, o, sums);
 }
 
 // Adds the parts' sums in order, without the padding of channels, in one of kShares shares of the rows (i, j, c).

@@ -76,8 +76,8 @@ class Worker:
 
     def __init__(self, contender: Contender, folder: Path):
         self.contender = contender
-        # What torch.compile keeps between processes would hide how long it takes.
-        caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+        # What compilers keep between processes would hide how long they take.
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "JAX_ENABLE_COMPILATION_CACHE": "false"}
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as errors:
             self.errors = Path(errors.name)
             self.process = subprocess.Popen(
