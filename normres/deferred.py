@@ -143,8 +143,9 @@ def _native(static: _Static, x: Any, center: Any, factor: Any, shift: Any, side:
         _result(x.shape if static.keep else None, x.dtype),
     )
     given = (x, *(_given(of, numbers) for of in (center, factor, shift)), _given(side, x.dtype), kernel)
-    found = _call(FORWARD_TARGET, results, given, static)
-    return Convolved(*(of if of.size or of.shape == shape else None for of in found))
+    y, mean, squares, activated = _call(FORWARD_TARGET, results, given, static)
+    moments = (mean, squares) if static.measured else (None, None)
+    return Convolved(y, *moments, activated if static.keep else None)
 
 
 def _given(array: Any, dtype: Any) -> Any:
