@@ -165,8 +165,9 @@ def _kernel_gradient_as_product(x: jax.Array, dy: jax.Array, size: int, stride: 
     left = _side_by_side(list(zip(parts, shifts, strict=True)), 2)
     right = _side_by_side([(dy, -shift) for shift in of_rows], 1)
     left, right = lax.optimization_barrier((left, right))
-    left = left.reshape(batch, height // stride, stride, width // stride, -1).swapaxes(2, 3)
-    left, right = left.reshape(-1, stride * size * channels), right.reshape(-1, right.shape[-1])
+    left = left.reshape(batch, height // stride, stride, width // stride, size * channels).swapaxes(2, 3)
+    rows = batch * (height // stride) * (width // stride)
+    left, right = left.reshape(rows, stride * size * channels), right.reshape(rows, right.shape[-1])
     product = lax.dot_general(left, right, (((0,), (0,)), ((), ())))
     product = product.reshape(stride, size, channels, len(of_rows), dy.shape[-1])
     return jnp.moveaxis(product, 3, 1)[phases, np.searchsorted(of_rows, shifts)]

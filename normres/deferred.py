@@ -100,7 +100,7 @@ def convolve(
     static = _Static(stride, pending.rectify, measured, keep)
     arrays = (pending.x, pending.center, pending.factor, pending.shift, pending.side, kernel_HWIO)
     fused = possible(pending.x, kernel_HWIO.shape[0], stride)
-    return (_convolve if fused else _composed)(static, *alike(*arrays))
+    return _convolve(static, *alike(*arrays)) if fused else _named(_composed(static, *alike(*arrays)))
 
 
 class _Static(NamedTuple):
@@ -113,7 +113,12 @@ class _Static(NamedTuple):
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(static: _Static, x: Any, center: Any, factor: Any, shift: Any, side: Any, kernel: Any) -> Convolved:
     arrays = (x, center, factor, shift, side, kernel)
-    found = lax.platform_dependent(*arrays, cpu=partial(_native, static), default=partial(_composed, static))
+    found: Convolved = lax.platform_dependent(*arrays, cpu=partial(_native, static), default=partial(_composed, static))
+    return found
+
+
+def _named(found: Convolved) -> Convolved:
+    """Lets jax.checkpoint's policies know what it is, or it would be computed anew."""
     activated = None if found.activated is None else checkpoint_name(found.activated, CONVOLVED)
     moments = (None if of is None else checkpoint_name(of, STATISTICS) for of in (found.mean, found.squares))
     return Convolved(checkpoint_name(found.y, CONVOLVED), *moments, activated)
@@ -143,8 +148,9 @@ def _native(static: _Static, x: Any, center: Any, factor: Any, shift: Any, side:
         _result(x.shape if static.keep else None, x.dtype),
     )
     given = (x, *(_given(of, numbers) for of in (center, factor, shift)), _given(side, x.dtype), kernel)
-    found = _call(FORWARD_TARGET, results, given, static)
-    return Convolved(*(of if of.size or of.shape == shape else None for of in found))
+    y, mean, squares, activated = _call(FORWARD_TARGET, results, given, static)
+    moments = (mean, squares) if static.measured else (None, None)
+    return Convolved(y, *moments, activated if static.keep else None)
 
 
 def _given(array: Any, dtype: Any) -> Any:
@@ -165,7 +171,8 @@ def _call(target: str, results: Any, given: tuple[Any, ...], static: _Static) ->
 
 def _convolve_forward(static: _Static, *arguments: Any) -> tuple[Convolved, Any]:
     arrays = [None if of is None else of.value for of in arguments]
-    found = _convolve(static, *arrays)
+    # Named out here: policies do not see into a function with a gradient of its own.
+    found = _named(_convolve(static, *arrays))
     # Images need no gradient, which is a third of what there is to compute.  None and () are told apart by JAX.
     of_kernel_alone = not any(of is not None and of.perturbed for of in arguments[:-1])
     return found, (arrays, found.y, found.mean, () if of_kernel_alone else None)

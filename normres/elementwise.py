@@ -90,7 +90,7 @@ def _row(array: jax.Array | None, columns: tuple[int, ...]) -> jax.Array | None:
         return None
     if array.shape[-2:] == (1, 1):
         return array.reshape(*array.shape[:-2], 1)
-    return jnp.broadcast_to(array, (*array.shape[:-2], *columns)).reshape(*array.shape[:-2], -1)
+    return jnp.broadcast_to(array, (*array.shape[:-2], *columns)).reshape(*array.shape[:-2], columns[0] * columns[1])
 
 
 def _in_rows(function: Callable[..., jax.Array], x: jax.Array, *others: jax.Array | None) -> jax.Array:
@@ -113,4 +113,4 @@ def _sum_of_rows(
     for number in range(1, members):
         total = total + function(*(member(array, number) for array in rows))
     total = lax.optimization_barrier(total)
-    return jnp.sum(total.reshape(*x.shape[:-3], -1, *x.shape[-2:]), axes, keepdims=True)
+    return jnp.sum(total.reshape(*x.shape[:-3], x.shape[-3] // members, *x.shape[-2:]), axes, keepdims=True)

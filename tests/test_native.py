@@ -1,6 +1,5 @@
-"""The C++ kernel gradient against numpy in float64 and the forms it stands in for, and what happens without it."""
+"""The C++ code: what it refuses, that threads change nothing, where programs have it, and what happens without it."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -8,17 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from jax.sharding import AxisType, PartitionSpec
 
 from normres import native
-from normres.conv import NATIVE_TARGET, conv
+from normres.deferred import BACKWARD_TARGET, FORWARD_TARGET, Pending, convolve
 from normres.errors import UserError
 from normres.launch import machine
 from normres.resnet import ResNet, ResNetConfig
-
-# Batch, height, width, input and output channels: of a network; channels that fill no register; odd sides, of which
-# bfloat16 makes pairs; one pixel; more examples than one part has, and not a multiple; none.
-SHAPES = [(4, 8, 6, 16, 32), (2, 4, 4, 3, 20), (3, 5, 7, 9, 17), (1, 1, 1, 1, 1), (37, 4, 2, 8, 16), (0, 4, 4, 8, 16)]
 
 
 @pytest.fixture
@@ -27,95 +21,31 @@ def loaded():
         pytest.skip(f"no native code here: {why_not}")
 
 
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def by_definition(x, dy, stride):
-    """The sum of kernel_gradient.cc's first comment, in float64."""
-    x, dy = np.asarray(x, np.float64), np.asarray(dy, np.float64)
-    rows, columns, outer = dy.shape[1:]
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    result = np.zeros((3, 3, x.shape[-1], outer))
-    for i in range(3):
-        for j in range(3):
-            met = padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride]
-            result[i, j] = np.einsum("nhwc,nhwo->co", met[:, :rows, :columns], dy)
-    return result
-
-
-def called(x, dy, channels=None):
-    result = jax.ShapeDtypeStruct((*x.shape[:-4], 3, 3, channels or x.shape[-1], dy.shape[-1]), jnp.float32)
-    return jax.ffi.ffi_call(NATIVE_TARGET, result)(x, dy)
-
-
-def kernel_gradient(x, kernel, dy, stride=1, native=True):
-    def weighted(kernel):
-        return jnp.sum((conv(x, kernel, stride, native=native) * dy).astype(jnp.float32))
-
-    return jax.grad(weighted)(kernel)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_the_sum_that_it_says(loaded, shape, stride, dtype):
-    batch, rows, columns, inner, outer = shape
-    x = jnp.asarray(draw(batch, rows * stride, columns * stride, inner), dtype)
-    dy = jnp.asarray(draw(batch, rows, columns, outer, seed=1), dtype)
-    expected = by_definition(x, dy, stride)
-    found = np.asarray(called(x, dy))
-    # Both are given the same rounded numbers, whose products float32 holds (nearly) exactly.
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max() * np.sqrt(batch))
-
-
 def test_of_many_calls_at_once_each_returns_the_same_bits(loaded):
     """Threads are taken by whoever is first; the order of additions is not theirs to change, nor may calls wait."""
-    x, dy = (jnp.asarray(draw(40, 6, 6, 8, seed=seed), jnp.bfloat16) for seed in (0, 1))
-    expected = np.asarray(called(x, dy))
+    draw = np.random.default_rng(0).standard_normal
+    x, dy = jnp.asarray(draw((40, 6, 6, 8)), jnp.bfloat16), jnp.asarray(draw((40, 6, 6, 8)), jnp.bfloat16)
+    kernel = jnp.asarray(draw((3, 3, 8, 8)), jnp.float32)
+
+    def both(x, kernel, dy):
+        def weighted(x, kernel):
+            found = convolve(Pending(x, rectify=True), kernel, measured=True)
+            return jnp.sum((found.y * dy).astype(jnp.float32)) + jnp.sum(found.mean), found.y
+
+        return jax.grad(weighted, (0, 1), has_aux=True)(x, kernel)
+
+    expected = jax.jit(both)(x, kernel, dy)
     # Powers of two, so that no call is another's and no result is rounded otherwise.
-    several = jax.jit(lambda x, dy: [called(x * 2.0**number, dy) for number in range(16)]).lower(x, dy).compile()
-    assert several.as_text().count(f'custom_call_target="{NATIVE_TARGET}"') == 16
+    factors = [2.0**number for number in range(8)]
+    several = jax.jit(lambda *arrays: [both(of * arrays[0], *arrays[1:]) for of in factors])
+    several = several.lower(x, kernel, dy).compile()
+    for target in (FORWARD_TARGET, BACKWARD_TARGET):
+        assert several.as_text().count(f'custom_call_target="{target}"') == 8
     for _ in range(20):
-        for number, found in enumerate(several(x, dy)):
-            np.testing.assert_array_equal(np.asarray(found), expected * 2.0**number)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_convolution_has_the_same_gradient_with_it(loaded, stride):
-    x, kernel = jnp.asarray(draw(3, 6, 4, 5), jnp.float32), jnp.asarray(draw(3, 3, 5, 7, seed=1), jnp.float32)
-    dy = jnp.asarray(draw(3, 6 // stride, 4 // stride, 7, seed=2), jnp.float32)
-    both = [jax.jit(partial(kernel_gradient, stride=stride, native=native)) for native in (False, True)]
-    assert [NATIVE_TARGET in function.lower(x, kernel, dy).as_text() for function in both] == [False, True]
-    np.testing.assert_allclose(both[1](x, kernel, dy), both[0](x, kernel, dy), rtol=1e-5, atol=1e-5)
-
-    def second(native):
-        """A derivative of the gradient with regard to x and dy, which is JAX's own form."""
-        return jax.grad(lambda x, dy: jnp.sum(jnp.sin(kernel_gradient(x, kernel, dy, stride, native))), (0, 1))(x, dy)
-
-    for found, expected in zip(second(True), second(False), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_mapped_it_is_each_members_own(loaded):
-    x, dy = jnp.asarray(draw(2, 3, 4, 4, 5), jnp.float32), jnp.asarray(draw(2, 3, 4, 4, 6, seed=1), jnp.float32)
-    kernel = jnp.zeros((3, 3, 5, 6))
-    mapped = jax.vmap(lambda x, dy: kernel_gradient(x, kernel, dy))(x, dy)
-    of_one_image = jax.vmap(lambda dy: kernel_gradient(x[0], kernel, dy))(dy)
-    for member in range(2):
-        np.testing.assert_allclose(mapped[member], by_definition(x[member], dy[member], 1), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(of_one_image[member], by_definition(x[0], dy[member], 1), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("fields", [{"size": 5}, {"size": 1}, {"groups": 2}, {"side": 5, "stride": 2}, {"stride": 4}])
-def test_other_convolutions_stay_xlas(loaded, fields):
-    size, groups, side, stride = ({"size": 3, "groups": 1, "side": 4, "stride": 1} | fields).values()
-    x, kernel = jnp.asarray(draw(2, side, side, 4), jnp.float32), jnp.zeros((size, size, 4 // groups, 4))
-
-    def gradient(x, kernel):
-        return jax.grad(lambda kernel: jnp.sum(conv(x, kernel, stride, groups, native=True)))(kernel)
-
-    assert NATIVE_TARGET not in jax.jit(gradient).lower(x, kernel).as_text()
+        for factor, ((dx, d_kernel), y) in zip(factors, several(x, kernel, dy), strict=True):
+            np.testing.assert_array_equal(dx, expected[0][0])
+            np.testing.assert_array_equal(d_kernel, expected[0][1] * factor)
+            np.testing.assert_array_equal(y, expected[1] * factor)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
@@ -128,52 +58,112 @@ def test_other_platforms_get_none_of_it(loaded, platform):
         return jnp.sum(network.apply(variables, images, mutable=["batch_stats"])[0])
 
     def lowered(platform):
-        checks = [export.DisabledSafetyCheck.custom_call(NATIVE_TARGET)]
+        checks = [export.DisabledSafetyCheck.custom_call(target) for target in (FORWARD_TARGET, BACKWARD_TARGET)]
         exported = export.export(jax.jit(jax.grad(loss)), platforms=[platform], disabled_checks=checks)
         return exported(variables, images).mlir_module()
 
-    assert NATIVE_TARGET in lowered("cpu")
-    assert NATIVE_TARGET not in lowered(platform)
+    assert all(f"@{target}(" in lowered("cpu") for target in (FORWARD_TARGET, BACKWARD_TARGET))
+    assert "normres_convolution" not in lowered(platform)
+
+
+# The arrays of a call for 2 examples of 4 x 4 pixels, 3 input and 5 output channels, with all that there can be.
+IMAGE, OUTPUT, INNER, OUTER, KERNEL = (2, 4, 4, 3), (2, 4, 4, 5), (2, 3), (2, 5), (3, 3, 3, 5)
+INPUT = {"x": IMAGE, "center": INNER, "factor": INNER, "shift": INNER, "side": IMAGE, "kernel": KERNEL}
+MOMENTS = {"mean": OUTER, "per_deviation": OUTER, "per_element": OUTER}
+CALLS = {
+    FORWARD_TARGET: (INPUT, {"y": OUTPUT, "mean": OUTER, "squares": OUTER, "activated": IMAGE}),
+    BACKWARD_TARGET: (
+        INPUT | {"dy": OUTPUT, "y": OUTPUT} | MOMENTS | {"d_activated": IMAGE},
+        {"dx": IMAGE, "d_side": IMAGE, "d_factor": INNER, "d_shift": INNER, "d_kernel": KERNEL},
+    ),
+}
+
+
+def called(target, changes, stride=1):
+    """Calls with float32 arrays of these shapes, some of which have another shape or dtype."""
+
+    def described(name, shape):
+        change = changes.get(name, shape)
+        return jax.ShapeDtypeStruct(*((shape, change) if isinstance(change, str) else (change, jnp.float32)))
+
+    given, results = ([described(*of) for of in part.items()] for part in CALLS[target])
+    arrays = [jnp.zeros(of.shape, of.dtype) for of in given]
+    call = jax.ffi.ffi_call(target, results)
+    return jax.block_until_ready(call(*arrays, stride=np.int64(stride), rectify=True))
+
+
+BOTH, FORWARD, BACKWARD = (FORWARD_TARGET, BACKWARD_TARGET), (FORWARD_TARGET,), (BACKWARD_TARGET,)
+AFFINE, FEWER, NONE, OTHER = ("center", "factor", "shift"), (2, 2), (0,), "bfloat16"
 
 
 @pytest.mark.parametrize(
-    ("x", "dy", "message"),
+    ("targets", "names", "change", "message"),
     [
-        (jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 3), jnp.bfloat16), "of one dtype"),
-        (jnp.zeros((2, 4, 4, 3), jnp.float16), jnp.zeros((2, 4, 4, 3), jnp.float16), "of bfloat16 or float32"),
-        (jnp.zeros((2, 4, 4, 3)), jnp.zeros((3, 4, 4, 3)), "x's examples"),
-        (jnp.zeros((2, 9, 9, 3)), jnp.zeros((2, 3, 3, 3)), "height and width over 1 or 2"),
-        (jnp.zeros((2, 5, 4, 3)), jnp.zeros((2, 2, 2, 3)), "height and width over 1 or 2"),
+        (BOTH, ("x",), (2, 4, 12), "x and kernel must have four axes, or as many more"),
+        (BOTH, ("kernel",), (1, *KERNEL), "x and kernel must have four axes, or as many more"),
+        (BOTH, ("kernel",), (5, 5, 3, 5), "the kernel must be of 1x1 or 3x3"),
+        (BOTH, ("kernel",), (3, 1, 3, 5), "the kernel must be of 1x1 or 3x3"),
+        (BOTH, ("kernel",), (3, 3, 4, 5), "the kernel must have x's channels"),
+        (BOTH, ("kernel",), OTHER, "kernel has a wrong dtype"),
+        (BOTH, ("x",), "float16", "x must be of bfloat16 or float32"),
+        (BOTH, ("side",), (3, 4, 4, 3), "side has a wrong shape"),
+        (BOTH, ("side",), OTHER, "side has a wrong dtype"),
+        (BOTH, AFFINE, FEWER, "center, factor or shift has a wrong shape"),
+        (BOTH, AFFINE, OTHER, "center, factor or shift has a wrong dtype"),
+        (BOTH, AFFINE, NONE, "center, factor and shift must be given together"),
+        (FORWARD, ("y",), (2, 4, 4, 4), "y has a wrong shape"),
+        (FORWARD, ("y",), NONE, "y has a wrong shape"),
+        (FORWARD, ("y",), OTHER, "y has a wrong dtype"),
+        (FORWARD, ("activated",), (2, 4, 4, 2), "activated has a wrong shape"),
+        (FORWARD, ("activated",), OTHER, "activated has a wrong dtype"),
+        (FORWARD, ("mean",), FEWER, "mean has a wrong shape"),
+        (FORWARD, ("squares",), FEWER, "squares has a wrong shape"),
+        (FORWARD, ("mean",), OTHER, "mean has a wrong dtype"),
+        (FORWARD, ("squares",), OTHER, "squares has a wrong dtype"),
+        (FORWARD, ("mean", "squares"), NONE, "mean and squares must be wanted together"),
+        (BACKWARD, ("dy",), (2, 2, 4, 5), "dy has a wrong shape"),
+        (BACKWARD, ("dy",), NONE, "dy has a wrong shape"),
+        (BACKWARD, ("dy",), OTHER, "dy has a wrong dtype"),
+        (BACKWARD, ("y",), (2, 2, 4, 5), "y has a wrong shape"),
+        (BACKWARD, ("y",), OTHER, "y has a wrong dtype"),
+        (BACKWARD, ("d_activated",), (2, 2, 4, 3), "d_activated has a wrong shape"),
+        (BACKWARD, ("d_activated",), OTHER, "d_activated has a wrong dtype"),
+        (BACKWARD, (*MOMENTS,), FEWER, "mean, per_deviation or per_element has a wrong shape"),
+        (BACKWARD, (*MOMENTS,), OTHER, "mean, per_deviation or per_element has a wrong dtype"),
+        (BACKWARD, ("y", *MOMENTS), NONE, "y, mean, per_deviation and per_element must be given together"),
+        (BACKWARD, ("dx",), (2, 2, 4, 3), "dx has a wrong shape"),
+        (BACKWARD, ("dx",), OTHER, "dx has a wrong dtype"),
+        (BACKWARD, ("d_side",), (2, 2, 4, 3), "d_side has a wrong shape"),
+        (BACKWARD, ("d_side",), OTHER, "d_side has a wrong dtype"),
+        (BACKWARD, ("d_factor", "d_shift"), FEWER, "d_factor or d_shift has a wrong shape"),
+        (BACKWARD, ("d_factor", "d_shift"), OTHER, "d_factor or d_shift has a wrong dtype"),
+        (BACKWARD, ("d_factor", "d_shift"), NONE, "d_factor and d_shift belong to factor and shift"),
+        (BACKWARD, ("d_kernel",), (3, 3, 3, 4), "d_kernel has a wrong shape"),
+        (BACKWARD, ("d_kernel",), NONE, "d_kernel has a wrong shape"),
+        (BACKWARD, ("d_kernel",), OTHER, "d_kernel has a wrong dtype"),
     ],
 )
-def test_what_it_cannot_read_it_refuses(loaded, x, dy, message):
-    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(called(x, dy))
+def test_what_it_cannot_read_or_write_it_refuses(loaded, targets, names, change, message):
+    for target in targets:
+        called(target, {})
+        for name in names:
+            with pytest.raises(jax.errors.JaxRuntimeError, match=f"convolution: {message}"):
+                called(target, {name: change})
 
 
-def test_no_more_is_written_than_the_result_holds(loaded):
-    with pytest.raises(jax.errors.JaxRuntimeError, match="9 x inner x outer"):
-        jax.block_until_ready(called(jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 3)), channels=2))
-    with pytest.raises(jax.errors.JaxRuntimeError, match="leading axes"):
-        jax.block_until_ready(called(jnp.zeros((4, 2, 4, 4, 3)), jnp.zeros((2, 2, 4, 4, 3))))
-
-
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_the_gradient_of_a_shared_kernel_in_shard_map(loaded, check_vma):
-    x, kernel = jnp.asarray(draw(8, 5, 4, 2), jnp.float32), jnp.asarray(draw(3, 3, 2, 3, seed=1), jnp.float32)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-
-    def loss(kernel, x, native=True):
-        return jnp.sum(jnp.sin(conv(x, kernel, native=native)))
-
-    def summed(kernel, x):
-        found = jax.grad(loss)(kernel, x)
-        return found if check_vma else jax.lax.psum(found, "data")
-
-    specs = (PartitionSpec(), PartitionSpec("data"))
-    step = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check_vma)
-    expected = jax.grad(partial(loss, native=False))(kernel, x)
-    np.testing.assert_allclose(jax.jit(step)(kernel, x), expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("target", BOTH)
+def test_what_does_not_fit_together_it_refuses(loaded, target):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="kernel must have x's leading axes"):
+        called(target, {"x": (3, *IMAGE), "kernel": (2, *KERNEL)})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="side has a wrong shape"):
+        called(target, {"x": (3, *IMAGE), "kernel": (3, *KERNEL)})  # for all three members
+    with pytest.raises(jax.errors.JaxRuntimeError, match="stride must be 1 or 2"):
+        called(target, {}, stride=3)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="side has a wrong shape"):
+        called(target, {"x": (2, 5, 4, 3)}, stride=1)
+    if target == BACKWARD_TARGET:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="the stride must divide x's height and width"):
+            called(target, {"x": (2, 5, 4, 3)}, stride=2)
 
 
 def of(platform, count=1):
@@ -226,13 +216,17 @@ def test_why_it_cannot_be_had(monkeypatch, tmp_path):
 
 def test_it_is_compiled_once_and_anew_when_it_changed(loaded, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source = tmp_path / "kernel_gradient.cc"
-    source.write_text('extern "C" int KernelGradient() { return 1; }\n')
+    source, header = tmp_path / "convolution.cc", tmp_path / "common.h"
+    header.write_text("constexpr int one = 1;\n")
+    source.write_text('#include "common.h"\nextern "C" int ConvolutionForward() { return one; }\n')
     monkeypatch.setattr(native, "SOURCE", source)
     first = native.compiled()
     made = first.stat().st_mtime_ns
     assert native.compiled() == first
     assert first.stat().st_mtime_ns == made
-    source.write_text('extern "C" int KernelGradient() { return 2; }\n')
-    assert native.compiled() != first
-    assert len([*first.parent.iterdir()]) == 2
+    source.write_text(source.read_text().replace("return one", "return 2 * one"))
+    second = native.compiled()
+    header.write_text("constexpr int one = 1 + 0;\n")
+    third = native.compiled()
+    assert {*first.parent.iterdir()} == {first, second, third}
+    assert len({first, second, third}) == 3
