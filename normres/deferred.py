@@ -119,9 +119,9 @@ def _convolve(static: _Static, x: Any, center: Any, factor: Any, shift: Any, sid
 
 def _named(found: Convolved) -> Convolved:
     """Lets jax.checkpoint's policies know what it is, or it would be computed anew."""
+    mean, squares = (None if of is None else checkpoint_name(of, STATISTICS) for of in (found.mean, found.squares))
     activated = None if found.activated is None else checkpoint_name(found.activated, CONVOLVED)
-    moments = (None if of is None else checkpoint_name(of, STATISTICS) for of in (found.mean, found.squares))
-    return Convolved(checkpoint_name(found.y, CONVOLVED), *moments, activated)
+    return Convolved(checkpoint_name(found.y, CONVOLVED), mean, squares, activated)
 
 
 def _composed(static: _Static, x: Any, center: Any, factor: Any, shift: Any, side: Any, kernel: Any) -> Convolved:
@@ -149,8 +149,9 @@ def _native(static: _Static, x: Any, center: Any, factor: Any, shift: Any, side:
     )
     given = (x, *(_given(of, numbers) for of in (center, factor, shift)), _given(side, x.dtype), kernel)
     y, mean, squares, activated = _call(FORWARD_TARGET, results, given, static)
-    moments = (mean, squares) if static.measured else (None, None)
-    return Convolved(y, *moments, activated if static.keep else None)
+    if not static.measured:
+        mean = squares = None
+    return Convolved(y, mean, squares, activated if static.keep else None)
 
 
 def _given(array: Any, dtype: Any) -> Any:

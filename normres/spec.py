@@ -212,11 +212,11 @@ def deferred(
     factor = lax.rsqrt(found.var + epsilon)
     factor = factor if scale is None else factor * aligned(scale, y.ndim)
     shift = jnp.zeros((1,) * y.ndim) if bias is None else aligned(bias, y.ndim)
-    of_channels = [
-        jnp.broadcast_to(of, (y.shape[0], 1, 1, y.shape[3])).reshape(y.shape[0], -1)
-        for of in (found.mean, factor, shift)
-    ]
-    return Pending(y, *of_channels, side=side, rectify=rectify), found
+    batch, channels = y.shape[0], y.shape[-1]
+    center, factor, shift = (
+        jnp.broadcast_to(of, (batch, 1, 1, channels)).reshape(batch, channels) for of in (found.mean, factor, shift)
+    )
+    return Pending(y, center, factor, shift, side, rectify), found
 
 
 def _finished(y: jax.Array, rectify: bool, side: jax.Array | None) -> jax.Array:
