@@ -57,7 +57,7 @@ def conditions(
     """Returns what must be equal for measurements to stand in one table."""
     root = Path(normres.__file__).parent
     digest = hashlib.sha256()
-    for file in sorted([*root.rglob("*.py"), *root.rglob("*.cc")]):
+    for file in sorted([*root.rglob("*.py"), *root.rglob("*.cc"), *root.rglob("*.h")]):
         digest.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
     return {
         "code": digest.hexdigest()[:16],
