@@ -15,8 +15,8 @@ ONEDNN_FLAGS = ("--xla_cpu_use_onednn=true", "--xla_cpu_experimental_onednn_cust
 # With those two, float32 convolutions of 32 channels and more would still go to another, slower library.
 CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
-# glibc 2.35 and later; older ones ignore the first.  With one arena for all threads, what the compiler's threads have
-# freed is what the step takes: a fifth less memory at its peak.
+# Huge pages (glibc 2.35 and later; older ones ignore this); and one arena for all threads, so that what the compiler's
+# threads have freed is what the step takes: a fifth less memory at its peak.
 MALLOC_TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -77,11 +77,11 @@ def cache_directory() -> Path:
 
 
 def restart_with_huge_pages() -> None:
-    """Starts this process anew with glibc's malloc on huge pages, once; call first of all, from a command alone.
+    """Starts this process anew with MALLOC_TUNABLES, once; call first of all, from a command alone.
 
-    A training step on the CPU takes its hundreds of megabytes anew from the system each time, 4 kB at a time, which is
-    a fifth of a ResNet-20 step.  glibc reads its tunables when a process begins.  Does nothing where the user tunes
-    malloc, where there is no glibc, or where the system gives no huge pages.
+    A training step on the CPU would take its hundreds of megabytes anew from the system each time, 4 kB at a time,
+    which is a fifth of a ResNet-20 step.  glibc reads its tunables when a process begins.  Does nothing where the user
+    tunes malloc, where there is no glibc, or where the system gives no huge pages.
     """
     if os.environ.get("GLIBC_TUNABLES") or platform.libc_ver()[0] != "glibc":
         return
