@@ -10,7 +10,6 @@ import pytest
 from normres import native, norms
 from normres.deferred import BACKWARD_TARGET, FORWARD_TARGET
 from normres.resnet import ResNet, ResNetConfig
-from normres.variants import ORDERS
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype(np.float32)
 LABELS = np.arange(4)
