@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from normres import optim
+from normres import norms, optim
 from normres.data import augment, preprocess
 from normres.resnet import ResNet, ResNetConfig
 from normres.streams import step_key, stream_seed
@@ -61,16 +61,17 @@ class TrainState:
 def network(config: ConfigDict, classes: int, dtype: str, platform: str | None, native: bool = False) -> ResNetConfig:
     """Returns the config of the network that a run trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
-    "auto" is what was measured to be faster, on the CPU, and what needs no measuring elsewhere; of C++ code, `native`
-    says whether it is used (see native.used).
+    "auto" is what was measured to be faster, on the CPU, and what needs no measuring elsewhere; `native` says whether
+    C++ code is used (see native.used).
     """
     synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
     fields = {**config.model}
     unroll = fields.pop("unroll")
     fields["native"] = native
     if fields["remat"] == "auto":
-        # The C++ code keeps no more than "elementwise" does.
-        fields["remat"] = "elementwise" if platform == "cpu" and not native else "nothing"
+        # Where norms are left to the C++ convolutions, no more is kept than "elementwise" keeps.
+        left = native and norms.deferrable(norms.find_spec(fields["norm"]))
+        fields["remat"] = "elementwise" if platform == "cpu" and not left else "nothing"
     found = ResNetConfig(classes=classes, dtype=jnp.dtype(dtype), axis_name="data" if synchronized else None, **fields)
     long = config.train.steps >= UNROLLED_STEPS and sum(found.blocks) <= UNROLLED_BLOCKS
     return replace(found, unrolled=unroll == "always" or (unroll == "auto" and platform == "cpu" and long))

@@ -228,7 +228,8 @@ class ResNetConfig:
       auxiliary: stages, from 1, with a classifier of their own.
       remat: one of REMAT.
       unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
-      native: compute kernels' gradients by C++ code on the CPU, which native.load() must have brought: see conv.conv.
+      native: convolve by C++ code on the CPU, which native.load() must have brought, and leave it the norms, additions
+        and ReLUs that precede: see deferred.py.
       norm: a row of norms.TABLE, or axes such as "NHC".
       norm_groups: channel groups of a grouped norm; must divide every normalized width.
       norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
