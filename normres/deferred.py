@@ -52,17 +52,17 @@ class Pending:
     rectify: bool = field(default=False)
 
     def value(self) -> jax.Array:
-        """Returns what is pending, of x's shape and dtype, computed in float32 and rounded once."""
+        """Returns what is pending, of x's shape and dtype, computed in at least float32 and rounded once."""
         affine = [None if of is None else of[:, None, None, :] for of in (self.center, self.factor, self.shift)]
         return elementwise(partial(_value, self.rectify), self.x, *affine, self.side)
 
 
 def _value(rectify: bool, x: Any, center: Any, factor: Any, shift: Any, side: Any) -> jax.Array:
-    y = x.astype(jnp.float32)
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if factor is not None:
         y = (y - center) * factor + shift
     if side is not None:
-        y = y + side.astype(jnp.float32)
+        y = y + side.astype(y.dtype)
     # As a selection, whose derivative at 0 is 0, and which keeps what is not a number.
     return (jnp.where(y <= 0, 0, y) if rectify else y).astype(x.dtype)
 
@@ -130,7 +130,7 @@ def _composed(static: _Static, x: Any, center: Any, factor: Any, shift: Any, sid
     y = conv(value, kernel, static.stride)
     mean = squares = None
     if static.measured:
-        wide = y.astype(jnp.float32)
+        wide = y.astype(jnp.promote_types(y.dtype, jnp.float32))
         mean = jnp.mean(wide, (1, 2))
         squares = jnp.sum(lax.square(wide - mean[:, None, None, :]), (1, 2))
     return Convolved(y, mean, squares, value if static.keep else None)
