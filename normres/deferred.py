@@ -39,7 +39,7 @@ class Pending:
 
     Attributes:
       x: (N, H, W, C), float32 or bfloat16.
-      center, factor, shift: float32 (N, C), or all None.
+      center, factor, shift: float32 (N, C), or (1, C) for all examples; or all None.
       side: of x's shape and dtype, or None.
       rectify: whether the maximum with 0 is taken.
     """
@@ -215,16 +215,11 @@ def _composed_gradients(static: _Static, of_kernel_alone: bool, *arrays: Any) ->
 def _native_gradients(static: _Static, of_kernel_alone: bool, *arrays: Any) -> tuple[Any, ...]:
     x, center, factor, shift, side, kernel, y, mean, dy, d_mean, d_squares, d_activated = arrays
     numbers, zeros = jnp.float32, partial(jax.tree.map, jnp.zeros_like)
-    pixels = dy.shape[1] * dy.shape[2]
-    # The gradient of y through its moments: d_mean / pixels + 2 d_squares (y - mean).
-    per_element = None if d_mean is None else d_mean / pixels
-    per_deviation = None if d_squares is None else 2 * d_squares
     per_channel = None if factor is None or of_kernel_alone else factor.shape
     results = (
         _result(None if of_kernel_alone else x.shape, x.dtype),
         _result(None if of_kernel_alone or side is None else x.shape, x.dtype),
-        _result(per_channel, numbers),
-        _result(per_channel, numbers),
+        *[_result(per_channel, numbers)] * 3,
         jax.ShapeDtypeStruct(kernel.shape, numbers),
     )
     given = (
@@ -234,15 +229,14 @@ def _native_gradients(static: _Static, of_kernel_alone: bool, *arrays: Any) -> t
         kernel,
         dy,
         _given(y, x.dtype),
-        *(_given(of, numbers) for of in (mean, per_deviation, per_element)),
+        *(_given(of, numbers) for of in (mean, d_mean, d_squares)),
         _given(d_activated, x.dtype),
     )
-    dx, d_side, d_factor, d_shift, d_kernel = _call(BACKWARD_TARGET, results, given, static)
+    dx, d_side, d_center, d_factor, d_shift, d_kernel = _call(BACKWARD_TARGET, results, given, static)
     if of_kernel_alone:
         return (*(zeros(of) for of in (x, center, factor, shift, side)), d_kernel)
-    if factor is None:
-        return dx, None, None, None, d_side if side is not None else None, d_kernel
-    return dx, -factor * d_shift, d_factor, d_shift, d_side if side is not None else None, d_kernel
+    of_affine = (d_center, d_factor, d_shift) if factor is not None else (None, None, None)
+    return dx, *of_affine, d_side if side is not None else None, d_kernel
 
 
 def _gradients_forward(static: _Static, of_kernel_alone: bool, *arrays: Any) -> Any:

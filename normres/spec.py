@@ -212,9 +212,9 @@ def deferred(
     factor = lax.rsqrt(found.var + epsilon)
     factor = factor if scale is None else factor * aligned(scale, y.ndim)
     shift = jnp.zeros((1,) * y.ndim) if bias is None else aligned(bias, y.ndim)
-    batch, channels = y.shape[0], y.shape[-1]
+    rows = max(of.shape[0] for of in (found.mean, factor, shift))  # as many as examples, or one for all
     center, factor, shift = (
-        jnp.broadcast_to(of, (batch, 1, 1, channels)).reshape(batch, channels) for of in (found.mean, factor, shift)
+        jnp.broadcast_to(of, (rows, 1, 1, y.shape[-1])).reshape(rows, y.shape[-1]) for of in (found.mean, factor, shift)
     )
     return Pending(y, center, factor, shift, side, rectify), found
 

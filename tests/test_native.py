@@ -69,12 +69,13 @@ def test_other_platforms_get_none_of_it(loaded, platform):
 # The arrays of a call for 2 examples of 4 x 4 pixels, 3 input and 5 output channels, with all that there can be.
 IMAGE, OUTPUT, INNER, OUTER, KERNEL = (2, 4, 4, 3), (2, 4, 4, 5), (2, 3), (2, 5), (3, 3, 3, 5)
 INPUT = {"x": IMAGE, "center": INNER, "factor": INNER, "shift": INNER, "side": IMAGE, "kernel": KERNEL}
-MOMENTS = {"mean": OUTER, "per_deviation": OUTER, "per_element": OUTER}
+OF_AFFINE = {"d_center": INNER, "d_factor": INNER, "d_shift": INNER}
+MOMENTS = {"mean": OUTER, "d_mean": OUTER, "d_squares": OUTER}
 CALLS = {
     FORWARD_TARGET: (INPUT, {"y": OUTPUT, "mean": OUTER, "squares": OUTER, "activated": IMAGE}),
     BACKWARD_TARGET: (
         INPUT | {"dy": OUTPUT, "y": OUTPUT} | MOMENTS | {"d_activated": IMAGE},
-        {"dx": IMAGE, "d_side": IMAGE, "d_factor": INNER, "d_shift": INNER, "d_kernel": KERNEL},
+        {"dx": IMAGE, "d_side": IMAGE, **OF_AFFINE, "d_kernel": KERNEL},
     ),
 }
 
@@ -128,16 +129,16 @@ AFFINE, FEWER, NONE, OTHER = ("center", "factor", "shift"), (2, 2), (0,), "bfloa
         (BACKWARD, ("y",), OTHER, "y has a wrong dtype"),
         (BACKWARD, ("d_activated",), (2, 2, 4, 3), "d_activated has a wrong shape"),
         (BACKWARD, ("d_activated",), OTHER, "d_activated has a wrong dtype"),
-        (BACKWARD, (*MOMENTS,), FEWER, "mean, per_deviation or per_element has a wrong shape"),
-        (BACKWARD, (*MOMENTS,), OTHER, "mean, per_deviation or per_element has a wrong dtype"),
-        (BACKWARD, ("y", *MOMENTS), NONE, "y, mean, per_deviation and per_element must be given together"),
+        (BACKWARD, (*MOMENTS,), FEWER, "mean, d_mean or d_squares has a wrong shape"),
+        (BACKWARD, (*MOMENTS,), OTHER, "mean, d_mean or d_squares has a wrong dtype"),
+        (BACKWARD, ("y", *MOMENTS), NONE, "y, mean, d_mean and d_squares must be given together"),
         (BACKWARD, ("dx",), (2, 2, 4, 3), "dx has a wrong shape"),
         (BACKWARD, ("dx",), OTHER, "dx has a wrong dtype"),
         (BACKWARD, ("d_side",), (2, 2, 4, 3), "d_side has a wrong shape"),
         (BACKWARD, ("d_side",), OTHER, "d_side has a wrong dtype"),
-        (BACKWARD, ("d_factor", "d_shift"), FEWER, "d_factor or d_shift has a wrong shape"),
-        (BACKWARD, ("d_factor", "d_shift"), OTHER, "d_factor or d_shift has a wrong dtype"),
-        (BACKWARD, ("d_factor", "d_shift"), NONE, "d_factor and d_shift belong to factor and shift"),
+        (BACKWARD, (*OF_AFFINE,), FEWER, "d_center, d_factor or d_shift has a wrong shape"),
+        (BACKWARD, (*OF_AFFINE,), OTHER, "d_center, d_factor or d_shift has a wrong dtype"),
+        (BACKWARD, (*OF_AFFINE,), NONE, "d_center, d_factor and d_shift belong to factor"),
         (BACKWARD, ("d_kernel",), (3, 3, 3, 4), "d_kernel has a wrong shape"),
         (BACKWARD, ("d_kernel",), NONE, "d_kernel has a wrong shape"),
         (BACKWARD, ("d_kernel",), OTHER, "d_kernel has a wrong dtype"),

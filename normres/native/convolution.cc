@@ -43,6 +43,11 @@ class Call {
   void Numbers(const char* name, ffi::AnyBuffer buffer, int64_t elements, bool absent = true) {
     Expect(name, buffer, elements, ffi::F32, absent);
   }
+  // A number for each channel of x, or for each example and channel, or none.
+  void PerChannel(const char* name, ffi::AnyBuffer buffer) {
+    const bool shared = static_cast<int64_t>(buffer.element_count()) == members * shape.inner;
+    Numbers(name, buffer, shared ? shape.inner : shape.examples * shape.inner);
+  }
   void Check(bool holds, const std::string& message) {
     if (!holds && error_.empty()) error_ = "convolution: " + message;
   }
@@ -54,6 +59,11 @@ class Call {
   T* Of(ffi::AnyBuffer buffer, int64_t member) const {
     const int64_t elements = static_cast<int64_t>(buffer.element_count());
     return elements ? static_cast<T*>(buffer.untyped_data()) + member * (elements / members) : nullptr;
+  }
+
+  // How far the next example's numbers are.
+  int64_t Next(ffi::AnyBuffer numbers) const {
+    return static_cast<int64_t>(numbers.element_count()) == members * shape.inner ? 0 : shape.inner;
   }
 
   Shape shape{};
@@ -82,7 +92,7 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer center
   call.Image("side", side, s.examples * s.x_image());
   call.Image("y", *y, s.examples * s.y_image(), false);
   call.Image("activated", *activated, s.examples * s.x_image());
-  for (const auto& array : {center, factor, shift}) call.Numbers("center, factor or shift", array, s.examples * s.inner);
+  for (const auto& array : {center, factor, shift}) call.PerChannel("center, factor or shift", array);
   call.Check(center.element_count() == factor.element_count() && shift.element_count() == factor.element_count(),
              "center, factor and shift must be given together");
   call.Numbers("mean", *mean, s.examples * s.outer);
@@ -94,8 +104,8 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer center
     using Stored = typename Kind::Stored;
     for (int64_t m = 0; m < call.members; ++m) {
       const Input<Kind> in{call.Of<Stored>(x, m),     call.Of<Stored>(side, m), call.Of<float>(center, m),
-                           call.Of<float>(factor, m), call.Of<float>(shift, m), rectify,
-                           call.Of<Stored>(*activated, m)};
+                           call.Of<float>(factor, m), call.Of<float>(shift, m), call.Next(factor),
+                           rectify,                   call.Of<Stored>(*activated, m)};
       ForwardOf<Kind>(pool, s, in, call.Of<float>(kernel, m), call.Of<Stored>(*y, m), call.Of<float>(*mean, m),
                       call.Of<float>(*squares, m));
     }
@@ -106,9 +116,9 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer center
 
 ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer center, ffi::AnyBuffer factor,
                     ffi::AnyBuffer shift, ffi::AnyBuffer side, ffi::AnyBuffer kernel, ffi::AnyBuffer dy,
-                    ffi::AnyBuffer y, ffi::AnyBuffer mean, ffi::AnyBuffer per_deviation, ffi::AnyBuffer per_element,
+                    ffi::AnyBuffer y, ffi::AnyBuffer mean, ffi::AnyBuffer d_mean, ffi::AnyBuffer d_squares,
                     ffi::AnyBuffer d_activated, ffi::Result<ffi::AnyBuffer> dx, ffi::Result<ffi::AnyBuffer> d_side,
-                    Numbers d_factor, Numbers d_shift, Numbers d_kernel, int64_t stride, bool rectify) {
+                    Numbers d_center, Numbers d_factor, Numbers d_shift, Numbers d_kernel, int64_t stride, bool rectify) {
   Call call(x, kernel, stride);
   if (!call.ok()) return call.error();
   const Shape& s = call.shape;
@@ -120,36 +130,41 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer cente
   call.Image("d_activated", d_activated, s.examples * s.x_image());
   call.Image("dx", *dx, s.examples * s.x_image());
   call.Image("d_side", *d_side, s.examples * s.x_image());
-  for (const auto& array : {center, factor, shift}) call.Numbers("center, factor or shift", array, s.examples * s.inner);
-  for (const auto& array : {mean, per_deviation, per_element})
-    call.Numbers("mean, per_deviation or per_element", array, s.examples * s.outer);
-  for (const auto& array : {*d_factor, *d_shift}) call.Numbers("d_factor or d_shift", array, s.examples * s.inner);
+  for (const auto& array : {center, factor, shift}) call.PerChannel("center, factor or shift", array);
+  for (const auto& array : {mean, d_mean, d_squares})
+    call.Numbers("mean, d_mean or d_squares", array, s.examples * s.outer);
+  for (const auto& array : {*d_center, *d_factor, *d_shift})
+    call.PerChannel("d_center, d_factor or d_shift", array);
   call.Numbers("d_kernel", *d_kernel, s.taps() * s.inner * s.outer, false);
-  const bool affine = factor.element_count(), measured = y.element_count(), wanted = dx->element_count();
-  call.Check(!!center.element_count() == affine && !!shift.element_count() == affine,
+  const bool measured = y.element_count(), wanted = dx->element_count();
+  call.Check(center.element_count() == factor.element_count() && shift.element_count() == factor.element_count(),
              "center, factor and shift must be given together");
-  call.Check(!!mean.element_count() == measured && !!per_deviation.element_count() == measured &&
-                 !!per_element.element_count() == measured,
-             "y, mean, per_deviation and per_element must be given together");
-  call.Check(!wanted || (!!d_factor->element_count() == affine && !!d_shift->element_count() == affine),
-             "d_factor and d_shift belong to factor and shift");
+  call.Check(!!mean.element_count() == measured && !!d_mean.element_count() == measured &&
+                 !!d_squares.element_count() == measured,
+             "y, mean, d_mean and d_squares must be given together");
+  call.Check(!wanted || (d_center->element_count() == factor.element_count() &&
+                         d_factor->element_count() == factor.element_count() &&
+                         d_shift->element_count() == factor.element_count()),
+             "d_center, d_factor and d_shift belong to factor");
   if (!call.ok()) return call.error();
   const auto run = [&](auto kind) {
     using Kind = decltype(kind);
     using Stored = typename Kind::Stored;
     for (int64_t m = 0; m < call.members; ++m) {
       const Input<Kind> in{call.Of<Stored>(x, m),     call.Of<Stored>(side, m), call.Of<float>(center, m),
-                           call.Of<float>(factor, m), call.Of<float>(shift, m), rectify, nullptr};
+                           call.Of<float>(factor, m), call.Of<float>(shift, m), call.Next(factor),
+                           rectify,                   nullptr};
       const Stored *of_y = call.Of<Stored>(y, m), *of_dy = call.Of<Stored>(dy, m);
       const Input<Kind> out{of_y ? of_y : of_dy,
                             of_y ? of_dy : nullptr,
                             call.Of<float>(mean, m),
-                            call.Of<float>(per_deviation, m),
-                            call.Of<float>(per_element, m),
+                            call.Of<float>(d_squares, m),
+                            call.Of<float>(d_mean, m),
+                            s.outer,
                             false,
                             nullptr};
       const Gradients<Kind> to{call.Of<Stored>(d_activated, m), call.Of<Stored>(*dx, m), call.Of<Stored>(*d_side, m),
-                               call.Of<float>(*d_factor, m), call.Of<float>(*d_shift, m)};
+                               call.Of<float>(*d_center, m), call.Of<float>(*d_factor, m), call.Of<float>(*d_shift, m)};
       BackwardOf<Kind>(pool, s, in, out, call.Of<float>(kernel, m), to, call.Of<float>(*d_kernel, m));
     }
   };
@@ -190,11 +205,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvolutionBackward, normres::Backward,
                                   .Arg<Any>()  // dy
                                   .Arg<Any>()  // y
                                   .Arg<Any>()  // mean
-                                  .Arg<Any>()  // per_deviation
-                                  .Arg<Any>()  // per_element
+                                  .Arg<Any>()  // d_mean
+                                  .Arg<Any>()  // d_squares
                                   .Arg<Any>()  // d_activated
                                   .Ret<Any>()  // dx
                                   .Ret<Any>()  // d_side
+                                  .Ret<Any>()  // d_center
                                   .Ret<Any>()  // d_factor
                                   .Ret<Any>()  // d_shift
                                   .Ret<Any>()  // d_kernel

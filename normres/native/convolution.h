@@ -22,12 +22,13 @@ T* At(T* array, int64_t offset) {
 }
 
 template <typename Kind>
-Input<Kind> Example(const Input<Kind>& in, int64_t n, int64_t image, int64_t channels) {
+Input<Kind> Example(const Input<Kind>& in, int64_t n, int64_t image) {
   return {in.x + n * image,
           At(in.side, n * image),
-          At(in.center, n * channels),
-          At(in.factor, n * channels),
-          At(in.shift, n * channels),
+          At(in.center, n * in.next),
+          At(in.factor, n * in.next),
+          At(in.shift, n * in.next),
+          in.next,
           in.rectify,
           At(in.activated, n * image)};
 }
@@ -54,7 +55,7 @@ void ForwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& in
   int64_t block_words;
   const uint32_t* words = PackedKernel<Kind>(pool, s, phases, true, kernel, &block_words);
   const auto example = [&](int64_t n, typename Kind::Stored* packed) {
-    PackInput<Kind>(Example(in, n, s.x_image(), s.inner), s.x_rows, s.x_columns, s.inner, s.half(),
+    PackInput<Kind>(Example(in, n, s.x_image()), s.x_rows, s.x_columns, s.inner, s.half(),
                     s.x_packed_columns(), packed);
     for (int64_t o = 0; o < s.outer; o += kLanes) {
       typename Kind::Stored* to = y + n * s.y_image() + o;
@@ -94,13 +95,14 @@ void ForwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& in
   });
 }
 
-// Where the gradients go; null: not wanted.  `activated` is that of what Input keeps.
+// Where the gradients go; null: not wanted.  `activated` is that of what Input keeps.  Those of factor and shift are for
+// each example and channel here.
 template <typename Kind>
 struct Gradients {
   using Stored = typename Kind::Stored;
   const Stored* activated;
   Stored *x, *side;
-  float *factor, *shift;
+  float *center, *factor, *shift;
 };
 
 // Writes the gradients of an example's input from the packed images of what was convolved and of y's gradient.
@@ -147,11 +149,33 @@ void InputGradient(const Shape& s, const Input<Kind>& in, const std::vector<Phas
   }
 }
 
-// `out` is y seen as an input: its gradient the side, its moments' gradients center, factor and shift.
+// Sums over the examples, in order, of numbers (examples, channels).
+inline void SumExamples(int64_t examples, int64_t channels, const float* from, float* to) {
+  std::fill_n(to, channels, 0.0f);
+  for (int64_t n = 0; n < examples; ++n, from += channels)
+    for (int64_t c = 0; c < channels; ++c) to[c] += from[c];
+}
+
+// `moments` is y with its moments as a Pending input: the side is y's gradient, center the mean, factor and shift the
+// gradients of the squares and of the mean.
 template <typename Kind>
-void BackwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& in, const Input<Kind>& out,
-                const float* kernel, const Gradients<Kind>& to, float* kernel_gradient) {
+void BackwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& in, const Input<Kind>& moments,
+                const float* kernel, const Gradients<Kind>& wanted, float* kernel_gradient) {
   using Stored = typename Kind::Stored;
+  thread_local Memory for_examples, for_moments;
+  Input<Kind> out = moments;
+  if (moments.factor) {
+    // dy + d_mean / pixels + 2 d_squares (y - mean)
+    const int64_t count = s.examples * s.outer;
+    float* scaled = for_moments.Take<float>(2 * count);
+    for (int64_t i = 0; i < count; ++i) scaled[i] = 2 * moments.factor[i];
+    for (int64_t i = 0; i < count; ++i) scaled[count + i] = moments.shift[i] / (s.rows * s.columns);
+    out.factor = scaled, out.shift = scaled + count;
+  }
+  const int64_t numbers = s.examples * s.inner;
+  const bool shared = wanted.factor && in.next == 0;
+  Gradients<Kind> to = wanted;
+  if (shared) to.factor = for_examples.Take<float>(2 * numbers), to.shift = to.factor + numbers;
   const std::vector<Phase> phases = BackwardPhases(s);
   int64_t block_words = 0;
   const uint32_t* words = to.x ? PackedKernel<Kind>(pool, s, phases, false, kernel, &block_words) : nullptr;
@@ -169,14 +193,14 @@ void BackwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& i
     std::fill_n(sums + part * n.count(), n.count(), 0.0f);
     const int64_t end = std::min((part + 1) * n.examples_of_part(), s.examples);
     for (int64_t e = part * n.examples_of_part(); e < end; ++e) {
-      const Input<Kind> own = Example(in, e, s.x_image(), s.inner);
+      const Input<Kind> own = Example(in, e, s.x_image());
       PackInput<Kind>(own, s.x_rows, s.x_columns, s.inner, s.half(), s.x_packed_columns(), packed);
-      PackInput<Kind>(Example(out, e, s.y_image(), s.outer), s.rows, s.columns, s.outer, s.half(),
+      PackInput<Kind>(Example(out, e, s.y_image()), s.rows, s.columns, s.outer, s.half(),
                       s.y_packed_columns(), dy);
       if (to.x) {
         const int64_t image = e * s.x_image(), channels = e * s.inner;
-        const Gradients<Kind> of{At(to.activated, image), to.x + image, At(to.side, image), At(to.factor, channels),
-                                 At(to.shift, channels)};
+        const Gradients<Kind> of{At(to.activated, image), to.x + image,            At(to.side, image), nullptr,
+                                 At(to.factor, channels), At(to.shift, channels)};
         InputGradient(s, own, phases, words, block_words, packed, dy, of);
       }
       PackExample<Kind>(n, packed, dy, x_words + waiting * n.x_size(), dy_words + waiting * n.dy_size());
@@ -187,6 +211,12 @@ void BackwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& i
     }
   });
   InParallel(pool, kShares, [&](int64_t share) { AddParts(n, sums, share, kernel_gradient); });
+  if (shared) {
+    SumExamples(s.examples, s.inner, to.factor, wanted.factor);
+    SumExamples(s.examples, s.inner, to.shift, wanted.shift);
+  }
+  if (wanted.center)
+    for (int64_t i = 0; i < (shared ? s.inner : numbers); ++i) wanted.center[i] = -in.factor[i] * wanted.shift[i];
 }
 
 }  // namespace normres

@@ -7,13 +7,15 @@
 namespace normres {
 
 // What becomes of a convolution's input before it is convolved: max(factor (x - center) + shift + side, floor), rounded.
-// Null pointers stand for what there is not; factor, center and shift are there together, a number for each channel.
+// Null pointers stand for what there is not; factor, center and shift are there together, a number for each channel, and
+// for the next example `next` numbers on: 0 if all share them.
 template <typename Kind>
 struct Input {
   using Stored = typename Kind::Stored;
   const Stored* x;
   const Stored* side;
   const float *center, *factor, *shift;
+  int64_t next;
   bool rectify;
   Stored* activated;  // where it is kept
 };
