@@ -15,5 +15,8 @@ os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache
 
 import jax
 
+# Now, before a test that prepares a process for training can change the flags for those that follow.
+jax.devices()
+
 # A shape that broadcasts by accident is an error; whoever means it writes the axes of size 1.
 jax.config.update("jax_numpy_rank_promotion", "raise")

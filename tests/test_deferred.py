@@ -184,6 +184,21 @@ def test_what_is_not_possible_is_composed(fields):
     check(given, function(flat(*given[:2]), given[2]), stride)
 
 
+@pytest.mark.parametrize("composed", [False, True])
+def test_numbers_for_all_examples_are_like_the_same_for_each(composed):
+    """The gradient of a number that examples share is the sum of theirs; all are whole here, so sums are exact."""
+    each, kernel, cotangents = drawn((5, 4, 6, 3, 7), 3, 1, jnp.float32, measured=False)
+    rows = [of[:1] for of in (each.center, each.factor, each.shift)]
+    shared = Pending(each.x, *rows, each.side, each.rectify)
+    each = Pending(each.x, *(jnp.repeat(of, 5, 0) for of in rows), each.side, each.rectify)
+    expected, gradients = differentiated(each, cotangents, 1)(flat(each, kernel), cotangents)
+    found, of_shared = differentiated(shared, cotangents, 1, composed)(flat(shared, kernel), cotangents)
+    np.testing.assert_array_equal(found.y, expected.y)
+    for number, (of_all, of_each) in enumerate(zip(of_shared, gradients, strict=True)):
+        summed = jnp.sum(of_each, 0, keepdims=True) if number in (1, 2, 3) else of_each
+        np.testing.assert_array_equal(of_all, summed)
+
+
 def test_what_is_pending_is_computed_in_float32_and_rounded_once():
     # 1 + 2^-8 lies between two bfloat16 numbers, and 2^-9 more takes it to the upper one, 1 + 2^-7.
     x, shift = jnp.asarray([1.0, -3.0, 0.0, jnp.nan], jnp.bfloat16), jnp.asarray([[2.0**-8]])
