@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <limits>
+#include <type_traits>
+
 #include "common.h"
 
 namespace normres {
