@@ -1,6 +1,7 @@
 """What this machine is good at.  Nothing here imports jax before `prepare` has set its flags."""
 
 import ctypes
+import gc
 import hashlib
 import importlib.util
 import os
@@ -95,10 +96,11 @@ def restart_with_huge_pages() -> None:
 
 
 def return_freed_memory() -> None:
-    """Gives the system what malloc holds of freed memory (glibc; elsewhere nothing); call after compiling.
+    """Gives the system what Python and malloc hold of freed memory (of malloc's on glibc alone); call after compiling.
 
-    A compiler leaves hundreds of megabytes behind, which would stay this process's beside what a step takes.
+    Tracing and compiling leave a hundred megabytes behind, which would stay this process's beside what a step takes.
     """
+    gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
