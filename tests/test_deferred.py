@@ -270,8 +270,8 @@ def test_only_the_gradients_that_are_asked_for_are_computed():
         return call.rpartition("->")[2]
 
     kernels = "tensor<3x3x3x5xf32>"
-    assert results(5) == f" ({', '.join(['tensor<0xf32>'] * 4)}, {kernels})"
-    images, numbers = ["tensor<3x4x4x3xf32>"] * 2, ["tensor<3x3xf32>"] * 2
+    assert results(5) == f" ({', '.join(['tensor<0xf32>'] * 5)}, {kernels})"
+    images, numbers = ["tensor<3x4x4x3xf32>"] * 2, ["tensor<3x3xf32>"] * 3
     assert results(0) == results(2) == f" ({', '.join([*images, *numbers])}, {kernels})"
     every = jax.jit(jax.grad(losses(pending, 1, composed=True), range(6)))(*arrays)
     for which, expected in enumerate(every):

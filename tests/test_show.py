@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from normres import cli, layers, resnet
+from normres import cli, layers, operations, resnet
 from normres.data import sources
 from normres.resnet import Block, ResNet, count_parameters
 from normres.show import commands, count, diagram, svg, table, words
@@ -145,10 +145,10 @@ def watched(monkeypatch, config):
                 events.append("relu")
         return call(*args, **kwargs)
 
-    for name in ("relu", "relu_of_sum"):
-        run = getattr(resnet, name)
+    for module, name in ((operations, "relu"), (resnet, "relu_of_sum")):
+        run = getattr(module, name)
         counted = lambda *x, run=run: (events.append("relu") if inside[0] else None, run(*x))[1]  # noqa: E731
-        monkeypatch.setattr(resnet, name, counted)
+        monkeypatch.setattr(module, name, counted)
     with nn.intercept_methods(watch):
         jax.eval_shape(lambda: ResNet(config).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
     return events
