@@ -18,7 +18,8 @@
 namespace normres {
 
 constexpr int64_t kLanes = 16;  // float32 numbers in a register
-constexpr int64_t kGroup = 4;   // neighbouring output pixels whose sums are in registers together
+constexpr int64_t kLine = 64;   // bytes of the caches' lines
+constexpr int64_t kTile = 4;    // rows and columns of output pixels whose sums are in registers together
 
 inline int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -84,20 +85,50 @@ struct Float32 {
 };
 
 // The sizes of x (examples, x_rows, x_columns, inner), of the kernel (size, size, inner, outer) and of
-// y (examples, rows, columns, outer), and of their packed images: rows of pixels with a border of zeros, on the right
-// as wide as groups of outputs reach, and their channels filled up to whole words.
+// y (examples, rows, columns, outer), and of their packed images: rows of pixels with a border of zeros, on the right and
+// below as wide as tiles of outputs reach, and their channels filled up to whole words.
 struct Shape {
   int64_t examples, x_rows, x_columns, inner, rows, columns, outer, stride, size;
 
   int64_t half() const { return size / 2; }
   int64_t taps() const { return size * size; }
-  static int64_t Channels(int64_t channels) { return RoundUp(channels, 8); }
+  static int64_t Channels(int64_t channels) { return RoundUp(channels, 2); }
   int64_t x_image() const { return x_rows * x_columns * inner; }
   int64_t y_image() const { return rows * columns * outer; }
-  int64_t x_packed_columns() const { return stride * RoundUp(columns, kGroup) + size; }
-  int64_t y_packed_columns() const { return RoundUp(columns, kGroup) + 2 * half() + 1; }
-  int64_t x_packed() const { return (x_rows + 2 * half()) * x_packed_columns() * Channels(inner); }
-  int64_t y_packed() const { return (rows + 2 * half()) * y_packed_columns() * Channels(outer); }
+  int64_t x_packed_rows() const { return stride * RoundUp(rows, kTile) + size; }
+  int64_t x_packed_columns() const { return stride * RoundUp(columns, kTile) + size; }
+  int64_t y_packed_rows() const { return RoundUp(rows, kTile) + 2 * half(); }
+  int64_t y_packed_columns() const { return RoundUp(columns, kTile) + 2 * half() + 1; }
+  int64_t x_packed() const { return x_packed_rows() * x_packed_columns() * Channels(inner); }
+  int64_t y_packed() const { return y_packed_rows() * y_packed_columns() * Channels(outer); }
+};
+
+// Arrays that will be read next: they are fetched into the cache in shares while something else is computed.
+class Ahead {
+ public:
+  // `shares` are at most as many as the calls of Fetch.
+  explicit Ahead(int64_t shares) : shares_(shares) {}
+
+  template <typename T>
+  void Add(const T* array, int64_t count) {
+    if (array) arrays_[added_++] = {reinterpret_cast<const char*>(array), count * static_cast<int64_t>(sizeof(T)), 0};
+  }
+
+  // Fetches the next share of each array.
+  void Fetch() {
+    for (Array* array = arrays_; array < arrays_ + added_; ++array)
+      for (const int64_t end = array->fetched + array->bytes / shares_; array->fetched < end; array->fetched += kLine)
+        _mm_prefetch(array->from + array->fetched, _MM_HINT_T1);
+  }
+
+ private:
+  static constexpr int64_t kMost = 5;
+  struct Array {
+    const char* from;
+    int64_t bytes, fetched;
+  };
+  int64_t shares_, added_ = 0;
+  Array arrays_[kMost];
 };
 
 // Grows to what is asked for and stays, aligned to a cache line; what it holds is lost.
@@ -110,7 +141,6 @@ class Memory {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
   std::vector<char> bytes_;
 };
 

@@ -54,30 +54,45 @@ void ForwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& in
   const std::vector<Phase> phases = ForwardPhases(s);
   int64_t block_words;
   const uint32_t* words = PackedKernel<Kind>(pool, s, phases, true, kernel, &block_words);
-  const auto example = [&](int64_t n, typename Kind::Stored* packed) {
+  const int64_t row_step = s.columns * s.outer, tiles = Tiles(phases) * (RoundUp(s.outer, kLanes) / kLanes);
+  const auto example = [&](int64_t n, bool last, typename Kind::Stored* packed) {
     PackInput<Kind>(Example(in, n, s.x_image()), s.x_rows, s.x_columns, s.inner, s.half(),
                     s.x_packed_columns(), packed);
+    Ahead ahead(tiles);
+    if (!last) {
+      const Input<Kind> next = Example(in, n + 1, s.x_image());
+      ahead.Add(next.x, s.x_image()), ahead.Add(next.side, s.x_image());
+    }
     for (int64_t o = 0; o < s.outer; o += kLanes) {
-      typename Kind::Stored* to = y + n * s.y_image() + o;
+      typename Kind::Stored* image = y + n * s.y_image() + o;
       const __mmask16 mask = Lanes(s.outer - o);
       const uint32_t* block = words + o / kLanes * block_words;
       const auto convolve = [&](const auto& finish) {
-        Convolve<Kind>(packed, s.x_packed_columns(), s.inner, s.stride, phases[0], block, finish);
+        Convolve<Kind>(packed, s.x_packed_columns(), s.inner, s.stride, phases[0], block, [&](const Tile& tile) {
+          ahead.Fetch();
+          finish(tile, image + tile.row * row_step + tile.column * s.outer);
+        });
       };
       if (!mean) {
-        convolve([&](int64_t row, int64_t column, __m512 sum) {
-          Kind::Write(to + (row * s.columns + column) * s.outer, mask, sum);
+        convolve([&](const Tile& tile, typename Kind::Stored* to) {
+          tile.Each([&](int64_t r, int64_t c, __m512 sum) { Kind::Write(to + r * row_step + c * s.outer, mask, sum); });
         });
         continue;
       }
       // Deviations from the first pixel, so that squares of a large mean do not swallow the variance.
       __m512 first = _mm512_setzero_ps(), total = first, of_squares = first;
-      convolve([&](int64_t row, int64_t column, __m512 sum) {
-        const __m512 value = Kind::Write(to + (row * s.columns + column) * s.outer, mask, sum);
-        if ((row | column) == 0) first = value;
-        const __m512 deviation = _mm512_sub_ps(value, first);
-        total = _mm512_add_ps(total, deviation);
-        of_squares = _mm512_fmadd_ps(deviation, deviation, of_squares);
+      convolve([&](const Tile& tile, typename Kind::Stored* to) {
+        if (to == image) first = Kind::Write(to, mask, tile.sums[0]);
+        // In registers, unlike what is captured.
+        const __m512 apart = first;
+        __m512 own_total = total, own_squares = of_squares;
+        const int64_t down = row_step, right = s.outer;
+        tile.Each([&](int64_t r, int64_t c, __m512 sum) {
+          const __m512 deviation = _mm512_sub_ps(Kind::Write(to + r * down + c * right, mask, sum), apart);
+          own_total = _mm512_add_ps(own_total, deviation);
+          own_squares = _mm512_fmadd_ps(deviation, deviation, own_squares);
+        });
+        total = own_total, of_squares = own_squares;
       });
       const __m512 count = _mm512_set1_ps(static_cast<float>(s.rows * s.columns));
       const __m512 own = _mm512_div_ps(total, count);
@@ -91,7 +106,7 @@ void ForwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& in
     auto* packed = memory.Take<typename Kind::Stored>(s.x_packed());
     std::fill_n(packed, s.x_packed(), 0);
     const int64_t end = std::min((part + 1) * kForwardExamples, s.examples);
-    for (int64_t n = part * kForwardExamples; n < end; ++n) example(n, packed);
+    for (int64_t n = part * kForwardExamples; n < end; ++n) example(n, n + 1 == end, packed);
   });
 }
 
@@ -109,41 +124,50 @@ struct Gradients {
 template <typename Kind>
 void InputGradient(const Shape& s, const Input<Kind>& in, const std::vector<Phase>& phases, const uint32_t* words,
                    int64_t block_words, const typename Kind::Stored* packed, const typename Kind::Stored* dy,
-                   const Gradients<Kind>& to) {
-  const int64_t channels = Shape::Channels(s.inner);
+                   const Gradients<Kind>& to, Ahead& ahead) {
+  using Stored = typename Kind::Stored;
+  const int64_t channels = Shape::Channels(s.inner), packed_columns = s.x_packed_columns();
   for (int64_t c = 0; c < s.inner; c += kLanes) {
     const __mmask16 mask = Lanes(s.inner - c);
     const uint32_t* kernel = words + c / kLanes * block_words;
-    const auto* activated = packed + (s.half() * s.x_packed_columns() + s.half()) * channels + c;
-    const auto convolve = [&](const auto& finish) {
-      for (const Phase& phase : phases) {
-        Convolve<Kind>(dy, s.y_packed_columns(), s.outer, 1, phase, kernel, [&](int64_t r, int64_t q, __m512 sum) {
-          const int64_t row = r * phase.step + phase.row, column = q * phase.step + phase.column;
-          const int64_t at = (row * s.x_columns + column) * s.inner + c;
-          if (to.activated) sum = _mm512_add_ps(sum, Kind::Read(to.activated + at, mask));
-          if (in.rectify) {
-            const auto* passed = activated + (row * s.x_packed_columns() + column) * channels;
-            sum = _mm512_maskz_mov_ps(Kind::Positive(passed, mask), sum);
-          }
-          if (to.side) Kind::Write(to.side + at, mask, sum);
-          finish(at, sum);
-        });
-        kernel += phase.taps.size() * Shape::Channels(s.outer) / Kind::kPacked * kLanes;
-      }
+    const bool affine = in.factor;
+    const auto number = [&](const float* of) {
+      return affine ? _mm512_maskz_loadu_ps(mask, of + c) : _mm512_setzero_ps();
     };
-    if (!in.factor) {
-      convolve([&](int64_t at, __m512 sum) { Kind::Write(to.x + at, mask, sum); });
-      continue;
-    }
-    const __m512 factor = _mm512_maskz_loadu_ps(mask, in.factor + c);
-    const __m512 center = _mm512_maskz_loadu_ps(mask, in.center + c);
+    const __m512 factor = number(in.factor), center = number(in.center);
     __m512 of_factor = _mm512_setzero_ps(), of_shift = of_factor;
-    convolve([&](int64_t at, __m512 sum) {
-      const __m512 deviation = _mm512_sub_ps(Kind::Read(in.x + at, mask), center);
-      of_shift = _mm512_add_ps(of_shift, sum);
-      of_factor = _mm512_fmadd_ps(sum, deviation, of_factor);
-      Kind::Write(to.x + at, mask, _mm512_mul_ps(sum, factor));
-    });
+    for (const Phase& phase : phases) {
+      Convolve<Kind>(dy, s.y_packed_columns(), s.outer, 1, phase, kernel, [&](const Tile& tile) {
+        ahead.Fetch();
+        const int64_t row = tile.row * phase.step + phase.row, column = tile.column * phase.step + phase.column;
+        const int64_t first = (row * s.x_columns + column) * s.inner + c;
+        const int64_t down = phase.step * s.x_columns * s.inner, right = phase.step * s.inner;
+        const int64_t packed_down = phase.step * packed_columns * channels, packed_right = phase.step * channels;
+        const Stored* passed = packed + ((row + s.half()) * packed_columns + column + s.half()) * channels + c;
+        const Stored *x = At(in.x, first), *activated = At(to.activated, first);
+        Stored *dx = At(to.x, first), *side = At(to.side, first);
+        const bool rectify = in.rectify;
+        // In registers, unlike what is captured.
+        const __m512 by = factor, apart = center;
+        __m512 own_factor = of_factor, own_shift = of_shift;
+        tile.Each([&](int64_t r, int64_t q, __m512 sum) {
+          const int64_t at = r * down + q * right;
+          if (activated) sum = _mm512_add_ps(sum, Kind::Read(activated + at, mask));
+          if (rectify)
+            sum = _mm512_maskz_mov_ps(Kind::Positive(passed + r * packed_down + q * packed_right, mask), sum);
+          if (side) Kind::Write(side + at, mask, sum);
+          if (affine) {
+            own_shift = _mm512_add_ps(own_shift, sum);
+            own_factor = _mm512_fmadd_ps(sum, _mm512_sub_ps(Kind::Read(x + at, mask), apart), own_factor);
+            sum = _mm512_mul_ps(sum, by);
+          }
+          Kind::Write(dx + at, mask, sum);
+        });
+        of_factor = own_factor, of_shift = own_shift;
+      });
+      kernel += phase.taps.size() * Shape::Channels(s.outer) / Kind::kPacked * kLanes;
+    }
+    if (!affine) continue;
     _mm512_mask_storeu_ps(to.factor + c, mask, of_factor);
     _mm512_mask_storeu_ps(to.shift + c, mask, of_shift);
   }
@@ -179,6 +203,7 @@ void BackwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& i
   const std::vector<Phase> phases = BackwardPhases(s);
   int64_t block_words = 0;
   const uint32_t* words = to.x ? PackedKernel<Kind>(pool, s, phases, false, kernel, &block_words) : nullptr;
+  const int64_t tiles = Tiles(phases) * (RoundUp(s.inner, kLanes) / kLanes);
   const Sums n{s, Kind::kPacked};
   thread_local Memory for_sums;
   float* sums = for_sums.Take<float>(n.parts() * n.count());
@@ -201,7 +226,14 @@ void BackwardOf(xla::ffi::ThreadPool& pool, const Shape& s, const Input<Kind>& i
         const int64_t image = e * s.x_image(), channels = e * s.inner;
         const Gradients<Kind> of{At(to.activated, image), to.x + image,            At(to.side, image), nullptr,
                                  At(to.factor, channels), At(to.shift, channels)};
-        InputGradient(s, own, phases, words, block_words, packed, dy, of);
+        Ahead ahead(tiles);
+        if (e + 1 < end) {
+          const Input<Kind> next_in = Example(in, e + 1, s.x_image()), next_out = Example(out, e + 1, s.y_image());
+          for (const Stored* array : {next_in.x, next_in.side, At(to.activated, image + s.x_image())})
+            ahead.Add(array, s.x_image());
+          for (const Stored* array : {next_out.x, next_out.side}) ahead.Add(array, s.y_image());
+        }
+        InputGradient(s, own, phases, words, block_words, packed, dy, of, ahead);
       }
       PackExample<Kind>(n, packed, dy, x_words + waiting * n.x_size(), dy_words + waiting * n.dy_size());
       if (++waiting == n.together() || e + 1 == end) {

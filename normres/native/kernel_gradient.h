@@ -44,17 +44,18 @@ struct Sums {
 };
 
 // Writes words of a packed image: word q of a row holds column first + q step and, of bfloat16, that `apart` to the
-// right of it, `padded` channels of them, zeros where the image has none.
-template <typename Kind>
+// right of it, `padded` channels of them, zeros where the image has none.  `whole`: the channels fill registers.
+template <typename Kind, bool whole>
 void PackPairs(const typename Kind::Stored* image, int64_t rows, int64_t packed_columns, int64_t channels, int64_t first,
                int64_t step, int64_t apart, int64_t words, int64_t padded, uint32_t* to) {
   const int64_t packed = Shape::Channels(channels);
   for (int64_t r = 0; r < rows; ++r) {
     const auto* one = image + (r * packed_columns + first) * packed;
-    for (int64_t q = 0; q < words; ++q, one += step * packed, to += padded)
+    const auto* two = one + apart * packed;
+    for (int64_t q = 0; q < words; ++q, one += step * packed, two += step * packed, to += padded)
       for (int64_t c = 0; c < padded; c += kLanes) {
-        const __mmask16 read = Lanes(packed - c), written = Lanes(padded - c);
-        const __m512i word = Kind::Join(Kind::Bits(one + c, read), Kind::Bits(one + apart * packed + c, read));
+        const __mmask16 read = whole ? 0xffff : Lanes(packed - c), written = whole ? 0xffff : Lanes(padded - c);
+        const __m512i word = Kind::Join(Kind::Bits(one + c, read), Kind::Bits(two + c, read));
         if (written == 0xffff)
           _mm512_storeu_si512(to + c, word);
         else
@@ -116,10 +117,11 @@ template <typename Kind>
 void PackExample(const Sums& n, const typename Kind::Stored* x_packed, const typename Kind::Stored* dy_packed,
                  uint32_t* x, uint32_t* dy) {
   const Shape& s = n.s;
-  PackPairs<Kind>(x_packed, s.x_rows + 2 * s.half(), s.x_packed_columns(), s.inner, 0, 1, s.stride, n.x_words(),
-                  n.inner(), x);
-  PackPairs<Kind>(dy_packed, s.rows + 2 * s.half(), s.y_packed_columns(), s.outer, s.half(), n.packed, 1, n.words(),
-                  n.outer(), dy);
+  const auto pack_x = s.inner % kLanes ? PackPairs<Kind, false> : PackPairs<Kind, true>;
+  const auto pack_dy = s.outer % kLanes ? PackPairs<Kind, false> : PackPairs<Kind, true>;
+  pack_x(x_packed, s.x_rows + 2 * s.half(), s.x_packed_columns(), s.inner, 0, 1, s.stride, n.x_words(), n.inner(), x);
+  pack_dy(dy_packed, s.rows + 2 * s.half(), s.y_packed_columns(), s.outer, s.half(), n.packed, 1, n.words(), n.outer(),
+          dy);
 }
 
 // Adds the share of some examples to all sums.

@@ -1,4 +1,6 @@
-// The convolution of a packed image: 16 output pixels times 16 output channels at a time stay in registers.
+// The convolution of a packed image: 4 x 4 output pixels times 16 output channels at a time stay in registers, with the
+// kernel's taps for one word of the input, so that a word that was read serves all pixels and taps where it belongs.
+// Reading it for each of them anew, from the nearest cache, would take longer than the products.
 
 #pragma once
 
@@ -63,44 +65,52 @@ void PackInput(const Input<Kind>& in, int64_t rows, int64_t columns, int64_t cha
     in.side ? with(no, yes) : with(no, no);
 }
 
-// A kernel's taps that meet at the output pixels (step r + row, step c + column), of which there are rows x columns, and
-// where the pixel that a tap reads stands in the packed image, as seen from that of output (0, 0).
+// A kernel's taps that meet at the output pixels (step r + row, step c + column), of which there are rows x columns.
+// They are a rectangle of `down` x `right`, as are the pixels that they read, of which the first for output (0, 0)
+// stands `first` pixels after the packed image's.
 struct Phase {
-  int64_t row, column, step, rows, columns;
-  std::vector<int64_t> taps, offsets;  // offsets in pixels
+  int64_t row, column, step, rows, columns, down, right, first;
+  std::vector<int64_t> taps;  // in the order of those pixels
 };
 
 // Those of the forward convolution: all taps, which is one phase.
 inline std::vector<Phase> ForwardPhases(const Shape& s) {
-  Phase all{0, 0, 1, s.rows, s.columns, {}, {}};
-  for (int64_t tap = 0; tap < s.taps(); ++tap) {
-    all.taps.push_back(tap);
-    all.offsets.push_back(tap / s.size * s.x_packed_columns() + tap % s.size);
-  }
+  Phase all{0, 0, 1, s.rows, s.columns, s.size, s.size, 0, {}};
+  for (int64_t tap = 0; tap < s.taps(); ++tap) all.taps.push_back(tap);
   return {all};
 }
 
 // Those of the input's gradient.  Pixel stride p + a of x met row i of the kernel in the window of row h of y where
 // stride h + i - half = stride p + a, so phase a sees row p + (a + half - i) / stride of dy where that is whole.
 inline std::vector<Phase> BackwardPhases(const Shape& s) {
+  // The kernel's rows, or columns, of phase a, by the pixels that they read.
+  const auto met = [&](int64_t a) {
+    std::vector<int64_t> found;
+    for (int64_t i = s.size - 1; i >= 0; --i)
+      if ((a + s.half() - i) % s.stride == 0) found.push_back(i);
+    return found;
+  };
+  // Where the first of them reads.
+  const auto start = [&](int64_t a, const std::vector<int64_t>& of) {
+    return of.empty() ? 0 : (a + s.half() - of[0]) / s.stride + s.half();
+  };
+  const auto count = [&](int64_t size, int64_t first) { return (size - first + s.stride - 1) / s.stride; };
   std::vector<Phase> phases;
   for (int64_t a = 0; a < s.stride; ++a)
     for (int64_t b = 0; b < s.stride; ++b) {
-      const auto count = [&](int64_t size, int64_t first) { return (size - first + s.stride - 1) / s.stride; };
-      Phase phase{a, b, s.stride, count(s.x_rows, a), count(s.x_columns, b), {}, {}};
-      for (int64_t tap = 0; tap < s.taps(); ++tap) {
-        const int64_t down = a + s.half() - tap / s.size, right = b + s.half() - tap % s.size;
-        if (down % s.stride || right % s.stride) continue;
-        phase.taps.push_back(tap);
-        phase.offsets.push_back((down / s.stride + s.half()) * s.y_packed_columns() + right / s.stride + s.half());
-      }
+      const std::vector<int64_t> down = met(a), right = met(b);
+      Phase phase{a, b, s.stride, count(s.x_rows, a), count(s.x_columns, b), 0, 0, 0, {}};
+      phase.down = down.size(), phase.right = right.size();
+      phase.first = start(a, down) * s.y_packed_columns() + start(b, right);
+      for (const int64_t i : down)
+        for (const int64_t j : right) phase.taps.push_back(i * s.size + j);
       phases.push_back(phase);
     }
   return phases;
 }
 
-// Writes a kernel (taps, inner, outer) as words (tap, word of summed channels, lane) for 16 channels of the result from
-// `first` on, the taps as the phases have them.  Forward, the inner channels are summed over; backward, the outer ones.
+// Writes a kernel (taps, inner, outer) as words (word of summed channels, tap, lane) for 16 channels of the result from
+// `first` on, phase by phase.  Forward, the inner channels are summed over; backward, the outer ones.
 template <typename Kind>
 void PackKernel(const Shape& s, const std::vector<Phase>& phases, bool forward, const float* kernel, int64_t first,
                 uint32_t* to) {
@@ -110,76 +120,102 @@ void PackKernel(const Shape& s, const std::vector<Phase>& phases, bool forward, 
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m512i places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(result_step)));
   for (const Phase& phase : phases)
-    for (const int64_t tap : phase.taps) {
-      const float* from = kernel + tap * s.inner * s.outer + first * result_step;
-      const auto channel = [&](int64_t number) {
-        const __m512 zeros = _mm512_setzero_ps();
-        if (number >= summed) return zeros;
-        const float* of = from + number * summed_step;
-        return forward ? _mm512_maskz_loadu_ps(mask, of) : _mm512_mask_i32gather_ps(zeros, mask, places, of, 4);
-      };
-      for (int64_t c = 0; c < Shape::Channels(summed); c += Kind::kPacked, to += kLanes)
-        _mm512_store_si512(to, Kind::Words(channel(c), channel(c + Kind::kPacked - 1)));
-    }
-}
-
-// Adds to the sums of four groups of pixels, each kGroup pixels `step` words apart from its base, all taps' products.
-template <typename Kind>
-[[gnu::always_inline]] inline void MultiplyTile(const uint32_t* const* base, int64_t step, int64_t words,
-                                                const std::vector<int64_t>& offsets, const uint32_t* kernel,
-                                                __m512* sum) {
-  for (const int64_t offset : offsets) {
-    const uint32_t *a = base[0] + offset * words, *b = base[1] + offset * words, *c = base[2] + offset * words,
-                   *d = base[3] + offset * words;
-    for (int64_t k = 0; k < words; k += 4, a += 4, b += 4, c += 4, d += 4, kernel += 4 * kLanes) {
-#pragma GCC unroll 4
-      for (int64_t word = 0; word < 4; ++word) {
-        const __m512i weights = _mm512_load_si512(kernel + word * kLanes);
-        const auto add = [&](int64_t place, uint32_t of) {
-          sum[place] = Kind::MultiplyAdd(sum[place], _mm512_set1_epi32(static_cast<int>(of)), weights);
+    for (int64_t c = 0; c < Shape::Channels(summed); c += Kind::kPacked)
+      for (const int64_t tap : phase.taps) {
+        const float* from = kernel + tap * s.inner * s.outer + first * result_step;
+        const auto channel = [&](int64_t number) {
+          const __m512 zeros = _mm512_setzero_ps();
+          if (number >= summed) return zeros;
+          const float* of = from + number * summed_step;
+          return forward ? _mm512_maskz_loadu_ps(mask, of) : _mm512_mask_i32gather_ps(zeros, mask, places, of, 4);
         };
-#pragma GCC unroll 4
-        for (int64_t p = 0; p < kGroup; ++p) add(p, a[p * step + word]);
-#pragma GCC unroll 4
-        for (int64_t p = 0; p < kGroup; ++p) add(kGroup + p, b[p * step + word]);
-#pragma GCC unroll 4
-        for (int64_t p = 0; p < kGroup; ++p) add(2 * kGroup + p, c[p * step + word]);
-#pragma GCC unroll 4
-        for (int64_t p = 0; p < kGroup; ++p) add(3 * kGroup + p, d[p * step + word]);
+        _mm512_store_si512(to, Kind::Words(channel(c), channel(c + Kind::kPacked - 1)));
+        to += kLanes;
       }
-    }
-  }
 }
 
-// Convolves a packed image with the phase's taps at a stride, and calls finish(row, column, sum) for each output pixel.
+// Writes the sums of all taps' products for kTile x kTile output pixels.  `from` is the first pixel that they read, the
+// next one below stands row_step words on.
+template <typename Kind, int down, int right, int stride>
+void MultiplyTile(const uint32_t* from, int64_t row_step, int64_t words, const uint32_t* kernel, __m512* sums) {
+  constexpr int kTaps = down * right, kAcross = stride * (kTile - 1);
+  __m512 sum[kTile * kTile];
+#pragma GCC unroll 16
+  for (int p = 0; p < kTile * kTile; ++p) sum[p] = _mm512_setzero_ps();
+  const uint32_t* rows[kAcross + down];
+#pragma GCC unroll 16
+  for (int r = 0; r < kAcross + down; ++r) rows[r] = from + r * row_step;
+  for (int64_t word = 0; word < words; ++word, kernel += kTaps * kLanes) {
+    __m512i weights[kTaps];
+#pragma GCC unroll 16
+    for (int tap = 0; tap < kTaps; ++tap) weights[tap] = _mm512_load_si512(kernel + tap * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kAcross + down; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < kAcross + right; ++c) {
+        const __m512i pixel = _mm512_set1_epi32(static_cast<int>(rows[r][c * words + word]));
+#pragma GCC unroll 4
+        for (int i = 0; i < down; ++i)
+#pragma GCC unroll 4
+          for (int j = 0; j < right; ++j) {
+            const int row = r - i, column = c - j;  // times stride, of the output
+            if (row < 0 || column < 0 || row > kAcross || column > kAcross || row % stride || column % stride) continue;
+            __m512& to = sum[row / stride * kTile + column / stride];
+            to = Kind::MultiplyAdd(to, pixel, weights[i * right + j]);
+          }
+      }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < kTile * kTile; ++p) sums[p] = sum[p];
+}
+
+// Returns MultiplyTile for a phase's taps at a stride; null if it has none.
+template <typename Kind>
+auto TileOf(const Phase& phase, int64_t stride) {
+  const int64_t down = phase.down, right = phase.right;
+  if (phase.taps.empty()) return static_cast<decltype(&MultiplyTile<Kind, 1, 1, 1>)>(nullptr);
+  // Strided are forward convolutions alone; rectangles other than the kernel's are phases of their gradients.
+  if (stride == 2) return down == 3 ? MultiplyTile<Kind, 3, 3, 2> : MultiplyTile<Kind, 1, 1, 2>;
+  if (down == 3) return MultiplyTile<Kind, 3, 3, 1>;
+  if (down == 2) return right == 2 ? MultiplyTile<Kind, 2, 2, 1> : MultiplyTile<Kind, 2, 1, 1>;
+  return right == 2 ? MultiplyTile<Kind, 1, 2, 1> : MultiplyTile<Kind, 1, 1, 1>;
+}
+
+// The sums of rows x columns output pixels, the first of which is (row, column).
+struct Tile {
+  int64_t row, column, rows, columns;
+  __m512 sums[kTile * kTile];
+
+  // Calls work(r, c, sum) for each, (r, c) being its place among them.
+  template <typename Work>
+  [[gnu::always_inline]] void Each(const Work& work) const {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) work(r, c, sums[r * kTile + c]);
+  }
+};
+
+inline int64_t Tiles(const std::vector<Phase>& phases) {
+  int64_t count = 0;
+  for (const Phase& phase : phases) count += RoundUp(phase.rows, kTile) / kTile * (RoundUp(phase.columns, kTile) / kTile);
+  return count;
+}
+
+// Convolves a packed image with the phase's taps at a stride, and calls finish(Tile), which begins with pixel (0, 0).
 template <typename Kind, typename Finish>
 void Convolve(const void* packed, int64_t packed_columns, int64_t channels, int64_t stride, const Phase& phase,
               const uint32_t* kernel, const Finish& finish) {
-  constexpr int64_t kGroups = 4;
-  const auto* image = static_cast<const uint32_t*>(packed);
-  const int64_t words = Shape::Channels(channels) / Kind::kPacked;
-  const int64_t of_row = RoundUp(phase.columns, kGroup) / kGroup, groups = phase.rows * of_row;
-  int64_t row = 0, column = 0;
-  for (int64_t g = 0; g < groups; g += kGroups) {
-    const uint32_t* base[kGroups];
-    int64_t rows[kGroups], columns[kGroups], valid[kGroups];
-    for (int64_t q = 0; q < kGroups; ++q) {
-      // Groups beyond the last are computed in vain.
-      rows[q] = row, columns[q] = column;
-      valid[q] = g + q < groups ? std::min(kGroup, phase.columns - column) : 0;
-      base[q] = image + (row * packed_columns + column) * stride * words;
-      if (g + q + 1 < groups && (column += kGroup) >= phase.columns) column = 0, ++row;
+  const auto multiply = TileOf<Kind>(phase, stride);
+  const int64_t words = Shape::Channels(channels) / Kind::kPacked, row_step = packed_columns * words;
+  const auto* image = static_cast<const uint32_t*>(packed) + phase.first * words;
+  Tile tile{};
+  for (tile.row = 0; tile.row < phase.rows; tile.row += kTile)
+    for (tile.column = 0; tile.column < phase.columns; tile.column += kTile) {
+      const uint32_t* from = image + stride * (tile.row * row_step + tile.column * words);
+      if (multiply) multiply(from, row_step, words, kernel, tile.sums);
+      // Pixels beyond the last were computed in vain.
+      tile.rows = std::min(kTile, phase.rows - tile.row), tile.columns = std::min(kTile, phase.columns - tile.column);
+      finish(tile);
     }
-    __m512 sum[kGroups * kGroup];
-#pragma GCC unroll 16
-    for (int64_t p = 0; p < kGroups * kGroup; ++p) sum[p] = _mm512_setzero_ps();
-    MultiplyTile<Kind>(base, stride * words, words, phase.offsets, kernel, sum);
-#pragma GCC unroll 4
-    for (int64_t q = 0; q < kGroups; ++q)
-#pragma GCC unroll 4
-      for (int64_t p = 0; p < kGroup; ++p)
-        if (p < valid[q]) finish(rows[q], columns[q] + p, sum[q * kGroup + p]);
-  }
 }
 
 }  // namespace normres
