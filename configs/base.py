@@ -108,6 +108,7 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.train.dtype = "auto"  # auto | float32 | bfloat16; parameters and statistics are always float32
     config.train.parallel = "jit"  # jit (one global batch) | pmap (one batch per device)
     config.train.seeds_per_program = 1  # arms of a sweep of one shape that train in one program, docs/performance.md
+    config.train.steps_per_program = 0  # steps dispatched at once; 0: 8 on one CPU device, else 1; streamed data: 1
     config.train.sync_batch_norm = True  # pmap only: batch statistics over all devices
     config.train.log_every = 100  # steps between lines of metrics.jsonl
     config.train.eval_every = 2_000  # steps between evaluations on the test set

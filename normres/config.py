@@ -71,6 +71,7 @@ MINIMUM: dict[str, float] = {
     "train.batch_size": 1,
     "train.eval_batch_size": 1,
     "train.seeds_per_program": 1,
+    "train.steps_per_program": 0,
     "train.log_every": 1,
     "train.eval_every": 1,
     "train.checkpoint_every": 1,

@@ -12,6 +12,9 @@ from normres.data import corruptions
 from normres.group import Member
 from normres.programs import Programs
 
+# What a program's steps measured, and how many of its rows were steps.
+_Rows = tuple[jax.Array, int]
+
 
 @dataclass(frozen=True)
 class Event:
@@ -32,29 +35,34 @@ def fit(
 ) -> Iterator[tuple[Event, Any]]:
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
-    When `should_stop()` turns true, it yields a last "checkpoint" and returns.  A yielded state is valid until the
-    next event is asked for; `programs.saved` has its arrays.  Metrics are fetched one step late, so that the device
-    has work while Python reads them.
+    When `should_stop()` turns true, it yields a last "checkpoint" and returns; it is asked between two programs.  A
+    yielded state is valid until the next event is asked for; `programs.saved` has its arrays.  Metrics are fetched one
+    program late, so that the device has work while Python reads them.
     """
     train = programs.config.train
     step = int(state.step)
-    pending: list[jax.Array] = []
+    pending: list[_Rows] = []
     while step < train.steps and not should_stop():
-        state, metrics = programs.train(state, step)
-        step += 1
-        pending.append(metrics)
+        waiting = sum(count for _, count in pending)
+        until_logged = train.log_every - waiting % train.log_every
+        until = (every - step % every for every in (train.eval_every, train.checkpoint_every))
+        count = min(programs.steps_per_program, train.steps - step, until_logged, *until)
+        state, metrics = programs.train(state, step, count)
+        step += count
+        pending.append((metrics, count))
         at_eval, at_checkpoint = step % train.eval_every == 0, step % train.checkpoint_every == 0
+        due = []
+        if waiting == train.log_every:
+            due.append((pending[:-1], step - count))
+            pending = pending[-1:]
         if at_eval or at_checkpoint or step == train.steps:
-            due = len(pending)
-        elif len(pending) > train.log_every:
-            due = train.log_every
-        else:
-            continue
-        event = _interval(pending[:due], step - len(pending) + due)
-        pending = pending[due:]
-        yield event, state
-        if event.kind == "diverged":
-            return
+            due.append((pending, step))
+            pending = []
+        for rows, last in due:
+            event = _interval(rows, last)
+            yield event, state
+            if event.kind == "diverged":
+                return
         if step == train.steps:
             break
         if at_eval and (found := programs.evaluate(state, "test", should_stop)):
@@ -78,9 +86,9 @@ def fit(
     yield Event("finished", step, final), state
 
 
-def _interval(metrics: list[jax.Array], last_step: int) -> Event:
+def _interval(pending: list[_Rows], last_step: int) -> Event:
     """Means over the steps that end with `last_step`, or where among them the loss was first not finite."""
-    values = np.asarray(jax.device_get(metrics), np.float64)
+    values = np.concatenate([np.asarray(metrics, np.float64)[:count] for metrics, count in pending])
     bad = np.flatnonzero(~np.isfinite(values[:, 0]))
     if bad.size:
         return Event("diverged", last_step - len(values) + 1 + int(bad[0]), {})

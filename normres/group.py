@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from normres.data.stream import Change
 from normres.errors import UserError
@@ -42,7 +43,7 @@ class Group:
         self.stacked = jax.device_put(stacked, first.replicated)
         self._values = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(each.values for each in programs))
         self._train: Any = compiled_steps(*first.arguments, members=len(programs)).train
-        self._sharding = NamedSharding(first.replicated.mesh, indices_lie(len(programs)))
+        self._sharding = NamedSharding(first.replicated.mesh, P(None, *indices_lie(len(programs))))
         self._metrics: dict[int, jax.Array] = {}
         self.members = [Member(self, number) for number in range(len(programs))]
 
@@ -52,13 +53,13 @@ class Group:
         self._train = self._train.lower(self.stacked, *self._batch(), self._values).compile()
         return time.perf_counter() - started
 
-    def _batch(self) -> tuple[dict[str, Any], jax.Array]:
-        """Returns data and indices of the next step, int32 (members, B) or (members, B, 2)."""
+    def _batch(self) -> tuple[dict[str, Any], jax.Array, Any]:
+        """Returns data, indices of the next step, int32 (1, members, B) or (1, members, B, 2), and their number."""
         indices = np.stack([each.examples(self.step) for each in self.programs])
-        return self.programs[0].data["train"], jax.device_put(indices, self._sharding)
+        return self.programs[0].data["train"], jax.device_put(indices[None], self._sharding), np.int32(1)
 
     def advance(self) -> jax.Array:
-        """Dispatches the next training step of all members and returns its metrics, float32 (members, 3)."""
+        """Dispatches the next training step of all members and returns its metrics, float32 (1, members, 3)."""
         self.stacked, metrics = self._train(self.stacked, *self._batch(), self._values)
         self.step += 1
         return metrics
@@ -76,19 +77,21 @@ class Group:
 class Member:
     """One run of a group, as `fit` sees it: its programs, and its state too, as the state is the group's."""
 
+    steps_per_program = 1
+
     def __init__(self, group: Group, number: int):
         """Takes the group and the member's place in it."""
         self.group, self.number = group, number
         self.programs, self.step = group.programs[number], group.step
         self.config = self.programs.config
 
-    def train(self, state: "Member", step: int) -> tuple["Member", jax.Array]:
+    def train(self, state: "Member", step: int, count: int = 1) -> tuple["Member", jax.Array]:
         """Returns the member after training step `step`, which is done for all members at once, and its metrics."""
         assert state is self
-        assert step == self.step
+        assert (step, count) == (self.step, 1)
         metrics = self.group.metrics(step + 1)
         self.step = step + 1
-        return self, metrics[self.number]
+        return self, metrics[:, self.number]
 
     def saved(self, state: "Member") -> TrainState:
         """Returns the member's own state."""

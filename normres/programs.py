@@ -26,9 +26,13 @@ from normres.data.stream import Change, Stream
 from normres.errors import UserError
 from normres.resnet import ResNetConfig
 from normres.streams import stream_seed
-from normres.train import TRACED, TrainState, build_state, eval_step, network, traced, train_step, with_traced
+from normres.train import TRACED, TrainState, build_state, eval_step, network, several, traced, train_step, with_traced
 
 KEPT = 32  # programs of a process; a sweep has a few shapes and many arms
+
+# Steps of one program on one CPU device.  XLA takes a program's temporary memory, hundreds of megabytes, anew for each,
+# and the system clears it, which costs a step up to 8 %.  More steps would gain little, and signals wait for a program.
+STEPS_ON_CPU = 8
 
 
 @dataclass
@@ -48,12 +52,14 @@ def compiled_steps(
     mesh: Mesh,
     shapes: tuple[tuple[int, ...], ...],
     specs: tuple[tuple[str, P], ...],
+    most: int = 1,
     members: int | None = None,
 ) -> _Steps:
     """Returns what is compiled for a config without its TRACED fields and seeds, and images of `shapes` (N, H, W, C).
 
-    `specs` says of each part of train_step's `data` how it lies on the devices.  With `members`, the training step
-    is that of as many runs, whose states, indices and values are stacked.
+    `specs` says of each part of train_step's `data` how it lies on the devices.  `most` is the number of steps that the
+    training program can do, see train.several.  With `members`, a step is that of as many runs, whose states, indices
+    and values are stacked.
     Equal arguments give the same object, so that the arms of a sweep which differ in seed, learning rate, momentum or
     weight decay compile once.
     """
@@ -70,7 +76,7 @@ def compiled_steps(
     quickly = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
     return _Steps(
         initialize=jax.jit(partial(build_state, plain, model, shapes[0][1:]), compiler_options=quickly),
-        train=jax.jit(step, donate_argnums=0, out_shardings=replicated),
+        train=jax.jit(several(step, most), donate_argnums=0, out_shardings=replicated),
         evaluate=jax.jit(partial(eval_step, model, plain.data.preprocess), out_shardings=replicated),
     )
 
@@ -78,6 +84,14 @@ def compiled_steps(
 def indices_lie(members: int | None) -> P:
     """Returns how the indices of a batch lie on the devices, or those of several members stacked."""
     return P("data") if members is None else P(None, "data")
+
+
+def steps_per_program(config: ConfigDict, devices: list[Any], streamed: bool) -> int:
+    """Returns how many training steps one program does at most; a streamed batch comes with its step."""
+    if streamed:
+        return 1
+    on_one_cpu = len(devices) == 1 and devices[0].platform == "cpu"
+    return int(config.train.steps_per_program) or (STEPS_ON_CPU if on_one_cpu else 1)
 
 
 def shape_of(config: ConfigDict) -> FrozenConfigDict:
@@ -143,7 +157,8 @@ class Programs:
         self.values = jax.device_put(traced(config), self.replicated)
         shapes = (dataset.train_images.shape, dataset.test_images.shape)
         self.arguments = (shape_of(config), self.model, mesh, shapes, tuple(specs.items()))
-        self._steps = compiled_steps(*self.arguments)
+        self.steps_per_program = steps_per_program(config, devices, bool(dataset.why_streamed))
+        self._steps = compiled_steps(*self.arguments, most=self.steps_per_program)
         self.compile_seconds = 0.0
 
     def trains_like(self, other: "Programs") -> bool:
@@ -163,18 +178,18 @@ class Programs:
         """Compiles the training step, unless a run of this shape has, notes the seconds, and returns the program."""
         started = time.perf_counter()
         if self._steps.compiled is None:
-            lowered = self._steps.train.lower(state, *self._batch(int(state.step)), self.values)
+            lowered = self._steps.train.lower(state, *self._batches(int(state.step), 1), self.values)
             self._steps.compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
         return self._steps.compiled
 
-    def _indices(self, step: int) -> jax.Array:
-        return jax.device_put(self.examples(step), self.sharded)
-
-    def _batch(self, step: int) -> tuple[dict[str, Any], jax.Array]:
-        """Returns what train_step reads: data and indices."""
+    def _batches(self, step: int, count: int) -> tuple[dict[str, Any], jax.Array, Any]:
+        """Returns what the steps of train.several read: data, indices and count."""
         batch = {"batch": self.stream.train(step)} if self.stream else {}
-        return self.data["train"] | batch, self._indices(step)
+        indices = [self.examples(step + number) for number in range(count)]
+        indices += indices[:1] * (self.steps_per_program - count)
+        placed = jax.device_put(np.stack(indices), NamedSharding(self.sharded.mesh, P(None, "data")))
+        return self.data["train"] | batch, placed, np.int32(count)
 
     def _read(self, split: str, wanted: list[np.ndarray], change: Change | None) -> Iterator[dict[str, Any]]:
         """Yields the data that eval_step reads for each of the batches `wanted` of a split."""
@@ -187,10 +202,13 @@ class Programs:
             data = data | {"images": jax.device_put(change(images, np.arange(len(images))), self.replicated)}
         yield from repeat(data, len(wanted))
 
-    def train(self, state: TrainState, step: int) -> tuple[TrainState, jax.Array]:
-        """Dispatches training step `step`; `state` is donated."""
+    def train(self, state: TrainState, step: int, count: int = 1) -> tuple[TrainState, jax.Array]:
+        """Dispatches `count` training steps from `step` on, at most steps_per_program; `state` is donated.
+
+        Returns the state after, and float32 (steps_per_program, 3): a row for each step done, see train_step.
+        """
         train = self._steps.compiled or self._steps.train
-        return train(state, *self._batch(step), self.values)
+        return train(state, *self._batches(step, count), self.values)
 
     def evaluate(
         self,

@@ -4,6 +4,7 @@ A batch is a function of (seed, step) and an image's augmentation of (seed, step
 the number of devices and resuming needs no iterator state.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -173,6 +174,32 @@ def train_step(
         held=state.held & (running_error >= config.optim.hold_until_error),
     )
     return after, jnp.stack([loss, error, rate])
+
+
+def several(step: Callable[..., Any], most: int) -> Callable[..., Any]:
+    """Returns a function that does up to `most` training steps, so that one program does them.
+
+    Args:
+      step: (state, data, indices, values) -> (state, metrics), see train_step.
+      most: steps of a program.
+
+    Returns:
+      (state, data, indices, count, values) -> (state, metrics): `indices` are `most` steps' stacked, of which the first
+      `count`, int32 (), are done, and metrics are float32 (most, 3), zeros for the others.
+    """
+
+    def steps(state: Any, data: Any, indices: jax.Array, count: jax.Array, values: Any) -> tuple[Any, jax.Array]:
+        if most == 1:
+            state, metrics = step(state, data, indices[0], values)
+            return state, metrics[None]
+
+        def one(number: jax.Array, done: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+            state, metrics = step(done[0], data, indices[number], values)
+            return state, done[1].at[number].set(metrics)
+
+        return jax.lax.fori_loop(0, count, one, (state, jnp.zeros((most, 3))))
+
+    return steps
 
 
 def eval_step(

@@ -152,7 +152,7 @@ def test_a_step_without_cutmix_has_the_plain_loss_and_error():
     logits = jnp.asarray(RANDOM.normal(size=(16, 10)), jnp.float32)
     applied = []
     for step in range(12):
-        indices = built._indices(step)
+        indices = built.examples(step)
         images, targets = augment.training_batch(built.config, jnp.int32(step), built.data["train"], indices)
         mixed, all_targets = augment.training_batch(always, jnp.int32(step), built.data["train"], indices)
         alone, own = augment.training_batch(plain, jnp.int32(step), built.data["train"], indices[:, 0])
@@ -222,7 +222,7 @@ def test_eight_devices_see_the_batch_of_one_bit_for_bit(data):
                 check_vma=False,
             )
         compiled = jax.jit(batch)
-        seen.append([compiled(jnp.int32(step), built.data["train"], built._indices(step)) for step in (0, 3)])
+        seen.append([compiled(jnp.int32(step), built.data["train"], built.examples(step)) for step in (0, 3)])
     for other in seen[1:]:
         for a, b in zip(jax.tree.leaves(seen[0]), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -237,7 +237,7 @@ def test_training_on_mixed_images_is_the_same_on_eight_devices(parallel):
         state, metrics = built.initial_state(), []
         for step in range(2):
             state, values = built.train(state, step)
-            metrics.append(np.asarray(values))
+            metrics.append(np.asarray(values[0]))
         losses.append(metrics)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
@@ -246,8 +246,8 @@ def test_mixed_images_follow_the_seed_of_augmentation():
     built = programs(cutmix=1.0, augmentation="none")
     other = configs.apply(built.config, {"seeds.augmentation": 5})
     step = jnp.int32(0)
-    images, targets = augment.training_batch(built.config, step, built.data["train"], built._indices(0))
-    changed, others = augment.training_batch(other, step, built.data["train"], built._indices(0))
+    images, targets = augment.training_batch(built.config, step, built.data["train"], built.examples(0))
+    changed, others = augment.training_batch(other, step, built.data["train"], built.examples(0))
     assert np.any(images != changed)
     np.testing.assert_array_equal(targets.labels, others.labels)
 

@@ -238,24 +238,24 @@ def test_samples_are_taken_in_turns(monkeypatch):
             asked.append((name, arguments.get("steps")))
             return {"seconds": 0.4}
 
-    measure._samples(Field(), measure.Sizes(2, sample_seconds=1))
-    # A warm-up step of 0.4 s, so that three fill a second.
+    measure._samples(Field(), measure.Sizes(2, sample_seconds=1), {"normres": 2, "flax": 1})
+    # A warm-up step of 0.4 s, so that three fill a second, or two programs of two.
     assert asked[:2] == [("normres", 1), ("flax", 1)]
     assert asked[2:] == [
-        ("normres", 3),
+        ("normres", 4),
         ("ceilings", None),
         ("flax", 3),
         ("flax", 3),
         ("ceilings", None),
-        ("normres", 3),
+        ("normres", 4),
     ]
 
 
 def test_a_sample_begins_with_a_step_that_is_not_timed():
     class Slow:
-        steps = 0
+        steps, steps_per_program = 0, 1
 
-        def step(self):
+        def step(self, count=1):
             self.steps += 1
             return self.steps
 

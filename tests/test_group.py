@@ -35,7 +35,7 @@ def group_of(dataset, own=OWN, devices=1, **fields):  # noqa: F811
 )
 def test_a_group_computes_the_numbers_of_separate_runs(dataset, devices, fields):  # noqa: F811
     group, built = group_of(dataset, devices=devices, **fields)
-    found = np.array([group.metrics(step) for step in (1, 2, 3)])
+    found = np.concatenate([group.metrics(step) for step in (1, 2, 3)])
     for number, alone in enumerate(built):
         state, losses = after_steps(alone, 3)
         np.testing.assert_allclose(found[:, number], losses, rtol=1e-4)

@@ -54,7 +54,7 @@ def after_steps(programs, steps=3):
     state, losses = programs.initial_state(), []
     for step in range(steps):
         state, metrics = programs.train(state, step)
-        losses.append(metrics)
+        losses.append(metrics[0])
     return state, np.array(losses)
 
 
@@ -83,7 +83,7 @@ def test_per_device_statistics_are_each_devices_own(dataset):
     state, _ = after_steps(own, 1)
     # By hand: the stem's mean for each device's two examples, averaged over devices, after one step at momentum 0.9.
     start = own.initial_state()
-    indices = np.asarray(own._indices(0))
+    indices = np.asarray(own.examples(0))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
     images = preprocess.centered(jnp.asarray(dataset.train_images[indices]), own.data["train"]["mean"])
@@ -100,11 +100,21 @@ def test_per_device_statistics_are_each_devices_own(dataset):
     assert not np.allclose(variance(state), variance(whole), rtol=1e-3)
 
 
-def test_fit_yields_every_event_at_its_step(dataset):
-    built = programs(dataset)
-    events = [(event.kind, event.step) for event, _ in fit(built, built.initial_state())]
-    # Metrics are due one step late: the interval of steps 1-2 is yielded while step 3, which is due itself, is done.
-    assert events == [
+def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset):
+    alone, together = (programs(dataset, train__steps_per_program=most) for most in (1, 0))
+    assert (alone.steps_per_program, together.steps_per_program) == (1, 8)
+    assert programs(dataset, 8).steps_per_program == 1
+    dispatched, train = [], together.train
+
+    def noted(state, step, count):
+        dispatched.append(count)
+        return train(state, step, count)
+
+    together.train = noted
+    found, expected = ([*fit(built, built.initial_state())] for built in (together, alone))
+    assert dispatched == [2, 1, 1, 2]
+    assert [(event.kind, event.step) for event, _ in found] == [
+        ("train", 2),
         ("train", 3),
         ("test", 3),
         ("train", 4),
@@ -113,6 +123,10 @@ def test_fit_yields_every_event_at_its_step(dataset):
         ("test", 6),
         ("finished", 6),
     ]
+    for (ours, _), (theirs, _) in zip(found, expected, strict=True):
+        assert (ours.kind, ours.step) == (theirs.kind, theirs.step)
+        assert ours.values == pytest.approx(theirs.values, rel=1e-5)
+    assert_close(found[-1][1], expected[-1][1])
 
 
 def test_resuming_equals_never_having_stopped(dataset, tmp_path):
@@ -131,7 +145,7 @@ def test_resuming_equals_never_having_stopped(dataset, tmp_path):
 
 
 def test_told_to_stop_it_saves_and_leaves(dataset):
-    built = programs(dataset)
+    built = programs(dataset, train__steps_per_program=1)
     calls = iter([False, False, True])
     events = [(e.kind, e.step) for e, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
     assert events == [("train", 2), ("checkpoint", 2)]
@@ -166,7 +180,7 @@ def test_a_diverged_run_says_where(dataset):
     first_bad, losses = None, []
     for step in range(6):
         state, metrics = built.train(state, step)
-        losses.append(float(metrics[0]))
+        losses.append(float(metrics[0, 0]))
         if first_bad is None and not np.isfinite(losses[-1]):
             first_bad = step + 1
     assert first_bad is not None
@@ -202,7 +216,7 @@ def test_each_stream_of_random_numbers_has_a_seed_of_its_own(dataset):
 
     def seen(**seeds):
         built = programs(dataset, **fields, **{f"seeds__{stream}": seed for stream, seed in seeds.items()})
-        return built, leaves(built.initial_state().params), built._indices(0)
+        return built, leaves(built.initial_state().params), built.examples(0)
 
     built, start, indices = seen()
     loss = after_steps(built, 1)[1][0, 0]

@@ -69,11 +69,12 @@ class Stepping:
 
     def __call__(self, steps: int) -> None:
         """Does `steps` more and waits for them."""
-        metrics = None
-        for _ in range(steps):
-            self.state, metrics = self.programs.train(self.state, self.step)
-            self.step += 1
-        jax.block_until_ready(metrics)
+        until = self.step + steps
+        while self.step < until:
+            count = min(self.programs.steps_per_program, until - self.step)
+            self.state, _ = self.programs.train(self.state, self.step, count)
+            self.step += count
+        jax.block_until_ready(self.state)
 
 
 def works(config: ConfigDict, dataset: Dataset, dtype: str) -> dict[str, Callable[[int], Any]]:
@@ -82,7 +83,11 @@ def works(config: ConfigDict, dataset: Dataset, dtype: str) -> dict[str, Callabl
     augmented = Stepping(config, in_memory, dtype)
     programs = augmented.programs
     making = jax.jit(partial(augment.training_batch, config))
-    arguments = (jax.numpy.int32(0), programs.data["train"], programs._indices(0))
+
+    def place(step: int) -> jax.Array:
+        return jax.device_put(programs.examples(step), programs.sharded)
+
+    arguments = (jax.numpy.int32(0), programs.data["train"], place(0))
 
     def reading(steps: int) -> None:
         images, batch_size = dataset.train_images, config.train.batch_size
@@ -93,7 +98,7 @@ def works(config: ConfigDict, dataset: Dataset, dtype: str) -> dict[str, Callabl
 
     return {
         "read and decode": reading,
-        "choose and place the indices": lambda steps: jax.block_until_ready([*map(programs._indices, range(steps))]),
+        "choose and place the indices": lambda steps: jax.block_until_ready([*map(place, range(steps))]),
         "preprocess and augment, alone": lambda steps: [
             jax.block_until_ready(making(*arguments)[0]) for _ in range(steps)
         ],

@@ -27,6 +27,7 @@ BOOKKEEPING = frozenset(
         "train.eval_every",
         "train.log_every",
         "train.seeds_per_program",
+        "train.steps_per_program",
     }
 )
 

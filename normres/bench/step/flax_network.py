@@ -98,6 +98,7 @@ class Flax:
     """See serve.Timed.  Unlike normres it gets its batch ready-made, in float32."""
 
     version = flax.__version__
+    steps_per_program = 1
 
     def build(self, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
         """Makes the network, with these weights, and the optimizer."""
@@ -119,8 +120,9 @@ class Flax:
         """Traces and compiles the step."""
         self.train = train_step.lower(self.state, *self.batch).compile()
 
-    def step(self) -> jax.Array:
+    def step(self, count: int = 1) -> jax.Array:
         """Dispatches a step and returns its loss."""
+        assert count == 1
         self.state, loss = self.train(self.state, *self.batch)
         return loss
 

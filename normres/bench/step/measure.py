@@ -31,7 +31,7 @@ class Sizes:
 
     Attributes:
       repeats: samples of each contender.
-      sample_seconds: a sample makes as many steps as fill this time, and at least one.
+      sample_seconds: a sample makes as many steps as fill this time, and at least one program's.
       matrix: rows of the square matrices whose product is the one ceiling; 0: 2048 on a CPU, 8192 elsewhere.
       copy_bytes: of the array whose copy is the other.
     """
@@ -113,7 +113,8 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> di
         differences = agreement.check(cell.dtype, before, outcomes)
         processes = [worker.process.pid for worker in field.workers.values()]
         began = load.read(processes)
-        samples = _samples(field, sizes)
+        programs = {name: answer.get("steps_per_program", 1) for name, answer in found.items()}
+        samples = _samples(field, sizes, programs)
         others = load.share_of_others(began, load.read(processes))
         for name in list(field.workers):
             if name != CEILINGS:
@@ -142,12 +143,20 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> di
     }
 
 
-def _samples(field: _Field, sizes: Sizes) -> dict[str, list[dict[str, Any]]]:
-    """Times the workers in turns, after a warm-up, from the first to the last and then from the last to the first."""
+def _whole(steps: float, of: int) -> int:
+    """Returns the number of steps, at least, that is a multiple of `of`."""
+    return max(1, math.ceil(steps / of)) * of
+
+
+def _samples(field: _Field, sizes: Sizes, programs: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """Times the workers in turns, after a warm-up, from the first to the last and then from the last to the first.
+
+    `programs` says how many steps each dispatches at once, as it does in training: a sample is of whole programs.
+    """
     requests: dict[str, dict[str, int]] = {CEILINGS: {}}
     for name in list(field.workers):
         if name != CEILINGS and (warm := field.ask(name, "sample", SAMPLE_SECONDS, steps=1)):
-            requests[name] = {"steps": max(1, math.ceil(sizes.sample_seconds / warm["seconds"]))}
+            requests[name] = {"steps": _whole(sizes.sample_seconds / warm["seconds"], programs[name])}
     samples: dict[str, list[dict[str, Any]]] = {name: [] for name in field.workers}
     for repeat in range(sizes.repeats):
         for name in list(field.workers) if repeat % 2 == 0 else list(field.workers)[::-1]:

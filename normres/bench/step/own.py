@@ -33,22 +33,24 @@ class Normres:
         )
         self.state: TrainState = replace(state, params=placed[0], batch_stats=placed[1])
         self.steps = 0
+        self.steps_per_program = self.programs.steps_per_program
 
     def compile(self) -> None:
         """Traces and compiles the step."""
         self.programs.compile(self.state)
         machine.return_freed_memory()
 
-    def step(self) -> jax.Array:
-        """Dispatches a step and returns its metrics."""
-        self.state, metrics = self.programs.train(self.state, self.steps)
-        self.steps += 1
-        return metrics
+    def step(self, count: int = 1) -> tuple[jax.Array, int]:
+        """Dispatches steps and returns the program's metrics, and which of them are the last step's."""
+        self.state, metrics = self.programs.train(self.state, self.steps, count)
+        self.steps += count
+        return metrics, count - 1
 
-    def wait(self, metrics: jax.Array) -> float:
+    def wait(self, result: tuple[jax.Array, int]) -> float:
         """Returns the loss when all is computed."""
-        jax.block_until_ready((self.state, metrics))
-        return float(metrics[0])
+        metrics, last = jax.block_until_ready(result)
+        jax.block_until_ready(self.state)
+        return float(np.asarray(metrics)[last, 0])
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Returns parameters and statistics in PyTorch's names."""

@@ -64,10 +64,10 @@ class Timed:
 
     Attributes:
       contender: has `version`, a text; build(spec, weights, images, labels), which makes the network and its optimizer;
-        compile(), which does what can be done before the first step; step(), which starts one training step and
-        returns its loss; wait(loss), which returns it as a number when all is computed; state_dict(), the parameters
-        and statistics in PyTorch's names and layout; and device_bytes(), the most memory that an accelerator held,
-        None on a CPU.
+        compile(), which does what can be done before the first step; step(count), which starts training steps, at most
+        `steps_per_program`, and returns the last one's loss; wait(loss), which returns it as a number when all is
+        computed; state_dict(), the parameters and statistics in PyTorch's names and layout; and device_bytes(), the
+        most memory that an accelerator held, None on a CPU.
     """
 
     def __init__(self, contender: Any) -> None:
@@ -91,7 +91,7 @@ class Timed:
           destination: an .npz that gets the parameters and statistics after the first step.
 
         Returns:
-          The losses, and the seconds until the first step was done.
+          The losses, the seconds until the first step was done, and the most steps that are dispatched at once.
         """
         with np.load(source) as given:
             arrays = {name: given[name] for name in given.files}
@@ -104,7 +104,8 @@ class Timed:
         np.savez(destination, **self.contender.state_dict())
         while len(losses) < CHECKED_STEPS:
             losses.append(self.contender.wait(self.contender.step()))
-        return {"losses": losses, "seconds_to_first_step": seconds}
+        most = self.contender.steps_per_program
+        return {"losses": losses, "seconds_to_first_step": seconds, "steps_per_program": most}
 
     def sample(self, steps: int) -> dict[str, Any]:
         """Returns the seconds that `steps` steps take, and the last loss.
@@ -114,8 +115,9 @@ class Timed:
         """
         self.contender.wait(self.contender.step())
         began = time.perf_counter()
-        for _ in range(steps):
-            result = self.contender.step()
+        most = self.contender.steps_per_program
+        for done in range(0, steps, most):
+            result = self.contender.step(min(most, steps - done))
         loss = self.contender.wait(result)
         return {"seconds": time.perf_counter() - began, "loss": loss}
 

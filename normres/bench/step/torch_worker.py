@@ -91,6 +91,7 @@ class PyTorch:
     """See serve.Timed.  Unlike normres it gets its batch ready-made, in float32."""
 
     version = torch.__version__
+    steps_per_program = 1
 
     def __init__(self, compiled: bool, device: str) -> None:
         self.compiled, self.device = compiled, device
@@ -112,8 +113,9 @@ class PyTorch:
     def compile(self) -> None:
         """Nothing: PyTorch compiles in the first step."""
 
-    def step(self) -> Any:
+    def step(self, count: int = 1) -> Any:
         """Makes a step and returns its loss."""
+        assert count == 1
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.narrow):
             loss = F.cross_entropy(self.call(self.images), self.labels)
