@@ -147,27 +147,36 @@ def _native(static: _Static, x: Any, center: Any, factor: Any, shift: Any, side:
         _result(per_channel, numbers),
         _result(x.shape if static.keep else None, x.dtype),
     )
-    given = (x, *(_given(of, numbers) for of in (center, factor, shift)), _given(side, x.dtype), kernel)
-    y, mean, squares, activated = _call(FORWARD_TARGET, results, given, static)
+    arrays = (x, *(given(of, numbers) for of in (center, factor, shift)), given(side, x.dtype), kernel)
+    y, mean, squares, activated = call(FORWARD_TARGET, results, arrays, _attributes(static))
     if not static.measured:
         mean = squares = None
     return Convolved(y, mean, squares, activated if static.keep else None)
 
 
-def _given(array: Any, dtype: Any) -> Any:
-    """The C++ code takes an array of no elements for None."""
+def given(array: Any, dtype: Any) -> Any:
+    """Returns the array; the C++ code takes one of no elements for None."""
     return jnp.zeros((0,), dtype) if array is None else array
 
 
+def absent(dtype: Any) -> jax.ShapeDtypeStruct:
+    """Returns what stands for a result of the C++ code that is not wanted."""
+    return jax.ShapeDtypeStruct((0,), dtype)
+
+
 def _result(shape: tuple[int, ...] | None, dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((0,) if shape is None else shape, dtype)
+    return absent(dtype) if shape is None else jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _call(target: str, results: Any, given: tuple[Any, ...], static: _Static) -> list[Any]:
-    attributes: dict[str, Any] = {"stride": np.int64(static.stride), "rectify": static.rectify}
-    found = jax.ffi.ffi_call(target, results, vmap_method="broadcast_all")(*given, **attributes)
+def _attributes(static: _Static) -> dict[str, Any]:
+    return {"stride": np.int64(static.stride), "rectify": static.rectify}
+
+
+def call(target: str, results: Any, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> list[Any]:
+    """Calls the C++ code, which takes leading axes beyond the usual ones for those of several members."""
+    found = jax.ffi.ffi_call(target, results, vmap_method="broadcast_all")(*arrays, **attributes)
     # JAX takes the results of foreign code for ones that all devices share.
-    return [alike(of, given[0])[0] for of in found]
+    return [alike(of, arrays[0])[0] for of in found]
 
 
 def _convolve_forward(static: _Static, *arguments: Any) -> tuple[Convolved, Any]:
@@ -222,17 +231,18 @@ def _native_gradients(static: _Static, of_kernel_alone: bool, *arrays: Any) -> t
         *[_result(per_channel, numbers)] * 3,
         jax.ShapeDtypeStruct(kernel.shape, numbers),
     )
-    given = (
+    given_arrays = (
         x,
-        *(_given(of, numbers) for of in (center, factor, shift)),
-        _given(side, x.dtype),
+        *(given(of, numbers) for of in (center, factor, shift)),
+        given(side, x.dtype),
         kernel,
         dy,
-        _given(y, x.dtype),
-        *(_given(of, numbers) for of in (mean, d_mean, d_squares)),
-        _given(d_activated, x.dtype),
+        given(y, x.dtype),
+        *(given(of, numbers) for of in (mean, d_mean, d_squares)),
+        given(d_activated, x.dtype),
     )
-    dx, d_side, d_center, d_factor, d_shift, d_kernel = _call(BACKWARD_TARGET, results, given, static)
+    found = call(BACKWARD_TARGET, results, given_arrays, _attributes(static))
+    dx, d_side, d_center, d_factor, d_shift, d_kernel = found
     if of_kernel_alone:
         return (*(zeros(of) for of in (x, center, factor, shift, side)), d_kernel)
     of_affine = (d_center, d_factor, d_shift) if factor is not None else (None, None, None)

@@ -12,7 +12,8 @@ from normres import forms
 from normres.activation import relu, relu_of_sum
 from normres.deferred import Convolved, Pending
 from normres.fused import standardize
-from normres.moments import Moments, aligned, broadcastable, merged, moments, normalize, reduction, reduction_axes
+from normres.merging import statistics
+from normres.moments import Moments, aligned, broadcastable, moments, normalize, reduction, reduction_axes
 
 Change = Literal["scale", "shift", "example scale", "example shift", "channel scale", "channel shift"]
 
@@ -200,7 +201,8 @@ def deferred(
     y = convolved.y
     if use_running:
         assert running is not None
-        found = running
+        found, center, factor = running, running.mean, lax.rsqrt(running.var + epsilon)
+        factor = factor if scale is None else factor * aligned(scale, y.ndim)
     else:
         assert convolved.mean is not None
         assert convolved.squares is not None
@@ -208,13 +210,11 @@ def deferred(
         options: dict[str, Any] = {"groups": groups if spec.grouped else 1}
         options["sub_batches"] = sub_batches if spec.divided else 1
         over = reduction(mean, reduction_axes(spec.reductions[0], y.ndim), axis_name=axis_name, **options)
-        found = merged(over, spec.center, mean, squares, y.shape[1] * y.shape[2])
-    factor = lax.rsqrt(found.var + epsilon)
-    factor = factor if scale is None else factor * aligned(scale, y.ndim)
+        found, center, factor = statistics(over, spec.center, mean, squares, scale, y.shape[1] * y.shape[2], epsilon)
     shift = jnp.zeros((1,) * y.ndim) if bias is None else aligned(bias, y.ndim)
-    rows = max(of.shape[0] for of in (found.mean, factor, shift))  # as many as examples, or one for all
+    rows = max(of.shape[0] for of in (center, factor, shift))  # as many as examples, or one for all
     center, factor, shift = (
-        jnp.broadcast_to(of, (rows, 1, 1, y.shape[-1])).reshape(rows, y.shape[-1]) for of in (found.mean, factor, shift)
+        jnp.broadcast_to(of, (rows, 1, 1, y.shape[-1])).reshape(rows, y.shape[-1]) for of in (center, factor, shift)
     )
     return Pending(y, center, factor, shift, side, rectify), found
 

@@ -20,6 +20,7 @@ import jax
 from normres.deferred import BACKWARD_TARGET, FORWARD_TARGET
 from normres.errors import UserError
 from normres.launch import machine
+from normres.merging import STATISTICS_BACKWARD_TARGET, STATISTICS_TARGET
 
 WHEN = ("never", "always", "auto")
 
@@ -28,6 +29,15 @@ SOURCE = Path(__file__).parent / "convolution.cc"
 # The processor's features that the code uses, and the compiler's options for them.
 FEATURES = {"avx512f": "-mavx512f", "avx512bw": "-mavx512bw", "avx512vl": "-mavx512vl", "avx512_bf16": "-mavx512bf16"}
 OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-w", "-mfma", "-mbmi2", *FEATURES.values())
+
+
+# What XLA calls, and its name in the code.
+TARGETS = {
+    FORWARD_TARGET: "ConvolutionForward",
+    BACKWARD_TARGET: "ConvolutionBackward",
+    STATISTICS_TARGET: "StatisticsForward",
+    STATISTICS_BACKWARD_TARGET: "StatisticsBackward",
+}
 
 
 def used(when: str, devices: Sequence[Any]) -> bool:
@@ -59,7 +69,7 @@ def load() -> str:
         library = ctypes.CDLL(str(compiled()))
     except OSError as error:
         return str(error)
-    for target, name in ((FORWARD_TARGET, "ConvolutionForward"), (BACKWARD_TARGET, "ConvolutionBackward")):
+    for target, name in TARGETS.items():
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return ""
 
