@@ -220,7 +220,7 @@ def test_it_is_compiled_once_and_anew_when_it_changed(loaded, monkeypatch, tmp_p
     source, header = tmp_path / "convolution.cc", tmp_path / "common.h"
     header.write_text("constexpr int one = 1;\n")
     source.write_text('#include "common.h"\nextern "C" int ConvolutionForward() { return one; }\n')
-    monkeypatch.setattr(native, "SOURCE", source)
+    monkeypatch.setattr(native, "SOURCES", tmp_path)
     first = native.compiled()
     made = first.stat().st_mtime_ns
     assert native.compiled() == first

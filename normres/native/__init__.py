@@ -24,7 +24,7 @@ from normres.merging import STATISTICS_BACKWARD_TARGET, STATISTICS_TARGET
 
 WHEN = ("never", "always", "auto")
 
-SOURCE = Path(__file__).parent / "convolution.cc"
+SOURCES = Path(__file__).parent
 
 # The processor's features that the code uses, and the compiler's options for them.
 FEATURES = {"avx512f": "-mavx512f", "avx512bw": "-mavx512bw", "avx512vl": "-mavx512vl", "avx512_bf16": "-mavx512bf16"}
@@ -83,16 +83,17 @@ def compiled() -> Path:
     compiler, *own = shlex.split(os.environ.get("CXX") or "c++")  # such as "ccache g++"
     if shutil.which(compiler) is None:
         raise OSError(f"there is no C++ compiler ({compiler})")
-    text = b"".join(file.read_bytes() for file in [*sorted(SOURCE.parent.glob("*.h")), SOURCE])
+    sources = sorted(SOURCES.glob("*.cc"))
+    text = b"".join(file.read_bytes() for file in [*sorted(SOURCES.glob("*.h")), *sources])
     command = [compiler, *own, *OPTIONS, "-I", jax.ffi.include_dir()]
     key = hashlib.sha256(text + repr((command, jax.lib.__version__)).encode()).hexdigest()[:12]
-    found = machine.cache_directory() / f"{SOURCE.stem}-{key}.so"
+    found = machine.cache_directory() / f"native-{key}.so"
     if not found.exists():
         found.parent.mkdir(parents=True, exist_ok=True)
         # Written beside it and renamed, as other processes may be doing the same.
         with tempfile.TemporaryDirectory(dir=found.parent) as folder:
             built = Path(folder) / found.name
-            done = subprocess.run([*command, str(SOURCE), "-o", str(built)], capture_output=True, text=True)
+            done = subprocess.run([*command, *map(str, sources), "-o", str(built)], capture_output=True, text=True)
             if done.returncode:
                 said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
                 raise OSError(f"{compiler} fails: {said[0] if said else f'exit status {done.returncode}'}")
