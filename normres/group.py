@@ -42,15 +42,16 @@ class Group:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         self.stacked = jax.device_put(stacked, first.replicated)
         self._values = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(each.values for each in programs))
-        self._train: Any = compiled_steps(*first.arguments, members=len(programs)).train
+        self._steps = compiled_steps(*first.arguments, members=len(programs))
         self._sharding = NamedSharding(first.replicated.mesh, P(None, *indices_lie(len(programs))))
         self._metrics: dict[int, jax.Array] = {}
         self.members = [Member(self, number) for number in range(len(programs))]
 
     def compile(self) -> float:
-        """Compiles the training step of all members and returns the seconds."""
+        """Compiles the training step of all members, unless a group of this shape has, and returns the seconds."""
         started = time.perf_counter()
-        self._train = self._train.lower(self.stacked, *self._batch(), self._values).compile()
+        if self._steps.compiled is None:
+            self._steps.compiled = self._steps.train.lower(self.stacked, *self._batch(), self._values).compile()
         return time.perf_counter() - started
 
     def _batch(self) -> tuple[dict[str, Any], jax.Array, Any]:
@@ -60,7 +61,8 @@ class Group:
 
     def advance(self) -> jax.Array:
         """Dispatches the next training step of all members and returns its metrics, float32 (1, members, 3)."""
-        self.stacked, metrics = self._train(self.stacked, *self._batch(), self._values)
+        train = self._steps.compiled or self._steps.train
+        self.stacked, metrics = train(self.stacked, *self._batch(), self._values)
         self.step += 1
         return metrics
 

@@ -6,7 +6,13 @@ from pathlib import Path
 # Eight devices, so that statistics are merged over more members than one; and compiled without optimization, because
 # each program here runs once or twice, and compiling is most of the time that the tests take.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",  # the tests themselves are parallel
+    ]
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nothing outside the tests' own folders.
