@@ -2,7 +2,7 @@
 
 `Pending` is such an input.  `convolve` convolves it and returns, beside the output, the moments of each example and
 channel, of which the next norm's statistics follow by merging (moments.merged), so that between two convolutions a
-step writes one array and reads it once.  On the CPU it is C++ code (native/convolution.cc); elsewhere, and where it is
+step writes one array and reads it once.  On the CPU it is C++ code (native/convolution.h); elsewhere, and where it is
 differentiated twice, it is the plain composition, `_composed`, of which it is a fused form.
 
 Reverse mode, reverse over reverse and vmap work; forward mode does not (jax.custom_vjp).

@@ -1,5 +1,6 @@
 """`fit` trains and yields what happens; it touches no file."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,39 @@ from normres.data import corruptions
 from normres.group import Member
 from normres.programs import Programs
 
+# Who is told to stop finishes at most two programs, and systems that stop processes give them half a minute.
+PROGRAM_SECONDS = 10.0
+
 # What a program's steps measured, and how many of its rows were steps.
 _Rows = tuple[jax.Array, int]
+
+
+class _Pace:
+    """Says how many steps the next program does: `most`, or as many as take PROGRAM_SECONDS.
+
+    How the steps are divided into programs changes no number.
+    """
+
+    def __init__(self, most: int):
+        self.most, self.count = most, 1
+        self._queued: _Rows | None = None
+        self._since = 0.0
+
+    def follow(self, metrics: jax.Array, count: int) -> None:
+        """Waits for the program before the one that was dispatched, so that no more than one is queued."""
+        if self.most == 1:
+            return
+        now = time.perf_counter()
+        if self._queued:
+            jax.block_until_ready(self._queued[0])
+            now = time.perf_counter()
+            seconds = (now - self._since) / self._queued[1]
+            self.count = min(max(int(PROGRAM_SECONDS / seconds), 1), self.most)
+        self._queued, self._since = (metrics, count), now
+
+    def pause(self) -> None:
+        """Forgets the queued program: something else than training comes next, which is not to count as its time."""
+        self._queued = None
 
 
 @dataclass(frozen=True)
@@ -36,18 +68,21 @@ def fit(
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
     When `should_stop()` turns true, it yields a last "checkpoint" and returns; it is asked between two programs.  A
-    yielded state is valid until the next event is asked for; `programs.saved` has its arrays.  Metrics are fetched one
+    yielded state, at most a program ahead of a "train" event, is valid until the next event is asked for;
+    `programs.saved` has its arrays.  Metrics are fetched one
     program late, so that the device has work while Python reads them.
     """
     train = programs.config.train
     step = int(state.step)
     pending: list[_Rows] = []
+    pace = _Pace(programs.steps_per_program)
     while step < train.steps and not should_stop():
         waiting = sum(count for _, count in pending)
         until_logged = train.log_every - waiting % train.log_every
         until = (every - step % every for every in (train.eval_every, train.checkpoint_every))
-        count = min(programs.steps_per_program, train.steps - step, until_logged, *until)
+        count = min(pace.count, train.steps - step, until_logged, *until)
         state, metrics = programs.train(state, step, count)
+        pace.follow(metrics, count)
         step += count
         pending.append((metrics, count))
         at_eval, at_checkpoint = step % train.eval_every == 0, step % train.checkpoint_every == 0
@@ -58,6 +93,8 @@ def fit(
         if at_eval or at_checkpoint or step == train.steps:
             due.append((pending, step))
             pending = []
+        if due:
+            pace.pause()
         for rows, last in due:
             event = _interval(rows, last)
             yield event, state

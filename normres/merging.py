@@ -15,6 +15,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from normres.deferred import absent, call, given
+from normres.devices import alike
 from normres.moments import Moments, aligned, merged
 from normres.reductions import Reduction
 
@@ -52,7 +53,9 @@ def statistics(
       The moments, and mean and factor for each channel, (N, 1, 1, C) or (1, 1, 1, C).
     """
     static = _Static(over, center, size, epsilon)
-    plain = over.axis_name is not None or mean.dtype != jnp.float32
+    mean, squares, scale = alike(mean, squares, scale)
+    of_other_dtype = any(of is not None and of.dtype != jnp.float32 for of in (mean, squares, scale))
+    plain = over.axis_name is not None or of_other_dtype
     own_mean, var, factor = (_spread if plain else _statistics)(static, mean, squares, scale)
     # As moments.merged gives them, of size 1 where all channels are one part; what does not depend on them is its.
     own = slice(1) if 3 in over.axes and over.groups == 1 else slice(None)
@@ -111,7 +114,7 @@ def _forward(static: _Static, mean: Any, squares: Any, scale: Any) -> tuple[tupl
 def _backward(static: _Static, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
     arrays, found = residuals
     wanted = [None if isinstance(of, SymbolicZero) else of for of in cotangents]
-    return tuple(_gradients(static, *arrays, *found, *wanted))
+    return tuple(_gradients(static, *alike(*arrays, *found, *wanted)))
 
 
 _statistics.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -31,7 +31,7 @@ from normres.train import TRACED, TrainState, build_state, eval_step, network, s
 KEPT = 32  # programs of a process; a sweep has a few shapes and many arms
 
 # Steps of one program on one CPU device.  XLA takes a program's temporary memory, hundreds of megabytes, anew for each,
-# and the system clears it, which costs a step up to 8 %.  More steps would gain little, and signals wait for a program.
+# and the system clears it, which costs a step up to 8 %.  More steps would gain little, and signals wait for programs.
 STEPS_ON_CPU = 8
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from normres import native
 from normres.merging import STATISTICS_BACKWARD_TARGET, STATISTICS_TARGET, _spread, _Static, statistics
@@ -116,6 +117,27 @@ def test_mapped_it_is_each_members_own():
             expected = function(*(of[number] for of in given))
             for of, wanted in zip(jax.vmap(function)(*given), expected, strict=True):
                 np.testing.assert_array_equal(of[number], wanted)
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_the_gradient_of_a_shared_scale_in_shard_map(check_vma):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    mean, squares, scale = (jnp.asarray(of, jnp.float32) for of in drawn())
+    over = REDUCTIONS["instance"]
+
+    def loss(scale, mean, squares):
+        return jnp.sum(found(over, True, mean, squares, scale)[3] ** 2)
+
+    def of_shares(scale, mean, squares):
+        gradient = jax.grad(loss)(scale, mean, squares)
+        # With the check, JAX sums what devices share by itself.
+        return gradient if check_vma else jax.lax.psum(gradient, "data")
+
+    specs = (PartitionSpec(), PartitionSpec("data"), PartitionSpec("data"))
+    shared = jax.shard_map(of_shares, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check_vma)
+    np.testing.assert_allclose(
+        jax.jit(shared)(scale, mean, squares), jax.grad(loss)(scale, mean, squares), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_the_derivative_of_a_gradient_is_the_compositions():

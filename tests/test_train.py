@@ -100,7 +100,7 @@ def test_per_device_statistics_are_each_devices_own(dataset):
     assert not np.allclose(variance(state), variance(whole), rtol=1e-3)
 
 
-def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset):
+def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset, monkeypatch):
     alone, together = (programs(dataset, train__steps_per_program=most) for most in (1, 0))
     assert (alone.steps_per_program, together.steps_per_program) == (1, 8)
     assert programs(dataset, 8).steps_per_program == 1
@@ -111,8 +111,9 @@ def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset
         return train(state, step, count)
 
     together.train = noted
+    monkeypatch.setattr(normres.fit, "PROGRAM_SECONDS", 1e6)
     found, expected = ([*fit(built, built.initial_state())] for built in (together, alone))
-    assert dispatched == [2, 1, 1, 2]
+    assert dispatched == [1, 1, 1, 1, 2]  # one, as long as nobody knows how long it takes
     assert [(event.kind, event.step) for event, _ in found] == [
         ("train", 2),
         ("train", 3),
@@ -127,6 +128,23 @@ def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset
         assert (ours.kind, ours.step) == (theirs.kind, theirs.step)
         assert ours.values == pytest.approx(theirs.values, rel=1e-5)
     assert_close(found[-1][1], expected[-1][1])
+
+
+def test_programs_are_as_short_as_a_signal_may_wait(monkeypatch):
+    clock, waited = iter([0.0, 1.0, 3.0, 3.5, 9.0, 9.0, 9.1]), []
+    monkeypatch.setattr(normres.fit.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(normres.fit.jax, "block_until_ready", waited.append)
+    pace, counts = normres.fit._Pace(8), []
+    for name, count in (("first", 1), ("second", 1), ("third", 3), ("fourth", 1)):
+        counts.append(pace.count)
+        pace.follow(name, count)
+    # The first took 3 seconds; the second, begun then, 6; the three steps of the third 0.1 together.
+    assert [*counts, pace.count] == [1, 1, 3, 1, 8]
+    assert waited == ["first", "second", "third"]  # each when the next was queued
+    pace.pause()
+    clock = iter([100.0])
+    pace.follow("fifth", 8)  # after an evaluation, whose time is not the fourth's
+    assert (pace.count, len(waited)) == (8, 3)
 
 
 def test_resuming_equals_never_having_stopped(dataset, tmp_path):

@@ -86,7 +86,7 @@ struct Float32 {
 
 // The sizes of x (examples, x_rows, x_columns, inner), of the kernel (size, size, inner, outer) and of
 // y (examples, rows, columns, outer), and of their packed images: rows of pixels with a border of zeros, on the right and
-// below as wide as tiles of outputs reach, and their channels filled up to whole words.
+// below as wide as tiles of outputs reach, and their channels filled up to pairs.
 struct Shape {
   int64_t examples, x_rows, x_columns, inner, rows, columns, outer, stride, size;
 

@@ -1,4 +1,4 @@
-"""normres as a contender: the very programs of a training run, dispatched as fit.fit does."""
+"""normres as a contender: the very programs of a training run, of as many steps as fit.fit lets them have."""
 
 from dataclasses import fields, replace
 from typing import Any

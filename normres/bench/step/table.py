@@ -24,7 +24,7 @@ running statistics of the step are compared.  Then all are timed in turns.
   batch norm     normres with batch norm in place of the cell's norm, which is what the ratio compares
   Flax           stock flax.linen and optax, blocks unrolled, under the flags of your environment
   PyTorch        channels last, autocast for bfloat16, denormal numbers flushed; compiled: torch.compile
-  step           median of {repeats} samples of {seconds:g} s (or one step) after warming up (lower to upper quartile)
+  step           median of {repeats} samples of {seconds:g} s (or one program) after a warm-up (lower to upper quartile)
   normres / it   time of normres over this one's, pair by pair: median (quartiles); below 1 normres is faster
   mult-adds/s    of convolutions and classifier, three times the forward ones: 10^9 multiply-adds per second
   of matmul      that, as a share of what one big matrix product in the same dtype reached in the same minutes
