@@ -1,17 +1,23 @@
 # make demo    train plain and residual networks at three depths on embedded images, and draw what came out
-# make test    run the tests, on up to four workers of about 2.5 GB each
+# make test    run the tests, on up to four workers of about 2.5 GB each; norms, layers, models and training without cpu/
+# make test-plain   all tests in a copy from which normres/cpu is deleted
+# make test-oldest  the subject's tests and one training with the oldest versions that are supported
 # make setup   only make the environment; EXTRA=cuda12, cuda13 or tpu adds an accelerator's packages
 # make lint    style and types
 # make lock    renew requirements.lock (needs uv)
-# make clean   remove the environment and caches, but no runs
+# make clean   remove the environments and caches, but no runs
 
 EXTRA ?=
 BIN := .venv/bin
 STAMP := .venv/installed$(if $(EXTRA),-$(EXTRA))
 DEMO := runs/demo
+OLDEST := .venv-oldest
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+# Tests of what knows nothing of processors: they run with normres/cpu blocked.
+SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test setup lint lock clean help
+.PHONY: demo test test-plain test-oldest setup lint lock clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -33,7 +39,25 @@ demo: setup
 	@$(BIN)/normres report --experiment=experiments/degradation.py --workdir=$(DEMO)
 
 test: setup
-	@$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+	@$(PYTEST) $(addprefix --ignore=,$(SUBJECT))
+	@NORMRES_WITHOUT_CPU=1 $(PYTEST) $(SUBJECT)
+
+test-plain: setup
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git ls-files -z | xargs -0 cp --parents -t "$$copy" && \
+	rm -r "$$copy/normres/cpu" && cd "$$copy" && PYTHONPATH="$$copy" $(CURDIR)/$(PYTEST)
+
+test-oldest: $(OLDEST)/installed
+	@NORMRES_WITHOUT_CPU=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(SUBJECT)
+	@$(OLDEST)/bin/python -m pytest -q tests/test_cli.py -k whole_story
+
+$(OLDEST)/installed: pyproject.toml requirements-oldest.txt
+	@python=$$(scripts/find-python) || exit 1; \
+	echo "setting up $(OLDEST) (about a minute)"; \
+	if [ "$$python" = uv ]; then uv venv --quiet --clear --seed --python '>=3.12,<3.15' $(OLDEST); \
+	else "$$python" -m venv --clear $(OLDEST); fi
+	@$(OLDEST)/bin/python -m pip install --quiet --quiet -r requirements-oldest.txt -e . \
+		pytest pytest-xdist hypothesis
+	@touch $@
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -45,4 +69,4 @@ lock:
 		--no-emit-index-url --no-header --upgrade -o requirements.lock
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(OLDEST) .pytest_cache .mypy_cache .ruff_cache

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import sizes
-from normres.variants import ORDERS
+from normres.models.variants import ORDERS
 
 FILE = "configs/activation_order.py"
 _PAPER: tuple[dict[str, Any], ...] = ({"model.depth": 110}, {"model.depth": 164, "model.block": "bottleneck"})

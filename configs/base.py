@@ -8,7 +8,7 @@ AMD EPYC of 2024); the paper reports 8.75 % test error.  `--config=configs/base.
 
 from ml_collections import ConfigDict
 
-from normres.recipes import apply_recipe
+from normres.runs.recipes import apply_recipe
 
 
 def get_config(recipe: str = "he2015") -> ConfigDict:
@@ -42,11 +42,9 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.model.zero_last_scale = False  # the scale of each branch's last norm starts at zero
     config.model.auxiliary = ()  # stages with a classifier of their own, such as 1,2
     config.model.remat = "auto"  # what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without
-    # dropout) | block (all, from its input: the least memory, a third more time) | auto (elementwise on the CPU)
+    # dropout) | block (all, from its input: the least memory, a third more time) | auto (elementwise)
     config.model.unroll = "auto"  # compile every block on its own: a tenth less time, but seconds to compile and more
     # memory: never | always | auto (on the CPU, for 400 steps and more of networks of up to 60 blocks)
-    config.model.native = "auto"  # convolutions, and the norms and ReLUs between them, by C++ code that is compiled at
-    # the first run: never | always | auto (on one CPU with AVX-512 BF16 and no AMX, where there is a C++ compiler)
     config.model.norm = "batch"  # a row of the table in normres/norms.py, or axes to average over, such as NHC
     config.model.norm_groups = 8  # channel groups, read by grouped norms and unnamed ones over C; must divide width
     config.model.norm_sub_batches = 4  # parts of the batch, read by ghost_batch only; must divide the batch
@@ -106,6 +104,7 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.train.batch_size = 128  # examples per step over all devices
     config.train.eval_batch_size = 256  # examples; the last batch is padded and masked
     config.train.dtype = "auto"  # auto | float32 | bfloat16; parameters and statistics are always float32
+    config.train.ops = "auto"  # plain (plain JAX) | cpu (normres/cpu: faster on a CPU, no jax.jvp) | auto (cpu on CPUs)
     config.train.parallel = "jit"  # jit (one global batch) | pmap (one batch per device)
     config.train.seeds_per_program = 1  # arms of a sweep of one shape that train in one program, docs/performance.md
     config.train.steps_per_program = 0  # most steps dispatched at once; 0: 8 on one CPU device; streamed, grouped: 1

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import sizes
-from normres.variants import SHORTCUTS
+from normres.models.variants import SHORTCUTS
 
 FILE = "configs/shortcuts.py"
 DEPTHS = {"demo": 20, "budget": 110, "paper": 110}

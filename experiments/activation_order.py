@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.activation_order import VARIANTS
+from normres.models.variants import ORDERS
 from normres.report.clauses import Lower, Network
 from normres.report.comparison import Comparison, Published
 from normres.report.statistics import Arm
 from normres.report.verdict import Clause
-from normres.results import Run
-from normres.variants import ORDERS
+from normres.runs.results import Run
 
 CONFIG = "configs/activation_order.py"
 TITLE = "Activation order: test error by where norm and ReLU stand"

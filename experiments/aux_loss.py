@@ -14,7 +14,7 @@ from normres.report.clauses import Lower, Network, Trend
 from normres.report.comparison import Comparison, Published
 from normres.report.statistics import Arm
 from normres.report.verdict import Clause
-from normres.results import Run
+from normres.runs.results import Run
 
 CONFIG = "configs/aux_loss.py"
 TITLE = "Auxiliary losses: plain nets with inner classifiers, against plain and residual nets"

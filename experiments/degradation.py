@@ -16,7 +16,7 @@ from normres.report.publication import Sketch, curves_sketch, publish, seeds_tex
 from normres.report.statistics import Arm, Summary, field
 from normres.report.style import COLUMN_INCHES
 from normres.report.verdict import Clause, Difference, Outcome, together
-from normres.results import Run
+from normres.runs.results import Run
 
 CONFIG = "configs/degradation.py"
 TITLE = "Degradation: training error of plain and residual nets against depth"

@@ -14,7 +14,7 @@ from normres.report.clauses import Lower, Network
 from normres.report.comparison import Comparison, Published
 from normres.report.statistics import Arm
 from normres.report.verdict import Clause
-from normres.results import Run
+from normres.runs.results import Run
 
 CONFIG = "configs/norm_free.py"
 TITLE = "Without norms: error of norm-free residual nets and of batch norm against depth"

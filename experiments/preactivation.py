@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.preactivation import VARIANTS
+from normres.models.variants import ORDERS
 from normres.report.clauses import Lower, Network, Trend
 from normres.report.comparison import Comparison, Published
 from normres.report.statistics import Arm
 from normres.report.verdict import Clause
-from normres.results import Run
-from normres.variants import ORDERS
+from normres.runs.results import Run
 
 CONFIG = "configs/preactivation.py"
 TITLE = "Pre-activation: test error of the original and the pre-activated block against depth"

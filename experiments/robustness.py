@@ -23,7 +23,7 @@ from normres.report.severities import error_against_severity
 from normres.report.statistics import Arm
 from normres.report.style import PAGE_INCHES
 from normres.report.verdict import Clause
-from normres.results import Run
+from normres.runs.results import Run
 
 CONFIG = "configs/robustness.py"
 TITLE = "Robustness: test error under corruptions, by norm"

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.shortcuts import gated, variants
+from normres.models.variants import SHORTCUTS
 from normres.report.clauses import Lower, Network
 from normres.report.comparison import FAIL, Comparison, Published
 from normres.report.statistics import Arm
 from normres.report.verdict import Clause
-from normres.results import Run
-from normres.variants import SHORTCUTS
+from normres.runs.results import Run
 
 CONFIG = "configs/shortcuts.py"
 TITLE = "Shortcuts: test error by what stands beside the branch"

@@ -11,7 +11,7 @@ from typing import Any
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
 from normres.errors import InterruptedRun, UserError, nearest
-from normres.launch import machine
+from normres.runs import machine
 
 # jax is imported inside the commands, after machine.prepare has set its flags.
 
@@ -138,8 +138,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
-    from normres import config
-    from normres.launch import local
+    from normres.runs import config, local
 
     loaded = config.load(options.config, overrides)
     with local.stop_signals() as stop:
@@ -152,9 +151,8 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
-    from normres import results, sweep
-    from normres.launch import arms as on_this_machine
-    from normres.launch import local
+    from normres.runs import arms as on_this_machine
+    from normres.runs import local, results, sweep
 
     arms = sweep.expand(options.config, overrides, options.seeds)
     if options.list:
@@ -169,8 +167,8 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if overrides:
         raise UserError(f"--config.{next(iter(overrides))}: report draws what is there and takes no config")
-    from normres import results
-    from normres.config_files import load_module
+    from normres.runs import results
+    from normres.runs.config_files import load_module
 
     experiment = load_module(options.experiment)
     if not hasattr(experiment, "draw"):

@@ -1,6 +1,7 @@
 """Settings that every test runs under.  The environment is read when jax is imported, so it is set before."""
 
 import os
+import sys
 from pathlib import Path
 
 # Eight devices, so that statistics are merged over more members than one; and compiled without optimization, because
@@ -18,6 +19,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nothing outside the tests' own folders.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "home")
+
+if os.environ.get("NORMRES_WITHOUT_CPU"):
+    # As if the folder normres/cpu were deleted: an import of it fails.
+    sys.modules["normres.cpu"] = None  # type: ignore[assignment]
 
 import jax
 

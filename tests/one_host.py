@@ -16,7 +16,7 @@ jax.distributed.initialize(address, int(processes), int(number))
 from test_stream import SIZE, config  # noqa: E402
 
 from normres.data import lazy, load  # noqa: E402
-from normres.programs import Programs  # noqa: E402
+from normres.training.programs import Programs  # noqa: E402
 
 data = load("colors", "tfds", directory, image_size=SIZE, stream=streaming)
 programs = Programs(config(directory, train__steps=3, train__parallel=parallel), data, "float32")

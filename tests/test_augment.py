@@ -8,10 +8,10 @@ from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 from configs import base
-from normres import config as configs
 from normres.data import Dataset, augment, batches
 from normres.errors import UserError
-from normres.programs import Programs
+from normres.runs import config as configs
+from normres.training.programs import Programs
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)

@@ -10,11 +10,12 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
-from normres import cli, linen, norms
+from normres import cli, norms
 from normres.bench import contenders, numerics, text
 from normres.bench import norms as speed
 from normres.bench.reference import reference
 from normres.errors import UserError
+from normres.layers import linen
 
 TINY = (2, 4, 4, 8)
 

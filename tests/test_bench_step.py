@@ -23,7 +23,7 @@ from normres.bench.step import agreement, cells, load, measure, run, serve, tabl
 from normres.bench.step.flax_network import Flax
 from normres.bench.step.own import Normres
 from normres.errors import UserError
-from normres.launch import machine
+from normres.runs import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = cells.Cell(depth=8, dtype="float32", norm="batch", batch=8, width=8)

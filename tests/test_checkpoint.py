@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from normres import checkpoint
+from normres.runs import checkpoint
 
 
 def state(value):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normres import cli, results
-from normres.launch import machine
-from normres.programs import Programs
+from normres import cli
+from normres.runs import machine, results
+from normres.training.programs import Programs
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs import base
-from normres import config as configs
-from normres import sweep
 from normres.errors import UserError
+from normres.runs import config as configs
+from normres.runs import sweep
 
 DEMO = "configs/degradation.py:demo"
 
@@ -46,7 +46,7 @@ def test_a_recipe_override_sets_its_row_before_the_others():
         ({"model.depth": "deep"}, "config.model.depth='deep' is not an integer"),
         ({"model.depth": "20.0"}, "config.model.depth='20.0' is not an integer"),
         ({"model.norm": "layrenorm"}, "config.model.norm='layrenorm' does not exist; did you mean 'layer'?"),
-        ({"model.norm": "bacth"}, "did you mean 'batch'? choices: batch, instance, layer, group, rms"),
+        ({"model.norm": "bacth"}, "did you mean 'batch'? choices: batch, extended_batch, instance, layer, group, rms"),
         ({"model.shortcut": "a"}, "config.model.shortcut='a' does not exist"),
         ({"model.order": "prae"}, "did you mean 'pre'?"),
         ({"model.remat": True}, "config.model.remat=True does not exist; choices: nothing, elementwise, block, auto"),

@@ -12,8 +12,8 @@ import pytest
 from jax import export, lax
 from jax.sharding import AxisType, PartitionSpec
 
-from normres import conv as module
-from normres.conv import conv
+from normres.cpu import conv as module
+from normres.cpu.conv import conv
 
 FIXTURE = Path(__file__).parent / "fixtures" / "torch_norms.npz"
 # Even, odd, and sides shorter than a kernel of 5 or of 3.

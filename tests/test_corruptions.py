@@ -8,11 +8,11 @@ import pytest
 from scipy import ndimage, stats
 
 from configs import base
-from normres import config as configs
 from normres.data import Dataset, corruptions, load
 from normres.errors import UserError
-from normres.fit import fit
-from normres.programs import Programs
+from normres.runs import config as configs
+from normres.training.loop import fit
+from normres.training.programs import Programs
 
 NAMES = tuple(corruptions.CORRUPTIONS)
 # make_cifar_c.py, severities 1 to 5.

@@ -12,9 +12,9 @@ from data_files import CIFAR10_NAMES, archive, binary10, binary100, error_line, 
 from PIL import Image
 
 from configs import base
-from normres import config as configs
 from normres.data import load, sources
-from normres.launch import local
+from normres.runs import config as configs
+from normres.runs import local
 
 
 @pytest.fixture

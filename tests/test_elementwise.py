@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from normres.cpu.elementwise import ADDED, LONG, elementwise, summed
 
-from normres import fused
-from normres.activation import fork, relu, relu_of_sum
-from normres.elementwise import ADDED, LONG, elementwise, summed
+from normres.cpu import fused
+from normres.cpu.activation import fork, relu, relu_of_sum
 
 
 def draw(*shape, seed=0):

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from test_report import write_run
 
-from normres import config as configs
-from normres import sweep
 from normres.errors import UserError
 from normres.report import figures
 from normres.report.clauses import Lower, Network
 from normres.report.dots import error_per_variant
-from normres.results import read_runs
+from normres.runs import config as configs
+from normres.runs import sweep
+from normres.runs.results import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the arms may differ in, and how many arms there are at each size: counted by hand.

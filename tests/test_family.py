@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_resnet import IMAGES, QUICKLY, apply, shapes, variables
 
-from normres import optim
-from normres.resnet import Block, ResNet, ResNetConfig
-from normres.variants import ORDERS, SHORTCUTS
+from normres.models.resnet import Block, ResNet, ResNetConfig
+from normres.models.variants import ORDERS, SHORTCUTS
+from normres.training import optim
 
 X = np.maximum(np.random.default_rng(5).normal(size=(4, 6, 6, 8)), 0).astype(np.float32)
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from normres.cpu.fused import standardize
 
-from normres.fused import standardize
 from normres.norms import moments, normalize
 
 EPSILON = 1e-2  # large enough for its share in the gradient to show

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 from test_train import after_steps, assert_close, config, dataset, leaves, programs  # noqa: F401
 
-from normres import results
 from normres.errors import InterruptedRun, UserError
-from normres.fit import fit
-from normres.group import Group
-from normres.launch import arms as launch
-from normres.sweep import Arm
+from normres.runs import arms as launch
+from normres.runs import results
+from normres.runs.sweep import Arm
+from normres.training.group import Group
+from normres.training.loop import fit
 
 OWN = [{"seed": 0}, {"seed": 5, "optim__learning_rate": 0.03}, {"seed": 2, "optim__weight_decay": 0.01}]
 

@@ -12,8 +12,8 @@ import pytest
 from jax import lax
 
 from normres import layers
-from normres.conv import conv
-from normres.norms import TABLE, Average, NormSpec, normalization
+from normres.layers.ops import conv
+from normres.norms import TABLE, Average, NormSpec, find_spec, normalization
 
 FIXTURE = Path(__file__).parent / "fixtures" / "torch_norms.npz"
 CLASSIC = ("batch", "instance", "layer", "group", "rms")
@@ -197,16 +197,16 @@ def random_affine(variables, seed=3):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", CLASSIC)
 def test_norm_is_its_row_of_the_table(name, dtype):
-    spec = TABLE[name]
+    spec = find_spec(name, groups=3, epsilon=1e-2)
     x = jnp.asarray(draw(4, 3, 5, 6), dtype)
-    module = layers.Norm(spec, groups=3, epsilon=1e-2)
+    module = layers.Norm(spec)
     variables = random_affine(module.init(jax.random.key(0), x))
     # A norm that does not centre has no bias.
     assert set(variables["params"]) == ({"scale", "bias"} if spec.center else {"scale"})
     assert ("batch_stats" in variables) == spec.running
     for mask in (None, ELEMENTS):
         y, _ = module.apply(variables, x, mask=mask, mutable=["batch_stats"])
-        close(y, normalization(x, spec, **variables["params"], groups=3, epsilon=1e-2, where=mask)[0])
+        close(y, normalization(x, spec, variables["params"], where=mask)[0])
 
 
 def test_norm_keeps_running_averages_for_evaluation():
@@ -249,14 +249,14 @@ def test_norm_merges_over_an_axis_name():
 
 
 def test_norm_of_groups_may_keep_running_averages():
-    spec = NormSpec(over="NSC", grouped=True, running=True)
+    spec = NormSpec(over="NSC", groups=2, running=True)
     x = draw(4, 3, 5, 6)
-    module = layers.Norm(spec, groups=2, average=Average(momentum=0.0))
+    module = layers.Norm(spec, average=Average(momentum=0.0))
     variables = module.init(jax.random.key(0), x)
     y, updated = module.apply(variables, x, mutable=["batch_stats"])
     # Momentum 0 keeps the last statistics only, so evaluation gives what training gave.
     close(updated["batch_stats"]["mean"], np.repeat(x.reshape(-1, 2, 3).mean((0, 2)), 3))
-    evaluation = layers.Norm(spec, groups=2, use_running_average=True)
+    evaluation = layers.Norm(spec, use_running_average=True)
     close(evaluation.apply({**variables, **updated}, x), y)
 
 

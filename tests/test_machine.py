@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from normres import norms, recipes
-from normres.launch import machine
+from normres import norms
+from normres.runs import machine, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,83 +1,129 @@
-"""The C++ code: what it refuses, that threads change nothing, where programs have it, and what happens without it."""
+"""The C++ convolutions: against sums in float64, at once and mapped, what they refuse, and where they can be had."""
 
-from types import SimpleNamespace
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
 
-from normres import native
-from normres.deferred import BACKWARD_TARGET, FORWARD_TARGET, Pending, convolve
-from normres.errors import UserError
-from normres.launch import machine
-from normres.resnet import ResNet, ResNetConfig
+from normres.cpu import native
 
+needs_native = pytest.mark.skipif(native.load() != "", reason=f"no native code here: {native.load()}")
 
-@pytest.fixture
-def loaded():
-    if why_not := native.load():
-        pytest.skip(f"no native code here: {why_not}")
+# Batch, height and width of the output, input and output channels: of a network; channels that fill no register; odd
+# sides, of which bfloat16 makes pairs; one pixel; more examples than one part has, and not a multiple; none.
+SHAPES = [(4, 8, 6, 16, 32), (2, 4, 4, 3, 20), (3, 5, 7, 9, 17), (1, 1, 1, 1, 1), (37, 4, 2, 8, 16), (0, 4, 4, 8, 16)]
 
 
-def test_of_many_calls_at_once_each_returns_the_same_bits(loaded):
+def both(x, kernel, dy, stride, of_input=True):
+    return native.convolution(x, kernel, stride), *native.gradients(x, kernel, dy, stride, of_input)
+
+
+run = jax.jit(both, static_argnums=(3, 4))
+
+
+def drawn(shape, size, stride, dtype):
+    """Returns x, kernel and dy of small whole numbers: their products and sums are exact in float32."""
+    batch, rows, columns, inner, outer = shape
+    draw = np.random.default_rng(0).integers
+    x = jnp.asarray(draw(-4, 5, (batch, rows * stride, columns * stride, inner)), dtype)
+    kernel = jnp.asarray(draw(-2, 3, (size, size, inner, outer)), jnp.float32)
+    return x, kernel, jnp.asarray(draw(-2, 3, (batch, rows, columns, outer)), dtype)
+
+
+def by_definition(x, kernel, dy, stride):
+    """Returns y and the gradients of x and kernel, as sums over the kernel's taps in float64."""
+    x, kernel, dy = (np.asarray(of).astype(np.float64) for of in (x, kernel, dy))
+    (rows, columns), size, half = dy.shape[1:3], kernel.shape[0], kernel.shape[0] // 2
+    padded = np.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+    y, d_padded, d_kernel = np.zeros(dy.shape), np.zeros(padded.shape), np.zeros(kernel.shape)
+    for i, j in product(range(size), repeat=2):
+        met = (slice(None), slice(i, i + stride * rows, stride), slice(j, j + stride * columns, stride))
+        y += padded[met] @ kernel[i, j]
+        d_padded[met] += dy @ kernel[i, j].T
+        d_kernel[i, j] = np.einsum("nhwc,nhwo->co", padded[met], dy)
+    return y, d_padded[:, half : half + x.shape[1], half : half + x.shape[2]], d_kernel
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whole_numbers_are_convolved_exactly(shape, size, stride, dtype):
+    x, kernel, dy = drawn(shape, size, stride, dtype)
+    assert native.possible(x, kernel, stride)
+    y, dx, d_kernel = run(x, kernel, dy, stride)
+    assert (y.dtype, dx.dtype, d_kernel.dtype) == (dtype, dtype, jnp.float32)
+    expected_y, expected_dx, expected_d_kernel = by_definition(x, kernel, dy, stride)
+    np.testing.assert_array_equal(y, expected_y.astype(dtype))
+    np.testing.assert_array_equal(dx, expected_dx.astype(dtype))
+    np.testing.assert_array_equal(d_kernel, expected_d_kernel)
+    _, no_dx, same = run(x, kernel, dy, stride, False)
+    assert no_dx is None
+    np.testing.assert_array_equal(same, d_kernel)
+
+
+@needs_native
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2**-8)])
+def test_other_numbers_within_rounding(dtype, error):
+    """bfloat16 rounds the kernel, as well as y and dx."""
+    x, kernel, dy = (jnp.sin(1 + of) for of in drawn((5, 6, 4, 24, 40), 3, 1, dtype))
+    for found, expected in zip(run(x, kernel, dy, 1), by_definition(x, kernel, dy, 1), strict=True):
+        np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=0, atol=error * np.abs(expected).max())
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_is_no_finite_number_stays_none(dtype):
+    x, kernel, dy = drawn((3, 4, 5, 3, 17), 3, 1, dtype)
+    x, dy = (of.at[1, 1, 4, 0].set(jnp.nan).at[2, 0, 0, 1].set(jnp.inf) for of in (x, dy))
+    with np.errstate(invalid="ignore"):
+        expected = by_definition(x, kernel, dy, 1)
+    for found, wanted in zip(run(x, kernel, dy, 1), expected, strict=True):
+        assert not np.isfinite(wanted).all()
+        np.testing.assert_array_equal(np.asarray(found, np.float64), wanted)
+
+
+@needs_native
+@pytest.mark.parametrize("mapped", ["all", "x", "kernel"])
+@pytest.mark.parametrize("of_input", [True, False])
+def test_mapped_it_is_each_members_own(mapped, of_input):
+    arrays = drawn((2, 3, 4, 3, 5), 3, 2, jnp.float32)
+    axes = {"all": (0, 0, 0), "x": (0, None, None), "kernel": (None, 0, None)}[mapped]
+    arrays = [of if axis is None else jnp.stack([of, of[::-1], of + 1]) for of, axis in zip(arrays, axes, strict=True)]
+    found = jax.jit(jax.vmap(lambda *given: both(*given, 2, of_input), axes))(*arrays)
+    for member in range(3):
+        own = (of if axis is None else of[member] for of, axis in zip(arrays, axes, strict=True))
+        expected = run(*own, 2, of_input)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda of, m=member: of[m], found), expected)
+
+
+@needs_native
+def test_of_many_calls_at_once_each_returns_the_same_bits():
     """Threads are taken by whoever is first; the order of additions is not theirs to change, nor may calls wait."""
-    draw = np.random.default_rng(0).standard_normal
-    x, dy = jnp.asarray(draw((40, 6, 6, 8)), jnp.bfloat16), jnp.asarray(draw((40, 6, 6, 8)), jnp.bfloat16)
-    kernel = jnp.asarray(draw((3, 3, 8, 8)), jnp.float32)
-
-    def both(x, kernel, dy):
-        def weighted(x, kernel):
-            found = convolve(Pending(x, rectify=True), kernel, measured=True)
-            return jnp.sum((found.y * dy).astype(jnp.float32)) + jnp.sum(found.mean), found.y
-
-        return jax.grad(weighted, (0, 1), has_aux=True)(x, kernel)
-
-    expected = jax.jit(both)(x, kernel, dy)
+    x, kernel, dy = (jnp.sin(1 + of) for of in drawn((40, 6, 6, 8, 8), 3, 1, jnp.bfloat16))
+    y, dx, d_kernel = run(x, kernel, dy, 1)
     # Powers of two, so that no call is another's and no result is rounded otherwise.
     factors = [2.0**number for number in range(8)]
-    several = jax.jit(lambda *arrays: [both(of * arrays[0], *arrays[1:]) for of in factors])
+    several = jax.jit(lambda x, *others: [both(factor * x, *others, 1) for factor in factors])
     several = several.lower(x, kernel, dy).compile()
-    for target in (FORWARD_TARGET, BACKWARD_TARGET):
+    for target in native.TARGETS:
         assert several.as_text().count(f'custom_call_target="{target}"') == 8
     for _ in range(20):
-        for factor, ((dx, d_kernel), y) in zip(factors, several(x, kernel, dy), strict=True):
-            np.testing.assert_array_equal(dx, expected[0][0])
-            np.testing.assert_array_equal(d_kernel, expected[0][1] * factor)
-            np.testing.assert_array_equal(y, expected[1] * factor)
+        for factor, found in zip(factors, several(x, kernel, dy), strict=True):
+            jax.tree.map(np.testing.assert_array_equal, found, (factor * y, dx, factor * d_kernel))
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_other_platforms_get_none_of_it(loaded, platform):
-    network = ResNet(ResNetConfig(depth=8, width=4, native=True), train=True)
-    images = jnp.zeros((2, 8, 8, 3))
-    variables = jax.eval_shape(network.init, jax.random.key(0), images)
-
-    def loss(variables, images):
-        return jnp.sum(network.apply(variables, images, mutable=["batch_stats"])[0])
-
-    def lowered(platform):
-        checks = [export.DisabledSafetyCheck.custom_call(target) for target in native.TARGETS]
-        exported = export.export(jax.jit(jax.grad(loss)), platforms=[platform], disabled_checks=checks)
-        return exported(variables, images).mlir_module()
-
-    assert all(f"@{target}(" in lowered("cpu") for target in native.TARGETS)
-    assert "custom_call @normres" not in lowered(platform)
-
-
-# The arrays of a call for 2 examples of 4 x 4 pixels, 3 input and 5 output channels, with all that there can be.
-IMAGE, OUTPUT, INNER, OUTER, KERNEL = (2, 4, 4, 3), (2, 4, 4, 5), (2, 3), (2, 5), (3, 3, 3, 5)
-INPUT = {"x": IMAGE, "center": INNER, "factor": INNER, "shift": INNER, "side": IMAGE, "kernel": KERNEL}
-OF_AFFINE = {"d_center": INNER, "d_factor": INNER, "d_shift": INNER}
-MOMENTS = {"mean": OUTER, "d_mean": OUTER, "d_squares": OUTER}
+# The arrays of a call for 2 examples of 4 x 4 pixels, 3 input and 5 output channels.
+IMAGE, OUTPUT, KERNEL = (2, 4, 4, 3), (2, 4, 4, 5), (3, 3, 3, 5)
+FORWARD, BACKWARD = (native.FORWARD_TARGET,), (native.BACKWARD_TARGET,)
 CALLS = {
-    FORWARD_TARGET: (INPUT, {"y": OUTPUT, "mean": OUTER, "squares": OUTER, "activated": IMAGE}),
-    BACKWARD_TARGET: (
-        INPUT | {"dy": OUTPUT, "y": OUTPUT} | MOMENTS | {"d_activated": IMAGE},
-        {"dx": IMAGE, "d_side": IMAGE, **OF_AFFINE, "d_kernel": KERNEL},
-    ),
+    native.FORWARD_TARGET: ({"x": IMAGE, "kernel": KERNEL}, {"y": OUTPUT}),
+    native.BACKWARD_TARGET: ({"x": IMAGE, "kernel": KERNEL, "dy": OUTPUT}, {"dx": IMAGE, "d_kernel": KERNEL}),
 }
+EITHER = (*CALLS,)
 
 
 def called(target, changes, stride=1):
@@ -89,116 +135,71 @@ def called(target, changes, stride=1):
 
     given, results = ([described(*of) for of in part.items()] for part in CALLS[target])
     arrays = [jnp.zeros(of.shape, of.dtype) for of in given]
-    call = jax.ffi.ffi_call(target, results)
-    return jax.block_until_ready(call(*arrays, stride=np.int64(stride), rectify=True))
+    return jax.block_until_ready(jax.ffi.ffi_call(target, results)(*arrays, stride=np.int64(stride)))
 
 
-BOTH, FORWARD, BACKWARD = (FORWARD_TARGET, BACKWARD_TARGET), (FORWARD_TARGET,), (BACKWARD_TARGET,)
-AFFINE, FEWER, NONE, OTHER = ("center", "factor", "shift"), (2, 2), (0,), "bfloat16"
-
-
+@needs_native
 @pytest.mark.parametrize(
-    ("targets", "names", "change", "message"),
+    ("targets", "changes", "stride", "message"),
     [
-        (BOTH, ("x",), (2, 4, 12), "x and kernel must have four axes, or as many more"),
-        (BOTH, ("kernel",), (1, *KERNEL), "x and kernel must have four axes, or as many more"),
-        (BOTH, ("kernel",), (5, 5, 3, 5), "the kernel must be of 1x1 or 3x3"),
-        (BOTH, ("kernel",), (3, 1, 3, 5), "the kernel must be of 1x1 or 3x3"),
-        (BOTH, ("kernel",), (3, 3, 4, 5), "the kernel must have x's channels"),
-        (BOTH, ("kernel",), OTHER, "kernel has a wrong dtype"),
-        (BOTH, ("x",), "float16", "x must be of bfloat16 or float32"),
-        (BOTH, ("side",), (3, 4, 4, 3), "side has a wrong shape"),
-        (BOTH, ("side",), OTHER, "side has a wrong dtype"),
-        (BOTH, AFFINE, FEWER, "center, factor or shift has a wrong shape"),
-        (BOTH, AFFINE, OTHER, "center, factor or shift has a wrong dtype"),
-        (BOTH, AFFINE, NONE, "center, factor and shift must be given together"),
-        (FORWARD, ("y",), (2, 4, 4, 4), "y has a wrong shape"),
-        (FORWARD, ("y",), NONE, "y has a wrong shape"),
-        (FORWARD, ("y",), OTHER, "y has a wrong dtype"),
-        (FORWARD, ("activated",), (2, 4, 4, 2), "activated has a wrong shape"),
-        (FORWARD, ("activated",), OTHER, "activated has a wrong dtype"),
-        (FORWARD, ("mean",), FEWER, "mean has a wrong shape"),
-        (FORWARD, ("squares",), FEWER, "squares has a wrong shape"),
-        (FORWARD, ("mean",), OTHER, "mean has a wrong dtype"),
-        (FORWARD, ("squares",), OTHER, "squares has a wrong dtype"),
-        (FORWARD, ("mean", "squares"), NONE, "mean and squares must be wanted together"),
-        (BACKWARD, ("dy",), (2, 2, 4, 5), "dy has a wrong shape"),
-        (BACKWARD, ("dy",), NONE, "dy has a wrong shape"),
-        (BACKWARD, ("dy",), OTHER, "dy has a wrong dtype"),
-        (BACKWARD, ("y",), (2, 2, 4, 5), "y has a wrong shape"),
-        (BACKWARD, ("y",), OTHER, "y has a wrong dtype"),
-        (BACKWARD, ("d_activated",), (2, 2, 4, 3), "d_activated has a wrong shape"),
-        (BACKWARD, ("d_activated",), OTHER, "d_activated has a wrong dtype"),
-        (BACKWARD, (*MOMENTS,), FEWER, "mean, d_mean or d_squares has a wrong shape"),
-        (BACKWARD, (*MOMENTS,), OTHER, "mean, d_mean or d_squares has a wrong dtype"),
-        (BACKWARD, ("y", *MOMENTS), NONE, "y, mean, d_mean and d_squares must be given together"),
-        (BACKWARD, ("dx",), (2, 2, 4, 3), "dx has a wrong shape"),
-        (BACKWARD, ("dx",), OTHER, "dx has a wrong dtype"),
-        (BACKWARD, ("d_side",), (2, 2, 4, 3), "d_side has a wrong shape"),
-        (BACKWARD, ("d_side",), OTHER, "d_side has a wrong dtype"),
-        (BACKWARD, (*OF_AFFINE,), FEWER, "d_center, d_factor or d_shift has a wrong shape"),
-        (BACKWARD, (*OF_AFFINE,), OTHER, "d_center, d_factor or d_shift has a wrong dtype"),
-        (BACKWARD, (*OF_AFFINE,), NONE, "d_center, d_factor and d_shift belong to factor"),
-        (BACKWARD, ("d_kernel",), (3, 3, 3, 4), "d_kernel has a wrong shape"),
-        (BACKWARD, ("d_kernel",), NONE, "d_kernel has a wrong shape"),
-        (BACKWARD, ("d_kernel",), OTHER, "d_kernel has a wrong dtype"),
+        (EITHER, {"x": (2, 4, 12)}, 1, "x and kernel must have four axes, or as many more"),
+        (EITHER, {"kernel": (1, *KERNEL)}, 1, "x and kernel must have four axes, or as many more"),
+        (EITHER, {"x": (3, *IMAGE), "kernel": (2, *KERNEL)}, 1, "kernel has a wrong shape"),
+        (EITHER, {"x": (3, *IMAGE), "kernel": (3, *KERNEL)}, 1, "y or its gradient has a wrong shape"),
+        (EITHER, {"kernel": (5, 5, 3, 5)}, 1, "the kernel must be of 1x1 or 3x3"),
+        (EITHER, {"kernel": (3, 1, 3, 5)}, 1, "kernel has a wrong shape"),
+        (EITHER, {"kernel": (3, 3, 4, 5)}, 1, "kernel has a wrong shape"),
+        (EITHER, {"kernel": (3, 3, 3, 0)}, 1, "there must be channels"),
+        (EITHER, {"kernel": "bfloat16"}, 1, "kernel has a wrong dtype"),
+        (EITHER, {"x": "float16"}, 1, "x must be of bfloat16 or float32"),
+        (EITHER, {"x": (2, 5, 4, 3)}, 1, "y or its gradient has a wrong shape"),
+        (EITHER, {"x": (2, 5, 4, 3)}, 2, "the stride must divide x's height and width"),
+        (EITHER, {}, 3, "stride must be 1 or 2"),
+        (FORWARD, {"y": (2, 4, 4, 4)}, 1, "y or its gradient has a wrong shape"),
+        (FORWARD, {"y": (0,)}, 1, "y or its gradient has a wrong shape"),
+        (FORWARD, {"y": "bfloat16"}, 1, "y or its gradient has a wrong dtype"),
+        (BACKWARD, {"dy": (2, 2, 4, 5)}, 1, "y or its gradient has a wrong shape"),
+        (BACKWARD, {"dy": "bfloat16"}, 1, "y or its gradient has a wrong dtype"),
+        (BACKWARD, {"dx": (2, 2, 4, 3)}, 1, "dx has a wrong shape"),
+        (BACKWARD, {"dx": "bfloat16"}, 1, "dx has a wrong dtype"),
+        (BACKWARD, {"d_kernel": (3, 3, 3, 4)}, 1, "d_kernel has a wrong shape"),
+        (BACKWARD, {"d_kernel": (0,)}, 1, "d_kernel has a wrong shape"),
+        (BACKWARD, {"d_kernel": "bfloat16"}, 1, "d_kernel has a wrong dtype"),
     ],
 )
-def test_what_it_cannot_read_or_write_it_refuses(loaded, targets, names, change, message):
+def test_what_it_cannot_read_or_write_it_refuses(targets, changes, stride, message):
     for target in targets:
         called(target, {})
-        for name in names:
-            with pytest.raises(jax.errors.JaxRuntimeError, match=f"convolution: {message}"):
-                called(target, {name: change})
+        with pytest.raises(jax.errors.JaxRuntimeError, match=f"convolution: {message}"):
+            called(target, changes, stride)
 
 
-@pytest.mark.parametrize("target", BOTH)
-def test_what_does_not_fit_together_it_refuses(loaded, target):
-    with pytest.raises(jax.errors.JaxRuntimeError, match="kernel must have x's leading axes"):
-        called(target, {"x": (3, *IMAGE), "kernel": (2, *KERNEL)})
-    with pytest.raises(jax.errors.JaxRuntimeError, match="side has a wrong shape"):
-        called(target, {"x": (3, *IMAGE), "kernel": (3, *KERNEL)})  # for all three members
-    with pytest.raises(jax.errors.JaxRuntimeError, match="stride must be 1 or 2"):
-        called(target, {}, stride=3)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="side has a wrong shape"):
-        called(target, {"x": (2, 5, 4, 3)}, stride=1)
-    if target == BACKWARD_TARGET:
-        with pytest.raises(jax.errors.JaxRuntimeError, match="the stride must divide x's height and width"):
-            called(target, {"x": (2, 5, 4, 3)}, stride=2)
+def test_what_is_not_possible():
+    def possible(x=IMAGE, kernel=KERNEL, stride=1, dtype=jnp.float32, kernel_dtype=jnp.float32):
+        return native.possible(jax.ShapeDtypeStruct(x, dtype), jax.ShapeDtypeStruct(kernel, kernel_dtype), stride)
 
-
-def of(platform, count=1):
-    return [SimpleNamespace(platform=platform)] * count
-
-
-def test_when_it_is_used(monkeypatch):
-    monkeypatch.setattr(native, "load", lambda: "")
-    monkeypatch.setattr(machine, "cpu_features", lambda: ["avx512_bf16"])
-    assert not native.used("never", of("cpu"))
-    assert native.used("auto", of("cpu"))
-    assert native.used("always", of("cpu"))
-    for devices in (of("gpu"), of("cpu", 2)):
-        assert not native.used("auto", devices)
-        with pytest.raises(
-            UserError, match=r"config.model.native='always' is not possible: it is for programs on one CPU"
-        ):
-            native.used("always", devices)
-    monkeypatch.setattr(machine, "cpu_features", lambda: ["avx512_bf16", "amx_bf16"])
-    assert not native.used("auto", of("cpu"))
-    assert native.used("always", of("cpu"))
-    monkeypatch.setattr(machine, "cpu_features", lambda: [])
-    monkeypatch.setattr(native, "load", lambda: "no compiler")
-    assert not native.used("auto", of("cpu"))
-    with pytest.raises(UserError, match=r"'always' is not possible: no compiler; auto does without it"):
-        native.used("always", of("cpu"))
+    assert possible()
+    assert possible(kernel=(1, 1, 3, 5), stride=2, dtype=jnp.bfloat16)
+    for changes in (
+        {"x": (2, 5, 4, 3), "stride": 2},
+        {"x": (2, 4, 5, 3), "stride": 2},
+        {"x": (2, 4, 4, 5)},
+        {"stride": 4},
+        {"kernel": (5, 5, 3, 5)},
+        {"kernel": (3, 1, 3, 5)},
+        {"kernel": (3, 3, 3, 0)},
+        {"dtype": jnp.float16},
+        {"kernel_dtype": jnp.bfloat16},
+    ):
+        assert not possible(**changes), changes
 
 
 def test_why_it_cannot_be_had(monkeypatch, tmp_path):
     load = native.load.__wrapped__
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(machine, "cpu_features", lambda: [*native.FEATURES][:-1])
+    monkeypatch.setattr(native, "cpu_features", lambda: [*native.FEATURES][:-1])
     assert load() == "the processor has no avx512_bf16"
-    monkeypatch.setattr(machine, "cpu_features", lambda: [*native.FEATURES])
+    monkeypatch.setattr(native, "cpu_features", lambda: [*native.FEATURES])
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert load() == "there is no C++ compiler (no-such-compiler)"
     failing = tmp_path / "failing"
@@ -208,14 +209,15 @@ def test_why_it_cannot_be_had(monkeypatch, tmp_path):
     failing.chmod(0o755)
     monkeypatch.setenv("CXX", str(failing))
     assert load() == f"{failing} fails: cc1: error: unknown option -mavx512bf16"
-    assert not [*machine.cache_directory().iterdir()], "nothing half-made stays"
+    assert not [*native.cache_directory().iterdir()], "nothing half-made stays"
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     assert "Not a directory" in load()
 
 
-def test_it_is_compiled_once_and_anew_when_it_changed(loaded, monkeypatch, tmp_path):
+@needs_native
+def test_it_is_compiled_once_and_anew_when_it_changed(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source, header = tmp_path / "convolution.cc", tmp_path / "common.h"
     header.write_text("constexpr int one = 1;\n")

@@ -6,10 +6,10 @@ import optax
 import pytest
 
 from configs import base
-from normres import config as configs
-from normres import optim
 from normres.errors import UserError
-from normres.recipes import RECIPES
+from normres.runs import config as configs
+from normres.runs.recipes import RECIPES
+from normres.training import optim
 
 
 def rate(config, step, held=False):

@@ -9,10 +9,11 @@ from data_files import as_tfrecords, error_line, prepared_set
 from PIL import Image
 
 from configs import base
-from normres import cli, results
-from normres import config as configs
+from normres import cli
 from normres.data import Dataset, load, prepared
 from normres.data.resize import square
+from normres.runs import config as configs
+from normres.runs import results
 
 
 def pictures(count: int, channels: int = 3, seed: int = 0) -> list[tuple[np.ndarray, int]]:

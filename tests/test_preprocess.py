@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import base
-from normres import config as configs
 from normres.data import Dataset, preprocess
-from normres.programs import Programs
+from normres.runs import config as configs
+from normres.training.programs import Programs
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)

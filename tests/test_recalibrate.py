@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from normres import layers, norms
-from normres.recalibrate import recalibrate
-from normres.resnet import ResNet, ResNetConfig
+from normres.models.resnet import ResNet, ResNetConfig
+from normres.training.recalibrate import recalibrate
 
 
 class Two(nn.Module):

@@ -17,7 +17,7 @@ from normres.report import curves, facts, figures, tables
 from normres.report.lines import arms_of, missing_arms
 from normres.report.statistics import Summary, distinguishing_fields, group, summarize
 from normres.report.verdict import Difference, together
-from normres.results import read_runs, write_json
+from normres.runs.results import read_runs, write_json
 
 CONFIG = {
     "seed": 0,
@@ -154,7 +154,7 @@ def test_distinguishing_fields_lets_a_recipe_stand_for_what_it_sets(tmp_path):
 
 
 def test_how_a_run_was_computed_is_no_difference_between_arms(tmp_path):
-    execution = {"model.remat": "block", "model.unroll": "always", "model.native": "never"}
+    execution = {"model.remat": "block", "model.unroll": "always", "train.ops": "plain"}
     execution["train.seeds_per_program"] = 4
     write_run(tmp_path, "A", 14, (0.4, 0.5))
     write_run(tmp_path, "A", 14, (0.4, 0.5), seed=1, change=execution)
@@ -527,7 +527,7 @@ def test_drawing_again_gives_the_same_bytes(drawn, tmp_path):
     # In another process, with another hash seed: metadata, font subsets and order must not depend on either.
     code = (
         "import sys; from pathlib import Path; from experiments import degradation; "
-        "from normres.results import read_runs; "
+        "from normres.runs.results import read_runs; "
         "degradation.draw(read_runs(Path(sys.argv[1])), Path(sys.argv[2])); print(sorted(sys.modules))"
     )
     done = subprocess.run(
@@ -541,7 +541,7 @@ def test_drawing_again_gives_the_same_bytes(drawn, tmp_path):
     for path in paths:
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
     modules = done.stdout
-    assert not [name for name in ("jax", "flax", "normres.train", "matplotlib.pyplot") if f"'{name}'" in modules]
+    assert not [name for name in ("jax", "flax", "normres.training", "matplotlib.pyplot") if f"'{name}'" in modules]
 
 
 def test_a_sweep_that_has_only_begun_can_be_drawn(tmp_path):

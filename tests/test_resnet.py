@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 from normres import norms
-from normres.resnet import ResNet, ResNetConfig, count_parameters
-from normres.variants import ORDERS, SHORTCUTS, stage_blocks
+from normres.models.resnet import ResNet, ResNetConfig, count_parameters
+from normres.models.variants import ORDERS, SHORTCUTS, stage_blocks
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
 

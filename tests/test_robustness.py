@@ -7,11 +7,11 @@ from test_experiments import expand
 from test_report import write_run
 
 from experiments import robustness as experiment
-from normres import config as configs
 from normres.errors import UserError
 from normres.report import robustness
 from normres.report.severities import error_against_severity
-from normres.results import read_runs, write_json
+from normres.runs import config as configs
+from normres.runs.results import read_runs, write_json
 
 APPEARANCE, OTHERS = experiment.APPEARANCE, experiment.OTHERS
 CORRUPTIONS = (*APPEARANCE, *OTHERS)

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from normres import cli, layers, operations, resnet
+from normres import cli, layers
 from normres.data import sources
-from normres.resnet import Block, ResNet, count_parameters
+from normres.models import operations, resnet
+from normres.models.resnet import Block, ResNet, count_parameters
+from normres.models.variants import ORDERS, SHORTCUTS, ResNetConfig
 from normres.show import commands, count, diagram, svg, table, words
-from normres.variants import ORDERS, SHORTCUTS, ResNetConfig
 
 IMAGENET = {"layout": "imagenet", "width": 64, "shortcut": "B", "classes": 1000}
 BOTTLENECK = {**IMAGENET, "block": "bottleneck"}

@@ -11,12 +11,11 @@ import pytest
 from rich.console import Console
 
 from configs import base
-from normres import config as configs
-from normres import results
 from normres.data import Dataset, splits
 from normres.errors import UserError
-from normres.launch import local
 from normres.report import facts
+from normres.runs import config as configs
+from normres.runs import local, results
 
 CLASSES = 10
 

@@ -18,12 +18,11 @@ from data_files import prepared_set
 from rich.console import Console
 
 from configs import base
-from normres import config as configs
-from normres import results
 from normres.data import batches, corruptions, lazy, load, preprocess, splits, stream
 from normres.errors import InterruptedRun, UserError
-from normres.launch import local
-from normres.programs import Programs
+from normres.runs import config as configs
+from normres.runs import local, results
+from normres.training.programs import Programs
 
 SIZE = 8
 COUNT = {"train": 43, "test": 21}  # no multiple of any batch below

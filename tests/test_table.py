@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from normres import layers, norms
 from normres.bench import equivalences
-from normres.moments import Moments
 from normres.norms import TABLE
-from normres.spec import Change
+from normres.norms.moments import Moments
+from normres.norms.spec import Change
 
 SHAPE = (8, 8, 4, 12)
 GROUPS, PARTS, EPSILON = 3, 2, 1e-3

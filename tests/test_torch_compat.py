@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from normres import layers, weights
-from normres.norms import TABLE, Average, NormSpec
-from normres.torch_compat import average_from_torch, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
+from normres import layers
+from normres.interop import average_from_torch, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
+from normres.norms import TABLE, Average, NormSpec, find_spec
+from normres.norms import kernels as weights
 
 FIXTURE = Path(__file__).parent / "fixtures" / "torch_compat.npz"
 
@@ -53,8 +54,8 @@ def without(name, *affine):
 def tracked(spec, momentum, epsilon=1e-5, counts=True, sub_batches=1, **affine):
     """A norm with running averages, and the drop-in, which trains differently but evaluates alike."""
     average = average_from_torch(momentum)
-    modules = [layers.Norm(spec, average=average, epsilon=epsilon, sub_batches=sub_batches)]
-    return Case([*modules, layers.BatchNorm(epsilon=epsilon, **affine)], average, counts=counts)
+    own = layers.Norm(dataclasses.replace(spec, epsilon=epsilon, sub_batches=sub_batches), average)
+    return Case([own, layers.BatchNorm(epsilon=epsilon, **affine)], average, counts=counts)
 
 
 PLAIN = {"use_scale": False, "use_bias": False}
@@ -87,10 +88,10 @@ CASES = {
         moved=False,
     ),
     "layer_plain": Case([layers.Norm(without("layer", "scale", "bias")), layers.LayerNorm(**IMAGE, **PLAIN)]),
-    "group": Case([layers.Norm(TABLE["group"], groups=2), layers.GroupNorm(num_groups=2, epsilon=1e-5)]),
+    "group": Case([layers.Norm(find_spec("group", 2)), layers.GroupNorm(num_groups=2, epsilon=1e-5)]),
     "group_plain": Case(
         [
-            layers.Norm(without("group", "scale", "bias"), groups=2),
+            layers.Norm(dataclasses.replace(without("group", "scale", "bias"), groups=2)),
             layers.GroupNorm(num_groups=2, epsilon=1e-5, **PLAIN),
         ]
     ),
@@ -98,7 +99,7 @@ CASES = {
     "rms_vectors": Case(
         [
             layers.RMSNorm(epsilon=2**-23),
-            layers.Norm(NormSpec(over="C", center=False, affine=("scale",)), epsilon=2**-23),
+            layers.Norm(NormSpec(over="C", center=False, affine=("scale",), epsilon=2**-23)),
         ],
         moved=False,
     ),

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from normres.errors import UserError
-from normres.resnet import ResNet, ResNetConfig
-from normres.torch_compat import NAMINGS, network_from_torch, network_to_torch, read_state_dict
-from normres.torch_files import CALLS
+from normres.interop import NAMINGS, network_from_torch, network_to_torch, read_state_dict
+from normres.interop.files import CALLS
+from normres.models.resnet import ResNet, ResNetConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FILES = FIXTURES / "torch_files"

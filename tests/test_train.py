@@ -2,18 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+import normres.programs
 import numpy as np
 import pytest
 
-import normres.programs
 from configs import base
-from normres import checkpoint, native, optim, train
-from normres import config as configs
+from normres.cpu import native
 from normres.data import Dataset, augment, preprocess
 from normres.errors import UserError
-from normres.fit import fit
-from normres.programs import Programs
-from normres.resnet import ResNet
+from normres.models.resnet import ResNet
+from normres.runs import checkpoint
+from normres.runs import config as configs
+from normres.training import optim
+from normres.training import step as train
+from normres.training.loop import fit
+from normres.training.programs import Programs
 
 SMALL = {
     "model.depth": 8,

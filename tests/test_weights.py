@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from test_resnet import IMAGES, apply, variables
 
-from normres import layers, norms, weights
-from normres.resnet import Block, ResNet, ResNetConfig, count_parameters
-from normres.variants import RESIDUAL_SCALES
+from normres import layers, norms
+from normres.models.resnet import Block, ResNet, ResNetConfig, count_parameters
+from normres.models.variants import RESIDUAL_SCALES
+from normres.norms import kernels as weights
 
 KERNEL = np.random.default_rng(0).normal(0.3, 0.2, (3, 3, 5, 7)).astype(np.float32)
 SCALE = np.linspace(0.5, 2.0, 7, dtype=np.float32)

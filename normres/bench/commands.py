@@ -7,7 +7,7 @@ from pathlib import Path
 from normres.bench.options import chosen, has_folder, integers
 from normres.bench.step import commands as of_step
 from normres.errors import UserError, nearest
-from normres.launch import machine
+from normres.runs import machine
 
 NUMERICS = """\
 For each norm and dtype a table: a row per input (large means, constants, denormals, an infinity, ...), a column per
@@ -162,8 +162,9 @@ def _norms(options: argparse.Namespace) -> int:
 
 def _compile(options: argparse.Namespace) -> int:
     from configs import base
-    from normres import config, variants
     from normres.bench import compile as of_compile
+    from normres.models import variants
+    from normres.runs import config
 
     overrides = {
         "model.width": options.width,
@@ -192,8 +193,8 @@ def _compile(options: argparse.Namespace) -> int:
 
 def _seeds(options: argparse.Namespace) -> int:
     from configs import base
-    from normres import config
     from normres.bench import seeds
+    from normres.runs import config
 
     if options.repeats < 1:
         raise UserError(f"--repeats={options.repeats} must be at least 1")
@@ -208,8 +209,8 @@ def _seeds(options: argparse.Namespace) -> int:
 
 def _data(options: argparse.Namespace) -> int:
     from configs import base
-    from normres import config
     from normres.bench import data
+    from normres.runs import config
 
     for option in ("steps", "repeats"):
         if getattr(options, option) < 1:

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from normres import config as configs
 from normres.data import Dataset
-from normres.programs import Programs
+from normres.runs import config as configs
+from normres.runs import machine
+from normres.training.programs import Programs
 
 UNROLLED_DEPTH = 110  # a deeper one takes the compiler minutes
 MEGABYTE = 2**20
@@ -28,7 +29,9 @@ def random_data(batch_size: int) -> Dataset:
 
 def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
-    programs = Programs(config, random_data(config.train.batch_size), dtype, jax.devices()[:1])
+    devices = jax.devices()[:1]
+    ops, in_words = machine.operations(config.train.ops, devices)
+    programs = Programs(config, random_data(config.train.batch_size), dtype, devices, ops=ops)
     state = programs.initial_state()
     jax.block_until_ready(state)
     analysis: Any = programs.compile(state).memory_analysis()
@@ -38,7 +41,7 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
         "shortcut": config.model.shortcut,
         "unrolled": programs.model.unrolled,
         "remat": programs.model.remat,
-        "native": programs.model.native,
+        "ops": in_words,
         "compile_seconds": programs.compile_seconds,
         "activation_megabytes": analysis.temp_size_in_bytes / MEGABYTE,
         "step_seconds": None,

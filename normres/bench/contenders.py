@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from normres import linen, norms
+from normres import norms
 from normres.bench.reference import parts
 from normres.errors import UserError
+from normres.layers import linen
 
 Pair = tuple[NDArray[Any], NDArray[Any]]  # the output, and the gradient of sum(output * dy) wrt the input
 
@@ -71,23 +73,21 @@ def _flax(norm: str, groups: int, dtype: Any, shape: tuple[int, ...]) -> tuple[A
     return train_step(layer), layer.init(jax.random.key(0), jnp.zeros(shape, dtype))
 
 
-def in_normres(
-    norm: str, x: NDArray[Any], dy: NDArray[Any], groups: int, sub_batches: int, *, one_pass: bool = False
-) -> Pair:
+def in_normres(norm: str, x: NDArray[Any], dy: NDArray[Any], groups: int, sub_batches: int) -> Pair:
     """Applies norms.normalization with a scale of 1 and a bias of 0, where the norm has them."""
-    y, dx = _normres(norm, groups, sub_batches, one_pass, x, dy)
+    y, dx = _normres(norm, groups, sub_batches, x, dy)
     return np.asarray(y), np.asarray(dx)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _normres(norm: str, groups: int, sub_batches: int, one_pass: bool, x: jax.Array, dy: jax.Array) -> Any:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _normres(norm: str, groups: int, sub_batches: int, x: jax.Array, dy: jax.Array) -> Any:
     spec = norms.TABLE[norm]
     sub_batches, groups = parts(spec, x.shape, groups, sub_batches)
-    affine: dict[str, Any] = {name: jnp.full(x.shape[-1], name == "scale", jnp.float32) for name in spec.affine}
-    options: dict[str, Any] = affine | {"groups": groups, "sub_batches": sub_batches, "one_pass": one_pass}
+    spec = replace(spec.split(groups, sub_batches), epsilon=EPSILON)
+    params = {name: jnp.full(x.shape[-1], name == "scale", jnp.float32) for name in spec.affine}
 
     def apply(x: jax.Array) -> jax.Array:
-        return norms.normalization(x, spec, epsilon=EPSILON, **options)[0]
+        return norms.normalization(x, spec, params)[0]
 
     y, backward = jax.vjp(apply, x)
     return y, backward(dy)[0]

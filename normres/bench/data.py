@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from normres import config as configs
-from normres import results
-from normres.bench import text
+from normres.show import text
 from normres.data import Dataset, augment, lazy, load, prepared
-from normres.programs import Programs
+from normres.runs import config as configs
+from normres.runs import machine, results
+from normres.training.programs import Programs
 
 EXAMPLES = 4096  # training images of a set that the steps see; the reading is of all
 TARGET = 0.02  # of a step that its input may take
@@ -62,7 +62,7 @@ class Stepping:
     """Goes on training from sample to sample."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset, dtype: str):
-        self.programs = Programs(config, dataset, dtype)
+        self.programs = Programs(config, dataset, dtype, ops=machine.operations(config.train.ops, jax.devices())[0])
         self.state = self.programs.initial_state()
         self.programs.compile(self.state)
         self.step = 0

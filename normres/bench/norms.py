@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from normres import results
 from normres.bench import contenders
-from normres.bench.text import table
+from normres.show.text import table
 from normres.errors import UserError
+from normres.runs import results
 
 SHAPES = ((128, 32, 32, 16), (128, 8, 8, 64))
 NORMS = tuple(contenders.MODULES)

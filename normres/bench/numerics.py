@@ -12,18 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from normres import norms, results
+from normres import norms
 from normres.bench import contenders
 from normres.bench.reference import Array, Reference, parts, reference
-from normres.bench.text import NOTHING, number, table
+from normres.show.text import NOTHING, number, table
 from normres.errors import UserError
+from normres.runs import results
 
 SHAPE = (8, 32, 32, 16)
 GROUPS, SUB_BATCHES = 4, 2
 DTYPES = ("float32", "bfloat16", "float16")
 # The rows whose truth reference.py knows.
 NORMS = tuple(name for name, spec in norms.TABLE.items() if spec.over and spec.form is None)
-COLUMNS = ("normres", "one pass", "Flax", "PyTorch")
+COLUMNS = ("normres", "Flax", "PyTorch")
 
 NOT_FINITE = math.inf  # what stands for it among the errors
 SAME = 0.1  # what the errors of contenders are below on `normal`, if they compute the same
@@ -36,7 +37,7 @@ Errors against NumPy in float64, in units of the dtype's epsilon ({epsilons}).
   gradient  max |dx - true dx| / (max |dy| / sqrt(var + epsilon)), wrt the input
 The truth is computed from the input as rounded to the dtype, and errors are taken where it is finite: an infinity
 may spoil its own statistic and no other.  "not finite": it is not, and the truth is.  "refuses": raises an error.
-"{nothing}": the input does not fit the dtype, or PyTorch lacks the norm.  "one pass": normres, one_pass=True.
+"{nothing}": the input does not fit the dtype, or PyTorch lacks the norm.
 Arrays are {shape} unless the row says otherwise; epsilon 1e-5, {groups} groups, {sub_batches} sub-batches.
 JAX {jax}, Flax {flax}, {device}; {torch}."""
 
@@ -179,7 +180,6 @@ def _row(
     truth = reference(x.astype(np.float64), exact_dy, spec, GROUPS, SUB_BATCHES, contenders.EPSILON)
     found = {
         "normres": contenders.in_normres(norm, x, dy, GROUPS, SUB_BATCHES),
-        "one pass": contenders.in_normres(norm, x, dy, GROUPS, SUB_BATCHES, one_pass=True),
     }
     everyone = norm in contenders.MODULES
     if everyone:

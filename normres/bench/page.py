@@ -3,8 +3,9 @@
 normres bench norms --markdown
 """
 
-from normres import variants, weights
+from normres.models import variants
 from normres.norms import TABLE, NormSpec
+from normres.norms import kernels as weights
 from normres.report.tables import Table, markdown
 
 
@@ -12,10 +13,11 @@ def averages_over(spec: NormSpec) -> str:
     """Returns the reductions in words: "N, S" or "S, C in groups"; several are joined by "and"."""
 
     def words(over: str) -> str:
-        named = {"N": "N in parts" if spec.divided else "N", "C": "C in groups" if spec.grouped else "C"}
+        named = {"N": "N in parts" if spec.sub_batches > 1 else "N", "C": "C in groups" if spec.groups > 1 else "C"}
         return ", ".join(named.get(letter, letter) for letter in over)
 
-    return " and ".join(f"({words(over)})" if len(spec.reductions) > 1 else words(over) for over in spec.reductions)
+    means = " and ".join(f"({words(over)})" if len(spec.reductions) > 1 else words(over) for over in spec.reductions)
+    return f"{means}; variance {words(spec.var_over)}" if spec.var_over else means
 
 
 def _axes_table() -> Table:

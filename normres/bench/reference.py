@@ -28,8 +28,8 @@ class Reference(NamedTuple):
 def parts(spec: NormSpec, shape: tuple[int, ...], groups: int, sub_batches: int) -> tuple[int, int]:
     """Returns (sub-batches, groups) of an array of this shape: the given ones, as far as they divide it."""
     return (
-        math.gcd(sub_batches, shape[0]) if spec.divided else 1,
-        math.gcd(groups, shape[-1]) if spec.grouped else 1,
+        math.gcd(sub_batches, shape[0]) if spec.sub_batches > 1 else 1,
+        math.gcd(groups, shape[-1]) if spec.groups > 1 else 1,
     )
 
 

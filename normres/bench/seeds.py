@@ -10,11 +10,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from normres import config as configs
 from normres.bench.compile import random_data
-from normres.bench.text import table
-from normres.group import Group
-from normres.programs import Programs
+from normres.show.text import table
+from normres.runs import config as configs
+from normres.runs import machine
+from normres.training.group import Group
+from normres.training.programs import Programs
 
 
 def measure(config: ConfigDict, dtype: str, members: Sequence[int], repeats: int) -> list[dict[str, Any]]:
@@ -22,11 +23,12 @@ def measure(config: ConfigDict, dtype: str, members: Sequence[int], repeats: int
 
     The samples are taken in turns, so that a slow minute of the machine hits all.
     """
-    dataset = random_data(config.train.batch_size)
+    dataset, devices = random_data(config.train.batch_size), jax.devices()[:1]
+    ops, _ = machine.operations(config.train.ops, devices)
     built: list[Programs] = []
     for seed in range(max(members)):
         like = built[0] if built else None
-        built.append(Programs(configs.apply(config, {"seed": seed}), dataset, dtype, jax.devices()[:1], like=like))
+        built.append(Programs(configs.apply(config, {"seed": seed}), dataset, dtype, devices, like, ops))
     rows: list[dict[str, Any]] = []
     steps: list[Callable[[], Any]] = []
     for count in members:

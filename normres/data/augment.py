@@ -15,7 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from normres.data.preprocess import preprocess
-from normres.streams import step_key
+from normres.data.seeds import step_key
 
 PAD = 4  # pixels on every side, as in both ResNet papers
 PADDINGS = {"zero": "constant", "reflect": "reflect"}  # numpy's names of them

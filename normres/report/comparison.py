@@ -19,7 +19,7 @@ from normres.report.publication import Sketch, curves_sketch, publish, seeds_tex
 from normres.report.statistics import Arm, distinguishing_fields, field, group, short_label, summarize
 from normres.report.style import PAGE_INCHES
 from normres.report.verdict import Clause
-from normres.results import Run
+from normres.runs.results import Run
 
 BLOCK, DATA = "model.block", "data.name"
 FAIL = "fail"  # what He et al. 2016 print for an error above 20 %

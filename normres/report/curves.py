@@ -22,7 +22,7 @@ from normres.report.style import (
     new_figure,
     percent_axis,
 )
-from normres.results import Run
+from normres.runs.results import Run
 
 CURVE_POINTS = 160  # of a training curve; more would only blacken the panel
 

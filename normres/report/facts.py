@@ -6,7 +6,7 @@ from typing import Any
 
 from normres.report.statistics import Arm, final, run_id, seed
 from normres.report.tables import NOTHING, Table
-from normres.results import Run
+from normres.runs.results import Run
 
 OPTIMIZER = ("learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay")
 

@@ -10,7 +10,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from normres.report.statistics import Arm
-from normres.report.style import COLUMN_INCHES, METRICS, PAGE_INCHES, STYLE, VARIANTS, literal, new_figure, percent_axis
+from normres.report.style import (
+    COLUMN_INCHES,
+    METRICS,
+    PAGE_INCHES,
+    STYLE,
+    VARIANTS,
+    literal,
+    new_figure,
+    percent_axis,
+)
 
 
 def error_against_depth(

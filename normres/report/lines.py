@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from normres.report.statistics import Arm, distinguishing_fields, group
-from normres.results import Run
+from normres.runs.results import Run
 
 DEPTH = "model.depth"
 SHORTCUT = "model.shortcut"

@@ -10,7 +10,7 @@ from normres.report import facts, tables
 from normres.report.clauses import Lower, Network
 from normres.report.evidence import digits
 from normres.report.statistics import Arm, Summary, field, final, summarize
-from normres.results import Run
+from normres.runs.results import Run
 
 
 def corruptions_of(arms: Sequence[Arm]) -> list[str]:

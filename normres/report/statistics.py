@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from normres.errors import UserError
-from normres.results import Run
+from normres.runs.results import Run
 
 # Fields that say where and how often something is read or written, and how it is computed, not what is trained.
 BOOKKEEPING = frozenset(
     {
         "data.path",
         "data.verify",
-        "model.native",
+        "train.ops",
         "model.remat",
         "model.unroll",
         "train.checkpoint_every",

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from normres import config as configs
 from normres.errors import UserError
-from normres.launch import machine
 from normres.report.files import write_file
+from normres.runs import config as configs
+from normres.runs import machine
 from normres.show import count, table
-from normres.train import network
+from normres.training.programs import model_config
 
 # Classes by data set; images of one's own are read by training only, and shown with as many as CIFAR-10 has.
 CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -32,7 +32,7 @@ def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | Non
         raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
     if svg is not None and not svg.parent.is_dir():
         raise UserError(f"--svg={svg}: there is no directory {svg.parent}")
-    model = network(config, classes, machine.resolve_dtype(config.train.dtype), None)
+    model = model_config(config, classes, machine.resolve_dtype(config.train.dtype))
     parts = count.parts(model, shape)
     print(table.text(model, shape, parts))
     if svg is not None:

@@ -13,10 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from normres import norms
 from normres.layers import Conv, Norm
-from normres.resnet import Block, ResNet, count_parameters
-from normres.variants import ResNetConfig
+from normres.models.resnet import Block, ResNet, count_parameters
+from normres.models.variants import ResNetConfig
 
 # Examples in the traced batch.  A prime that is no width of a network, so that what grows with the batch shows.
 EXAMPLES = 10_007
@@ -124,7 +123,7 @@ def _kept(config: ResNetConfig, image_shape: Sequence[int], variables: Any, name
     """Returns the bytes per image that the backward pass needs if the parts called `names` are trained."""
     params = variables["params"]
     trained = {module: tree for module, tree in params.items() if _part(module) in names}
-    batch = EXAMPLES * (config.norm_sub_batches if norms.find_spec(config.norm).divided else 1)
+    batch = EXAMPLES * (config.norm_sub_batches if config.norm_spec.sub_batches > 1 else 1)
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
 
     def forward(trained: Any, variables: Any, images: jax.Array, key: jax.Array) -> Any:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from normres import norms
+from normres.models.variants import ResNetConfig
 from normres.show import svg, table, words
-from normres.variants import ResNetConfig
 
 CHANNELS, POSITIONS, EXAMPLES = 6, 4, 4
 CELL, BACK, UP = 9.0, 5.0, 4.5  # a cell's side, and what an example further back is shifted by
@@ -14,7 +13,7 @@ HEIGHT = POSITIONS * CELL + EXAMPLES * UP
 
 def cubes(config: ResNetConfig, x: float, y: float) -> tuple[list[str], float]:
     """Returns a cube for each reduction of the norm, in a row whose top left is at (x, y), and where it ends."""
-    spec = norms.find_spec(config.norm)
+    spec = config.norm_spec
     shown = [over for over in spec.reductions if over]
     if not shown:
         return [], y
@@ -37,13 +36,13 @@ def cubes(config: ResNetConfig, x: float, y: float) -> tuple[list[str], float]:
 
 
 def _cube(config: ResNetConfig, over: str, x: float, y: float) -> list[str]:
-    spec = norms.find_spec(config.norm)
+    spec = config.norm_spec
     spatial = [letter for letter in "HWSD" if letter in over]
     # The cell in front, at the top and to the right is among them, so that all three faces show what is.
     first_channel = 0 if "C" in over else CHANNELS - 1
-    if "C" in over and spec.grouped and config.norm_groups > 1:
+    if "C" in over and spec.groups > 1:
         first_channel = CHANNELS - 2
-    examples = (EXAMPLES // 2 if spec.divided and config.norm_sub_batches > 1 else EXAMPLES) if "N" in over else 1
+    examples = (EXAMPLES // 2 if spec.sub_batches > 1 else EXAMPLES) if "N" in over else 1
     rows = POSITIONS if spatial else 1
     top, right = y + EXAMPLES * UP, x + CHANNELS * CELL
     cells = []

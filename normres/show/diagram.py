@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from normres.models.variants import ResNetConfig
 from normres.show import cube, svg, table, words
 from normres.show.count import Part
 from normres.show.words import Drawn, Step
-from normres.variants import ResNetConfig
 
 WIDTH = 400.0
 MARGIN = 10.0

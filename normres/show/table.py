@@ -3,11 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 
-from normres import norms
-from normres.bench.text import NOTHING, table
+from normres.show.text import NOTHING, table
+from normres.models.variants import ORDERS, SHORTCUTS, ResNetConfig
 from normres.show import words
 from normres.show.count import Part
-from normres.variants import ORDERS, SHORTCUTS, ResNetConfig
 
 WIDTH = 100  # characters in a line
 
@@ -76,11 +75,11 @@ def averaged_over(config: ResNetConfig, part: Part) -> str:
 
 def reductions(config: ResNetConfig, height: int | str = "H", width: int | str = "W") -> list[str]:
     """Returns for each reduction of the norm the axes that it averages over, with H and W as given."""
-    spec = norms.find_spec(config.norm)
+    spec = config.norm_spec
     found = []
     for over in spec.reductions:
-        groups = f"/{config.norm_groups}" if spec.grouped and config.norm_groups > 1 else ""
-        sub_batches = f"/{config.norm_sub_batches}" if spec.divided and config.norm_sub_batches > 1 else ""
+        groups = f"/{config.norm_groups}" if spec.groups > 1 else ""
+        sub_batches = f"/{config.norm_sub_batches}" if spec.sub_batches > 1 else ""
         names = {"N": f"N{sub_batches}", "H": height, "W": width, "C": f"C{groups}"}
         letters = over.replace("S", "HW")
         found.append("×".join(str(name) for letter, name in names.items() if letter in letters))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from normres import norms
-from normres.resnet import STEM
-from normres.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig
+from normres.models.resnet import STEM
+from normres.models.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig
 
 Kind = Literal["conv", "norm", "relu", "pool", "dropout", "scale", "gate", "pad", "dense"]
 
@@ -154,7 +154,7 @@ def _conv(size: int, channels: int, stride: int = 1, groups: int = 1) -> Step:
 
 def _carry_out(config: ResNetConfig, words: Sequence[str], convolutions: dict[str, Step]) -> tuple[Step, ...]:
     """Returns the steps of `words`, as the network carries them out."""
-    activates = bool(norms.find_spec(config.norm).activation)
+    activates = bool(config.norm_spec.activation)
     steps = []
     for word, before in zip(words, ["", *words], strict=False):
         match word.rstrip("0123456789"):

@@ -10,15 +10,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
-from normres import config as configs
 from normres.bench.compile import random_data
 from normres.data import Dataset
 from normres.errors import UserError
-from normres.resnet import ResNet, ResNetConfig
+from normres.interop.networks import network_to_torch
+from normres.models.resnet import ResNet, ResNetConfig
+from normres.models.variants import stage_blocks
+from normres.runs import config as configs
 from normres.show import count
-from normres.torch_networks import network_to_torch
-from normres.train import network
-from normres.variants import stage_blocks
+from normres.training.programs import model_config
 
 DEPTHS = (20, 56, 110)
 DTYPES = ("float32", "bfloat16")
@@ -74,7 +74,7 @@ class Cell:
 
     def model(self) -> ResNetConfig:
         """Returns the network's config, as on no device in particular."""
-        return network(self.config(), len(self.data().class_names), self.dtype, None)
+        return model_config(self.config(), len(self.data().class_names), self.dtype)
 
     def spec(self) -> dict[str, Any]:
         """Returns what a contender must know besides weights and batch, as JSON."""

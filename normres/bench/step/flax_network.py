@@ -13,7 +13,7 @@ import optax
 from flax.training import train_state
 
 from normres.bench.step.own import device_bytes
-from normres.torch_modules import kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
+from normres.interop.modules import kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
 
 MakeNorm = Callable[..., nn.Module]
 

@@ -7,7 +7,7 @@ the flags that the user's environment has.
 import sys
 
 from normres.bench.step.serve import Timed, serve
-from normres.launch import machine
+from normres.runs import machine
 
 
 def main(kind: str) -> None:

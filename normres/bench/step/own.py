@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from normres import torch_networks
 from normres.bench.step.cells import Cell
 from normres.data import Dataset
-from normres.launch import machine
-from normres.programs import Programs
-from normres.train import TrainState
+from normres.interop import networks as torch_networks
+from normres.runs import machine
+from normres.training.programs import Programs
+from normres.training.step import TrainState
 
 
 class Normres:
@@ -24,7 +24,9 @@ class Normres:
         cell = Cell(**{field.name: spec[field.name] for field in fields(Cell)})
         names = tuple(map(str, range(spec["classes"])))
         data = Dataset("cifar10", "random", images, labels, images, labels, names)
-        self.programs = Programs(cell.config(), data, cell.dtype, jax.devices()[:1])
+        config, devices = cell.config(), jax.devices()[:1]
+        ops, _ = machine.operations(config.train.ops, devices)
+        self.programs = Programs(config, data, cell.dtype, devices, ops=ops)
         variables = torch_networks.network_from_torch(weights, self.programs.model)
         state = self.programs.initial_state()
         machine.return_freed_memory()

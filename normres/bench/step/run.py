@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 import normres
-from normres import results
 from normres.bench.contenders import find_torch
 from normres.bench.norms import device_name
 from normres.bench.step import chart, table, workers
@@ -21,6 +20,7 @@ from normres.bench.step.workers import Contender
 from normres.errors import UserError
 from normres.report import style
 from normres.report.files import write_file
+from normres.runs import results
 
 
 def contenders(names: Sequence[str], torch: str | None, needs_torch: bool) -> tuple[dict[str, Contender], str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from normres.bench.text import NOTHING, table
+from normres.show.text import NOTHING, table
 from normres.errors import UserError
 from normres.report.tables import Table, markdown
 

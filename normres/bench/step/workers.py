@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import normres
-from normres.launch import machine
+from normres.runs import machine
 
 SCRIPT = Path(__file__).with_name("torch_worker.py")
 START_SECONDS = 120  # to import everything

@@ -1,0 +1,30 @@
+"""To and from PyTorch: norms and kernels (torch_modules.py), whole ResNets (torch_networks.py), files (torch_files.py).
+
+PyTorch is not needed for any of it.  To go on with torchvision's weights:
+
+    config = ResNetConfig(layout="imagenet", depth=18, width=64, classes=1000, shortcut="B", norm_unbiased=True)
+    variables = network_from_torch(read_state_dict("resnet18.pth"), config)
+    logits_NK = ResNet(config).apply(variables, images_NHWC)
+"""
+
+from normres.interop.files import read_state_dict
+from normres.interop.modules import (
+    average_from_torch,
+    kernel_from_torch,
+    kernel_to_torch,
+    norm_from_torch,
+    norm_to_torch,
+)
+from normres.interop.networks import NAMINGS, network_from_torch, network_to_torch
+
+__all__ = [
+    "NAMINGS",
+    "average_from_torch",
+    "kernel_from_torch",
+    "kernel_to_torch",
+    "network_from_torch",
+    "network_to_torch",
+    "norm_from_torch",
+    "norm_to_torch",
+    "read_state_dict",
+]

@@ -1,0 +1,298 @@
+"""State dicts of PyTorch and variables of normres or Flax, both ways: norms, convolutions, linear layers, weight norm.
+
+Pure functions from a mapping of arrays to a dict of NumPy arrays, which are copies in the dtype they had.  PyTorch is
+not needed: a state dict is any mapping of what `np.asarray` reads, such as tensors on the CPU, and comes out as arrays
+that `torch.from_numpy` takes.  Channels are last here and first there, and averages differ (`average_from_torch`).
+
+Everywhere `prefix` is the module's path in the state dict, such as "layer1.0.bn1"; "" if it is the module's own.  Keys
+of other modules are not looked at; of the module's own each must be known.  Errors are one line that names the key.
+"""
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from normres.errors import nearest
+from normres.norms import Average
+
+Arrays = Mapping[str, Any]
+Variables = dict[str, dict[str, np.ndarray]]
+
+AFFINE = {"weight": "params/scale", "bias": "params/bias"}
+RUNNING = {"running_mean": "batch_stats/mean", "running_var": "batch_stats/var"}
+COUNT = {"num_batches_tracked": "batch_stats/updates"}
+
+_ORIGINAL = "parametrizations.weight.original"
+# How a state dict may hold a kernel: as it is, or as weight norm's length and direction, new style and old.
+KERNELS = {
+    "plain": {"weight": "params/kernel"},
+    "parametrization": {_ORIGINAL + "0": "params/kernel_scale", _ORIGINAL + "1": "params/kernel"},
+    "weight_g": {"weight_g": "params/kernel_scale", "weight_v": "params/kernel"},
+}
+
+
+def average_from_torch(momentum: float | None = 0.1) -> Average:
+    """Returns the Average with which layers.Norm goes on training as PyTorch does.
+
+    PyTorch's momentum is the share of the NEW value, and it averages the UNBIASED variance, count / (count - 1) times
+    the one it normalizes with.  `flax.linen.BatchNorm` does neither: with momentum 1 - `momentum` its running mean
+    follows PyTorch's, its running variance does not.
+
+    Args:
+      momentum: the module's.  None is the cumulative average, in batch norms; a torch.nn.InstanceNorm with None never
+        updates, which is 0 here.
+
+    Raises:
+      ValueError: a momentum outside of 0 to 1.
+    """
+    if momentum is None:
+        return Average("cumulative", unbiased=True)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum={momentum} is not between 0 and 1")
+    return Average("exponential", momentum, torch_momentum=True, unbiased=True)
+
+
+def norm_from_torch(
+    state_dict: Arrays,
+    prefix: str = "",
+    *,
+    average: Average | None = None,
+    affine: Collection[str] | None = None,
+    running: bool | None = None,
+    channel_axis: int | None = None,
+) -> Variables:
+    """Converts torch.nn.BatchNorm*, SyncBatchNorm, InstanceNorm*, LayerNorm, GroupNorm or RMSNorm.
+
+    The result fits the modules in layers.py and `flax.linen`; give them the module's `eps`, which is not in a state
+    dict (of an RMSNorm with eps=None it is that of the input's dtype, 2^-23 for float32).  An InstanceNorm with
+    running statistics is Norm(TABLE["ghost_batch"], sub_batches=N), N the batch size: own statistics per example in
+    training, in evaluation their averages.  `running_var` averages unbiased variances: see average_from_torch.
+
+    Args:
+      state_dict: of the module, or of one that contains it at `prefix`.
+      prefix: see the module's docstring.
+      average: what the Norm has; if it counts its updates, `updates` is made of num_batches_tracked.
+      affine: which of "scale" and "bias" there must be, as in NormSpec; None takes what there is.
+      running: whether there must be running statistics; None takes what there is.
+      channel_axis: of a weight with several axes, the one with the channels, which becomes the last: 0 for a
+        LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  It must be given then.
+
+    Returns:
+      {"params": {"scale", "bias"}, "batch_stats": {"mean", "var", "updates"}}, without what the norm has not.
+
+    Raises:
+      ValueError: a key is missing or unexpected (num_batches_tracked, which old checkpoints lack, is missing only if
+        `average` needs it), a shape is wrong, no key begins with `prefix` (unless affine=()), no `channel_axis`.
+    """
+    start = _start(prefix)
+    found = _taken(state_dict, start, _affine_keys(affine) + ([] if running is False else [*RUNNING, *COUNT]))
+    if prefix and not found and affine is None:
+        raise ValueError(_nothing(state_dict, start))
+    needed = _affine_keys(affine) if affine is not None else ["weight"] if "bias" in found else []
+    if running or any(key in found for key in (*RUNNING, *COUNT)):
+        counted = average is not None and average.kind != "exponential"
+        needed += [*RUNNING, *(COUNT if counted else [])]
+    _all_there(found, start, needed)
+    _check_norm(found, start, RUNNING, "num_batches_tracked")
+    count = found.pop("num_batches_tracked", None)
+    places = AFFINE | RUNNING
+    variables = {places[key]: _moved(start + key, array, channel_axis) for key, array in found.items()}
+    if count is not None and "num_batches_tracked" in needed:
+        variables["batch_stats/updates"] = count.astype(np.float32)
+    return _nested(variables)
+
+
+def norm_to_torch(
+    variables: Mapping[str, Arrays],
+    prefix: str = "",
+    *,
+    num_batches_tracked: Any = None,
+    channel_axis: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Converts a norm's variables to the state dict of PyTorch's, with the keys that load_state_dict wants.
+
+    Running averages are passed on as they are: PyTorch evaluates as normres does, and trains on as it did if the
+    average was that of average_from_torch.
+
+    Args:
+      variables: {"params": {"scale", "bias"}, "batch_stats": {"mean", "var", "updates"}}, or what there is of them.
+      prefix: put before the keys; "" for none.
+      num_batches_tracked: a number, written beside running averages; None takes `updates`, or 0 if there is none.
+      channel_axis: where the last axis of a scale with several axes goes; see norm_from_torch.
+
+    Raises:
+      ValueError: a variable is missing (a bias alone: PyTorch has no such norm) or unexpected, a shape is wrong, or
+        there is no `channel_axis`.
+    """
+    start = _start(prefix)
+    found = _taken(_flat(variables), "", [*AFFINE.values(), *RUNNING.values(), *COUNT.values()])
+    running = any(place.startswith("batch_stats/") for place in found)
+    scaled = ["params/scale"] if "params/bias" in found else []
+    _all_there(found, "", scaled + (list(RUNNING.values()) if running else []))
+    _check_norm(found, "", RUNNING.values(), "batch_stats/updates")
+    updates = found.pop("batch_stats/updates", 0)
+    # In PyTorch's order.
+    places = {key: place for key, place in (AFFINE | RUNNING).items() if place in found}
+    state_dict = {start + key: _moved(place, found[place], channel_axis, back=True) for key, place in places.items()}
+    if running:
+        count = updates if num_batches_tracked is None else num_batches_tracked
+        state_dict[start + "num_batches_tracked"] = np.asarray(count).astype(np.int64)
+    return state_dict
+
+
+def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None = None) -> Variables:
+    """Converts torch.nn.Linear, Conv1d, 2d or 3d, with or without groups: (O, I / groups, ...) -> (..., I / groups, O).
+
+    The result fits layers.Conv, which has no bias, and `flax.linen.Conv` and `Dense`.  Weight norm of dim 0, PyTorch's
+    default (torch.nn.utils.parametrizations.weight_norm and the older torch.nn.utils.weight_norm), becomes what
+    layers.Conv(weights="l2") stores.  A transposed convolution has other axes, which no key tells: do not bring it.
+
+    Args:
+      state_dict: of the module, or of one that contains it at `prefix`.
+      prefix: see the module's docstring.
+      bias: whether there must be one; None takes what there is.
+
+    Returns:
+      {"params": {"kernel", "kernel_scale", "bias"}}, without what the layer has not; the last two are (O,).
+
+    Raises:
+      ValueError: a key is missing or unexpected, a shape is wrong, or no key begins with `prefix`.
+    """
+    start = _start(prefix)
+    # Keys of a second form, beside those of the first, are unexpected: which kernel would be meant?
+    forms = [keys for keys in KERNELS.values() if any(start + key in state_dict for key in keys)]
+    keys = (forms or [KERNELS["plain"]])[0]
+    places = keys if bias is False else keys | {"bias": "params/bias"}
+    found = _taken(state_dict, start, places)
+    if prefix and not found:
+        raise ValueError(_nothing(state_dict, start))
+    _all_there(found, start, [*keys, *(["bias"] if bias else [])])
+    kernel_key = [*keys][-1]
+    kernel = found[kernel_key]
+    _expect(2 <= kernel.ndim <= 5, start + kernel_key, kernel, "from 2 to 5 axes")
+    outputs = kernel.shape[0]
+    for key in found.keys() - {kernel_key}:
+        shape = (outputs,) if key == "bias" else (outputs,) + (1,) * (kernel.ndim - 1)
+        _expect(found[key].shape == shape, start + key, found[key], str(shape))
+        found[key] = found[key].reshape(outputs)
+    # Only the spatial axes keep their order.
+    found[kernel_key] = np.moveaxis(kernel, (1, 0), (-2, -1)).copy()
+    return _nested({places[key]: array for key, array in found.items()})
+
+
+def kernel_to_torch(
+    variables: Mapping[str, Arrays], prefix: str = "", *, weight_norm: str = "parametrization"
+) -> dict[str, np.ndarray]:
+    """Converts a layer's variables to the state dict of torch.nn.Linear or Conv*: the reverse of kernel_from_torch.
+
+    Args:
+      variables: {"params": {"kernel", "kernel_scale", "bias"}}, or what there is of them.
+      prefix: put before the keys; "" for none.
+      weight_norm: the keys of a kernel with a scale: "parametrization", or "weight_g" for the older ones.
+
+    Raises:
+      ValueError: a variable is missing or unexpected, a shape is wrong, or `weight_norm` is neither.
+    """
+    if weight_norm not in (weight_norms := ["parametrization", "weight_g"]):
+        raise ValueError(f"weight_norm={weight_norm!r} does not exist; {nearest(weight_norm, weight_norms)}")
+    found = _taken(_flat(variables), "", ["params/kernel", "params/kernel_scale", "params/bias"])
+    _all_there(found, "", ["params/kernel"])
+    kernel = found["params/kernel"]
+    _expect(2 <= kernel.ndim <= 5, "params/kernel", kernel, "from 2 to 5 axes")
+    for place in found.keys() - {"params/kernel"}:
+        _expect(found[place].shape == kernel.shape[-1:], place, found[place], str(kernel.shape[-1:]))
+    keys = KERNELS[weight_norm if "params/kernel_scale" in found else "plain"] | {"bias": "params/bias"}
+    found["params/kernel"] = np.moveaxis(kernel, (-2, -1), (1, 0)).copy()
+    if "params/kernel_scale" in found:
+        found["params/kernel_scale"] = found["params/kernel_scale"].reshape((-1,) + (1,) * (kernel.ndim - 1))
+    return {_start(prefix) + key: found[place] for key, place in keys.items() if place in found}
+
+
+def _start(prefix: str) -> str:
+    """Returns what the module's keys begin with; PyTorch writes prefixes with the last dot, people without."""
+    return prefix.rstrip(".") + "." if prefix else ""
+
+
+def _affine_keys(affine: Collection[str] | None) -> list[str]:
+    names = {"scale": "weight", "bias": "bias"}
+    unknown = [name for name in (affine or ()) if name not in names]
+    if unknown:
+        raise ValueError(f"affine={unknown[0]!r} does not exist; {nearest(unknown[0], names)}")
+    return [key for name, key in names.items() if affine is None or name in affine]
+
+
+def _taken(arrays: Arrays, start: str, choices: Collection[str]) -> dict[str, np.ndarray]:
+    """Returns copies of the arrays whose keys begin with `start`, by the rest of the key, which is one of `choices`."""
+    found = {}
+    for key, value in arrays.items():
+        if key.startswith(start):
+            if key.removeprefix(start) not in choices:
+                hint = nearest(key, [start + choice for choice in choices] or ["none"])
+                raise ValueError(f"{key!r} is unexpected; {hint}")
+            found[key.removeprefix(start)] = _array(key, value)
+    return found
+
+
+def _array(key: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, RuntimeError) as error:  # a tensor that is on a GPU, in bfloat16, or wants a gradient
+        raise ValueError(f"{key!r} is not readable as an array: {' '.join(str(error).split())}") from error
+    return array.copy()  # a tensor shares its memory, and its owner may train on
+
+
+def _nothing(state_dict: Arrays, start: str) -> str:
+    """Returns the message for a prefix without keys; of a model's hundreds of modules it names the nearest only."""
+    modules = sorted({key.rpartition(".")[0] for key in state_dict})
+    near = difflib.get_close_matches(start[:-1], modules, n=5, cutoff=0)
+    return f"no key begins with {start!r}; {nearest(start[:-1], near or ['none'])}"
+
+
+def _all_there(found: Collection[str], start: str, needed: Iterable[str]) -> None:
+    missing = [key for key in needed if key not in found]
+    if missing:
+        there = ", ".join(repr(start + key) for key in found)
+        raise ValueError(f"{start + missing[0]!r} is missing; there are: {there or 'none'}")
+
+
+def _expect(condition: bool, key: str, array: np.ndarray, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{key!r} has shape {array.shape}, expected {expected}")
+
+
+def _moved(key: str, array: np.ndarray, channel_axis: int | None, back: bool = False) -> np.ndarray:
+    """Moves the channels of a norm's parameter from `channel_axis` to the end, or `back`; a vector is channels only."""
+    _expect(array.ndim > 0, key, array, "an axis or more")
+    if array.ndim == 1:
+        return array
+    if channel_axis is None or not -array.ndim <= channel_axis < array.ndim:
+        raise ValueError(f"{key!r} has shape {array.shape}: channel_axis={channel_axis} must be one of its axes, or -1")
+    return np.moveaxis(array, *((-1, channel_axis) if back else (channel_axis, -1))).copy()
+
+
+def _check_norm(found: Mapping[str, np.ndarray], start: str, running: Collection[str], count: str) -> None:
+    """Checks that running averages are vectors, that all have the same shape, and that the count is a number."""
+    sized = [key for key in found if key != count]
+    if count in found:
+        _expect(found[count].ndim == 0, start + count, found[count], "()")
+    for key in sized:
+        array, first = found[key], found[sized[0]].shape
+        _expect(array.ndim == 1 or key not in running, start + key, array, "one axis")
+        _expect(array.shape == first, start + key, array, f"{first} as {start + sized[0]!r}")
+
+
+def _flat(variables: Mapping[str, Arrays]) -> dict[str, Any]:
+    wrong = [name for name, arrays in variables.items() if not isinstance(arrays, Mapping)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is unexpected; {nearest(wrong[0], ['params', 'batch_stats'])}")
+    return {f"{collection}/{name}": array for collection, arrays in variables.items() for name, array in arrays.items()}
+
+
+def _nested(flat: Mapping[str, np.ndarray]) -> Variables:
+    nested: Variables = {}
+    for place, array in flat.items():
+        collection, _, name = place.partition("/")
+        nested.setdefault(collection, {})[name] = array
+    return nested

@@ -1,0 +1,128 @@
+"""`Norm`: any row of the axis table with its parameters and running averages."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from normres.layers.ops import PLAIN, Ops
+from normres.norms import Average, Moments, NormSpec, pooled, reduction_axes
+from normres.norms.moments import deviation_and_moments
+from normres.norms.spec import spec_reduction
+
+
+class Norm(nn.Module):
+    """Any normalization of the axis table, channels last, with its parameters.
+
+    A norm with `spec.running` keeps `mean` and `var` in the collection `batch_stats` (and `updates`, if its average
+    counts them), normalizes with them when `use_running_average`, and updates them otherwise; other norms always
+    use the input's own statistics.  Where the collection `moments` is mutable, those of the input are stored there,
+    also in evaluation (see recalibrate.py).
+
+    Attributes:
+      spec: a row of norms.TABLE (find_spec sets its groups and epsilon), or any NormSpec.
+      average: how running averages follow the batches.
+      use_running_average: True in evaluation.
+      axis_name: device axis over which the examples, and so the statistics of a norm over N, are spread.
+      scale_init: initializer of the scale.
+      ops: the operations.
+    """
+
+    spec: NormSpec
+    average: Average = Average()
+    use_running_average: bool = False
+    axis_name: str | None = None
+    scale_init: Callable[..., jax.Array] = nn.initializers.ones
+    ops: Ops = PLAIN
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        residual: jax.Array | None = None,
+        activation: str = "identity",
+    ) -> jax.Array:
+        """Returns activation(norm(x) + residual) for x (N, ..., C), of the same shape and dtype.
+
+        `mask` (broadcastable) excludes elements from the statistics.  A norm that brings its own nonlinearity has it
+        in place of `activation`, and not if that is "identity".
+        """
+        # One example stands for all when parameters are made: it has no parts, and no other devices.
+        spec = replace(self.spec, sub_batches=1) if self.is_initializing() else self.spec
+        spread = spec.over_examples and spec.sub_batches == 1 and not self.is_initializing()
+        axis_name = self.axis_name if spread else None
+        running, variables = self._running(x) if spec.running else (None, ())
+        y, moments = self.ops.normalization(
+            x,
+            spec,
+            self._parameters(x.shape[-1], activation),
+            running=running,
+            use_running=spec.running and self.use_running_average,
+            where=mask,
+            axis_name=axis_name,
+            residual=residual,
+            activation=activation,
+        )
+        if spec.running and not self.is_initializing():
+            batch = pooled(moments) if spec.sub_batches > 1 else moments
+            if self.is_mutable_collection("moments"):
+                whole = spec_reduction(x, replace(spec, sub_batches=1), spec.reductions[0], axis_name)
+                self._store(deviation_and_moments(x, whole, mask)[1] if self.use_running_average else batch)
+            if not self.use_running_average:
+                self._update(batch, variables)
+        return y
+
+    def _parameters(self, channels: int, activation: str) -> dict[str, jax.Array]:
+        """Makes scale, bias and the spec's own parameters."""
+        initial = {"scale": self.scale_init, "bias": nn.initializers.zeros}
+        params = {name: self.param(name, initial[name], (channels,), jnp.float32) for name in self.spec.affine}
+        for parameter in self.spec.parameters:
+            if activation != "identity" or parameter.name not in self.spec.activation:
+                size = channels if parameter.per == "channel" else len(self.spec.reductions)
+                constant = nn.initializers.constant(parameter.initial)
+                params[parameter.name] = self.param(parameter.name, constant, (size,), jnp.float32)
+        return params
+
+    def _averaged(self, ndim: int) -> tuple[int, ...]:
+        """Returns the axes along which running averages do not vary: groups differ, so channels keep their group's."""
+        axes = reduction_axes(self.spec.reductions[0], ndim)
+        return tuple(axis for axis in axes if not (self.spec.groups > 1 and axis == ndim - 1))
+
+    def _running(self, x: jax.Array) -> tuple[Moments, tuple[Any, ...]]:
+        """Returns the running averages, broadcastable to x, and the variables that hold them."""
+        axes = self._averaged(x.ndim)
+        stored = [size for axis, size in enumerate(x.shape) if axis not in axes]
+        variables = list(running_statistics(self, stored))
+        if self.average.kind != "exponential":
+            variables.append(self.variable("batch_stats", "updates", jnp.zeros, (), jnp.float32))
+        broadcast = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+        mean, var = (variable.value.reshape(broadcast) for variable in variables[:2])
+        return Moments(mean, var, jnp.ones(())), tuple(variables)
+
+    def _store(self, moments: Moments) -> None:
+        """Stores the input's moments for who asked for them; a variance of all channels is one number."""
+        axes = self._averaged(moments.mean.ndim)
+        kept = [axis for axis in range(moments.mean.ndim) if axis not in axes]
+        found: Any = self.variable("moments", "found", lambda: None)
+        found.value = Moments(*(value.reshape([value.shape[axis] for axis in kept]) for value in moments))
+
+    def _update(self, moments: Moments, variables: tuple[Any, ...]) -> None:
+        """Lets the running averages follow the moments of a batch."""
+        mean, var, *updates = variables
+        batch = Moments(*(jnp.broadcast_to(value, moments.mean.shape).reshape(mean.value.shape) for value in moments))
+        counted = updates[0].value if updates else None
+        mean.value, var.value = self.average.update(mean.value, var.value, batch, counted)
+        if updates:
+            updates[0].value = counted + 1
+
+
+def running_statistics(module: nn.Module, stored: Any) -> tuple[Any, Any]:
+    """Returns the module's variables `mean` and `var` in the collection `batch_stats`, in float32, as Flax has them."""
+    mean = module.variable("batch_stats", "mean", jnp.zeros, stored, jnp.float32)
+    var = module.variable("batch_stats", "var", jnp.ones, stored, jnp.float32)
+    return mean, var

@@ -1,0 +1,289 @@
+"""What a network can vary in, as tables: where norm and ReLU stand, what the shortcut is, what a branch consists of.
+
+A row is data, and `ResNetConfig` names rows; `resnet.py` has the one block that carries them out.
+He, Zhang, Ren, Sun 2015, arXiv 1512.03385 (architectures, shortcuts A, B, C) and 2016, arXiv 1603.05027 (orders,
+shortcuts).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from normres.norms import NormSpec, find_spec
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where convolution, norm and ReLU stand, as words that are carried out from left to right.
+
+    Attributes:
+      unit: said once for each convolution of the branch.
+      drop: words at the branch's end that are left out.
+      after: what follows the addition.
+      head: what follows the last block.
+      title: what the papers call it.
+    """
+
+    unit: str
+    drop: int = 0
+    after: str = ""
+    head: str = ""
+    title: str = ""
+
+    def branch(self, convolutions: int) -> list[str]:
+        """Returns the branch's words; a convolution and a norm have numbers, which name their parameters."""
+        words = []
+        for number in range(1, convolutions + 1):
+            words += [word if word == "relu" else f"{word}{number}" for word in self.unit.split()]
+        return words[: len(words) - self.drop]
+
+
+# He et al. 2016, figure 4 and table 2.  To add an order, add a row.
+ORDERS: dict[str, Order] = {
+    "post": Order("conv norm relu", drop=1, after="relu", title="original"),
+    "norm_after_addition": Order("conv norm relu", drop=2, after="norm1 relu", title="norm after addition"),
+    "relu_before_addition": Order("conv norm relu", title="ReLU before addition"),
+    # The first block's leading words are the stem's, which stand before its two paths split.
+    "relu_only_pre": Order("relu conv norm", head="relu", title="ReLU-only pre-activation"),
+    "pre": Order("norm relu conv", head="norm1 relu", title="full pre-activation"),
+}
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """What runs beside the residual branch.
+
+    Attributes:
+      add: whether anything is added at all; without, the network is plain.
+      project: the blocks whose shortcut is a 1x1 convolution: "never", "where needed" (the shape changes), "always".
+        Where there is none, a changed shape is met by subsampling and channels of zeros.
+      factor, branch_factor: constants on the two paths.
+      gate: "exclusive": the branch times g(x) and the shortcut times 1 - g(x); "shortcut": only the latter; "": none.
+        g is a 1x1 convolution with bias and a sigmoid.
+      dropout: rate on the shortcut.
+      title: what the papers call it.
+    """
+
+    add: bool = True
+    project: str = "never"
+    factor: float = 1.0
+    branch_factor: float = 1.0
+    gate: str = ""
+    dropout: float = 0.0
+    title: str = ""
+
+
+# He et al. 2015, section 4.1, and 2016, table 1.  To add a shortcut, add a row.
+SHORTCUTS: dict[str, Shortcut] = {
+    "none": Shortcut(add=False, title="none (plain)"),
+    "A": Shortcut(title="identity, zero padding (A)"),
+    "B": Shortcut(project="where needed", title="projection where needed (B)"),
+    "C": Shortcut(project="always", title="projection always (C), 1x1 convolution"),
+    "constant": Shortcut(factor=0.5, title="constant 0.5 on the shortcut"),
+    "constant_both": Shortcut(factor=0.5, branch_factor=0.5, title="constant 0.5 on shortcut and branch"),
+    "exclusive_gate": Shortcut(gate="exclusive", title="exclusive gating"),
+    "shortcut_gate": Shortcut(gate="shortcut", title="shortcut-only gating"),
+    "dropout": Shortcut(dropout=0.5, title="dropout 0.5 on the shortcut"),
+}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The convolutions of a residual branch.
+
+    Attributes:
+      kernels: their sizes.
+      expansion: output channels over the channels that a stage is named by.
+    """
+
+    kernels: tuple[int, ...]
+    expansion: int = 1
+
+    def strides(self, stride: int, at: str) -> list[int]:
+        """Returns each convolution's stride; `at` is "first", or "3x3" for the first that is larger than 1x1."""
+        bearer = 0 if at == "first" else next(i for i, size in enumerate(self.kernels) if size > 1)
+        return [stride if index == bearer else 1 for index in range(len(self.kernels))]
+
+
+BRANCHES: dict[str, Branch] = {
+    "basic": Branch((3, 3)),
+    "bottleneck": Branch((1, 3, 1), expansion=4),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Stem and stages: what a depth means.
+
+    Attributes:
+      stem_kernel, stem_stride: of the stem's convolution.
+      pool: whether a 3x3 max pool of stride 2 follows the stem.
+      stages: their number; each but the first halves the resolution and doubles the channels.
+      counted: layers with parameters outside the blocks, as the papers count them.
+      depths: the blocks of each stage by branch and depth, where there is no formula.
+    """
+
+    stem_kernel: int = 3
+    stem_stride: int = 1
+    pool: bool = False
+    stages: int = 3
+    counted: int = 2
+    depths: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+
+
+LAYOUTS: dict[str, Layout] = {
+    "cifar": Layout(),
+    # Zagoruyko, Komodakis 2016, arXiv 1605.07146 count the projections too: 6n + 4.
+    "wide": Layout(counted=4),
+    "imagenet": Layout(
+        stem_kernel=7,
+        stem_stride=2,
+        pool=True,
+        stages=4,
+        depths=(
+            ("basic", 18, (2, 2, 2, 2)),
+            ("basic", 34, (3, 4, 6, 3)),
+            ("bottleneck", 50, (3, 4, 6, 3)),
+            ("bottleneck", 101, (3, 4, 23, 3)),
+            ("bottleneck", 152, (3, 8, 36, 3)),
+        ),
+    ),
+}
+
+
+def stage_blocks(layout: str, block: str, depth: int) -> tuple[int, ...]:
+    """Returns the blocks of each stage of a network of `depth` layers with parameters.
+
+    Raises:
+      ValueError: there is no network of that depth; the message names the nearest that are.
+    """
+    row, branch = LAYOUTS[layout], BRANCHES[block]
+    if row.depths:
+        known = {d: blocks for kind, d, blocks in row.depths if kind == block}
+        if depth in known:
+            return known[depth]
+        raise ValueError(f"is no depth of {layout} networks of {block} blocks; choices: {', '.join(map(str, known))}")
+    per = row.stages * len(branch.kernels)
+    n, rest = divmod(depth - row.counted, per)
+    if n >= 1 and rest == 0:
+        return (n,) * row.stages
+    lower = max(n, 1) * per + row.counted
+    near = str(lower) if n < 1 else f"{lower} or {lower + per}"
+    first = ", ".join(str(k * per + row.counted) for k in (1, 2, 3))
+    raise ValueError(f"is not {per}n+{row.counted} ({first}, ...); the nearest: {near}")
+
+
+@dataclass(frozen=True)
+class ResidualScale:
+    """What keeps a residual network's variance from growing with depth where no norm does.
+
+    Attributes:
+      initial: of the learned scalar that multiplies the branch's end; None for no such scalar.
+      fixup: Fixup's rules besides: a branch's last kernel and the classifier start at zero, its other kernels smaller
+        by the number of blocks to the power of -1 / (2 m - 2), m the branch's convolutions, and learned scalars are
+        added before each convolution, where a norm would stand, and at the branch's end.
+      paper: where it is from.
+    """
+
+    initial: float | None = None
+    fixup: bool = False
+    paper: str = "–"
+
+
+RESIDUAL_SCALES: dict[str, ResidualScale] = {
+    "none": ResidualScale(),
+    "skipinit": ResidualScale(initial=0.0, paper="De, Smith 2020, arXiv 2002.10444"),
+    # The same formula as SkipInit's, found for any kind of branch.
+    "rezero": ResidualScale(initial=0.0, paper="Bachlechner, Majumder, Mao, Cottrell, McAuley 2020, arXiv 2003.04887"),
+    "fixup": ResidualScale(initial=1.0, fixup=True, paper="Zhang, Dauphin, Ma 2019, arXiv 1901.09321"),
+}
+
+
+# What of a block the backward pass computes anew instead of keeping it: nothing; all but the outputs of convolutions
+# and the statistics, which takes little time (but nothing where dropout is drawn, which takes long); or the whole block
+# from its input, which takes a forward pass.  Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
+REMAT = ("nothing", "elementwise", "block")
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """Everything that determines the network.
+
+    Attributes:
+      depth: layers with parameters on the main path, see stage_blocks.
+      width: channels of the first stage (before a bottleneck's expansion); they double at each later one.
+      inner_width: channels of a bottleneck's inner convolutions in the first stage; 0 = width.
+      stem_width: channels of the stem; 0 = width.
+      cardinality: groups of the branch's 3x3 convolutions after the first convolution (ResNeXt).
+      squeeze: channels over those of squeeze-and-excitation's inner layer; 0 = none.
+      classes: number of logits.
+      layout, block, shortcut, order, weights, residual_scale: rows of LAYOUTS, BRANCHES, SHORTCUTS, ORDERS,
+        weights.TABLE, RESIDUAL_SCALES.
+      stride_at: "first" or "3x3": which convolution of a branch carries the stride.
+      padding: "end" or "both": on which side shortcut A adds channels of zeros.
+      gate_bias: initial bias of a gate.
+      dropout: rate before a branch's last convolution (wide networks).
+      stochastic_depth: probability that the last block's branch is left out in training; it falls linearly to the
+        first block's.  One draw per block and step.
+      zero_last_scale: whether the scale of a branch's last norm starts at zero.
+      auxiliary: stages, from 1, with a classifier of their own.
+      remat: one of REMAT.
+      unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
+      norm: a row of norms.TABLE, or axes such as "NHC".
+      norm_groups: channel groups of a grouped norm; must divide every normalized width.
+      norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
+      norm_epsilon: see layers.Norm.
+      norm_average, norm_momentum, norm_unbiased: see norms.Average.
+      dtype: of activations; parameters, statistics and logits are float32.
+      axis_name: device axis over which batch statistics are merged (pmap).
+    """
+
+    depth: int = 20
+    width: int = 16
+    inner_width: int = 0
+    stem_width: int = 0
+    cardinality: int = 1
+    squeeze: int = 0
+    classes: int = 10
+    layout: str = "cifar"
+    block: str = "basic"
+    shortcut: str = "A"
+    order: str = "post"
+    stride_at: str = "3x3"
+    padding: str = "end"
+    gate_bias: float = -6.0
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    zero_last_scale: bool = False
+    auxiliary: tuple[int, ...] = ()
+    remat: str = "nothing"
+    unrolled: bool = False
+    norm: str = "batch"
+    norm_groups: int = 8
+    norm_sub_batches: int = 4
+    norm_epsilon: float = 1e-5
+    norm_average: Any = "exponential"
+    norm_momentum: float = 0.9
+    norm_unbiased: bool = False
+    weights: str = "plain"
+    residual_scale: str = "none"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @property
+    def norm_spec(self) -> NormSpec:
+        """The norm with its groups, sub-batches and epsilon."""
+        return find_spec(self.norm, self.norm_groups, self.norm_sub_batches, self.norm_epsilon)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+        return stage_blocks(self.layout, self.block, self.depth)
+
+    def features(self, stage: int) -> tuple[int, ...]:
+        """Returns the output channels of each convolution of a branch in `stage`, counted from 0."""
+        branch = BRANCHES[self.block]
+        outer = self.width * branch.expansion * 2**stage
+        inner = (self.inner_width or self.width) * 2**stage
+        return (*[inner] * (len(branch.kernels) - 1), outer)

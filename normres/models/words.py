@@ -1,0 +1,96 @@
+"""The words of an Order, such as "conv norm relu", carried out: what a block and a network have in common."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from normres import norms
+from normres.layers import PLAIN, Conv, Norm, Ops
+from normres.models.variants import BRANCHES, RESIDUAL_SCALES, ResNetConfig
+
+
+class Words(nn.Module):
+    """A block or a network that carries out words.
+
+    Attributes:
+      config: everything that determines the network.
+      train: whether norms use and follow the batch's statistics, and dropout drops.
+      ops: the operations.
+    """
+
+    config: ResNetConfig
+    train: bool = False
+    ops: Ops = PLAIN
+
+    def norm(self, name: str, **options: Any) -> Norm:
+        """Returns the norm that the config asks for."""
+        config = self.config
+        return Norm(
+            config.norm_spec,
+            average=norms.Average(config.norm_average, config.norm_momentum, unbiased=config.norm_unbiased),
+            use_running_average=not self.train,
+            axis_name=config.axis_name,
+            ops=self.ops,
+            name=name,
+            **options,
+        )
+
+    def conv(self, name: str, features: int, **options: Any) -> Conv:
+        """Returns the convolution that the config asks for."""
+        config = self.config
+        return Conv(
+            features, weights=config.weights, train=self.train, dtype=config.dtype, ops=self.ops, name=name, **options
+        )
+
+    def run(
+        self,
+        x: jax.Array,
+        words: Sequence[str],
+        convolutions: Mapping[str, dict[str, Any]] | None = None,
+        prefix: str = "",
+    ) -> jax.Array:
+        """Carries out `words` on x from left to right, each under the name prefix + word.
+
+        Args:
+          x: (N, H, W, C).
+          words: "conv", "norm" (with a number), "relu" or "dropout".
+          convolutions: the arguments of each convolution, by its word.
+          prefix: of the names of parameters.
+        """
+        fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup and prefix != "after_"
+        last, before = f"norm{len(BRANCHES[self.config.block].kernels)}", ""
+        for word, after in zip(words, [*words[1:], ""], strict=False):
+            name = prefix + word
+            match word.rstrip("0123456789"):
+                case "conv":
+                    x = self.add_scalar(x, f"{name}_bias") if fixup and not prefix else x
+                    x = self.conv(name, **(convolutions or {})[word])(x)
+                case "norm":
+                    # A norm and the ReLU that follows are one operation, in which some norms bring their own.
+                    # (Fixup adds a scalar between the two.)
+                    fused = "relu" if after == "relu" and not fixup else "identity"
+                    zero = self.config.zero_last_scale and name == last
+                    options: dict[str, Any] = {"scale_init": nn.initializers.zeros} if zero else {}
+                    x = self.norm(name, **options)(x, activation=fused)
+                    x = self.add_scalar(x, f"{name}_bias") if fixup and after else x
+                case "relu":
+                    applied = before.startswith("norm") and not fixup
+                    x = x if applied else self.ops.activation(x, "relu")
+                case "dropout":
+                    x = nn.Dropout(self.config.dropout, deterministic=not self.train, name=name)(x)
+                case _:
+                    raise ValueError(f"{word!r} is no operation; choices: conv, norm, relu, dropout")
+            before = word
+        return x
+
+    def add_scalar(self, x: jax.Array, name: str) -> jax.Array:
+        """Adds a learned scalar, at first 0."""
+        return x + self.param(name, nn.initializers.zeros, (1,) * x.ndim, jnp.float32).astype(x.dtype)
+
+    def note(self, collection: str, name: str, value: jax.Array) -> None:
+        """Stores a value in a collection if that is mutable; at initialization it would end up among the variables."""
+        if not self.is_initializing():
+            self.sow(collection, name, value)

@@ -1,0 +1,131 @@
+"""Forms: how an input and its moments become the output: the common formula and those of norms that have their own.
+
+A form is a pure function of one `Given`.  It computes in at least float32; `normalization` casts the result.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from normres.norms.moments import Moments, normalize
+
+RENORM_SCALE_LIMIT = 3.0  # r is clipped to [1/3, 3] and d to [-5, 5]: where Ioffe 2017 ends its schedule
+RENORM_SHIFT_LIMIT = 5.0
+
+# Krizhevsky, Sutskever, Hinton 2012, section 3.3: five neighbouring channels.
+RESPONSE_OFFSET, RESPONSE_RADIUS, RESPONSE_ALPHA, RESPONSE_BETA = 2.0, 2, 1e-4, 0.75
+
+# What may follow a norm or an addition.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"identity": lambda x: x, "relu": jax.nn.relu}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a form may use.
+
+    Attributes:
+      x: the input, in at least float32.
+      deviations: x - mean for each of the spec's reductions, in its order.
+      moments: of each of them; where running averages are used they stand in place of the reduction over N.
+      running: the running averages, also while they are not used, or None.
+      parameters: "scale", "bias" and the spec's own, each broadcastable to x.
+      epsilon: added to variances.
+      channel_axis: not negative.
+      where: what counts, or None.
+    """
+
+    x: jax.Array
+    deviations: tuple[jax.Array, ...]
+    moments: tuple[Moments, ...]
+    running: Moments | None
+    parameters: Mapping[str, jax.Array]
+    epsilon: float
+    channel_axis: int
+    where: jax.Array | None
+
+    def affine(self, y: jax.Array) -> jax.Array:
+        """Applies scale and bias, where there are any."""
+        if "scale" in self.parameters:
+            y = y * self.parameters["scale"]
+        return y + self.parameters["bias"] if "bias" in self.parameters else y
+
+    def standardized(self, number: int = 0) -> jax.Array:
+        """(x - mean) / sqrt(var + epsilon), by the moments of that number."""
+        return self.deviations[number] * lax.rsqrt(self.moments[number].var + self.epsilon)
+
+    def root(self, moments: Moments) -> jax.Array:
+        """sqrt(var + epsilon)."""
+        return jnp.sqrt(moments.var + self.epsilon)
+
+
+Form = Callable[[Given], jax.Array]
+
+
+def standardized(given: Given) -> jax.Array:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias: the form of most norms."""
+    return given.affine(given.standardized())
+
+
+def identity(given: Given) -> jax.Array:
+    """X itself."""
+    return given.affine(given.x)
+
+
+def renormalized(given: Given) -> jax.Array:
+    """Standardized x times r plus d, which bring it to the running averages; no gradient flows through r and d."""
+    (batch,) = given.moments
+    y = given.standardized()
+    if given.running is not None:
+        kept = given.root(given.running)
+        r = jnp.clip(given.root(batch) / kept, 1 / RENORM_SCALE_LIMIT, RENORM_SCALE_LIMIT)
+        d = jnp.clip((batch.mean - given.running.mean) / kept, -RENORM_SHIFT_LIMIT, RENORM_SHIFT_LIMIT)
+        y = y * lax.stop_gradient(r) + lax.stop_gradient(d)
+    return given.affine(y)
+
+
+def thresholded(given: Given) -> jax.Array:
+    """max(y, threshold), the thresholded linear unit, where there is a threshold."""
+    y = given.affine(given.standardized())
+    return jnp.maximum(y, given.parameters["threshold"]) if "threshold" in given.parameters else y
+
+
+def gated(given: Given) -> jax.Array:
+    """EvoNorm-S0: x sigmoid(v x) / sqrt(var + epsilon); without its nonlinearity, x / sqrt(var + epsilon)."""
+    x = given.x * jax.nn.sigmoid(given.parameters["v"] * given.x) if "v" in given.parameters else given.x
+    return given.affine(x / given.root(given.moments[0]))
+
+
+def larger_of_two(given: Given) -> jax.Array:
+    """EvoNorm-B0: x / max(sqrt(batch variance), v x + sqrt(instance variance)); without v, by the batch's alone."""
+    batch, instance = given.moments
+    deviation = given.root(batch)
+    if "v" in given.parameters:
+        deviation = jnp.maximum(deviation, given.parameters["v"] * given.x + given.root(instance))
+    return given.affine(given.x / deviation)
+
+
+def mixed(given: Given) -> jax.Array:
+    """gate times batch-standardized plus (1 - gate) times instance-standardized x, the gate clipped to [0, 1]."""
+    gate = jnp.clip(given.parameters["gate"], 0, 1)
+    return given.affine(gate * given.standardized(0) + (1 - gate) * given.standardized(1))
+
+
+def switched(given: Given) -> jax.Array:
+    """Standardizes by weighted means of the reductions' means and variances, the weights by softmax."""
+    weights = [jax.nn.softmax(given.parameters[name].reshape(-1)) for name in ("mean_logits", "var_logits")]
+    mean = sum(weight * moments.mean for weight, moments in zip(weights[0], given.moments, strict=True))
+    var = sum(weight * moments.var for weight, moments in zip(weights[1], given.moments, strict=True))
+    return given.affine(normalize(given.x, jnp.asarray(mean), jnp.asarray(var), epsilon=given.epsilon))
+
+
+def local_response(given: Given) -> jax.Array:
+    """X / (2 + 1e-4 * sum of x^2 over the channel and two neighbours on each side) ^ 0.75."""
+    squares = jnp.square(given.x if given.where is None else jnp.where(given.where, given.x, 0))
+    window = [1] * squares.ndim
+    window[given.channel_axis] = 2 * RESPONSE_RADIUS + 1
+    summed = lax.reduce_window(squares, np.zeros((), squares.dtype), lax.add, window, [1] * squares.ndim, "SAME")
+    return given.affine(given.x / (RESPONSE_OFFSET + RESPONSE_ALPHA * summed) ** RESPONSE_BETA)

@@ -1,0 +1,249 @@
+"""Mean and variance over any axes: what every norm starts from, exact under masks, on several devices, far from zero.
+
+Statistics are in at least float32.  The variance is never E[x^2] - E[x]^2, which loses all digits under a large mean.
+With any shift s near the mean,
+
+    d = x - s,   rest = E[d],   mean = s + rest,   var = E[d^2] - rest^2,
+
+where rest is small, so that nothing is lost.  The shift is the mean itself as a first pass over x rounds it, or a value
+that the caller knows.  Mean and variance do not depend on it, so no gradient flows through it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+
+STATISTICS = "statistics"  # what jax.checkpoint's policies call them
+
+
+class Moments(NamedTuple):
+    """Mean, biased variance and number of elements of a reduction, each broadcastable to the input."""
+
+    mean: jax.Array
+    var: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, which nobody needs here
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a statistic is computed over.
+
+    Attributes:
+      axes: array axes to average over; with none, every element is its own mean.
+      parts: axes (of `axes`) that are split, and into how many parts of neighbours, each with its own statistics:
+        groups of channels, sub-batches of examples.
+      var_axes: if not empty, the axes of the variance: `axes` and others.
+      center: whether the mean is subtracted; without, mean is zero and var is the mean square.
+      axis_name: a pmap, vmap or shard_map axis whose members count as one array, however many elements of each do.
+      axis_index_groups: only the members of such a group count as one array.
+    """
+
+    axes: tuple[int, ...]
+    parts: tuple[tuple[int, int], ...] = ()
+    var_axes: tuple[int, ...] = ()
+    center: bool = True
+    axis_name: str | None = None
+    axis_index_groups: Any = None
+
+    def total(self, values: jax.Array) -> jax.Array:
+        """Sums over the axes, within each part, and over the devices; the result broadcasts against `values`."""
+        return self.over_parts(jnp.sum(values, self.whole_axes, keepdims=True))
+
+    @property
+    def whole_axes(self) -> tuple[int, ...]:
+        """Returns the axes that are not split."""
+        return tuple(axis for axis in self.axes if axis not in dict(self.parts))
+
+    def over_parts(self, sums: jax.Array) -> jax.Array:
+        """Makes a total of sums over the axes that are not split."""
+        for axis, count in self.parts:
+            sums = unsharded(sums, axis)
+            apart = sums.reshape(*sums.shape[:axis], count, sums.shape[axis] // count, *sums.shape[axis + 1 :])
+            sums = jnp.broadcast_to(jnp.sum(apart, axis + 1, keepdims=True), apart.shape).reshape(sums.shape)
+        return self.over_devices(sums)
+
+    def over_devices(self, sums: jax.Array) -> jax.Array:
+        """Sums over the devices."""
+        if self.axis_name is None:
+            return sums
+        return lax.psum(sums, self.axis_name, axis_index_groups=self.axis_index_groups)
+
+    def count(self, x: jax.Array, where: jax.Array | None, dtype: Any) -> jax.Array:
+        """Returns the number of elements behind each statistic, broadcastable to x."""
+        if where is not None:
+            return self.total(jnp.broadcast_to(where, x.shape).astype(dtype))
+        size = 1
+        for axis in self.axes:
+            size = size * (x.shape[axis] // dict(self.parts).get(axis, 1))
+        return self.over_devices(jnp.asarray(size, dtype).reshape((1,) * x.ndim))
+
+
+def moments(
+    x: jax.Array,
+    axes: Sequence[int],
+    *,
+    parts: Mapping[int, int] | None = None,
+    var_axes: Sequence[int] = (),
+    center: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+    axis_index_groups: Any = None,
+    shift: jax.Array | None = None,
+) -> Moments:
+    """Mean and biased variance over `axes`, in at least float32.
+
+    Args:
+      x: array of any rank and floating dtype.
+      axes: axes to average over; negative ones count from the end.
+      parts, var_axes, center, axis_name, axis_index_groups: see Reduction.
+      where: boolean, broadcastable to x; elements where it is False do not count.
+      shift: values near the mean, broadcastable to x and equal on all devices, such as a running mean; x is then read
+        once instead of twice.
+
+    Returns:
+      Moments of size 1 along `axes` (of full size along split axes: equal within a part).
+      A reduction over no element gives mean 0 and variance 0.
+
+    Raises:
+      ValueError: an axis that is named twice or out of range, parts that do not divide it, a mask that does not
+        broadcast, or x that is not of floating-point numbers.
+    """
+    over = reduction(
+        x,
+        axes,
+        parts=parts,
+        var_axes=var_axes,
+        center=center,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+    )
+    return deviation_and_moments(x, over, broadcastable("where", where, x), shift)[1]
+
+
+def reduction(
+    x: jax.Array, axes: Sequence[int], parts: Mapping[int, int] | None, var_axes: Sequence[int] = (), **options: Any
+) -> Reduction:
+    """Returns the checked Reduction of x over `axes`; see `moments` for the errors."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
+
+    def checked(axes: Sequence[int]) -> tuple[int, ...]:
+        outside = [axis for axis in axes if not -x.ndim <= axis < x.ndim]
+        if outside:
+            raise ValueError(f"axis {outside[0]} is out of range for an array of {x.ndim} axes")
+        positive = tuple(sorted(axis % x.ndim for axis in axes))
+        if len(set(positive)) != len(positive):
+            raise ValueError(f"axes={tuple(axes)} name an axis twice in an array of {x.ndim} axes")
+        return positive
+
+    known, wider = checked(axes), checked(var_axes)
+    if wider and not set(known) <= set(wider):
+        raise ValueError(f"var_axes={wider} do not contain axes={known}")
+    split = {axis % x.ndim: count for axis, count in (parts or {}).items() if axis % x.ndim in known and count != 1}
+    for axis, count in split.items():
+        if count < 1 or x.shape[axis] % count:
+            raise ValueError(f"{count} parts do not divide axis {axis} of size {x.shape[axis]}")
+    return Reduction(known, tuple(sorted(split.items())), wider, **options)
+
+
+def deviation_and_moments(
+    x: jax.Array, over: Reduction, where: jax.Array | None = None, shift: jax.Array | None = None
+) -> tuple[jax.Array, Moments]:
+    """Returns x - mean, in at least float32, and the moments.
+
+    The deviation is more exact than a difference from the returned mean, which rounds: a mean of 1e6 to a float32 that
+    is 0.03 off.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    x = cleaned(x.astype(dtype), where)
+
+    def counted(values: jax.Array) -> jax.Array:
+        # Not a product with zero: an element that does not count may be infinite.
+        return values if where is None else jnp.where(where, values, 0)
+
+    count = over.count(x, where, dtype)
+    safe_count = jnp.maximum(count, 1)
+    if not over.center:
+        deviation, mean, rest = x, jnp.zeros_like(safe_count), jnp.zeros_like(safe_count)
+    else:
+        if shift is None:
+            shift = checkpoint_name(over.total(counted(x)) / safe_count, STATISTICS)
+        shift = lax.stop_gradient(aligned(shift, x.ndim).astype(dtype))
+        deviation = x - shift
+        rest = over.total(counted(deviation)) / safe_count
+        mean = shift + rest
+    squares = over.total(counted(lax.square(deviation))) - count * lax.square(rest)
+    var_count = safe_count
+    if over.var_axes:
+        others = tuple(axis for axis in over.var_axes if axis not in over.axes)
+        wider = Reduction(others)
+        each = jnp.broadcast_to(count, squares.shape)
+        squares, var_count = wider.total(squares), jnp.maximum(wider.total(each), 1)
+    found = Moments(mean, jnp.maximum(squares, 0) / var_count, count)
+    found, rest = checkpoint_name((found, rest), STATISTICS)
+    return deviation - rest, found
+
+
+def unsharded(array: jax.Array, axis: int) -> jax.Array:
+    """Returns the array with all of `axis` on every device; a change on a mesh of explicit axes only."""
+    spec = jax.typeof(array).sharding.spec
+    if spec[axis] is None:
+        return array
+    return jax.reshard(array, PartitionSpec(*spec[:axis], None, *spec[axis + 1 :]))
+
+
+def cleaned(x: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Replaces what is not finite under the mask, which would spoil gradients: zero times infinity."""
+    return x if where is None else jnp.where(where | jnp.isfinite(x), x, 0)
+
+
+def normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    *,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    epsilon: float = 1e-5,
+) -> jax.Array:
+    """Returns (x - mean) / sqrt(var + epsilon) * scale + bias, computed in at least float32, in x's dtype.
+
+    mean, var, scale and bias may have any shape that broadcasts to x: a scale per channel is the usual affine
+    map, per example and channel a conditional one (AdaIN), per position a spatial one (SPADE).
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    factor = lax.rsqrt(aligned(var, x.ndim).astype(dtype) + epsilon)
+    if scale is not None:
+        factor = factor * aligned(scale, x.ndim).astype(dtype)
+    y = (x.astype(dtype) - aligned(mean, x.ndim)) * factor
+    if bias is not None:
+        y = y + aligned(bias, x.ndim).astype(dtype)
+    return y.astype(x.dtype)
+
+
+def broadcastable(name: str, array: jax.Array | None, x: jax.Array) -> jax.Array | None:
+    """Returns `array` with x's number of axes.
+
+    Raises:
+      ValueError: it does not broadcast to x; the message calls it `name`.
+    """
+    if array is None:
+        return None
+    shape = (1,) * (x.ndim - np.ndim(array)) + np.shape(array)
+    # Sizes may be symbols (jax.export), which can be compared but not sorted or broadcast by NumPy.
+    if len(shape) != x.ndim or any(own != 1 and own != size for own, size in zip(shape, x.shape, strict=True)):
+        raise ValueError(f"{name} of shape {np.shape(array)} does not broadcast to the input's {x.shape}")
+    return aligned(array, x.ndim)
+
+
+def aligned(array: Any, ndim: int) -> jax.Array:
+    """Gives an array that broadcasts to `ndim` axes its leading axes of size 1."""
+    array = jnp.asarray(array)
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)

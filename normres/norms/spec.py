@@ -1,0 +1,197 @@
+"""What a norm is, `NormSpec`, and its application to an array, `normalization`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from normres.norms import forms
+from normres.norms.axes import reduction_axes
+from normres.norms.moments import (
+    Moments,
+    Reduction,
+    aligned,
+    broadcastable,
+    cleaned,
+    deviation_and_moments,
+    reduction,
+)
+
+Change = Literal["scale", "shift", "example scale", "example shift", "channel scale", "channel shift"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A learned parameter beside scale and bias: one value per channel, or one per reduction of the spec."""
+
+    name: str
+    initial: float
+    per: Literal["channel", "reduction"] = "channel"
+
+
+@dataclass(frozen=True)
+class About:
+    """What a reader wants to know of a norm; `docs/norms.md` is made of it, and the tests check `invariant`.
+
+    Attributes:
+      paper: where it is from.
+      formula: what it computes, x^ being the standardized x.
+      invariant: changes of the input that change nothing: of all of it by one positive factor (scale) or by one
+        addend (shift), or by one of each for every example or channel.  Measured with epsilon = 0, in training.
+      passes: times that the input is read or the output written, forward and in training.
+      use: when to take it.
+    """
+
+    paper: str
+    formula: str
+    invariant: tuple[Change, ...]
+    passes: int
+    use: str
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """A normalization: the axes it averages over, and a few switches.
+
+    Attributes:
+      over: letters out of N, S (or H, W) and C; or several such words, for a form that mixes reductions.
+      var_over: the letters of the variance, where they are more than those of the mean.
+      groups: channels are split into so many groups with statistics of their own, if `over` has C.
+      sub_batches: examples are split into so many parts with statistics of their own, if `over` has N.
+      center: whether the mean is subtracted; without, the "variance" is the mean square.
+      running: whether evaluation uses running averages in place of the reduction over N.
+      affine: which of scale and bias it has.
+      form: the formula (forms.py).
+      parameters: what it learns beside scale and bias.
+      activation: those of `parameters` that make its nonlinearity.  It replaces an activation that follows, and
+        without one they are left out.
+      epsilon: added to variances.
+      channel_axis: where the channels stand in the array.
+      about: documentation.
+    """
+
+    over: str | tuple[str, ...]
+    var_over: str = ""
+    groups: int = 1
+    sub_batches: int = 1
+    center: bool = True
+    running: bool = False
+    affine: tuple[str, ...] = ("scale", "bias")
+    form: forms.Form = forms.standardized
+    parameters: tuple[Parameter, ...] = ()
+    activation: tuple[str, ...] = ()
+    epsilon: float = 1e-5
+    channel_axis: int = -1
+    about: About | None = None
+
+    @property
+    def reductions(self) -> tuple[str, ...]:
+        """Returns the words of `over`; the first is the one that running averages stand for."""
+        return (self.over,) if isinstance(self.over, str) else self.over
+
+    @property
+    def over_examples(self) -> bool:
+        """Returns whether any of its statistics depends on more than one example."""
+        return "N" in "".join((*self.reductions, self.var_over))
+
+    def split(self, groups: int = 1, sub_batches: int = 1) -> "NormSpec":
+        """Returns the norm with these numbers of parts, where it has groups or sub-batches."""
+        return replace(
+            self,
+            groups=groups if self.groups > 1 else 1,
+            sub_batches=sub_batches if self.sub_batches > 1 else 1,
+        )
+
+
+def normalization(
+    x: jax.Array,
+    spec: NormSpec,
+    params: Mapping[str, jax.Array] | None = None,
+    *,
+    running: Moments | None = None,
+    use_running: bool = False,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+    residual: jax.Array | None = None,
+    activation: str = "identity",
+) -> tuple[jax.Array, Moments | None]:
+    """Normalizes x (N, ..., C), of any rank from 2, as a row of the table says: activation(norm(x) + residual).
+
+    Args:
+      x: of any floating dtype; channels at spec.channel_axis.
+      spec: a row of TABLE, or any NormSpec.
+      params: "scale", "bias" and the spec's own by name, each of any shape that broadcasts to x (a vector per channel
+        if the channels are last), or one value per reduction.  Without scale or bias, none is applied; the spec's own
+        have their initial values if left out, but without those of its nonlinearity it has none.
+      running: running averages, for norms that have them; batch renormalization reads them in training too.
+      use_running: put `running` in place of the reduction over N.
+      where: boolean, broadcastable to x; elements where it is False do not count in the statistics.
+      axis_name: a device axis over which every reduction is merged: give it where the devices share examples or, for
+        norms over N, a batch.
+      residual: of x's shape, added to the normalized x.
+      activation: a row of forms.ACTIVATIONS, unless `params` has those of the spec's own nonlinearity.
+
+    Returns:
+      y of x's shape and dtype, and the moments of the spec's first reduction (None if it has none).
+
+    Raises:
+      ValueError: parts that do not divide, an array that does not broadcast, an unknown parameter, or x that is not
+        of floating-point numbers.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
+    if use_running and running is None:
+        raise ValueError("use_running needs running averages")
+    parameters = checked_parameters(x, spec, params or {})
+    where = broadcastable("where", where, x)
+    if running is not None:
+        running = Moments(*(aligned(value, x.ndim) for value in running))
+    wide = cleaned(x.astype(jnp.promote_types(x.dtype, jnp.float32)), where)
+
+    def measured(over: str) -> tuple[jax.Array, Moments]:
+        """Returns the deviation from the mean and the moments, the input's own or the running averages."""
+        if use_running and "N" in over:
+            assert running is not None
+            return wide - running.mean, running
+        return deviation_and_moments(wide, spec_reduction(x, spec, over, axis_name), where)
+
+    deviations, moments = zip(*map(measured, spec.reductions), strict=True) if spec.reductions else ((), ())
+    given = forms.Given(wide, deviations, moments, running, parameters, spec.epsilon, spec.channel_axis % x.ndim, where)
+    y = spec.form(given).astype(x.dtype)
+    if residual is not None:
+        y = y + residual
+    own_activation = any(name in parameters for name in spec.activation)
+    y = y if own_activation else forms.ACTIVATIONS[activation](y)
+    return y, moments[0] if moments else None
+
+
+def spec_reduction(x: jax.Array, spec: NormSpec, over: str, axis_name: str | None = None) -> Reduction:
+    """Returns the Reduction of x over the letters `over` of a spec; the devices merge what they share."""
+    axes = reduction_axes(over, x.ndim, spec.channel_axis)
+    var_axes = reduction_axes(spec.var_over, x.ndim, spec.channel_axis) if spec.var_over else ()
+    merged = axis_name if "N" in over or not spec.over_examples else None
+    for axis, name, what in ((0, "sub_batches", "examples"), (spec.channel_axis % x.ndim, "groups", "channels")):
+        count = getattr(spec, name)
+        if axis in axes and (count < 1 or x.shape[axis] % count):
+            raise ValueError(f"{name}={count} does not divide {x.shape[axis]} {what}")
+    parts = {0: spec.sub_batches, spec.channel_axis: spec.groups}
+    return reduction(x, axes, parts, var_axes, center=spec.center, axis_name=merged)
+
+
+def checked_parameters(x: jax.Array, spec: NormSpec, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns scale, bias and the spec's own parameters, broadcastable to x; those left out at their initial values."""
+    own = {parameter.name: parameter for parameter in spec.parameters}
+    if strangers := sorted(set(params) - set(own) - {"scale", "bias"}):
+        raise ValueError(f"this norm has no parameter {strangers[0]!r}; it has {', '.join(own) or 'none'}")
+    checked: dict[str, jax.Array] = {}
+    for name in ("scale", "bias", *own):
+        per_reduction = name in own and own[name].per == "reduction"
+        if params.get(name) is not None:
+            given = params[name]
+            checked[name] = jnp.asarray(given) if per_reduction else broadcastable(name, given, x)
+        elif name in own and name not in spec.activation:
+            checked[name] = jnp.full((len(spec.reductions),) if per_reduction else (1,) * x.ndim, own[name].initial)
+    return checked

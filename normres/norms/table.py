@@ -1,0 +1,230 @@
+"""The axis table: every norm as the axes it averages over.
+
+An image batch has the axes N (examples), S (all spatial axes; singly H and W) and C (channels), and C may be split
+into groups.  A norm is which of these it averages over; `TABLE` is the list, and its rows are the documentation:
+
+    y = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+A few norms mix several reductions, or use them in another formula: their rows name several, and a form (forms.py).
+"""
+
+from dataclasses import replace
+
+from normres.errors import nearest
+from normres.norms import forms
+from normres.norms.axes import LETTERS
+from normres.norms.spec import About, Change, NormSpec, Parameter
+
+EVERY: tuple[Change, ...] = ("scale", "shift")
+PER_CHANNEL: tuple[Change, ...] = (*EVERY, "channel scale", "channel shift")
+PER_EXAMPLE: tuple[Change, ...] = (*EVERY, "example scale", "example shift")
+
+# To add a norm, add a row.  It can then be named in a config.
+TABLE: dict[str, NormSpec] = {
+    "batch": NormSpec(
+        over="NS",
+        running=True,
+        about=About(
+            "Ioffe, Szegedy 2015, arXiv 1502.03167",
+            "x^ = (x - mean) / sqrt(var + epsilon)",
+            PER_CHANNEL,
+            4,
+            "batches of 16 and more per set of statistics; the reference for CIFAR ResNets",
+        ),
+    ),
+    "extended_batch": NormSpec(
+        over="NS",
+        var_over="NSC",
+        running=True,
+        about=About(
+            "Luo, Zhan, Wang, Gao 2020, arXiv 2003.05569",
+            "x^ = (x - mean) / sqrt(var + epsilon), the variance of all channels together",
+            ("scale", "shift", "channel shift"),
+            4,
+            "small batches: the deviation is measured on more numbers than batch norm's",
+        ),
+    ),
+    "instance": NormSpec(
+        over="S",
+        about=About(
+            "Ulyanov, Vedaldi, Lempitsky 2016, arXiv 1607.08022",
+            "x^ = (x - mean) / sqrt(var + epsilon)",
+            (*PER_EXAMPLE, "channel scale", "channel shift"),
+            4,
+            "style transfer; where contrast and colour cast of an image must not matter",
+        ),
+    ),
+    "layer": NormSpec(
+        over="SC",
+        about=About(
+            "Ba, Kiros, Hinton 2016, arXiv 1607.06450",
+            "x^ = (x - mean) / sqrt(var + epsilon)",
+            PER_EXAMPLE,
+            4,
+            "any batch size; the reference for sequence models",
+        ),
+    ),
+    "group": NormSpec(
+        over="SC",
+        groups=32,
+        about=About(
+            "Wu, He 2018, arXiv 1803.08494",
+            "x^ = (x - mean) / sqrt(var + epsilon)",
+            PER_EXAMPLE,
+            4,
+            "convolutional networks with small batches: detection, segmentation",
+        ),
+    ),
+    "rms": NormSpec(
+        over="SC",
+        center=False,
+        affine=("scale",),
+        about=About(
+            "Zhang, Sennrich 2019, arXiv 1910.07467",
+            "x^ = x / sqrt(mean(x^2) + epsilon)",
+            ("scale", "example scale"),
+            3,
+            "layer norm, where the mean does not matter and a pass over memory does",
+        ),
+    ),
+    "positional": NormSpec(
+        over="C",
+        about=About(
+            "Li, Wu, Weinberger, Belongie 2019, arXiv 1907.04312 (their PONO, with scale and bias)",
+            "x^ = (x - mean) / sqrt(var + epsilon)",
+            PER_EXAMPLE,
+            4,
+            "generative models; as the layer norm of vision transformers",
+        ),
+    ),
+    "ghost_batch": NormSpec(
+        over="NS",
+        sub_batches=4,
+        running=True,
+        about=About(
+            "Hoffer, Hubara, Soudry 2017, arXiv 1705.08741",
+            "x^ = (x - mean) / sqrt(var + epsilon) in each sub-batch",
+            PER_CHANNEL,
+            4,
+            "large batches that shall regularize like small ones",
+        ),
+    ),
+    "batch_renorm": NormSpec(
+        over="NS",
+        running=True,
+        form=forms.renormalized,
+        about=About(
+            "Ioffe 2017, arXiv 1702.03275",
+            "x^ r + d, r = clip(deviation / running deviation), d = clip((mean - running mean) / running deviation)",
+            (),
+            4,
+            "small or dependent batches, where training and evaluation must not differ",
+        ),
+    ),
+    "filter_response": NormSpec(
+        over="S",
+        center=False,
+        form=forms.thresholded,
+        parameters=(Parameter("threshold", 0.0),),
+        activation=("threshold",),
+        about=About(
+            "Singh, Krishnan 2019, arXiv 1911.09737",
+            "max(x / sqrt(mean(x^2) + epsilon) scale + bias, threshold)",
+            ("scale", "example scale", "channel scale"),
+            3,
+            "batches of any size, with warm-up; brings its own nonlinearity",
+        ),
+    ),
+    "evonorm_s0": NormSpec(
+        over="SC",
+        groups=32,
+        form=forms.gated,
+        parameters=(Parameter("v", 1.0),),
+        activation=("v",),
+        about=About(
+            "Liu, Brock, Simonyan, Le 2020, arXiv 2004.02967",
+            "x sigmoid(v x) / sqrt(var + epsilon)",
+            (),
+            4,
+            "batches of any size; brings its own nonlinearity",
+        ),
+    ),
+    "evonorm_b0": NormSpec(
+        over=("NS", "S"),
+        running=True,
+        form=forms.larger_of_two,
+        parameters=(Parameter("v", 1.0),),
+        activation=("v",),
+        about=About(
+            "Liu, Brock, Simonyan, Le 2020, arXiv 2004.02967",
+            "x / max(sqrt(batch var + epsilon), v x + sqrt(instance var + epsilon))",
+            ("scale", "channel scale"),
+            6,
+            "large batches; brings its own nonlinearity",
+        ),
+    ),
+    "switchable": NormSpec(
+        over=("NS", "S", "SC"),
+        running=True,
+        form=forms.switched,
+        parameters=(Parameter("mean_logits", 1.0, "reduction"), Parameter("var_logits", 1.0, "reduction")),
+        about=About(
+            "Luo, Ren, Peng, Zhang, Li 2018, arXiv 1806.10779",
+            "means and variances of batch, instance and layer, weighted by two softmaxes",
+            EVERY,
+            8,
+            "where the task shall choose its norm",
+        ),
+    ),
+    "batch_instance": NormSpec(
+        over=("NS", "S"),
+        running=True,
+        form=forms.mixed,
+        parameters=(Parameter("gate", 1.0),),
+        about=About(
+            "Nam, Kim 2018, arXiv 1805.07925",
+            "gate x^(batch) + (1 - gate) x^(instance), gate in [0, 1]",
+            PER_CHANNEL,
+            6,
+            "where style matters in some channels and disturbs in others",
+        ),
+    ),
+    "local_response": NormSpec(
+        over=(),
+        affine=(),
+        form=forms.local_response,
+        about=About(
+            "Krizhevsky, Sutskever, Hinton 2012, section 3.3",
+            "x / (2 + 1e-4 sum over 5 neighbouring channels of x^2)^0.75",
+            (),
+            3,
+            "history: what AlexNet had before batch norm",
+        ),
+    ),
+    "none": NormSpec(
+        over=(),
+        affine=(),
+        form=forms.identity,
+        about=About("–", "x", (), 0, "with Fixup, SkipInit, ReZero or a normalized kernel, which keep the scale"),
+    ),
+}
+
+
+def find_spec(name: str, groups: int = 8, sub_batches: int = 4, epsilon: float = 1e-5) -> NormSpec:
+    """Returns the row of TABLE called `name`, or the unnamed norm over its letters, such as "NHC".
+
+    An unnamed norm uses groups of channels if it averages over C, and running averages if over N.
+
+    Args:
+      name: the norm.
+      groups, sub_batches: of channels and of examples, for a norm that has such parts.
+      epsilon: added to variances.
+
+    Raises:
+      ValueError: there is no such norm; the message names the nearest row.
+    """
+    if name in TABLE:
+        return replace(TABLE[name].split(groups, sub_batches), epsilon=epsilon)
+    if name and set(name) <= set(LETTERS):
+        return NormSpec(over=name, groups=groups if "C" in name else 1, running="N" in name, epsilon=epsilon)
+    raise ValueError(f"norm={name!r} does not exist; {nearest(name, TABLE)}, or axes such as NHC")

@@ -1,0 +1,72 @@
+"""What a run uses of this machine: the settings of its process, its dtype and its operations.
+
+The folder normres/cpu is used for runs on a CPU where it is there, and everything works without it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from normres.errors import UserError, nearest
+
+try:
+    from normres import cpu
+except ImportError:
+    cpu = None  # type: ignore[assignment]
+
+OPS = ("auto", "plain", "cpu")
+
+
+def prepare() -> None:
+    """Sets up this process for training; call before jax is imported."""
+    if cpu:
+        cpu.prepare()
+
+
+def restart_with_huge_pages() -> None:
+    """Starts this process anew with a faster malloc, once; call first of all, from a command alone."""
+    if cpu:
+        cpu.restart_with_huge_pages()
+
+
+def return_freed_memory() -> None:
+    """Gives the system what Python and malloc hold of freed memory; call after compiling."""
+    if cpu:
+        cpu.return_freed_memory()
+
+
+def environment_as_given() -> dict[str, str]:
+    """Returns the environment without what `prepare` has added to it, for processes that must not profit from it."""
+    import os
+
+    return cpu.environment_as_given() if cpu else dict(os.environ)
+
+
+def resolve_dtype(wanted: str) -> str:
+    """Turns "auto" into the fast dtype of the devices that jax sees: bfloat16, or float32 on CPUs without it."""
+    if wanted != "auto":
+        return wanted
+    import jax
+
+    slow = jax.default_backend() == "cpu" and not (cpu and cpu.has_fast_bfloat16())
+    return "float32" if slow else "bfloat16"
+
+
+def operations(wanted: str, devices: Sequence[Any]) -> tuple[Any, str]:
+    """Returns the operations (layers.Ops) of a run on `devices`, and what they are, in words.
+
+    Args:
+      wanted: "plain" (plain JAX), "cpu" (those of normres/cpu), or "auto": the latter on CPUs.
+      devices: of one platform.
+
+    Raises:
+      UserError: "cpu", and the devices are no CPUs or the folder is not there.
+    """
+    from normres.layers import PLAIN
+
+    if wanted not in OPS:
+        raise UserError(f"config.train.ops={wanted!r} does not exist; {nearest(wanted, OPS)}")
+    why_not = "" if devices[0].platform == "cpu" else f"the device is a {devices[0].platform}"
+    why_not = why_not or ("" if cpu else "normres/cpu is not there")
+    if wanted == "cpu" and why_not:
+        raise UserError(f"config.train.ops='cpu' is not possible: {why_not}; auto does without it")
+    return (PLAIN, "plain") if wanted == "plain" or why_not else cpu.operations(devices)
