@@ -45,6 +45,14 @@ def test_a_group_computes_the_numbers_of_separate_runs(dataset, devices, fields)
     assert not np.allclose(found[:, 0], found[:, 1], rtol=1e-3)
 
 
+def assert_alike(values, wanted, images):
+    """Compares what was measured; rounding may decide for one of at least so many images on a tie of two classes."""
+    assert values.keys() == wanted.keys()
+    for name, value in wanted.items():
+        allowed = 1.01 / images if "error" in name else 1e-3
+        np.testing.assert_allclose(values[name], value, rtol=1e-3, atol=allowed, err_msg=name)
+
+
 def in_turns(group):
     """Runs fit on every member as the launcher does, an event of each in turn."""
     events = [fit(member, member) for member in group.members]
@@ -68,8 +76,7 @@ def test_events_are_those_of_separate_runs_and_a_diverged_one_harms_no_other(dat
         expected = [event for event, _ in fit(alone, alone.initial_state())]
         assert [(event.kind, event.step) for event in seen] == [(event.kind, event.step) for event in expected]
         for event, wanted in zip(seen, expected, strict=True):
-            assert event.values.keys() == wanted.values.keys()
-            np.testing.assert_allclose(list(event.values.values()), list(wanted.values.values()), rtol=1e-3, atol=1e-3)
+            assert_alike(event.values, wanted.values, 16)
     assert seen[-1].kind == "finished"
     assert min(group._metrics) > 2  # what all have had is dropped
 
@@ -138,8 +145,7 @@ def test_a_sweep_in_groups_leaves_what_separate_runs_leave_also_when_stopped(tmp
         assert record["status"] == wanted["status"] == "finished"
         assert record["restarts"] > 0
         assert (record["runs_in_program"], wanted["runs_in_program"]) == (3, 1)
-        for name, value in wanted["final"].items():
-            np.testing.assert_allclose(record["final"][name], value, rtol=1e-3, atol=1e-3)
+        assert_alike(record["final"], wanted["final"], 320)
         by_step = {(line["step"], line["split"]): line["loss"] for line in lines}
         for line in expected:
             # A run that is stopped where an evaluation is due goes on after it.

@@ -260,6 +260,17 @@ def test_norm_of_groups_may_keep_running_averages():
     close(evaluation.apply({**variables, **updated}, x), y)
 
 
+def test_moments_of_the_input_are_stored_also_in_evaluation():
+    x, mask = draw(4, 3, 5, 6), (np.arange(5) < 3)[:, None]
+    module = layers.Norm(TABLE["batch"], use_running_average=True)
+    _, found = module.apply(module.init(jax.random.key(0), x), x, mask=mask, mutable=["moments"])
+    mean, var, count = found["moments"]["found"]
+    counted = x[:, :, :3]
+    close(mean, counted.mean((0, 1, 2)))
+    close(var, counted.var((0, 1, 2)))
+    assert count == 4 * 3 * 3
+
+
 def test_conv_module():
     x = jnp.asarray(draw(2, 7, 6, 3))
     module = layers.Conv(features=4, stride=2, dtype=jnp.bfloat16)
@@ -280,6 +291,24 @@ def torch():
     with np.load(FIXTURE) as file:
         assert str(file["torch_version"])
         return {name: np.moveaxis(file[name], -3, -1) if file[name].ndim > 2 else file[name] for name in file}
+
+
+def test_conv_equals_pytorch_with_half_the_kernel_as_padding():
+    with np.load(FIXTURE) as file:
+        torch = {name.removeprefix("conv/"): file[name] for name in file if name.startswith("conv/")}
+    # NCHW to NHWC, and OIHW to HWIO.
+    x, dy, *expected = (torch[name].transpose(0, 2, 3, 1) for name in ("input", "dy", "output", "d_input"))
+    kernel, d_kernel = (torch[name].transpose(2, 3, 1, 0) for name in ("weight", "d_weight"))
+    y, pullback = jax.vjp(lambda x, kernel: conv(x, kernel, 2), x, kernel)
+    for found, wanted in zip((y, *pullback(dy)), (*expected, d_kernel), strict=True):
+        close(found, wanted)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv_in_groups_is_a_convolution_for_each(stride):
+    x, kernel = draw(2, 7, 6, 6), draw(3, 3, 2, 9, seed=1)
+    parts = zip(jnp.split(x, 3, -1), jnp.split(kernel, 3, -1), strict=True)
+    close(conv(x, kernel, stride, groups=3), jnp.concatenate([conv(part, own, stride) for part, own in parts], -1))
 
 
 @pytest.mark.parametrize(

@@ -1,110 +1,51 @@
-"""What is set up before jax is imported, and how a Python is found."""
+"""What a run uses of its machine, and how a Python is found."""
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from normres import norms
+from normres.errors import UserError
+from normres.layers import PLAIN
 from normres.runs import machine, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def fast(monkeypatch):
-    monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: True)
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+CPUS = [SimpleNamespace(platform="cpu")]
+GPUS = [SimpleNamespace(platform="gpu")]
 
 
-def test_flags_are_added_where_they_help(fast, monkeypatch):
-    machine.prepare_xla()
-    assert os.environ["XLA_FLAGS"] == " ".join([*machine.ONEDNN_FLAGS, machine.CONVOLUTION_FLAG])
-    assert machine.environment_as_given().get("XLA_FLAGS") is None
-    monkeypatch.setenv("XLA_FLAGS", "")
-    with monkeypatch.context() as patch:
-        patch.setattr(machine.importlib.util, "find_spec", lambda name: name == "libtpu")
-        machine.prepare_xla()
-    assert os.environ["XLA_FLAGS"] == ""
-    monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: False)
-    machine.prepare_xla()
-    assert os.environ["XLA_FLAGS"] == ""
+def test_operations_are_those_of_the_config_and_the_device(monkeypatch):
+    monkeypatch.setattr(machine, "cpu", SimpleNamespace(operations=lambda devices: (len(devices), "fast")))
+    assert machine.operations("auto", CPUS) == machine.operations("cpu", CPUS) == (1, "fast")
+    assert machine.operations("plain", CPUS) == machine.operations("auto", GPUS) == (PLAIN, "plain")
+    with pytest.raises(UserError, match=r"config\.train\.ops='cpu' is not possible: the device is a gpu; auto does"):
+        machine.operations("cpu", GPUS)
+    with pytest.raises(UserError, match=r"config\.train\.ops='cpus' does not exist; did you mean 'cpu'\?"):
+        machine.operations("cpus", CPUS)
 
 
-def test_what_the_user_set_stays(fast, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false --other=1")
-    machine.prepare_xla()
-    # Convolutions stay where they are: there may be no oneDNN to take them.
-    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_use_onednn=false --other=1 {machine.ONEDNN_FLAGS[1]}"
-    name = machine.CONVOLUTION_FLAG.split("=")[0]
-    monkeypatch.setenv("XLA_FLAGS", f"{name}=")
-    machine.prepare_xla()
-    assert os.environ["XLA_FLAGS"] == " ".join([f"{name}=", *machine.ONEDNN_FLAGS])
+def test_without_the_folder_cpu_everything_is_plain(monkeypatch):
+    monkeypatch.setattr(machine, "cpu", None)
+    assert machine.operations("auto", CPUS) == (PLAIN, "plain")
+    with pytest.raises(UserError, match="is not possible: normres/cpu is not there; auto does without it"):
+        machine.operations("cpu", CPUS)
+    assert machine.environment_as_given() == dict(os.environ)
+    for setting in (machine.prepare, machine.restart_with_huge_pages, machine.return_freed_memory):
+        setting()
+    assert machine.resolve_dtype("auto") == "float32"
+    assert machine.resolve_dtype("bfloat16") == "bfloat16"
 
 
-def test_compiled_programs_are_kept_apart_by_processor_and_where_the_user_says(monkeypatch, tmp_path):
-    def kept(features):
-        monkeypatch.setattr(machine, "cpu_features", lambda: features)
-        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-        machine.keep_compiled_programs()
-        return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert kept(["avx2"]).parent == kept(["avx512f"]).parent == tmp_path / "normres"
-    assert kept(["avx2"]) != kept(["avx512f"])
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "own")
-    machine.keep_compiled_programs()
-    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "own"
-
-
-@pytest.mark.parametrize(
-    ("flags", "fast_here"),
-    [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False), ("avx512_bf16x", False)],
-)
-def test_fast_bfloat16_is_read_from_the_processors_features(monkeypatch, flags, fast_here):
-    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", lambda self: f"processor : 0\nmodel name : x\nflags : {flags}\n")
-        assert machine.cpu_has_fast_bfloat16() is fast_here
-    monkeypatch.setattr(machine, "cpu_has_fast_bfloat16", lambda: fast_here)
-    assert machine.resolve_dtype("auto") == ("bfloat16" if fast_here else "float32")
-    assert machine.resolve_dtype("float32") == "float32"
-
-
-@pytest.mark.parametrize(
-    ("given", "offered", "restarts"),
-    [({}, "always [madvise] never", 1), ({}, "always madvise [never]", 0), ({"GLIBC_TUNABLES": "own"}, "[always]", 0)],
-)
-def test_a_command_starts_anew_on_huge_pages_once(monkeypatch, tmp_path, given, offered, restarts):
-    started = []
-    monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
-    machine.HUGE_PAGES.write_text(offered)
-    monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    monkeypatch.setattr(machine.os, "execv", lambda *arguments: started.append(arguments))
-    monkeypatch.setattr(machine.os, "environ", {**given, "XLA_FLAGS": f"--other=1 {machine.ONEDNN_FLAGS[0]}"})
-    machine.restart_with_huge_pages()
-    machine.restart_with_huge_pages()
-    assert started == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])] * restarts
-    assert machine.environment_as_given() == {**given, "XLA_FLAGS": "--other=1"}
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
-def test_freed_memory_is_returned():
-    def resident():
-        pages = Path("/proc/self/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-    # Too small to be mapped one by one, and the last one holds the end of the heap.
-    blocks = [bytearray(os.urandom(1) * 60_000) for _ in range(3000)]
-    last = blocks.pop()
-    blocks.clear()
-    before = resident()
-    machine.return_freed_memory()
-    assert resident() < before - 100e6
-    assert last
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_cpu_gets_bfloat16_where_that_is_fast(monkeypatch, fast):
+    monkeypatch.setattr(machine, "cpu", SimpleNamespace(has_fast_bfloat16=lambda: fast))
+    assert machine.resolve_dtype("auto") == ("bfloat16" if fast else "float32")
 
 
 def test_importing_the_command_line_leaves_jax_alone():

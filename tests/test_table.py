@@ -1,5 +1,6 @@
 """Every row of the axis table: against numpy in float64, on several devices, and the invariances that it claims."""
 
+from dataclasses import replace
 from typing import get_args
 
 import jax
@@ -13,8 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from normres import layers, norms
 from normres.bench import equivalences
-from normres.norms import TABLE
-from normres.norms.moments import Moments
+from normres.norms import TABLE, Moments, forms
 from normres.norms.spec import Change
 
 SHAPE = (8, 8, 4, 12)
@@ -39,12 +39,10 @@ OWN = {
 }
 
 
-def arguments(name):
+def parameters(name):
     """Everything that a row may need, away from its initial value."""
-    spec = TABLE[name]
-    affine = {key: value for key, value in (("scale", SCALE), ("bias", BIAS)) if key in spec.affine}
-    running = {"running": RUNNING} if spec.running else {}
-    return {**affine, **running, "parameters": OWN.get(name, {}), "groups": GROUPS, "sub_batches": PARTS}
+    affine = {key: value for key, value in (("scale", SCALE), ("bias", BIAS)) if key in TABLE[name].affine}
+    return affine | OWN.get(name, {})
 
 
 def standard(x, axes):
@@ -89,6 +87,7 @@ def evonorm_b0(x):
 # Written from the papers' formulas, with numpy's own mean and var.
 REFERENCES = {
     "batch": lambda x: standard(x, (0, 1, 2)),
+    "extended_batch": lambda x: (x - x.mean((0, 1, 2))) / np.sqrt(np.mean((x - x.mean((0, 1, 2))) ** 2) + EPSILON),
     "instance": lambda x: standard(x, (1, 2)),
     "layer": lambda x: standard(x, (1, 2, 3)),
     "group": lambda x: grouped(x, lambda part: standard(part, (1, 2, 3))),
@@ -117,21 +116,25 @@ def reference(name, x):
     return np.maximum(y, THRESHOLD) if name == "filter_response" else y
 
 
-def run(name, x, **options):
-    return norms.normalization(x, TABLE[name], **(arguments(name) | {"epsilon": EPSILON} | options))
+def run(name, x, epsilon=EPSILON, **options):
+    spec = norms.find_spec(name, GROUPS, PARTS, epsilon)
+    running = {"running": RUNNING} if spec.running else {}
+    return norms.normalization(x, spec, parameters(name), **running | options)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_row_equals_its_papers_formula(name):
     with jax.enable_x64(True):
         y, _ = run(name, jnp.asarray(X))
-        rectified, _ = run(name, jnp.asarray(X), rectify=True)
-        summed, _ = run(name, jnp.asarray(X), side=jnp.asarray(X))
-        both, _ = run(name, jnp.asarray(X), side=jnp.asarray(X), rectify=True)
+        rectified, _ = run(name, jnp.asarray(X), activation="relu")
+        summed, _ = run(name, jnp.asarray(X), residual=jnp.asarray(X))
+        both, _ = run(name, jnp.asarray(X), residual=jnp.asarray(X), activation="relu")
     np.testing.assert_allclose(y, reference(name, X), rtol=1e-10, atol=1e-10)
-    np.testing.assert_array_equal(rectified, np.maximum(y, 0))
     np.testing.assert_allclose(summed, np.asarray(y) + X, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(both, np.maximum(summed, 0))
+    # A norm that brings its own nonlinearity has it in place of another.
+    then = (lambda y: y) if TABLE[name].activation else (lambda y: np.maximum(y, 0))
+    np.testing.assert_array_equal(rectified, then(y))
+    np.testing.assert_array_equal(both, then(summed))
     for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)):
         x = jnp.asarray(X, dtype)
         y, _ = run(name, x)
@@ -191,7 +194,7 @@ def test_masked_equals_sliced_in_value_and_gradient(name):
     expected_gradient, expected = jax.grad(sliced, has_aux=True)(x[kept, :6])
     np.testing.assert_allclose(y[kept, :6], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(gradient[kept, :6], expected_gradient, rtol=1e-3, atol=1e-4)
-    if TABLE[name].form is None:
+    if TABLE[name].form is forms.standardized:
         np.testing.assert_array_equal(np.asarray(gradient)[~np.broadcast_to(COUNTED, SHAPE)], 0)
 
 
@@ -314,25 +317,31 @@ def test_nothing_counts(name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_module_trains_evaluates_and_keeps_what_its_row_says(name):
-    spec, x = TABLE[name], jnp.asarray(X, jnp.float32)
-    module = layers.Norm(spec, groups=GROUPS, sub_batches=PARTS, epsilon=EPSILON)
-    held = module.init(jax.random.key(0), x)
-    assert set(held.get("params", {})) == {*spec.affine, *(parameter.name for parameter in spec.parameters)}
+    spec, x = norms.find_spec(name, GROUPS, PARTS, EPSILON), jnp.asarray(X, jnp.float32)
+    module = layers.Norm(spec)
+    held = module.init(jax.random.key(0), x, activation="relu")
+    own = {parameter.name for parameter in spec.parameters}
+    assert set(held.get("params", {})) == {*spec.affine, *own}
+    # Without an activation to replace, the parameters of its own are left out.
+    linear = module.init(jax.random.key(0), x).get("params", {})
+    assert set(linear) == {*spec.affine, *own} - set(spec.activation)
     assert ("batch_stats" in held) == spec.running
-    y, after = module.apply(held, x, mutable=["batch_stats"])
-    parameters = {parameter.name: held["params"][parameter.name] for parameter in spec.parameters}
+    y, after = module.apply(held, x, activation="relu", mutable=["batch_stats"])
     first = Moments(jnp.zeros(12), jnp.ones(12), jnp.ones(())) if spec.running else None
-    options = {"groups": GROUPS, "sub_batches": PARTS, "epsilon": EPSILON, "parameters": parameters}
-    np.testing.assert_allclose(y, norms.normalization(x, spec, running=first, **options)[0], rtol=1e-5, atol=1e-6)
-    evaluation = layers.Norm(spec, groups=GROUPS, sub_batches=PARTS, epsilon=EPSILON, use_running_average=True)
-    y = evaluation.apply({**held, **after}, x)
+    expected = norms.normalization(x, spec, held.get("params"), running=first, activation="relu")[0]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    evaluation = layers.Norm(spec, use_running_average=True)
+    y = evaluation.apply({**held, **after}, x, activation="relu")
     # In evaluation no example's output depends on another example: not even on how many there are.
-    alone = evaluation.apply({**held, **after}, x[:1])
+    alone = replace(spec, sub_batches=1)
+    alone = layers.Norm(alone, use_running_average=True).apply({**held, **after}, x[:1], activation="relu")
     np.testing.assert_allclose(y[:1], alone, rtol=1e-5, atol=1e-5)
     if spec.running:
         means = np.mean([part.mean((0, 1, 2)) for part in np.split(X, PARTS)], 0)
         np.testing.assert_allclose(after["batch_stats"]["mean"], 0.1 * means, rtol=1e-4, atol=1e-5)
-        variance = np.mean([part.var((0, 1, 2)) for part in np.split(X, PARTS if spec.divided else 1)], 0)
+        variance = np.mean([part.var((0, 1, 2)) for part in np.split(X, spec.sub_batches)], 0)
+        if spec.var_over:  # that of all channels, each about its own mean
+            variance = np.full(12, variance.mean())
         np.testing.assert_allclose(after["batch_stats"]["var"], 0.9 + 0.1 * variance, rtol=1e-4)
 
 
@@ -350,7 +359,7 @@ def test_running_averages_that_count():
 
 
 def test_statistics_over_named_spatial_axes():
-    y, found = norms.normalization(jnp.asarray(X, jnp.float32), norms.find_spec("NHC"), groups=GROUPS, epsilon=0.0)
+    y, found = norms.normalization(jnp.asarray(X, jnp.float32), norms.find_spec("NHC", GROUPS, epsilon=0.0))
     groups = X.reshape(8, 8, 4, GROUPS, 4)
     expected = (groups - groups.mean((0, 1, 4), keepdims=True)) / groups.std((0, 1, 4), keepdims=True)
     np.testing.assert_allclose(y, expected.reshape(SHAPE), rtol=1e-3, atol=1e-4)

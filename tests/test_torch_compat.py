@@ -13,7 +13,7 @@ import pytest
 from normres import layers
 from normres.interop import average_from_torch, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
 from normres.norms import TABLE, Average, NormSpec, find_spec
-from normres.norms import kernels as weights
+from normres.norms import kernels
 
 FIXTURE = Path(__file__).parent / "fixtures" / "torch_compat.npz"
 
@@ -25,7 +25,7 @@ class LengthsTimesDirections(nn.Module):
     def __call__(self, x):
         kernel = self.param("kernel", nn.initializers.ones, (x.shape[-1], 3))
         scale, bias = (self.param(name, nn.initializers.ones, (3,)) for name in ("kernel_scale", "bias"))
-        return x @ weights.l2_normalized(kernel, scale) + bias.reshape(1, 1, 3)
+        return x @ kernels.l2_normalized(kernel, scale) + bias.reshape(1, 1, 3)
 
 
 @dataclasses.dataclass

@@ -384,7 +384,7 @@ def op(module, name):
                 ("collections", "namedtuple"),
                 ("torch._utils", "_rebuild_tensor_v2.__globals__"),
                 ("torch", "FloatStorage.__class__"),
-                ("normres.torch_files", "read_state_dict"),
+                ("normres.interop.files", "read_state_dict"),
             )
         ),
         b"\x80\x04\x8c\x0bcollections\x8c\x13OrderedDict.__init__\x93.",

@@ -2,21 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-import normres.programs
 import numpy as np
 import pytest
 
 from configs import base
-from normres.cpu import native
 from normres.data import Dataset, augment, preprocess
 from normres.errors import UserError
-from normres.models.resnet import ResNet
+from normres.layers import PLAIN
+from normres.models import ResNet
 from normres.runs import checkpoint
 from normres.runs import config as configs
-from normres.training import optim
-from normres.training import step as train
+from normres.training import loop, optim
 from normres.training.loop import fit
-from normres.training.programs import Programs
+from normres.training.programs import Programs, compiled_steps, model_config
 
 SMALL = {
     "model.depth": 8,
@@ -29,6 +27,9 @@ SMALL = {
     "train.checkpoint_every": 4,
     "optim.warmup_steps": 2,
     "data.augmentation": "crop_flip",
+    # Not what is fast on this machine.
+    "train.dtype": "float32",
+    "train.ops": "plain",
 }
 
 
@@ -49,8 +50,8 @@ def dataset():
     return Dataset("cifar10", "embedded", *split(40), *split(21), tuple("abcdefghij"))
 
 
-def programs(dataset, devices=1, dtype="float32", **changes):
-    return Programs(config(**changes), dataset, dtype, jax.devices()[:devices])
+def programs(dataset, devices=1, dtype="float32", ops=PLAIN, **changes):
+    return Programs(config(**changes), dataset, dtype, jax.devices()[:devices], ops=ops)
 
 
 def after_steps(programs, steps=3):
@@ -92,7 +93,7 @@ def test_per_device_statistics_are_each_devices_own(dataset):
     images = preprocess.centered(jnp.asarray(dataset.train_images[indices]), own.data["train"]["mean"])
     images = augment.crop_flip(images, keys)
     variables = {"params": start.params, "batch_stats": start.batch_stats}
-    model = ResNet(train.network(config(), 10, "float32", None), train=True)
+    model = ResNet(model_config(config(), 10, "float32"), train=True)
     parts = [
         model.apply(variables, images[2 * device : 2 * device + 2], mutable=["batch_stats"])[1] for device in range(8)
     ]
@@ -114,7 +115,7 @@ def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset
         return train(state, step, count)
 
     together.train = noted
-    monkeypatch.setattr(normres.fit, "PROGRAM_SECONDS", 1e6)
+    monkeypatch.setattr(loop, "PROGRAM_SECONDS", 1e6)
     found, expected = ([*fit(built, built.initial_state())] for built in (together, alone))
     assert dispatched == [1, 1, 1, 1, 2]  # one, as long as nobody knows how long it takes
     assert [(event.kind, event.step) for event, _ in found] == [
@@ -135,9 +136,9 @@ def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset
 
 def test_programs_are_as_short_as_a_signal_may_wait(monkeypatch):
     clock, waited = iter([0.0, 1.0, 3.0, 3.5, 9.0, 9.0, 9.1]), []
-    monkeypatch.setattr(normres.fit.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(normres.fit.jax, "block_until_ready", waited.append)
-    pace, counts = normres.fit._Pace(8), []
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(loop.jax, "block_until_ready", waited.append)
+    pace, counts = loop._Pace(8), []
     for name, count in (("first", 1), ("second", 1), ("third", 3), ("fourth", 1)):
         counts.append(pace.count)
         pace.follow(name, count)
@@ -185,14 +186,17 @@ def test_evaluation_counts_every_example_once(dataset):
 
 
 def test_training_learns_and_bfloat16_follows(dataset):
-    losses = {}
+    first = []
     for dtype in ("float32", "bfloat16"):
         built = programs(dataset, dtype=dtype, train__steps=40, optim__warmup_steps=5)
         state, metrics = after_steps(built, 40)
-        losses[dtype] = metrics[-10:, 0].mean()
+        first.append(metrics[0, 0])
         assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {jnp.dtype("float32")}
-    assert losses["float32"] < 1.6 < np.log(10)
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.15)
+        # Guessing has log(10) = 2.3.
+        assert metrics[-10:, 0].mean() < 1.8
+    # Of one network: seven layers, each 2^-8 off at an element and less in the mean.
+    assert first[1] == pytest.approx(first[0], rel=7 * 2**-8)
+    assert first[1] != first[0]
 
 
 def test_a_diverged_run_says_where(dataset):
@@ -286,14 +290,12 @@ def test_auxiliary_losses_count_by_their_weight(dataset):
 def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset, field):
     fixed = {name: value for name, value in field.items() if name == "optim__hold_from_depth"}
     first, other = programs(dataset, **fixed), programs(dataset, **field)
-    first.compile(first.initial_state())
-    other.compile(other.initial_state())
     assert other._steps is first._steps
-    assert other.compile_seconds < 0.01  # nothing was compiled
+    assert other.compile(other.initial_state()) is first.compile(first.initial_state())
     losses, others = after_steps(first)[1], after_steps(other)[1]
     assert not np.array_equal(losses, others)
     # As from a program that was compiled for this run alone.
-    normres.programs.compiled_steps.cache_clear()
+    compiled_steps.cache_clear()
     np.testing.assert_array_equal(after_steps(programs(dataset, **field))[1], others)
 
 
@@ -312,14 +314,9 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
 )
 def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, unrolled):
     fields = {"model__unroll": unroll, "model__depth": depth, "train__steps": steps}
-    found = train.network(config(**fields), 10, "float32", platform)
-    assert found.unrolled is unrolled
-    assert found.remat == ("elementwise" if platform == "cpu" else "nothing")
-    assert train.network(config(model__remat="block"), 10, "float32", platform).remat == "block"
-    # What is left to a C++ convolution is not kept anyway; this form is not left to one.
-    assert train.network(config(**fields), 10, "float32", platform, native=True).remat == "nothing"
-    other = train.network(config(model__norm="switchable"), 10, "float32", "cpu", native=True)
-    assert other.remat == "elementwise"
+    found = model_config(config(**fields), 10, "float32", platform)
+    assert (found.unrolled, found.remat) == (unrolled, "elementwise")
+    assert model_config(config(model__remat="block"), 10, "float32", platform).remat == "block"
 
 
 def test_unrolled_it_is_the_same_network(dataset):
@@ -331,21 +328,8 @@ def test_unrolled_it_is_the_same_network(dataset):
     assert_close(unrolled, scanned)
 
 
-def test_with_native_code_it_is_the_same_network(dataset):
-    if why_not := native.load():
-        pytest.skip(f"no native code here: {why_not}")
-    # On one CPU it is used unless it is told not to be.
-    assert programs(dataset).model.native
-    assert not programs(dataset, 8).model.native
-    fields = {"model__depth": 14, "train__batch_size": 16}
-    without, losses_without = after_steps(programs(dataset, model__native="never", **fields), 2)
-    state, losses = after_steps(programs(dataset, model__native="always", **fields), 2)
-    np.testing.assert_allclose(losses, losses_without, rtol=1e-4)
-    assert_close(state, without)
-    assert any(np.any(one != other) for one, other in zip(leaves(state), leaves(without), strict=True))
-
-
 def test_a_program_is_not_shared_by_networks_that_differ(dataset):
     assert programs(dataset)._steps is not programs(dataset, model__shortcut="none")._steps
     assert programs(dataset)._steps is not programs(dataset, 8)._steps
     assert programs(dataset)._steps is not programs(dataset, dtype="bfloat16")._steps
+    assert programs(dataset)._steps is not programs(dataset, ops=PLAIN._replace(add=jnp.add))._steps

@@ -78,7 +78,7 @@ def differences(function, point, step=1e-5):
 
 
 def check_derivatives(function, point):
-    """Compares first and second derivatives of a function from a vector to a vector, in every mode, with differences."""
+    """Compares first and second derivatives of a function of vectors, in every mode, with finite differences."""
     direction = np.random.default_rng(1).normal(size=point.size)
     jacobian = differences(function, point)
     close(jax.jacfwd(function)(point), jacobian, 1e-7)

@@ -10,7 +10,7 @@ from test_resnet import IMAGES, apply, variables
 from normres import layers, norms
 from normres.models.resnet import Block, ResNet, ResNetConfig, count_parameters
 from normres.models.variants import RESIDUAL_SCALES
-from normres.norms import kernels as weights
+from normres.norms import kernels
 
 KERNEL = np.random.default_rng(0).normal(0.3, 0.2, (3, 3, 5, 7)).astype(np.float32)
 SCALE = np.linspace(0.5, 2.0, 7, dtype=np.float32)
@@ -19,40 +19,40 @@ SCALE = np.linspace(0.5, 2.0, 7, dtype=np.float32)
 def test_standardized_kernels():
     exact = KERNEL.astype(np.float64)
     expected = (exact - exact.mean((0, 1, 2))) / exact.std((0, 1, 2))
-    np.testing.assert_allclose(weights.standardized(jnp.asarray(KERNEL)), expected, atol=1e-5)
+    np.testing.assert_allclose(kernels.standardized(jnp.asarray(KERNEL)), expected, atol=1e-5)
     # Brock et al. 2021, equation 1, with fan-in 45 and the gain of a ReLU, sqrt(2 / (1 - 1 / pi)).
     scaled = np.sqrt(2 / (1 - 1 / np.pi)) * SCALE * expected / np.sqrt(45)
-    np.testing.assert_allclose(weights.scaled_standardized(jnp.asarray(KERNEL), SCALE), scaled, atol=1e-6)
+    np.testing.assert_allclose(kernels.scaled_standardized(jnp.asarray(KERNEL), SCALE), scaled, atol=1e-6)
 
 
 def test_the_gain_keeps_the_variance_through_relu_and_convolution():
     random = np.random.default_rng(1)
     x = np.maximum(random.normal(size=(4096, 200)), 0)  # after a ReLU
-    kernel = weights.scaled_standardized(jnp.asarray(random.normal(size=(200, 300)), jnp.float32))
+    kernel = kernels.scaled_standardized(jnp.asarray(random.normal(size=(200, 300)), jnp.float32))
     assert np.var(x @ np.asarray(kernel), axis=0).mean() == pytest.approx(1.0, rel=0.02)
 
 
 def test_weight_norm():
     expected = SCALE * KERNEL / np.sqrt((KERNEL**2).sum((0, 1, 2)))
-    np.testing.assert_allclose(weights.l2_normalized(jnp.asarray(KERNEL), SCALE), expected, rtol=1e-5)
-    unchanged = weights.l2_normalized(jnp.asarray(KERNEL), weights.lengths(jnp.asarray(KERNEL)))
+    np.testing.assert_allclose(kernels.l2_normalized(jnp.asarray(KERNEL), SCALE), expected, rtol=1e-5)
+    unchanged = kernels.l2_normalized(jnp.asarray(KERNEL), kernels.lengths(jnp.asarray(KERNEL)))
     np.testing.assert_allclose(unchanged, KERNEL, rtol=1e-5)
 
 
 def test_spectral_norm_is_the_largest_singular_value():
     singular = np.linalg.svd(KERNEL.reshape(-1, 7).astype(np.float64), compute_uv=False)[0]
-    y, u, sigma = weights.spectrally_normalized(jnp.asarray(KERNEL), jnp.ones((1, 7)), steps=50)
+    y, u, sigma = kernels.spectrally_normalized(jnp.asarray(KERNEL), jnp.ones((1, 7)), steps=50)
     assert float(sigma) == pytest.approx(singular, rel=1e-5)
     assert np.linalg.svd(np.asarray(y).reshape(-1, 7), compute_uv=False)[0] == pytest.approx(1.0, rel=1e-5)
     # One step from there moves no further, and a kernel of zeros stays one.
-    np.testing.assert_allclose(weights.spectrally_normalized(jnp.asarray(KERNEL), u)[1], u, atol=1e-5)
-    assert not weights.spectrally_normalized(jnp.zeros((3, 7)), u)[0].any()
+    np.testing.assert_allclose(kernels.spectrally_normalized(jnp.asarray(KERNEL), u)[1], u, atol=1e-5)
+    assert not kernels.spectrally_normalized(jnp.zeros((3, 7)), u)[0].any()
     # The gradient of W / sigma with sigma = v W u, u and v constant.
     v = (KERNEL.reshape(-1, 7) @ np.asarray(u).T / singular).ravel()
     direction = np.random.default_rng(2).normal(size=KERNEL.shape).astype(np.float32)
     matrix, moved = KERNEL.reshape(-1, 7), direction.reshape(-1, 7)
     slope = (moved / singular - matrix * (v @ moved @ np.asarray(u).ravel()) / singular**2).sum()
-    ours = jax.grad(lambda kernel: weights.spectrally_normalized(kernel, u)[0].sum())(jnp.asarray(KERNEL))
+    ours = jax.grad(lambda kernel: kernels.spectrally_normalized(kernel, u)[0].sum())(jnp.asarray(KERNEL))
     assert float((ours * direction).sum()) == pytest.approx(slope, rel=1e-3)
 
 

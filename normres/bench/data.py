@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from normres.show import text
 from normres.data import Dataset, augment, lazy, load, prepared
 from normres.runs import config as configs
 from normres.runs import machine, results
+from normres.show import text
 from normres.training.programs import Programs
 
 EXAMPLES = 4096  # training images of a set that the steps see; the reading is of all

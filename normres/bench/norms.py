@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from normres.bench import contenders
-from normres.show.text import table
 from normres.errors import UserError
 from normres.runs import results
+from normres.show.text import table
 
 SHAPES = ((128, 32, 32, 16), (128, 8, 8, 64))
 NORMS = tuple(contenders.MODULES)

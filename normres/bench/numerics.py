@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from normres import norms
 from normres.bench import contenders
 from normres.bench.reference import Array, Reference, parts, reference
-from normres.show.text import NOTHING, number, table
 from normres.errors import UserError
 from normres.runs import results
+from normres.show.text import NOTHING, number, table
 
 SHAPE = (8, 32, 32, 16)
 GROUPS, SUB_BATCHES = 4, 2

@@ -11,9 +11,9 @@ import jax
 from ml_collections import ConfigDict
 
 from normres.bench.compile import random_data
-from normres.show.text import table
 from normres.runs import config as configs
 from normres.runs import machine
+from normres.show.text import table
 from normres.training.group import Group
 from normres.training.programs import Programs
 

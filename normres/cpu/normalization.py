@@ -19,7 +19,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from normres import norms
-from normres.cpu.activation import add, relu
+from normres.cpu.activation import activation as activate
 from normres.cpu.devices import alike, varying
 from normres.cpu.guard import reverse_mode_only
 from normres.cpu.rows import elementwise, summed
@@ -43,8 +43,7 @@ def normalization(
     static = (over, spec.epsilon, rectify and residual is None)
     y, moments = reverse_mode_only(_standardize)(static, *alike(x, affine.get("scale"), affine.get("bias"), where))
     if residual is not None:
-        y = add(y, residual)
-        y = relu(y) if rectify else y
+        y = activate(y + residual, activation)
     return y, moments
 
 

@@ -58,7 +58,7 @@ def _plain_sum(function: Callable[..., jax.Array], axes: tuple[int, ...], *array
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _sum(function: Callable[..., jax.Array], axes: tuple[int, ...], *arrays: jax.Array | None) -> jax.Array:
+def _sum(function: Callable[..., jax.Array], axes: tuple[int, ...], *arrays: Any) -> jax.Array:
     return _sum_of_rows(function, axes, *arrays)
 
 

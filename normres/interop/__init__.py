@@ -1,4 +1,4 @@
-"""To and from PyTorch: norms and kernels (torch_modules.py), whole ResNets (torch_networks.py), files (torch_files.py).
+"""To and from PyTorch: norms and kernels (modules.py), whole ResNets (networks.py), files (files.py).
 
 PyTorch is not needed for any of it.  To go on with torchvision's weights:
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from normres.layers.ops import PLAIN, Ops
 from normres.norms import Average, Moments, NormSpec, pooled, reduction_axes
-from normres.norms.moments import deviation_and_moments
+from normres.norms.moments import broadcastable, deviation_and_moments
 from normres.norms.spec import spec_reduction
 
 
@@ -72,7 +72,8 @@ class Norm(nn.Module):
             batch = pooled(moments) if spec.sub_batches > 1 else moments
             if self.is_mutable_collection("moments"):
                 whole = spec_reduction(x, replace(spec, sub_batches=1), spec.reductions[0], axis_name)
-                self._store(deviation_and_moments(x, whole, mask)[1] if self.use_running_average else batch)
+                where = broadcastable("mask", mask, x)
+                self._store(deviation_and_moments(x, whole, where)[1] if self.use_running_average else batch)
             if not self.use_running_average:
                 self._update(batch, variables)
         return y
@@ -115,7 +116,7 @@ class Norm(nn.Module):
         """Lets the running averages follow the moments of a batch."""
         mean, var, *updates = variables
         batch = Moments(*(jnp.broadcast_to(value, moments.mean.shape).reshape(mean.value.shape) for value in moments))
-        counted = updates[0].value if updates else None
+        counted: Any = updates[0].value if updates else None
         mean.value, var.value = self.average.update(mean.value, var.value, batch, counted)
         if updates:
             updates[0].value = counted + 1

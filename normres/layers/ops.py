@@ -5,7 +5,7 @@ signatures and, within rounding, the same numbers.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -28,7 +28,7 @@ class Ops(NamedTuple):
     """
 
     conv: Callable[..., jax.Array]
-    normalization: Callable[..., tuple[jax.Array, object]]
+    normalization: Callable[..., tuple[jax.Array, Any]]
     activation: Callable[..., jax.Array]
     add: Callable[[jax.Array, jax.Array], jax.Array]
 

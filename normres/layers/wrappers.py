@@ -21,7 +21,7 @@ def _name(layer: nn.Module, path: Sequence[Any]) -> str:
 
 
 class WeightNorm(nn.Module):
-    """flax.linen.WeightNorm: scale * W / |W| for the kernels of `layer_instance`, see weights.l2_normalized."""
+    """flax.linen.WeightNorm: scale * W / |W| for the kernels of `layer_instance`, see kernels.l2_normalized."""
 
     layer_instance: nn.Module
     epsilon: float = 1e-12
@@ -59,7 +59,7 @@ class WeightNorm(nn.Module):
 
 
 class SpectralNorm(nn.Module):
-    """flax.linen.SpectralNorm: W / sigma for the kernels of `layer_instance`, see weights.spectrally_normalized."""
+    """flax.linen.SpectralNorm: W / sigma for the kernels of `layer_instance`, see kernels.spectrally_normalized."""
 
     layer_instance: nn.Module
     n_steps: int = 1

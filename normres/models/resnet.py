@@ -13,15 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from normres.layers.ops import CONVOLVED
-from normres.models.variants import (
-    BRANCHES,
-    LAYOUTS,
-    ORDERS,
-    REMAT,
-    RESIDUAL_SCALES,
-    SHORTCUTS,
-    ResNetConfig,
-)
+from normres.models.variants import BRANCHES, LAYOUTS, ORDERS, REMAT, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig
 from normres.models.words import Words
 from normres.norms.moments import STATISTICS
 
@@ -29,8 +21,8 @@ __all__ = ["Block", "ResNet", "ResNetConfig", "count_parameters"]
 
 STEM = ["conv1", "norm1", "relu"]
 
-# Blocks after a stage's first that are compiled one by one all the same: a loop over so few costs a tenth of the step
-# in copies of what the backward pass needs, and compiling them takes no longer.
+# Blocks after a stage's first that are compiled one by one all the same: a loop over so few copies what the backward
+# pass needs, and saves no time in compiling.
 SHORT = 2
 
 

@@ -219,7 +219,7 @@ class ResNetConfig:
       squeeze: channels over those of squeeze-and-excitation's inner layer; 0 = none.
       classes: number of logits.
       layout, block, shortcut, order, weights, residual_scale: rows of LAYOUTS, BRANCHES, SHORTCUTS, ORDERS,
-        weights.TABLE, RESIDUAL_SCALES.
+        kernels.TABLE, RESIDUAL_SCALES.
       stride_at: "first" or "3x3": which convolution of a branch carries the stride.
       padding: "end" or "both": on which side shortcut A adds channels of zeros.
       gate_bias: initial bias of a gate.
@@ -233,7 +233,7 @@ class ResNetConfig:
       norm: a row of norms.TABLE, or axes such as "NHC".
       norm_groups: channel groups of a grouped norm; must divide every normalized width.
       norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
-      norm_epsilon: see layers.Norm.
+      norm_epsilon: see NormSpec.
       norm_average, norm_momentum, norm_unbiased: see norms.Average.
       dtype: of activations; parameters, statistics and logits are float32.
       axis_name: device axis over which batch statistics are merged (pmap).

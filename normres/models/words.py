@@ -69,8 +69,8 @@ class Words(nn.Module):
                     x = self.add_scalar(x, f"{name}_bias") if fixup and not prefix else x
                     x = self.conv(name, **(convolutions or {})[word])(x)
                 case "norm":
-                    # A norm and the ReLU that follows are one operation, in which some norms bring their own.
-                    # (Fixup adds a scalar between the two.)
+                    # A norm and the ReLU after it are one operation, as some norms bring their own; but Fixup adds a
+                    # scalar between the two.
                     fused = "relu" if after == "relu" and not fixup else "identity"
                     zero = self.config.zero_last_scale and name == last
                     options: dict[str, Any] = {"scale_init": nn.initializers.zeros} if zero else {}

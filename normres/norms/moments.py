@@ -115,15 +115,8 @@ def moments(
       ValueError: an axis that is named twice or out of range, parts that do not divide it, a mask that does not
         broadcast, or x that is not of floating-point numbers.
     """
-    over = reduction(
-        x,
-        axes,
-        parts=parts,
-        var_axes=var_axes,
-        center=center,
-        axis_name=axis_name,
-        axis_index_groups=axis_index_groups,
-    )
+    devices = {"axis_name": axis_name, "axis_index_groups": axis_index_groups}
+    over = reduction(x, axes, parts, var_axes, center=center, **devices)
     return deviation_and_moments(x, over, broadcastable("where", where, x), shift)[1]
 
 
@@ -186,7 +179,9 @@ def deviation_and_moments(
         wider = Reduction(others)
         each = jnp.broadcast_to(count, squares.shape)
         squares, var_count = wider.total(squares), jnp.maximum(wider.total(each), 1)
-    found = Moments(mean, jnp.maximum(squares, 0) / var_count, count)
+    # Not the larger of it and zero, which passes half of the gradient at zero.
+    squares = jnp.where(squares < 0, 0, squares)
+    found = Moments(mean, squares / var_count, count)
     found, rest = checkpoint_name((found, rest), STATISTICS)
     return deviation - rest, found
 

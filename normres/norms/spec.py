@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -186,7 +186,7 @@ def checked_parameters(x: jax.Array, spec: NormSpec, params: Mapping[str, jax.Ar
     own = {parameter.name: parameter for parameter in spec.parameters}
     if strangers := sorted(set(params) - set(own) - {"scale", "bias"}):
         raise ValueError(f"this norm has no parameter {strangers[0]!r}; it has {', '.join(own) or 'none'}")
-    checked: dict[str, jax.Array] = {}
+    checked: dict[str, Any] = {}
     for name in ("scale", "bias", *own):
         per_reduction = name in own and own[name].per == "reduction"
         if params.get(name) is not None:

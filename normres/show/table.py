@@ -3,10 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 
-from normres.show.text import NOTHING, table
 from normres.models.variants import ORDERS, SHORTCUTS, ResNetConfig
 from normres.show import words
 from normres.show.count import Part
+from normres.show.text import NOTHING, table
 
 WIDTH = 100  # characters in a line
 

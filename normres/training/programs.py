@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from normres.data import Dataset, augment, batches, preprocess
+from normres.data.seeds import stream_seed
 from normres.data.stream import Change, Stream
 from normres.errors import UserError
 from normres.layers import PLAIN, Ops
@@ -35,7 +36,6 @@ from normres.training.step import (
     train_step,
     with_traced,
 )
-from normres.data.seeds import stream_seed
 
 KEPT = 32  # programs of a process; a sweep has a few shapes and many arms
 

@@ -14,9 +14,9 @@ import optax
 from ml_collections import ConfigDict
 
 from normres.data import augment, preprocess
+from normres.data.seeds import step_key, stream_seed
 from normres.models import ResNet
 from normres.training import optim
-from normres.data.seeds import step_key, stream_seed
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from normres.show.text import NOTHING, table
 from normres.errors import UserError
 from normres.report.tables import Table, markdown
+from normres.show.text import NOTHING, table
 
 BUSY = 0.05  # a share of the processors' time that other programs may use without being spoken of
 BEGIN, END = "<!-- begin step -->", "<!-- end step -->"

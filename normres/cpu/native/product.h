@@ -86,7 +86,7 @@ const uint32_t* PackKernel(const Shape& s, const Plan& plan, const float* kernel
   uint32_t* to = words;
   for (int64_t block = 0; block < plan.results; block += kLanes)
     for (const Phase& phase : plan.phases)
-      for (int64_t c = 0; c < plan.summed; c += Kind::kPacked)
+      for (int64_t c = 0; c < Shape::Channels(plan.summed); c += Kind::kPacked)
         for (const int64_t tap : phase.taps) {
           const float* from = kernel + tap * s.inner * s.outer + block * result_step;
           const auto channel = [&](int64_t number) {

@@ -1,0 +1,65 @@
+"""Networks with the CPU's operations and with the plain ones: the same numbers, and forward mode is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from normres.layers import PLAIN
+from normres.models import ResNet, ResNetConfig
+from normres.models.variants import ORDERS, SHORTCUTS
+
+pytest.importorskip("normres.cpu")
+from normres.cpu import native
+from normres.cpu.ops import NATIVE, XLA
+
+SETS = {"xla": XLA, "native": NATIVE}
+# Three batches.
+IMAGES = np.random.default_rng(0).normal(size=(3, 4, 8, 8, 3)).astype(np.float32)
+
+CASES = [(shortcut, "post", "xla") for shortcut in SHORTCUTS if shortcut != "dropout"]  # which is random
+CASES += [(shortcut, order, "xla") for shortcut in ("A", "C") for order in ORDERS if order != "post"]
+CASES += [("B", "post", "native"), ("C", "pre", "native")]
+
+
+def network(ops, **fields):
+    return ResNet(ResNetConfig(depth=8, width=4, **fields), train=True, ops=ops)
+
+
+def drawn(**fields):
+    """Returns variables in which no scale is one and no bias zero."""
+    held = network(PLAIN, **fields).lazy_init(jax.random.key(0), jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32))
+    noise = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: leaf + 0.1 * noise.uniform(0.5, 1, leaf.shape).astype(np.float32), held)
+
+
+@pytest.mark.parametrize(("shortcut", "order", "kind"), CASES)
+def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order, kind):
+    if kind == "native" and (why_not := native.load()):
+        pytest.skip(f"no native code here: {why_not}")
+    fields = {"shortcut": shortcut, "order": order}
+    held = drawn(**fields)
+
+    def compiled(ops):
+        def loss(params, images):
+            logits, changed = network(ops, **fields).apply({**held, "params": params}, images, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(logits)), (logits, changed)
+
+        return jax.jit(jax.grad(loss, has_aux=True), compiler_options={"xla_backend_optimization_level": 0})
+
+    plain, ours = compiled(PLAIN), compiled(SETS[kind])
+
+    def errors(images):
+        """Returns the largest difference in each array, relative to its largest number."""
+        pairs = zip(*(jax.tree.leaves(run(held["params"], images)) for run in (ours, plain)), strict=True)
+        return [np.abs(found - expected).max() / np.abs(expected).max() for found, expected in pairs]
+
+    # Some twenty operations in a row, each 6e-8 off, whose errors norms of small deviation enlarge.  The median of
+    # three batches: in one of some hundred, a ReLU whose input is zero but for rounding changes sides.
+    assert np.max(np.median([errors(images) for images in IMAGES], axis=0)) < 1e-4
+
+
+def test_forward_mode_names_the_plain_operations():
+    held = drawn()
+    with pytest.raises(TypeError, match=r"no forward-mode derivative .*; use ops=plain"):
+        jax.jvp(lambda images: network(XLA).apply(held, images, mutable=["batch_stats"])[0], *[(IMAGES[0],)] * 2)
