@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from normres import cli, norms
-from normres.bench import contenders, numerics, text
+from normres.bench import contenders, numerics
+from normres.show import text
 from normres.bench import norms as speed
 from normres.bench.reference import reference
 from normres.errors import UserError

@@ -293,10 +293,11 @@ def test_asking_for_intermediates_changes_no_bit(order):
     ids=str,
 )
 def test_second_derivatives_equal_differences_of_gradients(fields):
-    fields = {"depth": 8, "width": 4, "classes": 3, "dtype": jnp.float64, **fields}
+    fields = {"depth": 8, "width": 4, "classes": 3, **fields}
     held, images = moved(variables(**fields)), IMAGES.astype(np.float64)
+    fields["dtype"] = jnp.float64
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), held["params"])
-    gradient = jax.jit(lambda params: gradient_of(held, **fields)(params, images)[0], compiler_options=QUICKLY)
+    gradient = jax.jit(lambda params: gradient_of(held, **fields)(params, images)[0])
 
     def difference(direction, step=1e-6):
         """Central: its error is the step squared, and what rounding leaves of 1e-16 over the step."""
@@ -309,7 +310,7 @@ def test_second_derivatives_equal_differences_of_gradients(fields):
 
     with jax.enable_x64(True):
         direction = jax.tree.map(np.random.default_rng(2).normal, params)
-        product = jax.jit(lambda to: jax.jvp(gradient, (params,), (to,))[1], compiler_options=QUICKLY)
+        product = jax.jit(lambda to: jax.jvp(gradient, (params,), (to,))[1])
         close(product(direction), difference(direction))
         # The whole matrix of one norm's scale and bias.
         block = params["stage2_first"]
@@ -324,7 +325,7 @@ def test_second_derivatives_equal_differences_of_gradients(fields):
             logits, _ = network.apply({**held, "params": of_norm(vector)}, images, mutable=["batch_stats"])
             return jnp.sum(jnp.sin(logits))
 
-        matrix = jax.jit(jax.hessian(loss), compiler_options=QUICKLY)(vector)
+        matrix = jax.jit(jax.hessian(loss))(vector)
         still = jax.tree.map(np.zeros_like, params)
         for row, unit in zip(matrix, np.eye(vector.size), strict=True):
             along = {**still, "stage2_first": {**still["stage2_first"], "norm2": unravel(unit)}}

@@ -29,7 +29,7 @@ def parts(**fields):
 
 
 def test_resnet20_is_counted_as_by_hand():
-    stem, *stages, classifier = parts(depth=20, dtype=BFLOAT16)
+    stem, *stages, classifier = parts(depth=20, dtype=BFLOAT16, remat="elementwise")
     # Multiply-adds of a 3x3 convolution are positions x 9 x inputs x outputs.  Stem: 1,024 * 9 * 3 * 16.  Every other
     # convolution has 1,024 * 9 * 16 * 16 = 256 * 9 * 32 * 32 = 64 * 9 * 64 * 64 = 2,359,296, six in a stage, but the
     # one that doubles the channels has half of it.
@@ -51,13 +51,13 @@ def test_resnet20_is_counted_as_by_hand():
         (10,),
     ]
     assert [part.blocks for part in (stem, *stages, classifier)] == [0, 3, 3, 3, 0]
-    # A block's backward pass needs the inputs of two convolutions and two norms and what the last ReLU put out, at 2
-    # bytes; the first ReLU's output is a convolution's input.  The first one of stages 2 and 3 reads twice as many.
+    # A block keeps its input and what its two convolutions put out, at 2 bytes.  The first one of stages 2 and 3 reads
+    # twice as many.
     sizes = (1_024 * 16, 256 * 32, 64 * 64)
-    assert [part.kept_bytes for part in stages] == [3 * 10 * sizes[0], 32 * sizes[1], 32 * sizes[2]]
-    # Stem: the image and the norm's input; the ReLU's output is the first block's.  Classifier: 64 pooled features in
-    # float32.
-    assert stem.kept_bytes == 1_024 * (3 * 2 + 16 * 2)
+    assert [part.kept_bytes for part in stages] == [3 * 6 * sizes[0], 20 * sizes[1], 20 * sizes[2]]
+    # Stem, of which nothing is computed anew: the image, the norm's three arrays in float32 (the input less its first
+    # mean, less its mean, and standardized) and the ReLU's mask.  Classifier: 64 pooled features in float32.
+    assert stem.kept_bytes == 1_024 * (3 * 2 + 16 * (3 * 4 + 1))
     assert classifier.kept_bytes == 64 * 4
 
 
@@ -118,10 +118,11 @@ def test_activations_halve_with_bfloat16_and_shrink_with_rematerialization():
         return parts(depth=20, **fields)[1].kept_bytes
 
     array = 32 * 32 * 16 * 2
-    assert kept(remat="nothing", dtype=BFLOAT16) == 3 * 5 * array  # as counted above
-    assert kept(remat="nothing", dtype=FLOAT32) == 3 * 5 * array * 2
-    assert kept(remat="elementwise", dtype=BFLOAT16) == 3 * 3 * array  # inputs and convolutions' outputs
+    assert kept(remat="elementwise", dtype=BFLOAT16) == 3 * 3 * array  # as counted above
+    assert kept(remat="elementwise", dtype=FLOAT32) == 3 * 3 * array * 2
     assert kept(remat="block", dtype=BFLOAT16) == 3 * array
+    # The inputs of two convolutions, three float32 arrays for each of two norms and two masks of a byte.
+    assert kept(remat="nothing", dtype=BFLOAT16) == 3 * (2 + 2 * 3 * 2 + 1) * array
 
 
 def watched(config):

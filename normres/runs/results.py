@@ -165,7 +165,7 @@ def provenance() -> dict[str, Any]:
     """Returns versions, commit and host of this process, for the record."""
     packages = ("normres", "jax", "jaxlib", "flax", "optax", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     commit = _git(root, "rev-parse", "HEAD")
     return {
         "versions": {"python": platform.python_version()} | versions,

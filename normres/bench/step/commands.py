@@ -37,11 +37,12 @@ def add_command(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None
     step.add_argument("--width", type=int, default=16, metavar="N", help="of the first stage (default 16)")
     step.add_argument("--repeats", type=int, default=5, metavar="N", help="samples of each, 5 or more (default 5)")
     step.add_argument("--torch", metavar="PYTHON", help="a Python that imports torch (default: this, if it does)")
+    step.add_argument("--before", type=Path, metavar="FOLDER", help="a checkout of another commit, to be timed beside")
     step.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file, cell by cell")
     step.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the numbers, and as FILE.pdf")
     step.add_argument("--markdown", type=Path, metavar="FILE.md", help="put the table between this page's markers")
     step.add_argument("--from", type=Path, metavar="FILE", dest="source", help="measure nothing; show this --json file")
-    names = "depths dtypes norms contenders batch width repeats torch json chart markdown from help"
+    names = "depths dtypes norms contenders batch width repeats torch before json chart markdown from help"
     # The parent's process computes nothing, and Flax's must not get our flags from it.
     step.set_defaults(bench=run, options=[f"--{name}" for name in names.split()], prepares=False)
 
@@ -76,7 +77,10 @@ def run(options: argparse.Namespace) -> int:
         options.width,
     )
     needs_torch = options.contenders is not None and any(name.startswith("torch") for name in named)
-    contenders, torch = of_run.contenders(named, options.torch, needs_torch)
+    if options.before and not (options.before / "normres").is_dir():
+        raise UserError(f"--before={options.before}: holds no folder normres")
+    before = options.before and options.before.resolve()
+    contenders, torch = of_run.contenders(named, options.torch, needs_torch, before)
     everywhere = options.contenders is not None
     document = of_run.measure_all(wanted, contenders, torch, Sizes(options.repeats), options.json, everywhere)
     of_run.show(document, options.chart, options.markdown, printed=True)

@@ -23,13 +23,16 @@ from normres.report.files import write_file
 from normres.runs import results
 
 
-def contenders(names: Sequence[str], torch: str | None, needs_torch: bool) -> tuple[dict[str, Contender], str]:
+def contenders(
+    names: Sequence[str], torch: str | None, needs_torch: bool, before: Path | None = None
+) -> tuple[dict[str, Contender], str]:
     """Returns how the named contenders, normres and the ceilings are started, and PyTorch's version.
 
     Args:
       names: of workers.contenders.
       torch: a Python that imports torch; None: this one, if it does.
       needs_torch: whether it is an error if there is none.
+      before: a checkout of another commit of normres, which then takes part.
 
     Raises:
       UserError: there is no PyTorch and there must be, or the given Python does not import it.  Where there need be
@@ -42,8 +45,10 @@ def contenders(names: Sequence[str], torch: str | None, needs_torch: bool) -> tu
         if needs_torch:
             raise UserError(f"--contenders={','.join(names)}: {message}")
         print(f"{message}; its columns are left out", flush=True)
-    known = workers.contenders(python, jax.default_backend())
-    return {name: contender for name, contender in known.items() if name in {"normres", CEILINGS, *names}}, version
+    known = workers.contenders(python, jax.default_backend(), before)
+    return {
+        name: contender for name, contender in known.items() if name in {"normres", "before", CEILINGS, *names}
+    }, version
 
 
 def conditions(

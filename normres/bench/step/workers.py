@@ -43,12 +43,13 @@ class Contender:
     norm: str = ""
 
 
-def contenders(python_of_torch: str | None, platform: str) -> dict[str, Contender]:
+def contenders(python_of_torch: str | None, platform: str, before: Path | None = None) -> dict[str, Contender]:
     """Returns every contender by its name, those of PyTorch only where there is a Python for it.
 
     Args:
       python_of_torch: a Python that imports torch.
       platform: JAX's name of what the contenders run on; PyTorch is given a GPU if JAX has one.
+      before: a checkout of another commit of normres.
     """
     # The workers import this very code, wherever the command was started.
     root = str(Path(normres.__file__).parent.parent)
@@ -62,6 +63,8 @@ def contenders(python_of_torch: str | None, platform: str) -> dict[str, Contende
         "flax": Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path}),
         "ceilings": Contender("ceilings", (*module, "ceilings"), ours),
     }
+    if before:
+        found["before"] = Contender("normres, before", (*module, "normres"), ours | {"PYTHONPATH": str(before)})
     if python_of_torch:
         # -P: the script's own folder has modules that would hide PyTorch's imports.
         script = (python_of_torch, "-P", str(SCRIPT))

@@ -18,6 +18,7 @@
 namespace normres {
 
 constexpr int64_t kLanes = 16;  // float32 numbers in a register
+constexpr int64_t kLine = 64;   // bytes of the caches' lines
 constexpr int64_t kTile = 4;    // rows and columns of output pixels whose sums are in registers together
 
 inline int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -81,7 +82,6 @@ class Memory {
  public:
   template <typename T>
   T* Take(int64_t count) {
-    constexpr int64_t kLine = 64;
     bytes_.resize(std::max<size_t>(bytes_.size(), count * sizeof(T) + kLine));
     return reinterpret_cast<T*>(RoundUp(reinterpret_cast<int64_t>(bytes_.data()), kLine));
   }

@@ -24,8 +24,9 @@ void Forward(ffi::ThreadPool& pool, const Shape& s, const Stored* x, const float
     std::fill_n(packed, s.x_packed(), 0);
     const int64_t end = std::min((part + 1) * kForwardExamples, s.examples);
     for (int64_t e = part * kForwardExamples; e < end; ++e) {
-      PackImage(x + e * s.x_image(), s.x_rows, s.x_columns, s.inner, s.half(), s.x_packed_columns(), packed);
-      Convolve<Kind>(plan, packed, words, y + e * s.y_image());
+      const Stored *own = x + e * s.x_image(), *next = own + s.x_image();
+      PackImage(own, s.x_rows, s.x_columns, s.inner, s.half(), s.x_packed_columns(), packed);
+      Convolve<Kind>(plan, packed, words, y + e * s.y_image(), next, e + 1 < end ? s.x_image() : 0);
     }
   });
 }
@@ -50,9 +51,10 @@ void Backward(ffi::ThreadPool& pool, const Shape& s, const Stored* x, const floa
     int64_t waiting = 0;
     const int64_t end = std::min((part + 1) * n.examples_of_part(), s.examples);
     for (int64_t e = part * n.examples_of_part(); e < end; ++e) {
-      PackImage(x + e * s.x_image(), s.x_rows, s.x_columns, s.inner, s.half(), s.x_packed_columns(), x_packed);
+      const Stored *own = x + e * s.x_image(), *next = own + s.x_image();
+      PackImage(own, s.x_rows, s.x_columns, s.inner, s.half(), s.x_packed_columns(), x_packed);
       PackImage(dy + e * s.y_image(), s.rows, s.columns, s.outer, s.half(), s.y_packed_columns(), dy_packed);
-      if (dx) Convolve<Kind>(plan, dy_packed, words, dx + e * s.x_image());
+      if (dx) Convolve<Kind>(plan, dy_packed, words, dx + e * s.x_image(), next, e + 1 < end ? s.x_image() : 0);
       PackExample<Kind>(n, x_packed, dy_packed, x_words + waiting * n.x_size(), dy_words + waiting * n.dy_size());
       if (++waiting == n.together() || e + 1 == end) {
         AddExamples<Kind>(n, x_words, dy_words, waiting, sums + part * n.count());

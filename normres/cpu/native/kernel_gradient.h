@@ -35,7 +35,9 @@ struct Sums {
   int64_t dy_size() const { return (s.rows + 2 * s.half()) * words() * outer(); }
   int64_t count() const { return s.taps() * inner() * outer(); }
   // Examples that are packed before a pass over them, so that sums are not taken to registers and back for a few words.
-  int64_t together() const { return std::clamp<int64_t>(kWords / std::max<int64_t>(1, s.rows * words()), 1, kExamples); }
+  int64_t together() const {
+    return std::clamp<int64_t>(kWords / std::max<int64_t>(1, s.rows * words()), 1, kExamples);
+  }
   int64_t examples_of_part() const {
     const int64_t most = std::max(kParts, kSums / count());
     return std::max(kExamples, (s.examples + most - 1) / most);
@@ -46,8 +48,8 @@ struct Sums {
 // Writes words of a packed image: word q of a row holds column first + q step and, of bfloat16, that `apart` to the
 // right of it, `padded` channels of them, zeros where the image has none.  `whole`: the channels fill registers.
 template <typename Kind, bool whole>
-void PackPairs(const typename Kind::Stored* image, int64_t rows, int64_t packed_columns, int64_t channels, int64_t first,
-               int64_t step, int64_t apart, int64_t words, int64_t padded, uint32_t* to) {
+void PackPairs(const typename Kind::Stored* image, int64_t rows, int64_t packed_columns, int64_t channels,
+               int64_t first, int64_t step, int64_t apart, int64_t words, int64_t padded, uint32_t* to) {
   const int64_t packed = Shape::Channels(channels);
   for (int64_t r = 0; r < rows; ++r) {
     const auto* one = image + (r * packed_columns + first) * packed;

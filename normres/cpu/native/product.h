@@ -8,6 +8,8 @@
 
 namespace normres {
 
+constexpr int64_t kFetched = 16;  // cache lines of the next image that are fetched with each tile of this one
+
 // Packs an image; `to` holds zeros, or an image of the same sizes, and keeps its border.
 template <typename Stored>
 void PackImage(const Stored* from, int64_t rows, int64_t columns, int64_t channels, int64_t half,
@@ -146,10 +148,13 @@ auto TileOf(const Phase& phase, int64_t stride) {
   return right == 2 ? MultiplyTile<Kind, 1, 2, 1> : MultiplyTile<Kind, 1, 1, 1>;
 }
 
-// Writes the convolution of a packed image with the words of a kernel.
-template <typename Kind>
-void Convolve(const Plan& plan, const typename Kind::Stored* packed, const uint32_t* kernel,
-              typename Kind::Stored* result) {
+// Writes the convolution of a packed image with the words of a kernel.  Meanwhile the `next_count` numbers at `next`,
+// which will be packed next, are fetched into the cache.
+template <typename Kind, typename Stored = typename Kind::Stored>
+void Convolve(const Plan& plan, const Stored* packed, const uint32_t* kernel, Stored* result, const Stored* next,
+              int64_t next_count) {
+  const auto* ahead = reinterpret_cast<const char*>(next);
+  const auto* const end = reinterpret_cast<const char*>(next + next_count);
   const int64_t words = Shape::Channels(plan.summed) / Kind::kPacked, row_step = plan.packed_columns * words;
   for (int64_t block = 0; block < plan.results; block += kLanes) {
     const __mmask16 mask = Lanes(plan.results - block);
@@ -163,6 +168,8 @@ void Convolve(const Plan& plan, const typename Kind::Stored* packed, const uint3
         for (int64_t column = 0; column < phase.columns; column += kTile) {
           const uint32_t* from = image + plan.stride * (row * row_step + column * words);
           if (multiply) multiply(from, row_step, words, kernel, sums);
+          for (int64_t line = 0; line < kFetched && ahead < end; ++line, ahead += kLine)
+            _mm_prefetch(ahead, _MM_HINT_T1);
           // Pixels beyond the last were computed in vain.
           const int64_t rows = std::min(kTile, phase.rows - row), columns = std::min(kTile, phase.columns - column);
           for (int64_t r = 0; r < rows; ++r)
