@@ -42,7 +42,7 @@ def get_config(recipe: str = "he2015") -> ConfigDict:
     config.model.zero_last_scale = False  # the scale of each branch's last norm starts at zero
     config.model.auxiliary = ()  # stages with a classifier of their own, such as 1,2
     config.model.remat = "auto"  # what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without
-    # dropout) | block (all, from its input: the least memory, a third more time) | auto (elementwise)
+    # dropout) | block (all, from its input: the least memory, a third more time) | auto (elementwise in plain JAX)
     config.model.unroll = "auto"  # compile every block on its own: a tenth less time, but seconds to compile and more
     # memory: never | always | auto (on the CPU, for 400 steps and more of networks of up to 60 blocks)
     config.model.norm = "batch"  # a row of the table in normres/norms.py, or axes to average over, such as NHC

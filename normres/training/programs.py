@@ -49,16 +49,18 @@ UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
 
 
-def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None) -> ResNetConfig:
+def model_config(
+    config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN
+) -> ResNetConfig:
     """Returns the config of the network that a run trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
-    "auto": norms and ReLUs are computed anew in the backward pass, which keeps half as much; unrolled is what was
-    measured to be faster, on the CPU.
+    "auto": norms and ReLUs in plain JAX are computed anew in the backward pass, which keeps half as much; other
+    operations say themselves what they keep.  Unrolled is what was measured to be faster, on the CPU.
     """
     synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
     fields = {**config.model}
     unroll = fields.pop("unroll")
-    fields["remat"] = "elementwise" if fields["remat"] == "auto" else fields["remat"]
+    fields["remat"] = ("elementwise" if ops is PLAIN else "nothing") if fields["remat"] == "auto" else fields["remat"]
     model = ResNetConfig(classes=classes, dtype=jnp.dtype(dtype), axis_name="data" if synchronized else None, **fields)
     long = config.train.steps >= UNROLLED_STEPS and sum(model.blocks) <= UNROLLED_BLOCKS
     return replace(model, unrolled=unroll == "always" or (unroll == "auto" and platform == "cpu" and long))
@@ -190,7 +192,7 @@ class Programs:
                     f"config.train.{field}={config.train[field]} is not a multiple of the {len(devices)} devices"
                 )
         self.config = config
-        self.model = model_config(config, len(dataset.class_names), dtype, devices[0].platform)
+        self.model = model_config(config, len(dataset.class_names), dtype, devices[0].platform, ops)
         self.sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, P())

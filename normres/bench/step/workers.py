@@ -56,7 +56,8 @@ def contenders(python_of_torch: str | None, platform: str, before: Path | None =
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     ours = {**os.environ, "PYTHONPATH": path}
     theirs = machine.environment_as_given()
-    module = (sys.executable, "-m", "normres.bench.step.jax_worker")
+    # -P: not the code of the folder in which the command was started.
+    module = (sys.executable, "-P", "-m", "normres.bench.step.jax_worker")
     found = {
         "normres": Contender("normres", (*module, "normres"), ours),
         "normres-batch": Contender("normres, batch norm", (*module, "normres"), ours, norm="batch"),
