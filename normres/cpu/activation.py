@@ -32,4 +32,4 @@ relu.defvjp(_forward, _backward)
 
 def activation(x: jax.Array, name: str = "relu") -> jax.Array:
     """layers.ops.activation, with the same arguments and values."""
-    return reverse_mode_only(relu)(x) if name == "relu" else ACTIVATIONS[name](x)
+    return relu(reverse_mode_only(x)) if name == "relu" else ACTIVATIONS[name](x)

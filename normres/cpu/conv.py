@@ -30,14 +30,15 @@ def conv(
     x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int = 1, *, native: bool = False
 ) -> jax.Array:
     """layers.ops.conv, with the same arguments, values and errors; `native`: in C++, where that has the shapes."""
+    x_NHWC, kernel_HWIO = reverse_mode_only(x_NHWC), reverse_mode_only(kernel_HWIO)
     if native and groups == 1 and code.possible(x_NHWC, kernel_HWIO, stride):
-        y = reverse_mode_only(_native)(*alike(x_NHWC, kernel_HWIO.astype(jnp.float32)), stride)
+        y = _native(*alike(x_NHWC, kernel_HWIO.astype(jnp.float32)), stride)
         return checkpoint_name(y, CONVOLVED)
     kernel_HWIO = kernel_HWIO.astype(x_NHWC.dtype)
     if kernel_HWIO.shape[:2] == (1, 1) and stride > 1:
         # A strided 1x1 kernel only reads the positions it keeps.
         x_NHWC, stride = x_NHWC[:, ::stride, ::stride], 1
-    return checkpoint_name(reverse_mode_only(_conv)(*alike(x_NHWC, kernel_HWIO), stride, groups), CONVOLVED)
+    return checkpoint_name(_conv(*alike(x_NHWC, kernel_HWIO), stride, groups), CONVOLVED)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

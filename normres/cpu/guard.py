@@ -1,24 +1,44 @@
-"""What forward mode meets: JAX cannot push tangents through a gradient that is written out."""
+"""What forward mode meets: JAX cannot push tangents through a gradient that is written out, and says so in its words.
 
-from collections.abc import Callable
-from typing import Any
+`reverse_mode_only` is the identity.  Its tangent passes through a primitive that can be transposed, as reverse mode
+does with it, but neither computed nor compiled, as forward mode would.
+"""
+
+from functools import partial
+from typing import Any, NoReturn
+
+import jax
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+MESSAGE = "the CPU's operations have no forward-mode derivative (jax.jvp, jacfwd, hessian, linearize); use ops=plain"
 
 
-def reverse_mode_only(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets a jax.custom_vjp function say in one line what to do where forward mode meets it.
+@jax.custom_jvp
+def reverse_mode_only(x: jax.Array) -> jax.Array:
+    """Returns x.
 
     Raises:
-      TypeError: when called under jax.jvp or jax.jacfwd.
+      TypeError: where a tangent of x is wanted: MESSAGE, one line.
     """
+    return x
 
-    def call(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
-                raise
-            raise TypeError(
-                "the CPU's operations have no forward-mode derivative (jax.jvp, jacfwd, hessian); use ops=plain"
-            ) from None
 
-    return call
+@partial(reverse_mode_only.defjvp, symbolic_zeros=True)
+def _tangent(primals: Any, tangents: Any) -> Any:
+    # The value is guarded once more, for a derivative of the derivative.
+    (x,), (tangent,) = primals, tangents
+    return reverse_mode_only(x), tangent if isinstance(tangent, SymbolicZero) else _primitive.bind(tangent)
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise TypeError(MESSAGE)
+
+
+_primitive = Primitive("reverse_mode_only")
+_primitive.def_impl(_refuse)
+_primitive.def_abstract_eval(lambda tangent: tangent)
+ad.deflinear(_primitive, lambda cotangent: [cotangent])
+batching.primitive_batchers[_primitive] = lambda tangents, axes: (_primitive.bind(*tangents), axes[0])
+mlir.register_lowering(_primitive, _refuse)

@@ -41,7 +41,8 @@ def normalization(
     where = broadcastable("where", options.get("where"), x)
     rectify = activation == "relu"
     static = (over, spec.epsilon, rectify and residual is None)
-    y, moments = reverse_mode_only(_standardize)(static, *alike(x, affine.get("scale"), affine.get("bias"), where))
+    scale, bias = (array if array is None else reverse_mode_only(array) for array in map(affine.get, ("scale", "bias")))
+    y, moments = _standardize(static, *alike(reverse_mode_only(x), scale, bias, where))
     if residual is not None:
         y = activate(y + residual, activation)
     return y, moments

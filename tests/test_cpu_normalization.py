@@ -1,0 +1,198 @@
+"""The CPU's normalization, whose gradient is written out, against the plain one, which autodiff differentiates."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from normres import norms
+
+pytest.importorskip("normres.cpu")
+from normres.cpu import normalization as module
+from normres.cpu.normalization import normalization
+from normres.cpu.ops import XLA
+
+SHAPE, EPSILON = (4, 3, 2, 6), 1e-2
+RANDOM = np.random.default_rng(0)
+X, WEIGHTS, RESIDUAL = RANDOM.normal(0.5, 1.0, (3, *SHAPE))
+MASK = RANDOM.random(SHAPE) < 0.6
+MIDDLE = {"scale": RANDOM.normal(1, 0.3, (3, 1, 1)), "bias": RANDOM.normal(size=(3, 1, 6))}
+
+# name: (changes of the row, scale and bias, options)
+AFFINE = {"scale": RANDOM.normal(1, 0.3, 6), "bias": RANDOM.normal(size=6)}
+CASES = {
+    "batch": ({}, AFFINE, {}),
+    "batch, masked": ({}, AFFINE, {"where": MASK}),
+    "batch, channels in the middle": ({"channel_axis": 1}, MIDDLE, {}),
+    "batch, a ReLU after it": ({}, AFFINE, {"activation": "relu"}),
+    "batch, an addition and a ReLU after it": ({}, AFFINE, {"residual": RESIDUAL, "activation": "relu"}),
+    "instance, conditional": ({}, {"scale": RANDOM.normal(size=(4, 1, 1, 6))}, {}),
+    "layer, one scale, masked": ({}, {"scale": RANDOM.normal(size=())}, {"where": MASK[..., :1]}),
+    "layer, spatial": ({}, {"scale": RANDOM.normal(size=SHAPE[1:]), "bias": RANDOM.normal(size=(3, 1, 1))}, {}),
+    "group": ({"groups": 3}, AFFINE, {}),
+    "group, masked": ({"groups": 3}, AFFINE, {"where": MASK}),
+    "ghost_batch": ({"sub_batches": 2}, AFFINE, {"activation": "relu"}),
+    "rms, masked groups": ({"groups": 3}, {"scale": AFFINE["scale"]}, {"where": MASK}),
+    "positional": ({}, {}, {}),
+}
+
+
+def case(name):
+    """Returns f(normalization, x, params) -> (y, mean, var), and the params."""
+    changes, params, options = CASES[name]
+    spec = replace(norms.TABLE[name.partition(",")[0]], epsilon=EPSILON, **changes)
+
+    def run(function, x, params):
+        y, found = function(x, spec, params, **options)
+        return y, found.mean, found.var
+
+    return run, params
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def close(found, expected, tolerance=1e-10):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", CASES)
+def test_values_gradients_and_second_derivatives_are_the_plain_ones(name):
+    run, params = case(name)
+
+    def loss(function, point):
+        y, mean, var = run(function, *point)
+        return jnp.sum(jnp.sin(y) * WEIGHTS) + jnp.sum(jnp.cos(mean)) + jnp.sum(jnp.sin(var))
+
+    def slope(function, point):
+        gradient = jax.grad(partial(loss, function))(point)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(gradient))
+
+    point = (jnp.asarray(X), params)
+    for of in (run, lambda function, *point: jax.grad(partial(loss, function))(point)):
+        close(of(normalization, *point), of(norms.normalization, *point))
+    close(jax.grad(partial(slope, normalization))(point), jax.grad(partial(slope, norms.normalization))(point), 1e-8)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["batch", "group, masked", "ghost_batch"])
+def test_vmap_adds_a_batch_of_gradients(name):
+    run, params = case(name)
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(run(normalization, x, params)[0]) * WEIGHTS))(x)
+
+    several = jnp.stack([X, 2 * X + WEIGHTS])
+    close(jax.vmap(gradient)(several), jnp.stack([gradient(x) for x in several]))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("check", [False, True])
+def test_statistics_and_gradients_merge_over_devices(check, masked):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    spec = replace(norms.TABLE["batch"], epsilon=EPSILON)
+    where = jnp.asarray(MASK) if masked else jnp.ones(SHAPE, bool)
+
+    def loss(function, axis_name, x, where):
+        y, found = function(x, spec, AFFINE, where=where if masked else None, axis_name=axis_name)
+        return jnp.sin(y), jnp.broadcast_to(found.var, (1, 1, 1, 6))
+
+    def spread(x):
+        specs = {"in_specs": (P("data"), P("data")), "out_specs": (P("data"), P())}
+        run = partial(loss, normalization, "data")
+        y, var = jax.shard_map(run, mesh=mesh, check_vma=check, **specs)(x, where)
+        return jnp.sum(y * WEIGHTS) + (jnp.sum(jnp.sin(var)) if check else 0)
+
+    def whole(x):
+        y, var = loss(norms.normalization, None, x, where)
+        return jnp.sum(y * WEIGHTS) + (jnp.sum(jnp.sin(var)) if check else 0)
+
+    close(jax.value_and_grad(spread)(jnp.asarray(X)), jax.value_and_grad(whole)(jnp.asarray(X)))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_float32_far_from_zero_is_float64_rounded(mean):
+    x = np.float32(mean + X)
+    y, found = normalization(jnp.asarray(x), replace(norms.TABLE["batch"], epsilon=EPSILON))
+    exact = x.astype(np.float64)
+    centred = exact - exact.mean((0, 1, 2))
+    np.testing.assert_allclose(y, centred / np.sqrt(centred.var((0, 1, 2)) + EPSILON), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.var.ravel(), centred.var((0, 1, 2)), rtol=1e-5)
+
+
+def test_no_value_under_the_mask_harms():
+    spoilt = jnp.asarray(np.where(MASK, X, np.resize([np.inf, -np.inf, np.nan], SHAPE)), jnp.float32)
+    spec = norms.find_spec("batch", epsilon=EPSILON)
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(jnp.where(MASK, normalization(x, spec, where=MASK)[0] * WEIGHTS, 0)))(x)
+
+    expected = np.where(MASK, gradient(jnp.asarray(X, jnp.float32)), 0)
+    np.testing.assert_allclose(np.where(MASK, gradient(spoilt), 0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_infinity_spoils_its_own_statistic_alone():
+    x = jnp.asarray(X, jnp.float32).at[0, 0, 0, 2].set(jnp.inf)
+    y = normalization(x, norms.TABLE["batch"])[0]
+    assert np.isnan(y[..., 2]).all()
+    assert np.isfinite(np.delete(y, 2, -1)).all()
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+def test_the_backward_pass_keeps_the_input_and_no_wide_copy_of_it(activation):
+    x = jnp.asarray(X, jnp.bfloat16)
+
+    def backward(x):
+        return jax.vjp(lambda x: normalization(x, norms.TABLE["batch"], activation=activation)[0], x)[1]
+
+    kept = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(backward, x)) if leaf.shape == SHAPE]
+    assert kept == [jnp.bfloat16] * (2 if activation == "relu" else 1)  # the next convolution keeps the output anyway
+
+
+def test_what_has_no_written_gradient_is_the_plain_norm(monkeypatch):
+    monkeypatch.setattr(module, "_standardize", None)  # would fail if it were called
+    x, running = jnp.asarray(X, jnp.float32), norms.Moments(jnp.zeros(6), jnp.ones(6), jnp.ones(()))
+    for name in ("evonorm_s0", "extended_batch", "switchable"):
+        spec = norms.find_spec(name, groups=3)
+        np.testing.assert_array_equal(normalization(x, spec)[0], norms.normalization(x, spec)[0])
+    frozen = {"running": running, "use_running": True}
+    expected = norms.normalization(x, norms.TABLE["batch"], **frozen)[0]
+    np.testing.assert_array_equal(normalization(x, norms.TABLE["batch"], **frozen)[0], expected)
+
+
+FORWARD = {
+    "jvp": lambda f, x: jax.jvp(f, (x,), (x,)),
+    "jvp of jit": lambda f, x: jax.jvp(jax.jit(f), (x,), (x,)),
+    "jit of jvp": lambda f, x: jax.jit(lambda x: jax.jvp(f, (x,), (x,)))(x),
+    "jacfwd": lambda f, x: jax.jacfwd(f)(x),
+    "hessian": lambda f, x: jax.hessian(lambda x: jnp.sum(f(x)))(x),
+    "linearize": lambda f, x: jax.linearize(f, x)[1](x),
+}
+
+
+# Compiled, a norm's own custom gradient is met first, of which JAX says so in its words.
+REFUSED = [(operation, mode) for operation in ("normalization", "relu", "conv") for mode in FORWARD]
+REFUSED = [pair for pair in REFUSED if pair[0] != "normalization" or "jit" not in pair[1]]
+
+
+@pytest.mark.parametrize(("operation", "mode"), REFUSED)
+def test_forward_mode_is_refused_in_one_line_that_names_the_way_out(operation, mode):
+    kernel = jnp.ones((3, 3, 6, 2), jnp.float32)
+    function = {
+        "normalization": lambda x: normalization(x, norms.TABLE["batch"])[0],
+        "relu": XLA.activation,
+        "conv": lambda x: XLA.conv(x, kernel),
+    }[operation]
+    with pytest.raises(TypeError, match=r"^the CPU.s operations have no forward-mode derivative .*; use ops=plain(\n-|$)"):
+        FORWARD[mode](function, jnp.asarray(X, jnp.float32))
