@@ -1,35 +1,82 @@
-"""The rectifier, with a gradient that is read off its output: a step keeps one array for it and the next convolution.
+"""Addition and rectifier in one pass, forward and backward, with a gradient that is read off the output.
 
 Reverse mode only (jax.custom_vjp).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from normres.cpu.devices import alike
 from normres.cpu.guard import reverse_mode_only
+from normres.cpu.rows import elementwise
 from normres.norms.forms import ACTIVATIONS
 
 
+class Sum:
+    """x + y, not computed yet: a rectifier that follows adds in its own pass, and anything else forces it."""
+
+    def __init__(self, x: jax.Array, y: jax.Array):
+        self.x, self.y = x, y
+
+    def __jax_array__(self) -> jax.Array:
+        return self.x + self.y
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__jax_array__(), name)
+
+
+def _forced(name: str) -> Any:
+    return lambda self, *arguments: getattr(self.__jax_array__(), name)(*arguments)
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg", "getitem"):
+    setattr(Sum, f"__{_name}__", _forced(f"__{_name}__"))
+
+
+def add(x: jax.Array, y: jax.Array) -> Any:
+    """layers.ops.add, with the same arguments and, once forced, values."""
+    return Sum(jnp.asarray(x), jnp.asarray(y))
+
+
+def activation(x: Any, name: str = "relu") -> jax.Array:
+    """layers.ops.activation, with the same arguments and values."""
+    if name != "relu":
+        return ACTIVATIONS[name](jnp.asarray(x))
+    if isinstance(x, Sum):
+        return _relu_of_sum(*alike(reverse_mode_only(x.x), reverse_mode_only(x.y)))
+    return _relu(reverse_mode_only(x))
+
+
+def _rectified(y: jax.Array, dy: jax.Array) -> jax.Array:
+    """Returns what the rectifier, whose output is y, lets through of its output's gradient dy."""
+    # A CPU selects among bfloat16 values one by one, which takes ten times as long as among float32 ones.
+    wide = jnp.promote_types(dy.dtype, jnp.float32)
+    return jnp.where(y.astype(wide) > 0, dy.astype(wide), 0).astype(dy.dtype)
+
+
 @jax.custom_vjp
-def relu(x: jax.Array) -> jax.Array:
-    """Returns max(x, 0); the derivative at 0 is 0."""
+def _relu(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, 0)
 
 
-def _forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    y = relu(x)
+def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _relu(x)
     return y, y
 
 
-def _backward(y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    # A CPU selects among bfloat16 values one by one, which takes ten times as long as among float32 ones.
-    wide = jnp.promote_types(dy.dtype, jnp.float32)
-    return (jnp.where(y.astype(wide) > 0, dy.astype(wide), 0).astype(dy.dtype),)
+_relu.defvjp(_relu_forward, lambda y, dy: (_rectified(y, dy),))
 
 
-relu.defvjp(_forward, _backward)
+@jax.custom_vjp
+def _relu_of_sum(x: jax.Array, other: jax.Array) -> jax.Array:
+    return elementwise(lambda x, other: jnp.maximum(x + other, 0), x, other)
 
 
-def activation(x: jax.Array, name: str = "relu") -> jax.Array:
-    """layers.ops.activation, with the same arguments and values."""
-    return relu(reverse_mode_only(x)) if name == "relu" else ACTIVATIONS[name](x)
+def _relu_of_sum_forward(x: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _relu_of_sum(x, other)
+    return y, y
+
+
+_relu_of_sum.defvjp(_relu_of_sum_forward, lambda y, dy: (elementwise(_rectified, *alike(y, dy)),) * 2)

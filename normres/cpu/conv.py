@@ -30,7 +30,7 @@ def conv(
     x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int = 1, *, native: bool = False
 ) -> jax.Array:
     """layers.ops.conv, with the same arguments, values and errors; `native`: in C++, where that has the shapes."""
-    x_NHWC, kernel_HWIO = reverse_mode_only(x_NHWC), reverse_mode_only(kernel_HWIO)
+    x_NHWC, kernel_HWIO = reverse_mode_only(jnp.asarray(x_NHWC)), reverse_mode_only(kernel_HWIO)
     if native and groups == 1 and code.possible(x_NHWC, kernel_HWIO, stride):
         y = _native(*alike(x_NHWC, kernel_HWIO.astype(jnp.float32)), stride)
         return checkpoint_name(y, CONVOLVED)

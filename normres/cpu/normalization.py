@@ -20,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from normres import norms
 from normres.cpu.activation import activation as activate
+from normres.cpu.activation import add
 from normres.cpu.devices import alike, varying
 from normres.cpu.guard import reverse_mode_only
 from normres.cpu.rows import elementwise, summed
@@ -32,6 +33,7 @@ def normalization(
     x: jax.Array, spec: NormSpec, params: Mapping[str, jax.Array] | None = None, **options: Any
 ) -> tuple[jax.Array, Moments | None]:
     """norms.normalization, with the same arguments, values and errors."""
+    x = jnp.asarray(x)  # it may be a sum that is not computed yet
     residual, activation = options.pop("residual", None), options.pop("activation", "identity")
     own_statistics = not options.get("use_running") and isinstance(spec.over, str) and not spec.var_over
     if spec.form is not forms.standardized or not own_statistics or activation not in ("identity", "relu"):
@@ -44,7 +46,7 @@ def normalization(
     scale, bias = (array if array is None else reverse_mode_only(array) for array in map(affine.get, ("scale", "bias")))
     y, moments = _standardize(static, *alike(reverse_mode_only(x), scale, bias, where))
     if residual is not None:
-        y = activate(y + residual, activation)
+        y = activate(add(y, residual), activation)
     return y, moments
 
 

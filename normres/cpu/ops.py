@@ -2,10 +2,10 @@
 
 from functools import partial
 
-from normres.cpu.activation import activation
+from normres.cpu.activation import activation, add
 from normres.cpu.conv import conv
 from normres.cpu.normalization import normalization
-from normres.layers import PLAIN, Ops
+from normres.layers import Ops
 
-XLA = Ops(partial(conv, native=False), normalization, activation, PLAIN.add)
-NATIVE = Ops(partial(conv, native=True), normalization, activation, PLAIN.add)
+XLA = Ops(partial(conv, native=False), normalization, activation, add)
+NATIVE = Ops(partial(conv, native=True), normalization, activation, add)

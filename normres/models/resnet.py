@@ -59,7 +59,7 @@ class Block(Words):
             self.note("intermediates", "shortcut", side)
             total = self.ops.add(side, branch)
         self.note("intermediates", "sum", total)
-        return self.run(total, order.after.split(), prefix="after_")
+        return self.run(total, order.after.split() or ["identity"], prefix="after_")
 
     def convolutions(self) -> dict[str, dict[str, Any]]:
         """Returns the arguments of the branch's convolutions; Fixup shrinks their initial kernels."""

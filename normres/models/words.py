@@ -56,7 +56,7 @@ class Words(nn.Module):
 
         Args:
           x: (N, H, W, C).
-          words: "conv", "norm" (with a number), "relu" or "dropout".
+          words: "conv", "norm" (with a number), "relu", "identity" or "dropout".
           convolutions: the arguments of each convolution, by its word.
           prefix: of the names of parameters.
         """
@@ -79,10 +79,12 @@ class Words(nn.Module):
                 case "relu":
                     applied = before.startswith("norm") and not fixup
                     x = x if applied else self.ops.activation(x, "relu")
+                case "identity":
+                    x = self.ops.activation(x, "identity")
                 case "dropout":
                     x = nn.Dropout(self.config.dropout, deterministic=not self.train, name=name)(x)
                 case _:
-                    raise ValueError(f"{word!r} is no operation; choices: conv, norm, relu, dropout")
+                    raise ValueError(f"{word!r} is no operation; choices: conv, norm, relu, identity, dropout")
             before = word
         return x
 
@@ -93,4 +95,4 @@ class Words(nn.Module):
     def note(self, collection: str, name: str, value: jax.Array) -> None:
         """Stores a value in a collection if that is mutable; at initialization it would end up among the variables."""
         if not self.is_initializing():
-            self.sow(collection, name, value)
+            self.sow(collection, name, jnp.asarray(value))
