@@ -15,7 +15,7 @@ from normres import layers
 from normres.layers.ops import conv
 from normres.norms import TABLE, Average, NormSpec, find_spec, normalization
 
-FIXTURE = Path(__file__).parent / "fixtures" / "torch_norms.npz"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "torch_norms.npz"
 CLASSIC = ("batch", "instance", "layer", "group", "rms")
 NAMES = ["BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm"]
 

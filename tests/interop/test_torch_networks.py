@@ -20,7 +20,7 @@ from normres.interop import NAMINGS, network_from_torch, network_to_torch, read_
 from normres.interop.files import CALLS
 from normres.models.resnet import ResNet, ResNetConfig
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FILES = FIXTURES / "torch_files"
 # These programs run once: compiling them without optimization is most of what makes this file fast.
 QUICKLY = {"xla_backend_optimization_level": 0}

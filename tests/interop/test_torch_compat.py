@@ -15,7 +15,7 @@ from normres.interop import average_from_torch, kernel_from_torch, kernel_to_tor
 from normres.norms import TABLE, Average, NormSpec, find_spec
 from normres.norms import kernels
 
-FIXTURE = Path(__file__).parent / "fixtures" / "torch_compat.npz"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "torch_compat.npz"
 
 
 class LengthsTimesDirections(nn.Module):

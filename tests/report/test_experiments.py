@@ -15,7 +15,7 @@ from normres.runs import config as configs
 from normres.runs import sweep
 from normres.runs.results import read_runs
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # What the arms may differ in, and how many arms there are at each size: counted by hand.
 STUDIED = {
     "shortcuts": ({"model.shortcut", "model.gate_bias"}, {"demo": 11, "budget": 13, "paper": 13}),

@@ -314,6 +314,8 @@ def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, u
     found = model_config(config(**fields), 10, "float32", platform)
     assert (found.unrolled, found.remat) == (unrolled, "elementwise")
     assert model_config(config(model__remat="block"), 10, "float32", platform).remat == "block"
+    # Other operations say themselves what they keep.
+    assert model_config(config(), 10, "float32", platform, PLAIN._replace(add=jnp.add)).remat == "nothing"
 
 
 def test_unrolled_it_is_the_same_network(dataset):
@@ -329,4 +331,5 @@ def test_a_program_is_not_shared_by_networks_that_differ(dataset):
     assert programs(dataset)._steps is not programs(dataset, model__shortcut="none")._steps
     assert programs(dataset)._steps is not programs(dataset, 8)._steps
     assert programs(dataset)._steps is not programs(dataset, dtype="bfloat16")._steps
-    assert programs(dataset)._steps is not programs(dataset, ops=PLAIN._replace(add=jnp.add))._steps
+    one, other = (PLAIN._replace(add=add) for add in (jnp.add, lambda x, y: x + y))
+    assert programs(dataset, ops=one)._steps is not programs(dataset, ops=other)._steps

@@ -13,7 +13,7 @@ from normres.errors import UserError
 from normres.layers import PLAIN
 from normres.runs import machine, recipes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 CPUS = [SimpleNamespace(platform="cpu")]

@@ -371,7 +371,7 @@ def test_imagenet_layouts_are_shown_for_imagenet(capsys, monkeypatch):
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(argument, message, capsys, tmp_path, monkeypatch):
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(tmp_path)
     assert cli.main(["show", f"--config={root / 'configs/base.py'}", argument]) == 2
     said = capsys.readouterr().err

@@ -25,7 +25,7 @@ from normres.bench.step.own import Normres
 from normres.errors import UserError
 from normres.runs import machine
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = cells.Cell(depth=8, dtype="float32", norm="batch", batch=8, width=8)
 SMALL = ["--depths=8", "--width=4", "--batch=8"]
 HAS_TORCH = bool(importlib.util.find_spec("torch"))

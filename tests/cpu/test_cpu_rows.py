@@ -9,7 +9,7 @@ import pytest
 from jax import export
 
 pytest.importorskip("normres.cpu")
-from normres.cpu.activation import relu
+from normres.cpu.activation import activation as relu
 from normres.cpu.normalization import normalization
 from normres.cpu.rows import ADDED, LONG, elementwise, summed
 from normres.norms import TABLE
