@@ -12,11 +12,11 @@ import pytest
 
 from normres import cli, norms
 from normres.bench import contenders, numerics
-from normres.show import text
 from normres.bench import norms as speed
 from normres.bench.reference import reference
 from normres.errors import UserError
 from normres.layers import linen
+from normres.show import text
 
 TINY = (2, 4, 4, 8)
 

@@ -194,5 +194,7 @@ def test_forward_mode_is_refused_in_one_line_that_names_the_way_out(operation, m
         "relu": XLA.activation,
         "conv": lambda x: XLA.conv(x, kernel),
     }[operation]
-    with pytest.raises(TypeError, match=r"^the CPU.s operations have no forward-mode derivative .*; use ops=plain(\n-|$)"):
+    with pytest.raises(
+        TypeError, match=r"^the CPU.s operations have no forward-mode derivative .*; use ops=plain(\n-|$)"
+    ):
         FORWARD[mode](function, jnp.asarray(X, jnp.float32))

@@ -12,8 +12,7 @@ import pytest
 
 from normres import layers
 from normres.interop import average_from_torch, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
-from normres.norms import TABLE, Average, NormSpec, find_spec
-from normres.norms import kernels
+from normres.norms import TABLE, Average, NormSpec, find_spec, kernels
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "torch_compat.npz"
 
