@@ -70,9 +70,7 @@ def close(found, expected, tolerance=1e-10, name=""):
         other = np.asarray(other, np.float64)
         assert one.shape == other.shape
         largest = max(1.0, np.abs(other).max())
-        np.testing.assert_allclose(
-            np.asarray(one, np.float64), other, rtol=0, atol=tolerance * largest, err_msg=message
-        )
+        np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=0, atol=tolerance * largest, err_msg=name)
 
 
 def inner(one, other):
