@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from normres.cpu.devices import alike
 from normres.cpu.guard import reverse_mode_only
 from normres.cpu.rows import elementwise
-from normres.norms.forms import ACTIVATIONS
+from normres.norms.forms import activated
 
 
 class Sum:
@@ -41,9 +41,9 @@ def add(x: jax.Array, y: jax.Array) -> Any:
 
 
 def activation(x: Any, name: str = "relu") -> jax.Array:
-    """layers.ops.activation, with the same arguments and values."""
+    """norms.forms.activated, with the same arguments, values and errors."""
     if name != "relu":
-        return ACTIVATIONS[name](jnp.asarray(x))
+        return activated(jnp.asarray(x), name)
     if isinstance(x, Sum):
         return _relu_of_sum(*alike(reverse_mode_only(x.x), reverse_mode_only(x.y)))
     return _relu(reverse_mode_only(x))

@@ -11,7 +11,7 @@ import jax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from normres.norms.forms import ACTIVATIONS
+from normres.norms.forms import activated
 from normres.norms.spec import normalization
 
 CONVOLVED = "convolved"  # what jax.checkpoint's policies call a convolution's output
@@ -23,7 +23,7 @@ class Ops(NamedTuple):
     Attributes:
       conv: see `conv`.
       normalization: see norms.normalization.
-      activation: see `activation`.
+      activation: see norms.forms.activated.
       add: see `add`.
     """
 
@@ -57,14 +57,9 @@ def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int
     return checkpoint_name(y, CONVOLVED)
 
 
-def activation(x: jax.Array, name: str = "relu") -> jax.Array:
-    """Applies a row of norms.forms.ACTIVATIONS."""
-    return ACTIVATIONS[name](x)
-
-
 def add(x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns x + y, of one shape and dtype."""
     return x + y
 
 
-PLAIN = Ops(conv, normalization, activation, add)
+PLAIN = Ops(conv, normalization, activated, add)

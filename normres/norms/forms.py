@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from normres.errors import nearest
 from normres.norms.moments import Moments, normalize
 
 RENORM_SCALE_LIMIT = 3.0  # r is clipped to [1/3, 3] and d to [-5, 5]: where Ioffe 2017 ends its schedule
@@ -21,6 +22,13 @@ RESPONSE_OFFSET, RESPONSE_RADIUS, RESPONSE_ALPHA, RESPONSE_BETA = 2.0, 2, 1e-4, 
 
 # What may follow a norm or an addition.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"identity": lambda x: x, "relu": jax.nn.relu}
+
+
+def activated(x: jax.Array, name: str = "relu") -> jax.Array:
+    """Applies a row of ACTIVATIONS; one that does not exist is a ValueError that names the nearest."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation={name!r} does not exist; {nearest(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name](x)
 
 
 @dataclass(frozen=True)

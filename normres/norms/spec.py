@@ -98,11 +98,8 @@ class NormSpec:
 
     def split(self, groups: int = 1, sub_batches: int = 1) -> "NormSpec":
         """Returns the norm with these numbers of parts, where it has groups or sub-batches."""
-        return replace(
-            self,
-            groups=groups if self.groups > 1 else 1,
-            sub_batches=sub_batches if self.sub_batches > 1 else 1,
-        )
+        groups, sub_batches = groups if self.groups > 1 else 1, sub_batches if self.sub_batches > 1 else 1
+        return replace(self, groups=groups, sub_batches=sub_batches)
 
 
 def normalization(
@@ -164,7 +161,7 @@ def normalization(
     if residual is not None:
         y = y + residual
     own_activation = any(name in parameters for name in spec.activation)
-    y = y if own_activation else forms.ACTIVATIONS[activation](y)
+    y = y if own_activation else forms.activated(y, activation)
     return y, moments[0] if moments else None
 
 

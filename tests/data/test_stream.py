@@ -214,7 +214,7 @@ def test_two_hosts_read_disjoint_shards_and_train_as_one(
 @pytest.mark.parametrize(
     ("devices", "fields"),
     [
-        (1, {"data__cutout": 3}),
+        (1, {"data__cutout": 3, "train__steps_per_program": 1}),  # as a streamed run has it
         (8, {"data__mixup": 1.0}),
         (8, {"data__cutmix": 1.0, "train__parallel": "pmap", "data__preprocess": "channel_mean_std"}),
     ],
