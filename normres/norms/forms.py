@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from normres.errors import nearest
-from normres.norms.moments import Moments, normalize
+from normres.norms.moments import Moments
 
 RENORM_SCALE_LIMIT = 3.0  # r is clipped to [1/3, 3] and d to [-5, 5]: where Ioffe 2017 ends its schedule
 RENORM_SHIFT_LIMIT = 5.0
@@ -125,9 +125,9 @@ def mixed(given: Given) -> jax.Array:
 def switched(given: Given) -> jax.Array:
     """Standardizes by weighted means of the reductions' means and variances, the weights by softmax."""
     weights = [jax.nn.softmax(given.parameters[name].reshape(-1)) for name in ("mean_logits", "var_logits")]
-    mean = sum(weight * moments.mean for weight, moments in zip(weights[0], given.moments, strict=True))
+    deviation = sum(weight * deviation for weight, deviation in zip(weights[0], given.deviations, strict=True))
     var = sum(weight * moments.var for weight, moments in zip(weights[1], given.moments, strict=True))
-    return given.affine(normalize(given.x, jnp.asarray(mean), jnp.asarray(var), epsilon=given.epsilon))
+    return given.affine(deviation * lax.rsqrt(jnp.asarray(var) + given.epsilon))
 
 
 def local_response(given: Given) -> jax.Array:

@@ -127,7 +127,7 @@ def test_the_variance_may_have_more_axes_than_the_mean(masked):
     found = moments(x, (0, 1, 2), var_axes=(0, 1, 2, 3), where=where if masked else None)
     close(found.mean, mean)
     close(found.var, squares.mean().reshape(1, 1, 1, 1))
-    np.testing.assert_array_equal(found.count, where.sum((0, 1, 2), keepdims=True))
+    np.testing.assert_array_equal(np.broadcast_to(found.count, mean.shape), where.sum((0, 1, 2), keepdims=True))
     assert np.abs(squares.mean() / x[where].var() - 1) > 0.1  # the variance about one mean is another
 
 
