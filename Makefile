@@ -43,7 +43,7 @@ test: setup
 	@NORMRES_WITHOUT_CPU=1 $(PYTEST) $(SUBJECT)
 
 test-plain: setup
-	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git ls-files -z | xargs -0 cp --parents -t "$$copy" && \
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git ls-files -z | xargs -0 cp -d --parents -t "$$copy" && \
 	rm -r "$$copy/normres/cpu" && cd "$$copy" && PYTHONPATH="$$copy" $(CURDIR)/$(PYTEST)
 
 test-oldest: $(OLDEST)/installed

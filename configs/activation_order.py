@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import sizes
+from normres.configs import sizes
 from normres.models.variants import ORDERS
 
 FILE = "configs/activation_order.py"

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import sizes
+from normres.configs import sizes
 
 FILE = "configs/aux_loss.py"
 DEPTHS = {"demo": (8, 20, 38), "budget": (20, 32, 44, 56), "paper": (20, 32, 44, 56, 110)}

@@ -1,118 +1,236 @@
-"""Every field of a run, once, with its unit or its reason: ResNet-20 on CIFAR-10 after He et al. 2015.
+"""Every field of a run, once: its value, what it means, what it may be.  The values are He et al. 2015's ResNet-20.
 
-    normres train --config=configs/base.py --config.data.source=binary --config.data.path=DIR --workdir=runs/resnet20
+    normres train --config=base --config.data.source=binary --config.data.path=DIR --workdir=runs/resnet20
 
-With the paper's recipe (64,000 steps) this run takes 3.5 hours on 2 CPU cores with fast bfloat16 (0.2 s a step on an
-AMD EPYC of 2024); the paper reports 8.75 % test error.  `--config=configs/base.py:budget` runs a tenth of the steps.
+The whole run (64,000 steps) takes 3.5 hours on 2 CPU cores with fast bfloat16 (0.2 s a step on an AMD EPYC of 2024).
+The paper reports 8.75 % test error.  `--config=base:short` runs 3,200 steps, `--config=base:demo` 400.
+
+Layers: these values, the recipe, a config file's own lines, the command line.  A later layer wins.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from normres.runs.recipes import apply_recipe
+from normres.runs.fields import Field, build
+
+FIELDS: dict[str, Field] = {
+    "recipe": Field("he2015", "a row of RECIPES, below", choices="normres.configs.base:RECIPES"),
+    "seed": Field(0, "of initialization, data order, augmentation and dropout", least=0),
+    # -1 takes config.seed; another value sets one stream apart.
+    "seeds.initialization": Field(-1, "seed of the parameters", least=-1),
+    "seeds.order": Field(-1, "seed of the order in which the training images are seen", least=-1),
+    "seeds.augmentation": Field(-1, "seed of crops and flips", least=-1),
+    "seeds.dropout": Field(-1, "seed of dropout and stochastic depth", least=-1),
+    # The network.  A family reads those that it has; see MODELS in normres/models.
+    "model.family": Field("resnet", "a row of MODELS", choices="normres.models:MODELS", before="resnet"),
+    "model.module": Field("", "a Flax module of yours in place of the family, FILE.py:NAME", before=""),
+    "model.depth": Field(20, "layers: ResNets 6n+2 (basic) or 9n+2 (bottleneck), VGG 11, 13, 16 or 19", least=1),
+    "model.width": Field(16, "channels of the first stage; each later one has twice as many", least=1),
+    "model.layout": Field(
+        "cifar", "cifar | wide (6n+4, counts projections) | imagenet (7x7 stem)", choices="normres.models:LAYOUTS"
+    ),
+    "model.block": Field(
+        "basic",
+        "basic (two 3x3) | bottleneck (1x1, 3x3, 1x1 with four times the channels)",
+        choices="normres.models:BRANCHES",
+    ),
+    "model.shortcut": Field(
+        "A",
+        "none (a plain net) | A zero padding | B projection where needed | C always | ...",
+        choices="normres.models:SHORTCUTS",
+    ),
+    "model.order": Field(
+        "post",
+        "where norm and ReLU stand: post (He 2015) | pre (full pre-activation) | ...",
+        choices="normres.models:ORDERS",
+    ),
+    "model.inner_width": Field(
+        0, "channels of a bottleneck's inner convolutions in the first stage; 0 = width", least=0
+    ),
+    "model.stem_width": Field(0, "channels of the stem; 0 = width", least=0),
+    "model.cardinality": Field(1, "groups of a bottleneck's 3x3 convolution (ResNeXt)", least=1),
+    "model.squeeze": Field(0, "reduction of squeeze-and-excitation, such as 16; 0 = none", least=0),
+    "model.stride_at": Field("3x3", "which convolution of a branch has the stride", choices=("first", "3x3")),
+    "model.padding": Field("end", "where shortcut A adds channels of zeros", choices=("end", "both")),
+    "model.gate_bias": Field(-6.0, "initial bias of a gate on the shortcut"),
+    "model.dropout": Field(0.0, "rate before a branch's last convolution, or VGG's classifier", least=0, below=1),
+    "model.stochastic_depth": Field(
+        0.0, "probability that the last block's branch is left out; it falls to the first block's", least=0, below=1
+    ),
+    "model.zero_last_scale": Field(False, "the scale of each branch's last norm starts at zero"),
+    "model.auxiliary": Field((), "stages with a classifier of their own, such as 1,2", least=1),
+    "model.remat": Field(
+        "auto",
+        "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | block (all, "
+        "from its input: the least memory, a third more time) | auto (elementwise in plain JAX)",
+        choices=("nothing", "elementwise", "block", "auto"),
+        how=True,
+    ),
+    "model.unroll": Field(
+        "auto",
+        "compile every block on its own: a tenth less time, but seconds to compile and more memory; auto: on the CPU, "
+        "for 400 steps and more of networks of up to 60 blocks",
+        choices=("never", "always", "auto"),
+        how=True,
+    ),
+    "model.norm": Field("batch", "a row of norms.TABLE, or axes to average over, such as NHC"),
+    "model.norm_groups": Field(8, "channel groups of a grouped norm; they must divide the width", least=1),
+    "model.norm_sub_batches": Field(4, "parts of the batch of ghost_batch; they must divide the batch", least=1),
+    "model.norm_epsilon": Field(1e-5, "added to the variance", least=0),
+    "model.norm_average": Field(
+        "exponential",
+        "of statistics: exponential | debiased (the first batch counts) | cumulative",
+        choices=("exponential", "debiased", "cumulative"),
+    ),
+    "model.norm_momentum": Field(0.9, "share of the old running average that each step keeps", least=0, most=1),
+    "model.norm_unbiased": Field(False, "average n / (n - 1) times the variance, as PyTorch does"),
+    "model.weights": Field(
+        "plain", "norm of the kernels: a row of kernels.TABLE", choices="normres.norms.kernels:TABLE"
+    ),
+    "model.residual_scale": Field(
+        "none", "what replaces norms: none | skipinit | rezero | fixup", choices="normres.models:RESIDUAL_SCALES"
+    ),
+    # The data.
+    "data.name": Field("cifar10", "cifar10 | cifar100; of the sources tfds, npz, folder and parquet any name"),
+    "data.source": Field(
+        "embedded",
+        "embedded (2,560 + 640 images) | binary | python (the official files) | npz | ...",
+        choices="normres.data.sources:SOURCES",
+    ),
+    "data.path": Field("", "the file or folder that the source reads", how=True),
+    "data.verify": Field(True, "check the official checksums and counts; off for home-made files", how=True),
+    "data.image_size": Field(32, "pixels; of the sources that scale images or invent them", least=1),
+    "data.stream": Field(
+        "auto",
+        "images stay on disk: always | never | auto (too large for the device); tfds only",
+        choices=("auto", "always", "never"),
+        how=True,
+    ),
+    "data.validation": Field(0, "training examples set aside, 5,000 in the papers", least=0),
+    "data.stratified": Field(False, "validation set and fraction have each class in proportion"),
+    "data.evaluate_on": Field("test", "the images of the run's test error", choices=("test", "validation")),
+    "data.fraction": Field(1.0, "share of the training examples (without the validation set) that is kept", most=1),
+    "data.per_class": Field(0, "training examples kept of each class, in place of a fraction; 0 = all", least=0),
+    "data.split_seed": Field(0, "of validation set and subset; not config.seed: all seeds see the same data", least=0),
+    "data.label_noise": Field(0.0, "share of the training labels that a random other class replaces", least=0, most=1),
+    "data.label_noise_seed": Field(0, "which labels, and by what", least=0),
+    "data.preprocess": Field(
+        "pixel_mean",
+        "pixel_mean (He 2015) | channel_mean | channel_mean_std (wide networks) | image_standardization (each image by "
+        "its own mean and deviation) | none; statistics of the training images",
+        choices="normres.data.preprocess:KINDS",
+    ),
+    "data.augmentation": Field(
+        "crop_flip",
+        "crop_flip (pad 4, random crop, flip) | flip | none",
+        choices="normres.data.augment:AUGMENTATIONS",
+    ),
+    "data.padding": Field(
+        "zero", "of crop_flip, around preprocessed images: zero | reflect", choices="normres.data.augment:PADDINGS"
+    ),
+    "data.cutout": Field(0, "pixels, side of a square of zeros in each training image, such as 16; 0 = off", least=0),
+    "data.mixup": Field(0.0, "alpha, such as 1: mixes pairs of images by a share from Beta(alpha, alpha)", least=0),
+    # Of mixed images, the training error counts the label with the larger share as the right one.
+    "data.cutmix": Field(0.0, "alpha, such as 1: a box of another image, its area from Beta(alpha, alpha)", least=0),
+    "data.cutmix_probability": Field(
+        1.0, "share of the steps at which cutmix is applied; Yun et al. 2019: 0.5 on CIFAR", least=0, most=1
+    ),
+    "data.corruptions": Field(
+        (),
+        "the finished run's test error under each, such as contrast,gaussian_noise",
+        choices="normres.data.corruptions:CORRUPTIONS",
+    ),
+    "data.corruption_seed": Field(0, "of their noise and hues; all runs see the same images", least=0),
+    # The optimization.
+    "optim.optimizer": Field("sgd", "a row of OPTIMIZERS", choices="normres.training.optim:OPTIMIZERS", before="sgd"),
+    "optim.learning_rate": Field(0.1, "at its highest", least=0),
+    "optim.momentum": Field(0.9, "of sgd; of adamw the decay of the mean gradient, beta1", least=0, most=1),
+    "optim.nesterov": Field(False, "Nesterov's momentum; sgd only"),
+    "optim.beta2": Field(0.999, "decay of the mean squared gradient; adamw only", least=0, below=1, before=0.999),
+    "optim.epsilon": Field(1e-8, "added to the root of the mean squared gradient; adamw only", least=0, before=1e-8),
+    "optim.weight_decay": Field(
+        1e-4, "sgd: L2, added to the gradient before momentum; adamw: times the rate, taken off the weight", least=0
+    ),
+    "optim.decay_norms": Field(True, "decay scales and biases as well as kernels, as the papers did"),
+    "optim.clip_factor": Field(0.0, "adaptive gradient clipping, such as 0.02; 0 = off", least=0),
+    "optim.loss": Field(
+        "cross_entropy", "a row of LOSSES", choices="normres.training.losses:LOSSES", before="cross_entropy"
+    ),
+    "optim.label_smoothing": Field(
+        0.0, "share of each label that is spread over all classes, such as 0.1", least=0, below=1, before=0.0
+    ),
+    "optim.auxiliary_weights": Field(
+        (0.3,), "of the auxiliary classifiers' losses: one for all or one for each", least=0
+    ),
+    "optim.auxiliary_decay": Field(
+        "linear", "how these weights fall to zero at the last step", choices=("linear", "none")
+    ),
+    "optim.schedule": Field(
+        "step",
+        "of the rate: step (divided at each boundary) | cosine (to zero) | constant",
+        choices="normres.training.optim:SCHEDULES",
+    ),
+    "optim.boundaries": Field((32_000, 48_000), "steps at which the step schedule changes the rate", least=1),
+    "optim.decay_factor": Field(0.1, "of the step schedule, at each boundary", least=0),
+    "optim.warmup_steps": Field(0, "steps in which the rate rises linearly from zero", least=0),
+    "optim.hold_learning_rate": Field(0.01, "deep nets start at this rate ...", least=0),
+    "optim.hold_until_error": Field(0.8, "... until the running training error is below this share", least=0, most=1),
+    "optim.hold_from_depth": Field(110, "... if they are at least this deep; 0 = never", least=0),
+    # The run.
+    "train.steps": Field(64_000, "optimizer steps (the papers' iterations)", least=1),
+    "train.batch_size": Field(128, "examples per step over all devices", least=1),
+    "train.eval_batch_size": Field(256, "examples; the last batch is padded and masked", least=1, how=True),
+    "train.dtype": Field(
+        "auto",
+        "of activations; parameters and statistics are always float32; auto: bfloat16 where it is fast",
+        choices=("auto", "float32", "bfloat16"),
+    ),
+    "train.ops": Field(
+        "auto",
+        "plain (plain JAX) | cpu (normres/cpu: faster on a CPU, no jax.jvp) | auto (cpu on CPUs)",
+        choices=("auto", "plain", "cpu"),
+        how=True,
+    ),
+    "train.parallel": Field(
+        "jit", "jit (one global batch) | pmap (each device normalizes its share)", choices=("jit", "pmap")
+    ),
+    "train.steps_per_program": Field(
+        0, "most steps dispatched at once; 0: 8 on one CPU device, else 1; streamed: 1", least=0, how=True
+    ),
+    "train.sync_batch_norm": Field(True, "pmap only: batch statistics over all devices"),
+    "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, how=True),
+    "train.eval_every": Field(2_000, "steps between evaluations on the test set", least=1, how=True),
+    "train.checkpoint_every": Field(2_000, "steps; the most work that a kill can cost", least=1, how=True),
+}
+
+# Recipes list what differs from the values above.  These are exactly He, Zhang, Ren, Sun 2015, arXiv 1512.03385,
+# section 4.2.  `short` has their schedule in proportion, on the full data.  `demo` takes a laptop minutes: smaller
+# batches, for more steps from the same images; a warm-up in place of the hold; a cosine, as 400 steps leave no time to
+# settle after a boundary; and no augmentation: it shows how well a network can be optimized.
+RECIPES: dict[str, dict[str, Any]] = {
+    "he2015": {},
+    "short": {
+        "train.steps": 3_200,
+        "train.eval_every": 400,
+        "train.checkpoint_every": 200,
+        "optim.boundaries": (1_600, 2_400),
+    },
+    "demo": {
+        "train.steps": 400,
+        "train.batch_size": 64,
+        "train.log_every": 10,
+        "train.eval_every": 100,
+        "train.checkpoint_every": 50,
+        "optim.schedule": "cosine",
+        "optim.boundaries": (),
+        "optim.warmup_steps": 120,
+        "optim.hold_from_depth": 0,
+        "data.augmentation": "none",
+    },
+}
 
 
-def get_config(recipe: str = "he2015") -> ConfigDict:
-    """Returns the base configuration with the values of `recipe` (a row of normres/recipes.py) filled in."""
-    config = ConfigDict()
-
-    config.seed = 0  # initialization, data order and augmentation all derive from it
-    config.seeds = ConfigDict()  # -1 = config.seed; set one to vary it alone
-    config.seeds.initialization = -1  # of the parameters
-    config.seeds.order = -1  # in which the training images are seen
-    config.seeds.augmentation = -1  # crops and flips
-    config.seeds.dropout = -1  # and stochastic depth
-    config.recipe = ""  # a name in normres/recipes.py; setting it sets the fields that its row lists
-
-    config.model = ConfigDict()
-    config.model.depth = 20  # 6n+2 (basic) or 9n+2 (bottleneck): the stem, three stages of n blocks, the classifier
-    config.model.width = 16  # channels of the first stage; each later one has twice as many
-    config.model.layout = "cifar"  # cifar | wide (6n+4: counts the projections) | imagenet (7x7 stem, 18 to 152 layers)
-    config.model.block = "basic"  # basic (two 3x3) | bottleneck (1x1, 3x3, 1x1 with four times the channels)
-    config.model.shortcut = "A"  # none (a plain net) | A zero padding | B projection where needed | C always | ...
-    config.model.order = "post"  # where norm and ReLU stand: post (He 2015) | pre (full pre-activation) | ...
-    config.model.inner_width = 0  # channels of a bottleneck's inner convolutions in the first stage; 0 = width
-    config.model.stem_width = 0  # channels of the stem; 0 = width
-    config.model.cardinality = 1  # groups of a bottleneck's 3x3 convolution (ResNeXt)
-    config.model.squeeze = 0  # squeeze-and-excitation's reduction, such as 16; 0 = none
-    config.model.stride_at = "3x3"  # which convolution of a branch has the stride: first | 3x3
-    config.model.padding = "end"  # where shortcut A adds channels of zeros: end | both
-    config.model.gate_bias = -6.0  # initial bias of a gate on the shortcut
-    config.model.dropout = 0.0  # rate before a branch's last convolution (wide networks)
-    config.model.stochastic_depth = 0.0  # probability that the last block's branch is left out; falls to the first
-    config.model.zero_last_scale = False  # the scale of each branch's last norm starts at zero
-    config.model.auxiliary = ()  # stages with a classifier of their own, such as 1,2
-    config.model.remat = "auto"  # what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without
-    # dropout) | block (all, from its input: the least memory, a third more time) | auto (elementwise in plain JAX)
-    config.model.unroll = "auto"  # compile every block on its own: a tenth less time, but seconds to compile and more
-    # memory: never | always | auto (on the CPU, for 400 steps and more of networks of up to 60 blocks)
-    config.model.norm = "batch"  # a row of the table in normres/norms.py, or axes to average over, such as NHC
-    config.model.norm_groups = 8  # channel groups, read by grouped norms and unnamed ones over C; must divide width
-    config.model.norm_sub_batches = 4  # parts of the batch, read by ghost_batch only; must divide the batch
-    config.model.norm_epsilon = 1e-5  # added to the variance
-    config.model.norm_average = "exponential"  # of statistics: exponential | debiased (first batch counts) | cumulative
-    config.model.norm_momentum = 0.9  # share of the old running average kept at each step
-    config.model.norm_unbiased = False  # average n / (n - 1) times the variance, as PyTorch does
-    config.model.weights = "plain"  # of kernels: plain | standardized | scaled_standardized | l2 | spectral
-    config.model.residual_scale = "none"  # without norms: none | skipinit | rezero | fixup
-
-    config.data = ConfigDict()
-    config.data.name = "cifar10"  # cifar10 | cifar100; others (tfds, npz, folder): any name
-    config.data.source = "embedded"  # embedded (2,560 + 640 images) | binary | python (the official files) | npz | ...
-    config.data.path = ""  # the file or folder that the source reads; see SOURCES in normres/data/sources.py
-    config.data.verify = True  # check the official checksums and counts; off for home-made files
-    config.data.image_size = 32  # pixels; for the sources that resize (folder, tfds) or invent (synthetic)
-    config.data.stream = "auto"  # images stay on disk: always | never | auto (too large for the device); tfds only
-    config.data.validation = 0  # training examples set aside, 5,000 in the papers; 0 = none
-    config.data.stratified = False  # validation set and fraction have each class in proportion
-    config.data.evaluate_on = "test"  # test | validation: the images that the run's test error is measured on
-    config.data.fraction = 1.0  # of the training examples (without the validation set) that is kept
-    config.data.per_class = 0  # training examples kept of each class, in place of a fraction; 0 = all
-    config.data.split_seed = 0  # of validation set and subset; not config.seed: all seeds see the same data
-    config.data.label_noise = 0.0  # fraction of the training labels replaced by a random other class
-    config.data.label_noise_seed = 0  # which labels, and by what
-    config.data.preprocess = "pixel_mean"  # pixel_mean (He 2015) | channel_mean | channel_mean_std (wide networks) |
-    # image_standardization (each image by its own mean and deviation) | none; statistics of the training images
-    config.data.augmentation = "crop_flip"  # crop_flip (pad 4, random crop, flip) | flip | none
-    config.data.padding = "zero"  # crop_flip only, of preprocessed images: zero | reflect (wide networks)
-    config.data.cutout = 0  # pixels, side of a square set to zero in each training image, such as 16; 0 = off
-    config.data.mixup = 0.0  # alpha, such as 1: mixes pairs of images by a share from Beta(alpha, alpha); 0 = off
-    config.data.cutmix = 0.0  # alpha, such as 1: a box of another image, its area from Beta(alpha, alpha); 0 = off
-    config.data.cutmix_probability = 1.0  # share of the steps at which cutmix is applied; Yun et al. 2019: 0.5 on CIFAR
-    # Of mixed images, the training error that is logged counts the label with the larger share as the right one.
-    config.data.corruptions = ()  # the finished run's test error under each, such as contrast,gaussian_noise
-    config.data.corruption_seed = 0  # of their noise and hues; not config.seed, so that all runs see the same images
-
-    config.optim = ConfigDict()
-    config.optim.learning_rate = 0.1
-    config.optim.momentum = 0.9
-    config.optim.nesterov = False
-    config.optim.weight_decay = 1e-4  # L2, added to the gradient before momentum
-    config.optim.clip_factor = 0.0  # adaptive gradient clipping, such as 0.02; 0 = off
-    config.optim.auxiliary_weights = (0.3,)  # of the auxiliary classifiers' losses: one for all or one for each ...
-    config.optim.auxiliary_decay = "linear"  # ... falling to zero at the last step: linear | none
-    config.optim.decay_norms = True  # decay scales and biases as well as kernels, as the papers did
-    config.optim.schedule = "step"  # step (divide at each boundary) | cosine (to zero) | constant
-    config.optim.boundaries = (32_000, 48_000)  # steps; step schedule only
-    config.optim.decay_factor = 0.1  # step schedule only
-    config.optim.warmup_steps = 0  # linear from zero
-    config.optim.hold_learning_rate = 0.01  # deep nets start at this rate ...
-    config.optim.hold_until_error = 0.8  # ... until the running training error is below this fraction
-    config.optim.hold_from_depth = 110  # ... if they are at least this deep; 0 = never
-
-    config.train = ConfigDict()
-    config.train.steps = 64_000  # optimizer steps ("iterations" in the papers)
-    config.train.batch_size = 128  # examples per step over all devices
-    config.train.eval_batch_size = 256  # examples; the last batch is padded and masked
-    config.train.dtype = "auto"  # auto | float32 | bfloat16; parameters and statistics are always float32
-    config.train.ops = "auto"  # plain (plain JAX) | cpu (normres/cpu: faster on a CPU, no jax.jvp) | auto (cpu on CPUs)
-    config.train.parallel = "jit"  # jit (one global batch) | pmap (one batch per device)
-    config.train.seeds_per_program = 1  # arms of a sweep of one shape that train in one program, docs/performance.md
-    config.train.steps_per_program = 0  # most steps dispatched at once; 0: 8 on one CPU device; streamed, grouped: 1
-    config.train.sync_batch_norm = True  # pmap only: batch statistics over all devices
-    config.train.log_every = 100  # steps between lines of metrics.jsonl
-    config.train.eval_every = 2_000  # steps between evaluations on the test set
-    config.train.checkpoint_every = 2_000  # steps; the most work that a kill can cost
-
-    apply_recipe(config, recipe)
-    config.lock()
-    return config
+def get_config(recipe: str = "") -> ConfigDict:
+    """Returns the values above and, over them, those of a recipe; "" takes the one above."""
+    return build(FIELDS, RECIPES, recipe)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from normres.configs import base
 from normres.errors import UserError, nearest
 
 DEPTHS = {"demo": (8, 20, 56), "budget": (20, 32, 44, 56), "paper": (20, 32, 44, 56, 110)}

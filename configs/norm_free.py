@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import sizes
+from normres.configs import sizes
 
 FILE = "configs/norm_free.py"
 DEPTHS = {"demo": (8, 38), "budget": (20, 56, 110), "paper": (20, 56, 110)}

@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import sizes
+from normres.configs import sizes
 from normres.models.variants import ORDERS
 
 FILE = "configs/preactivation.py"

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import sizes
+from normres.configs import sizes
 from normres.data.corruptions import CORRUPTIONS
 
 FILE = "configs/robustness.py"

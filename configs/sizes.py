@@ -6,7 +6,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import base
+from normres.configs import base
 from normres.errors import UserError, nearest
 
 RECIPES = {"demo": "demo", "budget": "budget", "paper": "he2015"}

@@ -8,7 +8,7 @@ sweep of `CONFIG`; `draw` reads their result files only.
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.activation_order import VARIANTS
+from normres.configs.activation_order import VARIANTS
 from normres.models.variants import ORDERS
 from normres.report.clauses import Lower, Network
 from normres.report.comparison import Comparison, Published

@@ -9,7 +9,7 @@ leave the way within a stage as it is.  The runs are the sweep of `CONFIG`; `dra
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.aux_loss import VARIANTS
+from normres.configs.aux_loss import VARIANTS
 from normres.report.clauses import Lower, Network, Trend
 from normres.report.comparison import Comparison, Published
 from normres.report.statistics import Arm

@@ -9,7 +9,7 @@ The runs are the sweep of `CONFIG`; `draw` reads their result files only.
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.norm_free import VARIANTS
+from normres.configs.norm_free import VARIANTS
 from normres.report.clauses import Lower, Network
 from normres.report.comparison import Comparison, Published
 from normres.report.statistics import Arm

@@ -8,7 +8,7 @@ the sweep of `CONFIG`; `draw` reads their result files only.
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.preactivation import VARIANTS
+from normres.configs.preactivation import VARIANTS
 from normres.models.variants import ORDERS
 from normres.report.clauses import Lower, Network, Trend
 from normres.report.comparison import Comparison, Published

@@ -11,7 +11,7 @@ of instance norm rises less than that of batch norm, from a higher clean error. 
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.robustness import VARIANTS
+from normres.configs.robustness import VARIANTS
 from normres.errors import UserError
 from normres.report import robustness, tables
 from normres.report.clauses import Lower

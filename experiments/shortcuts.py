@@ -8,7 +8,7 @@ The runs are the sweep of `CONFIG`; `draw` reads their result files only.
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.shortcuts import gated, variants
+from normres.configs.shortcuts import gated, variants
 from normres.models.variants import SHORTCUTS
 from normres.report.clauses import Lower, Network
 from normres.report.comparison import FAIL, Comparison, Published

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from normres import files
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
-from normres.errors import InterruptedRun, UserError, nearest
+from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
 from normres.runs import machine
 
 # jax is imported inside the commands, after machine.prepare has set its flags.
@@ -18,10 +19,10 @@ from normres.runs import machine
 DESCRIPTION = "Train residual and plain networks with any normalization, sweep over them, and draw what came out."
 
 OVERRIDES = """\
-Any field of configs/base.py can be set for this command with --config.FIELD=VALUE, for example
+A config is a name in configs/, such as degradation, or a file of yours, such as mine.py.  It may take an argument after
+a colon: --config=base:short.  Any field of configs/base.py can be set with --config.FIELD=VALUE, for example
   --config.model.depth=56 --config.model.norm=group --config.optim.boundaries=1000,1500
-The file may take an argument after a colon, which is passed to its get_config():
-  --config=configs/base.py:budget"""
+--config.recipe=NAME replaces the recipe that the file names, and keeps the file's own lines."""
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
@@ -32,27 +33,30 @@ def _parser() -> argparse.ArgumentParser:
     train = add(
         "train",
         "Train one network; the same command goes on where an interrupted run was.",
-        f"{OVERRIDES}\n\nexample:\n"
-        "  normres train --config=configs/base.py:demo --config.model.depth=8 --workdir=runs/try",
+        f"{OVERRIDES}\n\nexample:\n  normres train --config=base:demo --config.model.depth=8 --workdir=runs/try",
     )
     sweep = add(
         "sweep",
-        "Train every arm of a config file's sweep(); arms that are done are skipped, interrupted ones go on.",
+        "Train every arm of a config file's sweep(), or of a grid; arms that are done are skipped, others go on.",
         f"{OVERRIDES}\n\nTwo sweeps over one --workdir share the work: an arm is trained by one process at a time.\n"
-        "\nexample:\n  normres sweep --config=configs/degradation.py:demo --workdir=runs/demo",
+        "\nexample:\n  normres sweep --config=degradation:demo --workdir=runs/demo\n"
+        "  normres sweep --config=base:demo --vary model.norm=batch,group --vary model.depth=8,20 --workdir=runs/grid",
     )
     for command in (train, sweep):
-        command.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the config file")
+        command.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     train.add_argument("--workdir", required=True, type=Path, help="the run's own directory")
     sweep.add_argument("--workdir", required=True, type=Path, help="holds one directory per arm")
     sweep.add_argument("--seeds", type=int, default=1, metavar="N", help="run every arm with N seeds (default 1)")
     sweep.add_argument("--list", action="store_true", help="print the arms and their state, and train nothing")
+    sweep.add_argument(
+        "--vary", action="append", default=[], metavar="FIELD=A,B", help="a grid: every combination of these values"
+    )
     report = add(
         "report",
         "Draw an experiment's figures, tables and page from the runs of a sweep; trains nothing.",
-        "example:\n  normres report --experiment=experiments/degradation.py --workdir=runs/demo",
+        "example:\n  normres report --experiment=degradation --workdir=runs/demo",
     )
-    report.add_argument("--experiment", required=True, metavar="FILE.py", help="a file of experiments/")
+    report.add_argument("--experiment", required=True, metavar="NAME", help="a name in experiments/, or a file")
     report.add_argument("--workdir", required=True, type=Path, help="where the sweep's runs are")
     report.add_argument("--output", type=Path, help="where to write (default: WORKDIR/report)")
     show = add(
@@ -60,9 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         "Print what a network consists of and what it costs, and draw it; trains nothing.",
         "Per stage: blocks, shape, parameters, multiply-adds, activations, the norm's axes; then the order of norm\n"
         f"and ReLU.  Networks of the imagenet layout are shown for 224x224x3 images and 1000 classes.\n\n{OVERRIDES}"
-        "\n\nexample:\n  normres show --config=configs/base.py --config.model.order=pre --svg=pre.svg",
+        "\n\nexample:\n  normres show --config=base --config.model.order=pre --svg=pre.svg",
     )
-    show.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the config file")
+    show.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     show.add_argument("--image", metavar="HxWxC", help="size of an image (default: the data's, 32x32x3)")
     show.add_argument("--svg", type=Path, metavar="FILE.svg", help="draw the network to this file")
     data = add(
@@ -119,6 +123,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
                 "--workdir",
                 "--seeds",
                 "--list",
+                "--vary",
                 "--experiment",
                 "--output",
                 "--image",
@@ -151,26 +156,24 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
-    from normres.runs import arms as on_this_machine
     from normres.runs import local, results, sweep
 
-    arms = sweep.expand(options.config, overrides, options.seeds)
+    arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
     if options.list:
         for arm in arms:
             run = results.read_run(options.workdir / arm.run_id)
             print(f"{run.record['status'] if run else 'to do':10} {arm.run_id}")
         return 0
     with local.stop_signals() as stop:
-        return on_this_machine.run_sweep(arms, options.workdir, stop, Console())
+        return sweep.run_sweep(arms, options.workdir, stop, Console())
 
 
 def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if overrides:
         raise UserError(f"--config.{next(iter(overrides))}: report draws what is there and takes no config")
     from normres.runs import results
-    from normres.runs.config_files import load_module
 
-    experiment = load_module(options.experiment)
+    experiment = files.load(options.experiment, "experiments")
     if not hasattr(experiment, "draw"):
         raise UserError(f"{options.experiment}: defines no draw(runs, output_directory)")
     runs = results.read_runs(options.workdir)
@@ -204,6 +207,8 @@ def main(arguments: list[str] | None = None) -> int:
             return of_data.run(options, rest)
         return COMMANDS[options.command](options, parse_overrides(rest))
     except UserError as error:
+        if isinstance(error, FaultInFile):
+            print(error.trace, end="", file=sys.stderr)
         print(f"normres: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -216,6 +221,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("normres: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if theirs := files.fault_of_user(error):
+            print(f"{theirs.trace}normres: {theirs}", file=sys.stderr)
+            return 1
         # A fault of ours and not the user's.  One line is enough for them; who reports it can ask for the rest.
         if os.environ.get("NORMRES_TRACEBACK"):
             traceback.print_exc()

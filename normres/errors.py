@@ -8,6 +8,14 @@ class UserError(Exception):
     """A mistake in a config, a file or a command; the command line prints it as one line and exits with 2."""
 
 
+class FaultInFile(UserError):
+    """Code in a file that the user edits failed; `trace` shows where."""
+
+    def __init__(self, message: str, trace: str):
+        super().__init__(message)
+        self.trace = trace
+
+
 class InterruptedRun(Exception):
     """A run was told to stop; what it had done is saved and the message says how far it was."""
 

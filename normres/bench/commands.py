@@ -161,8 +161,8 @@ def _norms(options: argparse.Namespace) -> int:
 
 
 def _compile(options: argparse.Namespace) -> int:
-    from configs import base
     from normres.bench import compile as of_compile
+    from normres.configs import base
     from normres.models import variants
     from normres.runs import config
 
@@ -192,8 +192,8 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _seeds(options: argparse.Namespace) -> int:
-    from configs import base
     from normres.bench import seeds
+    from normres.configs import base
     from normres.runs import config
 
     if options.repeats < 1:
@@ -208,8 +208,8 @@ def _seeds(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from configs import base
     from normres.bench import data
+    from normres.configs import base
     from normres.runs import config
 
     for option in ("steps", "repeats"):

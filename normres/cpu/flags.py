@@ -52,11 +52,11 @@ def prepare_xla() -> None:
     # A TPU's library is a separate build of XLA, which ends the process at a flag that it does not know.
     if not has_fast_bfloat16() or importlib.util.find_spec("libtpu"):
         return
-    given = os.environ.get("XLA_FLAGS", "")
-    added = [flag for flag in ONEDNN_FLAGS if flag.split("=")[0] not in given]
-    if added == [*ONEDNN_FLAGS] and CONVOLUTION_FLAG.split("=")[0] not in given:
+    flags_before = os.environ.get("XLA_FLAGS", "")
+    added = [flag for flag in ONEDNN_FLAGS if flag.split("=")[0] not in flags_before]
+    if added == [*ONEDNN_FLAGS] and CONVOLUTION_FLAG.split("=")[0] not in flags_before:
         added.append(CONVOLUTION_FLAG)
-    os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+    os.environ["XLA_FLAGS"] = " ".join([flags_before, *added]).strip()
 
 
 def keep_compiled_programs() -> None:
@@ -107,8 +107,8 @@ def return_freed_memory() -> None:
 
 def environment_as_given() -> dict[str, str]:
     """Returns the environment without what this module has added to it, for processes that must not profit from it."""
-    given = dict(os.environ)
-    if given.get("GLIBC_TUNABLES") == MALLOC_TUNABLES:
-        del given["GLIBC_TUNABLES"]
-    flags = [flag for flag in given.pop("XLA_FLAGS", "").split() if flag not in (*ONEDNN_FLAGS, CONVOLUTION_FLAG)]
-    return given | ({"XLA_FLAGS": " ".join(flags)} if flags else {})
+    environment = dict(os.environ)
+    if environment.get("GLIBC_TUNABLES") == MALLOC_TUNABLES:
+        del environment["GLIBC_TUNABLES"]
+    flags = [flag for flag in environment.pop("XLA_FLAGS", "").split() if flag not in (*ONEDNN_FLAGS, CONVOLUTION_FLAG)]
+    return environment | ({"XLA_FLAGS": " ".join(flags)} if flags else {})

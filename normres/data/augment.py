@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from normres.data.preprocess import preprocess
@@ -134,20 +133,18 @@ class Targets:
     others: jax.Array | None = None
     share: jax.Array | None = None
 
-    def loss(self, logits_NK: jax.Array) -> jax.Array:
-        """Returns the mean cross entropy with the soft targets share * labels + (1 - share) * others, in nats."""
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits_NK, self.labels).mean()
+    def mixed(self, value: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """Returns share * value(labels) + (1 - share) * value(others), (B,); `value` may be a loss of labels."""
         if self.others is None or self.share is None:
-            return loss
-        of_others = optax.softmax_cross_entropy_with_integer_labels(logits_NK, self.others).mean()
-        return self.share * loss + (1 - self.share) * of_others
+            return value(self.labels)
+        return self.share * value(self.labels) + (1 - self.share) * value(self.others)
 
-    def error(self, logits_NK: jax.Array) -> jax.Array:
-        """Returns the share of wrong answers; for a mixed image the right one is the label with the larger share."""
-        right = self.labels
-        if self.others is not None and self.share is not None:
-            right = jnp.where(self.share >= 0.5, self.labels, self.others)
-        return jnp.mean(jnp.argmax(logits_NK, -1) != right)
+    @property
+    def right(self) -> jax.Array:
+        """The right answers, int32 (B,); for a mixed image the label with the larger share."""
+        if self.others is None or self.share is None:
+            return self.labels
+        return jnp.where(self.share >= 0.5, self.labels, self.others)
 
 
 def training_batch(

@@ -72,11 +72,11 @@ def _own_statistics(
 
 def _axes(axes: Axes, ndim: int) -> tuple[int, ...]:
     """Returns the axes in order, not negative and, as in Flax, each once."""
-    given = (axes,) if isinstance(axes, int) else axes
-    outside = [axis for axis in given if not -ndim <= axis < ndim]
+    listed = (axes,) if isinstance(axes, int) else axes
+    outside = [axis for axis in listed if not -ndim <= axis < ndim]
     if outside:
         raise ValueError(f"axis {outside[0]} is out of range for an array of {ndim} axes")
-    return tuple(sorted({axis % ndim for axis in given}))
+    return tuple(sorted({axis % ndim for axis in listed}))
 
 
 class BatchNorm(nn.Module):
@@ -106,8 +106,8 @@ class BatchNorm(nn.Module):
         kept = _axes(self.axis, x.ndim)
         axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
         if not use_running:
-            y, found = _own_statistics(self, x, axes, kept, mask)
-            self._running(found, x.shape, axes)
+            y, moments = _own_statistics(self, x, axes, kept, mask)
+            self._running(moments, x.shape, axes)
             return y
         mean, var = self._running(None, x.shape, axes)
         affine, dtype = _affine(self, x, kept)

@@ -109,8 +109,8 @@ class Norm(nn.Module):
         """Stores the input's moments for who asked for them; a variance of all channels is one number."""
         axes = self._averaged(moments.mean.ndim)
         kept = [axis for axis in range(moments.mean.ndim) if axis not in axes]
-        found: Any = self.variable("moments", "found", lambda: None)
-        found.value = Moments(*(value.reshape([value.shape[axis] for axis in kept]) for value in moments))
+        stored: Any = self.variable("moments", "input", lambda: None)
+        stored.value = Moments(*(value.reshape([value.shape[axis] for axis in kept]) for value in moments))
 
     def _update(self, moments: Moments, variables: tuple[Any, ...]) -> None:
         """Lets the running averages follow the moments of a batch."""

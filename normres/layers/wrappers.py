@@ -46,8 +46,8 @@ class WeightNorm(nn.Module):
         name, value = _name(self.layer_instance, path), jnp.asarray(value)
         if self.variable_filter and not any(part in name for part in self.variable_filter):
             return value
-        given = () if self.feature_axes is None else self.feature_axes
-        kept = {axis % value.ndim for axis in ((given,) if isinstance(given, int) else given)}
+        axes = () if self.feature_axes is None else self.feature_axes
+        kept = {axis % value.ndim for axis in ((axes,) if isinstance(axes, int) else axes)}
         scale = None
         if self.use_scale:
             shape = [size for axis, size in enumerate(value.shape) if axis in kept]

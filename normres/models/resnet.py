@@ -195,7 +195,7 @@ class ResNet(Words):
 
     def classify(self, x: jax.Array, name: str) -> jax.Array:
         """Averages over space and returns logits in at least float32."""
-        x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
+        x = self.pooled(x)
         if name == "classifier":
             self.note("intermediates", "pooled", x)
         fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup

@@ -6,11 +6,9 @@ shortcuts).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
-import jax.numpy as jnp
-
-from normres.norms import NormSpec, find_spec
+from normres.models.network import NetworkConfig, must_divide
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ class ResidualScale:
 RESIDUAL_SCALES: dict[str, ResidualScale] = {
     "none": ResidualScale(),
     "skipinit": ResidualScale(initial=0.0, paper="De, Smith 2020, arXiv 2002.10444"),
-    # The same formula as SkipInit's, found for any kind of branch.
+    # The formula of SkipInit, proposed for any kind of branch.
     "rezero": ResidualScale(initial=0.0, paper="Bachlechner, Majumder, Mao, Cottrell, McAuley 2020, arXiv 2003.04887"),
     "fixup": ResidualScale(initial=1.0, fixup=True, paper="Zhang, Dauphin, Ma 2019, arXiv 1901.09321"),
 }
@@ -207,7 +205,7 @@ REMAT = ("nothing", "elementwise", "block")
 
 
 @dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(NetworkConfig):
     """Everything that determines the network.
 
     Attributes:
@@ -217,9 +215,7 @@ class ResNetConfig:
       stem_width: channels of the stem; 0 = width.
       cardinality: groups of the branch's 3x3 convolutions after the first convolution (ResNeXt).
       squeeze: channels over those of squeeze-and-excitation's inner layer; 0 = none.
-      classes: number of logits.
-      layout, block, shortcut, order, weights, residual_scale: rows of LAYOUTS, BRANCHES, SHORTCUTS, ORDERS,
-        kernels.TABLE, RESIDUAL_SCALES.
+      layout, block, shortcut, order, residual_scale: rows of LAYOUTS, BRANCHES, SHORTCUTS, ORDERS, RESIDUAL_SCALES.
       stride_at: "first" or "3x3": which convolution of a branch carries the stride.
       padding: "end" or "both": on which side shortcut A adds channels of zeros.
       gate_bias: initial bias of a gate.
@@ -230,22 +226,12 @@ class ResNetConfig:
       auxiliary: stages, from 1, with a classifier of their own.
       remat: one of REMAT.
       unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
-      norm: a row of norms.TABLE, or axes such as "NHC".
-      norm_groups: channel groups of a grouped norm; must divide every normalized width.
-      norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
-      norm_epsilon: see NormSpec.
-      norm_average, norm_momentum, norm_unbiased: see norms.Average.
-      dtype: of activations; parameters, statistics and logits are float32.
-      axis_name: device axis over which batch statistics are merged (pmap).
     """
 
-    depth: int = 20
-    width: int = 16
     inner_width: int = 0
     stem_width: int = 0
     cardinality: int = 1
     squeeze: int = 0
-    classes: int = 10
     layout: str = "cifar"
     block: str = "basic"
     shortcut: str = "A"
@@ -259,22 +245,7 @@ class ResNetConfig:
     auxiliary: tuple[int, ...] = ()
     remat: str = "nothing"
     unrolled: bool = False
-    norm: str = "batch"
-    norm_groups: int = 8
-    norm_sub_batches: int = 4
-    norm_epsilon: float = 1e-5
-    norm_average: Any = "exponential"
-    norm_momentum: float = 0.9
-    norm_unbiased: bool = False
-    weights: str = "plain"
     residual_scale: str = "none"
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-
-    @property
-    def norm_spec(self) -> NormSpec:
-        """The norm with its groups, sub-batches and epsilon."""
-        return find_spec(self.norm, self.norm_groups, self.norm_sub_batches, self.norm_epsilon)
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -287,3 +258,31 @@ class ResNetConfig:
         outer = self.width * branch.expansion * 2**stage
         inner = (self.inner_width or self.width) * 2**stage
         return (*[inner] * (len(branch.kernels) - 1), outer)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """See NetworkConfig."""
+        own = {"inner_width": self.inner_width, "stem_width": self.stem_width}
+        return super().widths | {name: size for name, size in own.items() if size}
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """See NetworkConfig; the stem counts as one."""
+        stem = LAYOUTS[self.layout].stem_stride
+        first = stem * (2 if LAYOUTS[self.layout].pool else 1)
+        of_blocks = [(size, first * 2**stage) for stage in range(len(self.blocks)) for size in self.features(stage)]
+        return ((self.stem_width or self.width, stem), *of_blocks)
+
+    def check(self) -> Self:
+        """See NetworkConfig."""
+        try:
+            stages = len(self.blocks)
+        except ValueError as error:
+            raise ValueError(f"depth={self.depth} {error}") from None
+        if wrong := [stage for stage in self.auxiliary if not 1 <= stage < stages]:
+            inner = ", ".join(map(str, range(1, stages)))
+            raise ValueError(f"auxiliary={self.auxiliary}: there is no inner stage {wrong[0]}; choices: {inner}")
+        if self.cardinality > 1 and not any(size > 1 for size in BRANCHES[self.block].kernels[1:-1]):
+            raise ValueError(f"cardinality={self.cardinality} needs config.model.block='bottleneck'")
+        must_divide("cardinality", self.cardinality, "width", self.inner_width or self.width)
+        return super().check()

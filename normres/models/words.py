@@ -7,43 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from normres import norms
-from normres.layers import PLAIN, Conv, Norm, Ops
+from normres.models.network import Network
 from normres.models.variants import BRANCHES, RESIDUAL_SCALES, ResNetConfig
 
 
-class Words(nn.Module):
-    """A block or a network that carries out words.
-
-    Attributes:
-      config: everything that determines the network.
-      train: whether norms use and follow the batch's statistics, and dropout drops.
-      ops: the operations.
-    """
+class Words(Network):
+    """A block or a network that carries out words."""
 
     config: ResNetConfig
-    train: bool = False
-    ops: Ops = PLAIN
-
-    def norm(self, name: str, **options: Any) -> Norm:
-        """Returns the norm that the config asks for."""
-        config = self.config
-        return Norm(
-            config.norm_spec,
-            average=norms.Average(config.norm_average, config.norm_momentum, unbiased=config.norm_unbiased),
-            use_running_average=not self.train,
-            axis_name=config.axis_name,
-            ops=self.ops,
-            name=name,
-            **options,
-        )
-
-    def conv(self, name: str, features: int, **options: Any) -> Conv:
-        """Returns the convolution that the config asks for."""
-        config = self.config
-        return Conv(
-            features, weights=config.weights, train=self.train, dtype=config.dtype, ops=self.ops, name=name, **options
-        )
 
     def run(
         self,
@@ -91,8 +62,3 @@ class Words(nn.Module):
     def add_scalar(self, x: jax.Array, name: str) -> jax.Array:
         """Adds a learned scalar, at first 0."""
         return x + self.param(name, nn.initializers.zeros, (1,) * x.ndim, jnp.float32).astype(x.dtype)
-
-    def note(self, collection: str, name: str, value: jax.Array) -> None:
-        """Stores a value in a collection if that is mutable; at initialization it would end up among the variables."""
-        if not self.is_initializing():
-            self.sow(collection, name, jnp.asarray(value))

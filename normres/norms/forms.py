@@ -1,6 +1,6 @@
 """Forms: how an input and its moments become the output: the common formula and those of norms that have their own.
 
-A form is a pure function of one `Given`.  It computes in at least float32; `normalization` casts the result.
+A form is a pure function of one `Terms`.  It computes in at least float32; `normalization` casts the result.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,8 +32,8 @@ def activated(x: jax.Array, name: str = "relu") -> jax.Array:
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a form may use.
+class Terms:
+    """The terms of a formula: what a form may use.
 
     Attributes:
       x: the input, in at least float32.
@@ -70,70 +70,70 @@ class Given:
         return jnp.sqrt(moments.var + self.epsilon)
 
 
-Form = Callable[[Given], jax.Array]
+Form = Callable[[Terms], jax.Array]
 
 
-def standardized(given: Given) -> jax.Array:
+def standardized(terms: Terms) -> jax.Array:
     """(x - mean) / sqrt(var + epsilon) * scale + bias: the form of most norms."""
-    return given.affine(given.standardized())
+    return terms.affine(terms.standardized())
 
 
-def identity(given: Given) -> jax.Array:
+def identity(terms: Terms) -> jax.Array:
     """X itself."""
-    return given.affine(given.x)
+    return terms.affine(terms.x)
 
 
-def renormalized(given: Given) -> jax.Array:
+def renormalized(terms: Terms) -> jax.Array:
     """Standardized x times r plus d, which bring it to the running averages; no gradient flows through r and d."""
-    (batch,) = given.moments
-    y = given.standardized()
-    if given.running is not None:
-        kept = given.root(given.running)
-        r = jnp.clip(given.root(batch) / kept, 1 / RENORM_SCALE_LIMIT, RENORM_SCALE_LIMIT)
-        d = jnp.clip((batch.mean - given.running.mean) / kept, -RENORM_SHIFT_LIMIT, RENORM_SHIFT_LIMIT)
+    (batch,) = terms.moments
+    y = terms.standardized()
+    if terms.running is not None:
+        kept = terms.root(terms.running)
+        r = jnp.clip(terms.root(batch) / kept, 1 / RENORM_SCALE_LIMIT, RENORM_SCALE_LIMIT)
+        d = jnp.clip((batch.mean - terms.running.mean) / kept, -RENORM_SHIFT_LIMIT, RENORM_SHIFT_LIMIT)
         y = y * lax.stop_gradient(r) + lax.stop_gradient(d)
-    return given.affine(y)
+    return terms.affine(y)
 
 
-def thresholded(given: Given) -> jax.Array:
+def thresholded(terms: Terms) -> jax.Array:
     """max(y, threshold), the thresholded linear unit, where there is a threshold."""
-    y = given.affine(given.standardized())
-    return jnp.maximum(y, given.parameters["threshold"]) if "threshold" in given.parameters else y
+    y = terms.affine(terms.standardized())
+    return jnp.maximum(y, terms.parameters["threshold"]) if "threshold" in terms.parameters else y
 
 
-def gated(given: Given) -> jax.Array:
+def gated(terms: Terms) -> jax.Array:
     """EvoNorm-S0: x sigmoid(v x) / sqrt(var + epsilon); without its nonlinearity, x / sqrt(var + epsilon)."""
-    x = given.x * jax.nn.sigmoid(given.parameters["v"] * given.x) if "v" in given.parameters else given.x
-    return given.affine(x / given.root(given.moments[0]))
+    x = terms.x * jax.nn.sigmoid(terms.parameters["v"] * terms.x) if "v" in terms.parameters else terms.x
+    return terms.affine(x / terms.root(terms.moments[0]))
 
 
-def larger_of_two(given: Given) -> jax.Array:
+def larger_of_two(terms: Terms) -> jax.Array:
     """EvoNorm-B0: x / max(sqrt(batch variance), v x + sqrt(instance variance)); without v, by the batch's alone."""
-    batch, instance = given.moments
-    deviation = given.root(batch)
-    if "v" in given.parameters:
-        deviation = jnp.maximum(deviation, given.parameters["v"] * given.x + given.root(instance))
-    return given.affine(given.x / deviation)
+    batch, instance = terms.moments
+    deviation = terms.root(batch)
+    if "v" in terms.parameters:
+        deviation = jnp.maximum(deviation, terms.parameters["v"] * terms.x + terms.root(instance))
+    return terms.affine(terms.x / deviation)
 
 
-def mixed(given: Given) -> jax.Array:
+def mixed(terms: Terms) -> jax.Array:
     """gate times batch-standardized plus (1 - gate) times instance-standardized x, the gate clipped to [0, 1]."""
-    gate = jnp.clip(given.parameters["gate"], 0, 1)
-    return given.affine(gate * given.standardized(0) + (1 - gate) * given.standardized(1))
+    gate = jnp.clip(terms.parameters["gate"], 0, 1)
+    return terms.affine(gate * terms.standardized(0) + (1 - gate) * terms.standardized(1))
 
 
-def switched(given: Given) -> jax.Array:
+def switched(terms: Terms) -> jax.Array:
     """Standardizes by weighted means of the reductions' means and variances, the weights by softmax."""
-    weights = [jax.nn.softmax(given.parameters[name].reshape(-1)) for name in ("mean_logits", "var_logits")]
-    deviation = sum(weight * deviation for weight, deviation in zip(weights[0], given.deviations, strict=True))
-    var = sum(weight * moments.var for weight, moments in zip(weights[1], given.moments, strict=True))
-    return given.affine(deviation * lax.rsqrt(jnp.asarray(var) + given.epsilon))
+    weights = [jax.nn.softmax(terms.parameters[name].reshape(-1)) for name in ("mean_logits", "var_logits")]
+    deviation = sum(weight * deviation for weight, deviation in zip(weights[0], terms.deviations, strict=True))
+    var = sum(weight * moments.var for weight, moments in zip(weights[1], terms.moments, strict=True))
+    return terms.affine(deviation * lax.rsqrt(jnp.asarray(var) + terms.epsilon))
 
 
-def local_response(given: Given) -> jax.Array:
+def local_response(terms: Terms) -> jax.Array:
     """X / (2 + 1e-4 * sum of x^2 over the channel and two neighbours on each side) ^ 0.75."""
-    squares = jnp.square(given.x if given.where is None else jnp.where(given.where, given.x, 0))
+    squares = jnp.square(terms.x if terms.where is None else jnp.where(terms.where, terms.x, 0))
     window = [1] * squares.ndim
-    window[given.channel_axis] = 2 * RESPONSE_RADIUS + 1
+    window[terms.channel_axis] = 2 * RESPONSE_RADIUS + 1
     summed = lax.reduce_window(squares, np.zeros((), squares.dtype), lax.add, window, [1] * squares.ndim, "SAME")
-    return given.affine(given.x / (RESPONSE_OFFSET + RESPONSE_ALPHA * summed) ** RESPONSE_BETA)
+    return terms.affine(terms.x / (RESPONSE_OFFSET + RESPONSE_ALPHA * summed) ** RESPONSE_BETA)

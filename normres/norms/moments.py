@@ -181,9 +181,9 @@ def deviation_and_moments(
         squares, var_count = wider.total(squares), jnp.maximum(wider.total(each), 1)
     # Not the larger of it and zero, which passes half of the gradient at zero.
     squares = jnp.where(squares < 0, 0, squares)
-    found = Moments(mean, squares / var_count, count)
-    found, rest = checkpoint_name((found, rest), STATISTICS)
-    return deviation - rest, found
+    statistics = Moments(mean, squares / var_count, count)
+    statistics, rest = checkpoint_name((statistics, rest), STATISTICS)
+    return deviation - rest, statistics
 
 
 def unsharded(array: jax.Array, axis: int) -> jax.Array:

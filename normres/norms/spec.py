@@ -156,8 +156,8 @@ def normalization(
         return deviation_and_moments(wide, spec_reduction(x, spec, over, axis_name), where)
 
     deviations, moments = zip(*map(measured, spec.reductions), strict=True) if spec.reductions else ((), ())
-    given = forms.Given(wide, deviations, moments, running, parameters, spec.epsilon, spec.channel_axis % x.ndim, where)
-    y = spec.form(given).astype(x.dtype)
+    terms = forms.Terms(wide, deviations, moments, running, parameters, spec.epsilon, spec.channel_axis % x.ndim, where)
+    y = spec.form(terms).astype(x.dtype)
     if residual is not None:
         y = y + residual
     own_activation = any(name in parameters for name in spec.activation)
@@ -187,8 +187,8 @@ def checked_parameters(x: jax.Array, spec: NormSpec, params: Mapping[str, jax.Ar
     for name in ("scale", "bias", *own):
         per_reduction = name in own and own[name].per == "reduction"
         if params.get(name) is not None:
-            given = params[name]
-            checked[name] = jnp.asarray(given) if per_reduction else broadcastable(name, given, x)
+            array = params[name]
+            checked[name] = jnp.asarray(array) if per_reduction else broadcastable(name, array, x)
         elif name in own and name not in spec.activation:
             checked[name] = jnp.full((len(spec.reductions),) if per_reduction else (1,) * x.ndim, own[name].initial)
     return checked

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from rich.console import Console
 from normres import data
 from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
-from normres.models.resnet import count_parameters
-from normres.runs import checkpoint, machine, results
-from normres.runs.config import digest, to_dict
+from normres.models import count_parameters
+from normres.runs import checkpoint, machine, results, traps
+from normres.runs.config import to_dict
+from normres.runs.fields import digest
 from normres.runs.progress import Reporter
-from normres.training.group import Group, Member
 from normres.training.loop import fit
+from normres.training.metrics import METRICS
 from normres.training.programs import Programs
 from normres.training.step import TrainState
 
@@ -80,66 +80,49 @@ def run(
       InterruptedRun: told to stop.
     """
     with results.locked(path):
-        begun = begin(config, path, dataset)
-        if not isinstance(begun, Begun):
-            return begun
-        train_together([(label, begun)], stop, console)
-        return begun.record
-
-
-@dataclass(eq=False)
-class Begun:
-    """A run that is about to train: what it trains with and from, and its record so far."""
-
-    path: Path
-    programs: Programs
-    state: TrainState
-    start: int
-    record: dict[str, Any]
-    passed_over: list[str]
-
-    def note(self, reporter: Reporter) -> None:
-        """Writes down that the run begins: what was wrong with config or data has come out."""
-        for line in self.passed_over:
-            reporter.say(line)
-        if self.start:
-            reporter.say(f"resumed at step {self.start}")
-        results.write_json(self.path / "config.json", to_dict(self.programs.config))
-        results.keep_metrics_until(self.path, self.start)
-        results.write_json(self.path / "record.json", self.record)
-
-
-def begin(
-    config: ConfigDict, path: Path, dataset: Dataset | None, like: Programs | None = None
-) -> Begun | dict[str, Any]:
-    """Returns a run ready to train in the locked directory `path`, or its record if it is done; see `run`."""
-    held = results.find_run(path, to_dict(config))
-    if held is not None and held.record["status"] in results.DONE:
-        return held.record
-    dataset = dataset or load_data(config)
-    if held is not None and held.record["data"]["sha256"] != dataset.summary()["sha256"]:
-        raise UserError(f"{path}: the run began with other data ({held.record['data']['source']}); bring them back")
-    # A resumed run keeps the dtype it began with, also on another machine.
-    dtype = held.record["dtype"] if held else machine.resolve_dtype(config.train.dtype)
-    ops, in_words = machine.operations(config.train.ops, jax.devices())
-    programs = Programs(config, dataset, dtype, like=like, ops=ops)
-    state = programs.initial_state()
-    machine.return_freed_memory()
-    restored, passed_over = checkpoint.restore(path / "checkpoints", state)
-    state = restored or state
-    record = _record(config, state, dataset, dtype, held, path) | {
-        "preprocess": programs.preprocess.summary(),
-        "computed": {"remat": programs.model.remat, "unrolled": programs.model.unrolled, "ops": in_words},
-    }
-    return Begun(path, programs, state, int(state.step), record, passed_over)
+        old = results.find_run(path, to_dict(config))
+        if old is not None and old.record["status"] in results.DONE:
+            return old.record
+        dataset = dataset or load_data(config)
+        if old is not None and old.record["data"]["sha256"] != dataset.summary()["sha256"]:
+            raise UserError(f"{path}: the run began with other data ({old.record['data']['source']}); bring them back")
+        # A resumed run keeps the dtype that it began with, also on another machine.
+        dtype = old.record["dtype"] if old else machine.resolve_dtype(config.train.dtype)
+        ops, in_words = machine.operations(config.train.ops, jax.devices())
+        programs = Programs(config, dataset, dtype, ops=ops)
+        state = programs.initial_state()
+        machine.return_freed_memory()
+        restored, passed_over = checkpoint.restore(path / "checkpoints", state)
+        state = restored or state
+        model = getattr(programs.network, "config", None)
+        computed = {name: getattr(model, name) for name in ("remat", "unrolled") if hasattr(model, name)}
+        record = _record(config, state, dataset, dtype, old, path) | {
+            "preprocess": programs.preprocess.summary(),
+            "computed": {**computed, "ops": in_words},
+            "warnings": traps.of(config, len(dataset.train_labels)),
+        }
+        with Reporter(label, int(state.step), config.train.steps, console) as reporter:
+            for line in [*passed_over, *(f"warning: {line}" for line in record["warnings"])]:
+                reporter.say(line)
+            if state.step:
+                reporter.say(f"resumed at step {int(state.step)}")
+            results.write_json(path / "config.json", to_dict(config))
+            results.keep_metrics_until(path, int(state.step))
+            results.write_json(path / "record.json", record)
+            programs.compile(state)
+            record["compile_seconds"] = programs.compile_seconds
+            machine.return_freed_memory()
+            _train(programs, state, path, record, stop.is_set, reporter)
+    return record
 
 
 def _record(
-    config: ConfigDict, state: TrainState, dataset: Dataset, dtype: str, held: results.Run | None, path: Path
+    config: ConfigDict, state: TrainState, dataset: Dataset, dtype: str, old: results.Run | None, path: Path
 ) -> dict[str, Any]:
     """Returns the record of a run that begins or goes on."""
     devices = jax.devices()
-    before = held.record if held else {}
+    before = old.record if old else {}
+    examples = [name for name, metric in METRICS.items() if metric.of == "examples"]
     return {
         "status": "running",
         "run_id": path.resolve().name,
@@ -153,46 +136,43 @@ def _record(
         "data": dataset.summary(),
         "step": 0,
         "steps": config.train.steps,
-        # Training alone; of several runs in one program each has its share of the program's, so that sums are right.
-        "seconds": before.get("seconds", 0.0),
+        "seconds": before.get("seconds", 0.0),  # of training alone
         "compile_seconds": None,
-        "runs_in_program": 1,
         "diverged_at_step": None,
-        "final": dict.fromkeys(("train_loss", "train_error", "test_loss", "test_error")),
+        "final": dict.fromkeys(f"{split}_{name}" for split in ("train", "test") for name in examples),
         "best_test_error": before.get("best_test_error"),
         "corrupted": None,
     }
 
 
 def _train(
-    programs: Programs | Member,
-    state: Any,
-    begun: Begun,
+    programs: Programs,
+    state: TrainState,
+    path: Path,
+    record: dict[str, Any],
     should_stop: Callable[[], bool],
     reporter: Reporter,
-) -> Iterator[None]:
-    """Consumes fit's events, of which it yields one after the other, and writes them down in directory and record.
+) -> None:
+    """Writes down what happens in training, in directory and record.
 
     Raises:
       InterruptedRun: told to stop.
     """
-    record, path = begun.record, begun.path
     before, began = record["seconds"], time.perf_counter()
     for event, at in fit(programs, state, should_stop):
         values = {key: _finite(value) for key, value in event.values.items()}
-        record |= {"step": event.step, "seconds": before + (time.perf_counter() - began) / record["runs_in_program"]}
+        record |= {"step": event.step, "seconds": before + time.perf_counter() - began}
         match event.kind:
             case "train" | "test":
                 results.append_metrics(path, {"step": event.step, "split": event.kind, **values})
-                if event.kind == "test" and values["error"] is not None:
-                    best = record["best_test_error"]
-                    record["best_test_error"] = values["error"] if best is None else min(best, values["error"])
                 if event.kind == "test":
+                    errors = [error for error in (values["error"], record["best_test_error"]) if error is not None]
+                    record["best_test_error"] = min(errors, default=None)
                     machine.return_freed_memory()  # the first evaluation was compiled
-                if event.kind == "train":
+                else:
                     reporter.update(event.step, f"loss {event.values['loss']:.3f} error {event.values['error']:.1%}")
             case "checkpoint":
-                checkpoint.save(path / "checkpoints", event.step, programs.saved(at))
+                checkpoint.save(path / "checkpoints", event.step, at)
                 results.write_json(path / "record.json", record)
             case "corrupted":
                 results.append_metrics(path, {"step": event.step, "split": event.kind, **values})
@@ -202,10 +182,11 @@ def _train(
                 reporter.say(f"diverged at step {event.step}: the loss is not finite")
             case "finished":
                 record |= {"status": "finished", "final": values}
-                errors = ", ".join(f"{split} error {event.values[f'{split}_error']:.1%}" for split in ("train", "test"))
+                errors_in_words = ", ".join(
+                    f"{split} error {event.values[f'{split}_error']:.1%}" for split in ("train", "test")
+                )
                 reporter.update(event.step, "")
-                reporter.say(f"finished: {errors}, {record['seconds']:.0f} s")
-        yield
+                reporter.say(f"finished: {errors_in_words}, {record['seconds']:.0f} s")
     if record["status"] not in results.DONE:
         raise InterruptedRun(f"stopped at step {record['step']} of {record['steps']}")
     results.write_json(path / "record.json", record)
@@ -215,44 +196,3 @@ def _train(
 def _finite(value: Any) -> Any:
     """Returns the value, or None if it is a number that JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def train_together(begun: list[tuple[str, Begun]], stop: threading.Event, console: Console) -> None:
-    """Trains runs that are at one step, several in one program, event by event in turns.
-
-    Raises:
-      InterruptedRun: told to stop; every run is saved.
-    """
-    first = begun[0][1]
-    label = begun[0][0] if len(begun) == 1 else f"{begun[0][0]} and {len(begun) - 1} more in one program"
-    with Reporter(label, first.start, first.programs.config.train.steps, console) as reporter:
-        # One bar for all; what is said is said of one.
-        reporters = [reporter.of(own) for own, _ in begun]
-        for own, (_, each) in zip(reporters, begun, strict=True):
-            each.note(own)
-        members: list[Any] = [first.programs]
-        if len(begun) > 1:
-            members = Group([each.programs for _, each in begun], [each.state for _, each in begun]).members
-            seconds = members[0].group.compile()
-        else:
-            first.programs.compile(first.state)
-            seconds = first.programs.compile_seconds
-        machine.return_freed_memory()
-        turns = []
-        for member, own, (_, each) in zip(members, reporters, begun, strict=True):
-            grouped = isinstance(member, Member)
-            each.record |= {"compile_seconds": seconds / len(begun), "runs_in_program": len(begun)}
-            should_stop = member.stops(stop.is_set) if grouped else stop.is_set
-            turns.append((member, _train(member, member if grouped else each.state, each, should_stop, own)))
-        interrupted: InterruptedRun | None = None
-        while turns:
-            for member, events in list(turns):
-                try:
-                    next(events)
-                except (StopIteration, InterruptedRun) as end:
-                    turns.remove((member, events))
-                    if isinstance(member, Member):
-                        member.leave()
-                    interrupted = end if isinstance(end, InterruptedRun) else interrupted
-        if interrupted:
-            raise interrupted

@@ -1,6 +1,5 @@
 """Progress of a run: one bar on a terminal, plain lines in a log."""
 
-import copy
 import time
 from types import TracebackType
 from typing import Self
@@ -43,12 +42,6 @@ class Reporter:
         """Stops the bar and leaves it on the screen."""
         if self._bar:
             self._bar.stop()
-
-    def of(self, label: str) -> Self:
-        """Returns a reporter of one of several runs that share this one's bar; not to be entered."""
-        own = copy.copy(self)
-        own.label = label
-        return own
 
     def update(self, step: int, note: str) -> None:
         """Shows that `step` steps are done; in a log, at most every LINE_SECONDS."""

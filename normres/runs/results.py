@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError
+from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 
 DONE = ("finished", "diverged")
 
@@ -43,9 +44,11 @@ class Run:
     metrics: list[dict[str, Any]]
 
     def field(self, name: str) -> Any:
-        """Returns a config field by its dotted name, such as "model.depth"."""
+        """Returns a config field by its dotted name, such as "model.depth"; a run may be older than the field."""
         value: Any = self.config
         for part in name.split("."):
+            if part not in value and name in declared() and declared()[name].before != NOT_ADDED_LATER:
+                return declared()[name].before
             value = value[part]
         return value
 
@@ -125,9 +128,9 @@ def find_run(path: Path, config: dict[str, Any]) -> Run | None:
     """
     held = path / "config.json"
     if held.is_file():
-        other = read_json(held)
-        if other != config:
-            raise UserError(f"{path} holds another run: {_difference(other, config)}; choose another --workdir")
+        other, own = identity(read_json(held)), identity(config)
+        if other != own:
+            raise UserError(f"{path} holds another run: {_difference(other, own)}; choose another --workdir")
         return read_run(path)
     strangers = [p.name for p in path.iterdir() if p.name not in ("lock", "config.tmp")]
     if strangers:
@@ -135,18 +138,16 @@ def find_run(path: Path, config: dict[str, Any]) -> Run | None:
     return None
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "config.", limit: int = 3) -> str:
-    """Names the first few fields in which two configs differ."""
-    differences = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            if a != b:
-                differences.append(_difference(a, b, f"{prefix}{key}."))
-        elif a != b:
-            differences.append(f"{prefix}{key} is {a!r} there and {b!r} here")
-    more = f" and {len(differences) - limit} more" if len(differences) > limit else ""
-    return ", ".join(differences[:limit]) + more
+def _difference(old: dict[str, Any], new: dict[str, Any], limit: int = 3) -> str:
+    """Names the first few fields in which the identities of two configs differ."""
+    without = {name: field.before for name, field in declared().items()}
+    old, new = (
+        {name: values.get(name, without.get(name)) for name in old.keys() | new.keys()} for values in (old, new)
+    )
+    names = sorted(name for name in old if old[name] != new[name])
+    parts = [f"config.{name} is {old[name]!r} there and {new[name]!r} here" for name in names]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(parts[:limit]) + more
 
 
 @contextmanager

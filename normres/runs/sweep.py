@@ -1,16 +1,26 @@
-"""Sweeps: the arms of a config file's sweep(), each with a stable name, run one after the other, skipping what is done.
+"""Sweeps: the arms of a config file or of a grid, each with a stable name, trained one after the other.
 
-An arm's directory is named by what it overrides and by a digest of its whole config, so a sweep that is started again,
-or extended, finds its own runs, and a changed base config never meets the old ones.
+An arm's directory is named by what it overrides and by a digest of its whole config.  So a sweep that is started again,
+or extended, finds its own runs, and a changed config never meets the old ones.
 """
 
+import itertools
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from rich.console import Console
 
-from normres.errors import UserError
+from normres.data import Dataset
+from normres.errors import InterruptedRun, UserError
 from normres.runs import config as configs
+from normres.runs import results
+from normres.runs.fields import digest
+from normres.runs.local import load_data, run
 
 
 @dataclass(frozen=True)
@@ -22,38 +32,100 @@ class Arm:
     config: ConfigDict
 
 
-def expand(path_and_argument: str, overrides: dict[str, Any], seeds: int) -> list[Arm]:
+def grid(vary: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the product of "FIELD=A,B,..." texts, the first varying slowest; a value in parentheses may have commas.
+
+    Raises:
+      UserError: a text has no values, or a field is named twice.
+    """
+    axes: dict[str, list[str]] = {}
+    for text in vary:
+        name, _, values = text.partition("=")
+        parts, depth = [""], 0
+        for character in values:
+            depth += {"(": 1, ")": -1}.get(character, 0)
+            if character == "," and depth == 0:
+                parts.append("")
+            else:
+                parts[-1] += character
+        if not all(parts):
+            raise UserError(f"--vary {text}: write FIELD=A,B,..., such as model.norm=batch,group")
+        name = name.removeprefix("config.")
+        if name in axes:
+            raise UserError(f"--vary {text}: {name} is varied twice")
+        axes[name] = parts
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, vary: Sequence[str] = ()) -> list[Arm]:
     """Returns the arms of a sweep, all validated before any may start.
 
     Args:
-      path_and_argument: a config file with get_config and sweep, `FILE.py` or `FILE.py:ARGUMENT`.
-      overrides: fields that hold for every arm; an arm's own fields win.
+      name_and_argument: a config file, see config.load.
+      overrides: fields that hold for every arm.
       seeds: number of seeds, counted up from the config's own.
+      vary: a grid, see `grid`; each of its points is combined with each arm of the file's sweep(), if it has one.
 
     Raises:
       UserError: an arm's config cannot run, overrides a field that the sweep varies, or equals another arm's.
     """
-    arms = configs.load_sweep(path_and_argument)
-    if not arms:
-        raise UserError(f"{path_and_argument}: the sweep has no arms")
+    arms = configs.load_sweep(name_and_argument)
+    if arms is None and not vary:
+        raise UserError(
+            f"{name_and_argument}: defines no sweep(); add --vary FIELD=A,B,... (normres train runs a single config)"
+        )
+    if arms == []:
+        raise UserError(f"{name_and_argument}: the sweep has no arms")
     if seeds < 1:
         raise UserError(f"--seeds={seeds} must be at least 1")
-    varied = {name for arm in arms for name in arm}
-    clash = sorted(varied & overrides.keys())
-    if clash:
+    points = grid(vary)
+    of_file = {name for arm in arms or [] for name in arm}
+    for name in points[0]:
+        if name in of_file:
+            raise UserError(f"--vary {name}: {name_and_argument} varies it already")
+    arms = [{**arm, **point} for arm in arms or [{}] for point in points]
+    if clash := sorted({name for arm in arms for name in arm} & overrides.keys()):
         raise UserError(f"config.{clash[0]} is what the sweep varies; it cannot be overridden for all arms")
-    base = configs.load(path_and_argument, overrides)
+    first = configs.load(name_and_argument, overrides).seed
     expanded = []
-    for seed in range(base.seed, base.seed + seeds):
+    for seed in range(first, first + seeds):
         for arm in arms:
-            config = configs.apply(base, arm if "seed" in arm else {**arm, "seed": seed})
-            parts = [f"{name.rpartition('.')[2]}={value}" for name, value in arm.items()]
-            if "seed" not in arm:
-                parts.append(f"seed={seed}")
-            label = " ".join(parts)
-            expanded.append(Arm(f"{','.join(parts)}-{configs.digest(config)}".replace("/", "_"), label, config))
+            fields = arm if "seed" in arm else {**arm, "seed": seed}
+            config = configs.load(name_and_argument, {**overrides, **fields})
+            label = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in fields.items())
+            run_id = f"{label.replace(' ', ',')}-{digest(config)}".replace("/", "_")
+            expanded.append(Arm(run_id, label, config))
     names = [arm.run_id for arm in expanded]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"{path_and_argument}: two arms of the sweep are the same: {twice}")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {twice}")
     return expanded
+
+
+def run_sweep(arms: Sequence[Arm], workdir: Path, stop: threading.Event, console: Console) -> int:
+    """Runs the arms one after the other and returns the exit status.
+
+    An arm that fails for a reason of its own leaves its traceback in its directory, and the sweep goes on; the status
+    is then 1.  An arm that another process is training is left to it.
+    """
+    failed, busy = 0, 0
+    loaded: dict[str, Dataset] = {}
+    for number, arm in enumerate(arms, start=1):
+        label, path = f"[{number}/{len(arms)}] {arm.label}", workdir / arm.run_id
+        key = repr(arm.config.data)
+        try:
+            if key not in loaded:
+                loaded = {key: load_data(arm.config)}
+            run(arm.config, path, stop, console, label, loaded[key])
+        except results.Busy:
+            busy += 1
+            console.print(f"{label}: another process is training this arm", markup=False, highlight=False)
+        except (UserError, InterruptedRun, OSError):
+            raise  # what would stop every other arm too, or was asked for
+        except Exception as error:
+            failed += 1
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            (path / "error.txt").write_text(traceback.format_exc())
+            console.print(f"{label}: failed: {reason}; see {path / 'error.txt'}", markup=False, soft_wrap=True)
+    done = len(arms) - failed - busy
+    print(f"{done} of {len(arms)} arms done, {failed} failed, {busy} with another process: {workdir}")
+    return 1 if failed else 0

@@ -8,7 +8,7 @@ from normres.report.files import write_file
 from normres.runs import config as configs
 from normres.runs import machine
 from normres.show import count, table
-from normres.training.programs import model_config
+from normres.training.networks import model_config
 
 # Classes by data set; images of one's own are read by training only, and shown with as many as CIFAR-10 has.
 CLASSES = {"cifar10": 10, "cifar100": 100}

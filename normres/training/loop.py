@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 from normres.data import corruptions
-from normres.training.group import Member
 from normres.training.programs import Programs
+from normres.training.step import TrainState
 
 # Who is told to stop finishes at most two programs, and systems that stop processes give them half a minute.
 PROGRAM_SECONDS = 10.0
 
-# What a program's steps measured, and how many of its rows were steps.
-_Rows = tuple[jax.Array, int]
+# What a program's steps measured, by name, and how many steps it did.
+_Rows = tuple[dict[str, jax.Array], int]
 
 
 class _Pace:
@@ -31,7 +31,7 @@ class _Pace:
         self._queued: _Rows | None = None
         self._since = 0.0
 
-    def follow(self, metrics: jax.Array, count: int) -> None:
+    def follow(self, metrics: dict[str, jax.Array], count: int) -> None:
         """Waits for the program before the one that was dispatched, so that no more than one is queued."""
         if self.most == 1:
             return
@@ -63,14 +63,13 @@ class Event:
 
 
 def fit(
-    programs: Programs | Member, state: Any, should_stop: Callable[[], bool] = lambda: False
-) -> Iterator[tuple[Event, Any]]:
+    programs: Programs, state: TrainState, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Event, TrainState]]:
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
     When `should_stop()` turns true, it yields a last "checkpoint" and returns; it is asked between two programs.  A
-    yielded state, at most a program ahead of a "train" event, is valid until the next event is asked for;
-    `programs.saved` has its arrays.  Metrics are fetched one
-    program late, so that the device has work while Python reads them.
+    yielded state, at most a program ahead of a "train" event, is valid until the next event is asked for.  Metrics are
+    fetched one program late, so that the device has work while Python reads them.
     """
     train = programs.config.train
     step = int(state.step)
@@ -102,8 +101,8 @@ def fit(
                 return
         if step == train.steps:
             break
-        if at_eval and (found := programs.evaluate(state, "test", should_stop)):
-            yield Event("test", step, dict(found)), state
+        if at_eval and (values := programs.evaluate(state, "test", should_stop)):
+            yield Event("test", step, dict(values)), state
         if at_checkpoint:
             yield Event("checkpoint", step, {}), state
     if pending:
@@ -118,16 +117,18 @@ def fit(
     yield Event("test", step, dict(on_test)), state
     if corrupted:
         yield Event("corrupted", step, dict(corrupted)), state
-    final = {"train_loss": on_train["loss"], "train_error": on_train["error"]}
-    final |= {"test_loss": on_test["loss"], "test_error": on_test["error"]}
-    yield Event("finished", step, final), state
+    final = {f"train_{name}": value for name, value in on_train.items()}
+    yield Event("finished", step, final | {f"test_{name}": value for name, value in on_test.items()}), state
 
 
 def _interval(pending: list[_Rows], last_step: int) -> Event:
     """Means over the steps that end with `last_step`, or where among them the loss was first not finite."""
-    values = np.concatenate([np.asarray(metrics, np.float64)[:count] for metrics, count in pending])
-    bad = np.flatnonzero(~np.isfinite(values[:, 0]))
+    values = {
+        name: np.concatenate([np.asarray(metrics[name], np.float64)[:count] for metrics, count in pending])
+        for name in pending[0][0]
+    }
+    bad = np.flatnonzero(~np.isfinite(values["loss"]))
     if bad.size:
-        return Event("diverged", last_step - len(values) + 1 + int(bad[0]), {})
-    loss, error, _ = values.mean(axis=0)
-    return Event("train", last_step, {"loss": loss, "error": error, "learning_rate": values[-1, 2]})
+        return Event("diverged", last_step - len(values["loss"]) + 1 + int(bad[0]), {})
+    means = {name: float(rows.mean()) for name, rows in values.items()}
+    return Event("train", last_step, means | {"learning_rate": float(values["learning_rate"][-1])})

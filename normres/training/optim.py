@@ -1,7 +1,6 @@
-"""Learning rates and the optimizer, from a config; pure functions of the step.
+"""Optimizers and learning rates, from a config; pure functions of the step.
 
-The optimizer is SGD with momentum and an L2 penalty added to the gradient before the momentum, as both ResNet
-papers used it.  The learning rate multiplies the result last, so that it may depend on the training state.
+The rate is an argument of an optimizer's update, as it may depend on the training state.
 """
 
 from collections.abc import Callable
@@ -67,16 +66,47 @@ def holds(config: ConfigDict) -> bool:
     return 0 < config.optim.hold_from_depth <= config.model.depth
 
 
-def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Returns gradients -> directions; the caller multiplies them by minus the learning rate."""
+def scaled_by_rate() -> optax.GradientTransformationExtraArgs:
+    """Returns what multiplies by the learning rate: update(..., rate=...)."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, rate: jax.Array, **_: Any) -> tuple[Any, Any]:
+        return jax.tree.map(lambda value: rate * value, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def decayed(optim: ConfigDict) -> optax.GradientTransformation:
+    """Returns what adds weight_decay times the parameters, or the kernels alone."""
+    return optax.add_decayed_weights(optim.weight_decay, None if optim.decay_norms else _kernels)
+
+
+def sgd(optim: ConfigDict) -> list[Any]:
+    """v <- momentum v + g + decay w, w <- w - rate v: PyTorch's convention."""
+    return [decayed(optim), optax.trace(optim.momentum, nesterov=optim.nesterov), scaled_by_rate()]
+
+
+def sgd_classical(optim: ConfigDict) -> list[Any]:
+    """v <- momentum v + rate (g + decay w), w <- w - v: a new rate does not change what was summed before.
+
+    Sutskever, Martens, Dahl, Hinton 2013 (ICML), equations 1 and 2; Caffe's convention.
+    """
+    return [decayed(optim), scaled_by_rate(), optax.trace(optim.momentum, nesterov=optim.nesterov)]
+
+
+def adamw(optim: ConfigDict) -> list[Any]:
+    """w <- w - rate (Adam(g) + decay w): Loshchilov, Hutter 2017, arXiv 1711.05101."""
+    return [optax.scale_by_adam(optim.momentum, optim.beta2, optim.epsilon), decayed(optim), scaled_by_rate()]
+
+
+# The steps from the gradients to what is subtracted from the parameters.  To add an optimizer, add a row.
+OPTIMIZERS: dict[str, Callable[[ConfigDict], list[Any]]] = {"sgd": sgd, "sgd_classical": sgd_classical, "adamw": adamw}
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer; `update(gradients, state, params, rate=...)` returns what is subtracted."""
     optim = config.optim
-    mask = None if optim.decay_norms else _kernels
-    clip = (optax.stateless(partial(adaptive_clip, factor=optim.clip_factor)),) if optim.clip_factor else ()
-    return optax.chain(
-        *clip,
-        optax.add_decayed_weights(optim.weight_decay, mask),
-        optax.trace(optim.momentum, nesterov=optim.nesterov),
-    )
+    clip = [optax.stateless(partial(adaptive_clip, factor=optim.clip_factor))] if optim.clip_factor else []
+    return optax.with_extra_args_support(optax.chain(*clip, *OPTIMIZERS[optim.optimizer](optim)))
 
 
 CLIP_FLOOR = 1e-3  # the least length that a parameter counts with, so that one at zero can move
@@ -104,14 +134,14 @@ def adaptive_clip(gradients: Any, params: Any, factor: float) -> Any:
     return jax.tree_util.tree_map_with_path(clipped, gradients, params)
 
 
-def auxiliary_weights(config: ConfigDict, step: jax.Array) -> list[jax.Array]:
-    """Returns the weight of each auxiliary classifier's loss at a step; "linear" lets them fall to zero at the end.
+def auxiliary_weights(config: ConfigDict, step: jax.Array, heads: int) -> list[jax.Array]:
+    """Returns the weights of the auxiliary classifiers' losses at a step; "linear" lets them fall to zero at the end.
 
     Lee, Xie, Gallagher, Zhang, Tu 2014, arXiv 1409.5185, section 2: companion objectives that vanish in training.
     """
-    given, heads = config.optim.auxiliary_weights, len(config.model.auxiliary)
+    weights = config.optim.auxiliary_weights
     left = 1 - step / config.train.steps if config.optim.auxiliary_decay == "linear" else 1.0
-    return [jnp.asarray(weight * left, jnp.float32) for weight in (given * heads if len(given) == 1 else given)]
+    return [jnp.asarray(weight * left, jnp.float32) for weight in (weights * heads if len(weights) == 1 else weights)]
 
 
 def _kernels(params: Any) -> Any:

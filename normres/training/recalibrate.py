@@ -80,10 +80,10 @@ def recalibrate(
     passes, moved = 0, float("inf")
     while moved > tolerance and passes < max_passes:
         passes += 1
-        found = _population(measure(stats, arguments) for arguments in batches)
+        population = _population(measure(stats, arguments) for arguments in batches)
         moved = 0.0
         for layer in layers:
-            mean, var, _ = found[layer]
+            mean, var, _ = population[layer]
             offset = _offset(stats[(*layer, "mean")], stats[(*layer, "var")], mean, var)
             moved = max(moved, *offset)
             held = {"mean": mean, "var": np.broadcast_to(var, mean.shape)}

@@ -5,31 +5,21 @@ the number of devices and resuming needs no iterator state.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from normres.data import augment, preprocess
-from normres.data.seeds import step_key, stream_seed
-from normres.models import ResNet
+from normres.data.seeds import step_key
 from normres.training import optim
+from normres.training.losses import LOSSES
+from normres.training.metrics import Outcome, Update, measured
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
-
-# Fields that a step takes as arguments, so that runs which differ in them alone share one compiled program.
-TRACED = (
-    "seeds.augmentation",
-    "seeds.dropout",
-    "optim.learning_rate",
-    "optim.momentum",
-    "optim.weight_decay",
-    "optim.hold_learning_rate",
-    "optim.hold_until_error",
-)
 
 
 @jax.tree_util.register_dataclass
@@ -53,29 +43,7 @@ class TrainState:
     held: jax.Array
 
 
-def traced(config: ConfigDict) -> dict[str, np.ndarray]:
-    """Returns the values of the config's TRACED fields, scalars: seeds uint32, the others float32."""
-    values: dict[str, np.ndarray] = {}
-    for name in TRACED:
-        section, _, field = name.partition(".")
-        if section == "seeds":
-            values[name] = np.array(stream_seed(config, field) % 2**32, np.uint32)
-        else:
-            values[name] = np.array(config[section][field], np.float32)
-    return values
-
-
-def with_traced(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
-    """Returns a copy of the config with these values, which may be tracers, of the TRACED fields."""
-    copy = config.copy_and_resolve_references()
-    with copy.unlocked(), copy.ignore_type():
-        for name, value in values.items():
-            section, _, field = name.partition(".")
-            copy[section][field] = value
-    return copy
-
-
-def build_state(config: ConfigDict, network: ResNet, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
+def build_state(config: ConfigDict, network: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
     """Returns the state before the first step: images of `image_shape` (H, W, C), parameters drawn from `key`."""
     variables = network.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     params = variables["params"]
@@ -89,30 +57,33 @@ def build_state(config: ConfigDict, network: ResNet, image_shape: tuple[int, ...
     )
 
 
+def loss_of(config: ConfigDict) -> Any:
+    """Returns the config's loss, (logits_NK, labels_N) -> losses_N."""
+    return partial(LOSSES[config.optim.loss], smoothing=config.optim.label_smoothing)
+
+
 def train_step(
     config: ConfigDict,
-    network: ResNet,
+    network: nn.Module,
     axis_name: str | None,
     state: TrainState,
     data: dict[str, Any],
     indices: jax.Array,
-    values: dict[str, jax.Array],
-) -> tuple[TrainState, jax.Array]:
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step, pure.
 
     Args:
-      config: the whole config, of which the TRACED fields are not read.
+      config: the whole config; some of its numbers may be tracers, see traced.py.
       network: in evaluation mode.
       axis_name: the device axis if this is one device's share of the batch, else None.
       state: the state before.
       data: see augment.training_batch.
       indices: which examples make the batch, int32 (B,), or (B, 2) with partners to mix them with.
-      values: those of the TRACED fields, see `traced`.
 
     Returns:
-      The state after, and float32 (3,): mean loss, mean error (see augment.Targets) and learning rate of the step.
+      The state after, and float32 () by name: the means of METRICS over the batch, and the learning rate.
     """
-    config = with_traced(config, values)
+    loss = loss_of(config)
     images, targets = augment.training_batch(config, state.step, data, indices)
     dropout = step_key(config, "dropout", state.step)
     if axis_name is not None:
@@ -123,45 +94,45 @@ def train_step(
         logits, changed = network.clone(train=True).apply(
             variables, images, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout}
         )
-        total = loss = targets.loss(logits)
+        losses = targets.mixed(partial(loss, logits))
+        total = jnp.mean(losses)
         heads = changed.get("auxiliary", {}).values()
-        for (head,), weight in zip(heads, optim.auxiliary_weights(config, state.step), strict=True):
-            total += weight * targets.loss(head)
-        return total, (loss, logits, changed.get("batch_stats", {}))
+        for (head,), weight in zip(heads, optim.auxiliary_weights(config, state.step, len(heads)), strict=True):
+            total += weight * jnp.mean(targets.mixed(partial(loss, head)))
+        return total, (losses, logits, changed.get("batch_stats", {}))
 
-    gradients, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    error = targets.error(logits)
+    gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    metrics = jax.tree.map(jnp.mean, measured("examples", Outcome(losses, logits, targets.right)))
     if axis_name is not None:
         # Averaging the running statistics keeps the state equal on all devices when each has seen its own batch.
-        gradients, batch_stats, loss, error = jax.lax.pmean((gradients, batch_stats, loss, error), axis_name)
+        gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), axis_name)
 
-    running_error = ERROR_MEMORY * state.error + (1 - ERROR_MEMORY) * error
+    running_error = ERROR_MEMORY * state.error + (1 - ERROR_MEMORY) * metrics["error"]
     rate = optim.learning_rate(config, state.step, state.held)
-    directions, opt_state = optim.optimizer(config).update(gradients, state.opt_state, state.params)
+    changes, opt_state = optim.optimizer(config).update(gradients, state.opt_state, state.params, rate=rate)
     after = TrainState(
         step=state.step + 1,
-        params=jax.tree.map(lambda parameter, change: parameter - rate * change, state.params, directions),
+        params=jax.tree.map(jnp.subtract, state.params, changes),
         batch_stats=batch_stats,
         opt_state=opt_state,
         error=running_error,
         held=state.held & (running_error >= config.optim.hold_until_error),
     )
-    return after, jnp.stack([loss, error, rate])
+    return after, metrics | measured("update", Update(state.params, gradients)) | {"learning_rate": rate}
 
 
 def eval_step(
-    network: ResNet,
-    kind: str,
+    config: ConfigDict,
+    network: nn.Module,
     params: Any,
     batch_stats: Any,
     data: dict[str, Any],
     indices: jax.Array,
     weights: jax.Array,
-) -> jax.Array:
-    """Returns float32 (3,): sums of loss, error and weight over the examples `indices` (B,) with `weights` (B,)."""
-    found, labels = augment.look_up(data, indices)
-    images = preprocess.preprocess(kind, found, data)
+) -> dict[str, jax.Array]:
+    """Returns the sums of METRICS over the examples `indices` (B,) with `weights` (B,), and of the weights: "count"."""
+    pixels, labels = augment.look_up(data, indices)
+    images = preprocess.preprocess(config.data.preprocess, pixels, data)
     logits: Any = network.apply({"params": params, "batch_stats": batch_stats}, images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    wrong = jnp.argmax(logits, -1) != labels
-    return jnp.stack([jnp.sum(losses * weights), jnp.sum(wrong * weights), jnp.sum(weights)])
+    values = measured("examples", Outcome(loss_of(config)(logits, labels), logits, labels))
+    return {name: jnp.sum(value * weights) for name, value in values.items()} | {"count": jnp.sum(weights)}

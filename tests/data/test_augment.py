@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from scipy import stats
 
-from configs import base
+from normres.configs import base
 from normres.data import Dataset, augment, batches
 from normres.errors import UserError
 from normres.runs import config as configs

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from configs import base
+from normres.configs import base
 from normres.data import Dataset, corruptions, load
 from normres.errors import UserError
 from normres.runs import config as configs

@@ -11,7 +11,7 @@ import pytest
 from data_files import CIFAR10_NAMES, archive, binary10, binary100, error_line, python10, python100, same
 from PIL import Image
 
-from configs import base
+from normres.configs import base
 from normres.data import load, sources
 from normres.runs import config as configs
 from normres.runs import local

@@ -8,8 +8,8 @@ import pytest
 from data_files import as_tfrecords, error_line, prepared_set
 from PIL import Image
 
-from configs import base
 from normres import cli
+from normres.configs import base
 from normres.data import Dataset, load, prepared
 from normres.data.resize import square
 from normres.runs import config as configs

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
+from normres.configs import base
 from normres.data import Dataset, preprocess
 from normres.runs import config as configs
 from normres.training.programs import Programs

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from configs import base
+from normres.configs import base
 from normres.data import Dataset, splits
 from normres.errors import UserError
 from normres.report import facts

@@ -17,7 +17,7 @@ import pytest
 from data_files import prepared_set
 from rich.console import Console
 
-from configs import base
+from normres.configs import base
 from normres.data import batches, corruptions, lazy, load, preprocess, splits, stream
 from normres.errors import InterruptedRun, UserError
 from normres.runs import config as configs

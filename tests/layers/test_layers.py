@@ -264,7 +264,7 @@ def test_moments_of_the_input_are_stored_also_in_evaluation():
     x, mask = draw(4, 3, 5, 6), (np.arange(5) < 3)[:, None]
     module = layers.Norm(TABLE["batch"], use_running_average=True)
     _, found = module.apply(module.init(jax.random.key(0), x), x, mask=mask, mutable=["moments"])
-    mean, var, count = found["moments"]["found"]
+    mean, var, count = found["moments"]["input"]
     counted = x[:, :, :3]
     close(mean, counted.mean((0, 1, 2)))
     close(var, counted.var((0, 1, 2)))

@@ -1,16 +1,17 @@
 """Configs and sweeps: overrides are typed, mistakes are named with the nearest choice, ids depend on content alone."""
 
+import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 
-from configs import base
-from normres.errors import UserError
+from normres.configs import base
+from normres.errors import FaultInFile, UserError
 from normres.runs import config as configs
-from normres.runs import sweep
+from normres.runs import fields, results, sweep
+from normres.training import losses
 
-DEMO = "configs/degradation.py:demo"
+DEMO = "degradation:demo"
 
 
 def test_overrides_take_the_type_of_the_field():
@@ -32,9 +33,25 @@ def test_overrides_take_the_type_of_the_field():
     assert (changed.data.path, changed.train.steps) == ("12", 1_000)
 
 
-def test_a_recipe_override_sets_its_row_before_the_others():
-    changed = configs.apply(base.get_config(), {"train.steps": "10", "recipe": "demo"})
-    assert (changed.recipe, changed.optim.schedule, changed.train.steps) == ("demo", "cosine", 10)
+def test_a_later_layer_wins(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from normres.configs import base\n"
+        "def get_config():\n"
+        "    config = base.get_config('short')\n"
+        "    config.train.batch_size = 32\n"
+        "    config.data.augmentation = 'flip'\n"
+        "    return config\n"
+    )
+    of_file = configs.load(str(file))
+    assert (of_file.recipe, of_file.train.steps, of_file.train.batch_size) == ("short", 3_200, 32)
+    # Another recipe lies below the file's lines; the command line lies above them.
+    demo = configs.load(str(file), {"train.steps": "10", "recipe": "demo", "data.augmentation": "none"})
+    assert (demo.recipe, demo.optim.schedule, demo.train.steps) == ("demo", "cosine", 10)
+    assert (demo.train.batch_size, demo.data.augmentation) == (32, "none")
+    assert configs.load(str(file)).recipe == "short"  # and the next file is read as it is
+    with pytest.raises(UserError, match="did you mean 'he2015'"):
+        configs.load(str(file), {"recipe": "he2014"})
 
 
 @pytest.mark.parametrize(
@@ -77,12 +94,17 @@ def test_a_recipe_override_sets_its_row_before_the_others():
             {"model.auxiliary": "1,2", "optim.auxiliary_weights": "0.1,0.2,0.3"},
             "config.optim.auxiliary_weights=(0.1, 0.2, 0.3): write one weight, or one for each of the 2 stages",
         ),
-        ({"optim.auxiliary_weights": "-1.0"}, "none below 0"),
+        ({"optim.auxiliary_weights": "-1.0"}, "config.optim.auxiliary_weights=(-1.0,) must be at least 0"),
+        ({"model.module": "mine.py"}, "config.model.module='mine.py' names no class; write FILE.py:NAME"),
+        ({"model.family": "vgg"}, "config.model.depth=20 is no depth of VGG; choices: 11, 13, 16, 19"),
+        ({"model.family": "vg"}, "config.model.family='vg' does not exist; did you mean 'vgg'?"),
+        ({"optim.optimizer": "adam"}, "config.optim.optimizer='adam' does not exist; did you mean 'adamw'?"),
+        ({"optim.loss": "cross-entropy"}, "did you mean 'cross_entropy'?"),
         ({"model.shortcut": "exclusive"}, "did you mean 'exclusive_gate'?"),
-        ({"model.stochastic_depth": "1"}, "config.model.stochastic_depth=1.0 is a probability and must be below 1"),
+        ({"model.stochastic_depth": "1"}, "config.model.stochastic_depth=1.0 must be below 1"),
         (
             {"model.norm": "group", "model.stem_width": "12"},
-            "model.norm_groups=8 does not divide config.model.stem_width",
+            "config.model.norm_groups=8 does not divide config.model.stem_width=12; did you mean 6?",
         ),
         ({"seeds.order": "-2"}, "config.seeds.order=-2 must be at least -1"),
         ({"seed.order": "1"}, "did you mean 'seeds.order'?"),
@@ -91,13 +113,15 @@ def test_a_recipe_override_sets_its_row_before_the_others():
         ({"model.norm_average": "mean"}, "choices: exponential, debiased, cumulative"),
         ({"train.dtype": "flaot32"}, "did you mean 'float32'? choices: auto, float32, bfloat16"),
         ({"train.steps": "0"}, "config.train.steps=0 must be at least 1"),
-        ({"optim.momentum": "1.5"}, "config.optim.momentum=1.5 must lie between 0 and 1"),
-        ({"optim.learning_rate": "nan"}, "config.optim.learning_rate=nan must be at least 0"),
+        ({"optim.momentum": "1.5"}, "config.optim.momentum=1.5 must be at most 1"),
+        ({"optim.learning_rate": "nan"}, "config.optim.learning_rate=nan is not a finite number"),
+        ({"optim.learning_rate": "inf"}, "config.optim.learning_rate=inf is not a finite number"),
+        ({"optim.weight_decay": "-1"}, "config.optim.weight_decay=-1.0 must be at least 0"),
         ({"optim.nesterov": "yes"}, "config.optim.nesterov='yes' is not true or false"),
         ({"optim.boundaries": "200,100"}, "config.optim.boundaries=(200, 100) must increase"),
         ({"data.source": "binnary"}, "did you mean 'binary'?"),
         ({"data.source": "binary"}, "config.data.path is empty"),
-        ({"recipe": "he2014"}, "did you mean 'he2015'?"),
+        ({"recipe": "demo"}, "config.recipe is a layer below the config file's lines"),
         ({"model": "3"}, "config.model is not a field"),
     ],
 )
@@ -108,25 +132,113 @@ def test_a_mistake_is_one_line_that_names_field_and_choice(override, message):
     assert "\n" not in str(caught.value)
 
 
-def test_every_field_of_base_has_a_comment_that_says_unit_or_reason():
-    text = Path("configs/base.py").read_text()
-    lines = [line for line in text.splitlines() if line.strip().startswith("config.")]
-    bare = [line for line in lines if "#" not in line and "ConfigDict()" not in line and ".lock()" not in line]
-    obvious = {"learning_rate", "momentum", "nesterov"}
-    assert {line.split("=")[0].strip().split(".")[-1] for line in bare} == obvious
+def another(name, field):
+    """Returns another valid value of a field."""
+    if name == "model.norm":
+        return "layer"
+    if name == "model.depth":
+        return 26
+    if name == "recipe":
+        return "short"
+    if field.choices:
+        other = next(choice for choice in field.names() if choice != field.value)
+        return (other,) if isinstance(field.value, tuple) else other
+    if isinstance(field.value, bool):
+        return not field.value
+    if isinstance(field.value, tuple):
+        return tuple(2 * item for item in field.value) or (1,)
+    if isinstance(field.value, str):
+        return field.value + "x"
+    return field.value / 2 if field.value else type(field.value)(1) / (1 if isinstance(field.value, int) else 2)
+
+
+REFUSED = {
+    # Another value of these needs a second field: the error names the field.
+    "model.family": "config.model.depth",
+    "model.module": "config.model.module",
+    "model.cardinality": "config.model.cardinality",
+    "model.inner_width": "",
+    "data.source": "config.data.path",
+    "data.evaluate_on": "config.data.evaluate_on",
+    "data.stream": "config.data.stream",
+    "data.stratified": "config.data.stratified",
+    "data.image_size": "config.data.image_size",
+    "model.layout": "config.model.depth",
+    "data.label_noise": "",
+    "data.name": "config.data.name",
+}
+
+
+@pytest.mark.parametrize("name", list(base.FIELDS))
+@pytest.mark.parametrize("edited", [False, True], ids=["option", "base.py"])
+def test_a_changed_field_changes_the_run_or_is_refused_by_name(name, edited, monkeypatch):
+    field = base.FIELDS[name]
+    monkeypatch.setitem(losses.LOSSES, "another", losses.cross_entropy)  # there is one only
+    value = another(name, field)
+    value = type(field.value)(value) if not isinstance(field.value, tuple) else value
+    before = configs.load("base")
+    overrides = {} if edited else {name: value}
+    if edited:
+        monkeypatch.setitem(base.FIELDS, name, dataclasses.replace(field, value=value))
+    if REFUSED.get(name):
+        with pytest.raises(UserError) as caught:
+            configs.load("base", overrides)
+        assert str(caught.value).startswith(REFUSED[name])
+        return
+    after = configs.load("base", overrides)
+    assert fields.flatten(after)[name] == value != fields.flatten(before)[name]
+    # Where something is computed is no part of what it is.
+    assert (fields.digest(after) == fields.digest(before)) == field.how
+
+
+def test_every_field_says_what_it_means():
+    for name, field in base.FIELDS.items():
+        assert len(field.meaning) > 8, name
+        assert field.fault(field.value) == "", name
 
 
 def test_the_digest_depends_on_content_alone():
     one = base.get_config()
     same = json.loads(json.dumps(configs.to_dict(one), sort_keys=True))
-    assert configs.digest(one) == configs.digest(dict(reversed(same.items())))
-    assert configs.digest(one) != configs.digest(configs.apply(one, {"seed": 1}))
+    assert fields.digest(one) == fields.digest(dict(reversed(same.items())))
+    assert fields.digest(one) != fields.digest(configs.apply(one, {"seed": 1}))
+
+
+def test_a_field_that_is_added_later_renames_no_run_and_blocks_no_resume(tmp_path, monkeypatch):
+    old = configs.to_dict(base.get_config("demo"))
+    name, run = fields.digest(old), tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(old))
+    (run / "record.json").write_text(json.dumps({"status": "running"}))
+    # The program learns a field; older runs had what is now "square".
+    monkeypatch.setitem(
+        base.FIELDS, "model.shape", fields.Field("round", "of pixels", ("round", "square"), before="square")
+    )
+    as_before, otherwise = (configs.load("base:demo", {"model.shape": shape}) for shape in ("square", "round"))
+    assert fields.digest(as_before) == name != fields.digest(otherwise)
+    matches = results.find_run(run, configs.to_dict(as_before))
+    assert matches.field("model.shape") == "square"
+    with pytest.raises(UserError, match=r"config\.model\.shape is 'square' there and 'round' here"):
+        results.find_run(run, configs.to_dict(otherwise))
+    # And without a word on older runs, it is another run.
+    monkeypatch.setitem(base.FIELDS, "model.shape", fields.Field("round", "of pixels", ("round", "square")))
+    with pytest.raises(UserError, match=r"config\.model\.shape is"):
+        results.find_run(run, configs.to_dict(as_before))
+
+
+def test_a_run_goes_on_when_only_how_it_is_computed_changed(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(configs.to_dict(base.get_config("demo"))))
+    (run / "record.json").write_text(json.dumps({"status": "running"}))
+    moved = configs.load("base:demo", {"data.path": "elsewhere", "train.ops": "plain", "train.log_every": 5})
+    assert results.find_run(run, configs.to_dict(moved)).record["status"] == "running"
 
 
 def test_a_sweep_expands_to_stable_names():
     arms = sweep.expand(DEMO, {}, seeds=2)
     assert len(arms) == 12
-    assert arms[0].run_id == f"shortcut=none,depth=8,seed=0-{configs.digest(arms[0].config)}"
+    assert arms[0].run_id == f"shortcut=none,depth=8,seed=0-{fields.digest(arms[0].config)}"
     assert [arm.run_id for arm in arms] == [arm.run_id for arm in sweep.expand(DEMO, {}, seeds=2)]
     assert arms[6].config.seed == 1
     # A changed base never meets the old runs.
@@ -138,6 +250,7 @@ def test_a_sweep_expands_to_stable_names():
     ("arguments", "message"),
     [
         (("configs/degradation.py:dmeo", {}, 1), "did you mean 'demo'?"),
+        (("degradatoin", {}, 1), "'degradatoin' is no file of configs/; did you mean 'degradation'?"),
         (("configs/degradatoin.py", {}, 1), "no such file; did you mean 'configs/degradation.py'?"),
         (("configs/base.py", {}, 1), "defines no sweep()"),
         ((DEMO, {"model.depth": "20"}, 1), "config.model.depth is what the sweep varies"),
@@ -156,7 +269,7 @@ def test_a_bad_arm_is_found_before_the_first_one_starts(tmp_path):
     folder.mkdir()
     file = folder / "mine.py"
     file.write_text(
-        "from configs import base\n"
+        "from normres.configs import base\n"
         "def get_config():\n    return base.get_config('demo')\n"
         "def sweep():\n    return [{'model.depth': 8}, {'model.depth': 9}]\n"
     )
@@ -167,9 +280,53 @@ def test_a_bad_arm_is_found_before_the_first_one_starts(tmp_path):
         sweep.expand(str(file), {}, 1)
 
 
-def test_a_broken_config_file_is_one_line(tmp_path):
+def test_a_grid_needs_no_file():
+    arms = sweep.expand(
+        "base:demo", {}, 2, ["model.norm=batch,group", "model.depth=8,14", "optim.boundaries=(1,2),(3)"]
+    )
+    assert len(arms) == 16
+    assert arms[1].label == "norm=batch depth=8 boundaries=(3) seed=0"
+    assert {(arm.config.model.norm, arm.config.model.depth, arm.config.optim.boundaries) for arm in arms} == {
+        (norm, depth, steps) for norm in ("batch", "group") for depth in (8, 14) for steps in ((1, 2), (3,))
+    }
+    # Of a file with arms of its own, each is combined with each point.
+    arms = sweep.expand(DEMO, {}, 1, ["model.norm=batch,group"])
+    assert [(arm.config.model.shortcut, arm.config.model.norm) for arm in arms[:3]] == [
+        ("none", "batch"),
+        ("none", "group"),
+        ("A", "batch"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        (["model.norm"], "--vary model.norm: write FIELD=A,B,..."),
+        (["model.norm=batch,"], "write FIELD=A,B,..."),
+        (["model.nrom=batch,group"], "did you mean 'model.norm'?"),
+        (["model.norm=batch", "model.norm=group"], "model.norm is varied twice"),
+        (["model.depth=8,9"], "config.model.depth=9 is not 6n+2"),
+        (["model.depth=8,8"], "two arms of the sweep are the same"),
+        (["seed=0,1"], None),
+    ],
+)
+def test_a_bad_grid_is_one_line(vary, message):
+    if message is None:
+        assert [arm.config.seed for arm in sweep.expand("base:demo", {}, 1, vary)] == [0, 1]
+        return
+    with pytest.raises(UserError) as caught:
+        sweep.expand("base:demo", {}, 1, vary)
+    assert message in str(caught.value)
+
+
+def test_a_fault_in_the_users_file_is_shown_with_its_place(tmp_path):
     file = tmp_path / "broken.py"
     file.write_text("def get_config(:\n")
-    with pytest.raises(UserError, match=r"broken\.py: SyntaxError") as caught:
+    with pytest.raises(FaultInFile, match=r"broken\.py: SyntaxError"):
+        configs.load(str(file))
+    file.write_text("def get_config():\n    return {}['depth']\n")
+    with pytest.raises(FaultInFile, match=r"broken\.py: KeyError: 'depth'") as caught:
         configs.load(str(file))
     assert "\n" not in str(caught.value)
+    assert 'broken.py", line 2, in get_config' in caught.value.trace
+    assert "config.py" not in caught.value.trace

@@ -8,10 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from normres import norms
 from normres.errors import UserError
 from normres.layers import PLAIN
-from normres.runs import machine, recipes
+from normres.runs import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,16 +80,6 @@ def test_python_is_found_on_path_then_in_pyenv_then_through_uv(tmp_path):
     wrong = find_python(PATH=str(binaries), HOME=str(home), PYTHON=str(binaries / "python3.12"))
     assert wrong.returncode == 1
     assert "is not a Python 3.12 to 3.14" in wrong.stderr
-
-
-def test_the_readme_says_what_is_there():
-    readme = (ROOT / "README.md").read_text()
-    for name in (*(f"`{norm}`" for norm in norms.TABLE), *(f"`{recipe}`" for recipe in recipes.RECIPES)):
-        assert name in readme, name
-    table = (ROOT / "docs/demo/table.md").read_text()
-    rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert rows
-    assert "\n".join(rows) in readme, "the README's table is not docs/demo/table.md"
 
 
 def test_the_lock_names_no_index_and_has_hashes():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
+from normres.configs import base
 from normres.data import Dataset, augment, preprocess
 from normres.errors import UserError
 from normres.layers import PLAIN
@@ -14,7 +14,8 @@ from normres.runs import checkpoint
 from normres.runs import config as configs
 from normres.training import loop, optim
 from normres.training.loop import fit
-from normres.training.programs import Programs, compiled_steps, model_config
+from normres.training.networks import model_config
+from normres.training.programs import Programs, compiled_steps
 
 SMALL = {
     "model.depth": 8,
@@ -58,7 +59,7 @@ def after_steps(programs, steps=3):
     state, losses = programs.initial_state(), []
     for step in range(steps):
         state, metrics = programs.train(state, step)
-        losses.append(metrics[0])
+        losses.append([metrics[name][0] for name in ("loss", "error", "learning_rate")])
     return state, np.array(losses)
 
 
@@ -205,7 +206,7 @@ def test_a_diverged_run_says_where(dataset):
     first_bad, losses = None, []
     for step in range(6):
         state, metrics = built.train(state, step)
-        losses.append(float(metrics[0, 0]))
+        losses.append(float(metrics["loss"][0]))
         if first_bad is None and not np.isfinite(losses[-1]):
             first_bad = step + 1
     assert first_bad is not None
@@ -270,10 +271,10 @@ def test_auxiliary_losses_count_by_their_weight(dataset):
     assert not np.allclose(trained(**heads, optim__auxiliary_weights=(0.3, 0.1)), plain, rtol=1e-3)
     # Of 6 steps, one is done: five sixths of the weight are left.
     one_step_done = jnp.asarray(1)
-    both = optim.auxiliary_weights(config(**heads), one_step_done)
+    both = optim.auxiliary_weights(config(**heads), one_step_done, 2)
     np.testing.assert_allclose(both, [0.3 * 5 / 6] * 2, rtol=1e-6)
     own = config(**heads, optim__auxiliary_weights="0.3,0.1", optim__auxiliary_decay="none")
-    np.testing.assert_allclose(optim.auxiliary_weights(own, one_step_done), [0.3, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(optim.auxiliary_weights(own, one_step_done, 2), [0.3, 0.1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

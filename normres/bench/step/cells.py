@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import base
 from normres.bench.compile import random_data
+from normres.configs import base
 from normres.data import Dataset
 from normres.errors import UserError
 from normres.interop.networks import network_to_torch
@@ -18,7 +18,7 @@ from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import stage_blocks
 from normres.runs import config as configs
 from normres.show import count
-from normres.training.programs import model_config
+from normres.training.networks import model_config
 
 DEPTHS = (20, 56, 110)
 DTYPES = ("float32", "bfloat16")

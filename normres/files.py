@@ -1,0 +1,75 @@
+"""Config files, experiments and modules of the user: found by name or by path, and imported.  Needs no jax."""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from normres.errors import FaultInFile, UserError, nearest
+
+PACKAGE = Path(__file__).resolve().parent
+_loaded: set[Path] = set()  # what users edit, and what a fault is looked for in
+
+
+def load(name: str, folder: str = "") -> ModuleType:
+    """Imports a Python file.
+
+    Args:
+      name: a path, such as mine/net.py, or the name of a file of this project's `folder`, such as "degradation".
+      folder: "configs" or "experiments"; "" for paths alone.
+
+    Raises:
+      UserError: there is no such file.
+      FaultInFile: the file cannot be imported; the traceback shows where.
+    """
+    own = PACKAGE / folder if folder else None
+    if own and "/" not in name and not name.endswith(".py"):
+        names = sorted(path.stem for path in own.glob("*.py") if path.stem != "__init__")
+        if name not in names:
+            raise UserError(f"{name!r} is no file of {folder}/; {nearest(name, names)}")
+        file = own / f"{name}.py"
+    else:
+        file = Path(name)
+    if not file.is_file():
+        siblings = sorted(str(path) for path in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        hint = nearest(name, [path for path in siblings if not path.endswith("__init__.py")]) if siblings else ""
+        raise UserError(f"{name}: no such file; {hint}".rstrip("; "))
+    _loaded.add(file.resolve())
+    try:
+        # A file of this project has one identity, whether it is named by its path or imported by another file.
+        if own and file.resolve().parent == own.resolve():
+            return importlib.import_module(f"normres.{folder}.{file.stem}")
+        if str(file.resolve().parent) not in sys.path:
+            sys.path.append(str(file.resolve().parent))  # last, so that a neighbour replaces no package
+        spec = importlib.util.spec_from_file_location(f"normres_loaded_{file.stem}", file)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{name}: not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except UserError:
+        raise
+    except Exception as error:
+        raise fault(file, error) from error
+
+
+def fault(file: Path, error: Exception) -> FaultInFile:
+    """Returns the error that shows where, in a file of the user's, something failed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((i for i, frame in enumerate(frames) if Path(frame.filename).resolve() == file.resolve()), len(frames))
+    shown = [*traceback.format_list(frames[first:]), *traceback.format_exception_only(error)]
+    reason = f"{file}: {type(error).__name__}: {error}".splitlines()[0]
+    return FaultInFile(reason, "Traceback (most recent call last):\n" + "".join(shown))
+
+
+def fault_of_user(error: Exception) -> FaultInFile | None:
+    """Returns the fault if the innermost code of this program or of a loaded file is a loaded file's; else None."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if path in _loaded:
+            return fault(path, error)
+        if path.is_relative_to(PACKAGE):
+            return None
+    return None

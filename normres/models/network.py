@@ -1,0 +1,129 @@
+"""What all families of networks have in common: how they normalize, and modules that carry it out."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from normres import norms
+from normres.layers import PLAIN, Conv, Norm, Ops
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The fields that every family has.
+
+    Attributes:
+      depth: layers with parameters on the main path.
+      width: channels of the first stage.
+      classes: number of logits.
+      norm: a row of norms.TABLE, or axes such as "NHC".
+      norm_groups: channel groups of a grouped norm; must divide every normalized width.
+      norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
+      norm_epsilon: see NormSpec.
+      norm_average, norm_momentum, norm_unbiased: see norms.Average.
+      weights: a row of kernels.TABLE.
+      dtype: of activations; parameters, statistics and logits are float32.
+      axis_name: device axis over which batch statistics are merged (pmap).
+    """
+
+    depth: int = 20
+    width: int = 16
+    classes: int = 10
+    norm: str = "batch"
+    norm_groups: int = 8
+    norm_sub_batches: int = 4
+    norm_epsilon: float = 1e-5
+    norm_average: Any = "exponential"
+    norm_momentum: float = 0.9
+    norm_unbiased: bool = False
+    weights: str = "plain"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @property
+    def norm_spec(self) -> norms.NormSpec:
+        """The norm with its groups, sub-batches and epsilon."""
+        return norms.find_spec(self.norm, self.norm_groups, self.norm_sub_batches, self.norm_epsilon)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The fields that say how many channels something has; the others are multiples."""
+        return {"width": self.width}
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """The channels of each stage's norms, and by how much its side is shorter than the image's."""
+        return ((self.width, 1),)
+
+    def check(self) -> Self:
+        """Returns itself if there is such a network.
+
+        Raises:
+          ValueError: there is none; the message begins with the name of a field.
+        """
+        spec = self.norm_spec
+        for over in spec.reductions:
+            try:
+                norms.reduction_axes(over, ndim=4)
+            except ValueError as error:
+                raise ValueError(f"norm: {error}") from None
+        for name, channels in self.widths.items() if spec.groups > 1 else ():
+            must_divide("norm_groups", self.norm_groups, name, channels)
+        return self
+
+
+def must_divide(name: str, value: int, of: str, size: int) -> None:
+    """Raises ValueError, with the nearest divisor, unless `value` divides `size`."""
+    if size % value:
+        divisors = [number for number in range(1, size + 1) if size % number == 0]
+        near = min(divisors, key=lambda number: abs(number - value))
+        choices = ", ".join(map(str, divisors))
+        raise ValueError(
+            f"{name}={value} does not divide config.model.{of}={size}; did you mean {near}? choices: {choices}"
+        )
+
+
+class Network(nn.Module):
+    """A network or a part of one, which normalizes as its config says.
+
+    Attributes:
+      config: everything that determines the network.
+      train: whether norms use and follow the batch's statistics, and dropout drops.
+      ops: the operations.
+    """
+
+    config: Any
+    train: bool = False
+    ops: Ops = PLAIN
+
+    def norm(self, name: str, **options: Any) -> Norm:
+        """Returns the norm that the config asks for."""
+        config = self.config
+        return Norm(
+            config.norm_spec,
+            average=norms.Average(config.norm_average, config.norm_momentum, unbiased=config.norm_unbiased),
+            use_running_average=not self.train,
+            axis_name=config.axis_name,
+            ops=self.ops,
+            name=name,
+            **options,
+        )
+
+    def conv(self, name: str, features: int, **options: Any) -> Conv:
+        """Returns the convolution that the config asks for."""
+        config = self.config
+        return Conv(
+            features, weights=config.weights, train=self.train, dtype=config.dtype, ops=self.ops, name=name, **options
+        )
+
+    def note(self, collection: str, name: str, value: jax.Array) -> None:
+        """Stores a value in a collection if that is mutable; at initialization it would end up among the variables."""
+        if not self.is_initializing():
+            self.sow(collection, name, jnp.asarray(value))
+
+    def pooled(self, x: jax.Array) -> jax.Array:
+        """Averages over space, (N, H, W, C) -> (N, C), in at least float32."""
+        return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))

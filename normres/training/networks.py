@@ -1,0 +1,80 @@
+"""The network of a config: of a family of this project, or a Flax module of the user's."""
+
+from dataclasses import replace
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from normres import files
+from normres.errors import UserError
+from normres.layers import PLAIN, Ops
+from normres.models import MODELS, NetworkConfig
+
+# Unrolled, a step takes a tenth less time on two CPU cores, and up to a third of a second a block longer to compile,
+# which about 350 steps of width 16 make up for.
+UNROLLED_STEPS = 400  # a run has at least
+UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
+
+
+def model_config(
+    config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN
+) -> NetworkConfig:
+    """Returns the config of the network that a run trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
+
+    "auto": norms and ReLUs in plain JAX are computed anew in the backward pass, which keeps half as much; other
+    operations say themselves what they keep.  Unrolled is what was measured to be faster, on the CPU.
+    """
+    synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
+    fields = {**config.model}
+    if fields["remat"] == "auto":
+        fields["remat"] = "elementwise" if ops is PLAIN else "nothing"
+    others = {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if synchronized else None}
+    model = MODELS[config.model.family].configured(fields, **others)
+    if not hasattr(model, "unrolled"):
+        return model
+    long = config.train.steps >= UNROLLED_STEPS and sum(model.blocks) <= UNROLLED_BLOCKS
+    unroll = config.model.unroll
+    return replace(model, unrolled=unroll == "always" or (unroll == "auto" and platform == "cpu" and long))
+
+
+class UserNetwork(nn.Module):
+    """A user's Flax module, (images_NHWC, train) -> logits_NK, with `train` as a field, as this project's have it."""
+
+    module: nn.Module
+    train: bool = False
+
+    def __call__(self, images_NHWC: jax.Array) -> jax.Array:
+        """Returns logits_NK."""
+        return self.module(images_NHWC, train=self.train)
+
+
+def build_network(
+    config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN
+) -> nn.Module:
+    """Returns the network of a run, in evaluation mode; see model_config.
+
+    Raises:
+      UserError: the user's module does not exist or does not take `classes`.
+    """
+    if not config.model.module:
+        model = model_config(config, classes, dtype, platform, ops)
+        return MODELS[config.model.family].module(model, ops=ops)
+    wanted = user_module(config.model.module)
+    fields = getattr(wanted, "__dataclass_fields__", {})
+    if "classes" not in fields:
+        raise UserError(f"config.model.module={config.model.module!r}: the module has no field `classes`")
+    known = {"classes": classes, "dtype": jnp.dtype(dtype)}
+    return UserNetwork(wanted(**{name: value for name, value in known.items() if name in fields}))
+
+
+@cache
+def user_module(reference: str) -> type[nn.Module]:
+    """Returns the class that FILE.py:NAME names; one object each, so that equal runs share compiled programs."""
+    file, _, name = reference.rpartition(":")
+    wanted = getattr(files.load(file), name, None)
+    if not (isinstance(wanted, type) and issubclass(wanted, nn.Module)):
+        raise UserError(f"config.model.module={reference!r}: {file} has no Flax module {name!r}")
+    return wanted

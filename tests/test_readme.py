@@ -1,0 +1,120 @@
+"""What the README promises under "Change one thing": one row or one file, and the command line trains with it."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+from normres import cli, norms
+from normres.configs import base
+from normres.models import MODELS, ORDERS, SHORTCUTS, VGG
+from normres.models.variants import Order, Shortcut
+from normres.norms import NormSpec, kernels
+from normres.runs import results
+from normres.training import optim
+from normres.training.losses import LOSSES
+from normres.training.metrics import METRICS, Metric
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "--config.model.depth=8",
+    "--config.model.width=4",
+    "--config.train.steps=2",
+    "--config.train.batch_size=16",
+    "--config.train.eval_batch_size=640",
+    "--config.data.fraction=0.05",
+    "--config.optim.warmup_steps=0",
+    "--config.train.dtype=float32",
+]
+NET = """
+import flax.linen as nn
+
+class Net(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, images_NHWC, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3), strides=4)(images_NHWC))
+        return nn.Dense(self.classes)(nn.relu(x).mean((1, 2)))
+"""
+ROWS = [
+    (norms.TABLE, NormSpec(over="WC"), "--config.model.norm=row"),
+    (ORDERS, Order("norm conv relu"), "--config.model.order=row"),
+    (SHORTCUTS, Shortcut(factor=0.3), "--config.model.shortcut=row"),
+    (
+        kernels.TABLE,
+        kernels.WeightNormalization(lambda k, scale, state, train: (k / 2, None)),
+        "--config.model.weights=row",
+    ),
+    (METRICS, Metric("examples", lambda outcome: outcome.logits_NK.max(-1)), ""),
+    (LOSSES, lambda logits, labels, smoothing: jnp.sum(logits**2, -1), "--config.optim.loss=row"),
+    (optim.OPTIMIZERS, lambda fields: [optax.scale_by_rms(), optim.scaled_by_rate()], "--config.optim.optimizer=row"),
+    (optim.SCHEDULES, lambda fields, steps: optax.linear_schedule(0.1, 0.0, steps), "--config.optim.schedule=row"),
+]
+
+
+def trained(workdir, *options):
+    assert cli.main(["train", "--config=base:demo", *TINY, *filter(None, options), f"--workdir={workdir}"]) == 0
+    return results.read_run(workdir)
+
+
+@pytest.mark.parametrize(("table", "row", "option"), ROWS, ids=[option or "metric" for *_, option in ROWS])
+def test_one_row_is_enough(table, row, option, tmp_path, monkeypatch):
+    monkeypatch.setitem(table, "row", row)
+    run = trained(tmp_path / "run", option)
+    assert run.record["status"] == "finished"
+    if not option:
+        assert run.record["final"]["test_row"] == run.series("test", "row")[1][-1] != 0
+
+
+def test_a_family_is_a_row_and_its_shared_fields_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(MODELS, "row", MODELS["vgg"]._replace(module=type("Row", (VGG,), {})))
+    run = trained(tmp_path / "run", "--config.model.family=row", "--config.model.depth=11", "--config.model.norm=layer")
+    assert run.record["status"] == "finished"
+    assert "warning" in capsys.readouterr().out
+
+
+def test_a_network_is_one_file(tmp_path):
+    (tmp_path / "my.py").write_text(NET)
+    run = trained(tmp_path / "run", f"--config.model.module={tmp_path / 'my.py'}:Net")
+    # 3 * 9 * 4 + 4, two for each channel's norm, and the classifier.
+    assert run.record["parameters"] == 112 + 8 + 50
+
+
+def test_a_fault_in_a_users_network_shows_the_place(tmp_path, capsys):
+    (tmp_path / "my.py").write_text(NET.replace(".mean(", ".maen("))
+    option = f"--config.model.module={tmp_path / 'my.py'}:Net"
+    assert cli.main(["train", "--config=base:demo", *TINY, option, f"--workdir={tmp_path / 'run'}"]) == 1
+    said = capsys.readouterr().err
+    assert 'my.py", line 10, in __call__' in said
+    assert said.splitlines()[-1].startswith("normres: ")
+    (tmp_path / "my.py").write_text("Net = 3\n")
+    other = f"--config.model.module={tmp_path / 'my.py'}:Other"
+    assert cli.main(["train", "--config=base:demo", *TINY, other, f"--workdir={tmp_path / 'other'}"]) == 2
+    assert "has no Flax module 'Other'" in capsys.readouterr().err
+
+
+def test_an_ablation_is_one_file(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from normres.configs import base\n"
+        "def get_config():\n    return base.get_config('demo')\n"
+        "def sweep():\n    return [{'model.norm': 'batch'}, {'model.norm': 'group'}]\n"
+    )
+    command = ["sweep", f"--config={tmp_path / 'mine.py'}", "--list", f"--workdir={tmp_path}"]
+    assert cli.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["to do      norm=batch", "to do      norm=group"]
+
+
+def test_the_readme_says_what_is_there():
+    readme = (ROOT / "README.md").read_text()
+    for name in (*norms.TABLE, *base.RECIPES):
+        assert f"`{name}`" in readme, name
+    table = (ROOT / "docs/demo/table.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert rows
+    assert "\n".join(rows) in readme, "the README's table is not docs/demo/table.md"
+    for link in re.findall(r"\]\((?!http)([^)#]+)", readme):
+        assert (ROOT / link).exists(), link

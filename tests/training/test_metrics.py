@@ -1,0 +1,69 @@
+"""Metrics and losses: by hand in float64, in the step as in evaluation, and from the table to record and JSON lines."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import after_steps, dataset, programs  # noqa: F401
+
+from normres.data.augment import Targets
+from normres.training import metrics
+from normres.training.losses import cross_entropy
+from normres.training.metrics import METRICS, Metric, Outcome
+
+LOGITS = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+LABELS = np.array([0, 3, 7, 2, 2, 5])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_that_of_smoothed_targets(smoothing):
+    targets = (1 - smoothing) * np.eye(8)[LABELS] + smoothing / 8
+    logits = LOGITS.astype(np.float64)
+    expected = -(targets * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))).sum(1)
+    np.testing.assert_allclose(cross_entropy(LOGITS, LABELS, smoothing), expected, rtol=1e-5)
+
+
+def test_mixed_targets_weigh_both_losses_and_the_larger_share_is_right():
+    targets = Targets(jnp.asarray(LABELS), jnp.asarray(LABELS[::-1].copy()), jnp.float32(0.3))
+    expected = 0.3 * cross_entropy(LOGITS, LABELS) + 0.7 * cross_entropy(LOGITS, LABELS[::-1].copy())
+    np.testing.assert_allclose(targets.mixed(lambda labels: cross_entropy(LOGITS, labels)), expected, rtol=1e-6)
+    np.testing.assert_array_equal(targets.right, LABELS[::-1])
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_top_errors_count_the_classes_in_front(k):
+    order = np.argsort(-LOGITS, axis=1)[:, :k]
+    wrong = [label not in row for label, row in zip(LABELS, order, strict=True)]
+    outcome = Outcome(jnp.zeros(6), jnp.asarray(LOGITS), jnp.asarray(LABELS))
+    np.testing.assert_array_equal(metrics.top_error(outcome, k), wrong)
+    assert 0 < sum(wrong) < 6
+    if k == 1:
+        np.testing.assert_array_equal(METRICS["error"].value(outcome), wrong)
+
+
+def test_the_norms_are_those_of_the_step(dataset):  # noqa: F811
+    built = programs(dataset, 8, train__parallel="pmap", optim__warmup_steps=0, optim__momentum=0.0)
+    before = built.initial_state()
+    kernels = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(before.params)]
+    after, values = built.train(before, 0)
+    # Without momentum, the change is rate * (gradient + decay * parameter).
+    rate, decay = float(values["learning_rate"][0]), built.config.optim.weight_decay
+    changes = zip(kernels, jax.tree.leaves(after.params), strict=True)
+    gradients = [(old - np.asarray(new, np.float64)) / rate - decay * old for old, new in changes]
+    for name, leaves in (("gradient_norm", gradients), ("parameter_norm", kernels)):
+        assert float(values[name][0]) == pytest.approx(np.sqrt(sum(np.sum(leaf**2) for leaf in leaves)), rel=1e-4)
+
+
+def test_a_metric_is_one_row(dataset, monkeypatch):  # noqa: F811
+    margin = Metric("examples", lambda outcome: outcome.logits_NK.max(-1) - outcome.logits_NK.min(-1))
+    monkeypatch.setitem(METRICS, "margin", margin)
+    built = programs(dataset, data__cutout=3)  # a program of its own
+    state, _ = after_steps(built, 1)
+    assert built.evaluate(state, "test")["margin"] > 0
+    assert built.train(state, 1)[1]["margin"][0] > 0
+
+
+def test_label_smoothing_trains_on_the_smoothed_loss(dataset):  # noqa: F811
+    plain, smoothed = (after_steps(programs(dataset, optim__label_smoothing=s), 1)[1][0, 0] for s in (0.0, 0.2))
+    assert smoothed != plain
+    assert smoothed == pytest.approx(plain, rel=0.2)
