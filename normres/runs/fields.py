@@ -22,6 +22,7 @@ from normres.errors import UserError, nearest
 NOT_ADDED_LATER = "every run has it"  # a value that no field can have
 GONE = ("train.seeds_per_program",)  # of older runs; they said only how something was computed
 
+AnyConfig = ConfigDict | Mapping[str, Any]  # or what was read from its JSON
 Recipes = Mapping[str, Mapping[str, Any]]
 
 # The recipe that the command line names takes the place of the one that a config file names.
@@ -123,7 +124,7 @@ def recipe_of_command(recipe: str) -> Iterator[None]:
         _recipe_of_command.reset(token)
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: AnyConfig, prefix: str = "") -> dict[str, Any]:
     """Returns a config, or one that was read from JSON, by dotted names: {"model.depth": 20, ...}."""
     flat: dict[str, Any] = {}
     for key in sorted(config):
@@ -133,7 +134,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+def identity(config: AnyConfig) -> dict[str, Any]:
     """Returns what makes a run the run that it is, as JSON has it.
 
     Left out are the fields that only say how or where, and those that were added later and have the value that runs
@@ -149,7 +150,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def digest(config: Mapping[str, Any]) -> str:
+def digest(config: AnyConfig) -> str:
     """Returns 8 hexadecimal digits that depend on the config's identity only, not on the order of its fields."""
     text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from normres import files
 from normres.errors import UserError
 from normres.layers import PLAIN, Ops
-from normres.models import MODELS, NetworkConfig
+from normres.models import MODELS
 
 # Unrolled, a step takes a tenth less time on two CPU cores, and up to a third of a second a block longer to compile,
 # which about 350 steps of width 16 make up for.
@@ -21,8 +22,8 @@ UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exc
 
 def model_config(
     config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN
-) -> NetworkConfig:
-    """Returns the config of the network that a run trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
+) -> Any:
+    """Returns the NetworkConfig of the network that a run trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
     "auto": norms and ReLUs in plain JAX are computed anew in the backward pass, which keeps half as much; other
     operations say themselves what they keep.  Unrolled is what was measured to be faster, on the CPU.
@@ -32,7 +33,7 @@ def model_config(
     if fields["remat"] == "auto":
         fields["remat"] = "elementwise" if ops is PLAIN else "nothing"
     others = {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if synchronized else None}
-    model = MODELS[config.model.family].configured(fields, **others)
+    model: Any = MODELS[config.model.family].configured(fields, **others)
     if not hasattr(model, "unrolled"):
         return model
     long = config.train.steps >= UNROLLED_STEPS and sum(model.blocks) <= UNROLLED_BLOCKS

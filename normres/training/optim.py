@@ -66,11 +66,11 @@ def holds(config: ConfigDict) -> bool:
     return 0 < config.optim.hold_from_depth <= config.model.depth
 
 
-def scaled_by_rate() -> optax.GradientTransformationExtraArgs:
+def scaled_by_rate() -> Any:
     """Returns what multiplies by the learning rate: update(..., rate=...)."""
 
-    def update(updates: Any, state: Any, params: Any = None, *, rate: jax.Array, **_: Any) -> tuple[Any, Any]:
-        return jax.tree.map(lambda value: rate * value, updates), state
+    def update(updates: Any, state: Any, params: Any = None, **others: Any) -> tuple[Any, Any]:
+        return jax.tree.map(lambda value: others["rate"] * value, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

@@ -44,7 +44,7 @@ class _Steps:
 
     initialize: Callable[..., TrainState]
     train: Any
-    evaluate: Callable[..., jax.Array]
+    evaluate: Callable[..., dict[str, jax.Array]]
     compiled: jax.stages.Compiled | None = None  # `train`, once Programs.compile was called
 
 
@@ -236,13 +236,14 @@ class Programs:
         `change(images, examples)`, uint8 to uint8, is done to the images (of the numbers `examples`) before.
         """
         wanted = list(batches.eval_batches(self.sizes[split], self.config.train.eval_batch_size))
-        sums = []
+        sums: list[dict[str, jax.Array]] = []
         for data, (indices, weights) in zip(self._read(split, [i for i, _ in wanted], change), wanted, strict=True):
             if should_stop():
                 return None
             placed = jax.device_put((indices, weights), self.sharded)
             sums.append(self._steps.evaluate(state.params, state.batch_stats, data, *placed))
-        total = {name: float(sum(np.float64(batch[name]) for batch in jax.device_get(sums))) for name in sums[0]}
+        on_host: list[dict[str, np.ndarray]] = jax.device_get(sums)
+        total = {name: float(np.sum([batch[name] for batch in on_host], dtype=np.float64)) for name in on_host[0]}
         count = total.pop("count")
         assert count == self.sizes[split]
         return {name: value / count for name, value in total.items()}
