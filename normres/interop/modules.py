@@ -87,18 +87,18 @@ def norm_from_torch(
         `average` needs it), a shape is wrong, no key begins with `prefix` (unless affine=()), no `channel_axis`.
     """
     start = _start(prefix)
-    found = _taken(state_dict, start, _affine_keys(affine) + ([] if running is False else [*RUNNING, *COUNT]))
-    if prefix and not found and affine is None:
+    arrays = _taken(state_dict, start, _affine_keys(affine) + ([] if running is False else [*RUNNING, *COUNT]))
+    if prefix and not arrays and affine is None:
         raise ValueError(_nothing(state_dict, start))
-    needed = _affine_keys(affine) if affine is not None else ["weight"] if "bias" in found else []
-    if running or any(key in found for key in (*RUNNING, *COUNT)):
+    needed = _affine_keys(affine) if affine is not None else ["weight"] if "bias" in arrays else []
+    if running or any(key in arrays for key in (*RUNNING, *COUNT)):
         counted = average is not None and average.kind != "exponential"
         needed += [*RUNNING, *(COUNT if counted else [])]
-    _all_there(found, start, needed)
-    _check_norm(found, start, RUNNING, "num_batches_tracked")
-    count = found.pop("num_batches_tracked", None)
+    _all_there(arrays, start, needed)
+    _check_norm(arrays, start, RUNNING, "num_batches_tracked")
+    count = arrays.pop("num_batches_tracked", None)
     places = AFFINE | RUNNING
-    variables = {places[key]: _moved(start + key, array, channel_axis) for key, array in found.items()}
+    variables = {places[key]: _moved(start + key, array, channel_axis) for key, array in arrays.items()}
     if count is not None and "num_batches_tracked" in needed:
         variables["batch_stats/updates"] = count.astype(np.float32)
     return _nested(variables)
@@ -127,15 +127,15 @@ def norm_to_torch(
         there is no `channel_axis`.
     """
     start = _start(prefix)
-    found = _taken(_flat(variables), "", [*AFFINE.values(), *RUNNING.values(), *COUNT.values()])
-    running = any(place.startswith("batch_stats/") for place in found)
-    scaled = ["params/scale"] if "params/bias" in found else []
-    _all_there(found, "", scaled + (list(RUNNING.values()) if running else []))
-    _check_norm(found, "", RUNNING.values(), "batch_stats/updates")
-    updates = found.pop("batch_stats/updates", 0)
+    arrays = _taken(_flat(variables), "", [*AFFINE.values(), *RUNNING.values(), *COUNT.values()])
+    running = any(place.startswith("batch_stats/") for place in arrays)
+    scaled = ["params/scale"] if "params/bias" in arrays else []
+    _all_there(arrays, "", scaled + (list(RUNNING.values()) if running else []))
+    _check_norm(arrays, "", RUNNING.values(), "batch_stats/updates")
+    updates = arrays.pop("batch_stats/updates", 0)
     # In PyTorch's order.
-    places = {key: place for key, place in (AFFINE | RUNNING).items() if place in found}
-    state_dict = {start + key: _moved(place, found[place], channel_axis, back=True) for key, place in places.items()}
+    places = {key: place for key, place in (AFFINE | RUNNING).items() if place in arrays}
+    state_dict = {start + key: _moved(place, arrays[place], channel_axis, back=True) for key, place in places.items()}
     if running:
         count = updates if num_batches_tracked is None else num_batches_tracked
         state_dict[start + "num_batches_tracked"] = np.asarray(count).astype(np.int64)
@@ -165,21 +165,21 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None
     forms = [keys for keys in KERNELS.values() if any(start + key in state_dict for key in keys)]
     keys = (forms or [KERNELS["plain"]])[0]
     places = keys if bias is False else keys | {"bias": "params/bias"}
-    found = _taken(state_dict, start, places)
-    if prefix and not found:
+    arrays = _taken(state_dict, start, places)
+    if prefix and not arrays:
         raise ValueError(_nothing(state_dict, start))
-    _all_there(found, start, [*keys, *(["bias"] if bias else [])])
+    _all_there(arrays, start, [*keys, *(["bias"] if bias else [])])
     kernel_key = [*keys][-1]
-    kernel = found[kernel_key]
+    kernel = arrays[kernel_key]
     _expect(2 <= kernel.ndim <= 5, start + kernel_key, kernel, "from 2 to 5 axes")
     outputs = kernel.shape[0]
-    for key in found.keys() - {kernel_key}:
+    for key in arrays.keys() - {kernel_key}:
         shape = (outputs,) if key == "bias" else (outputs,) + (1,) * (kernel.ndim - 1)
-        _expect(found[key].shape == shape, start + key, found[key], str(shape))
-        found[key] = found[key].reshape(outputs)
+        _expect(arrays[key].shape == shape, start + key, arrays[key], str(shape))
+        arrays[key] = arrays[key].reshape(outputs)
     # Only the spatial axes keep their order.
-    found[kernel_key] = np.moveaxis(kernel, (1, 0), (-2, -1)).copy()
-    return _nested({places[key]: array for key, array in found.items()})
+    arrays[kernel_key] = np.moveaxis(kernel, (1, 0), (-2, -1)).copy()
+    return _nested({places[key]: array for key, array in arrays.items()})
 
 
 def kernel_to_torch(
@@ -197,17 +197,17 @@ def kernel_to_torch(
     """
     if weight_norm not in (weight_norms := ["parametrization", "weight_g"]):
         raise ValueError(f"weight_norm={weight_norm!r} does not exist; {nearest(weight_norm, weight_norms)}")
-    found = _taken(_flat(variables), "", ["params/kernel", "params/kernel_scale", "params/bias"])
-    _all_there(found, "", ["params/kernel"])
-    kernel = found["params/kernel"]
+    arrays = _taken(_flat(variables), "", ["params/kernel", "params/kernel_scale", "params/bias"])
+    _all_there(arrays, "", ["params/kernel"])
+    kernel = arrays["params/kernel"]
     _expect(2 <= kernel.ndim <= 5, "params/kernel", kernel, "from 2 to 5 axes")
-    for place in found.keys() - {"params/kernel"}:
-        _expect(found[place].shape == kernel.shape[-1:], place, found[place], str(kernel.shape[-1:]))
-    keys = KERNELS[weight_norm if "params/kernel_scale" in found else "plain"] | {"bias": "params/bias"}
-    found["params/kernel"] = np.moveaxis(kernel, (-2, -1), (1, 0)).copy()
-    if "params/kernel_scale" in found:
-        found["params/kernel_scale"] = found["params/kernel_scale"].reshape((-1,) + (1,) * (kernel.ndim - 1))
-    return {_start(prefix) + key: found[place] for key, place in keys.items() if place in found}
+    for place in arrays.keys() - {"params/kernel"}:
+        _expect(arrays[place].shape == kernel.shape[-1:], place, arrays[place], str(kernel.shape[-1:]))
+    keys = KERNELS[weight_norm if "params/kernel_scale" in arrays else "plain"] | {"bias": "params/bias"}
+    arrays["params/kernel"] = np.moveaxis(kernel, (-2, -1), (1, 0)).copy()
+    if "params/kernel_scale" in arrays:
+        arrays["params/kernel_scale"] = arrays["params/kernel_scale"].reshape((-1,) + (1,) * (kernel.ndim - 1))
+    return {_start(prefix) + key: arrays[place] for key, place in keys.items() if place in arrays}
 
 
 def _start(prefix: str) -> str:
@@ -225,14 +225,14 @@ def _affine_keys(affine: Collection[str] | None) -> list[str]:
 
 def _taken(arrays: Arrays, start: str, choices: Collection[str]) -> dict[str, np.ndarray]:
     """Returns copies of the arrays whose keys begin with `start`, by the rest of the key, which is one of `choices`."""
-    found = {}
+    taken = {}
     for key, value in arrays.items():
         if key.startswith(start):
             if key.removeprefix(start) not in choices:
                 hint = nearest(key, [start + choice for choice in choices] or ["none"])
                 raise ValueError(f"{key!r} is unexpected; {hint}")
-            found[key.removeprefix(start)] = _array(key, value)
-    return found
+            taken[key.removeprefix(start)] = _array(key, value)
+    return taken
 
 
 def _array(key: str, value: Any) -> np.ndarray:
@@ -250,10 +250,10 @@ def _nothing(state_dict: Arrays, start: str) -> str:
     return f"no key begins with {start!r}; {nearest(start[:-1], near or ['none'])}"
 
 
-def _all_there(found: Collection[str], start: str, needed: Iterable[str]) -> None:
-    missing = [key for key in needed if key not in found]
+def _all_there(arrays: Collection[str], start: str, needed: Iterable[str]) -> None:
+    missing = [key for key in needed if key not in arrays]
     if missing:
-        there = ", ".join(repr(start + key) for key in found)
+        there = ", ".join(repr(start + key) for key in arrays)
         raise ValueError(f"{start + missing[0]!r} is missing; there are: {there or 'none'}")
 
 
@@ -272,13 +272,13 @@ def _moved(key: str, array: np.ndarray, channel_axis: int | None, back: bool = F
     return np.moveaxis(array, *((-1, channel_axis) if back else (channel_axis, -1))).copy()
 
 
-def _check_norm(found: Mapping[str, np.ndarray], start: str, running: Collection[str], count: str) -> None:
+def _check_norm(arrays: Mapping[str, np.ndarray], start: str, running: Collection[str], count: str) -> None:
     """Checks that running averages are vectors, that all have the same shape, and that the count is a number."""
-    sized = [key for key in found if key != count]
-    if count in found:
-        _expect(found[count].ndim == 0, start + count, found[count], "()")
+    sized = [key for key in arrays if key != count]
+    if count in arrays:
+        _expect(arrays[count].ndim == 0, start + count, arrays[count], "()")
     for key in sized:
-        array, first = found[key], found[sized[0]].shape
+        array, first = arrays[key], arrays[sized[0]].shape
         _expect(array.ndim == 1 or key not in running, start + key, array, "one axis")
         _expect(array.shape == first, start + key, array, f"{first} as {start + sized[0]!r}")
 

@@ -104,8 +104,8 @@ def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | N
         state = {key.removeprefix("module."): array for key, array in state.items()}
     shape = np.shape(state.get("conv1.weight", ()))
     shapes = _shapes(config, channels=shape[1] if len(shape) == 4 else 3)
-    found = {name: _modules(config, shapes, name) for name in ([naming] if naming else NAMINGS)}
-    modules = max(found.values(), key=lambda modules: sum(_owner(key, modules) is not None for key in state))
+    by_naming = {name: _modules(config, shapes, name) for name in ([naming] if naming else NAMINGS)}
+    modules = max(by_naming.values(), key=lambda modules: sum(_owner(key, modules) is not None for key in state))
     groups = _grouped(state, modules)
     leaves: dict[Path, list[np.ndarray]] = {}
     for name, module in modules.items():
@@ -211,19 +211,19 @@ def _module_from_torch(group: Arrays, name: str, module: _Module, config: ResNet
         average = Average(config.norm_average) if "batch_stats/updates" in places else None
         running = "batch_stats/mean" in places
         variables = norm_from_torch(group, name, average=average, affine=affine, running=running)
-    found = {f"{collection}/{leaf}": array for collection, own in variables.items() for leaf, array in own.items()}
+    leaves = {f"{collection}/{leaf}": array for collection, own in variables.items() for leaf, array in own.items()}
     keys = {place: f"{name}.{key}" for row in KEYS for key, place in row.items() if f"{name}.{key}" in group}
     keys["params/bias"] = f"{name}.bias"
     for place in places:
-        if place not in found:
+        if place not in leaves:
             raise ValueError(f"{name + '.weight_g'!r} is missing: a network of weights={config.weights!r} has lengths")
-    for place, array in found.items():
+    for place, array in leaves.items():
         if place not in places:
             raise ValueError(f"{keys[place]!r} is unexpected: a network of weights={config.weights!r} has no lengths")
         if array.shape != places[place]:
             expected = module.shape_in_torch(place)
             raise ValueError(f"{keys[place]!r} has shape {np.shape(group[keys[place]])}, expected {expected}")
-    return found
+    return leaves
 
 
 def _owner(key: str, modules: Collection[str]) -> str | None:
@@ -248,9 +248,9 @@ def _grouped(state: Arrays, modules: Collection[str]) -> dict[str, dict[str, Any
     return groups
 
 
-def _same_names(found: Iterable[str], expected: Iterable[str]) -> None:
-    found, expected = list(found), list(expected)
-    for names, others, what in ((found, expected, "unexpected"), (expected, found, "missing")):
+def _same_names(names_there: Iterable[str], expected: Iterable[str]) -> None:
+    names_there, expected = list(names_there), list(expected)
+    for names, others, what in ((names_there, expected, "unexpected"), (expected, names_there, "missing")):
         known = set(others)
         for name in names:
             if name not in known:

@@ -23,7 +23,7 @@ UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exc
 def model_config(
     config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN
 ) -> Any:
-    """Returns the NetworkConfig of the network that a run trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
+    """Returns the NetworkConfig of a run that trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
     "auto": norms and ReLUs in plain JAX are computed anew in the backward pass, which keeps half as much; other
     operations say themselves what they keep.  Unrolled is what was measured to be faster, on the CPU.
