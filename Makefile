@@ -1,7 +1,8 @@
 # make demo    train plain and residual networks at three depths on embedded images, and draw what came out
 # make test    run the tests, on up to four workers of about 2.5 GB each; norms, layers, models and training without cpu/
-# make test-plain   all tests in a copy from which normres/cpu is deleted
+# make test-plain   the other tests in a copy from which normres/cpu is deleted
 # make test-oldest  the subject's tests and one training with the oldest versions that are supported
+# make test-all     all of these
 # make setup   only make the environment; EXTRA=cuda12, cuda13 or tpu adds an accelerator's packages
 # make lint    style and types
 # make lock    renew requirements.lock (needs uv)
@@ -17,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-plain test-oldest setup lint lock clean help
+.PHONY: demo test test-plain test-oldest test-all setup lint lock clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -44,7 +45,10 @@ test: setup
 
 test-plain: setup
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git ls-files -z | xargs -0 cp -d --parents -t "$$copy" && \
-	rm -r "$$copy/normres/cpu" && cd "$$copy" && PYTHONPATH="$$copy" $(CURDIR)/$(PYTEST)
+	rm -r "$$copy/normres/cpu" "$$copy/tests/cpu" && cd "$$copy" && \
+	PYTHONPATH="$$copy" $(CURDIR)/$(PYTEST) $(addprefix --ignore=,$(SUBJECT))
+
+test-all: test test-plain test-oldest
 
 test-oldest: $(OLDEST)/installed
 	@NORMRES_WITHOUT_CPU=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(SUBJECT)
