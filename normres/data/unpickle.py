@@ -7,7 +7,8 @@ functions of this file, every other name is refused, and nothing that a pickle s
 import io
 import pickle
 import struct
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from normres.errors import UserError
 DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The pickle wants something that plain data does not need."""
 
 
 class _ArrayType:
     """Stands for numpy.ndarray, which a pickle hands to `_reconstruct`."""
+
+    def __init__(self, *_: Any) -> None:
+        raise Refused("a call")
 
 
 class _Dtype:
@@ -31,7 +35,7 @@ class _Dtype:
     def __init__(self, *arguments: Any) -> None:
         code = _text(arguments[0]) if arguments else ""
         if code.lstrip("<>=|") not in DTYPES:
-            raise _Refused(f"an array of {code[:20]!r}")
+            raise Refused(f"an array of {code[:20]!r}")
         self.code = code.lstrip("<>=|")
         self.order = "<"
 
@@ -39,7 +43,7 @@ class _Dtype:
         """Takes (version, byte order, ...): the rest is for structures, which are refused above."""
         order = _text(state[1])
         if order not in ("<", ">", "|", "="):
-            raise _Refused(f"the byte order {order!r}")
+            raise Refused(f"the byte order {order!r}")
         self.order = order
 
 
@@ -67,10 +71,10 @@ def _build(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     if isinstance(content, str):  # Python 2's bytes, read as latin1
         content = content.encode("latin1")
     if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
-        raise _Refused("an array that is not plain bytes")
+        raise Refused("an array that is not plain bytes")
     shape = tuple(shape)
     if not all(isinstance(length, int) and length >= 0 for length in shape):
-        raise _Refused("an array of a negative length")
+        raise Refused("an array of a negative length")
     flat = np.frombuffer(content, np.dtype(dtype.order + dtype.code))
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
@@ -78,7 +82,7 @@ def _build(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
 def _encode(text: Any, encoding: Any) -> bytes:
     """Stands for `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused("an encoding")
+        raise Refused("an encoding")
     return text.encode("latin1")
 
 
@@ -96,8 +100,6 @@ CALLS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
 }
-CALLED = (_Array, _from_buffer, _Dtype, _encode)
-
 # Opcodes that make objects of other kinds, or fetch them from outside.
 FORBIDDEN = (
     pickle.INST,
@@ -107,39 +109,49 @@ FORBIDDEN = (
     pickle.EXT1,
     pickle.EXT2,
     pickle.EXT4,
-    pickle.PERSID,
-    pickle.BINPERSID,
     pickle.NEXT_BUFFER,
     pickle.READONLY_BUFFER,
 )
 
 
-class _Unpickler(pickle._Unpickler):
-    """The unpickler in Python: a damaged length makes that in C ask for all memory."""
+class Unpickler(pickle._Unpickler):
+    """Reads a pickle that names and calls nothing but the stand-ins in `calls`, by (module, name).
+
+    It is the unpickler in Python: a damaged length makes that in C ask for all memory.
+    """
 
     dispatch: ClassVar = {
         code: action for code, action in pickle._Unpickler.dispatch.items() if bytes([code]) not in FORBIDDEN
     }
 
+    def __init__(self, stream: IO[bytes], calls: Mapping[tuple[str, str], Any], encoding: str = "latin1"):
+        super().__init__(stream, encoding=encoding)
+        self.calls = calls
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in CALLS:
-            raise _Refused(f"{module}.{name}"[:80])
-        return CALLS[module, name]
+        """Returns a stand-in; every other name is Refused."""
+        if (module, name) not in self.calls:
+            raise Refused(f"{module}.{name}"[:80])
+        return self.calls[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Refuses; a subclass may know what `pid` names."""
+        raise Refused("an object from elsewhere")
 
     def load_reduce(self) -> None:
-        """Calls one of our functions, and nothing else that a pickle may have put there."""
+        """Calls a stand-in, and nothing else that a pickle may have put there."""
         arguments = self.stack.pop()  # type: ignore[attr-defined]
         function = self.stack[-1]  # type: ignore[attr-defined]
-        if not any(function is ours for ours in CALLED):
-            raise _Refused("a call")
+        if isinstance(function, str) or not any(function is ours for ours in self.calls.values()):
+            raise Refused("a call")
         self.stack[-1] = function(*arguments)  # type: ignore[attr-defined]
 
     def load_build(self) -> None:
-        """Gives an array or a dtype its state; no attribute of anything is ever set."""
+        """Gives what a stand-in made its state; no attribute of anything is ever set."""
         state = self.stack.pop()  # type: ignore[attr-defined]
         target = self.stack[-1]  # type: ignore[attr-defined]
-        if not isinstance(target, _Array | _Dtype):
-            raise _Refused("an object with a state")
+        if not hasattr(type(target), "set_state"):
+            raise Refused("an object with a state")
         target.set_state(state)
 
     def load_bytearray8(self) -> None:
@@ -160,11 +172,11 @@ def unpickle(content: bytes | bytearray, what: str) -> dict[str, Any]:
     but plain data; it has then executed nothing.
     """
     try:
-        found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
-        if not isinstance(found, dict):
-            raise _Refused(f"a {type(found).__name__} in the place of a dict")
-        return {_text(key): _plain(value) for key, value in found.items()}
-    except _Refused as error:
+        entries = Unpickler(io.BytesIO(content), CALLS).load()
+        if not isinstance(entries, dict):
+            raise Refused(f"a {type(entries).__name__} in the place of a dict")
+        return {_text(key): _plain(value) for key, value in entries.items()}
+    except Refused as error:
         raise UserError(
             f"{what} asks for {error}, which is no plain data: altered or malicious; it was not executed"
         ) from None
@@ -177,10 +189,10 @@ def _plain(value: Any) -> Any:
     """Returns the array in the place of its stand-in, or the value if it is a plain one or a list of such."""
     if isinstance(value, _Array):
         if value.value is None:
-            raise _Refused("an array without content")
+            raise Refused("an array without content")
         return value.value
     # Lists are flat: by naming one list many times over, a small pickle can hold an endless nest of them.
     for item in value if isinstance(value, list) else [value]:
         if not (item is None or isinstance(item, bool | int | float | str | bytes | bytearray)):
-            raise _Refused(f"a {type(item).__name__}")
+            raise Refused(f"a {type(item).__name__}")
     return value

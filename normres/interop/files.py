@@ -7,7 +7,6 @@ What torch.save writes holds a pickle, which is a program: it may call what its 
 import io
 import json
 import math
-import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from normres.data.unpickle import Refused, Unpickler
 from normres.errors import UserError, nearest
 
 # Little-endian, as both formats are.
@@ -72,12 +72,12 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.
                 raise UserError(f"{path}: is one state dict and has no entry {entry!r}")
             return _read_safetensors(data)
         if zipfile.is_zipfile(io.BytesIO(data)):
-            found, storages = _read_archive(data, path)
+            content, storages = _read_archive(data, path)
         elif data[:1] == b"\x80":
-            found, storages = _read_old(data, path)
+            content, storages = _read_old(data, path)
         else:
             raise UserError(f"{path}: is neither named .safetensors nor a complete file of torch.save")
-        return {key: _array(tensor, storages) for key, tensor in _state_dict(found, path, entry).items()}
+        return {key: _array(tensor, storages) for key, tensor in _state_dict(content, path, entry).items()}
     except UserError:
         raise
     except OSError as error:
@@ -127,13 +127,10 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-# A pickle can also set attributes of what it is given, so all of it is without: no global can be changed.
-
-
 class _Entries(dict[Any, Any]):
     __slots__ = ()
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         """Drops what a state dict has beside its entries, the versions of modules."""
 
 
@@ -160,25 +157,22 @@ CALLS: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):
-    """Reads a pickle that names nothing but what `CALLS` lists.
-
-    It is the one in Python, because a damaged number makes that in C ask for all memory.
-    """
+class _Unpickler(Unpickler):
+    """Reads a pickle of torch.save, and notes the storages that it names."""
 
     def __init__(self, stream: io.BytesIO, path: Path) -> None:
-        super().__init__(stream, encoding="utf-8")
+        super().__init__(stream, CALLS, encoding="utf-8")
         self.path = path
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in CALLS:
-            wanted = f"{module}.{name}"[:80]
+        try:
+            return super().find_class(module, name)
+        except Refused as refused:
             raise UserError(
-                f"{self.path}: its pickle names {wanted!r}, which is not called here; "
+                f"{self.path}: its pickle names {str(refused)!r}, which is not called here; "
                 "save the tensors alone, in PyTorch: torch.save(model.state_dict(), ...)"
-            )
-        return CALLS[module, name]
+            ) from None
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _device, elements, *view = pid
@@ -201,8 +195,8 @@ def _read_archive(data: bytes, path: Path) -> tuple[Any, dict[str, bytes]]:
         if f"{folder}byteorder" in archive.namelist():
             _check(archive.read(f"{folder}byteorder") == b"little", "the numbers are big-endian")
         unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])), path)
-        found = unpickler.load()
-        return found, {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
+        content = unpickler.load()
+        return content, {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
 
 
 def _read_old(data: bytes, path: Path) -> tuple[Any, dict[str, bytes]]:
@@ -212,17 +206,17 @@ def _read_old(data: bytes, path: Path) -> tuple[Any, dict[str, bytes]]:
     _check((magic, version) == (OLD_MAGIC, OLD_VERSION), "it is a pickle, but not one of torch.save")
     _check(machine["little_endian"] is True, "the numbers are big-endian")
     unpickler = _Unpickler(stream, path)
-    found = unpickler.load()
+    content = unpickler.load()
     storages = {}
     for key in _Unpickler(stream, path).load():
         storage = unpickler.storages[str(key)]
         (elements,) = struct.unpack("<q", stream.read(8))
         _check(elements == storage.elements, f"storage {key!r} says it has {elements} elements, not {storage.elements}")
         storages[storage.key] = stream.read(elements * SAFETENSORS_DTYPES[storage.dtype].itemsize)
-    return found, storages
+    return content, storages
 
 
-def _state_dict(found: Any, path: Path, entry: str | None) -> Mapping[str, _Tensor]:
+def _state_dict(content: Any, path: Path, entry: str | None) -> Mapping[str, _Tensor]:
     """Returns the state dict that is meant: all there is, or an entry of it."""
 
     def is_one(value: Any) -> bool:
@@ -230,15 +224,15 @@ def _state_dict(found: Any, path: Path, entry: str | None) -> Mapping[str, _Tens
             return False
         return all(isinstance(key, str) and isinstance(tensor, _Tensor) for key, tensor in value.items())
 
-    if entry is None and is_one(found):
-        return found
-    entries = [key for key, value in found.items() if is_one(value)] if isinstance(found, dict) else []
+    if entry is None and is_one(content):
+        return content
+    entries = [key for key, value in content.items() if is_one(value)] if isinstance(content, dict) else []
     if entry is not None and entry not in entries:
         raise UserError(f"{path}: has no state dict in an entry {entry!r}; {nearest(entry, entries or ['none'])}")
     if entry is None and len(entries) != 1:
         held = f"entries with one: {', '.join(map(str, entries))}" if entries else "nor has an entry that is one"
         raise UserError(f"{path}: is no state dict; {held}")
-    return found[entries[0] if entry is None else entry]
+    return content[entries[0] if entry is None else entry]
 
 
 def _array(tensor: _Tensor, storages: Mapping[str, bytes]) -> np.ndarray:

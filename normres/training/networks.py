@@ -20,9 +20,7 @@ UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
 
 
-def model_config(
-    config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN
-) -> Any:
+def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN) -> Any:
     """Returns the NetworkConfig of a run that trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
     "auto": norms and ReLUs in plain JAX are computed anew in the backward pass, which keeps half as much; other

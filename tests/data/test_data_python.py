@@ -133,7 +133,7 @@ FORGED = {
     "state of a class": (DTYPE + b"}" + text("set_state") + text("x") + b"sb.", "asks for an object with a state"),
     "state of a list": (b"]}b.", "asks for an object with a state"),
     "extension": (b"\x80\x02\x82\x01.", "(KeyError)"),
-    "persistent": (b"Pone\n.", "(KeyError)"),
+    "persistent": (b"Pone\n.", "asks for an object from elsewhere"),
     "array of objects": (b"}(" + text("x") + DTYPE + b"(" + text("O8") + b"tRu.", "asks for an array of 'O8'"),
     "a type in a dict": (b"}(" + text("x") + b"cnumpy\nndarray\nu.", "asks for a type"),
     "an empty array": (
