@@ -36,8 +36,8 @@ $(STAMP): pyproject.toml requirements.lock
 	@touch $@
 
 demo: setup
-	@$(BIN)/normres sweep --config=configs/degradation.py:demo --workdir=$(DEMO)
-	@$(BIN)/normres report --experiment=experiments/degradation.py --workdir=$(DEMO)
+	@$(BIN)/normres sweep --config=degradation:demo --workdir=$(DEMO)
+	@$(BIN)/normres report --experiment=degradation --workdir=$(DEMO)
 
 test: setup
 	@$(PYTEST) $(addprefix --ignore=,$(SUBJECT))
