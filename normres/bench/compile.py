@@ -1,8 +1,8 @@
-"""Compile time and memory of a training step against depth, beside the unrolled network."""
+"""`normres bench compile`: compile time and memory of a training step against depth, beside the unrolled network."""
 
-import json
 import time
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from normres.bench import output
 from normres.data import Dataset
 from normres.runs import config as configs
 from normres.runs import machine
@@ -32,10 +33,15 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
     devices = jax.devices()[:1]
     ops, in_words = machine.operations(config.train.ops, devices)
     programs = Programs(config, random_data(config.train.batch_size), dtype, devices, ops=ops)
-    state = programs.initial_state()
-    jax.block_until_ready(state)
+    state = jax.block_until_ready(programs.initial_state())
     analysis: Any = programs.compile(state).memory_analysis()
-    found = {
+    times = []
+    for number in range(4 if step else 0):
+        started = time.perf_counter()
+        state, metrics = programs.train(state, number)
+        jax.block_until_ready(metrics)
+        times.append(time.perf_counter() - started)
+    return {
         "depth": config.model.depth,
         "order": config.model.order,
         "shortcut": config.model.shortcut,
@@ -44,17 +50,8 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
         "ops": in_words,
         "compile_seconds": programs.compile_seconds,
         "activation_megabytes": analysis.temp_size_in_bytes / MEGABYTE,
-        "step_seconds": None,
+        "step_seconds": min(times[1:]) if step else None,
     }
-    if step:
-        times = []
-        for number in range(4):
-            started = time.perf_counter()
-            state, metrics = programs.train(state, number)
-            jax.block_until_ready(metrics)
-            times.append(time.perf_counter() - started)
-        found["step_seconds"] = min(times[1:])
-    return found
 
 
 def run(
@@ -63,34 +60,43 @@ def run(
     orders: Iterable[str],
     shortcuts: Iterable[str],
     dtype: str,
+    *,
     step: bool,
     unrolled: bool,
-    json_file: Path | None,
+    json: Path | None,
 ) -> list[dict[str, Any]]:
-    """Prints a line per network, with its compile time over that of the first depth, and returns them."""
-    print(
-        f"training step, batch {config.train.batch_size}, width {config.model.width}, {dtype}; memory is the program's"
-    )
-    print(f"{'order':<22}{'shortcut':<16}{'depth':>6} {'':<10}{'compile':>10}{'ratio':>7}{'memory':>11}{'step':>10}")
+    """Measures every network, prints a table, and returns the measurements; `unrolled` adds unrolled networks."""
     measure(configs.apply(config, {"model.depth": 8}), dtype, step=False)  # the first compilation starts the compiler
-    rows: list[dict[str, Any]] = []
-    for order in orders:
-        for shortcut in shortcuts:
-            first = None
-            for depth in depths:
-                for unroll in (False, True) if unrolled and depth <= UNROLLED_DEPTH else (False,):
-                    fields = {"model.depth": depth, "model.order": order, "model.shortcut": shortcut}
-                    fields["model.unroll"] = "always" if unroll else "never"
-                    row = measure(configs.apply(config, fields), dtype, step)
-                    rows.append(row)
-                    first = first or row["compile_seconds"]
-                    steady = f"{row['step_seconds']:.3f} s" if step else "–"
-                    print(
-                        f"{order:<22}{shortcut:<16}{depth:>6} {'unrolled' if unroll else 'scanned':<10}"
-                        f"{row['compile_seconds']:>8.2f} s{row['compile_seconds'] / first:>7.2f}"
-                        f"{row['activation_megabytes']:>8,.0f} MB{steady:>10}",
-                        flush=True,
-                    )
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1))
+    rows, lines = [], []
+    for order, shortcut in product(orders, shortcuts):
+        first = None
+        for depth, unroll in product(depths, (False, True) if unrolled else (False,)):
+            if unroll and depth > UNROLLED_DEPTH:
+                continue
+            fields = {"model.depth": depth, "model.order": order, "model.shortcut": shortcut}
+            fields["model.unroll"] = "always" if unroll else "never"
+            row = measure(configs.apply(config, fields), dtype, step)
+            rows.append(row)
+            seconds, memory = row["compile_seconds"], row["activation_megabytes"]
+            first = first or seconds
+            steady = f"{row['step_seconds']:.3f}" if step else output.NOTHING
+            blocks = "unrolled" if unroll else "scanned"
+            lines.append(
+                (
+                    order,
+                    shortcut,
+                    blocks,
+                    str(depth),
+                    f"{seconds:.2f}",
+                    f"{seconds / first:.2f}",
+                    f"{memory:,.0f}",
+                    steady,
+                )
+            )
+            print(f"ResNet-{depth}, {order}, {shortcut}, {blocks}: {seconds:.2f} s to compile", flush=True)
+    sizes = f"batch {config.train.batch_size}, width {config.model.width}, {dtype}"
+    print(f"\ntraining step, {sizes}; memory is the program's; ratio: to the compile time of the first depth")
+    header = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
+    print(output.table(header, lines, text_columns=3))
+    output.write(json, {"rows": rows})
     return rows

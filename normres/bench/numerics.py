@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -13,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normres import norms
-from normres.bench import contenders
-from normres.bench.reference import Array, Reference, parts, reference
+from normres.bench import contenders, output
+from normres.bench.output import NOTHING
+from normres.bench.reference import Array, Reference, reference
 from normres.errors import UserError
 from normres.norms import forms
-from normres.runs import results
-from normres.show.text import NOTHING, number, table
 
 SHAPE = (8, 32, 32, 16)
-GROUPS, SUB_BATCHES = 4, 2
 DTYPES = ("float32", "bfloat16", "float16")
 # The rows whose truth reference.py knows.
 NORMS = tuple(
@@ -29,7 +26,6 @@ NORMS = tuple(
 )
 COLUMNS = ("normres", "Flax", "PyTorch")
 
-NOT_FINITE = math.inf  # what stands for it among the errors
 SAME = 0.1  # what the errors of contenders are below on `normal`, if they compute the same
 BETTER = 2.0  # a contender is better where normres's error is this many times as large
 NEGLIGIBLE = 4.0  # epsilons: errors below are equally good
@@ -38,75 +34,62 @@ HEADER = """\
 Errors against NumPy in float64, in units of the dtype's epsilon ({epsilons}).
   forward   max |y - true y| / max(1, max |true y|)
   gradient  max |dx - true dx| / (max |dy| / sqrt(var + epsilon)), wrt the input
-The truth is computed from the input as rounded to the dtype, and errors are taken where it is finite: an infinity
-may spoil its own statistic and no other.  "not finite": it is not, and the truth is.  "refuses": raises an error.
-"{nothing}": the input does not fit the dtype, or PyTorch lacks the norm.
+The truth is computed from the input as rounded to the dtype, and errors are taken where the truth is finite: an infinity
+may spoil its own statistic and no other.  "not finite": the result is not, and the truth is.  "refuses": raises an error.
+"{nothing}": the input does not fit the dtype, or the library lacks the norm.
 Arrays are {shape} unless the row says otherwise; epsilon 1e-5, {groups} groups, {sub_batches} sub-batches.
 JAX {jax}, Flax {flax}, {device}; {torch}."""
 
-
-@dataclass(frozen=True)
-class Case:
-    """An input: its numbers from (random generator, shape, dtype), and which shape they have."""
-
-    draw: Callable[[np.random.Generator, tuple[int, ...], Any], Array]
-    shape: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda shape: shape
+Shape = tuple[int, ...]
 
 
-def _around(mean: float) -> Case:
-    return Case(lambda random, shape, dtype: mean + random.standard_normal(shape))
-
-
-def _constant(value: float) -> Case:
-    return Case(lambda random, shape, dtype: np.full(shape, value))
-
-
-def _normal(random: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
-    return random.standard_normal(shape)
-
-
-def _one_infinity(random: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
+def _first_set(random: np.random.Generator, shape: Shape) -> Array:
     x = random.standard_normal(shape)
     x[(0,) * x.ndim] = np.inf
     return x
 
 
-def _first_slices_away(random: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
+def _first_slices_away(random: np.random.Generator, shape: Shape) -> Array:
     x = random.standard_normal(shape)
     x[0] += 1e4
     x[:, 0] += 1e4
     return x
 
 
-# To add an input, add a row.
-CASES: dict[str, Case] = {
+def _around(mean: float) -> Callable[..., Array]:
+    return lambda random, shape, tiny: mean + random.standard_normal(shape)
+
+
+# The inputs, by name: f(random generator, shape, the dtype's smallest normal number) draws one.  To add one, add a row.
+CASES: dict[str, Callable[[np.random.Generator, Shape, float], Array]] = {
     "normal": _around(0.0),
     "mean 1e2 x std": _around(1e2),
     "mean 1e4 x std": _around(1e4),
     "mean 1e6 x std": _around(1e6),
-    "constant 0.1": _constant(0.1),
-    "constant 1e30": _constant(1e30),
-    "denormals": Case(lambda random, shape, dtype: random.uniform(-1, 1, shape) * float(jnp.finfo(dtype).tiny)),
-    "one infinity": Case(_one_infinity),
-    "normal x 1e18": Case(lambda random, shape, dtype: 1e18 * random.standard_normal(shape)),
+    "constant 0.1": lambda random, shape, tiny: np.full(shape, 0.1),
+    "constant 1e30": lambda random, shape, tiny: np.full(shape, 1e30),
+    "denormals": lambda random, shape, tiny: random.uniform(-1, 1, shape) * tiny,
+    "one infinity": lambda random, shape, tiny: _first_set(random, shape),
+    "normal x 1e18": lambda random, shape, tiny: 1e18 * random.standard_normal(shape),
     # What one pass shifts by is taken from there.
-    "first slices 1e4 off": Case(_first_slices_away),
-    "one example": Case(_normal, lambda shape: (1, *shape[1:])),
-    "one pixel": Case(_normal, lambda shape: (shape[0], 1, 1, shape[3])),
-    "one element": Case(_normal, lambda shape: (1, 1, 1, 1)),
+    "first slices 1e4 off": lambda random, shape, tiny: _first_slices_away(random, shape),
+    "one example": lambda random, shape, tiny: random.standard_normal((1, *shape[1:])),
+    "one pixel": lambda random, shape, tiny: random.standard_normal((shape[0], 1, 1, shape[3])),
+    "one element": lambda random, shape, tiny: random.standard_normal((1, 1, 1, 1)),
 }
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Of one contender on one input, in units of the dtype's epsilon; None: not applicable; a string: why not."""
+class Errors(NamedTuple):
+    """Of one contender on one input, in units of the dtype's epsilon.
+
+    Infinite where the result is not finite; None where there is nothing to compare; "refuses" in words.
+    """
 
     forward: float | str | None
     gradient: float | str | None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One norm on one input: the errors of each column of the table."""
 
     norm: str
@@ -115,135 +98,125 @@ class Row:
     errors: Mapping[str, Errors]
 
 
-def rounded_input(case: str, shape: tuple[int, ...], dtype: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def rounded_input(case: str, shape: Shape, dtype: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Returns x and dy in the dtype, or None if it cannot hold the numbers (an infinity that is meant counts)."""
     random = np.random.default_rng(0)
-    row = CASES[case]
-    shape = row.shape(shape)
-    exact = row.draw(random, shape, dtype)
+    exact = CASES[case](random, shape, float(jnp.finfo(dtype).tiny))
     with np.errstate(over="ignore"):
         x = exact.astype(jnp.dtype(dtype))
     if not np.array_equal(np.isfinite(exact), np.isfinite(x.astype(np.float64))):
         return None
-    return x, random.standard_normal(shape).astype(jnp.dtype(dtype))
+    return x, random.standard_normal(exact.shape).astype(jnp.dtype(dtype))
 
 
-def errors(found: contenders.Pair, truth: Reference, dy: Array, epsilon: float) -> Errors:
+def errors(pair: contenders.Pair, truth: Reference, dy: Array, epsilon: float) -> Errors:
     """Returns how far y and dx are from the truth; see HEADER."""
-    y, dx = (np.asarray(value, np.float64) for value in found)
-    finite = np.isfinite(truth.y)
-    scale = max(1.0, float(np.abs(truth.y[finite]).max(initial=0.0)))
-    forward = _worst(y, truth.y, np.float64(scale)) / epsilon
+    y, dx = (np.asarray(value, np.float64) for value in pair)
+    largest = np.abs(truth.y[np.isfinite(truth.y)]).max(initial=1.0)
     with np.errstate(invalid="ignore"):
         size = truth.gain * np.abs(dy).max()
-    return Errors(forward, _worst(dx, truth.dx, size) / epsilon)
+    return Errors(_worst(y, truth.y, largest) / epsilon, _worst(dx, truth.dx, size) / epsilon)
 
 
-def _worst(found: Array, truth: Array, scale: Array | np.float64) -> float:
+def _worst(values: Array, truth: Array, scale: Any) -> float:
     finite = np.isfinite(truth)
-    if not np.isfinite(found[finite]).all():
-        return NOT_FINITE
+    if not np.isfinite(values[finite]).all():
+        return math.inf
     scales = np.broadcast_to(scale, truth.shape)[finite]
-    return float((np.abs(found[finite] - truth[finite]) / scales).max(initial=0.0))
+    return float((np.abs(values[finite] - truth[finite]) / scales).max(initial=0.0))
 
 
-def measure(
-    names: Sequence[str], dtype: str, cases: Iterable[str], shape: tuple[int, ...], torch: str | None
-) -> list[Row]:
-    """Returns the errors of every contender for each norm and input, in this dtype.
+def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape, torch: str | None) -> list[Row]:
+    """Returns the errors of every contender for each norm and input, in this dtype; `torch` is a Python that has it.
 
     Raises:
       UserError: a contender computes something else than the norm (see `SAME`), or PyTorch does not run.
     """
-    inputs = {case: pair for case in cases if (pair := rounded_input(case, shape, dtype)) is not None}
-    of_torch: dict[str, contenders.Pair] = {}
-    if torch:
-        grouped = {name: (x, dy, math.gcd(GROUPS, x.shape[-1])) for name, (x, dy) in inputs.items()}
-        of_torch = contenders.in_torch(torch, dtype, grouped)
+    inputs = {case: rounded_input(case, shape, dtype) for case in cases}
+    fitting = {case: pair for case, pair in inputs.items() if pair is not None}
+    torch_pairs = contenders.in_torch(torch, dtype, fitting) if torch else {}
     rows = []
     for norm in names:
-        for case in cases:
-            if case not in inputs:
-                rows.append(Row(norm, dtype, case, {name: Errors(None, None) for name in COLUMNS}))
-                continue
-            row = Row(norm, dtype, case, _row(norm, dtype, *inputs[case], of_torch.get(f"{norm}/{case}"), bool(torch)))
+        # A norm that PyTorch has and that is missing in its answer was refused.
+        refused = "refuses" if torch and norm in contenders.MODULES else None
+        for case, pair in inputs.items():
+            by_contender = dict.fromkeys(COLUMNS, Errors(None, None))
+            if pair is not None:
+                pairs = _results(norm, dtype, *pair)
+                if torch_pair := torch_pairs.get(f"{norm}/{case}"):
+                    pairs["PyTorch"] = torch_pair
+                by_contender["PyTorch"] = Errors(refused, refused)
+                by_contender |= _all_errors(norm, dtype, pair, pairs)
+            rows.append(Row(norm, dtype, case, by_contender))
             if case == "normal":
-                _check_same(row)
-            rows.append(row)
+                _check_same(rows[-1])
     return rows
 
 
-def _row(
-    norm: str, dtype: str, x: NDArray[Any], dy: NDArray[Any], of_torch: contenders.Pair | None, torch: bool
+def _results(norm: str, dtype: str, x: NDArray[Any], dy: NDArray[Any]) -> dict[str, contenders.Pair]:
+    """Returns what normres and Flax compute."""
+    groups, sub_batches = contenders.parts(norm, x.shape)
+    pairs = {"normres": contenders.in_normres(norm, groups, sub_batches)(x, dy)}
+    if norm in contenders.MODULES:
+        pairs["Flax"] = contenders.in_flax(norm, groups, dtype)(x, dy)
+    return pairs
+
+
+def _all_errors(
+    norm: str, dtype: str, inputs: contenders.Pair, pairs: Mapping[str, contenders.Pair]
 ) -> dict[str, Errors]:
-    """Returns the errors of each column."""
-    epsilon = float(jnp.finfo(dtype).eps)
-    exact_dy = dy.astype(np.float64)
-    spec = norms.TABLE[norm]
-    truth = reference(x.astype(np.float64), exact_dy, spec, GROUPS, SUB_BATCHES, contenders.EPSILON)
-    found = {
-        "normres": contenders.in_normres(norm, x, dy, GROUPS, SUB_BATCHES),
-    }
-    everyone = norm in contenders.MODULES
-    if everyone:
-        found["Flax"] = contenders.in_flax(norm, x, dy, parts(spec, x.shape, GROUPS, SUB_BATCHES)[1])
-    if of_torch is not None:
-        found["PyTorch"] = of_torch
-    absent = Errors("refuses", "refuses") if everyone and torch else Errors(None, None)
-    return {name: errors(found[name], truth, exact_dy, epsilon) if name in found else absent for name in COLUMNS}
+    x, dy = (array.astype(np.float64) for array in inputs)
+    truth = reference(x, dy, norms.TABLE[norm].split(*contenders.parts(norm, x.shape)), contenders.EPSILON)
+    return {name: errors(pair, truth, dy, float(jnp.finfo(dtype).eps)) for name, pair in pairs.items()}
 
 
 def _check_same(row: Row) -> None:
     """Stops where a contender computes something else: an error of SAME on `normal` is no rounding."""
-    for name, found in row.errors.items():
-        for value in (found.forward, found.gradient):
+    for name, values in row.errors.items():
+        for value in values:
             if isinstance(value, float) and value * float(jnp.finfo(row.dtype).eps) > SAME:
-                raise UserError(
-                    f"{name} does not compute {row.norm} norm in {row.dtype}: error {number(value)} epsilons"
-                )
+                raise UserError(f"{name} does not compute {row.norm} norm in {row.dtype}: error {cell(value)} epsilons")
 
 
 def worse(row: Row) -> list[str]:
-    """Returns in words where normres's two passes are worse than Flax or PyTorch."""
-    found = []
-    for kind in ("forward", "gradient"):
-        own, others = getattr(row.errors["normres"], kind), [getattr(row.errors[n], kind) for n in ("Flax", "PyTorch")]
+    """Returns in words where normres is worse than Flax or PyTorch."""
+    sentences = []
+    for kind in Errors._fields:
+        own, *others = (getattr(row.errors[name], kind) for name in COLUMNS)
         best = min((value for value in others if isinstance(value, float)), default=None)
         if isinstance(own, float) and best is not None and own > max(BETTER * best, NEGLIGIBLE):
-            found.append(f"{row.norm}, {row.dtype}, {row.case}, {kind}: {cell(own)}, not {cell(best)}")
-    return found
+            sentences.append(f"{row.norm}, {row.dtype}, {row.case}, {kind}: {cell(own)}, not {cell(best)}")
+    return sentences
 
 
 def cell(error: float | str | None) -> str:
     """Returns an error as the table has it."""
-    if error is None:
-        return NOTHING
-    if isinstance(error, str):
-        return error
-    return number(error) if math.isfinite(error) else "not finite"
+    if isinstance(error, float):
+        return output.number(error) if math.isfinite(error) else "not finite"
+    return error or NOTHING
 
 
 def text(rows: Sequence[Row]) -> str:
     """Returns the table of one norm in one dtype."""
-    title = f"{rows[0].norm}, {rows[0].dtype}"
-    header = [title, *(f"{name} {kind}" for kind in ("fwd", "grad") for name in COLUMNS)]
+    header = [f"{rows[0].norm}, {rows[0].dtype}", *(f"{name} {kind}" for kind in ("fwd", "grad") for name in COLUMNS)]
     lines = [
-        [row.case, *(cell(getattr(row.errors[name], kind)) for kind in ("forward", "gradient") for name in COLUMNS)]
+        [row.case, *(cell(getattr(row.errors[name], kind)) for kind in Errors._fields for name in COLUMNS)]
         for row in rows
     ]
-    return table(header, lines)
+    return output.table(header, lines)
 
 
 def _for_json(row: Row) -> dict[str, Any]:
     """Returns the row; JSON has no infinity, so such errors are words as in the table."""
-    found = asdict(row)
-    for values in found["errors"].values():
-        values |= {kind: cell(value) for kind, value in values.items() if value == NOT_FINITE}
-    return found
+    by_contender = {
+        name: {kind: cell(error) if error == math.inf else error for kind, error in values._asdict().items()}
+        for name, values in row.errors.items()
+    }
+    return row._asdict() | {"errors": by_contender}
 
 
 def run(
-    names: Sequence[str], dtypes: Sequence[str], torch: str | None, json: Path | None, shape: tuple[int, ...] = SHAPE
+    names: Sequence[str], dtypes: Sequence[str], torch: str | None, json: Path | None, shape: Shape = SHAPE
 ) -> list[Row]:
     """Measures and prints all; `torch` is the Python that has PyTorch, and `json` a file for the same numbers."""
     python, version = contenders.find_torch(torch) or (None, None)
@@ -252,23 +225,22 @@ def run(
             epsilons=", ".join(f"{dtype} {float(jnp.finfo(dtype).eps):.2g}" for dtype in dtypes),
             nothing=NOTHING,
             shape=shape,
-            groups=GROUPS,
-            sub_batches=SUB_BATCHES,
+            groups=contenders.GROUPS,
+            sub_batches=contenders.SUB_BATCHES,
             jax=jax.__version__,
             flax=flax.__version__,
             device=jax.devices()[0].device_kind,
             torch=f"PyTorch {version}" if version else "no PyTorch here (--torch=PYTHON names a Python that has it)",
         )
     )
-    rows = []
+    rows: list[Row] = []
     for dtype in dtypes:
-        found = measure(names, dtype, tuple(CASES), shape, python)
+        measured = measure(names, dtype, CASES, shape, python)
         for norm in names:
-            print(f"\n{text([row for row in found if row.norm == norm])}", flush=True)
-        rows += found
-    findings = [finding for row in rows for finding in worse(row)]
+            print(f"\n{text([row for row in measured if row.norm == norm])}", flush=True)
+        rows += measured
+    sentences = [sentence for row in rows for sentence in worse(row)]
     print(f"\nFlax or PyTorch is better ({BETTER:g} times and more, and normres above {NEGLIGIBLE:g}):")
-    print("\n".join(f"  {finding}" for finding in findings) or "  nowhere")
-    if json:
-        results.write_json(json, [_for_json(row) for row in rows])
+    print("\n".join(f"  {sentence}" for sentence in sentences) or "  nowhere")
+    output.write(json, {"rows": [_for_json(row) for row in rows]})
     return rows

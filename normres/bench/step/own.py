@@ -1,4 +1,4 @@
-"""normres as a contender: the very programs of a training run, of as many steps as fit.fit lets them have."""
+"""normres as a contender: the very programs of a training run, of as many steps as a run lets them have."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -12,6 +12,11 @@ from normres.interop import networks as torch_networks
 from normres.runs import machine
 from normres.training.programs import Programs
 from normres.training.step import TrainState
+
+
+def losses(metrics: Any) -> np.ndarray:
+    """Returns the loss of each step of a program."""
+    return np.asarray(metrics)[:, 0]
 
 
 class Normres:
@@ -30,10 +35,10 @@ class Normres:
         variables = torch_networks.network_from_torch(weights, self.programs.model)
         state = self.programs.initial_state()
         machine.return_freed_memory()
-        placed = jax.device_put(
+        params, batch_stats = jax.device_put(
             (variables["params"], variables.get("batch_stats", {})), self.programs.replicated, may_alias=False
         )
-        self.state: TrainState = replace(state, params=placed[0], batch_stats=placed[1])
+        self.state: TrainState = replace(state, params=params, batch_stats=batch_stats)
         self.steps = 0
         self.steps_per_program = self.programs.steps_per_program
 
@@ -42,17 +47,17 @@ class Normres:
         self.programs.compile(self.state)
         machine.return_freed_memory()
 
-    def step(self, count: int = 1) -> tuple[jax.Array, int]:
+    def step(self, count: int = 1) -> tuple[Any, int]:
         """Dispatches steps and returns the program's metrics, and which of them are the last step's."""
         self.state, metrics = self.programs.train(self.state, self.steps, count)
         self.steps += count
         return metrics, count - 1
 
-    def wait(self, result: tuple[jax.Array, int]) -> float:
+    def wait(self, result: tuple[Any, int]) -> float:
         """Returns the loss when all is computed."""
         metrics, last = jax.block_until_ready(result)
         jax.block_until_ready(self.state)
-        return float(np.asarray(metrics)[last, 0])
+        return float(losses(metrics)[last])
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Returns parameters and statistics in PyTorch's names."""

@@ -1,6 +1,7 @@
 """The worker's side of the pipe: requests and answers, one JSON object a line, and the timing, the same for everybody.
 
 PyTorch's worker runs this file with a Python of its own, so it needs NumPy only and no Python newer than 3.9.
+The calls and their arguments stay as they are: the workers of older commits answer them too (--before).
 """
 
 from __future__ import annotations
@@ -8,31 +9,29 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 CHECKED_STEPS = 3  # whose losses are compared; the third loss depends on the momentum, the second on the rate
+CALLS = ("start", "prepare", "sample", "memory")
 
 
-def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
-    """Answers requests {"call": NAME, **arguments} with what the handler returns, until the input ends.
+def serve(contender: Any) -> None:
+    """Answers requests {"call": NAME, **arguments} with what Timed's method returns, until the input ends.
 
-    A failing handler is answered with {"error": one line}.
+    A method that fails is answered with {"error": one line}.
     """
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    timed = Timed(contender)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = handlers[request.pop("call")](**request)
+            answer = {name: getattr(timed, name) for name in CALLS}[request.pop("call")](**request)
         except Exception as error:
             words = [text for text in str(error).splitlines() if text.strip()]
             answer = {"error": f"{type(error).__name__}: {words[0].strip() if words else ''}"}
@@ -40,23 +39,14 @@ def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
         answers.flush()
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process and its children when its parent has been killed, which no request tells: it may compile."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.killpg(0, signal.SIGKILL)
-
-
 def most_memory() -> int:
     """Returns the most bytes that this process has held in memory so far."""
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    # Second best: Linux lets a process inherit its parent's number.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        # Second best: Linux lets a process inherit its parent's number.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Timed:
@@ -72,11 +62,6 @@ class Timed:
 
     def __init__(self, contender: Any) -> None:
         self.contender = contender
-        self.baseline = most_memory()
-
-    def handlers(self) -> dict[str, Callable[..., dict[str, Any]]]:
-        """Returns what serve() takes."""
-        return {"start": self.start, "prepare": self.prepare, "sample": self.sample, "memory": self.memory}
 
     def start(self) -> dict[str, Any]:
         """Returns the version and XLA's flags: everything is imported."""
@@ -93,8 +78,8 @@ class Timed:
         Returns:
           The losses, the seconds until the first step was done, and the most steps that are dispatched at once.
         """
-        with np.load(source) as given:
-            arrays = {name: given[name] for name in given.files}
+        with np.load(source) as file:
+            arrays = {name: file[name] for name in file.files}
         weights = {name[len("weights/") :]: array for name, array in arrays.items() if name.startswith("weights/")}
         self.contender.build(spec, weights, arrays["images"], arrays["labels"])
         began = time.perf_counter()
@@ -122,8 +107,6 @@ class Timed:
         return {"seconds": time.perf_counter() - began, "loss": loss}
 
     def memory(self) -> dict[str, Any]:
-        """Returns the most memory of all this, and what the imports alone took, in bytes."""
+        """Returns the most memory of all this, in bytes: of the accelerator, or of the process on a CPU."""
         on_device = self.contender.device_bytes()
-        if on_device is not None:
-            return {"peak_bytes": on_device, "baseline_bytes": 0}
-        return {"peak_bytes": most_memory(), "baseline_bytes": self.baseline}
+        return {"peak_bytes": most_memory() if on_device is None else on_device}

@@ -1,6 +1,6 @@
 """PyTorch as a contender, in a process and perhaps a Python of its own; imports nothing of normres.
 
-    python torch_worker.py (eager | compiled) (cpu | cuda)
+    python torch_worker.py (cpu | cuda)
 
 The ResNet and its training step as users of PyTorch write them, with what it is fastest with: channels last, autocast,
 denormal numbers flushed to zero (without, a step can take ten times as long), and as many threads as there are cores.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -60,31 +61,19 @@ class Block(nn.Module):
         return self.relu(y)
 
 
-class Network(nn.Module):
-    """The CIFAR ResNet."""
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        super().__init__()
-        make = norm(spec)
-        width = spec["width"]
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = make(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.stages = []
-        for stage, count in enumerate(spec["blocks"]):
-            outputs = width * 2**stage
-            blocks = [Block(make, outputs // 2 if stage else width, outputs, 2 if stage else 1)]
-            blocks += [Block(make, outputs, outputs, 1) for _ in range(count - 1)]
-            self.stages.append(f"layer{stage + 1}")
-            self.add_module(self.stages[-1], nn.Sequential(*blocks))
-        self.fc = nn.Linear(outputs, spec["classes"])
-
-    def forward(self, x: Any) -> Any:
-        """Returns logits."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        for stage in self.stages:
-            x = getattr(self, stage)(x)
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+def network(spec: dict[str, Any]) -> Any:
+    """Returns the CIFAR ResNet, a module from images (N, C, H, W) to logits."""
+    make, inputs = norm(spec), spec["width"]
+    layers = {"conv1": nn.Conv2d(3, inputs, 3, 1, 1, bias=False), "bn1": make(inputs), "relu": nn.ReLU(inplace=True)}
+    for stage, count in enumerate(spec["blocks"]):
+        blocks = []
+        for number in range(count):
+            outputs = spec["width"] * 2**stage
+            blocks.append(Block(make, inputs, outputs, 2 if stage and not number else 1))
+            inputs = outputs
+        layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
+    layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(inputs, spec["classes"])}
+    return nn.Sequential(OrderedDict(layers))
 
 
 class PyTorch:
@@ -93,15 +82,14 @@ class PyTorch:
     version = torch.__version__
     steps_per_program = 1
 
-    def __init__(self, compiled: bool, device: str) -> None:
-        self.compiled, self.device = compiled, device
+    def __init__(self, device: str) -> None:
+        self.device = device
 
     def build(self, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
         """Makes the network, with these weights, and the optimizer."""
-        network = Network(spec)
-        network.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
-        self.network = network.to(self.device, memory_format=torch.channels_last)
-        self.call = torch.compile(self.network) if self.compiled else self.network
+        module = network(spec)
+        module.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
+        self.network = module.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), spec["learning_rate"], spec["momentum"], weight_decay=spec["weight_decay"]
         )
@@ -111,14 +99,14 @@ class PyTorch:
         self.narrow = spec["dtype"] == "bfloat16"
 
     def compile(self) -> None:
-        """Nothing: PyTorch compiles in the first step."""
+        """Nothing: PyTorch runs as it is."""
 
     def step(self, count: int = 1) -> Any:
         """Makes a step and returns its loss."""
         assert count == 1
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.narrow):
-            loss = F.cross_entropy(self.call(self.images), self.labels)
+            loss = F.cross_entropy(self.network(self.images), self.labels)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
@@ -138,11 +126,11 @@ class PyTorch:
         return None if self.device == "cpu" else torch.cuda.max_memory_allocated()
 
 
-def main(kind: str, device: str) -> None:
+def main(device: str) -> None:
     """Serves until the input ends."""
     torch.set_flush_denormal(True)
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    _shared["serve"](_shared["Timed"](PyTorch(kind == "compiled", device)).handlers())
+    _shared["serve"](PyTorch(device))
 
 
 if __name__ == "__main__":
