@@ -10,29 +10,24 @@ from normres.errors import UserError, nearest
 from normres.runs import machine
 
 NUMERICS = """\
-For each norm and dtype a table: a row per input (large means, constants, denormals, an infinity, ...), a column per
-contender, once for the output and once for the gradient wrt the input; then where Flax or PyTorch is better.
-A minute on two cores.  PyTorch is no dependency: --torch names a Python of its own that has it.
+Prints a table for each norm and dtype: a row per input (large means, constants, denormals, an infinity, ...), a column
+per contender; then where Flax or PyTorch is better.  A minute on two cores.
 
-examples:
-  normres bench numerics --norms=batch,layer --dtypes=float32
-  normres bench numerics --torch=$HOME/torch/bin/python --json=numerics.json"""
+example:
+  normres bench numerics --norms=batch,layer --dtypes=float32 --torch=$HOME/torch/bin/python --json=numerics.json"""
 
 NORMS = """\
-Both libraries run in this process and in turns, under the same flags as a training run.  Before anything is timed
-their outputs and gradients are compared; if they differ it stops.  Two minutes on two cores.
+Outputs and gradients are compared, then both libraries are timed in turns under the flags of a training run.  Two
+minutes on two cores.
 
-examples:
-  normres bench norms
-  normres bench norms --norms=batch --shapes=128x32x32x16,256x7x7x512 --dtype=float32 --repeats=31
-  normres bench norms --equivalences"""
+example:
+  normres bench norms --norms=batch --shapes=128x32x32x16,256x7x7x512 --dtype=float32 --repeats=31"""
 
 STEP = """\
 Every contender runs in a process of its own, as its users start it: normres with the flags of a training run, Flax with
-those of your environment.  First the contenders' losses, gradients and updates of the timed step are compared, and
-nothing is timed if they differ; then they are timed in turns.  A contender that does not work here is left out, and the
-reason is printed.  The default cells are batch norm at every depth and the other norms at the first one, beside normres
-with batch norm (normres-batch), in every dtype.  With --json each cell is written when it is done, and the same command
+those of your environment.  Losses, gradients and updates are compared; nothing is timed if they differ.  Then all are
+timed in turns.  The default cells are batch norm at every depth and the other norms at the first one, beside normres
+with batch norm (normres-batch), in both dtypes.  With --json each cell is written when it is done, and the same command
 goes on where it was killed if code, machine and options are the same.
 
 examples:
@@ -41,31 +36,25 @@ examples:
   normres bench step --from=docs/performance/step.json --chart=step.png --markdown=docs/performance.md"""
 
 COMPILE = """\
-For each order and shortcut a line per depth: seconds to trace and compile the training step, how many times those of
-the first depth, and the memory of the step's activations; for depths up to 110 the unrolled network beside it.
+Prints a line for each order, shortcut and depth: seconds to trace and compile the training step, how many times those
+of the first depth, and the memory of the step's activations; up to depth 110 the unrolled network beside it.
 
 examples:
-  normres bench compile
   normres bench compile --depths=20,110 --orders=post,pre --shortcuts=A --step
   normres bench compile --depths=1202 --batch=128 --remat=block --step"""
 
 DATA = """\
-Reads and decodes batches from a prepared directory (without --path: of the embedded images, prepared for the occasion),
-and times a training step with the data on the device, without augmentation, and streamed.  Two minutes on two cores.
-Needs the extra `tfds`.
+Reads and decodes batches from a prepared directory (without --path: of the embedded images), and times a training step
+with the data on the device, without augmentation, and streamed.  Two minutes on two cores.  Needs the extra `tfds`.
 
 examples:
-  normres bench data
   normres bench data --path=data --name=cifar10 --depth=56
   normres bench data --path=data --name=imagenette --image-size=128 --batch=64"""
 
-MINIMUM_REPEATS = {"norms": 7, "step": 5, "data": 1}  # below, medians and quartiles of a noisy machine say little
 CONTENDERS = ("normres", "normres-batch", "flax", "torch")  # of `bench step`
 
-Arguments = dict[str, dict[str, Any]]
 
-
-def _texts(metavar: str, help: str, default: str | None = None) -> dict[str, Any]:
+def _text(metavar: str, help: str, default: str | None = None) -> dict[str, Any]:
     return {"metavar": metavar, "help": help, "default": default}
 
 
@@ -77,56 +66,61 @@ def _path(metavar: str, help: str, **more: Any) -> dict[str, Any]:
     return {"type": Path, "metavar": metavar, "help": help, **more}
 
 
-_JSON = {"--json": _path("FILE", "write the numbers to this file too")}
-_TORCH = {"--torch": _texts("PYTHON", "a Python that imports torch (default: this, if it does)")}
-_SIZES = {"--width": _integer("of the first stage", 16), "--batch": _integer("examples", 128)}
-_AUTO = {"--dtype": _texts("DTYPE", "auto, float32 or bfloat16 (default auto)", "auto")}
+def _flag(help: str) -> dict[str, Any]:
+    return {"action": "store_true", "help": help}
 
-_NUMERICS: Arguments = {
-    "--norms": _texts("A,B", "which norms (default: all that standardize)"),
-    "--dtypes": _texts("A,B", "which of float32, bfloat16, float16 (default: all)"),
-    **_TORCH,
-}
-_NORMS: Arguments = {
-    "--norms": _texts("A,B", "which norms (default: all that Flax has)"),
-    "--shapes": _texts("NxHxWxC,...", "default: 128x32x32x16,128x8x8x64"),
-    "--dtype": _texts("DTYPE", "of input and output (default bfloat16)", "bfloat16"),
-    "--repeats": _integer("samples of each", 15),
-    "--equivalences": {"action": "store_true", "help": "time nothing; check each norm against another"},
-    "--markdown": {"action": "store_true", "help": "time nothing; print the tables of docs/norms.md"},
-}
-_STEP: Arguments = {
-    "--depths": _texts("A,B", "default: 20,56,110", "20,56,110"),
-    "--dtypes": _texts("A,B", "default: float32,bfloat16"),
-    "--norms": _texts("A,B", "of batch, group, layer, instance at every depth, or all"),
-    "--contenders": _texts("A,B", f"of {', '.join(CONTENDERS)}; normres always takes part"),
-    **_SIZES,
-    "--repeats": _integer("samples of each, 5 or more", 5),
-    **_TORCH,
-    "--before": _path("FOLDER", "a checkout of another commit, to be timed beside"),
-    "--chart": _path("FILE.png", "draw the numbers"),
-    "--markdown": _path("FILE.md", "put the table between this page's markers"),
-    "--from": _path("FILE", "measure nothing; show this --json file", dest="source"),
-}
-_COMPILE: Arguments = {
-    "--depths": _texts("A,B", "default: 20,110,1202", "20,110,1202"),
-    "--orders": _texts("A,B", "rows of variants.py, or all (default post)", "post"),
-    "--shortcuts": _texts("A,B", "rows of variants.py, or all (default A)", "A"),
-    **_SIZES,
-    **_AUTO,
-    "--remat": _texts("ROW", "nothing, elementwise, block or auto (default); see configs/base.py", "auto"),
-    "--step": {"action": "store_true", "help": "also run and time the step"},
-    "--scanned-only": {"action": "store_true", "help": "leave out the unrolled networks"},
-}
-_DATA: Arguments = {
-    "--path": _texts("DIR", "a prepared ArrayRecord directory, or its data_dir", ""),
-    "--name": _texts("NAME", "of the data set there (default cifar10)", "cifar10"),
-    "--image-size": _integer("pixels", 32),
-    "--depth": _integer("of the network", 20),
-    **_SIZES,
-    **_AUTO,
-    "--steps": _integer("in a row make a sample", 10),
-    "--repeats": _integer("samples of each", 5),
+
+JSON = {"--json": _path("FILE", "write the numbers to this file too")}
+TORCH = {"--torch": _text("PYTHON", "a Python that imports torch (default: this, if it does)")}
+SIZES = {"--width": _integer("of the first stage", 16), "--batch": _integer("examples", 128)}
+DTYPE = {"--dtype": _text("DTYPE", "auto, float32 or bfloat16 (default auto)", "auto")}
+ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
+    "numerics": {
+        "--norms": _text("A,B", "which norms (default: all that standardize)"),
+        "--dtypes": _text("A,B", "which of float32, bfloat16, float16 (default: all)"),
+        **TORCH,
+    },
+    "norms": {
+        "--norms": _text("A,B", "which norms (default: all that Flax has)"),
+        "--shapes": _text("NxHxWxC,...", "default: 128x32x32x16,128x8x8x64", "128x32x32x16,128x8x8x64"),
+        "--dtype": _text("DTYPE", "of input and output (default bfloat16)", "bfloat16"),
+        "--repeats": _integer("samples of each, 7 or more", 15),
+        "--equivalences": _flag("time nothing; check each norm against another"),
+        "--markdown": _flag("time nothing; print the tables of docs/norms.md"),
+    },
+    "step": {
+        "--depths": _text("A,B", "default: 20,56,110", "20,56,110"),
+        "--dtypes": _text("A,B", "default: float32,bfloat16"),
+        "--norms": _text("A,B", "of batch, group, layer, instance at every depth, or all"),
+        "--contenders": _text("A,B", f"of {', '.join(CONTENDERS)}; normres always takes part"),
+        **SIZES,
+        "--repeats": _integer("samples of each, 5 or more", 5),
+        **TORCH,
+        "--before": _path("FOLDER", "a checkout of another commit, to be timed beside"),
+        "--chart": _path("FILE.png", "draw the numbers"),
+        "--markdown": _path("FILE.md", "put the table between this page's markers"),
+        "--from": _path("FILE", "measure nothing; show this --json file", dest="source"),
+    },
+    "compile": {
+        "--depths": _text("A,B", "default: 20,110,1202", "20,110,1202"),
+        "--orders": _text("A,B", "rows of variants.py, or all (default post)", "post"),
+        "--shortcuts": _text("A,B", "rows of variants.py, or all (default A)", "A"),
+        **SIZES,
+        **DTYPE,
+        "--remat": _text("ROW", "nothing, elementwise, block or auto (default); see configs/base.py", "auto"),
+        "--step": _flag("also run and time the step"),
+        "--scanned-only": _flag("leave out the unrolled networks"),
+    },
+    "data": {
+        "--path": _text("DIR", "a prepared ArrayRecord directory, or its data_dir", ""),
+        "--name": _text("NAME", "of the data set there (default cifar10)", "cifar10"),
+        "--image-size": _integer("pixels", 32),
+        "--depth": _integer("of the network", 20),
+        **SIZES,
+        **DTYPE,
+        "--steps": _integer("in a row make a sample", 10),
+        "--repeats": _integer("samples of each", 5),
+    },
 }
 
 
@@ -145,22 +139,15 @@ def _norms(options: argparse.Namespace) -> int | None:
     if options.markdown:
         print(page.text())
         return None
+    _at_least(7, options, "repeats")
     names = chosen("--norms", options.norms, norms.NORMS)
-    (dtype,) = chosen("--dtype", options.dtype, norms.TOLERANCE)
-    shapes = _shapes(options.shapes) if options.shapes else norms.SHAPES
-    norms.run(names, shapes, dtype, options.repeats, options.json)
+    if options.dtype not in norms.TOLERANCE:
+        raise UserError(f"--dtype={options.dtype} does not exist; {nearest(options.dtype, norms.TOLERANCE)}")
+    shapes = [integers("--shapes", shape, "x") for shape in options.shapes.split(",")]
+    if any(len(shape) != 4 or min(shape) < 1 for shape in shapes):
+        raise UserError(f"--shapes={options.shapes}: write NxHxWxC, such as 128x32x32x16, and commas between shapes")
+    norms.run(names, shapes, options.dtype, options.repeats, options.json)
     return None
-
-
-def _shapes(argument: str) -> tuple[tuple[int, ...], ...]:
-    """Reads "128x32x32x16,128x8x8x64"."""
-    try:
-        shapes = tuple(tuple(int(size) for size in shape.split("x")) for shape in argument.split(","))
-    except ValueError:
-        shapes = ()
-    if not shapes or any(len(shape) != 4 or min(shape) < 1 for shape in shapes):
-        raise UserError(f"--shapes={argument}: write NxHxWxC, such as 128x32x32x16, and commas between shapes")
-    return shapes
 
 
 def _step(options: argparse.Namespace) -> None:
@@ -171,14 +158,15 @@ def _step(options: argparse.Namespace) -> None:
         raise UserError(f"--markdown={options.markdown}: there is no such page")
     if options.before and not (options.before / "normres").is_dir():
         raise UserError(f"--before={options.before}: holds no folder normres")
+    _at_least(5, options, "repeats")
     names = chosen("--contenders", options.contenders, CONTENDERS)
     # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from normres.bench.step import cells, measure, table, workers
+    from normres.bench.step import cells, measure, show, workers
 
     if options.source:
         document = measure.read(options.source)
-        print("\n\n".join(table.text(cell) for cell in document["cells"]))
+        print("\n\n".join(show.text(cell) for cell in document["cells"]))
     else:
         depths, dtypes = integers("--depths", options.depths), chosen("--dtypes", options.dtypes, cells.DTYPES)
         norms = chosen("--norms", options.norms, cells.NORMS) if options.norms else None
@@ -188,7 +176,11 @@ def _step(options: argparse.Namespace) -> None:
         contenders, torch = workers.contenders(names, options.torch, needed, options.before)
         sizes = measure.Sizes(options.repeats)
         document = measure.measure_all(selected, contenders, torch, sizes, options.json, options.before)
-    table.show(document, options.chart, options.markdown)
+    if options.chart:
+        show.draw(document, options.chart)
+    if options.markdown:
+        page = show.put_between_markers(options.markdown.read_text(), document, str(options.markdown))
+        options.markdown.write_text(page)
 
 
 def _compile(options: argparse.Namespace) -> None:
@@ -205,8 +197,7 @@ def _compile(options: argparse.Namespace) -> None:
 def _data(options: argparse.Namespace) -> None:
     from normres.bench import data
 
-    if options.steps < 1:
-        raise UserError(f"--steps={options.steps} must be at least 1")
+    _at_least(1, options, "repeats", "steps")
     if options.name != "cifar10" and not options.path:
         raise UserError(f"--name={options.name}: give the --path of its prepared directory")
     fields = {
@@ -236,64 +227,61 @@ class Benchmark(NamedTuple):
     run: Callable[[argparse.Namespace], int | None]
     summary: str
     epilog: str
-    arguments: Arguments
 
 
 BENCHMARKS = {
-    "numerics": Benchmark(
-        _numerics, "Print each norm's error on hard inputs, beside Flax and PyTorch.", NUMERICS, _NUMERICS
-    ),
-    "norms": Benchmark(_norms, "Time forward and backward of each norm, beside Flax.", NORMS, _NORMS),
-    "step": Benchmark(_step, "Time a whole training step beside stock Flax and PyTorch.", STEP, _STEP),
-    "compile": Benchmark(
-        _compile, "Measure compile time and memory of the training step against depth.", COMPILE, _COMPILE
-    ),
-    "data": Benchmark(_data, "Time reading, augmentation and the step: what a batch's input costs.", DATA, _DATA),
+    "numerics": Benchmark(_numerics, "Print each norm's error on hard inputs, beside Flax and PyTorch.", NUMERICS),
+    "norms": Benchmark(_norms, "Time forward and backward of each norm, beside Flax.", NORMS),
+    "step": Benchmark(_step, "Time a whole training step beside stock Flax and PyTorch.", STEP),
+    "compile": Benchmark(_compile, "Measure the training step's compile time and memory against depth.", COMPILE),
+    "data": Benchmark(_data, "Time reading, augmentation and the step: what a batch's input costs.", DATA),
 }
 
 
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Adds the sub-commands of `normres bench`; add(name, summary, epilog) makes a parser."""
-    for name, benchmark in BENCHMARKS.items():
-        parser = add(name, benchmark.summary, benchmark.epilog)
-        for option, settings in (benchmark.arguments | _JSON).items():
+    for name, (_, summary, epilog) in BENCHMARKS.items():
+        parser = add(name, summary, epilog)
+        for option, settings in (ARGUMENTS[name] | JSON).items():
             parser.add_argument(option, **settings)
 
 
 def run(options: argparse.Namespace, left: list[str]) -> int:
     """Runs a sub-command; `left` are arguments that none of its options took."""
-    benchmark = BENCHMARKS[options.benchmark]
     if left:
-        known = [*benchmark.arguments, *_JSON, "--help"]
+        known = [*ARGUMENTS[options.benchmark], *JSON, "--help"]
         raise UserError(f"{left[0]!r} is no argument here; {nearest(left[0].partition('=')[0], known)}")
     _has_folder("--json", options.json)
-    least = MINIMUM_REPEATS.get(options.benchmark, 0)
-    if least and options.repeats < least:
-        raise UserError(f"--repeats={options.repeats} must be at least {least}")
     if options.benchmark != "step":  # whose parent process computes nothing, and whose Flax must not get our flags
         machine.prepare()
-    return benchmark.run(options) or 0
+    return BENCHMARKS[options.benchmark].run(options) or 0
 
 
 def chosen(option: str, argument: str | None, choices: Iterable[str]) -> tuple[str, ...]:
     """Returns the names in a list with commas; all choices for None or "all"."""
     choices = tuple(choices)
-    names = choices if argument in (None, "all") else tuple(str(argument).split(","))
+    names = choices if argument is None or argument == "all" else tuple(argument.split(","))
     for name in names:
         if name not in choices:
             raise UserError(f"{option}={argument}: {name!r} does not exist; {nearest(name, choices)}")
     return names
 
 
-def integers(option: str, argument: str) -> tuple[int, ...]:
-    """Returns the integers in a list with commas."""
+def integers(option: str, argument: str, separator: str = ",") -> tuple[int, ...]:
+    """Returns the integers in a list with commas or another separator."""
     try:
-        return tuple(int(number) for number in argument.split(","))
+        return tuple(int(number) for number in argument.split(separator))
     except ValueError:
-        raise UserError(f"{option}={argument}: write integers and commas, such as 20,110") from None
+        example = separator.join(("20", "110"))
+        raise UserError(f"{option}={argument}: write integers and {separator!r} between them: {example}") from None
+
+
+def _at_least(least: int, options: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < least:
+            raise UserError(f"--{name}={getattr(options, name)} must be at least {least}")
 
 
 def _has_folder(option: str, file: Path | None) -> None:
-    """Raises UserError unless the file's directory is there."""
     if file and not file.parent.is_dir():
         raise UserError(f"{option}={file}: there is no directory {file.parent}")

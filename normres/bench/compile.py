@@ -7,49 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from normres.bench import output
-from normres.data import Dataset
+from normres.bench.stepping import Stepping, random_data
 from normres.runs import config as configs
-from normres.runs import machine
-from normres.training.programs import Programs
 
 UNROLLED_DEPTH = 110  # a deeper one takes the compiler minutes
-MEGABYTE = 2**20
-
-
-def random_data(batch_size: int) -> Dataset:
-    """Returns random images, enough for a batch: what is measured here does not depend on them."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (batch_size, 32, 32, 3)).astype(np.uint8)
-    labels = random.integers(0, 10, batch_size).astype(np.int32)
-    return Dataset("cifar10", "random", images, labels, images, labels, tuple("abcdefghij"))
+HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
 
 
 def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
-    devices = jax.devices()[:1]
-    ops, in_words = machine.operations(config.train.ops, devices)
-    programs = Programs(config, random_data(config.train.batch_size), dtype, devices, ops=ops)
-    state = jax.block_until_ready(programs.initial_state())
-    analysis: Any = programs.compile(state).memory_analysis()
+    run = Stepping(config, random_data(config.train.batch_size), dtype, jax.devices()[:1])
+    memory = run.compile().memory_analysis().temp_size_in_bytes
     times = []
-    for number in range(4 if step else 0):
-        started = time.perf_counter()
-        state, metrics = programs.train(state, number)
-        jax.block_until_ready(metrics)
-        times.append(time.perf_counter() - started)
+    for _ in range(4 if step else 0):
+        began = time.perf_counter()
+        run.finish(run.start(1))
+        times.append(time.perf_counter() - began)
     return {
         "depth": config.model.depth,
         "order": config.model.order,
         "shortcut": config.model.shortcut,
-        "unrolled": programs.model.unrolled,
-        "remat": programs.model.remat,
-        "ops": in_words,
-        "compile_seconds": programs.compile_seconds,
-        "activation_megabytes": analysis.temp_size_in_bytes / MEGABYTE,
+        "unrolled": run.programs.model.unrolled,
+        "remat": run.programs.model.remat,
+        "ops": run.operations,
+        "compile_seconds": run.programs.compile_seconds,
+        "activation_megabytes": memory / 2**20,
         "step_seconds": min(times[1:]) if step else None,
     }
 
@@ -64,39 +49,25 @@ def run(
     step: bool,
     unrolled: bool,
     json: Path | None,
-) -> list[dict[str, Any]]:
-    """Measures every network, prints a table, and returns the measurements; `unrolled` adds unrolled networks."""
+) -> None:
+    """Measures every network, each unrolled too if `unrolled`, and prints a table."""
     measure(configs.apply(config, {"model.depth": 8}), dtype, step=False)  # the first compilation starts the compiler
     rows, lines = [], []
     for order, shortcut in product(orders, shortcuts):
         first = None
-        for depth, unroll in product(depths, (False, True) if unrolled else (False,)):
-            if unroll and depth > UNROLLED_DEPTH:
+        for depth, unroll in product(depths, ("never", "always") if unrolled else ("never",)):
+            if unroll == "always" and depth > UNROLLED_DEPTH:
                 continue
-            fields = {"model.depth": depth, "model.order": order, "model.shortcut": shortcut}
-            fields["model.unroll"] = "always" if unroll else "never"
-            row = measure(configs.apply(config, fields), dtype, step)
+            network = {"model.depth": depth, "model.order": order, "model.shortcut": shortcut, "model.unroll": unroll}
+            row = measure(configs.apply(config, network), dtype, step)
             rows.append(row)
-            seconds, memory = row["compile_seconds"], row["activation_megabytes"]
-            first = first or seconds
-            steady = f"{row['step_seconds']:.3f}" if step else output.NOTHING
-            blocks = "unrolled" if unroll else "scanned"
-            lines.append(
-                (
-                    order,
-                    shortcut,
-                    blocks,
-                    str(depth),
-                    f"{seconds:.2f}",
-                    f"{seconds / first:.2f}",
-                    f"{memory:,.0f}",
-                    steady,
-                )
-            )
+            seconds, blocks = row["compile_seconds"], "unrolled" if row["unrolled"] else "scanned"
             print(f"ResNet-{depth}, {order}, {shortcut}, {blocks}: {seconds:.2f} s to compile", flush=True)
+            first = first or seconds
+            numbers = f"{seconds:.2f}", f"{seconds / first:.2f}", f"{row['activation_megabytes']:,.0f}"
+            steady = f"{row['step_seconds']:.3f}" if step else output.NOTHING
+            lines.append((order, shortcut, blocks, str(depth), *numbers, steady))
     sizes = f"batch {config.train.batch_size}, width {config.model.width}, {dtype}"
     print(f"\ntraining step, {sizes}; memory is the program's; ratio: to the compile time of the first depth")
-    header = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
-    print(output.table(header, lines, text_columns=3))
+    print(output.table(HEADER, lines, text_columns=3))
     output.write(json, {"rows": rows})
-    return rows

@@ -46,19 +46,15 @@ def module(library: str, norm: str, groups: int, dtype: Any) -> nn.Module:
     return layer
 
 
-def parts(norm: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Returns the (groups, sub-batches) of a row of norms.TABLE for an array of this shape, which they divide."""
-    spec = norms.TABLE[norm]
-    return (
-        math.gcd(GROUPS, shape[-1]) if spec.groups > 1 else 1,
-        math.gcd(SUB_BATCHES, shape[0]) if spec.sub_batches > 1 else 1,
-    )
+def spec(norm: str, shape: tuple[int, ...]) -> norms.NormSpec:
+    """Returns a row of norms.TABLE with groups and sub-batches that divide an array of this shape."""
+    row = norms.TABLE[norm].split(math.gcd(GROUPS, shape[-1]), math.gcd(SUB_BATCHES, shape[0]))
+    return replace(row, epsilon=EPSILON)
 
 
 @cache
-def in_normres(norm: str, groups: int, sub_batches: int) -> Callable[..., Pair]:
-    """Returns f(x, dy) -> Pair of a row of norms.TABLE, with a scale of 1 and a bias of 0 where it has them."""
-    spec = replace(norms.TABLE[norm].split(groups, sub_batches), epsilon=EPSILON)
+def in_normres(spec: norms.NormSpec) -> Callable[..., Pair]:
+    """Returns f(x, dy) -> Pair of a norm, with a scale of 1 and a bias of 0 where it has them."""
 
     def apply(x: jax.Array) -> jax.Array:
         params = {name: jnp.full(x.shape[-1], name == "scale", jnp.float32) for name in spec.affine}

@@ -16,7 +16,6 @@ import numpy as np
 from normres.bench import contenders, output
 from normres.errors import UserError
 
-SHAPES = ((128, 32, 32, 16), (128, 8, 8, 64))
 NORMS = tuple(contenders.MODULES)
 SAMPLE_SECONDS = 0.03  # one sample calls often enough to last this long
 
@@ -28,7 +27,7 @@ HEADER = """\
 One training step of one norm (output, gradients of the input, the scale and the bias, running averages), {dtype}.
 normres.layers.linen and flax.linen ({flax}) in this process, under the same settings, called in turns.
   time   milliseconds, median of {repeats} samples of {seconds:g} s and more, after a warm-up
-  ratio  normres / Flax, pair by pair: median (lower to upper quartile); below 1 normres is faster
+  ratio  normres / Flax, pair by pair: median (lower–upper quartile); below 1 normres is faster
 JAX {jax} on {device}; XLA_FLAGS={flags}"""
 
 
@@ -59,10 +58,8 @@ def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callabl
     layers = {name: contenders.module(name, norm, contenders.GROUPS, dtype) for name in contenders.LIBRARIES}
     # Not ones and zeros, under which a forgotten scale or bias would not show.
     variables = layers["Flax"].init(jax.random.key(0), x)
-    parameters = {name: jnp.asarray(1 + random.random(value.shape)) for name, value in variables["params"].items()}
-    steps = {
-        name: partial(train_step(layer), {**variables, "params": parameters}, x, dy) for name, layer in layers.items()
-    }
+    params = {name: jnp.asarray(1 + random.random(value.shape)) for name, value in variables["params"].items()}
+    steps = {name: partial(train_step(layer), {**variables, "params": params}, x, dy) for name, layer in layers.items()}
     check_same(f"{norm} on {shape}", *(step() for step in steps.values()))
     return steps
 
@@ -88,7 +85,7 @@ def timed(functions: Sequence[Callable[[], Any]], repeats: int, sample_seconds: 
     """Returns the seconds per call of each function, sampled in turns and each first as often as the other."""
     calls = []
     for function in functions:
-        jax.block_until_ready(function())
+        _sample(function, 1)
         calls.append(max(1, round(sample_seconds / min(_sample(function, 1) for _ in range(3)))))
     seconds: list[list[float]] = [[] for _ in functions]
     order = list(range(len(functions)))
@@ -117,7 +114,7 @@ def run(
     repeats: int,
     json: Path | None,
     sample_seconds: float = SAMPLE_SECONDS,
-) -> list[dict[str, Any]]:
+) -> None:
     """Checks that the contenders agree, measures, and prints; `json` is a file for the same numbers."""
     settings = {
         "dtype": dtype,
@@ -133,10 +130,8 @@ def run(
         for norm in names:
             steps = prepared(norm, shape, dtype)
             own, others = timed((steps["normres"], steps["Flax"]), repeats, sample_seconds)
-            ratio = output.ratios(own, others)
-            rows.append({"norm": norm, "shape": shape, "normres": own, "flax": others, "ratio": ratio})
+            rows.append({"norm": norm, "shape": shape, "normres_seconds": own, "flax_seconds": others})
             times = (f"{1e3 * statistics.median(seconds):.3f}" for seconds in (own, others))
-            lines.append((norm, "x".join(map(str, shape)), *times, output.spread(ratio)))
+            lines.append((norm, "x".join(map(str, shape)), *times, output.spread(output.ratios(own, others), 2)))
     print(f"\n{output.table(('norm', 'shape', 'normres (ms)', 'Flax (ms)', 'ratio'), lines, text_columns=2)}")
-    output.write(json, {**settings, "timings": rows})
-    return rows
+    output.write(json, settings | {"timings": rows})

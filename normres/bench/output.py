@@ -39,7 +39,7 @@ def ratios(times: Sequence[float], other_times: Sequence[float]) -> tuple[float,
     return quartiles([one / other for one, other in zip(times, other_times, strict=True)])
 
 
-def spread(values: tuple[float, float, float], digits: int = 2) -> str:
+def spread(values: tuple[float, float, float], digits: int) -> str:
     """Returns quartiles as "median (lower–upper)"."""
     lower, middle, upper = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} ({lower}–{upper})"

@@ -40,14 +40,6 @@ TOLERANCES = {
         "statistics": 1e-2,
     },
 }
-WORDS = {
-    "loss": "in the loss of the first step",
-    "later_loss": "in the loss of the second or third step",
-    "change": "in the gradient of {}",
-    "angle": "in the direction of the whole gradient (1 - cosine)",
-    "decay": "in the weight decay of {}",
-    "statistics": "in the running statistics {}",
-}
 
 
 class Outcome(NamedTuple):
@@ -58,10 +50,10 @@ class Outcome(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A relative number, and the tensor or tensors that it is of."""
+    """A relative number, and of what it is."""
 
     value: float
-    where: str = ""
+    where: str
 
 
 def check(dtype: str, before: StateDict, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, float]]:
@@ -74,24 +66,19 @@ def check(dtype: str, before: StateDict, outcomes: Mapping[str, Outcome]) -> dic
       UserError: it names the contender, what differs and by how much.
     """
     (first, reference), *others = outcomes.items()
-    by_contender = {}
+    by_contender: dict[str, dict[str, float]] = {}
     for name, outcome in others:
         start = f"{name} and {first} do not compute the same: "
-        if wrong := [key for key in reference.after if _shape(key, outcome.after) != _shape(key, reference.after)]:
-            shapes = (_shape(wrong[0], one.after) for one in (outcome, reference))
-            raise UserError(f"{start}{wrong[0]} has the shapes {' and '.join(map(str, shapes))}")
-        apart = differences(before, reference, outcome)
-        for kind, allowed in TOLERANCES[dtype].items():
-            value, where = apart[kind]
+        for key, array in reference.after.items():
+            if key not in outcome.after or outcome.after[key].shape != array.shape:
+                raise UserError(f"{start}{key} is missing or has another shape than {array.shape}")
+        by_contender[name] = {}
+        for kind, (value, where) in differences(before, reference, outcome).items():
+            allowed = TOLERANCES[dtype][kind]
             if not value <= allowed:
-                what = f"{WORDS[kind].format(where)}, and {allowed:.0e} is allowed in {dtype}"
-                raise UserError(f"{start}they differ by {value:.1e} {what}")
-        by_contender[name] = {kind: value for kind, (value, _) in apart.items()}
+                raise UserError(f"{start}{value:.1e} apart in {where}, and {allowed:.0e} is allowed in {dtype}")
+            by_contender[name][kind] = value
     return by_contender
-
-
-def _shape(key: str, arrays: StateDict) -> tuple[int, ...] | None:
-    return arrays[key].shape if key in arrays else None
 
 
 def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, Difference]:
@@ -99,7 +86,7 @@ def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, Di
     first, *later = (abs(a - b) / abs(a) for a, b in zip(one.losses, other.losses, strict=True))
     products = np.zeros(3)
     along = {"kernels": np.zeros(2), "scales and biases": np.zeros(2)}
-    changes, statistics = [], [Difference(0.0)]
+    changes, statistics = [], [Difference(0.0, "")]
     for name in before:
         if name.endswith("num_batches_tracked"):
             continue
@@ -113,13 +100,15 @@ def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, Di
         # Both new parameters were rounded.
         rounding = 2 * HALF_ULP * np.abs(start).max() / LEARNING_RATE
         change = np.maximum(np.abs(a - b).max() - rounding, 0) / max(np.abs(a).max(), 1e-30)
-        changes.append(Difference(float(change), name))
+        changes.append(Difference(float(change), f"the gradient of {name}"))
+    angle = float(abs(1 - products[0] / np.sqrt(products[1] * products[2])))
+    decay = [Difference(float(abs(part / of)), f"the weight decay of {name}") for name, (part, of) in along.items()]
     return {
-        "loss": Difference(first),
-        "later_loss": _largest([Difference(value) for value in later]),
+        "loss": Difference(first, "the loss of the first step"),
+        "later_loss": _largest([Difference(value, "the loss of the second or third step") for value in later]),
         "change": _largest(changes),
-        "angle": Difference(float(abs(1 - products[0] / np.sqrt(products[1] * products[2])))),
-        "decay": _largest([Difference(float(abs(part / whole)), name) for name, (part, whole) in along.items()]),
+        "angle": Difference(angle, "the direction of the whole gradient (1 - cosine)"),
+        "decay": _largest(decay),
         "statistics": _largest(statistics),
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
-from normres.bench.compile import random_data
+from normres.bench.stepping import random_data
 from normres.interop.networks import network_to_torch
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.runs import config as configs

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from flax.training import train_state
 
-from normres.bench.step.own import device_bytes
 from normres.interop.modules import kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
 
 
@@ -29,7 +28,7 @@ def norm(spec: dict[str, Any]) -> Callable[..., nn.Module]:
 
 
 class Network(nn.Module):
-    """The CIFAR ResNet with shortcuts without parameters, its blocks one after another; modules have PyTorch's names."""
+    """The CIFAR ResNet with shortcut A, its blocks one after another; the modules have PyTorch's names."""
 
     blocks: tuple[int, ...]
     width: int
@@ -43,17 +42,17 @@ class Network(nn.Module):
 
         def conv_norm(x: jax.Array, features: int, prefix: str, number: int, stride: int = 1) -> jax.Array:
             conv = nn.Conv(features, (3, 3), stride, 1, use_bias=False, dtype=self.dtype, name=f"{prefix}conv{number}")
-            return self.norm(name=f"{prefix}bn{number}")(conv(x))
+            y: jax.Array = self.norm(name=f"{prefix}bn{number}")(conv(x))
+            return y
 
         x = nn.relu(conv_norm(images, self.width, "", 1))
         for stage, count in enumerate(self.blocks):
             features = self.width * 2**stage
             for number in range(count):
-                stride, name = 2 if stage > 0 and number == 0 else 1, f"layer{stage + 1}.{number}."
+                name, stride = f"layer{stage + 1}.{number}.", 2 if stage > 0 and number == 0 else 1
                 y = conv_norm(nn.relu(conv_norm(x, features, name, 1, stride)), features, name, 2)
-                x = x[:, ::stride, ::stride]
-                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
-                x = nn.relu(x + y)
+                shortcut = x[:, ::stride, ::stride]
+                x = nn.relu(jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1]))) + y)
         x = nn.Dense(self.classes, dtype=self.dtype, name="fc")(jnp.mean(x, axis=(1, 2)))
         return jnp.asarray(x, jnp.float32)
 
@@ -74,56 +73,40 @@ def train_step(state: State, images: jax.Array, labels: jax.Array) -> tuple[Stat
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
 
     (loss, updated), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    batch_stats = updated.get("batch_stats", {})
-    return state.apply_gradients(grads=gradients, batch_stats=batch_stats), loss
+    return state.apply_gradients(grads=gradients, batch_stats=updated.get("batch_stats", {})), loss
 
 
-class Flax:
-    """See serve.Timed.  Unlike normres it gets its batch ready-made, in float32."""
+def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
+    """See serve.Timed.  Unlike normres, Flax gets its batch ready-made, in float32."""
+    network = Network(tuple(spec["blocks"]), spec["width"], spec["classes"], norm(spec), jnp.dtype(spec["dtype"]))
+    sgd = optax.sgd(spec["learning_rate"], spec["momentum"])
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for name in dict.fromkeys(key.rpartition(".")[0] for key in weights):
+        convert = kernel_from_torch if weights[f"{name}.weight"].ndim > 1 else norm_from_torch
+        for collection, leaves in convert(weights, name).items():
+            variables[collection][name] = leaves
+    state = State.create(
+        apply_fn=network.apply,
+        tx=optax.chain(optax.add_decayed_weights(spec["weight_decay"]), sgd),
+        **jax.device_put(variables, may_alias=False),
+    )
+    batch = jax.device_put((np.float32(images) / 255, labels))
 
-    version = flax.__version__
-    steps_per_program = 1
-
-    def build(self, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
-        """Makes the network, with these weights, and the optimizer."""
-        network = Network(tuple(spec["blocks"]), spec["width"], spec["classes"], norm(spec), jnp.dtype(spec["dtype"]))
-        optimizer = optax.chain(
-            optax.add_decayed_weights(spec["weight_decay"]), optax.sgd(spec["learning_rate"], spec["momentum"])
-        )
-        variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
-        for name in dict.fromkeys(key.rpartition(".")[0] for key in weights):
-            convert = kernel_from_torch if weights[f"{name}.weight"].ndim > 1 else norm_from_torch
-            for collection, leaves in convert(weights, name).items():
-                variables[collection][name] = leaves
-        self.state = State.create(apply_fn=network.apply, tx=optimizer, **jax.device_put(variables, may_alias=False))
-        self.batch = jax.device_put((np.float32(images) / 255, labels))
-        self.train: Any = train_step
-
-    def compile(self) -> None:
-        """Traces and compiles the step."""
-        self.train = train_step.lower(self.state, *self.batch).compile()
-
-    def step(self, count: int = 1) -> jax.Array:
-        """Dispatches a step and returns its loss."""
-        assert count == 1
-        self.state, loss = self.train(self.state, *self.batch)
+    def step(count: int) -> jax.Array:
+        nonlocal state
+        state, loss = train_step(state, *batch)
         return loss
 
-    def wait(self, loss: jax.Array) -> float:
-        """Returns the loss when all is computed."""
-        jax.block_until_ready((self.state, loss))
+    def wait(loss: jax.Array) -> float:
+        jax.block_until_ready(state)
         return float(loss)
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Returns parameters and statistics in PyTorch's names."""
+    def state_dict() -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
-        params, batch_stats = jax.device_get((self.state.params, self.state.batch_stats))
+        params, batch_stats = jax.device_get((state.params, state.batch_stats))
         for name, leaves in params.items():
-            statistics = {"batch_stats": batch_stats[name]} if name in batch_stats else {}
             convert = kernel_to_torch if "kernel" in leaves else norm_to_torch
-            arrays |= convert({"params": leaves, **statistics}, name)
+            arrays |= convert({"params": leaves, "batch_stats": batch_stats.get(name, {})}, name)
         return arrays
 
-    def device_bytes(self) -> int | None:
-        """Returns the accelerator's peak."""
-        return device_bytes()
+    return SimpleNamespace(step=step, wait=wait, state_dict=state_dict, most=1)

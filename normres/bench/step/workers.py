@@ -4,10 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +17,6 @@ from normres.runs import machine
 
 SCRIPT = Path(__file__).with_name("torch_worker.py")
 ENDING_SECONDS = 5  # to go after its input has ended
-
-
-class WorkerFailed(Exception):
-    """A worker refused, died or took too long; the message is one line."""
 
 
 class Contender(NamedTuple):
@@ -64,11 +57,11 @@ def contenders(
     chosen = {"normres": Contender("normres", (*module, "normres"), ours)}
     if "normres-batch" in names:
         chosen["normres-batch"] = Contender("normres, batch norm", (*module, "normres"), ours, norm="batch")
-    if "flax" in names:
-        chosen["flax"] = Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path})
     if before:
         older = ours | {"PYTHONPATH": str(before.resolve())}
         chosen["before"] = Contender("normres, before", (*module, "normres"), older)
+    if "flax" in names:
+        chosen["flax"] = Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path})
     python, version = (find_torch(torch) if "torch" in names else None) or (None, "absent")
     if python:
         # -P: the script's own folder has modules that would hide PyTorch's imports.
@@ -83,74 +76,46 @@ def contenders(
 
 
 class Worker:
-    """A running process that answers requests; see serve.serve."""
+    """A process that answers requests, see serve.serve; it ends with the block: `with Worker(...) as worker`."""
 
     def __init__(self, contender: Contender, folder: Path):
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as errors:
-            self.errors = Path(errors.name)
-            self.process = subprocess.Popen(
-                contender.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                # What a compiler keeps between processes would hide how long it takes.
-                env={**contender.environment, "JAX_ENABLE_COMPILATION_CACHE": "false"},
-                text=True,
-            )
+        self.title, self.errors = contender.title, folder / f"{contender.title}.log"
+        # What a compiler keeps between processes would hide how long it takes.
+        environment = {**contender.environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(contender.command, stderr=errors, env=environment, text=True, **pipes)
 
-    def ask(self, call: str, seconds: float, **arguments: Any) -> dict[str, Any]:
+    def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
         """Sends a request and returns the answer.
 
         Raises:
-          WorkerFailed: there is none within `seconds`, or it is an error.
+          UserError: the answer is an error, or the worker has ended.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            self.process.kill()
-
-        timer = threading.Timer(seconds, end)
-        timer.start()
         try:
             print(json.dumps({"call": call, **arguments}), file=self.process.stdin, flush=True)
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        finally:
-            timer.cancel()
-        if not line:
-            raise WorkerFailed(f"{call} did not end within {seconds:.0f} s" if late.is_set() else self._last_words())
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
         if "error" in answer:
-            raise WorkerFailed(answer["error"])
+            raise UserError(f"{self.title} does not work here: {answer['error']}")
         return answer
 
     def _last_words(self) -> str:
         """Returns the last line that a worker which has ended wrote to its standard error."""
         status = self.process.wait()
-        lines = [line for line in self.errors.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else f"ended with status {status}"
+        lines = self.errors.read_text(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), f"it ended with status {status}")
 
-    def close(self) -> None:
-        """Ends the process; a second call does nothing."""
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         try:
             self.process.communicate(timeout=ENDING_SECONDS)  # closes its input, at whose end it goes
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, BrokenPipeError):
             self.process.kill()
             self.process.communicate()
-
-
-@contextmanager
-def started(contender: Contender, folder: Path) -> Iterator[Worker]:
-    """Starts a worker, which ends with the block; a program that is not there is a WorkerFailed."""
-    try:
-        worker = Worker(contender, folder)
-    except OSError as error:
-        raise WorkerFailed(f"{contender.command[0]}: {error.strerror or error}") from None
-    try:
-        yield worker
-    finally:
-        worker.close()
