@@ -13,37 +13,27 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from normres import norms
 from normres.errors import UserError
-from normres.layers import linen
 
-Pair = tuple[NDArray[Any], NDArray[Any]]  # the output, and the gradient of sum(output * dy) wrt the input
+Pair = tuple[NDArray[Any], NDArray[Any]]  # the output y, and the gradient of sum(y dy) wrt the input
+Step = Callable[..., Any]  # f(params, x, dy) -> y, (gradients wrt params, wrt x)
 
-# normres.layers.linen has modules of Flax's names and arguments, so one table makes both contenders.
-MODULES: dict[str, tuple[str, dict[str, Any]]] = {
-    "batch": ("BatchNorm", {"use_running_average": False}),
-    "instance": ("InstanceNorm", {}),
-    "layer": ("LayerNorm", {"reduction_axes": (1, 2, 3)}),
-    "group": ("GroupNorm", {}),
-    "rms": ("RMSNorm", {"reduction_axes": (1, 2, 3)}),
+# Flax's module for a row of norms.TABLE, and its arguments.
+MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "batch": (nn.BatchNorm, {"use_running_average": False}),
+    "instance": (nn.InstanceNorm, {}),
+    "layer": (nn.LayerNorm, {"reduction_axes": (1, 2, 3)}),
+    "group": (nn.GroupNorm, {}),
+    "rms": (nn.RMSNorm, {"reduction_axes": (1, 2, 3)}),
 }
-LIBRARIES: dict[str, Any] = {"normres": linen, "Flax": nn}
 EPSILON = 1e-5  # of every contender
 GROUPS, SUB_BATCHES = 4, 2  # where the norm has some and they divide the array
 
 TORCH_SCRIPT = Path(__file__).with_name("torch_norms.py")
-
-
-def module(library: str, norm: str, groups: int, dtype: Any) -> nn.Module:
-    """Returns the module of "normres" or "Flax" for a row of MODULES, with this output dtype."""
-    name, arguments = MODULES[norm]
-    arguments = arguments | ({"num_groups": groups} if norm == "group" else {})
-    layer: nn.Module = getattr(LIBRARIES[library], name)(epsilon=EPSILON, dtype=dtype, **arguments)
-    return layer
 
 
 def spec(norm: str, shape: tuple[int, ...]) -> norms.NormSpec:
@@ -53,34 +43,32 @@ def spec(norm: str, shape: tuple[int, ...]) -> norms.NormSpec:
 
 
 @cache
-def in_normres(spec: norms.NormSpec) -> Callable[..., Pair]:
-    """Returns f(x, dy) -> Pair of a norm, with a scale of 1 and a bias of 0 where it has them."""
-
-    def apply(x: jax.Array) -> jax.Array:
-        params = {name: jnp.full(x.shape[-1], name == "scale", jnp.float32) for name in spec.affine}
-        return norms.normalization(x, spec, params)[0]
-
-    return _pair(apply)
+def in_normres(spec: norms.NormSpec) -> Step:
+    """Returns the training step of a norm as normres computes it, compiled; params are those of spec.affine."""
+    return _step(lambda params, x: norms.normalization(x, spec, params)[0])
 
 
 @cache
-def in_flax(norm: str, groups: int, dtype: Any) -> Callable[..., Pair]:
-    """Returns f(x, dy) -> Pair of Flax's stock module, as it is at the start of training."""
-    layer = module("Flax", norm, groups, dtype)
+def in_flax(norm: str, groups: int, dtype: Any) -> Step:
+    """Returns the training step of Flax's stock module, at the start of training, compiled; x is of the dtype."""
+    module, arguments = MODULES[norm]
+    arguments = arguments | ({"num_groups": groups} if norm == "group" else {})
+    layer = module(epsilon=EPSILON, dtype=dtype, **arguments)
 
-    def apply(x: jax.Array) -> Any:
-        return layer.apply(layer.init(jax.random.key(0), x), x, mutable=["batch_stats"])[0]
+    def apply(params: Any, x: jax.Array) -> Any:
+        variables = layer.init(jax.random.key(0), x) | {"params": params}
+        return layer.apply(variables, x, mutable=["batch_stats"])[0]
 
-    return _pair(apply)
+    return _step(apply)
 
 
-def _pair(apply: Callable[[jax.Array], jax.Array]) -> Callable[..., Pair]:
+def _step(apply: Callable[[Any, jax.Array], jax.Array]) -> Step:
     @jax.jit
-    def pair(x: jax.Array, dy: jax.Array) -> Any:
-        y, backward = jax.vjp(apply, x)
-        return y, backward(dy)[0]
+    def step(params: Any, x: jax.Array, dy: jax.Array) -> Any:
+        y, backward = jax.vjp(apply, params, x)
+        return y, backward(dy)
 
-    return pair
+    return step
 
 
 def find_torch(python: str | None) -> tuple[str, str] | None:

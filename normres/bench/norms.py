@@ -24,43 +24,27 @@ SAMPLE_SECONDS = 0.03  # one sample calls often enough to last this long
 TOLERANCE = {"float32": 5e-4, "bfloat16": 2e-2, "float16": 4e-3}
 
 HEADER = """\
-One training step of one norm (output, gradients of the input, the scale and the bias, running averages), {dtype}.
-normres.layers.linen and flax.linen ({flax}) in this process, under the same settings, called in turns.
+The training step of one norm (output, gradients of the input, the scale and the bias), {dtype}.
+normres and flax.linen ({flax}) in this process, under the same settings, called in turns.
   time   milliseconds, median of {repeats} samples of {seconds:g} s and more, after a warm-up
   ratio  normres / Flax, pair by pair: median (lower–upper quartile); below 1 normres is faster
 JAX {jax} on {device}; XLA_FLAGS={flags}"""
 
 
-def train_step(layer: Any) -> Callable[..., Any]:
-    """Returns f(variables, x, dy) -> (y, gradients wrt parameters and x, updated running averages), compiled."""
-
-    @jax.jit
-    def step(variables: Any, x: jax.Array, dy: jax.Array) -> Any:
-        state = {name: value for name, value in variables.items() if name != "params"}
-
-        def apply(parameters: Any, x: jax.Array) -> Any:
-            return layer.apply({"params": parameters, **state}, x, mutable=list(state))
-
-        y, backward, updated = jax.vjp(apply, variables["params"], x, has_aux=True)
-        return y, backward(dy), updated
-
-    return step
-
-
-def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callable[[], Any]]:
-    """Returns per library a call of its compiled training step on the same arrays, and compiles.
+def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> list[Callable[[], Any]]:
+    """Returns a call of the compiled training step on the same arrays for normres and for Flax.
 
     Raises:
       UserError: the libraries do not compute the same.
     """
     random = np.random.default_rng(0)
     x, dy = (jnp.asarray(0.5 + random.standard_normal(shape), dtype) for _ in range(2))
-    layers = {name: contenders.module(name, norm, contenders.GROUPS, dtype) for name in contenders.LIBRARIES}
+    spec = contenders.spec(norm, shape)
     # Not ones and zeros, under which a forgotten scale or bias would not show.
-    variables = layers["Flax"].init(jax.random.key(0), x)
-    params = {name: jnp.asarray(1 + random.random(value.shape)) for name, value in variables["params"].items()}
-    steps = {name: partial(train_step(layer), {**variables, "params": params}, x, dy) for name, layer in layers.items()}
-    check_same(f"{norm} on {shape}", *(step() for step in steps.values()))
+    params = {name: jnp.asarray(1 + random.random(shape[-1]), jnp.float32) for name in spec.affine}
+    libraries = (contenders.in_normres(spec), contenders.in_flax(norm, spec.groups, dtype))
+    steps: list[Callable[[], Any]] = [partial(step, params, x, dy) for step in libraries]
+    check_same(f"{norm} on {shape}", *(step() for step in steps))
     return steps
 
 
@@ -128,8 +112,7 @@ def run(
     rows, lines = [], []
     for shape in shapes:
         for norm in names:
-            steps = prepared(norm, shape, dtype)
-            own, others = timed((steps["normres"], steps["Flax"]), repeats, sample_seconds)
+            own, others = timed(prepared(norm, shape, dtype), repeats, sample_seconds)
             rows.append({"norm": norm, "shape": shape, "normres_seconds": own, "flax_seconds": others})
             times = (f"{1e3 * statistics.median(seconds):.3f}" for seconds in (own, others))
             lines.append((norm, "x".join(map(str, shape)), *times, output.spread(output.ratios(own, others), 2)))

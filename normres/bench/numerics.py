@@ -24,7 +24,7 @@ NORMS = tuple(
     name for name, spec in norms.TABLE.items() if spec.over and spec.form is forms.standardized and not spec.var_over
 )
 LIBRARIES = ("normres", "Flax", "PyTorch")
-KINDS = ("forward", "gradient")
+KINDS = ("fwd", "grad")
 
 SAME = 0.1  # what the errors of contenders are below on `normal`, if they compute the same
 BETTER = 2.0  # a contender is better where normres's error is this many times as large
@@ -32,8 +32,8 @@ NEGLIGIBLE = 4.0  # epsilons: errors below are equally good
 
 HEADER = """\
 Errors against NumPy in float64, in units of the dtype's epsilon ({epsilons}).
-  forward   max |y - true y| / max(1, max |true y|)
-  gradient  max |dx - true dx| / (max |dy| / sqrt(var + epsilon)), wrt the input
+  fwd   max |y - true y| / max(1, max |true y|)
+  grad  max |dx - true dx| / (max |dy| / sqrt(var + epsilon)), wrt the input
 The truth is computed from the input as rounded to the dtype, and errors are taken where it is finite: an infinity may
 spoil its own statistic and no other.  "not finite": the result is not, and the truth is.  "refuses": raises an error.
 "–": the input does not fit the dtype, or the library lacks the norm.
@@ -118,7 +118,7 @@ def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape
             row |= {f"{library} {kind}": None for library in LIBRARIES for kind in KINDS}
             if pair is not None:
                 if torch and norm in contenders.MODULES:
-                    row |= dict.fromkeys(("PyTorch forward", "PyTorch gradient"), "refuses")
+                    row |= dict.fromkeys(("PyTorch fwd", "PyTorch grad"), "refuses")
                 row |= _errors_of_all(norm, dtype, *pair, torch_pairs.get(f"{norm}/{case}"))
             if case == "normal":
                 _check_same(row)
@@ -133,12 +133,15 @@ def _errors_of_all(
     spec = contenders.spec(norm, x.shape)
     wide_dy = dy.astype(np.float64)
     truth = reference(x.astype(np.float64), wide_dy, spec, contenders.EPSILON)
-    pairs = {"normres": contenders.in_normres(spec)(x, dy)}
+    steps = {"normres": contenders.in_normres(spec)}
     if norm in contenders.MODULES:
-        pairs["Flax"] = contenders.in_flax(norm, spec.groups, dtype)(x, dy)
-    if torch_pair:
-        pairs["PyTorch"] = torch_pair
-    by_column = {}
+        steps["Flax"] = contenders.in_flax(norm, spec.groups, dtype)
+    params = {name: np.full(x.shape[-1], name == "scale", np.float32) for name in spec.affine}
+    pairs = {"PyTorch": torch_pair} if torch_pair else {}
+    for library, step in steps.items():
+        y, (_, dx) = step(params, x, dy)
+        pairs[library] = y, dx
+    by_column: dict[str, float] = {}
     for library, pair in pairs.items():
         both = errors(pair, truth, wide_dy, float(jnp.finfo(dtype).eps))
         by_column |= {f"{library} {kind}": error for kind, error in zip(KINDS, both, strict=True)}

@@ -29,13 +29,13 @@ COLUMNS = ("contender", "step (ms)", "normres / it", "images/s", "compile (s)", 
 REFERENCES = ("torch", "flax", "normres")  # in the figure the first that every cell has is 1
 CONTENDERS = ("normres", "normres-batch", "before", "torch", "flax")  # each has its colour and marker
 ROOM = 0.7  # of the space between two cells, which the contenders of a cell take
-TICKS = (0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8)
+TICKS = (0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8)  # of the axis; those in its range are shown
 
 
 def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
     """Returns a row of texts for each contender of a cell, see COLUMNS."""
     contenders = cell["contenders"]
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for name, contender in contenders.items():
         times = contender["step_seconds"]
         seconds = statistics.median(times)
@@ -124,7 +124,9 @@ def _panel(axes: Any, cells: list[dict[str, Any]], reference: str) -> dict[str, 
             handles[contenders[name]["title"]] = handle
     axes.axhline(1, color="0.7", linewidth=0.6, zorder=0)
     axes.set_yscale("log")
-    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in TICKS if low < tick < high]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xticks(range(len(cells)), [f"ResNet-{cell['depth']}\n{cell['norm']} norm" for cell in cells])
     axes.tick_params(axis="x", length=0)

@@ -82,9 +82,11 @@ class Worker:
         self.title, self.errors = contender.title, folder / f"{contender.title}.log"
         # What a compiler keeps between processes would hide how long it takes.
         environment = {**contender.environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipe = subprocess.PIPE
         with self.errors.open("w") as errors:
-            self.process = subprocess.Popen(contender.command, stderr=errors, env=environment, text=True, **pipes)
+            self.process = subprocess.Popen(
+                contender.command, stdin=pipe, stdout=pipe, stderr=errors, env=environment, text=True
+            )
 
     def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
         """Sends a request and returns the answer.
