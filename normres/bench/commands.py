@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,8 +175,7 @@ def _step(options: argparse.Namespace) -> None:
         # PyTorch must be there if it was asked for by name.
         needed = options.contenders is not None and "torch" in names
         contenders, torch = workers.contenders(names, options.torch, needed, options.before)
-        sizes = measure.Sizes(options.repeats)
-        document = measure.measure_all(selected, contenders, torch, sizes, options.json, options.before)
+        document = measure.measure_all(selected, contenders, torch, options.repeats, options.json, options.before)
     if options.chart:
         show.draw(document, options.chart)
     if options.markdown:
@@ -190,8 +190,15 @@ def _compile(options: argparse.Namespace) -> None:
     config, dtype = _config(options, {"model.width": options.width, "model.remat": options.remat})
     orders = chosen("--orders", options.orders, variants.ORDERS)
     shortcuts = chosen("--shortcuts", options.shortcuts, variants.SHORTCUTS)
-    depths, unrolled = integers("--depths", options.depths), not options.scanned_only
-    compile.run(config, depths, orders, shortcuts, dtype, step=options.step, unrolled=unrolled, json=options.json)
+    unroll = ("never",) if options.scanned_only else ("never", "always")
+    fields = ("model.order", "model.shortcut", "model.depth", "model.unroll")
+    networks = [
+        dict(zip(fields, values, strict=True))
+        for values in product(orders, shortcuts, integers("--depths", options.depths), unroll)
+        # A deeper unrolled network takes the compiler minutes.
+        if values[2] <= 110 or values[3] == "never"
+    ]
+    compile.run(config, networks, dtype, options.step, options.json)
 
 
 def _data(options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from normres.bench import output
 from normres.bench.stepping import Stepping, random_data
 from normres.runs import config as configs
 
-UNROLLED_DEPTH = 110  # a deeper one takes the compiler minutes
 HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
 
 
@@ -39,34 +37,21 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
     }
 
 
-def run(
-    config: ConfigDict,
-    depths: Iterable[int],
-    orders: Iterable[str],
-    shortcuts: Iterable[str],
-    dtype: str,
-    *,
-    step: bool,
-    unrolled: bool,
-    json: Path | None,
-) -> None:
-    """Measures every network, each unrolled too if `unrolled`, and prints a table."""
+def run(config: ConfigDict, networks: Iterable[dict[str, Any]], dtype: str, step: bool, json: Path | None) -> None:
+    """Measures every network, given as fields of the config, and prints a table."""
     measure(configs.apply(config, {"model.depth": 8}), dtype, step=False)  # the first compilation starts the compiler
     rows, lines = [], []
-    for order, shortcut in product(orders, shortcuts):
-        first = None
-        for depth, unroll in product(depths, ("never", "always") if unrolled else ("never",)):
-            if unroll == "always" and depth > UNROLLED_DEPTH:
-                continue
-            network = {"model.depth": depth, "model.order": order, "model.shortcut": shortcut, "model.unroll": unroll}
-            row = measure(configs.apply(config, network), dtype, step)
-            rows.append(row)
-            seconds, blocks = row["compile_seconds"], "unrolled" if row["unrolled"] else "scanned"
-            print(f"ResNet-{depth}, {order}, {shortcut}, {blocks}: {seconds:.2f} s to compile", flush=True)
-            first = first or seconds
-            numbers = f"{seconds:.2f}", f"{seconds / first:.2f}", f"{row['activation_megabytes']:,.0f}"
-            steady = f"{row['step_seconds']:.3f}" if step else output.NOTHING
-            lines.append((order, shortcut, blocks, str(depth), *numbers, steady))
+    first: dict[tuple[str, str], float] = {}  # seconds of the first depth
+    for network in networks:
+        row = measure(configs.apply(config, network), dtype, step)
+        rows.append(row)
+        seconds, names = row["compile_seconds"], (row["order"], row["shortcut"])
+        blocks, depth = "unrolled" if row["unrolled"] else "scanned", str(row["depth"])
+        print(f"ResNet-{depth}, {', '.join(names)}, {blocks}: {seconds:.2f} s to compile", flush=True)
+        ratio = seconds / first.setdefault(names, seconds)
+        steady = f"{row['step_seconds']:.3f}" if step else output.NOTHING
+        memory = f"{row['activation_megabytes']:,.0f}"
+        lines.append((*names, blocks, depth, f"{seconds:.2f}", f"{ratio:.2f}", memory, steady))
     sizes = f"batch {config.train.batch_size}, width {config.model.width}, {dtype}"
     print(f"\ntraining step, {sizes}; memory is the program's; ratio: to the compile time of the first depth")
     print(output.table(HEADER, lines, text_columns=3))

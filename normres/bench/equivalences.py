@@ -64,9 +64,10 @@ def channels_first(name: str) -> Function:
     return lambda x: jnp.moveaxis(_run(name, jnp.moveaxis(x, -1, 1), channel_axis=1), 1, -1)
 
 
-def centred(name: str, *axes: int) -> Function:
-    """Returns the norm of x less its mean over some axes."""
-    return lambda x: _run(name, x - x.mean(axes, keepdims=True))
+def switch(index: int) -> Function:
+    """Returns switchable norm with all weight on one of its reductions."""
+    logits = np.float32(1e4) * (np.arange(3) == index)
+    return row("switchable", params={"mean_logits": logits, "var_logits": logits})
 
 
 def on_devices(name: str) -> Function:
@@ -93,86 +94,69 @@ def masked(name: str) -> Function:
     return run
 
 
-def with_own_moments(name: str, **options: Any) -> Function:
-    """Returns the norm whose running averages are the moments of x."""
-    return lambda x: _run(name, x, running=norms.moments(x, (0, 1, 2)), **options)
+NHW, HWC = (0, 1, 2), (1, 2, 3)
+GATES = [{"gate": np.full(CHANNELS, value, np.float32)} for value in (0, 1)]
+BATCH, LAYER, INSTANCE, POSITIONAL = map(row, ("batch", "layer", "instance", "positional"))
+ONES = np.ones((1, 1, 1, 1), bool)
 
-
-def gate(value: float) -> Function:
-    """Returns batch-instance norm with every gate at a value."""
-    return row("batch_instance", params={"gate": np.full(CHANNELS, value, np.float32)})
-
-
-def switch(index: int) -> Function:
-    """Returns switchable norm with all weight on one of its reductions."""
-    logits = np.float32(1e4) * (np.arange(3) == index)
-    return row("switchable", params={"mean_logits": logits, "var_logits": logits})
-
-
-def without_threshold(x: jax.Array) -> jax.Array:
-    """RMS over the spatial axes."""
-    return norms.normalization(x, NormSpec(over="S", center=False))[0]
-
-
-def known_shift(x: jax.Array) -> jax.Array:
-    """Batch norm with the variance by one pass about an element of x."""
-    mean, var, _ = norms.moments(x, (0, 1, 2), shift=x[:1, :1, :1])
-    return norms.normalize(x, mean, var)
-
-
-ROWS = tuple(
-    Equivalence(*each)
-    for each in (
-        ("group(1) = layer", row("group", groups=1), row("layer")),
-        ("group(channels) = instance", row("group", groups=CHANNELS), row("instance")),
-        ("ghost(1) = batch", row("ghost_batch", sub_batches=1), row("batch")),
-        ("ghost(examples) = instance", row("ghost_batch", sub_batches=EXAMPLES), row("instance")),
-        ("renorm without running averages (r = 1, d = 0) = batch", row("batch_renorm"), row("batch")),
-        ("axes NS = batch", row("NS"), row("batch")),
-        ("axes NHW = batch", row("NHW"), row("batch")),
-        ("axes SC with 4 groups = group(4)", row("SC", groups=4), row("group", groups=4)),
-        ("axes C = positional", row("C"), row("positional")),
-        ("group(3) = layer on each third of the channels", row("group", groups=3), by_parts("layer", 3, -1)),
-        ("ghost(4) = batch on each quarter of the batch", row("ghost_batch", sub_batches=4), by_parts("batch", 4, 0)),
-        ("batch on one example = instance", by_parts("batch", EXAMPLES, 0), row("instance")),
-        ("batch at its own running averages = batch", with_own_moments("batch", use_running=True), row("batch")),
-        ("batch-instance at gate 1 = batch", gate(1), row("batch")),
-        ("batch-instance at gate 0 = instance", gate(0), row("instance")),
-        ("switchable at batch = batch", switch(0), row("batch")),
-        ("switchable at instance = instance", switch(1), row("instance")),
-        ("switchable at layer = layer", switch(2), row("layer")),
-        ("renorm at its own averages (r = 1, d = 0) = batch", with_own_moments("batch_renorm"), row("batch")),
-        ("filter response without threshold = RMS over S", row("filter_response"), without_threshold),
-        ("RMS of centred x = layer", centred("rms", 1, 2, 3), row("layer")),
-        ("EvoNorm-B0 without its nonlinearity, of centred x = batch", centred("evonorm_b0", 0, 1, 2), row("batch")),
-        (
-            "positional = layer on each position",
-            row("positional"),
-            lambda x: _run("layer", x.reshape(-1, CHANNELS)).reshape(SHAPE),
-        ),
-        (
-            "batch of (N, C) = positional of its transpose",
-            lambda x: _run("batch", x[:, 0, 0]),
-            lambda x: _run("positional", x[:, 0, 0].T).T,
-        ),
-        ("layer of channels first = layer", channels_first("layer"), row("layer")),
-        ("batch of channels first = batch", channels_first("batch"), row("batch")),
-        ("variance by one pass about a known shift = by two passes", known_shift, row("batch")),
-        (
-            "variance of all channels (extended batch) of one channel = batch",
-            by_parts("extended_batch", CHANNELS, -1),
-            row("batch"),
-        ),
-        ("batch: all devices = one device", on_real_devices, row("batch")),
-        *((f"{n}: a mask of ones = no mask", row(n, where=np.ones((1, 1, 1, 1), bool)), row(n)) for n in TABLE),
-        *((f"{n}: masked = sliced", masked(n), row(n)) for n in TABLE),
-        *(
-            (f"{name}: eight members of a mapped axis = one array", on_devices(name), row(name))
-            for name, spec in TABLE.items()
-            if spec.over_examples and spec.sub_batches == 1
-        ),
-    )
-)
+# What a row's name says: one side, and the other.
+EQUAL: dict[str, tuple[Function, Function]] = {
+    "group(1) = layer": (row("group", groups=1), LAYER),
+    "group(channels) = instance": (row("group", groups=CHANNELS), INSTANCE),
+    "group(3) = layer on each third of the channels": (row("group", groups=3), by_parts("layer", 3, -1)),
+    "ghost(1) = batch": (row("ghost_batch", sub_batches=1), BATCH),
+    "ghost(examples) = instance": (row("ghost_batch", sub_batches=EXAMPLES), INSTANCE),
+    "ghost(4) = batch on each quarter": (row("ghost_batch", sub_batches=4), by_parts("batch", 4, 0)),
+    "batch on one example = instance": (by_parts("batch", EXAMPLES, 0), INSTANCE),
+    "batch at its own running averages = batch": (
+        lambda x: _run("batch", x, running=norms.moments(x, NHW), use_running=True),
+        BATCH,
+    ),
+    "batch-instance at gate 1 = batch": (row("batch_instance", params=GATES[1]), BATCH),
+    "batch-instance at gate 0 = instance": (row("batch_instance", params=GATES[0]), INSTANCE),
+    "switchable at batch = batch": (switch(0), BATCH),
+    "switchable at instance = instance": (switch(1), INSTANCE),
+    "switchable at layer = layer": (switch(2), LAYER),
+    "renorm without running averages (r = 1, d = 0) = batch": (row("batch_renorm"), BATCH),
+    "renorm at its own averages (r = 1, d = 0) = batch": (
+        lambda x: _run("batch_renorm", x, running=norms.moments(x, NHW)),
+        BATCH,
+    ),
+    "filter response without threshold = RMS over S": (
+        row("filter_response"),
+        lambda x: norms.normalization(x, NormSpec(over="S", center=False))[0],
+    ),
+    "RMS of centred x = layer": (lambda x: _run("rms", x - x.mean(HWC, keepdims=True)), LAYER),
+    "EvoNorm-B0 without its nonlinearity, of centred x = batch": (
+        lambda x: _run("evonorm_b0", x - x.mean(NHW, keepdims=True)),
+        BATCH,
+    ),
+    "axes NS = batch": (row("NS"), BATCH),
+    "axes NHW = batch": (row("NHW"), BATCH),
+    "axes SC with 4 groups = group(4)": (row("SC", groups=4), row("group", groups=4)),
+    "axes C = positional": (row("C"), POSITIONAL),
+    "positional = layer on each position": (POSITIONAL, lambda x: LAYER(x.reshape(-1, CHANNELS)).reshape(SHAPE)),
+    "batch of (N, C) = positional of its transpose": (
+        lambda x: BATCH(x[:, 0, 0]),
+        lambda x: POSITIONAL(x[:, 0, 0].T).T,
+    ),
+    "layer of channels first = layer": (channels_first("layer"), LAYER),
+    "batch of channels first = batch": (channels_first("batch"), BATCH),
+    "variance by one pass about a known shift = by two passes": (
+        lambda x: norms.normalize(x, *norms.moments(x, NHW, shift=x[:1, :1, :1])[:2]),
+        BATCH,
+    ),
+    "extended batch of one channel = batch": (by_parts("extended_batch", CHANNELS, -1), BATCH),
+    "batch: all devices = one device": (on_real_devices, BATCH),
+    **{f"{name}: a mask of ones = no mask": (row(name, where=ONES), row(name)) for name in TABLE},
+    **{f"{name}: masked = sliced": (masked(name), row(name)) for name in TABLE},
+    **{
+        f"{name}: eight members of a mapped axis = one array": (on_devices(name), row(name))
+        for name, spec in TABLE.items()
+        if spec.over_examples and spec.sub_batches == 1
+    },
+}
+ROWS = tuple(Equivalence(name, *sides) for name, sides in EQUAL.items())
 
 
 def difference(equivalence: Equivalence) -> float:

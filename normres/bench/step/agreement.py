@@ -18,27 +18,18 @@ StateDict = Mapping[str, np.ndarray]
 STATISTICS = ("running_mean", "running_var")
 HALF_ULP = 2.0**-24  # of a float32, relative: what rounding the new parameter may have changed
 
-# How far two contenders may be apart, in relative numbers:
-#   loss        of the first step
-#   later_loss  of the steps after it, the larger one
-#   change      of one parameter tensor's change in the first step, to its largest number
-#   angle       one minus the cosine between the changes of all parameters
-#   decay       of the change along the parameters themselves, as a weight decay: kernels, or scales and biases
-#   statistics  of a tensor of running statistics, to its largest number
-# Between three and a hundred times what was seen at depths 20 to 110 (a ReLU whose input is near zero may switch; a
-# PyTorch variance is n / (n - 1) times ours), and far below what a left-out piece of work makes: a missing gradient is
-# a change of 1, a missing decay one of 1e-4, a missing momentum some hundredths of the third loss.  In bfloat16 single
-# tensors say little; that the same code agrees in float32 says that it is the same network.
+DTYPES = ("float32", "bfloat16")
+# How far two contenders may be apart, in relative numbers, in each of DTYPES.  That is three to a hundred times what was
+# seen at depths 20 to 110, where a ReLU with an input near zero may switch and a PyTorch variance is n / (n - 1) times
+# ours.  It is far below what a left-out piece of work makes: a missing gradient is a change of 1, a missing decay one of
+# 1e-4, a missing momentum some hundredths of the third loss.  In bfloat16 single tensors say little.
 TOLERANCES = {
-    "float32": {"loss": 1e-5, "later_loss": 1e-4, "change": 0.1, "angle": 1e-4, "decay": 2e-5, "statistics": 1e-3},
-    "bfloat16": {
-        "loss": 5e-3,
-        "later_loss": 5e-3,
-        "change": math.inf,
-        "angle": 1e-2,
-        "decay": 5e-5,
-        "statistics": 1e-2,
-    },
+    "loss": (1e-5, 5e-3),  # of the first step
+    "later_loss": (1e-4, 5e-3),  # of the steps after it, the larger one
+    "change": (0.1, math.inf),  # of one parameter tensor's change in the first step, to its largest number
+    "angle": (1e-4, 1e-2),  # one minus the cosine between the changes of all parameters
+    "decay": (2e-5, 5e-5),  # of the change along the parameters themselves: kernels, or scales and biases
+    "statistics": (1e-3, 1e-2),  # of a tensor of running statistics, to its largest number
 }
 
 
@@ -47,13 +38,6 @@ class Outcome(NamedTuple):
 
     losses: tuple[float, ...]
     after: StateDict
-
-
-class Difference(NamedTuple):
-    """A relative number, and of what it is."""
-
-    value: float
-    where: str
 
 
 def check(dtype: str, before: StateDict, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, float]]:
@@ -74,25 +58,25 @@ def check(dtype: str, before: StateDict, outcomes: Mapping[str, Outcome]) -> dic
                 raise UserError(f"{start}{key} is missing or has another shape than {array.shape}")
         by_contender[name] = {}
         for kind, (value, where) in differences(before, reference, outcome).items():
-            allowed = TOLERANCES[dtype][kind]
+            allowed = TOLERANCES[kind][DTYPES.index(dtype)]
             if not value <= allowed:
                 raise UserError(f"{start}{value:.1e} apart in {where}, and {allowed:.0e} is allowed in {dtype}")
             by_contender[name][kind] = value
     return by_contender
 
 
-def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, Difference]:
-    """Returns the largest difference of each kind of TOLERANCES; both began with the state dict `before`."""
+def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, tuple[float, str]]:
+    """Returns the largest difference of each kind of TOLERANCES and of what it is; both began with `before`."""
     first, *later = (abs(a - b) / abs(a) for a, b in zip(one.losses, other.losses, strict=True))
     products = np.zeros(3)
     along = {"kernels": np.zeros(2), "scales and biases": np.zeros(2)}
-    changes, statistics = [], [Difference(0.0, "")]
+    changes, statistics = [], [(0.0, "")]
     for name in before:
         if name.endswith("num_batches_tracked"):
             continue
         start, a, b = (np.asarray(arrays[name], np.float64) for arrays in (before, one.after, other.after))
         if name.endswith(STATISTICS):
-            statistics.append(Difference(float(np.abs(a - b).max() / np.abs(a).max()), name))
+            statistics.append((float(np.abs(a - b).max() / np.abs(a).max()), name))
             continue
         a, b = (start - a) / LEARNING_RATE, (start - b) / LEARNING_RATE
         products += (a * b).sum(), (a * a).sum(), (b * b).sum()
@@ -100,19 +84,19 @@ def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, Di
         # Both new parameters were rounded.
         rounding = 2 * HALF_ULP * np.abs(start).max() / LEARNING_RATE
         change = np.maximum(np.abs(a - b).max() - rounding, 0) / max(np.abs(a).max(), 1e-30)
-        changes.append(Difference(float(change), f"the gradient of {name}"))
+        changes.append((float(change), f"the gradient of {name}"))
     angle = float(abs(1 - products[0] / np.sqrt(products[1] * products[2])))
-    decay = [Difference(float(abs(part / of)), f"the weight decay of {name}") for name, (part, of) in along.items()]
+    decay = [(float(abs(part / of)), f"the weight decay of {name}") for name, (part, of) in along.items()]
     return {
-        "loss": Difference(first, "the loss of the first step"),
-        "later_loss": _largest([Difference(value, "the loss of the second or third step") for value in later]),
+        "loss": (first, "the loss of the first step"),
+        "later_loss": _largest([(value, "the loss of the second or third step") for value in later]),
         "change": _largest(changes),
-        "angle": Difference(angle, "the direction of the whole gradient (1 - cosine)"),
+        "angle": (angle, "the direction of the whole gradient (1 - cosine)"),
         "decay": _largest(decay),
         "statistics": _largest(statistics),
     }
 
 
-def _largest(candidates: list[Difference]) -> Difference:
+def _largest(candidates: list[tuple[float, str]]) -> tuple[float, str]:
     """Returns the largest one; what is not a number is larger than any."""
-    return max(candidates, key=lambda one: math.inf if math.isnan(one.value) else one.value)
+    return max(candidates, key=lambda one: math.inf if math.isnan(one[0]) else one[0])

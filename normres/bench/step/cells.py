@@ -33,29 +33,23 @@ class Cell:
     width: int
 
     def config(self) -> ConfigDict:
-        """Returns the config of a run with this step.
-
-        Raises:
-          UserError: there is no such network.
-        """
-        return configs.apply(
-            base.get_config("he2015"),
-            {
-                "model.depth": self.depth,
-                "model.width": self.width,
-                "model.norm": self.norm,
-                "model.norm_groups": GROUPS,
-                "train.batch_size": self.batch,
-                "train.eval_batch_size": self.batch,
-                "train.dtype": self.dtype,
-                "optim.schedule": "constant",
-                "optim.learning_rate": LEARNING_RATE,
-                "optim.hold_from_depth": 0,
-                "data.source": "synthetic",
-                "data.preprocess": "none",
-                "data.augmentation": "none",
-            },
-        )
+        """Returns the config of a run with this step; a network that there is not is a UserError."""
+        fields = {
+            "model.depth": self.depth,
+            "model.width": self.width,
+            "model.norm": self.norm,
+            "model.norm_groups": GROUPS,
+            "train.batch_size": self.batch,
+            "train.eval_batch_size": self.batch,
+            "train.dtype": self.dtype,
+            "optim.schedule": "constant",
+            "optim.learning_rate": LEARNING_RATE,
+            "optim.hold_from_depth": 0,
+            "data.source": "synthetic",
+            "data.preprocess": "none",
+            "data.augmentation": "none",
+        }
+        return configs.apply(base.get_config("he2015"), fields)
 
     def model(self) -> ResNetConfig:
         """Returns the network's config, as on no device in particular."""
@@ -80,17 +74,15 @@ class Cell:
 def select(
     depths: Sequence[int], dtypes: Sequence[str], norms: Sequence[str] | None, batch: int, width: int
 ) -> list[Cell]:
-    """Returns the cells; without `norms`, batch norm at every depth and the other norms at the first one only.
-
-    Raises:
-      UserError: there is no such network.
-    """
-    pairs = [(norm, depth) for norm in norms or NORMS for depth in depths]
-    if norms is None:
-        pairs = [(norm, depth) for norm, depth in pairs if norm == "batch" or depth == depths[0]]
-    cells = [Cell(depth, dtype, norm, batch, width) for norm, depth in pairs for dtype in dtypes]
+    """Returns the cells; without `norms`, batch norm at every depth and the other norms at the first one only."""
+    cells = [
+        Cell(depth, dtype, norm, batch, width)
+        for norm in norms or NORMS
+        for depth in (depths if norms or norm == "batch" else depths[:1])
+        for dtype in dtypes
+    ]
     for cell in cells:
-        cell.model()
+        cell.model()  # raises what is wrong before anything is measured
     return cells
 
 
@@ -106,21 +98,17 @@ def arrays(cell: Cell) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> np.ndarray:
-        match path[-1].key:
-            case "kernel":
-                fan_in = math.prod(leaf.shape[-4:-1]) if len(leaf.shape) > 2 else leaf.shape[0]
-                gain = 2 if len(leaf.shape) > 2 else 1  # a ReLU follows all but the classifier
-                drawn = random.standard_normal(leaf.shape) * math.sqrt(gain / fan_in)
-            case "scale" | "var":
-                drawn = random.uniform(0.5, 1.0, leaf.shape)
-                drawn *= small if path[-2].key == "norm2" else 1
-            case _:
-                drawn = 0.1 * random.standard_normal(leaf.shape)
+        name, shape = path[-1].key, leaf.shape
+        if name in ("scale", "var"):
+            drawn = random.uniform(0.5, 1.0, shape) * (small if path[-2].key == "norm2" else 1)
+        elif name == "kernel":
+            gain = 2 if len(shape) > 2 else 1  # a ReLU follows all but the classifier
+            drawn = random.standard_normal(shape) * math.sqrt(gain / math.prod(shape[-4:-1]))
+        else:
+            drawn = 0.1 * random.standard_normal(shape)
         return drawn.astype(np.float32)
 
     images = np.asarray(data.train_images)
     shapes = jax.eval_shape(ResNet(model).init, jax.random.key(0), images[:1].astype(np.float32))
     weights = network_to_torch(jax.tree_util.tree_map_with_path(draw, shapes), model)
-    return {"images": images, "labels": data.train_labels} | {
-        f"weights/{name}": array for name, array in weights.items()
-    }
+    return {"images": images, "labels": data.train_labels} | {f"weights/{key}": a for key, a in weights.items()}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,17 +22,11 @@ from normres.bench.step.workers import Contender, Worker
 from normres.errors import UserError
 from normres.runs import results
 
+SAMPLE_SECONDS = 1.0  # that the steps of a sample fill, and at least one program
 PAUSE_SECONDS = 0.1  # after a sample: threads of the last one may still be waiting for work, and take a core
 
 
-class Sizes(NamedTuple):
-    """How much is measured: samples of each contender, and how long the steps of a sample take, at least a program."""
-
-    repeats: int
-    sample_seconds: float = 1.0
-
-
-def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> dict[str, Any]:
+def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> dict[str, Any]:
     """Returns what was measured, as JSON: see measure_all.
 
     Raises:
@@ -57,13 +51,13 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], sizes: Sizes) -> di
         weights = {key.removeprefix("weights/"): a for key, a in arrays(cell).items() if key.startswith("weights/")}
         for name, difference in agreement.check(cell.dtype, weights, outcomes).items():
             rows[name]["differs_by"] = difference
-        for name, samples in take_samples(workers, sizes, rows).items():
+        for name, samples in take_samples(workers, repeats, rows).items():
             rows[name] |= {"step_seconds": samples} | workers[name].ask("memory")
     return {**asdict(cell), "contenders": rows}
 
 
 def take_samples(
-    workers: Mapping[str, Worker], sizes: Sizes, rows: Mapping[str, Mapping[str, Any]]
+    workers: Mapping[str, Worker], repeats: int, rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[float]]:
     """Times the workers in turns, after a warm-up, from the first to the last and then from the last to the first.
 
@@ -73,10 +67,10 @@ def take_samples(
     steps = {}
     for name, worker in workers.items():
         most = rows[name]["steps_per_program"]
-        wanted = sizes.sample_seconds / worker.ask("sample", steps=1)["seconds"]
+        wanted = SAMPLE_SECONDS / worker.ask("sample", steps=1)["seconds"]
         steps[name] = most * max(1, math.ceil(wanted / most))
     seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for repeat in range(sizes.repeats):
+    for repeat in range(repeats):
         for name in list(workers)[:: -1 if repeat % 2 else 1]:
             answer = workers[name].ask("sample", steps=steps[name])
             if not math.isfinite(answer["loss"]):
@@ -87,7 +81,7 @@ def take_samples(
 
 
 def conditions(
-    cells: Sequence[Cell], names: Iterable[str], torch: str, sizes: Sizes, before: Path | None
+    cells: Sequence[Cell], names: Iterable[str], torch: str, repeats: int, before: Path | None
 ) -> dict[str, Any]:
     """Returns what must be equal for measurements to stand in one table."""
     provenance = results.provenance()
@@ -103,7 +97,8 @@ def conditions(
         "contenders": list(names),
         "batch": cells[0].batch,
         "width": cells[0].width,
-        **sizes._asdict(),
+        "repeats": repeats,
+        "sample_seconds": SAMPLE_SECONDS,
     }
 
 
@@ -119,39 +114,39 @@ def measure_all(
     cells: Sequence[Cell],
     contenders: Mapping[str, Contender],
     torch: str,
-    sizes: Sizes,
+    repeats: int,
     json: Path | None,
     before: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures every cell, prints each when it is done, and writes all that is done to `json`.
+    """Measures every cell, `repeats` samples of each contender, prints each when it is done, and returns all.
 
     Args:
       cells: of one batch and width.
-      contenders: who takes part.
       torch: PyTorch's version.
-      sizes: how much is measured.
-      json: a file, whose cells are kept if they were measured under the same conditions.
+      json: a file, which gets all that is done; its cells are kept if they were measured under the same conditions.
       before: the checkout of the contender of that name.
 
     Returns:
       {"conditions", "provenance", "cells": what measure returns}.
     """
     document: dict[str, Any] = {
-        "conditions": conditions(cells, contenders, torch, sizes, before),
+        "conditions": conditions(cells, contenders, torch, repeats, before),
         "provenance": results.provenance(),
         "cells": [],
     }
     if json and json.is_file() and (earlier := read(json))["conditions"] == document["conditions"]:
         document = earlier
         print(f"{json}: kept {len(earlier['cells'])} cells, which were measured under the same conditions", flush=True)
-    print(show.HEADER.format(**sizes._asdict()))
+    print(show.HEADER.format(repeats=repeats, sample_seconds=SAMPLE_SECONDS))
     print(f"on {document['conditions']['device']}", flush=True)
     for number, cell in enumerate(cells, start=1):
         began = time.perf_counter()
         measured = next((each for each in document["cells"] if asdict(cell).items() <= each.items()), None)
         if measured is None:
             # Batch norm need not be compared with itself.
-            measured = measure(cell, {name: each for name, each in contenders.items() if each.norm != cell.norm}, sizes)
+            measured = measure(
+                cell, {name: each for name, each in contenders.items() if each.norm != cell.norm}, repeats
+            )
             document["cells"].append(measured)
             if json:
                 results.write_json(json, document)
@@ -166,8 +161,6 @@ def read(file: Path) -> dict[str, Any]:
     Raises:
       UserError: it is something else.
     """
-    if not file.is_file():
-        raise UserError(f"{file}: there is no such file")
     document = results.read_json(file)
     if not (isinstance(document, dict) and document.get("cells") and "conditions" in document):
         raise UserError(f"{file}: no measurements of `normres bench step`")

@@ -63,9 +63,6 @@ class Timed:
           spec: what cells.Cell.spec returns.
           source: an .npz with "images" uint8 (N, H, W, C), "labels" and "weights/NAME" in PyTorch's layout.
           destination: an .npz that gets the parameters and statistics after the first step.
-
-        Returns:
-          The losses, the seconds until the first step was done, and the most steps that are dispatched at once.
         """
         with np.load(source) as file:
             arrays = dict(file)
