@@ -19,9 +19,9 @@ STATISTICS = ("running_mean", "running_var")
 HALF_ULP = 2.0**-24  # of a float32, relative: what rounding the new parameter may have changed
 
 DTYPES = ("float32", "bfloat16")
-# How far two contenders may be apart, in relative numbers, in each of DTYPES.  That is three to a hundred times what was
-# seen at depths 20 to 110, where a ReLU with an input near zero may switch and a PyTorch variance is n / (n - 1) times
-# ours.  It is far below what a left-out piece of work makes: a missing gradient is a change of 1, a missing decay one of
+# How far two contenders may be apart, in relative numbers, in each of DTYPES: three to a hundred times what was seen at
+# depths 20 to 110, where a ReLU with an input near zero may switch and a PyTorch variance is n / (n - 1) times ours.
+# That is far below what a left-out piece of work makes: a missing gradient is a change of 1, a missing decay one of
 # 1e-4, a missing momentum some hundredths of the third loss.  In bfloat16 single tensors say little.
 TOLERANCES = {
     "loss": (1e-5, 5e-3),  # of the first step
