@@ -38,7 +38,7 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
 
 
 def run(config: ConfigDict, networks: Iterable[dict[str, Any]], dtype: str, step: bool, json: Path | None) -> None:
-    """Measures every network, given as fields of the config, and prints a table."""
+    """Measures the config with the fields of each network, and prints a table."""
     measure(configs.apply(config, {"model.depth": 8}), dtype, step=False)  # the first compilation starts the compiler
     rows, lines = [], []
     first: dict[tuple[str, str], float] = {}  # seconds of the first depth

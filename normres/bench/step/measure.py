@@ -27,10 +27,10 @@ PAUSE_SECONDS = 0.1  # after a sample: threads of the last one may still be wait
 
 
 def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> dict[str, Any]:
-    """Returns what was measured, as JSON: see measure_all.
+    """Returns what was measured, as JSON: see measure_all.  A contender that does not run here is left out.
 
     Raises:
-      UserError: two contenders do not compute the same, or one does not run.
+      UserError: two contenders do not compute the same, or normres does not run.
     """
     # A contender with a norm of its own makes the same step but for that: it says what the cell's norm costs.
     cells = {name: replace(cell, norm=contender.norm or cell.norm) for name, contender in contenders.items()}
@@ -40,11 +40,18 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> di
             np.savez(folder / f"{each.norm}.npz", allow_pickle=False, **arrays(each))
         workers = {name: stack.enter_context(Worker(each, folder)) for name, each in contenders.items()}
         rows: dict[str, dict[str, Any]] = {}
-        outcomes = {}
-        for name, worker in workers.items():
+        outcomes, left_out = {}, {}
+        for name, worker in list(workers.items()):
             source, destination = folder / f"{cells[name].norm}.npz", folder / f"after_{name}.npz"
             files = {"source": str(source), "destination": str(destination)}
-            rows[name] = {"title": worker.title} | worker.ask("prepare", spec=cells[name].spec(), **files)
+            try:
+                rows[name] = {"title": worker.title} | worker.ask("prepare", spec=cells[name].spec(), **files)
+            except UserError as error:
+                if name == "normres":
+                    raise
+                left_out[name] = str(error)
+                del workers[name]
+                continue
             if cells[name] == cell:
                 with np.load(destination) as after:
                     outcomes[name] = agreement.Outcome(tuple(rows[name]["losses"]), dict(after))
@@ -53,7 +60,7 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> di
             rows[name]["differs_by"] = difference
         for name, samples in take_samples(workers, repeats, rows).items():
             rows[name] |= {"step_seconds": samples} | workers[name].ask("memory")
-    return {**asdict(cell), "contenders": rows}
+    return {**asdict(cell), "contenders": rows, "left_out": left_out}
 
 
 def take_samples(

@@ -60,7 +60,7 @@ def text(cell: dict[str, Any]) -> str:
     )
     angles = [one["differs_by"]["angle"] for one in cell["contenders"].values() if "differs_by" in one]
     agreed = f"; gradients agree, 1 - cosine is at most {max(angles):.0e}" if angles else ""
-    return f"{title}{agreed}\n{output.table(COLUMNS, rows(cell))}"
+    return "\n".join([f"{title}{agreed}", output.table(COLUMNS, rows(cell)), *cell["left_out"].values()])
 
 
 def markdown(document: dict[str, Any]) -> str:
