@@ -1,96 +1,58 @@
-"""Compile time and memory of a training step against depth, beside the unrolled network."""
+"""`normres bench compile`: compile time and memory of a training step against depth, beside the unrolled network."""
 
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from normres.data import Dataset
+from normres.bench import output
+from normres.bench.stepping import Stepping, random_data
 from normres.runs import config as configs
-from normres.runs import machine
-from normres.training.programs import Programs
 
-UNROLLED_DEPTH = 110  # a deeper one takes the compiler minutes
-MEGABYTE = 2**20
-
-
-def random_data(batch_size: int) -> Dataset:
-    """Returns random images, enough for a batch: what is measured here does not depend on them."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (batch_size, 32, 32, 3)).astype(np.uint8)
-    labels = random.integers(0, 10, batch_size).astype(np.int32)
-    return Dataset("cifar10", "random", images, labels, images, labels, tuple("abcdefghij"))
+HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
 
 
 def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
-    devices = jax.devices()[:1]
-    ops, in_words = machine.operations(config.train.ops, devices)
-    programs = Programs(config, random_data(config.train.batch_size), dtype, devices, ops=ops)
-    state = programs.initial_state()
-    jax.block_until_ready(state)
-    analysis: Any = programs.compile(state).memory_analysis()
-    found = {
+    run = Stepping(config, random_data(config.train.batch_size), dtype, jax.devices()[:1])
+    memory = run.compile().memory_analysis().temp_size_in_bytes
+    times = []
+    for _ in range(4 if step else 0):
+        began = time.perf_counter()
+        run.finish(run.start(1))
+        times.append(time.perf_counter() - began)
+    return {
         "depth": config.model.depth,
         "order": config.model.order,
         "shortcut": config.model.shortcut,
-        "unrolled": programs.model.unrolled,
-        "remat": programs.model.remat,
-        "ops": in_words,
-        "compile_seconds": programs.compile_seconds,
-        "activation_megabytes": analysis.temp_size_in_bytes / MEGABYTE,
-        "step_seconds": None,
+        "unrolled": run.programs.model.unrolled,
+        "remat": run.programs.model.remat,
+        "ops": run.operations,
+        "compile_seconds": run.programs.compile_seconds,
+        "activation_megabytes": memory / 2**20,
+        "step_seconds": min(times[1:]) if step else None,
     }
-    if step:
-        times = []
-        for number in range(4):
-            started = time.perf_counter()
-            state, metrics = programs.train(state, number)
-            jax.block_until_ready(metrics)
-            times.append(time.perf_counter() - started)
-        found["step_seconds"] = min(times[1:])
-    return found
 
 
-def run(
-    config: ConfigDict,
-    depths: Iterable[int],
-    orders: Iterable[str],
-    shortcuts: Iterable[str],
-    dtype: str,
-    step: bool,
-    unrolled: bool,
-    json_file: Path | None,
-) -> list[dict[str, Any]]:
-    """Prints a line per network, with its compile time over that of the first depth, and returns them."""
-    print(
-        f"training step, batch {config.train.batch_size}, width {config.model.width}, {dtype}; memory is the program's"
-    )
-    print(f"{'order':<22}{'shortcut':<16}{'depth':>6} {'':<10}{'compile':>10}{'ratio':>7}{'memory':>11}{'step':>10}")
+def run(config: ConfigDict, networks: Iterable[dict[str, Any]], dtype: str, step: bool, json: Path | None) -> None:
+    """Measures the config with the fields of each network, and prints a table."""
     measure(configs.apply(config, {"model.depth": 8}), dtype, step=False)  # the first compilation starts the compiler
-    rows: list[dict[str, Any]] = []
-    for order in orders:
-        for shortcut in shortcuts:
-            first = None
-            for depth in depths:
-                for unroll in (False, True) if unrolled and depth <= UNROLLED_DEPTH else (False,):
-                    fields = {"model.depth": depth, "model.order": order, "model.shortcut": shortcut}
-                    fields["model.unroll"] = "always" if unroll else "never"
-                    row = measure(configs.apply(config, fields), dtype, step)
-                    rows.append(row)
-                    first = first or row["compile_seconds"]
-                    steady = f"{row['step_seconds']:.3f} s" if step else "–"
-                    print(
-                        f"{order:<22}{shortcut:<16}{depth:>6} {'unrolled' if unroll else 'scanned':<10}"
-                        f"{row['compile_seconds']:>8.2f} s{row['compile_seconds'] / first:>7.2f}"
-                        f"{row['activation_megabytes']:>8,.0f} MB{steady:>10}",
-                        flush=True,
-                    )
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1))
-    return rows
+    rows, lines = [], []
+    first: dict[tuple[str, str], float] = {}  # seconds of the first depth
+    for network in networks:
+        row = measure(configs.apply(config, network), dtype, step)
+        rows.append(row)
+        seconds, names = row["compile_seconds"], (row["order"], row["shortcut"])
+        blocks, depth = "unrolled" if row["unrolled"] else "scanned", str(row["depth"])
+        print(f"ResNet-{depth}, {', '.join(names)}, {blocks}: {seconds:.2f} s to compile", flush=True)
+        ratio = seconds / first.setdefault(names, seconds)
+        steady = f"{row['step_seconds']:.3f}" if step else output.NOTHING
+        memory = f"{row['activation_megabytes']:,.0f}"
+        lines.append((*names, blocks, depth, f"{seconds:.2f}", f"{ratio:.2f}", memory, steady))
+    sizes = f"batch {config.train.batch_size}, width {config.model.width}, {dtype}"
+    print(f"\ntraining step, {sizes}; memory is the program's; ratio: to the compile time of the first depth")
+    print(output.table(HEADER, lines, text_columns=3))
+    output.write(json, {"rows": rows})

@@ -1,103 +1,81 @@
 """Who is compared: one norm and its gradient as normres, Flax and PyTorch compute them, on the same arrays."""
 
 import importlib.util
+import math
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from normres import norms
-from normres.bench.reference import parts
 from normres.errors import UserError
-from normres.layers import linen
 
-Pair = tuple[NDArray[Any], NDArray[Any]]  # the output, and the gradient of sum(output * dy) wrt the input
+Pair = tuple[NDArray[Any], NDArray[Any]]  # the output y, and the gradient of sum(y dy) wrt the input
+Step = Callable[..., Any]  # f(params, x, dy) -> y, (gradients wrt params, wrt x)
 
-# As normres.linen has modules of these names with the same arguments, one table makes both contenders.
-MODULES: dict[str, Callable[[Any, int, Any], nn.Module]] = {
-    "batch": lambda library, groups, dtype: library.BatchNorm(use_running_average=False, epsilon=1e-5, dtype=dtype),
-    "instance": lambda library, groups, dtype: library.InstanceNorm(epsilon=1e-5, dtype=dtype),
-    "layer": lambda library, groups, dtype: library.LayerNorm(reduction_axes=(1, 2, 3), epsilon=1e-5, dtype=dtype),
-    "group": lambda library, groups, dtype: library.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype),
-    "rms": lambda library, groups, dtype: library.RMSNorm(reduction_axes=(1, 2, 3), epsilon=1e-5, dtype=dtype),
+# Flax's module for a row of norms.TABLE, and its arguments.
+MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "batch": (nn.BatchNorm, {"use_running_average": False}),
+    "instance": (nn.InstanceNorm, {}),
+    "layer": (nn.LayerNorm, {"reduction_axes": (1, 2, 3)}),
+    "group": (nn.GroupNorm, {}),
+    "rms": (nn.RMSNorm, {"reduction_axes": (1, 2, 3)}),
 }
-LIBRARIES: dict[str, Any] = {"normres": linen, "Flax": nn}
 EPSILON = 1e-5  # of every contender
+GROUPS, SUB_BATCHES = 4, 2  # where the norm has some and they divide the array
 
-# The cases that one call of PyTorch gets, by name: x and dy of one dtype, and the number of groups.
-TorchCases = Mapping[str, tuple[NDArray[Any], NDArray[Any], int]]
 TORCH_SCRIPT = Path(__file__).with_name("torch_norms.py")
 
 
-def module(library: str, norm: str, groups: int, dtype: Any) -> nn.Module:
-    """Returns the module of "normres" or "Flax" for a row of MODULES, with epsilon 1e-5 and this output dtype."""
-    return MODULES[norm](LIBRARIES[library], groups, dtype)
+def spec(norm: str, shape: tuple[int, ...]) -> norms.NormSpec:
+    """Returns a row of norms.TABLE with groups and sub-batches that divide an array of this shape."""
+    row = norms.TABLE[norm].split(math.gcd(GROUPS, shape[-1]), math.gcd(SUB_BATCHES, shape[0]))
+    return replace(row, epsilon=EPSILON)
 
 
-def train_step(layer: nn.Module) -> Callable[..., Any]:
-    """Returns f(variables, x, dy) -> (y, gradients wrt parameters and x, updated running averages), compiled."""
+@cache
+def in_normres(spec: norms.NormSpec) -> Step:
+    """Returns the training step of a norm as normres computes it, compiled; params are those of spec.affine."""
+    return _step(lambda params, x: norms.normalization(x, spec, params)[0])
 
+
+@cache
+def in_flax(norm: str, groups: int, dtype: Any) -> Step:
+    """Returns the training step of Flax's stock module, at the start of training, compiled; x is of the dtype."""
+    module, arguments = MODULES[norm]
+    arguments = arguments | ({"num_groups": groups} if norm == "group" else {})
+    layer = module(epsilon=EPSILON, dtype=dtype, **arguments)
+
+    def apply(params: Any, x: jax.Array) -> Any:
+        variables = layer.init(jax.random.key(0), x) | {"params": params}
+        return layer.apply(variables, x, mutable=["batch_stats"])[0]
+
+    return _step(apply)
+
+
+def _step(apply: Callable[[Any, jax.Array], jax.Array]) -> Step:
     @jax.jit
-    def step(variables: Any, x: jax.Array, dy: jax.Array) -> Any:
-        state = {name: value for name, value in variables.items() if name != "params"}
-
-        def apply(parameters: Any, x: jax.Array) -> Any:
-            return layer.apply({"params": parameters, **state}, x, mutable=list(state))
-
-        y, backward, updated = jax.vjp(apply, variables["params"], x, has_aux=True)
-        return y, backward(dy), updated
+    def step(params: Any, x: jax.Array, dy: jax.Array) -> Any:
+        y, backward = jax.vjp(apply, params, x)
+        return y, backward(dy)
 
     return step
 
 
-def in_flax(norm: str, x: NDArray[Any], dy: NDArray[Any], groups: int) -> Pair:
-    """Applies Flax's stock module, as its users do."""
-    step, variables = _flax(norm, groups, x.dtype, x.shape)
-    y, (_, dx), _ = step(variables, x, dy)
-    return np.asarray(y), np.asarray(dx)
-
-
-@cache
-def _flax(norm: str, groups: int, dtype: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    layer = module("Flax", norm, groups, dtype)
-    return train_step(layer), layer.init(jax.random.key(0), jnp.zeros(shape, dtype))
-
-
-def in_normres(norm: str, x: NDArray[Any], dy: NDArray[Any], groups: int, sub_batches: int) -> Pair:
-    """Applies norms.normalization with a scale of 1 and a bias of 0, where the norm has them."""
-    y, dx = _normres(norm, groups, sub_batches, x, dy)
-    return np.asarray(y), np.asarray(dx)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _normres(norm: str, groups: int, sub_batches: int, x: jax.Array, dy: jax.Array) -> Any:
-    spec = norms.TABLE[norm]
-    sub_batches, groups = parts(spec, x.shape, groups, sub_batches)
-    spec = replace(spec.split(groups, sub_batches), epsilon=EPSILON)
-    params = {name: jnp.full(x.shape[-1], name == "scale", jnp.float32) for name in spec.affine}
-
-    def apply(x: jax.Array) -> jax.Array:
-        return norms.normalization(x, spec, params)[0]
-
-    y, backward = jax.vjp(apply, x)
-    return y, backward(dy)[0]
-
-
 def find_torch(python: str | None) -> tuple[str, str] | None:
-    """Returns (Python, version of its PyTorch): the given one, else this one if it has PyTorch, else None.
+    """Returns (Python, version of its PyTorch): the one named, else this one if it has PyTorch, else None.
 
     Raises:
-      UserError: the given one has no PyTorch.
+      UserError: the one named has no PyTorch.
     """
     if python is None:
         if not importlib.util.find_spec("torch"):
@@ -118,18 +96,22 @@ def _run(python: str, *arguments: str) -> str:
     return done.stdout
 
 
-def in_torch(python: str, dtype: str, cases: TorchCases) -> dict[str, Pair]:
-    """Applies PyTorch's norms to every case, in one process; returns {NORM/CASE: pair} of those it does not refuse.
+def in_torch(python: str, dtype: str, cases: Mapping[str, Pair]) -> dict[str, Pair]:
+    """Applies PyTorch's norms to every case (x, dy), in one process.
+
+    Returns:
+      {"NORM/CASE": pair}, without those that PyTorch refuses.
 
     Raises:
       UserError: it fails.
     """
-    given: dict[str, Any] = {"dtype": np.array(dtype), "epsilon": np.array(EPSILON)}
-    for name, (x, dy, groups) in cases.items():
-        given |= {f"{name}/x": np.float32(x), f"{name}/dy": np.float32(dy), f"{name}/groups": np.array(groups)}
+    inputs: dict[str, Any] = {"dtype": np.array(dtype), "epsilon": np.array(EPSILON)}
+    for name, (x, dy) in cases.items():
+        groups = np.array(math.gcd(GROUPS, x.shape[-1]))
+        inputs |= {f"{name}/x": np.float32(x), f"{name}/dy": np.float32(dy), f"{name}/groups": groups}
     with tempfile.TemporaryDirectory() as folder:
         source, destination = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
-        np.savez(source, **given)
+        np.savez(source, **inputs)
         # -P: the script's own folder has modules that would hide PyTorch's imports.
         _run(python, "-P", str(TORCH_SCRIPT), str(source), str(destination))
         with np.load(destination) as outputs:

@@ -1,23 +1,21 @@
-"""How much of a training step its input takes, and whether the disk keeps up with the step where data are streamed."""
+"""`normres bench data`: how much of a training step its input takes, and whether streamed data keep up with it."""
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from normres.bench import output
+from normres.bench.stepping import Stepping
 from normres.data import Dataset, augment, lazy, load, prepared
 from normres.runs import config as configs
-from normres.runs import machine, results
-from normres.show import text
-from normres.training.programs import Programs
 
 EXAMPLES = 4096  # training images of a set that the steps see; the reading is of all
 TARGET = 0.02  # of a step that its input may take
@@ -26,131 +24,92 @@ NOTE = """\
 ms            of a batch, the shortest of {repeats} samples of {steps} in a row: other work on the machine only adds
 processor ms  the same of this process on all cores, which other work changes less
 share         of the training step with the data on the device
-{cores} cores, {threads} threads read ahead, {device}"""
-
-
-class Times(NamedTuple):
-    """Seconds of a batch: by the clock, and of the processor."""
-
-    wall: float
-    cpu: float
-
-
-def embedded(directory: Path) -> Path:
-    """Writes the embedded images as a prepared directory, for who gives none."""
-    prepared.write_tfds(load("cifar10", "embedded"), directory, lambda indices, total: indices)
-    return directory
+{device}; {threads} threads read ahead"""
 
 
 def parts(dataset: Dataset, count: int = EXAMPLES) -> tuple[Dataset, Dataset]:
-    """Returns `count` training images from all over a streamed set and few test images, streamed and in memory."""
-    random = np.random.default_rng(0)
-    chosen = random.permutation(len(dataset.train_labels))[:count]
-    few = np.arange(min(len(dataset.test_labels), 1))
+    """Returns `count` training images from all over a streamed set and one test image, streamed and in memory."""
+    chosen = np.random.default_rng(0).permutation(len(dataset.train_labels))[:count]
     streamed = replace(
         dataset,
         train_images=dataset.train_images.take(chosen, axis=0),
         train_labels=dataset.train_labels[chosen],
-        test_images=dataset.test_images.take(few, axis=0),
-        test_labels=dataset.test_labels[few],
+        test_images=dataset.test_images.take(np.arange(1), axis=0),
+        test_labels=dataset.test_labels[:1],
     )
-    in_memory = replace(streamed, train_images=streamed.train_images[:], test_images=streamed.test_images[:])
-    return streamed, in_memory
-
-
-class Stepping:
-    """Goes on training from sample to sample."""
-
-    def __init__(self, config: ConfigDict, dataset: Dataset, dtype: str):
-        self.programs = Programs(config, dataset, dtype, ops=machine.operations(config.train.ops, jax.devices())[0])
-        self.state = self.programs.initial_state()
-        self.programs.compile(self.state)
-        self.step = 0
-
-    def __call__(self, steps: int) -> None:
-        """Does `steps` more and waits for them."""
-        until = self.step + steps
-        while self.step < until:
-            count = min(self.programs.steps_per_program, until - self.step)
-            self.state, _ = self.programs.train(self.state, self.step, count)
-            self.step += count
-        jax.block_until_ready(self.state)
+    return streamed, replace(streamed, train_images=streamed.train_images[:], test_images=streamed.test_images[:])
 
 
 def works(config: ConfigDict, dataset: Dataset, dtype: str) -> dict[str, Callable[[int], Any]]:
     """Returns what is timed by its name: f(steps) does it for so many batches in a row."""
     streamed, in_memory = parts(dataset)
-    augmented = Stepping(config, in_memory, dtype)
-    programs = augmented.programs
+    training = Stepping(config, in_memory, dtype)
     making = jax.jit(partial(augment.training_batch, config))
 
     def place(step: int) -> jax.Array:
-        return jax.device_put(programs.examples(step), programs.sharded)
+        return jax.device_put(training.programs.examples(step), training.programs.sharded)
 
-    arguments = (jax.numpy.int32(0), programs.data["train"], place(0))
+    arguments = (jax.numpy.int32(0), training.programs.data["train"], place(0))
 
-    def reading(steps: int) -> None:
+    def read(steps: int) -> None:
         images, batch_size = dataset.train_images, config.train.batch_size
         assert isinstance(images, lazy.LazyImages)
         order = np.random.default_rng(1).integers(0, len(images), (steps, batch_size))
         for _ in lazy.read_ahead(images, order.__getitem__, 0, steps):
             pass
 
+    def make(steps: int) -> None:
+        for _ in range(steps):
+            jax.block_until_ready(making(*arguments)[0])
+
+    def train(run: Stepping) -> Callable[[int], Any]:
+        return lambda steps: run.finish(run.start(steps))
+
+    without_augmentation = configs.apply(config, {"data.augmentation": "none"})
     return {
-        "read and decode": reading,
+        "read and decode": read,
         "choose and place the indices": lambda steps: jax.block_until_ready([*map(place, range(steps))]),
-        "preprocess and augment, alone": lambda steps: [
-            jax.block_until_ready(making(*arguments)[0]) for _ in range(steps)
-        ],
-        "training step": augmented,
-        "training step without augmentation": Stepping(
-            configs.apply(config, {"data.augmentation": "none"}), in_memory, dtype
-        ),
-        "training step, streamed": Stepping(config, streamed, dtype),
+        "preprocess and augment, alone": make,
+        "training step": train(training),
+        "training step without augmentation": train(Stepping(without_augmentation, in_memory, dtype)),
+        "training step, streamed": train(Stepping(config, streamed, dtype)),
     }
 
 
-def measure(timed: dict[str, Callable[[int], Any]], steps: int, repeats: int) -> dict[str, Times]:
-    """Returns the seconds of a batch by name; all are sampled in turns, the shortest sample counts."""
+def measure(timed: dict[str, Callable[[int], Any]], steps: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Returns the seconds of a batch, {"wall", "cpu"} by name; sampled in turns, of which the shortest counts."""
+    seconds = {name: {"wall": np.inf, "cpu": np.inf} for name in timed}
     for work in timed.values():
         work(1)
-    found = {name: Times(float("inf"), float("inf")) for name in timed}
     for _ in range(repeats):
         for name, work in timed.items():
             wall, cpu = time.perf_counter(), time.process_time()
             work(steps)
-            wall, cpu = (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
-            found[name] = Times(min(found[name].wall, wall), min(found[name].cpu, cpu))
-    return found
+            sample = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+            seconds[name] = {clock: min(shortest, sample[clock] / steps) for clock, shortest in seconds[name].items()}
+    return seconds
 
 
-def run(
-    config: ConfigDict, path: str, dtype: str, steps: int, repeats: int, json_file: Path | None
-) -> dict[str, Times]:
-    """Prints what a batch's input costs beside the step, and returns the seconds by what is done."""
+def run(config: ConfigDict, path: str, dtype: str, steps: int, repeats: int, json: Path | None) -> None:
+    """Prints what a batch's input costs beside the step; without `path` of the embedded images."""
+    name, size = config.data.name, config.data.image_size
     with tempfile.TemporaryDirectory() as made:
-        directory = path or str(embedded(Path(made)))
-        chosen = config.data
-        dataset = load(chosen.name, "tfds", directory, image_size=chosen.image_size, stream="always")
-        found = measure(works(config, dataset, dtype), steps, repeats)
-    batch, step = config.train.batch_size, found["training step"]
-    rows = [
-        (name, f"{of.wall * 1e3:,.2f}", f"{of.cpu * 1e3:,.2f}", f"{batch / of.wall:,.0f}", f"{of.wall / step.wall:.1%}")
-        for name, of in found.items()
-    ]
-    shape = list(dataset.train_images.shape)
-    network = f"ResNet-{config.model.depth}, batch {batch}, {dtype}"
-    print(f"{chosen.name}: {shape[0]:,} images of {'×'.join(map(str, shape[1:]))}; {network}")
-    print(text.table(("", "ms", "processor ms", "images/s", "share"), rows))
-    share = (found["choose and place the indices"].wall + found["preprocess and augment, alone"].wall) / step.wall
+        if not path:
+            prepared.write_tfds(load("cifar10", "embedded"), Path(made), lambda indices, total: indices)
+        dataset = load(name, "tfds", path or made, image_size=size, stream="always")
+        seconds = measure(works(config, dataset, dtype), steps, repeats)
+    batch, step = config.train.batch_size, seconds["training step"]["wall"]
+    rows = []
+    for what, times in seconds.items():
+        wall, cpu = times["wall"], times["cpu"]
+        rows.append((what, f"{1e3 * wall:,.2f}", f"{1e3 * cpu:,.2f}", f"{batch / wall:,.0f}", f"{wall / step:.1%}"))
+    images = dataset.train_images.shape
+    print(f"{name}: {images[0]:,} images of {'×'.join(map(str, images[1:]))}; ", end="")
+    print(f"ResNet-{config.model.depth}, batch {batch}, {dtype}")
+    print(output.table(("", "ms", "processor ms", "images/s", "share"), rows))
+    parts = ("choose and place the indices", "preprocess and augment, alone")
+    share = sum(seconds[part]["wall"] for part in parts) / step
     print(f"input share of the step, data on the device: {share:.1%} (target: {TARGET:.0%})")
-    provenance = results.provenance()
-    device = f"{provenance['host']['cpu']} ({jax.devices()[0].device_kind})"
-    cores = provenance["host"]["cpu_count"]
-    print(NOTE.format(repeats=repeats, steps=steps, cores=cores, threads=lazy.THREADS, device=device))
-    if json_file:
-        settings = {"batch": batch, "depth": config.model.depth, "dtype": dtype, "images": shape}
-        seconds = {name: of._asdict() for name, of in found.items()}
-        content = {"seconds": seconds, "input_share": share, "settings": settings, "provenance": provenance}
-        json_file.write_text(json.dumps(content, indent=1))
-    return found
+    print(NOTE.format(repeats=repeats, steps=steps, threads=lazy.THREADS, device=output.device_name()))
+    settings = {"batch": batch, "depth": config.model.depth, "dtype": dtype, "images": list(images)}
+    output.write(json, {"seconds": seconds, "input_share": share, "settings": settings})

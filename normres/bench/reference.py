@@ -1,8 +1,5 @@
 """What a norm and its gradient are, in NumPy and float64: independent of JAX, and what errors are measured against."""
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,38 +8,16 @@ from normres.norms import NormSpec
 Array = NDArray[np.float64]
 
 
-class Reference(NamedTuple):
-    """The true values, each in the shape of x.
+def reference(x: Array, dy: Array, spec: NormSpec, epsilon: float) -> tuple[Array, Array, Array]:
+    """Returns what a NormSpec without a form computes; x and dy are (N, ..., C), and so is each result.
 
-    Attributes:
-      y: (x - mean) / sqrt(var + epsilon).
-      dx: the gradient of sum(y dy).
-      gain: 1 / sqrt(var + epsilon), the size of dx per dy where the statistics are held fixed.
+    y = r (x - mean) with the gain r = 1 / sqrt(var + epsilon), the gradient of sum(y dy) wrt x, which is
+    dx = r (dy - mean(dy) - y mean(dy y)), and r.  Without the means of x and dy if the norm does not center.
+    Statistics of 24-bit numbers in float64 are exact to 29 bits and more.
     """
-
-    y: Array
-    dx: Array
-    gain: Array
-
-
-def parts(spec: NormSpec, shape: tuple[int, ...], groups: int, sub_batches: int) -> tuple[int, int]:
-    """Returns (sub-batches, groups) of an array of this shape: the given ones, as far as they divide it."""
-    return (
-        math.gcd(sub_batches, shape[0]) if spec.sub_batches > 1 else 1,
-        math.gcd(groups, shape[-1]) if spec.groups > 1 else 1,
-    )
-
-
-def reference(x: Array, dy: Array, spec: NormSpec, groups: int, sub_batches: int, epsilon: float) -> Reference:
-    """Returns y, its gradient wrt x and the gain of a NormSpec without a form; x and dy are (N, ..., C).
-
-    With r = 1 / sqrt(var + epsilon):  dx = r (dy - mean(dy) - y mean(dy y)), without mean(dy) if the norm does not
-    center.  Statistics of 24-bit numbers in float64 are exact to 29 bits and more.
-    """
-    assert isinstance(spec.over, str)
-    divided, grouped = parts(spec, x.shape, groups, sub_batches)
     # Axes: sub-batches, their examples, spatial ones, groups, their channels.
-    split = (divided, x.shape[0] // divided, *x.shape[1:-1], grouped, x.shape[-1] // grouped)
+    examples, channels = x.shape[0] // spec.sub_batches, x.shape[-1] // spec.groups
+    split = (spec.sub_batches, examples, *x.shape[1:-1], spec.groups, channels)
     places = {"N": (1,), "S": tuple(range(2, x.ndim)), "C": (x.ndim + 1,)}
     axes = tuple(axis for letter in spec.over for axis in places[letter])
 
@@ -57,5 +32,4 @@ def reference(x: Array, dy: Array, spec: NormSpec, groups: int, sub_batches: int
         y = deviation * gain
         dx = gradient - y * mean(gradient * y)
         dx = gain * (dx - mean(gradient) if spec.center else dx)
-    spread = np.broadcast_to(gain, split)
-    return Reference(y.reshape(x.shape), dx.reshape(x.shape), spread.reshape(x.shape))
+    return y.reshape(x.shape), dx.reshape(x.shape), np.broadcast_to(gain, split).reshape(x.shape)

@@ -3,7 +3,7 @@
     python torch_norms.py INPUTS.npz OUTPUTS.npz
 
 INPUTS holds `dtype`, `epsilon`, and per case `NAME/x`, `NAME/dy` (N, H, W, C) in float32, which holds the narrower
-dtypes exactly, and `NAME/groups`.  OUTPUTS gets `NORM/NAME/y` and `NORM/NAME/dx`; what PyTorch refuses is left out.
+dtypes exactly, and `NAME/groups`.  OUTPUTS gets `NORM/NAME/y` and `NORM/NAME/dx`; what PyTorch refuses is missing.
 """
 
 import sys
@@ -23,13 +23,13 @@ NORMS = {
 
 def main(source: str, destination: str) -> None:
     """Applies every norm to every case."""
-    given = np.load(source)
-    dtype, epsilon = getattr(torch, str(given["dtype"])), float(given["epsilon"])
+    inputs = np.load(source)
+    dtype, epsilon = getattr(torch, str(inputs["dtype"])), float(inputs["epsilon"])
     outputs = {}
-    for name in sorted({key.rpartition("/")[0] for key in given.files if "/" in key}):
-        groups = int(given[f"{name}/groups"])
+    for name in sorted({key.rpartition("/")[0] for key in inputs.files if "/" in key}):
+        groups = int(inputs[f"{name}/groups"])
         # PyTorch's own order of axes is (N, C, H, W).
-        x, dy = (torch.tensor(given[f"{name}/{key}"]).movedim(-1, 1).contiguous().to(dtype) for key in ("x", "dy"))
+        x, dy = (torch.tensor(inputs[f"{name}/{key}"]).movedim(-1, 1).contiguous().to(dtype) for key in ("x", "dy"))
         for norm, apply in NORMS.items():
             leaf = x.clone().requires_grad_()
             try:

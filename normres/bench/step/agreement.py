@@ -7,7 +7,7 @@ parameter and running statistic.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,112 +18,85 @@ StateDict = Mapping[str, np.ndarray]
 STATISTICS = ("running_mean", "running_var")
 HALF_ULP = 2.0**-24  # of a float32, relative: what rounding the new parameter may have changed
 
-
-@dataclass(frozen=True)
-class Difference:
-    """How far one contender is from another, or what is allowed; relative numbers.
-
-    Attributes:
-      loss: of the first step.
-      later_loss: of the steps after it, the larger one.
-      change: of one parameter tensor's change in the first step, to its largest number.
-      angle: one minus the cosine between the changes of all parameters.
-      decay: of the change along the parameters themselves, as a weight decay: kernels, or scales and biases.
-      statistics: of a tensor of running statistics, to its largest number.
-    """
-
-    loss: float
-    later_loss: float
-    change: float
-    angle: float
-    decay: float
-    statistics: float
-
-
-# Between three and a hundred times what was seen at depths 20 to 110 (a ReLU whose input is near zero may switch; a
-# PyTorch variance is n / (n - 1) times ours), and far below what a left-out piece of work makes: a missing gradient is
-# a change of 1, a missing decay one of 1e-4, a missing momentum some hundredths of the third loss.  In bfloat16 single
-# tensors say little; that the same code agrees in float32 says that it is the same network.
+DTYPES = ("float32", "bfloat16")
+# How far two contenders may be apart, in relative numbers, in each of DTYPES: three to a hundred times what was seen at
+# depths 20 to 110, where a ReLU with an input near zero may switch and a PyTorch variance is n / (n - 1) times ours.
+# That is far below what a left-out piece of work makes: a missing gradient is a change of 1, a missing decay one of
+# 1e-4, a missing momentum some hundredths of the third loss.  In bfloat16 single tensors say little.
 TOLERANCES = {
-    "float32": Difference(loss=1e-5, later_loss=1e-4, change=0.1, angle=1e-4, decay=2e-5, statistics=1e-3),
-    "bfloat16": Difference(loss=5e-3, later_loss=5e-3, change=math.inf, angle=1e-2, decay=5e-5, statistics=1e-2),
-}
-WORDS = {
-    "loss": "in the loss of the first step",
-    "later_loss": "in the loss of the second or third step",
-    "change": "in the gradient of {}",
-    "angle": "in the direction of the whole gradient (1 - cosine)",
-    "decay": "in the weight decay of {}",
-    "statistics": "in the running statistics {}",
+    "loss": (1e-5, 5e-3),  # of the first step
+    "later_loss": (1e-4, 5e-3),  # of the steps after it, the larger one
+    "change": (0.1, math.inf),  # of one parameter tensor's change in the first step, to its largest number
+    "angle": (1e-4, 1e-2),  # one minus the cosine between the changes of all parameters
+    "decay": (2e-5, 5e-5),  # of the change along the parameters themselves: kernels, or scales and biases
+    "statistics": (1e-3, 1e-2),  # of a tensor of running statistics, to its largest number
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a contender has computed: the losses of the first steps and the state dict after the first."""
 
     losses: tuple[float, ...]
     after: StateDict
 
 
-def check(dtype: str, before: StateDict, outcomes: Mapping[str, Outcome]) -> dict[str, Difference]:
-    """Compares every contender with the first one and returns the differences; `before` is the first state dict.
+def check(dtype: str, before: StateDict, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, float]]:
+    """Compares every contender with the first one; `before` is the first state dict.
+
+    Returns:
+      {contender: {a key of TOLERANCES: difference}}.
 
     Raises:
       UserError: it names the contender, what differs and by how much.
     """
     (first, reference), *others = outcomes.items()
-    found = {}
+    by_contender: dict[str, dict[str, float]] = {}
     for name, outcome in others:
-        try:
-            found[name], where = difference(before, reference, outcome)
-        except UserError as error:
-            raise UserError(f"{name} and {first} do not compute the same: {error}") from None
-        for kind, allowed in asdict(TOLERANCES[dtype]).items():
-            value = getattr(found[name], kind)
+        start = f"{name} and {first} do not compute the same: "
+        for key, array in reference.after.items():
+            if key not in outcome.after or outcome.after[key].shape != array.shape:
+                raise UserError(f"{start}{key} is missing or has another shape than {array.shape}")
+        by_contender[name] = {}
+        for kind, (value, where) in differences(before, reference, outcome).items():
+            allowed = TOLERANCES[kind][DTYPES.index(dtype)]
             if not value <= allowed:
-                what = WORDS[kind].format(where.get(kind, ""))
-                raise UserError(
-                    f"{name} and {first} do not compute the same: they differ by {value:.1e} {what}, "
-                    f"and {allowed:.0e} is allowed in {dtype}"
-                )
-    return found
+                raise UserError(f"{start}{value:.1e} apart in {where}, and {allowed:.0e} is allowed in {dtype}")
+            by_contender[name][kind] = value
+    return by_contender
 
 
-def difference(before: StateDict, one: Outcome, other: Outcome) -> tuple[Difference, dict[str, str]]:
-    """Compares two outcomes that began with the same state dict; also returns where the differences are.
-
-    Raises:
-      UserError: they have not the same tensors.
-    """
-    worst = {"change": 0.0, "statistics": 0.0, "decay": 0.0}
-    where: dict[str, str] = {}
-
-    def note(kind: str, value: float, name: str) -> None:
-        # What is no number is worse than any, and stays.
-        if not (math.isnan(worst[kind]) or value <= worst[kind]):
-            worst[kind], where[kind] = float(value), name
-
+def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, tuple[float, str]]:
+    """Returns the largest difference of each kind of TOLERANCES and of what it is; both began with `before`."""
+    first, *later = (abs(a - b) / abs(a) for a, b in zip(one.losses, other.losses, strict=True))
     products = np.zeros(3)
     along = {"kernels": np.zeros(2), "scales and biases": np.zeros(2)}
+    changes, statistics = [], [(0.0, "")]
     for name in before:
         if name.endswith("num_batches_tracked"):
             continue
-        shapes = [state.after[name].shape if name in state.after else None for state in (other, one)]
-        if shapes != [before[name].shape] * 2:
-            raise UserError(f"{name} has the shapes {shapes[0]} and {shapes[1]}")
-        start, a, b = (np.asarray(state[name], np.float64) for state in (before, one.after, other.after))
+        start, a, b = (np.asarray(arrays[name], np.float64) for arrays in (before, one.after, other.after))
         if name.endswith(STATISTICS):
-            note("statistics", np.abs(a - b).max() / np.abs(a).max(), name)
+            statistics.append((float(np.abs(a - b).max() / np.abs(a).max()), name))
             continue
         a, b = (start - a) / LEARNING_RATE, (start - b) / LEARNING_RATE
         products += (a * b).sum(), (a * a).sum(), (b * b).sum()
         along["kernels" if start.ndim > 1 else "scales and biases"] += ((b - a) * start).sum(), (start**2).sum()
         # Both new parameters were rounded.
         rounding = 2 * HALF_ULP * np.abs(start).max() / LEARNING_RATE
-        note("change", np.maximum(np.abs(a - b).max() - rounding, 0) / max(np.abs(a).max(), 1e-30), name)
-    for name, (part, whole) in along.items():
-        note("decay", abs(part / whole), name)
-    first, *later = (abs(a - b) / abs(a) for a, b in zip(one.losses, other.losses, strict=True))
-    angle = abs(1 - products[0] / np.sqrt(products[1] * products[2]))
-    return Difference(float(first), float(np.max(later)), angle=float(angle), **worst), where
+        change = np.maximum(np.abs(a - b).max() - rounding, 0) / max(np.abs(a).max(), 1e-30)
+        changes.append((float(change), f"the gradient of {name}"))
+    angle = float(abs(1 - products[0] / np.sqrt(products[1] * products[2])))
+    decay = [(float(abs(part / of)), f"the weight decay of {name}") for name, (part, of) in along.items()]
+    return {
+        "loss": (first, "the loss of the first step"),
+        "later_loss": _largest([(value, "the loss of the second or third step") for value in later]),
+        "change": _largest(changes),
+        "angle": (angle, "the direction of the whole gradient (1 - cosine)"),
+        "decay": _largest(decay),
+        "statistics": _largest(statistics),
+    }
+
+
+def _largest(candidates: list[tuple[float, str]]) -> tuple[float, str]:
+    """Returns the largest one; what is not a number is larger than any."""
+    return max(candidates, key=lambda one: math.inf if math.isnan(one[0]) else one[0])

@@ -1,31 +1,25 @@
-"""A cell: one network, dtype and norm, the weights and the batch that every contender gets, and what a step costs."""
+"""A cell: one network, dtype and norm, and the weights and the batch that every contender gets."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from normres.bench.compile import random_data
 from normres.configs import base
-from normres.data import Dataset
-from normres.errors import UserError
+from normres.bench.stepping import random_data
 from normres.interop.networks import network_to_torch
 from normres.models.resnet import ResNet, ResNetConfig
-from normres.models.variants import stage_blocks
 from normres.runs import config as configs
-from normres.show import count
 from normres.training.networks import model_config
 
-DEPTHS = (20, 56, 110)
 DTYPES = ("float32", "bfloat16")
 NORMS = ("batch", "group", "layer", "instance")
 GROUPS = 8  # of group norm
 LEARNING_RATE = 0.1
-PARAMETER_PASSES = 4  # read the parameters and the momentum, write both
 
 
 @dataclass(frozen=True)
@@ -38,86 +32,58 @@ class Cell:
     batch: int
     width: int
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"ResNet-{self.depth}, {self.dtype}, {self.norm} norm"
-
     def config(self) -> ConfigDict:
-        """Returns the config of a run with this step.
-
-        Raises:
-          UserError: there is no such network.
-        """
-        return configs.apply(
-            base.get_config("he2015"),
-            {
-                "model.depth": self.depth,
-                "model.width": self.width,
-                "model.norm": self.norm,
-                "model.norm_groups": GROUPS,
-                "train.batch_size": self.batch,
-                "train.eval_batch_size": self.batch,
-                "train.dtype": self.dtype,
-                "optim.schedule": "constant",
-                "optim.learning_rate": LEARNING_RATE,
-                "optim.hold_from_depth": 0,
-                "data.source": "synthetic",
-                "data.preprocess": "none",
-                "data.augmentation": "none",
-            },
-        )
-
-    def data(self) -> Dataset:
-        """Returns one batch as a whole data set, so that every step sees the same examples."""
-        return random_data(self.batch)
+        """Returns the config of a run with this step; a network that there is not is a UserError."""
+        fields = {
+            "model.depth": self.depth,
+            "model.width": self.width,
+            "model.norm": self.norm,
+            "model.norm_groups": GROUPS,
+            "train.batch_size": self.batch,
+            "train.eval_batch_size": self.batch,
+            "train.dtype": self.dtype,
+            "optim.schedule": "constant",
+            "optim.learning_rate": LEARNING_RATE,
+            "optim.hold_from_depth": 0,
+            "data.source": "synthetic",
+            "data.preprocess": "none",
+            "data.augmentation": "none",
+        }
+        return configs.apply(base.get_config("he2015"), fields)
 
     def model(self) -> ResNetConfig:
         """Returns the network's config, as on no device in particular."""
-        return model_config(self.config(), len(self.data().class_names), self.dtype)
+        return model_config(self.config(), 10, self.dtype)
 
     def spec(self) -> dict[str, Any]:
         """Returns what a contender must know besides weights and batch, as JSON."""
-        config, model = self.config(), self.model()
+        optim, model = self.config().optim, self.model()
         return {
-            "depth": self.depth,
-            "dtype": self.dtype,
-            "norm": self.norm,
-            "batch": self.batch,
-            "width": self.width,
+            **asdict(self),
             "blocks": list(model.blocks),
             "classes": model.classes,
             "groups": GROUPS,
             "epsilon": model.norm_epsilon,
             "kept": model.norm_momentum,  # share of the old running average
-            "learning_rate": config.optim.learning_rate,
-            "momentum": config.optim.momentum,
-            "weight_decay": config.optim.weight_decay,
+            "learning_rate": optim.learning_rate,
+            "momentum": optim.momentum,
+            "weight_decay": optim.weight_decay,
         }
 
 
-def chosen_cells(
+def select(
     depths: Sequence[int], dtypes: Sequence[str], norms: Sequence[str] | None, batch: int, width: int
 ) -> list[Cell]:
-    """Returns the cells; without `norms`, batch norm at every depth and the other norms at the first one only.
-
-    Raises:
-      UserError: an option names a network that there is not.
-    """
-    for name, number in (("batch", batch), ("width", width)):
-        if number < 1:
-            raise UserError(f"--{name}={number} must be at least 1")
-    for depth in depths:
-        try:
-            stage_blocks("cifar", "basic", depth)
-        except ValueError as error:
-            raise UserError(f"--depths={','.join(map(str, depths))}: {depth} {error}") from None
-    pairs = [(norm, depth) for norm in norms or NORMS for depth in depths]
-    if norms is None:
-        pairs = [(norm, depth) for norm, depth in pairs if norm == "batch" or depth == depths[0]]
-    if width % GROUPS and any(norm == "group" for norm, _ in pairs):
-        raise UserError(f"--width={width}: group norm has {GROUPS} groups, which must divide it; or choose --norms")
-    return [Cell(depth, dtype, norm, batch, width) for norm, depth in pairs for dtype in dtypes]
+    """Returns the cells; without `norms`, batch norm at every depth and the other norms at the first one only."""
+    cells = [
+        Cell(depth, dtype, norm, batch, width)
+        for norm in norms or NORMS
+        for depth in (depths if norms or norm == "batch" else depths[:1])
+        for dtype in dtypes
+    ]
+    for cell in cells:
+        cell.model()  # raises what is wrong before anything is measured
+    return cells
 
 
 def arrays(cell: Cell) -> dict[str, np.ndarray]:
@@ -127,48 +93,22 @@ def arrays(cell: Cell) -> dict[str, np.ndarray]:
     a contender that forgets them would not show.  The last scale of each branch is small, or rounding errors would grow
     from block to block until the gradients of a deep network's first layers were nothing else.
     """
-    model, data = cell.model(), cell.data()
+    model, data = cell.model(), random_data(cell.batch)
     small = 1 / math.sqrt(sum(model.blocks))
     random = np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> np.ndarray:
-        match path[-1].key:
-            case "kernel":
-                fan_in = math.prod(leaf.shape[-4:-1]) if len(leaf.shape) > 2 else leaf.shape[0]
-                gain = 2 if len(leaf.shape) > 2 else 1  # a ReLU follows all but the classifier
-                drawn = random.standard_normal(leaf.shape) * math.sqrt(gain / fan_in)
-            case "scale" | "var":
-                drawn = random.uniform(0.5, 1.0, leaf.shape)
-                drawn *= small if path[-2].key == "norm2" else 1
-            case _:
-                drawn = 0.1 * random.standard_normal(leaf.shape)
+        name, shape = path[-1].key, leaf.shape
+        if name in ("scale", "var"):
+            drawn = random.uniform(0.5, 1.0, shape) * (small if path[-2].key == "norm2" else 1)
+        elif name == "kernel":
+            gain = 2 if len(shape) > 2 else 1  # a ReLU follows all but the classifier
+            drawn = random.standard_normal(shape) * math.sqrt(gain / math.prod(shape[-4:-1]))
+        else:
+            drawn = 0.1 * random.standard_normal(shape)
         return drawn.astype(np.float32)
 
-    shapes = jax.eval_shape(ResNet(model).init, jax.random.key(0), data.train_images[:1].astype(np.float32))
+    images = np.asarray(data.train_images)
+    shapes = jax.eval_shape(ResNet(model).init, jax.random.key(0), images[:1].astype(np.float32))
     weights = network_to_torch(jax.tree_util.tree_map_with_path(draw, shapes), model)
-    named = {f"weights/{name}": array for name, array in weights.items()}
-    return {"images": np.asarray(data.train_images), "labels": data.train_labels, **named}
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a step costs at least, whoever computes it.
-
-    Attributes:
-      multiply_adds: of convolutions and the classifier: forward, and twice as many backward.
-      bytes: moved if only this counts: what the backward pass needs of the activations, written once and read once,
-        and parameters and momentum, read once and written once.
-    """
-
-    multiply_adds: int
-    bytes: int
-
-
-def work(cell: Cell) -> Work:
-    """Counts on the network itself, by the methods of `normres show`."""
-    parts = count.parts(cell.model())
-    return Work(
-        3 * cell.batch * sum(part.multiply_adds for part in parts),
-        2 * cell.batch * sum(part.kept_bytes for part in parts)
-        + 4 * PARAMETER_PASSES * sum(part.parameters for part in parts),
-    )
+    return {"images": images, "labels": data.train_labels} | {f"weights/{key}": a for key, a in weights.items()}

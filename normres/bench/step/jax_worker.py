@@ -1,7 +1,7 @@
-"""The workers that run in this Python: python -m normres.bench.step.jax_worker (normres | flax | ceilings).
+"""The workers that run in this Python: python -m normres.bench.step.jax_worker (normres | flax).
 
-Each imports jax itself: normres and the ceilings after machine.prepare has set the flags of a training run, Flax under
-the flags that the user's environment has.
+normres imports jax after machine.prepare has set the flags of a training run, Flax under the flags that the user's
+environment has.
 """
 
 import sys
@@ -10,26 +10,23 @@ from normres.bench.step.serve import Timed, serve
 from normres.runs import machine
 
 
-def main(kind: str) -> None:
-    """Serves until the input ends."""
-    if kind != "flax":
-        machine.prepare()
+def device_bytes() -> int | None:
+    """Returns the most memory that JAX held on its first device, None on a CPU."""
     import jax
 
-    jax.devices()  # starts the backend, which belongs to the imports
+    if jax.default_backend() == "cpu":
+        return None
+    return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+
+
+def main(kind: str) -> None:
+    """Serves until the input ends."""
     if kind == "normres":
-        from normres.bench.step.own import Normres
-
-        handlers = Timed(Normres()).handlers()
-    elif kind == "flax":
-        from normres.bench.step.flax_network import Flax
-
-        handlers = Timed(Flax()).handlers()
+        machine.prepare()
+        from normres.bench.step.own import build
     else:
-        from normres.bench.step.ceilings import Ceilings
-
-        handlers = Ceilings().handlers()
-    serve(handlers)
+        from normres.bench.step.flax_network import build
+    serve(Timed(build, device_bytes))
 
 
 if __name__ == "__main__":

@@ -1,71 +1,35 @@
-"""normres as a contender: the very programs of a training run, of as many steps as fit.fit lets them have."""
+"""normres as a contender: the very programs of a training run, of as many steps as a run lets them have."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 
 from normres.bench.step.cells import Cell
+from normres.bench.stepping import Stepping
 from normres.data import Dataset
-from normres.interop import networks as torch_networks
+from normres.interop.networks import network_from_torch, network_to_torch
 from normres.runs import machine
-from normres.training.programs import Programs
-from normres.training.step import TrainState
 
 
-class Normres:
-    """See serve.Timed."""
+def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
+    """Makes the programs of a run whose data set is the batch; see serve.Timed."""
+    cell = Cell(**{field.name: spec[field.name] for field in fields(Cell)})
+    data = Dataset("cifar10", "random", images, labels, images, labels, tuple(map(str, range(spec["classes"]))))
+    run = Stepping(cell.config(), data, cell.dtype, jax.devices()[:1])
+    machine.return_freed_memory()
+    variables = {"batch_stats": {}} | network_from_torch(weights, run.programs.model)
+    run.state = replace(run.state, **jax.device_put(variables, run.programs.replicated, may_alias=False))
 
-    version = jax.__version__
+    def step(count: int) -> tuple[Any, int]:
+        if not run.done:
+            run.compile()
+        return run.start(count)
 
-    def build(self, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
-        """Makes the programs of a run whose data set is the batch."""
-        cell = Cell(**{field.name: spec[field.name] for field in fields(Cell)})
-        names = tuple(map(str, range(spec["classes"])))
-        data = Dataset("cifar10", "random", images, labels, images, labels, names)
-        config, devices = cell.config(), jax.devices()[:1]
-        ops, _ = machine.operations(config.train.ops, devices)
-        self.programs = Programs(config, data, cell.dtype, devices, ops=ops)
-        variables = torch_networks.network_from_torch(weights, self.programs.model)
-        state = self.programs.initial_state()
-        machine.return_freed_memory()
-        placed = jax.device_put(
-            (variables["params"], variables.get("batch_stats", {})), self.programs.replicated, may_alias=False
-        )
-        self.state: TrainState = replace(state, params=placed[0], batch_stats=placed[1])
-        self.steps = 0
-        self.steps_per_program = self.programs.steps_per_program
+    def state_dict() -> dict[str, np.ndarray]:
+        variables = jax.device_get({"params": run.state.params, "batch_stats": run.state.batch_stats})
+        return network_to_torch(variables, run.programs.model)
 
-    def compile(self) -> None:
-        """Traces and compiles the step."""
-        self.programs.compile(self.state)
-        machine.return_freed_memory()
-
-    def step(self, count: int = 1) -> tuple[jax.Array, int]:
-        """Dispatches steps and returns the program's metrics, and which of them are the last step's."""
-        self.state, metrics = self.programs.train(self.state, self.steps, count)
-        self.steps += count
-        return metrics, count - 1
-
-    def wait(self, result: tuple[jax.Array, int]) -> float:
-        """Returns the loss when all is computed."""
-        metrics, last = jax.block_until_ready(result)
-        jax.block_until_ready(self.state)
-        return float(np.asarray(metrics)[last, 0])
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Returns parameters and statistics in PyTorch's names."""
-        variables = jax.device_get({"params": self.state.params, "batch_stats": self.state.batch_stats})
-        return torch_networks.network_to_torch(variables, self.programs.model)
-
-    def device_bytes(self) -> int | None:
-        """Returns the accelerator's peak."""
-        return device_bytes()
-
-
-def device_bytes() -> int | None:
-    """Returns the most memory that JAX held on its first device, None on a CPU."""
-    if jax.default_backend() == "cpu":
-        return None
-    return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+    return SimpleNamespace(step=step, wait=run.finish, state_dict=state_dict, most=run.most)

@@ -1,6 +1,6 @@
 """PyTorch as a contender, in a process and perhaps a Python of its own; imports nothing of normres.
 
-    python torch_worker.py (eager | compiled) (cpu | cuda)
+    python torch_worker.py (cpu | cuda)
 
 The ResNet and its training step as users of PyTorch write them, with what it is fastest with: channels last, autocast,
 denormal numbers flushed to zero (without, a step can take ten times as long), and as many threads as there are cores.
@@ -11,9 +11,11 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,89 +62,60 @@ class Block(nn.Module):
         return self.relu(y)
 
 
-class Network(nn.Module):
-    """The CIFAR ResNet."""
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        super().__init__()
-        make = norm(spec)
-        width = spec["width"]
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = make(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.stages = []
-        for stage, count in enumerate(spec["blocks"]):
-            outputs = width * 2**stage
-            blocks = [Block(make, outputs // 2 if stage else width, outputs, 2 if stage else 1)]
-            blocks += [Block(make, outputs, outputs, 1) for _ in range(count - 1)]
-            self.stages.append(f"layer{stage + 1}")
-            self.add_module(self.stages[-1], nn.Sequential(*blocks))
-        self.fc = nn.Linear(outputs, spec["classes"])
-
-    def forward(self, x: Any) -> Any:
-        """Returns logits."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        for stage in self.stages:
-            x = getattr(self, stage)(x)
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+def network(spec: dict[str, Any]) -> Any:
+    """Returns the CIFAR ResNet, a module from images (N, C, H, W) to logits."""
+    make, inputs = norm(spec), spec["width"]
+    layers = {"conv1": nn.Conv2d(3, inputs, 3, 1, 1, bias=False), "bn1": make(inputs), "relu": nn.ReLU(inplace=True)}
+    for stage, count in enumerate(spec["blocks"]):
+        blocks, outputs = [], spec["width"] * 2**stage
+        for number in range(count):
+            blocks.append(Block(make, inputs, outputs, 2 if stage and not number else 1))
+            inputs = outputs
+        layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
+    layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(inputs, spec["classes"])}
+    return nn.Sequential(OrderedDict(layers))
 
 
-class PyTorch:
-    """See serve.Timed.  Unlike normres it gets its batch ready-made, in float32."""
+def build(
+    device: str, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray
+) -> SimpleNamespace:
+    """See serve.Timed.  Unlike normres, PyTorch gets its batch ready-made, in float32."""
+    module = network(spec)
+    module.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
+    module.to(device, memory_format=torch.channels_last)
+    rate, momentum, decay = spec["learning_rate"], spec["momentum"], spec["weight_decay"]
+    optimizer = torch.optim.SGD(module.parameters(), rate, momentum, weight_decay=decay)
+    x = torch.from_numpy(np.float32(images) / np.float32(255)).permute(0, 3, 1, 2)
+    x = x.to(device, memory_format=torch.channels_last)
+    y = torch.from_numpy(labels.astype(np.int64)).to(device)
 
-    version = torch.__version__
-    steps_per_program = 1
-
-    def __init__(self, compiled: bool, device: str) -> None:
-        self.compiled, self.device = compiled, device
-
-    def build(self, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
-        """Makes the network, with these weights, and the optimizer."""
-        network = Network(spec)
-        network.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
-        self.network = network.to(self.device, memory_format=torch.channels_last)
-        self.call = torch.compile(self.network) if self.compiled else self.network
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), spec["learning_rate"], spec["momentum"], weight_decay=spec["weight_decay"]
-        )
-        x = torch.from_numpy(np.float32(images) / np.float32(255)).permute(0, 3, 1, 2)
-        self.images = x.to(self.device, memory_format=torch.channels_last)
-        self.labels = torch.from_numpy(labels.astype(np.int64)).to(self.device)
-        self.narrow = spec["dtype"] == "bfloat16"
-
-    def compile(self) -> None:
-        """Nothing: PyTorch compiles in the first step."""
-
-    def step(self, count: int = 1) -> Any:
-        """Makes a step and returns its loss."""
-        assert count == 1
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.narrow):
-            loss = F.cross_entropy(self.call(self.images), self.labels)
+    def step(count: int) -> Any:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
+            loss = F.cross_entropy(module(x), y)
         loss.backward()
-        self.optimizer.step()
+        optimizer.step()
         return loss.detach()
 
-    def wait(self, loss: Any) -> float:
-        """Returns the loss when all is computed."""
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-        return float(loss)
+    def state_dict() -> dict[str, np.ndarray]:
+        return {name: tensor.cpu().contiguous().numpy() for name, tensor in module.state_dict().items()}
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Returns parameters and statistics."""
-        return {name: tensor.cpu().contiguous().numpy() for name, tensor in self.network.state_dict().items()}
-
-    def device_bytes(self) -> int | None:
-        """Returns the accelerator's peak, None on a CPU."""
-        return None if self.device == "cpu" else torch.cuda.max_memory_allocated()
+    return SimpleNamespace(step=step, wait=wait, state_dict=state_dict, most=1)
 
 
-def main(kind: str, device: str) -> None:
+def wait(loss: Any) -> float:
+    """Returns the loss when all is computed."""
+    if loss.is_cuda:
+        torch.cuda.synchronize()
+    return float(loss)
+
+
+def main(device: str) -> None:
     """Serves until the input ends."""
     torch.set_flush_denormal(True)
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    _shared["serve"](_shared["Timed"](PyTorch(kind == "compiled", device)).handlers())
+    peak = (lambda: None) if device == "cpu" else torch.cuda.max_memory_allocated
+    _shared["serve"](_shared["Timed"](partial(build, device), peak))
 
 
 if __name__ == "__main__":

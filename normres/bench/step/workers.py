@@ -2,32 +2,24 @@
 
 import json
 import os
-import select
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 import normres
+from normres.bench.contenders import find_torch
+from normres.errors import UserError
 from normres.runs import machine
 
 SCRIPT = Path(__file__).with_name("torch_worker.py")
-START_SECONDS = 120  # to import everything
 ENDING_SECONDS = 5  # to go after its input has ended
 
 
-class WorkerFailed(Exception):
-    """A worker refused, died or took too long; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Contender:
+class Contender(NamedTuple):
     """How a contender is started.
 
     Attributes:
@@ -43,121 +35,89 @@ class Contender:
     norm: str = ""
 
 
-def contenders(python_of_torch: str | None, platform: str, before: Path | None = None) -> dict[str, Contender]:
-    """Returns every contender by its name, those of PyTorch only where there is a Python for it.
+def contenders(
+    names: Sequence[str], torch: str | None, needs_torch: bool, before: Path | None = None
+) -> tuple[dict[str, Contender], str]:
+    """Returns normres and the other contenders by name, and PyTorch's version.
 
     Args:
-      python_of_torch: a Python that imports torch.
-      platform: JAX's name of what the contenders run on; PyTorch is given a GPU if JAX has one.
-      before: a checkout of another commit of normres.
+      names: of "normres-batch", "flax" and "torch".
+      torch: a Python that imports torch; None: this one, if it does.
+      needs_torch: whether it is an error if there is none; otherwise a line is printed.
+      before: a checkout of another commit of normres, which then takes part.
+
+    Raises:
+      UserError: there is no PyTorch and there must be, or the Python that was named does not import it.
     """
     # The workers import this very code, wherever the command was started.
-    root = str(Path(normres.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    ours = {**os.environ, "PYTHONPATH": path}
-    theirs = machine.environment_as_given()
+    path = os.pathsep.join(filter(None, (str(Path(normres.__file__).parent.parent), os.environ.get("PYTHONPATH"))))
+    ours, theirs = {**os.environ, "PYTHONPATH": path}, machine.environment_as_given()
     # -P: not the code of the folder in which the command was started.
     module = (sys.executable, "-P", "-m", "normres.bench.step.jax_worker")
-    found = {
-        "normres": Contender("normres", (*module, "normres"), ours),
-        "normres-batch": Contender("normres, batch norm", (*module, "normres"), ours, norm="batch"),
-        "flax": Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path}),
-        "ceilings": Contender("ceilings", (*module, "ceilings"), ours),
-    }
+    chosen = {"normres": Contender("normres", (*module, "normres"), ours)}
+    if "normres-batch" in names:
+        chosen["normres-batch"] = Contender("normres, batch norm", (*module, "normres"), ours, norm="batch")
     if before:
-        found["before"] = Contender("normres, before", (*module, "normres"), ours | {"PYTHONPATH": str(before)})
-    if python_of_torch:
+        older = ours | {"PYTHONPATH": str(before.resolve())}
+        chosen["before"] = Contender("normres, before", (*module, "normres"), older)
+    if "flax" in names:
+        chosen["flax"] = Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path})
+    python, version = (find_torch(torch) if "torch" in names else None) or (None, "absent")
+    if python:
         # -P: the script's own folder has modules that would hide PyTorch's imports.
-        script = (python_of_torch, "-P", str(SCRIPT))
-        device = "cuda" if platform in ("gpu", "cuda") else "cpu"
-        found["torch"] = Contender("PyTorch", (*script, "eager", device), theirs)
-        found["torch-compile"] = Contender("PyTorch, compiled", (*script, "compiled", device), theirs)
-    return found
+        device = "cuda" if jax.default_backend() in ("gpu", "cuda") else "cpu"
+        chosen["torch"] = Contender("PyTorch", (python, "-P", str(SCRIPT), device), theirs)
+    elif "torch" in names:
+        message = "no PyTorch here; --torch=PYTHON names a Python that has it"
+        if needs_torch:
+            raise UserError(f"--contenders={','.join(names)}: {message}")
+        print(f"{message}; its rows are left out", flush=True)
+    return chosen, version
 
 
 class Worker:
-    """A running process that answers requests; see serve.serve."""
+    """A process that answers requests, see serve.serve; it ends with the block: `with Worker(...) as worker`."""
 
     def __init__(self, contender: Contender, folder: Path):
-        self.contender = contender
-        # What compilers keep between processes would hide how long they take.
-        caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "JAX_ENABLE_COMPILATION_CACHE": "false"}
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as errors:
-            self.errors = Path(errors.name)
+        self.title, self.errors = contender.title, folder / f"{contender.title}.log"
+        # What a compiler keeps between processes would hide how long it takes.
+        environment = {**contender.environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        pipe = subprocess.PIPE
+        with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                contender.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**contender.environment, **caches},
-                bufsize=0,
-                start_new_session=True,  # so that its own children, such as compilers, can be ended with it
+                contender.command, stdin=pipe, stdout=pipe, stderr=errors, env=environment, text=True
             )
 
-    def ask(self, call: str, seconds: float, **arguments: Any) -> dict[str, Any]:
+    def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
         """Sends a request and returns the answer.
 
         Raises:
-          WorkerFailed: there is none within `seconds`, or it is an error.
+          UserError: the answer is an error, or the worker has ended.
         """
         assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps({"call": call, **arguments}).encode() + b"\n")
-        except BrokenPipeError:
-            raise WorkerFailed(self._last_words()) from None
-        line = self._line(time.monotonic() + seconds)
-        if line is None:
-            raise WorkerFailed(f"{call} did not end within {seconds:.0f} s")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise WorkerFailed(answer["error"])
-        return answer
-
-    def _line(self, deadline: float) -> bytes | None:
-        """Returns the next line of the worker's output, None if it is not there in time."""
         assert self.process.stdout is not None
-        line = b""
-        while not line.endswith(b"\n"):
-            readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not readable:
-                return None
-            part = self.process.stdout.read(1 << 16)
-            if not part:
-                raise WorkerFailed(self._last_words())
-            line += part
-        return line
+        try:
+            print(json.dumps({"call": call, **arguments}), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        if "error" in answer:
+            raise UserError(f"{self.title} does not work here: {answer['error']}")
+        return answer
 
     def _last_words(self) -> str:
         """Returns the last line that a worker which has ended wrote to its standard error."""
         status = self.process.wait()
-        lines = [line for line in self.errors.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else f"ended with status {status}"
+        lines = self.errors.read_text(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), f"it ended with status {status}")
 
-    def close(self) -> None:
-        """Ends the process and its children; a second call does nothing."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        if self.process.stdin.closed:
-            return
-        self.process.stdin.close()
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         try:
-            self.process.wait(ENDING_SECONDS)
-        except subprocess.TimeoutExpired:
+            self.process.communicate(timeout=ENDING_SECONDS)  # closes its input, at whose end it goes
+        except (subprocess.TimeoutExpired, BrokenPipeError):
             self.process.kill()
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.process.stdout.close()
-
-
-@contextmanager
-def started(contender: Contender, folder: Path) -> Iterator[Worker]:
-    """Starts a worker, which ends with the block; a program that is not there is a WorkerFailed."""
-    try:
-        worker = Worker(contender, folder)
-    except OSError as error:
-        raise WorkerFailed(f"{contender.command[0]}: {error.strerror or error}") from None
-    try:
-        yield worker
-    finally:
-        worker.close()
+            self.process.communicate()

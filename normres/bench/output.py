@@ -1,0 +1,60 @@
+"""How the benchmarks print and write what they measured: tables, quartiles, JSON, and the machine's name."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tabulate
+
+from normres.runs import results
+
+NOTHING = "–"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1, markdown: bool = False) -> str:
+    """Returns texts as a table for the terminal or, with `markdown`, for a page; numbers follow the text columns."""
+    if markdown:
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    sides = ["left"] * text_columns + ["right"] * (len(header) - text_columns)
+    style = "pipe" if markdown else "simple"
+    return str(tabulate.tabulate(rows, header, tablefmt=style, colalign=sides, disable_numparse=True))
+
+
+def number(value: float) -> str:
+    """Returns two significant digits: 0.45, 3.1, 12, 340, 5.2e+05."""
+    if value >= 1e4:
+        return f"{value:.1e}"
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns lower quartile, median and upper quartile of two values or more."""
+    lower, middle, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return lower, middle, upper
+
+
+def ratios(times: Sequence[float], other_times: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the quartiles of the ratios of times that were measured in turns, pair by pair."""
+    return quartiles([one / other for one, other in zip(times, other_times, strict=True)])
+
+
+def spread(values: tuple[float, float, float], digits: int) -> str:
+    """Returns quartiles as "median (lower–upper)"."""
+    lower, middle, upper = (f"{value:,.{digits}f}" for value in values)
+    return f"{middle} ({lower}–{upper})"
+
+
+def write(file: Path | None, content: dict[str, Any]) -> None:
+    """Writes the content to a JSON file, if there is one, with the versions, the commit and the host beside it."""
+    if file:
+        results.write_json(file, content | {"provenance": results.provenance()})
+
+
+def device_name() -> str:
+    """Returns the accelerator's name, or the processor's."""
+    import jax
+
+    device = jax.devices()[0]
+    host = results.provenance()["host"]
+    return f"{host['cpu']} ({host['cpu_count']} cores)" if device.platform == "cpu" else str(device.device_kind)
