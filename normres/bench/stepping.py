@@ -56,9 +56,4 @@ class Stepping:
         """Waits until all is computed, and returns the last step's loss."""
         metrics, last = jax.block_until_ready(started)
         jax.block_until_ready(self.state)
-        return float(losses(metrics)[last])
-
-
-def losses(metrics: Any) -> np.ndarray:
-    """Returns the loss of each step of a program."""
-    return np.asarray(metrics)[:, 0]
+        return float(metrics["loss"][last])

@@ -33,4 +33,4 @@ for step in range(3):
     state, metrics = programs.train(state, step)
 training, found = sorted(read), programs.evaluate(state, "test")
 leaves = [float(np.abs(np.asarray(leaf)).sum()) for leaf in jax.tree.leaves(state.params)]
-print(json.dumps({"read": training, "metrics": np.asarray(metrics).tolist(), "test": found, "params": leaves}))
+print(json.dumps({"read": training, "loss": np.asarray(metrics["loss"]).tolist(), "test": found, "params": leaves}))

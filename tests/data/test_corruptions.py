@@ -158,9 +158,12 @@ def test_told_to_stop_under_a_corruption_the_run_is_saved():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("contrats", "config.data.corruptions: 'contrats' does not exist; did you mean 'contrast'?"),
-        (("contrast", "fog"), "config.data.corruptions: 'fog' does not exist; choices: contrast, brightness"),
-        (3, "config.data.corruptions=3 is not a list of names; choices: contrast"),
+        ("contrats", "config.data.corruptions=('contrats',) does not exist; did you mean 'contrast'?"),
+        (
+            ("contrast", "fog"),
+            "config.data.corruptions=('contrast', 'fog') does not exist; choices: contrast, brightness",
+        ),
+        (3, "config.data.corruptions=3 does not exist; choices: contrast"),
     ],
 )
 def test_a_corruption_that_does_not_exist_is_named(value, message):

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from normres.configs import base
 from normres.bench.stepping import random_data
+from normres.configs import base
 from normres.interop.networks import network_to_torch
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.runs import config as configs
