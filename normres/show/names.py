@@ -78,14 +78,15 @@ def _step(stride: int) -> str:
     return f" / {stride}" if stride > 1 else ""
 
 
-def norm_name(module: Any) -> str:
-    """Returns "batch norm", "norm over NHC", ..."""
+def norm_name(module: Any, activation: str = "identity") -> str:
+    """Returns "batch norm", "norm over NHC", ..., of a norm that is asked to apply `activation`."""
     if not isinstance(module, layers.Norm):
         return f"{type(module).__name__.removesuffix('Norm').lower()} norm"
     spec = module.spec
     same = (name for name in norms.TABLE if find_spec(name, spec.groups, spec.sub_batches, spec.epsilon) == spec)
     name = next(same, f"norm over {' and '.join(spec.reductions)}").replace("_", " ")
-    return name if "norm" in name else f"{name} norm"
+    name = name if "norm" in name else f"{name} norm"
+    return f"{name} with own nonlinearity" if spec.activation and activation != "identity" else name
 
 
 def reductions(module: Any) -> tuple[tuple[str, ...], ...]:

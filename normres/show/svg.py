@@ -1,130 +1,114 @@
-"""A few shapes of SVG, as text: boxes with words in them, arrows, circles.  Every number is in pixels."""
+"""A few shapes of SVG, as text.  Every number is in pixels; colours are for light pages, and change on dark ones."""
 
 import textwrap
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-from normres.report.style import VARIANTS
-
-VERMILION, BLUE, GREEN, PINK, _, ORANGE, SKY = (colour for colour, _, _ in VARIANTS)
-INK, QUIET, GROUND = "#111111", "#555555", "#F5F5F5"
-
-# By the kind of a step (words.py): colour and corner radius, so that the kinds differ in grey too.
-LOOKS = {
-    "conv": (BLUE, 0),
-    "norm": (VERMILION, 5),
-    "relu": (GREEN, 12),
-    "pool": (SKY, 0),
-    "dropout": (ORANGE, 5),
-    "scale": (ORANGE, 5),
-    "gate": (PINK, 5),
-    "pad": (QUIET, 0),
-    "dense": (BLUE, 0),
-}
-
 FONT = 11.0
 LINE = 13.0
 LETTER = 0.56  # of the font's size: the mean width of a letter of a wide sans serif
 
+# Okabe and Ito's colours by kind of operation, and a corner radius, so that the kinds differ in grey too.
+LOOKS = {
+    "conv": ("#0072B2", 0),
+    "dense": ("#0072B2", 0),
+    "norm": ("#D55E00", 5),
+    "activation": ("#009E73", 12),
+    "pool": ("#56B4E9", 0),
+    "average": ("#56B4E9", 0),
+    "gate": ("#CC79A7", 5),
+    "scale": ("#E69F00", 5),
+    "dropout": ("#E69F00", 5),
+}
+OTHER = ("#808080", 0)
 
-def wrapped(text: str, width: float, size: float = FONT) -> list[str]:
-    """Returns the text in lines that are no wider than `width`."""
-    return textwrap.wrap(text, max(int(width / (LETTER * size)), 1), break_on_hyphens=False) or [""]
-
-
-def phrases(text: str, width: float) -> list[str]:
-    """Returns the text in lines that break after commas only, where the phrases between fit."""
-    fits = all(len(phrase) < width / (LETTER * FONT) for phrase in text.split(", "))
-    # A break comes at plain spaces only.
-    kept = ", ".join(phrase.replace(" ", "\u00a0") for phrase in text.split(", ")) if fits else text
-    return [line.replace("\u00a0", " ") for line in wrapped(kept, width)]
+# What a class of elements looks like on a light page and on a dark one: fill, stroke.
+CLASSES = {
+    "paper": (("white", "none"), ("#16181c", "none")),
+    "ground": (("#f3f3f3", "none"), ("#24272d", "none")),
+    "sheet": (("white", "#111111"), ("#16181c", "#e8e8e8")),
+    "line": (("none", "#111111"), ("none", "#e8e8e8")),
+    "head": (("#111111", "none"), ("#e8e8e8", "none")),
+    "cell": (("white", "#808080"), ("#16181c", "#808080")),
+    "cell on": (("#e89b66", "#808080"), ("#b04e00", "#808080")),
+    "ink": (("#111111", "none"), ("#e8e8e8", "none")),
+    "quiet": (("#555555", "none"), ("#a8a8a8", "none")),
+}
 
 
 def document(width: float, height: float, title: str, description: str, elements: Sequence[str]) -> str:
     """Returns a whole file; `title` and `description` are what a screen reader says."""
+    dark = "".join(
+        f".{name.replace(' ', '.')}{{fill:{fill};stroke:{stroke}}}" for name, (_, (fill, stroke)) in CLASSES.items()
+    )
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" role="img" font-family="sans-serif" font-size="{FONT:g}" fill="{INK}">'
+        f'height="{height:g}" role="img" font-family="sans-serif" font-size="{FONT:g}">'
     )
     told = [f"<title>{escape(title)}</title>", f"<desc>{escape(description)}</desc>"]
-    paper = f'<rect width="{width:g}" height="{height:g}" fill="white"/>'
-    return "\n".join([head, *told, paper, *elements, "</svg>"]) + "\n"
+    style = f"<style>@media (prefers-color-scheme: dark) {{{dark}}}</style>"
+    return "\n".join([head, *told, style, rectangle(0, 0, width, height, "paper"), *elements, "</svg>"]) + "\n"
 
 
-def words(
-    x: float,
-    y: float,
-    text: str,
-    anchor: str = "middle",
-    size: float = FONT,
-    fill: str = INK,
-    weight: str = "normal",
-) -> str:
+def look(name: str) -> str:
+    """Returns the attributes of a class, as on a light page."""
+    fill, stroke = CLASSES[name][0]
+    return f'class="{name}" fill="{fill}" stroke="{stroke}"'
+
+
+def rectangle(x: float, y: float, width: float, height: float, name: str, radius: float = 0) -> str:
+    """Returns a rectangle of a class."""
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" {look(name)}/>'
+
+
+def polygon(points: Sequence[tuple[float, float]], name: str) -> str:
+    """Returns a polygon of a class."""
+    corners = " ".join(f"{x:g},{y:g}" for x, y in points)
+    return f'<polygon points="{corners}" stroke-width="0.6" {look(name)}/>'
+
+
+def wrapped(text: str, width: float) -> list[str]:
+    """Returns the text in lines that are no wider than `width`."""
+    return textwrap.wrap(text, max(int(width / (LETTER * FONT)), 1), break_on_hyphens=False) or [""]
+
+
+def words(x: float, y: float, text: str, anchor: str = "middle", weight: str = "normal", name: str = "ink") -> str:
     """Returns a line of text whose middle height is at y."""
-    look = f'font-size="{size:g}" font-weight="{weight}" fill="{fill}" text-anchor="{anchor}"'
-    return f'<text x="{x:g}" y="{y + 0.36 * size:g}" {look}>{escape(text)}</text>'
+    where = f'x="{x:g}" y="{y + 0.36 * FONT:g}" text-anchor="{anchor}" font-weight="{weight}"'
+    return f"<text {where} {look(name)}>{escape(text)}</text>"
 
 
-def paragraph(x: float, y: float, lines: Sequence[str], fill: str = INK) -> list[str]:
+def paragraph(x: float, y: float, lines: Sequence[str], **options: str) -> list[str]:
     """Returns lines of text under each other, the first one's middle at y."""
-    return [words(x, y + index * LINE, line, anchor="start", fill=fill) for index, line in enumerate(lines)]
+    return [words(x, y + index * LINE, line, **options) for index, line in enumerate(lines)]
 
 
 def box_height(text: str, width: float) -> float:
     """Returns the height of a box of that width around that text."""
-    return 10 + LINE * len(phrases(text, width - 8))
+    return 10 + LINE * len(wrapped(text, width - 8))
 
 
-def box(kind: str, text: str, x: float, y: float, width: float, dashed: bool = False) -> str:
-    """Returns a step's box with its text, its top at y and centred at x."""
-    colour, radius = LOOKS[kind]
-    height = box_height(text, width)
-    where = f'x="{x - width / 2:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius}"'
-    under = f'<rect {where} fill="white"/>'
-    dashes = ' stroke-dasharray="4 3"' if dashed else ""
-    shape = f'<rect {where} fill="{colour}" fill-opacity="0.16" stroke="{colour}" stroke-width="1.5"{dashes}/>'
-    lines = phrases(text, width - 8)
-    first = y + height / 2 - LINE * (len(lines) - 1) / 2
-    inside = "".join(words(x, first + index * LINE, line) for index, line in enumerate(lines))
-    return f'<g class="step {kind}">{under}{shape}{inside}</g>'
+def box(kind: str, text: str, x: float, y: float, width: float) -> str:
+    """Returns an operation's box with its text, its top at y and centred at x."""
+    colour, radius = LOOKS.get(kind, OTHER)
+    height, left = box_height(text, width), x - width / 2
+    under = rectangle(left, y, width, height, "paper", radius)
+    where = f'x="{left:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius}"'
+    shape = f'<rect {where} fill="{colour}" fill-opacity="0.18" stroke="{colour}" stroke-width="1.5"/>'
+    inside = paragraph(x, y + 5 + LINE / 2, wrapped(text, width - 8))
+    return f'<g class="op {kind}">{under}{shape}{"".join(inside)}</g>'
 
 
-def path(points: Sequence[tuple[float, float]], *, arrow: bool = True, dashed: bool = False, name: str = "") -> str:
-    """Returns a line through right-angled points with rounded corners, and an arrow's head at its end."""
-    (x, y), *rest = points
-    d = f"M{x:g} {y:g}"
-    for index, (x, y) in enumerate(rest):
-        if index == len(rest) - 1:
-            d += f" L{x:g} {y:g}"
-            break
-        before, after = points[index], rest[index + 1]
-        start, end = _towards((x, y), before, 7), _towards((x, y), after, 7)
-        d += f" L{start[0]:g} {start[1]:g} Q{x:g} {y:g} {end[0]:g} {end[1]:g}"
-    style = ' stroke-dasharray="4 3"' if dashed else ""
-    named = f' class="{name}"' if name else ""
-    drawn = f'<path{named} d="{d}" fill="none" stroke="{INK}" stroke-width="1.3"{style}/>'
-    return drawn + _head(points[-2], points[-1]) if arrow else drawn
+def arrow(points: Sequence[tuple[float, float]]) -> str:
+    """Returns a line through right-angled points with an arrow's head at its end."""
+    (before_x, before_y), (x, y) = points[-2:]
+    across, down = (x > before_x) - (x < before_x), (y > before_y) - (y < before_y)
+    back_x, back_y = x - 6 * across, y - 6 * down
+    wings = [(back_x - 3.2 * down, back_y - 3.2 * across), (back_x + 3.2 * down, back_y + 3.2 * across)]
+    path = " ".join(f"{px:g},{py:g}" for px, py in (*points[:-1], (back_x, back_y)))
+    return f'<polyline points="{path}" stroke-width="1.3" {look("line")}/>' + polygon([(x, y), *wings], "head")
 
 
-def adder(x: float, y: float, radius: float) -> str:
-    """Returns a circle with a plus sign."""
-    arm = radius * 0.55
-    plus = f"M{x - arm:g} {y:g}H{x + arm:g}M{x:g} {y - arm:g}V{y + arm:g}"
-    circle = f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="white"/><path d="{plus}"/>'
-    return f'<g class="adder" stroke="{INK}" stroke-width="1.5">{circle}</g>'
-
-
-def _towards(start: tuple[float, float], end: tuple[float, float], distance: float) -> tuple[float, float]:
-    """Returns the point at `distance` from `start` on the way to `end`, or half way if that is nearer."""
-    across, down = end[0] - start[0], end[1] - start[1]
-    length = abs(across) + abs(down) or 1.0
-    share = min(distance / length, 0.5)
-    return start[0] + share * across, start[1] + share * down
-
-
-def _head(before: tuple[float, float], tip: tuple[float, float]) -> str:
-    """Returns an arrow's head at `tip`, seen from `before`."""
-    (back_x, back_y), (x, y) = _towards(tip, before, 6), tip
-    wide_x, wide_y = (0.0, 3.2) if back_y == y else (3.2, 0.0)
-    corners = (f"{back_x + wide_x:g},{back_y + wide_y:g}", f"{back_x - wide_x:g},{back_y - wide_y:g}")
-    return f'<polygon points="{x:g},{y:g} {corners[0]} {corners[1]}" fill="{INK}"/>'
+def circle(x: float, y: float, radius: float, text: str) -> str:
+    """Returns a circle around a sign."""
+    return f'<g class="joint"><circle cx="{x:g}" cy="{y:g}" r="{radius:g}" {look("sheet")}/>{words(x, y, text)}</g>'

@@ -160,15 +160,15 @@ def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
 
 
 def _call(module: nn.Module, kwargs: dict[str, Any]) -> Call:
-    kind, text = "", ""
+    kind, text, activation = "", "", kwargs.get("activation", "identity")
     if isinstance(module, LAYERS):
         kind = "layer"
     elif isinstance(module, nn.Dropout):
         kind, text = "dropout", f"dropout {module.rate:g}"
     elif type(module).__name__.endswith("Norm") and not isinstance(module, (layers.WeightNorm, layers.SpectralNorm)):
-        kind, text = "norm", norm_name(module)
-    activation, weights = kwargs.get("activation", "identity"), getattr(module, "weights", "plain")
-    return Call(module.path, kind, text, activation, reductions(module) if kind == "norm" else (), weights)
+        kind, text = "norm", norm_name(module, activation)
+    axes = reductions(module) if kind == "norm" else ()
+    return Call(module.path, kind, text, activation, axes, getattr(module, "weights", "plain"))
 
 
 # Where the value of a variable is from: the operation that made it, or, if it does not depend on the image, a word.
@@ -220,7 +220,7 @@ class _Walk:
         call = self.record.calls[calls[-1]]
         name = equation_name(equation)
         whole = call.kind in ("norm", "dropout")
-        applied = name.kind == "activation" and (not whole or name.text.lower() == call.activation)
+        applied = name.kind == "activation" and (not whole or equation.params.get("name") == call.activation)
         inner, skipped, repeats = _inner(equation)
         if inner is not None and not applied:
             return self.run(inner, inputs[skipped:], calls, times * repeats)
