@@ -11,7 +11,7 @@ from normres.models import ResNet
 from normres.report.files import write_file
 from normres.runs import config as configs
 from normres.runs import machine
-from normres.show import picture, table
+from normres.show import table
 from normres.show.count import count
 from normres.training.programs import model_config
 
@@ -47,7 +47,10 @@ def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | Non
     counts = count(module, shape)
     print(table.text(counts))
     if svg is not None:
-        print(f"\n{write_file(svg, picture.draw(counts))}")
+        # matplotlib is slow to import.
+        from normres.show import picture
+
+        print(f"\n{write_file(svg, picture.svg(counts))}")
 
 
 def _shape(image: str) -> tuple[int, int, int]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import flax.linen as nn
 import jax
 
-from normres.show.blocks import Block, block, block_keys
-from normres.show.watch import Op, Record, watch
+from normres.show.blocks import Block, ancestors, block, block_keys
+from normres.show.watch import Op, watch
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,17 @@ class Counts:
       image: (height, width, channels).
       parts: in the order in which an image passes them.
       blocks: each kind of block once, the most frequent first.
-      depth: convolutions and dense layers from the image to the logits, along the blocks' branches.
+      layers: convolutions and dense layers between image and logits, along the blocks' branches.
+      parameters, multiply_adds, kept_bytes: sums over the parts.
     """
 
     image: tuple[int, ...]
     parts: tuple[Part, ...]
     blocks: tuple[Block, ...]
-    depth: int
-
-    @property
-    def parameters(self) -> int:
-        """Learned scalars."""
-        return sum(part.parameters for part in self.parts)
-
-    @property
-    def multiply_adds(self) -> int:
-        """Forward, for one image; see Part."""
-        return sum(part.multiply_adds for part in self.parts)
-
-    @property
-    def kept_bytes(self) -> int:
-        """Activations that the backward pass needs, for one image; see Part."""
-        return sum(part.kept_bytes for part in self.parts)
+    layers: int
+    parameters: int
+    multiply_adds: int
+    kept_bytes: int
 
 
 def count(network: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Counts:
@@ -77,62 +66,63 @@ def count(network: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Count
       image_shape: (H, W, C).
     """
     record = watch(network, image_shape)
-    ops, keys = record.ops, block_keys(record)
-    live = record.ancestors(record.output)
+    ops, keys = record.ops, block_keys(record.ops)
+    inputs = {number: [i for i in op.inputs if i >= 0] for number, op in enumerate(ops)}
+    way = sorted(ancestors([record.output], inputs))
     members: dict[object, list[int]] = {}
-    for number in sorted(live):
+    for number in way:
         members.setdefault(keys[number], []).append(number)
     single = members.pop(None, [])
-    blocks = {key: block(record, numbers) for key, numbers in members.items()}
-    names = _names(record, keys, live, members)
+    blocks = {key: block(ops, numbers) for key, numbers in members.items()}
+    names = _part_names(ops, keys, way, members)
     parameters = dict.fromkeys(names, 0)
     for path, leaf in jax.tree_util.tree_leaves_with_path(record.params):
         module = tuple(entry.key for entry in path[:-1])
         first = next((i for i, op in enumerate(ops) if op.path[: len(module)] == module), 0)
         parameters[names[first]] += leaf.size
     parts = []
-    for name in dict.fromkeys(names):
-        inside = [i for i in range(len(ops)) if names[i] == name]
-        own = [key for key, numbers in members.items() if names[numbers[0]] == name]
-        way = [i for i in inside if i in live]
-        norms = [ops[i] for i in way if ops[i].kind == "norm"]
+    for name in parameters:
+        passed = [i for i in way if names[i] == name]
         part = Part(
             name=name,
-            blocks=sum(blocks[key].times for key in own),
-            output=record.shape(way[-1]),
-            single=tuple(ops[i] for i in way if i in single),
-            norm=norms[-1] if norms else None,
+            blocks=sum(blocks[key].times for key, numbers in members.items() if names[numbers[0]] == name),
+            output=ops[passed[-1]].shape,
+            single=tuple(ops[i] for i in passed if i in single),
+            norm=next((ops[i] for i in reversed(passed) if ops[i].kind == "norm"), None),
             parameters=parameters[name],
-            multiply_adds=sum(ops[i].multiply_adds * ops[i].times for i in inside),
+            multiply_adds=sum(op.multiply_adds * op.times for op, own in zip(ops, names, strict=True) if own == name),
             kept_bytes=sum(size for i, size in record.kept if names[max(i, 0)] == name),
         )
         parts.append(part)
     kinds: dict[str, Block] = {}
     for each in blocks.values():
-        known = kinds.get(each.line)
-        kinds[each.line] = replace(known, times=known.times + each.times) if known else each
-    on_branches = [(op, each.times) for each in blocks.values() for op in (*each.lead, *each.branch, *each.after)]
-    way = [*on_branches, *((ops[i], ops[i].times) for i in single)]
-    depth = sum(times for op, times in way if op.kind in ("conv", "dense"))
-    return Counts(record.image, tuple(parts), tuple(sorted(kinds.values(), key=lambda kind: -kind.times)), depth)
+        known = kinds.setdefault(each.line, replace(each, times=0))
+        kinds[each.line] = replace(known, times=known.times + each.times)
+    on_branches = [op for each in blocks.values() for op in (*each.lead, *each.branch, *each.after)]
+    layers = sum(op.times for op in (*on_branches, *(ops[i] for i in single)) if op.kind in ("conv", "dense"))
+    sums = (sum(getattr(part, name) for part in parts) for name in ("parameters", "multiply_adds", "kept_bytes"))
+    return Counts(
+        record.image, tuple(parts), tuple(sorted(kinds.values(), key=lambda kind: -kind.times)), layers, *sums
+    )
 
 
-def _names(record: Record, keys: Sequence[object], live: set[int], members: dict[object, list[int]]) -> list[str]:
-    """Returns the name of the part of each operation.
+def _part_names(
+    ops: Sequence[Op], keys: Sequence[object], way: Sequence[int], members: dict[object, list[int]]
+) -> list[str]:
+    """Returns the name of the part of each operation; `way` leads to the logits, `members` are the blocks' on it.
 
     A stage is the blocks with outputs of one shape, with what stands between and the pooling that follows; stem and
     classifier are what stands before the first block and after the last.  What is not on the way to the logits, such
     as an auxiliary classifier, belongs to the part that it follows.
     """
-    last = max((number for numbers in members.values() for number in numbers), default=-1)
+    last = max((numbers[-1] for numbers in members.values()), default=-1)
     name, stage, shape, names = "stem", 0, (), list[str]()
-    for number, op in enumerate(record.ops):
+    for number, op in enumerate(ops):
         if keys[number] in members:
-            output = record.ops[members[keys[number]][-1]].shape
-            if output != shape:
-                stage, shape = stage + 1, output
+            output = ops[members[keys[number]][-1]].shape
+            stage, shape = stage + (output != shape), output
             name = f"stage {stage}"
-        elif number in live and number > last and op.kind != "pool":
+        elif number in way and number > last and op.kind != "pool":
             name = "classifier"
         names.append(name)
     return names

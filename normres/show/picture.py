@@ -1,103 +1,172 @@
 """The network as a picture: its parts in a column, its blocks as in He et al. 2016 figure 4, and the norm's axes."""
 
+import io
+import textwrap
 from collections.abc import Sequence
+from itertools import product
 
-from normres.show import cube, svg, table
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from normres.report.style import STYLE, VARIANTS
+from normres.show import table
 from normres.show.blocks import Block, line
 from normres.show.count import Counts
 from normres.show.watch import Op
 
-MARGIN, GAP, RADIUS = 10.0, 14.0, 9.0
-COLUMN = 112.0  # width of the network's boxes
-MAIN, SIDE = 124.0, 112.0  # widths of a block's boxes, on the branch and on the shortcut
-SHOWN = 2  # kinds of blocks
+VERMILION, BLUE, GREEN, PINK, BLACK, ORANGE, SKY = (colour for colour, _, _ in VARIANTS)
+GREY, GROUND, COLOURED = "#777777", "#f3f3f3", "#e89b66"
+COLOURS = {"conv": BLUE, "dense": BLUE, "norm": VERMILION, "activation": GREEN, "pool": SKY, "average": SKY}
+COLOURS |= {"gate": PINK, "scale": ORANGE, "dropout": ORANGE}
+
+# Sizes are in points, 72 to the inch.
+MARGIN, GAP, LINE, LETTER = 10.0, 14.0, 11.0, 4.9
+WIDTH = 120.0  # of a box
+KINDS = 2  # of blocks are drawn, the most frequent
+CHANNELS, POSITIONS, EXAMPLES = 6, 4, 4  # of the cube
+CELL, BACK, UP = 9.0, 5.0, 4.5  # a cell's side, and what an example further back is shifted by
 
 
-def draw(counts: Counts) -> str:
-    """Returns the SVG file of a network."""
-    top, left, bottom = 44.0, COLUMN + 2 * MARGIN, 0.0
-    network, bottom = _network(counts, top)
-    elements = list(network)
-    for block in counts.blocks[:SHOWN]:
-        drawn, width, end = _block(block, left + MARGIN, top)
-        elements += [svg.rectangle(left, top, width + 2 * MARGIN, end - top, "ground", 6), *drawn]
-        left, bottom = left + width + 3 * MARGIN, max(bottom, end)
-    width = max(left, 400.0)
-    said = svg.wrapped(table.headline(counts), width - 2 * MARGIN)
-    elements += svg.paragraph(MARGIN, 16, said, anchor="start", weight="bold")
-    drawn, bottom = _cubes(counts, bottom + 12)
-    described = ". ".join(f"{name.strip()}: {meaning}" for name, meaning in table.order(counts).items())
-    return svg.document(width, bottom + MARGIN, table.headline(counts), described, [*elements, *drawn])
+def svg(counts: Counts) -> str:
+    """Returns the SVG file of a network's picture; the same network gives the same text."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "font.size": 8.5, "svg.hashsalt": "normres"}):
+        said = "; ".join(f"{name.strip()}: {meaning}" for name, meaning in table.order(counts).items())
+        metadata = {"Date": None, "Title": table.headline(counts), "Description": said}
+        draw(counts).savefig(buffer, format="svg", metadata=metadata)
+    return buffer.getvalue()
 
 
-def _network(counts: Counts, y: float) -> tuple[list[str], float]:
-    """Returns the column of parts from y on, and where it ends."""
-    x, elements = MARGIN + COLUMN / 2, list[str]()
+def draw(counts: Counts) -> Figure:
+    """Returns the picture of a network."""
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    blocks = counts.blocks[:KINDS]
+    width = 2 * MARGIN + WIDTH + sum(2 * MARGIN + WIDTH * (2.2 if block.joint else 1.1) for block in blocks)
+    title = textwrap.wrap(table.headline(counts), int(max(width, 300) / LETTER * 0.9))
+    axes.text(MARGIN, MARGIN, "\n".join(title), va="top", weight="bold")
+    top = MARGIN + LINE * (len(title) + 1)
+    left, bottom = 2 * MARGIN + WIDTH, _network(axes, counts, top)
+    for block in blocks:
+        right = left + MARGIN + WIDTH * (2.2 if block.joint else 1.1)
+        end = _block(axes, block, left + MARGIN + WIDTH / 2, top)
+        axes.add_patch(Rectangle((left, top), right - left, end - top, color=GROUND, zorder=0))
+        left, bottom = right + MARGIN, max(bottom, end)
+    bottom = _cubes(axes, counts, bottom + 2 * MARGIN)
+    width = max(left, 300)
+    figure.set_size_inches(width / 72, bottom / 72)
+    axes.set(xlim=(0, width), ylim=(bottom, 0))
+    return figure
+
+
+def _network(axes: Axes, counts: Counts, y: float) -> float:
+    """Draws the column of parts from y on and returns where it ends; a stage of several blocks is a pile of sheets."""
+    x = MARGIN + WIDTH / 2
     for index, part in enumerate(counts.parts):
-        blocks = [f"{part.blocks} block{'s' * (part.blocks > 1)}"] if part.blocks else []
-        single = svg.wrapped(line(part.single), COLUMN - 8) if part.single else []
-        lines = [*blocks, *single, "×".join(map(str, part.output))]
-        height = 10 + svg.LINE * (1 + len(lines))
         if index:
-            elements.append(svg.arrow([(x, y - GAP - 4), (x, y - 1)]))
-        # A stage of several blocks is a pile of sheets.
-        for sheet in range(max(min(part.blocks, 3) - 1, 0), -1, -1):
-            elements.append(svg.rectangle(MARGIN + 2.5 * sheet, y + 2.5 * sheet, COLUMN, height, "sheet", 3))
-        elements.append(svg.words(x, y + 5 + svg.LINE / 2, part.name, weight="bold"))
-        elements += svg.paragraph(x, y + 5 + 1.5 * svg.LINE, lines)
-        y += height + GAP + 4
-    return elements, y - GAP
+            _arrow(axes, (x, y), (x, y := y + GAP))
+        blocks = f"{part.blocks} block{'s' * (part.blocks > 1)}" if part.blocks else ""
+        lines = [part.name, blocks, line(part.single), "×".join(map(str, part.output))]
+        for shift in (5, 2.5)[3 - min(part.blocks, 3) :]:
+            corner = MARGIN + shift, y + shift
+            axes.add_patch(Rectangle(corner, WIDTH, _height(lines), facecolor="white", edgecolor=BLACK, zorder=2))
+        y = _box(axes, x, y, lines, BLACK)
+    return y
 
 
-def _block(block: Block, left: float, top: float) -> tuple[list[str], float, float]:
-    """Returns a block's elements, its width and where it ends."""
-    x, side = left + MAIN / 2, left + MAIN + 20 + SIDE / 2
-    title = f"{block.times} block{'s' * (block.times > 1)} (sizes of the first)"
-    elements = [svg.words(left, top + 12, title, anchor="start", weight="bold")]
-    split = top + 36
-    elements += [svg.words(x, split - 10, "x"), svg.arrow([(x, split - 3), (x, split + GAP)])]
-    lead, after_lead = _column(block.lead, x, split + GAP)
-    branch, y = _column(block.branch, x, after_lead)
-    elements += [*lead, *branch]
+def _block(axes: Axes, block: Block, x: float, top: float) -> float:
+    """Draws a block whose branch is centred at x and returns where it ends."""
+    title = f"{block.times} block{'s' * (block.times > 1)} (first shown)"
+    axes.text(x - WIDTH / 2, top + LINE, title, va="center", weight="bold")
+    split = top + 3 * LINE
+    _arrow(axes, (x, split - LINE), (x, split + GAP))
+    lead = _column(axes, block.lead, x, split + GAP)
+    y = _column(axes, block.branch, x, lead)
     if block.joint:
-        joint, begin = y + RADIUS, after_lead - GAP / 2 - 3 if block.from_lead else split + 3
-        elements.append(svg.arrow([(x, begin), (side, begin), (side, joint), (x + RADIUS, joint)]))
-        height = sum(svg.box_height(_text(op), SIDE) + GAP for op in block.shortcut) - GAP
-        column, _ = _column(block.shortcut, side, (begin + joint - height) / 2, SIDE, last=False)
-        elements += column or [svg.words(side - 4, (begin + joint) / 2, "identity", anchor="end", name="quiet")]
-        elements.append(svg.circle(x, joint, RADIUS, block.joint if len(block.joint) == 1 else "∥"))
-        y = joint + RADIUS
-        elements.append(svg.arrow([(x, y), (x, y + GAP)]))
-        after, y = _column(block.after, x, y + GAP)
-        elements += after
-    return elements, MAIN + (20 + SIDE if block.joint else 20), y + 8
+        y, start, side = y + LINE / 2, lead - GAP / 2 if block.from_lead else split, x + 1.12 * WIDTH
+        axes.plot([x, side, side], [start, start, y], color=BLACK, linewidth=1, zorder=1)
+        _arrow(axes, (side, y), (x + LINE / 2, y))
+        height = sum(_height(_lines(op)) + GAP for op in block.shortcut)
+        _column(axes, block.shortcut, side, (start + y - height + GAP) / 2, arrows=len(block.shortcut) - 1)
+        if not block.shortcut:
+            axes.text(side - 4, (start + y) / 2, "identity", ha="right", va="center", color=GREY)
+        axes.text(x, y, block.joint, ha="center", va="center", bbox={"boxstyle": "circle", "facecolor": "white"})
+        _arrow(axes, (x, y + LINE / 2 + 2), (x, y + LINE / 2 + GAP))
+        y = _column(axes, block.after, x, y + LINE / 2 + GAP)
+    return y + MARGIN / 2
 
 
-def _column(
-    ops: Sequence[Op], x: float, y: float, width: float = MAIN, last: bool = True
-) -> tuple[list[str], float]:
-    """Returns boxes from y on with an arrow from each to the next, and the y where the next one would begin."""
-    elements = []
+def _column(axes: Axes, ops: Sequence[Op], x: float, y: float, arrows: int | None = None) -> float:
+    """Draws a box for each operation from y on, and an arrow after each (or so many); returns where the next begins."""
     for index, op in enumerate(ops):
-        elements.append(svg.box(op.kind, _text(op), x, y, width))
-        y += svg.box_height(_text(op), width) + GAP
-        if last or index < len(ops) - 1:
-            elements.append(svg.arrow([(x, y - GAP), (x, y - 1)]))
-    return elements, y
+        end = _box(axes, x, y, _lines(op), COLOURS.get(op.kind, GREY), 0.18)
+        y = end + GAP
+        if arrows is None or index < arrows:
+            _arrow(axes, (x, end), (x, y))
+    return y
 
 
-def _text(op: Op) -> str:
-    return f"{op.text}, {op.shape[-1]}" if op.kind in ("conv", "dense") else op.text
+def _lines(op: Op) -> list[str]:
+    return [f"{op.text}, {op.shape[-1]}" if op.kind in ("conv", "dense") else op.text]
 
 
-def _cubes(counts: Counts, y: float) -> tuple[list[str], float]:
-    """Returns a cube for each mean of the network's first norm that takes one, in a row, and where it ends."""
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    return [each for text in lines for each in textwrap.wrap(text, int(WIDTH / LETTER), break_on_hyphens=False)]
+
+
+def _height(lines: Sequence[str]) -> float:
+    return 8 + LINE * len(_wrapped(lines))
+
+
+def _box(axes: Axes, x: float, y: float, lines: Sequence[str], colour: str, shade: float = 0) -> float:
+    """Draws a box with text, its top at y and centred at x, and returns where it ends."""
+    height = _height(lines)
+    # The colour on white paper, mixed here because a translucent box would let the shortcut's line through.
+    pale = [1 - shade * (1 - channel) for channel in to_rgb(colour)]
+    axes.add_patch(Rectangle((x - WIDTH / 2, y), WIDTH, height, facecolor=pale, edgecolor=colour, zorder=2))
+    axes.text(x, y + height / 2, "\n".join(_wrapped(lines)), ha="center", va="center", zorder=3)
+    return y + height
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": BLACK, "shrinkA": 0, "shrinkB": 0})
+
+
+def _cubes(axes: Axes, counts: Counts, y: float) -> float:
+    """Draws a cube for each mean of the network's first norm that takes one, in a row, and returns where it ends."""
     norm = next((norm for norm in table.norms(counts) if norm.reductions), None)
     if norm is None:
-        return [], y
-    elements = [svg.words(MARGIN, y + 6, f"{norm.text}: each mean is over what is coloured", anchor="start")]
-    for index, (axes, said) in enumerate(zip(norm.reductions, table.averaged_over(norm), strict=True)):
-        x = MARGIN + 28 + index * (cube.WIDTH + 44)
-        inside = [*cube.cube(axes, x, y + 20), svg.words(x + 27, y + 20 + cube.HEIGHT + 24, said, weight="bold")]
-        elements.append(f'<g class="cube">{"".join(inside)}</g>')
-    return elements, y + 20 + cube.HEIGHT + 32
+        return y
+    axes.text(MARGIN, y, f"{norm.text}: each mean is over what is coloured", va="center")
+    for index, (over, name) in enumerate(zip(norm.reductions, table.averaged_over(norm), strict=True)):
+        _cube(axes, over, 4 * MARGIN + index * 120, y + LINE, name)
+    return y + 9 * LINE
+
+
+def _cube(axes: Axes, over: Sequence[str], x: float, y: float, name: str) -> None:
+    """Draws an array's surface, in which what shares a mean over the axes `over` is coloured (Wu, He 2018, figure 2)."""
+    channels = CHANNELS if "C" in over else 2 if "C/" in "".join(over) else 1
+    examples = EXAMPLES if "N" in over else 2 if "N/" in "".join(over) else 1
+    rows = POSITIONS if {"H", "W"} & set(over) else 1
+    front = [((c, r, 0), (1, 0, 0), (0, 1, 0)) for c, r in product(range(CHANNELS), range(POSITIONS))]
+    right = [((CHANNELS, r, e), (0, 1, 0), (0, 0, 1)) for r, e in product(range(POSITIONS), range(EXAMPLES))]
+    above = [((c, 0, e), (1, 0, 0), (0, 0, 1)) for c, e in product(range(CHANNELS), range(EXAMPLES))]
+    for (channel, row, example), *sides in (*front, *right, *above):
+        inside = channel >= CHANNELS - channels and row < rows and example < examples
+        corner = x + channel * CELL + example * BACK, y + (EXAMPLES - example) * UP + row * CELL
+        (a, b), (c, d) = ((i * CELL + k * BACK, j * CELL - k * UP) for i, j, k in sides)
+        points = [(0, 0), (a, b), (a + c, b + d), (c, d)]
+        xs, ys = (
+            [start + step for step in steps] for start, steps in zip(corner, zip(*points, strict=True), strict=True)
+        )
+        axes.fill(xs, ys, facecolor=COLOURED if inside else "white", edgecolor=GREY, linewidth=0.6)
+    bottom = y + EXAMPLES * UP + POSITIONS * CELL
+    vertical = "H, W" if ("H" in over) == ("W" in over) else "H" if "H" in over else "W"
+    axes.text(x - 4, bottom - POSITIONS * CELL / 2, vertical, ha="right", va="center")
+    axes.text(x + CHANNELS * CELL / 2, bottom + 8, "C", ha="center", va="center")
+    axes.text(x + CHANNELS * CELL + EXAMPLES * BACK, bottom - 2, "N", va="center")
+    axes.text(x + CHANNELS * CELL / 2, bottom + 22, name, ha="center", va="center", weight="bold")

@@ -30,7 +30,7 @@ def headline(counts: Counts) -> str:
     """Returns what the network is, in a few words."""
     kind = "residual" if any(block.joint == "+" for block in counts.blocks) else "plain"
     names = ", ".join(dict.fromkeys(norm.text for norm in norms(counts))) or "no norm"
-    layers = f"{counts.depth} convolutions and dense layers in sequence"
+    layers = f"{counts.layers} convolutions and dense layers in sequence"
     return f"{kind} network, {layers}, {names}; one image of {'×'.join(map(str, counts.image))}"
 
 

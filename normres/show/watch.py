@@ -1,4 +1,4 @@
-"""Watches a network: one abstract trace becomes the list of operations that it carries out.
+"""Watches a network: one abstract trace becomes the list of the operations that it carries out.
 
 Nothing is computed and nothing allocated.  Flax calls a hook before every module; the hook numbers the calls in the
 names of JAX's equations, so that each equation tells from which module it comes.  Any Flax module will do.
@@ -30,31 +30,30 @@ class Call:
     Attributes:
       path: of the module, as in the tree of parameters.
       kind: "norm" or "dropout", which are one operation each; "layer" (a convolution or dense layer); "" for others.
-      text: what the operation is called.
+      text: of a norm or dropout, what the operation is called; of a layer, what its operation is called besides.
       activation: the name of the nonlinearity that a norm is asked to apply.
       reductions: of a norm, see names.reductions.
-      weights: how the kernel of a convolution is normalized.
     """
 
     path: tuple[str, ...]
-    kind: str
-    text: str
-    activation: str
-    reductions: tuple[tuple[str, ...], ...]
-    weights: str
+    kind: str = ""
+    text: str = ""
+    activation: str = ""
+    reductions: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Op:
-    """An operation on what was made of the image.
+    """An operation on the image or on what was made of it.
 
     Attributes:
-      kind: "conv", "dense", "norm", "activation", "add", "gate", "scale", "dropout", "pool", "average", "pad", "other".
+      kind: "conv", "dense", "norm", "activation", "add", "gate" (a product of two such arrays), "scale", "dropout",
+        "pool", "average", "pad", "other".
       text: a few words.
       inputs: the operations that it reads, as indices into Record.ops; -1 is the image.
       shape: of its output for one image.
-      calls: the modules around it from the network inwards, as indices into Record.calls; without its own.
-      path: of the innermost module, its own included.
+      calls: the modules around it from the network inwards, as indices into Record.calls.
+      path: of the innermost module; of a norm, dropout or layer its own.
       times: how often a loop (nn.scan) repeats it.
       multiply_adds: of a convolution or dense layer for one image, each time.
       reductions: of a norm, see names.reductions.
@@ -66,14 +65,19 @@ class Op:
     shape: tuple[int, ...]
     calls: tuple[int, ...]
     path: tuple[str, ...]
-    times: int = 1
+    times: int
     multiply_adds: int = 0
     reductions: tuple[tuple[str, ...], ...] = ()
 
 
+# Where a value is from: the operation that made it, or a word for what does not depend on the image.
+Origin = int | str
+WORDS = ("constant", "learned", "random")
+
+
 @dataclass
 class Record:
-    """What a network does.
+    """What a network does; see watch().
 
     Attributes:
       image: (H, W, C).
@@ -82,194 +86,156 @@ class Record:
       ops: in the order in which they run.
       output: the operation that makes the logits.
       kept: the arrays that the backward pass needs, as (the last operation before it is made, bytes for one image).
+      batch: examples in the traced batch.
+      origins, made: of each of JAX's variables, and the last operation that was met before it was made.
+      whole: the operation that a call of a norm or of dropout is.
     """
 
     image: tuple[int, ...]
     calls: list[Call] = field(default_factory=list)
     params: Any = None
     ops: list[Op] = field(default_factory=list)
-    output: int = -1
+    output: Any = -1
     kept: list[tuple[int, int]] = field(default_factory=list)
-
-    def shape(self, op: int) -> tuple[int, ...]:
-        """Returns the shape of an operation's output for one image."""
-        return self.image if op < 0 else self.ops[op].shape
-
-    def ancestors(self, op: int) -> set[int]:
-        """Returns the operations that `op` depends on, and itself."""
-        reached = {op}
-        for number in range(op, -1, -1):
-            if number in reached:
-                reached.update(self.ops[number].inputs)
-        return reached - {-1}
-
-
-def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
-    """Returns what a network does with a batch of images (H, W, C) in training.
-
-    Args:
-      network: images_NHWC -> logits.  If it has a field or an argument `train`, that is True.
-      image_shape: (H, W, C).
-    """
-    record = Record(tuple(image_shape))
-    sub_batches = {1}
-
-    def hook(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if context.method_name != "__call__":
-            return call(*args, **kwargs)
-        module = context.module
-        if isinstance(module, layers.Norm):
-            sub_batches.add(module.spec.sub_batches)
-        record.calls.append(_call(module, kwargs))
-        with jax.named_scope(f"call{len(record.calls) - 1}_"):
-            return call(*args, **kwargs)
-
-    arguments = {"train": True} if "train" in inspect.signature(type(network).__call__).parameters else {}
-    network = network.clone(train=True) if hasattr(network, "train") else network
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    with nn.intercept_methods(hook):
-        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        variables = jax.eval_shape(lambda images: network.init(keys, images, **arguments), image)
-        record.params = variables["params"]
-        batch = EXAMPLES * math.lcm(*sub_batches)
-
-        def residuals(params: Any, state: Any, images: jax.Array, key: jax.Array) -> Any:
-            def forward(params: Any) -> Any:
-                given = {**state, "params": params}
-                mutable = [*state, "auxiliary"]
-                logits, changed = network.apply(given, images, mutable=mutable, rngs={"dropout": key}, **arguments)
-                return logits, changed.get("auxiliary")
-
-            (logits, _), pullback = jax.vjp(forward, params)
-            return logits, pullback
-
-        state = {name: tree for name, tree in variables.items() if name != "params"}
-        images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-        inputs = record.params, state, images, jax.random.key(0)
-        jaxpr = jax.make_jaxpr(residuals)(*inputs).jaxpr
-    origins = [["learned"] * len(jax.tree.leaves(tree)) for tree in inputs[:2]]
-    walk = _Walk(record, batch)
-    logits, *_ = walk.run(jaxpr, [*origins[0], *origins[1], -1, "random"], ())
-    record.output = logits
-    # An array that is kept for two reasons is kept once; constants, such as a ReLU's zeros, are not kept at all.
-    for variable in dict.fromkeys(var for var in jaxpr.outvars[1:] if not isinstance(var, Literal)):
-        aval = variable.aval
-        if any(size % EXAMPLES == 0 for size in aval.shape) and walk.origins[variable] != "constant":
-            record.kept.append((walk.made.get(variable, -1), aval.size * aval.dtype.itemsize // batch))
-    return record
-
-
-def _call(module: nn.Module, kwargs: dict[str, Any]) -> Call:
-    kind, text, activation = "", "", kwargs.get("activation", "identity")
-    if isinstance(module, LAYERS):
-        kind = "layer"
-    elif isinstance(module, nn.Dropout):
-        kind, text = "dropout", f"dropout {module.rate:g}"
-    elif type(module).__name__.endswith("Norm") and not isinstance(module, (layers.WeightNorm, layers.SpectralNorm)):
-        kind, text = "norm", norm_name(module, activation)
-    axes = reductions(module) if kind == "norm" else ()
-    return Call(module.path, kind, text, activation, axes, getattr(module, "weights", "plain"))
-
-
-# Where the value of a variable is from: the operation that made it, or, if it does not depend on the image, a word.
-Origin = int | str
-WORDS = ("constant", "learned", "random")
-
-
-@dataclass
-class _Walk:
-    """Goes through equations, with the operations met so far in `record`.
-
-    Attributes:
-      record: what is filled.
-      batch: examples in the traced batch.
-      origins: of each variable.
-      made: for each variable the last operation that was met before it was made.
-      whole: the operation that a call of a norm or of dropout is, by the call.
-    """
-
-    record: Record
-    batch: int
+    batch: int = EXAMPLES
     origins: dict[Any, Origin] = field(default_factory=dict)
     made: dict[Any, int] = field(default_factory=dict)
     whole: dict[int, int] = field(default_factory=dict)
 
+    def origin(self, variable: Any) -> Origin:
+        """Returns the origin of a variable or literal."""
+        return "constant" if isinstance(variable, Literal) else self.origins.get(variable, "constant")
+
     def run(self, jaxpr: Any, inputs: Sequence[Origin], calls: tuple[int, ...], times: int = 1) -> list[Origin]:
-        """Returns the origins of the outputs, for those of the inputs; `calls` and `times` are those of all of it."""
+        """Notes the operations of `jaxpr`, which lies inside `calls` and runs `times` times; returns outputs' origins."""
         self.origins |= zip(jaxpr.invars, inputs, strict=True)
         for equation in jaxpr.eqns:
-            inside = [int(number) for number in re.findall(r"call(\d+)_", str(equation.source_info.name_stack))]
-            around = tuple(dict.fromkeys([*calls, *inside]))
+            numbers = re.findall(r"call(\d+)_", str(equation.source_info.name_stack))
+            around = tuple(dict.fromkeys([*calls, *map(int, numbers)]))
             outputs = self.equation(equation, [self.origin(var) for var in equation.invars], around, times)
             self.origins |= zip(equation.outvars, outputs, strict=True)
-            self.made |= dict.fromkeys(equation.outvars, len(self.record.ops) - 1)
+            self.made |= dict.fromkeys(equation.outvars, len(self.ops) - 1)
         return [self.origin(var) for var in jaxpr.outvars]
-
-    def origin(self, variable: Any) -> Origin:
-        """Returns the origin of a variable; constants of the trace have none of their own."""
-        return "constant" if isinstance(variable, Literal) else self.origins.get(variable, "constant")
 
     def equation(self, equation: Any, inputs: list[Origin], calls: tuple[int, ...], times: int) -> list[Origin]:
         """Returns the origins of an equation's outputs, and notes the operation that it is, if it is one."""
-        outputs = len(equation.outvars)
+        count = len(equation.outvars)
         data = tuple(dict.fromkeys(origin for origin in inputs if isinstance(origin, int)))
-        words = [origin for origin in inputs if isinstance(origin, str)]
-        other = max(words, key=WORDS.index, default="constant")
+        other = max((origin for origin in inputs if isinstance(origin, str)), key=WORDS.index, default="constant")
         if not data:
-            return [other] * outputs
-        call = self.record.calls[calls[-1]]
-        name = equation_name(equation)
+            return [other] * count
+        call = self.calls[calls[-1]]
+        kind, text, multiply_adds = equation_name(equation)
         whole = call.kind in ("norm", "dropout")
-        applied = name.kind == "activation" and (not whole or equation.params.get("name") == call.activation)
+        named = kind == "activation" and (not whole or equation.params.get("name") == call.activation)
         inner, skipped, repeats = _inner(equation)
-        if inner is not None and not applied:
+        if inner is not None and not named:
             return self.run(inner, inputs[skipped:], calls, times * repeats)
-        if whole and not applied:
-            return [self.part(equation, data, calls, times)] * outputs
-        kind, text = name.kind, name.text
-        if (call.kind == "layer" and kind not in ("conv", "dense")) or name.unchanged:
-            return [data[0]] * outputs
-        if len(data) == 1 and kind in ("add", "gate"):
-            averaged = data[0] >= 0 and self.record.ops[data[0]].kind in ("pool", "average")
-            literal = next((var.val for var in equation.invars if isinstance(var, Literal)), None)
-            if len(inputs) == 1 or averaged or other == "constant" and (kind == "add" or literal in (None, 1)):
-                return [data[0]] * outputs
-            value = "learned" if literal is None else f"{float(literal):g}"
-            kind, text = ("dropout", f"{text} random") if other == "random" else ("scale", f"{text} {value}")
-        if not kind and other == "random":
-            kind, text = "dropout", "dropout"
-        if not kind and len(data) == 1:
-            return [data[0]] * outputs
-        if kind == "conv" and call.weights != "plain":
-            text += f", {call.weights.replace('_', ' ')}"
-        work = name.multiply_adds // self.batch
-        return [self.note(Op(kind or "other", text, data, name.shape, (), (), times, work), calls)] * outputs
+        if whole and not named:
+            return [self.part(equation, data, calls, times)] * count
+        if call.kind == "layer" and kind not in ("conv", "dense"):
+            return [data[0]] * count  # its bias
+        if len(data) == 1 and kind in ("add", "gate", "other"):
+            kind, text = self.scaling(equation, text, data[0], other)
+        kind = kind or ("other" if len(data) > 1 else "dropout" if other == "random" else "")
+        if not kind:
+            return [data[0]] * count
+        if call.kind == "layer":
+            text += call.text
+        shape = equation.outvars[0].aval.shape[1:]
+        work = multiply_adds // self.batch
+        return [self.note(kind, text or equation.primitive.name, data, shape, calls, times, work)] * count
+
+    def scaling(self, equation: Any, text: str, data: int, other: str) -> tuple[str, str]:
+        """Returns kind and text of a sum or product of one operation's output and what does not depend on the image."""
+        literal = next((var.val for var in equation.invars if isinstance(var, Literal)), None)
+        mean = data >= 0 and self.ops[data].kind in ("pool", "average")  # a sum, which is divided by its size
+        if len(equation.invars) == 1 or mean or (other == "constant" and (text in "+−∥" or literal in (None, 1))):
+            return "", ""
+        if other == "random":
+            return "dropout", f"{text} random"
+        return "scale", f"{text} learned" if literal is None else f"{text} {float(literal):g}"
 
     def part(self, equation: Any, data: tuple[int, ...], calls: tuple[int, ...], times: int) -> int:
-        """Returns the operation that a call is as a whole, noted at its first equation; a residual is added to it."""
+        """Returns the operation that a norm or dropout is, noted at its first equation; a residual is added to it."""
         if equation.primitive.name in TRANSPARENT and len(data) == 1:
             return data[0]
-        call = self.record.calls[calls[-1]]
+        call, shape = self.calls[calls[-1]], self.ops[data[0]].shape if data[0] >= 0 else self.image
         own = self.whole.get(calls[-1])
         if own is None:
-            op = Op(call.kind, call.text, data, self.record.shape(data[0]), (), (), times, 0, call.reductions)
-            own = self.whole[calls[-1]] = self.note(op, calls)
-        residual = [origin for origin in data if origin not in (own, *self.record.ops[own].inputs)]
+            own = self.note(call.kind, call.text, data, shape, calls, times, 0, call.reductions)
+            self.whole[calls[-1]] = own
+        residual = [origin for origin in data if origin not in (own, *self.ops[own].inputs)]
         if equation.primitive.name == "add" and residual and own in data:
-            return self.note(Op("add", "+", (own, residual[0]), self.record.shape(own), (), (), times), calls)
+            return self.note("add", "+", (own, *residual), shape, calls, times)
         return own
 
-    def note(self, op: Op, calls: tuple[int, ...]) -> int:
-        """Appends an operation, with where it is, and returns its number."""
-        path = self.record.calls[calls[-1]].path
-        around = calls[:-1] if self.record.calls[calls[-1]].kind else calls
-        place = {"calls": around, "path": path}
-        self.record.ops.append(Op(**{**vars(op), **place}))
-        return len(self.record.ops) - 1
+    def note(self, kind: str, text: str, inputs: Any, shape: Any, calls: tuple[int, ...], *rest: Any) -> int:
+        """Appends an operation and returns its number."""
+        call = self.calls[calls[-1]]
+        self.ops.append(Op(kind, text, inputs, shape, calls[:-1] if call.kind else calls, call.path, *rest))
+        return len(self.ops) - 1
+
+
+def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
+    """Returns what a network, images_NHWC -> logits, does in training with images of `image_shape` (H, W, C)."""
+    record = Record(tuple(image_shape))
+    train = {"train": True} if "train" in inspect.signature(type(network).__call__).parameters else {}
+    network = network.clone(train=True) if hasattr(network, "train") else network
+    key = jax.random.key(0)
+
+    def initialize(images: jax.Array) -> Any:
+        return network.init({"params": key, "dropout": key}, images, **train)
+
+    def residuals(params: Any, state: Any, images: jax.Array, key: jax.Array) -> Any:
+        """Returns the logits and what the backward pass keeps; a loss may also read auxiliary logits."""
+
+        def forward(params: Any) -> Any:
+            options = {"mutable": [*state, "auxiliary"], "rngs": {"dropout": key}}
+            logits, changed = network.apply({**state, "params": params}, images, **train, **options)
+            return logits, changed.get("auxiliary")
+
+        (logits, _), pullback = jax.vjp(forward, params)
+        return logits, pullback
+
+    def hook(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        record.calls.append(_call(context.module, kwargs.get("activation", "identity")))
+        if isinstance(context.module, layers.Norm):
+            record.batch = math.lcm(record.batch, EXAMPLES * context.module.spec.sub_batches)
+        with jax.named_scope(f"call{len(record.calls) - 1}_"):
+            return call(*args, **kwargs)
+
+    with nn.intercept_methods(hook):
+        state = dict(jax.eval_shape(initialize, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)))
+        record.params = state.pop("params")
+        images = jax.ShapeDtypeStruct((record.batch, *image_shape), jnp.float32)
+        jaxpr = jax.make_jaxpr(residuals)(record.params, state, images, key).jaxpr
+    learned = ["learned"] * len(jax.tree.leaves((record.params, state)))
+    record.output, *_ = record.run(jaxpr, [*learned, -1, "random"], ())
+    # An array that is kept for two reasons is kept once; constants, such as a ReLU's zeros, are not kept at all.
+    for var in dict.fromkeys(var for var in jaxpr.outvars[1:] if record.origin(var) != "constant"):
+        if any(size % EXAMPLES == 0 for size in var.aval.shape):
+            size = var.aval.size * var.aval.dtype.itemsize // record.batch
+            record.kept.append((record.made.get(var, -1), size))
+    return record
+
+
+def _call(module: Any, activation: str) -> Call:
+    """Describes a call of a module."""
+    if isinstance(module, LAYERS):
+        weights = getattr(module, "weights", "plain")
+        return Call(module.path, "layer", f", {weights.replace('_', ' ')}" if weights != "plain" else "")
+    if isinstance(module, nn.Dropout):
+        return Call(module.path, "dropout", f"dropout {module.rate:g}")
+    if type(module).__name__.endswith("Norm") and not isinstance(module, (layers.WeightNorm, layers.SpectralNorm)):
+        return Call(module.path, "norm", norm_name(module, activation), activation, reductions(module))
+    return Call(module.path)
 
 
 def _inner(equation: Any) -> tuple[Any, int, int]:
-    """Returns the equations inside an equation, the inputs that are not theirs, and how often they run."""
+    """Returns the equations inside an equation, how many of its inputs are not theirs, and how often they run."""
     params = equation.params
     match equation.primitive.name:
         case "scan":
@@ -280,5 +246,4 @@ def _inner(equation: Any) -> tuple[Any, int, int]:
             return params["body_jaxpr"].jaxpr, params["cond_nconsts"], 1
     inner = params.get("jaxpr", params.get("call_jaxpr"))
     inner = getattr(inner, "jaxpr", inner)
-    fits = inner is not None and len(inner.invars) == len(equation.invars)
-    return (inner if fits else None), 0, 1
+    return (inner if inner is not None and len(inner.invars) == len(equation.invars) else None), 0, 1

@@ -17,7 +17,7 @@ from normres.interop.networks import network_to_torch
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import stage_blocks
 from normres.runs import config as configs
-from normres.show import count
+from normres.show.count import count
 from normres.training.programs import model_config
 
 DEPTHS = (20, 56, 110)
@@ -166,9 +166,8 @@ class Work:
 
 def work(cell: Cell) -> Work:
     """Counts on the network itself, by the methods of `normres show`."""
-    parts = count.parts(cell.model())
+    counts = count(ResNet(cell.model()))
     return Work(
-        3 * cell.batch * sum(part.multiply_adds for part in parts),
-        2 * cell.batch * sum(part.kept_bytes for part in parts)
-        + 4 * PARAMETER_PASSES * sum(part.parameters for part in parts),
+        3 * cell.batch * counts.multiply_adds,
+        2 * cell.batch * counts.kept_bytes + 4 * PARAMETER_PASSES * counts.parameters,
     )
