@@ -22,6 +22,7 @@ GREY, GROUND, COLOURED = "#777777", "#f3f3f3", "#e89b66"
 COLOURS = {"conv": BLUE, "dense": BLUE, "norm": VERMILION, "activation": GREEN, "pool": SKY, "average": SKY}
 COLOURS |= {"gate": PINK, "scale": ORANGE, "dropout": ORANGE}
 
+LOOK = {**STYLE, "font.size": 8.5, "svg.hashsalt": "normres"}
 # Sizes are in points, 72 to the inch.
 MARGIN, GAP, LINE, LETTER = 10.0, 14.0, 11.0, 4.9
 WIDTH = 120.0  # of a box
@@ -33,8 +34,8 @@ CELL, BACK, UP = 9.0, 5.0, 4.5  # a cell's side, and what an example further bac
 def svg(counts: Counts) -> str:
     """Returns the SVG file of a network's picture; the same network gives the same text."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "font.size": 8.5, "svg.hashsalt": "normres"}):
-        said = "; ".join(f"{name.strip()}: {meaning}" for name, meaning in table.order(counts).items())
+    with matplotlib.rc_context(LOOK):
+        said = "; ".join(": ".join(pair) for pair in table.order(counts))
         metadata = {"Date": None, "Title": table.headline(counts), "Description": said}
         draw(counts).savefig(buffer, format="svg", metadata=metadata)
     return buffer.getvalue()
@@ -69,19 +70,18 @@ def _network(axes: Axes, counts: Counts, y: float) -> float:
     for index, part in enumerate(counts.parts):
         if index:
             _arrow(axes, (x, y), (x, y := y + GAP))
-        blocks = f"{part.blocks} block{'s' * (part.blocks > 1)}" if part.blocks else ""
-        lines = [part.name, blocks, line(part.single), "×".join(map(str, part.output))]
-        for shift in (5, 2.5)[3 - min(part.blocks, 3) :]:
-            corner = MARGIN + shift, y + shift
-            axes.add_patch(Rectangle(corner, WIDTH, _height(lines), facecolor="white", edgecolor=BLACK, zorder=2))
-        y = _box(axes, x, y, lines, BLACK)
+        blocks = table.plural(part.blocks) if part.blocks else ""
+        end = _box(axes, x, y, [part.name, blocks, line(part.single), "×".join(map(str, part.output))], BLACK)
+        for sheet in range(1, min(part.blocks, 3)):
+            corner = MARGIN + 2.5 * sheet, y + 2.5 * sheet
+            axes.add_patch(Rectangle(corner, WIDTH, end - y, facecolor="white", edgecolor=BLACK, zorder=2 - sheet / 4))
+        y = end
     return y
 
 
 def _block(axes: Axes, block: Block, x: float, top: float) -> float:
     """Draws a block whose branch is centred at x and returns where it ends."""
-    title = f"{block.times} block{'s' * (block.times > 1)} (first shown)"
-    axes.text(x - WIDTH / 2, top + LINE, title, va="center", weight="bold")
+    axes.text(x - WIDTH / 2, top + LINE, f"{table.plural(block.times)} (first shown)", va="center", weight="bold")
     split = top + 3 * LINE
     _arrow(axes, (x, split - LINE), (x, split + GAP))
     lead = _column(axes, block.lead, x, split + GAP)
@@ -90,45 +90,32 @@ def _block(axes: Axes, block: Block, x: float, top: float) -> float:
         y, start, side = y + LINE / 2, lead - GAP / 2 if block.from_lead else split, x + 1.12 * WIDTH
         axes.plot([x, side, side], [start, start, y], color=BLACK, linewidth=1, zorder=1)
         _arrow(axes, (side, y), (x + LINE / 2, y))
-        height = sum(_height(_lines(op)) + GAP for op in block.shortcut)
-        _column(axes, block.shortcut, side, (start + y - height + GAP) / 2, arrows=len(block.shortcut) - 1)
+        _column(axes, block.shortcut, side, start + GAP)
         if not block.shortcut:
-            axes.text(side - 4, (start + y) / 2, "identity", ha="right", va="center", color=GREY)
+            axes.text(side - 4, start + 2 * GAP, "identity", ha="right", va="center", color=GREY)
         axes.text(x, y, block.joint, ha="center", va="center", bbox={"boxstyle": "circle", "facecolor": "white"})
-        _arrow(axes, (x, y + LINE / 2 + 2), (x, y + LINE / 2 + GAP))
-        y = _column(axes, block.after, x, y + LINE / 2 + GAP)
+        y += LINE / 2 + GAP
+        _arrow(axes, (x, y - GAP + 2), (x, y))
+        y = _column(axes, block.after, x, y)
     return y + MARGIN / 2
 
 
-def _column(axes: Axes, ops: Sequence[Op], x: float, y: float, arrows: int | None = None) -> float:
-    """Draws a box for each operation from y on, and an arrow after each (or so many); returns where the next begins."""
-    for index, op in enumerate(ops):
-        end = _box(axes, x, y, _lines(op), COLOURS.get(op.kind, GREY), 0.18)
-        y = end + GAP
-        if arrows is None or index < arrows:
-            _arrow(axes, (x, end), (x, y))
+def _column(axes: Axes, ops: Sequence[Op], x: float, y: float) -> float:
+    """Draws a box for each operation from y on, an arrow after each, and returns where the last arrow ends."""
+    for op in ops:
+        end = _box(axes, x, y, [table.sized(op)], COLOURS.get(op.kind, GREY), 0.18)
+        _arrow(axes, (x, end), (x, y := end + GAP))
     return y
-
-
-def _lines(op: Op) -> list[str]:
-    return [f"{op.text}, {op.shape[-1]}" if op.kind in ("conv", "dense") else op.text]
-
-
-def _wrapped(lines: Sequence[str]) -> list[str]:
-    return [each for text in lines for each in textwrap.wrap(text, int(WIDTH / LETTER), break_on_hyphens=False)]
-
-
-def _height(lines: Sequence[str]) -> float:
-    return 8 + LINE * len(_wrapped(lines))
 
 
 def _box(axes: Axes, x: float, y: float, lines: Sequence[str], colour: str, shade: float = 0) -> float:
     """Draws a box with text, its top at y and centred at x, and returns where it ends."""
-    height = _height(lines)
+    rows = [row for text in lines for row in textwrap.wrap(text, int(WIDTH / LETTER), break_on_hyphens=False)]
+    height = 8 + LINE * len(rows)
     # The colour on white paper, mixed here because a translucent box would let the shortcut's line through.
     pale = [1 - shade * (1 - channel) for channel in to_rgb(colour)]
     axes.add_patch(Rectangle((x - WIDTH / 2, y), WIDTH, height, facecolor=pale, edgecolor=colour, zorder=2))
-    axes.text(x, y + height / 2, "\n".join(_wrapped(lines)), ha="center", va="center", zorder=3)
+    axes.text(x, y + height / 2, "\n".join(rows), ha="center", va="center", zorder=4)
     return y + height
 
 
@@ -148,7 +135,7 @@ def _cubes(axes: Axes, counts: Counts, y: float) -> float:
 
 
 def _cube(axes: Axes, over: Sequence[str], x: float, y: float, name: str) -> None:
-    """Draws an array's surface, in which what shares a mean over the axes `over` is coloured (Wu, He 2018, figure 2)."""
+    """Draws an array, in which what shares a mean over the axes `over` is coloured (Wu, He 2018, figure 2)."""
     channels = CHANNELS if "C" in over else 2 if "C/" in "".join(over) else 1
     examples = EXAMPLES if "N" in over else 2 if "N/" in "".join(over) else 1
     rows = POSITIONS if {"H", "W"} & set(over) else 1

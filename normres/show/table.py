@@ -1,6 +1,7 @@
 """The network as text: one line per part with what it costs, then the order of its operations."""
 
 import textwrap
+from collections.abc import Iterable
 
 from normres.show.blocks import line
 from normres.show.count import Counts, Part
@@ -22,7 +23,7 @@ def text(counts: Counts) -> str:
     cost = (f"{counts.parameters:,}", scaled(counts.multiply_adds), f"{scaled(counts.kept_bytes)}B")
     rows.append(("sum", str(sum(part.blocks for part in counts.parts)), "", *cost, ""))
     explained = {name: meaning for name, meaning in EXPLAINED.items() if name != "each mean over" or norms(counts)}
-    paragraphs = [headline(counts), table(header, rows), _list(explained), _list(order(counts))]
+    paragraphs = [headline(counts), table(header, rows), _list(explained.items()), _list(order(counts))]
     return "\n\n".join(paragraphs)
 
 
@@ -39,13 +40,22 @@ def norms(counts: Counts) -> list[Op]:
     return [part.norm for part in counts.parts if part.norm is not None]
 
 
-def order(counts: Counts) -> dict[str, str]:
+def order(counts: Counts) -> list[tuple[str, str]]:
     """Returns where each convolution, norm and ReLU stands, for each part and each kind of block."""
-    described = {part.name: line(part.single) for part in counts.parts if part.single}
-    classifier = described.pop("classifier", "")
-    for number, block in enumerate(counts.blocks, start=1):
-        described[f"{block.times} block{'s' * (block.times > 1)}" + " " * number] = block.line
-    return described | ({"classifier": classifier} if classifier else {})
+    parts = [(part.name, line(part.single)) for part in counts.parts if part.single]
+    after = 1 if parts and parts[-1][0] == "classifier" else 0
+    blocks = [(plural(block.times), block.line) for block in counts.blocks]
+    return parts[: len(parts) - after] + blocks + parts[len(parts) - after :]
+
+
+def plural(blocks: int) -> str:
+    """Returns "1 block", "2 blocks"."""
+    return f"{blocks} block{'s' * (blocks != 1)}"
+
+
+def sized(op: Op) -> str:
+    """Returns an operation with its channels: "3×3 conv, 16"."""
+    return f"{op.text}, {op.shape[-1]}" if op.kind in ("conv", "dense") else op.text
 
 
 def averaged_over(norm: Op, height: int | str = "H", width: int | str = "W") -> list[str]:
@@ -71,10 +81,11 @@ def _row(part: Part) -> tuple[str, ...]:
     return (part.name, blocks, output, *cost, " & ".join(axes) or NOTHING)
 
 
-def _list(described: dict[str, str]) -> str:
+def _list(described: Iterable[tuple[str, str]]) -> str:
     """Returns each name and its meaning, the meanings in a column."""
-    width = max(len(name.strip()) for name in described) + 2
+    pairs = list(described)
+    width = max(len(name) for name, _ in pairs) + 2
+    indent = " " * width
     return "\n".join(
-        textwrap.fill(meaning, WIDTH, initial_indent=f"{name.strip():{width}}", subsequent_indent=" " * width)
-        for name, meaning in described.items()
+        textwrap.fill(f"{name:{width}}{meaning}", WIDTH, subsequent_indent=indent) for name, meaning in pairs
     )

@@ -107,7 +107,7 @@ class Record:
         return "constant" if isinstance(variable, Literal) else self.origins.get(variable, "constant")
 
     def run(self, jaxpr: Any, inputs: Sequence[Origin], calls: tuple[int, ...], times: int = 1) -> list[Origin]:
-        """Notes the operations of `jaxpr`, which lies inside `calls` and runs `times` times; returns outputs' origins."""
+        """Notes the operations of equations, which run `times` times inside `calls`; returns the outputs' origins."""
         self.origins |= zip(jaxpr.invars, inputs, strict=True)
         for equation in jaxpr.eqns:
             numbers = re.findall(r"call(\d+)_", str(equation.source_info.name_stack))
@@ -237,13 +237,9 @@ def _call(module: Any, activation: str) -> Call:
 def _inner(equation: Any) -> tuple[Any, int, int]:
     """Returns the equations inside an equation, how many of its inputs are not theirs, and how often they run."""
     params = equation.params
-    match equation.primitive.name:
-        case "scan":
-            return params["jaxpr"].jaxpr, 0, params["length"]
-        case "cond":
-            return params["branches"][-1].jaxpr, 1, 1
-        case "while":
-            return params["body_jaxpr"].jaxpr, params["cond_nconsts"], 1
+    if equation.primitive.name == "cond":
+        return params["branches"][-1].jaxpr, 1, 1
     inner = params.get("jaxpr", params.get("call_jaxpr"))
     inner = getattr(inner, "jaxpr", inner)
-    return (inner if inner is not None and len(inner.invars) == len(equation.invars) else None), 0, 1
+    fits = inner is not None and len(inner.invars) == len(equation.invars)
+    return (inner if fits else None), 0, params["length"] if equation.primitive.name == "scan" else 1
