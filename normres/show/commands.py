@@ -1,5 +1,6 @@
 """`normres show` itself: reads the config, counts, prints the table and writes the picture."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | Non
 
 def _shape(image: str) -> tuple[int, int, int]:
     """Reads "224x224x3"."""
-    sizes = image.split("x")
-    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+    sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", image)
+    if sizes is None:
         raise UserError(f"--image={image}: write HxWxC, such as 224x224x3")
-    height, width, channels = map(int, sizes)
+    height, width, channels = map(int, sizes.groups())
     return height, width, channels

@@ -116,7 +116,8 @@ def _part_names(
     as an auxiliary classifier, belongs to the part that it follows.
     """
     last = max((numbers[-1] for numbers in members.values()), default=-1)
-    name, stage, shape, names = "stem", 0, (), list[str]()
+    name, stage, names = "stem", 0, list[str]()
+    shape: tuple[int, ...] = ()
     for number, op in enumerate(ops):
         if keys[number] in members:
             output = ops[members[keys[number]][-1]].shape

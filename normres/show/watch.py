@@ -180,7 +180,7 @@ class Record:
 def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
     """Returns what a network, images_NHWC -> logits, does in training with images of `image_shape` (H, W, C)."""
     record = Record(tuple(image_shape))
-    train = {"train": True} if "train" in inspect.signature(type(network).__call__).parameters else {}
+    train: dict[str, Any] = {"train": True} if "train" in inspect.signature(type(network).__call__).parameters else {}
     network = network.clone(train=True) if hasattr(network, "train") else network
     key = jax.random.key(0)
 
@@ -191,8 +191,8 @@ def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
         """Returns the logits and what the backward pass keeps; a loss may also read auxiliary logits."""
 
         def forward(params: Any) -> Any:
-            options = {"mutable": [*state, "auxiliary"], "rngs": {"dropout": key}}
-            logits, changed = network.apply({**state, "params": params}, images, **train, **options)
+            variables, mutable = {**state, "params": params}, [*state, "auxiliary"]
+            logits, changed = network.apply(variables, images, **train, mutable=mutable, rngs={"dropout": key})
             return logits, changed.get("auxiliary")
 
         (logits, _), pullback = jax.vjp(forward, params)
@@ -216,9 +216,9 @@ def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
     record.output, *_ = record.run(jaxpr, [*learned, -1, "random"], ())
     # An array that is kept for two reasons is kept once; constants, such as a ReLU's zeros, are not kept at all.
     for var in dict.fromkeys(var for var in jaxpr.outvars[1:] if record.origin(var) != "constant"):
-        if any(size % EXAMPLES == 0 for size in var.aval.shape):
-            size = var.aval.size * var.aval.dtype.itemsize // record.batch
-            record.kept.append((record.made.get(var, -1), size))
+        aval: Any = var.aval
+        if any(size % EXAMPLES == 0 for size in aval.shape):
+            record.kept.append((record.made.get(var, -1), aval.size * aval.dtype.itemsize // record.batch))
     return record
 
 

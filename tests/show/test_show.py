@@ -181,6 +181,20 @@ def test_a_users_own_module_is_watched_like_the_resnet():
     assert table.averaged_over(counts.parts[1].norm) == ["H×W×C/4"]
 
 
+class Fused(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (3, 3))(x)
+        x = layers.Norm(find_spec("layer"))(nn.Conv(8, (3, 3))(x), residual=x, activation="relu")
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+def test_an_addition_and_a_relu_inside_a_norm_are_seen():
+    counts = count(Fused(), (8, 8, 3))
+    assert counts.blocks[-1].line == "3×3 conv, norm, + identity, ReLU"
+    assert counts.layers == 3
+
+
 # He et al. 2016, figure 4 and table 1.
 CONV_NORM, PRE = "3×3 conv, norm", "norm, ReLU, 3×3 conv, norm, ReLU, 3×3 conv"
 LINES = [
