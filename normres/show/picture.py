@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from normres.report.style import STYLE, VARIANTS
+from normres.report.style import FONT, STYLE, VARIANTS
 from normres.show import table
 from normres.show.blocks import Block, line
 from normres.show.count import Counts
@@ -38,7 +38,8 @@ def svg(counts: Counts) -> str:
         said = "; ".join(": ".join(pair) for pair in table.order(counts))
         metadata = {"Date": None, "Title": table.headline(counts), "Description": said}
         draw(counts).savefig(buffer, format="svg", metadata=metadata)
-    return buffer.getvalue()
+    # A browser does not know the font that matplotlib brings; Verdana is as wide.
+    return buffer.getvalue().replace(f"'{FONT}'", "'DejaVu Sans', Verdana, sans-serif")
 
 
 def draw(counts: Counts) -> Figure:
