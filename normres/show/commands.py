@@ -1,19 +1,36 @@
 """`normres show` itself: reads the config, counts, prints the table and writes the picture."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import flax.linen as nn
 
 from normres.errors import UserError
 from normres.report.files import write_file
 from normres.runs import config as configs
 from normres.runs import machine
-from normres.show import count, table
-from normres.training.networks import model_config
+from normres.show import table
+from normres.show.count import count
+from normres.training.networks import build_network
 
 # Classes by data set; images of one's own are read by training only, and shown with as many as CIFAR-10 has.
 CLASSES = {"cifar10": 10, "cifar100": 100}
 # There is no source of ImageNet here, but there are published counts.
 IMAGENET = (224, 224, 3), 1000
+
+
+def network(config: Any) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Returns the network of a config, and the shape of its images."""
+    shape, classes = (config.data.image_size, config.data.image_size, 3), CLASSES.get(config.data.name, 10)
+    if config.model.layout == "imagenet":
+        shape, classes = IMAGENET
+    module = build_network(config, classes, machine.resolve_dtype(config.train.dtype))
+    if hasattr(module, "config"):
+        # Merging statistics over devices changes no count, and there are no devices here.
+        module = module.clone(config=replace(module.config, axis_name=None))
+    return module, shape
 
 
 def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | None) -> None:
@@ -22,30 +39,26 @@ def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | Non
     Raises:
       UserError: a config that cannot run, or an image or file that cannot be.
     """
-    config = configs.load(path, overrides)
-    shape, classes = (config.data.image_size, config.data.image_size, 3), CLASSES.get(config.data.name, 10)
-    if config.model.layout == "imagenet":
-        shape, classes = IMAGENET
+    module, shape = network(configs.load(path, overrides))
     if image is not None:
         shape = _shape(image)
     if svg is not None and (svg.suffix != ".svg" or svg.is_dir()):
         raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
     if svg is not None and not svg.parent.is_dir():
         raise UserError(f"--svg={svg}: there is no directory {svg.parent}")
-    model = model_config(config, classes, machine.resolve_dtype(config.train.dtype))
-    parts = count.parts(model, shape)
-    print(table.text(model, shape, parts))
+    counts = count(module, shape)
+    print(table.text(counts))
     if svg is not None:
-        # matplotlib, whose colours the picture has, is slow to import.
-        from normres.show import diagram
+        # matplotlib is slow to import.
+        from normres.show import picture
 
-        print(f"\n{write_file(svg, diagram.draw(model, parts))}")
+        print(f"\n{write_file(svg, picture.svg(counts))}")
 
 
 def _shape(image: str) -> tuple[int, int, int]:
     """Reads "224x224x3"."""
-    sizes = image.split("x")
-    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+    sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", image)
+    if sizes is None:
         raise UserError(f"--image={image}: write HxWxC, such as 224x224x3")
-    height, width, channels = map(int, sizes)
+    height, width, channels = map(int, sizes.groups())
     return height, width, channels

@@ -1,89 +1,67 @@
-"""The network as text: one line per part with what it costs, then the order of its operations, then its norm."""
+"""The network as text: one line per part with what it costs, then the order of its operations."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from normres.models.variants import ORDERS, SHORTCUTS, ResNetConfig
-from normres.show import words
-from normres.show.count import Part
+from normres.show.blocks import line
+from normres.show.count import Counts, Part
 from normres.show.text import NOTHING, table
+from normres.show.watch import Op
 
 WIDTH = 100  # characters in a line
+EXPLAINED = {
+    "multiply-adds": "of convolutions and dense layers, forward",
+    "kept": "activations that the backward pass needs, before the compiler saves any",
+    "each mean over": "what shares its statistics; N: the batch, C: the normalized channels",
+}
 
 
-def headline(config: ResNetConfig) -> str:
-    """Returns what the network is, in a few words."""
-    kind = "residual" if SHORTCUTS[config.shortcut].add else "plain"
-    return f"{kind} network, {config.depth} layers"
-
-
-def subtitle(config: ResNetConfig) -> str:
-    """Returns its order, shortcut and norm by the names that a config has for them."""
-    order, shortcut = ORDERS[config.order], SHORTCUTS[config.shortcut]
-    return f"order {config.order} ({order.title}); shortcut: {shortcut.title}; {words.norm_name(config)}"
-
-
-def text(config: ResNetConfig, image_shape: Sequence[int], parts: Sequence[Part]) -> str:
-    """Returns the table of `parts` and what explains it, in lines."""
-    rows = [(*_cells(part), averaged_over(config, part)) for part in parts]
-    sums = [sum(getattr(part, name) for part in parts) for name in ("parameters", "multiply_adds", "kept_bytes")]
-    blocks = sum(part.blocks for part in parts)
-    rows.append(("sum", str(blocks), "", f"{sums[0]:,}", scaled(sums[1]), f"{scaled(sums[2])}B", ""))
+def text(counts: Counts) -> str:
+    """Returns the table of the parts and what explains it, in lines."""
     header = ("part", "blocks", "output", "parameters", "multiply-adds", "kept", "each mean over")
-    explained = {
-        "multiply-adds": "of convolutions and fully connected layers, forward",
-        "kept": f"activations that the backward pass needs, in {config.dtype.name}, before the compiler saves any",
-    }
-    if reductions(config):
-        explained["each mean over"] = "what shares its statistics; N: the batch, C: the normalized channels"
-    lines = [
-        f"{headline(config)}; one image of {'×'.join(map(str, image_shape))}, {config.classes} classes",
-        *textwrap.wrap(subtitle(config), WIDTH, break_on_hyphens=False),
-        "",
-        table(header, rows),
-        "",
-        *(line for name, meaning in explained.items() for line in _item(name, meaning, len("each mean over"))),
-        "",
-        *(line for name, meaning in order(config).items() for line in _item(name, meaning, len("classifier"))),
-        "",
-        *words.notes(config),
-    ]
-    return "\n".join(lines)
+    rows = [_row(part) for part in counts.parts]
+    cost = (f"{counts.parameters:,}", scaled(counts.multiply_adds), f"{scaled(counts.kept_bytes)}B")
+    rows.append(("sum", str(sum(part.blocks for part in counts.parts)), "", *cost, ""))
+    explained = {name: meaning for name, meaning in EXPLAINED.items() if name != "each mean over" or norms(counts)}
+    paragraphs = [headline(counts), table(header, rows), _list(explained.items()), _list(order(counts))]
+    return "\n\n".join(paragraphs)
 
 
-def order(config: ResNetConfig) -> dict[str, str]:
-    """Returns where each convolution, norm and ReLU stands, for stem, block, shortcut and classifier."""
-    block = words.block(config)
-    inside, after = words.line((*block.lead, *block.branch)), words.line(block.after)
-    described = {"stem": words.line(words.stem(config))}
-    if block.shortcut is None:
-        described["block"] = ", ".join(filter(None, [inside, after]))
-    else:
-        described["block"] = ", ".join(filter(None, [inside, "+ shortcut", after]))
-        always = words.line([step for step in block.shortcut if not step.where_changed]) or "identity"
-        changed = words.line([step for step in block.shortcut if step.where_changed])
-        described["shortcut"] = always + f"; where the shape changes: {changed}" * bool(changed)
-        if block.projection:
-            described["shortcut"] += f" (of what follows {words.line(block.lead)})"
-    return described | {"classifier": words.line(words.head(config))}
+def headline(counts: Counts) -> str:
+    """Returns what the network is, in a few words."""
+    kind = "residual" if any(block.joint == "+" for block in counts.blocks) else "plain"
+    names = ", ".join(dict.fromkeys(norm.text for norm in norms(counts))) or "no norm"
+    layers = f"{counts.layers} convolutions and dense layers in sequence"
+    return f"{kind} network, {layers}, {names}; one image of {'×'.join(map(str, counts.image))}"
 
 
-def averaged_over(config: ResNetConfig, part: Part) -> str:
-    """Returns the sizes of the axes over which the norm of a part averages: "N×32×32", "32×32×C/8"; "–" for none."""
-    return " & ".join(reductions(config, *part.normalized)) or NOTHING if part.normalized else NOTHING
+def norms(counts: Counts) -> list[Op]:
+    """Returns the last norm of each part that has one."""
+    return [part.norm for part in counts.parts if part.norm is not None]
 
 
-def reductions(config: ResNetConfig, height: int | str = "H", width: int | str = "W") -> list[str]:
-    """Returns for each reduction of the norm the axes that it averages over, with H and W as given."""
-    spec = config.norm_spec
-    found = []
-    for over in spec.reductions:
-        groups = f"/{config.norm_groups}" if spec.groups > 1 else ""
-        sub_batches = f"/{config.norm_sub_batches}" if spec.sub_batches > 1 else ""
-        names = {"N": f"N{sub_batches}", "H": height, "W": width, "C": f"C{groups}"}
-        letters = over.replace("S", "HW")
-        found.append("×".join(str(name) for letter, name in names.items() if letter in letters))
-    return [axes for axes in found if axes]
+def order(counts: Counts) -> list[tuple[str, str]]:
+    """Returns where each convolution, norm and ReLU stands, for each part and each kind of block."""
+    parts = [(part.name, line(part.single)) for part in counts.parts if part.single]
+    after = 1 if parts and parts[-1][0] == "classifier" else 0
+    blocks = [(plural(block.times), block.line) for block in counts.blocks]
+    return parts[: len(parts) - after] + blocks + parts[len(parts) - after :]
+
+
+def plural(blocks: int) -> str:
+    """Returns "1 block", "2 blocks"."""
+    return f"{blocks} block{'s' * (blocks != 1)}"
+
+
+def sized(op: Op) -> str:
+    """Returns an operation with its channels: "3×3 conv, 16"."""
+    return f"{op.text}, {op.shape[-1]}" if op.kind in ("conv", "dense") else op.text
+
+
+def averaged_over(norm: Op, height: int | str = "H", width: int | str = "W") -> list[str]:
+    """Returns the axes of each mean that a norm takes, with sizes for H and W: "N×32×32", "32×32×C/8"."""
+    sizes = {"H": height, "W": width}
+    return ["×".join(str(sizes.get(axis, axis)) for axis in axes) for axes in norm.reductions]
 
 
 def scaled(number: int) -> str:
@@ -95,13 +73,19 @@ def scaled(number: int) -> str:
     return f"{number} "
 
 
-def _item(name: str, meaning: str, width: int) -> list[str]:
-    indent = " " * (width + 2)
-    return textwrap.wrap(meaning, WIDTH, initial_indent=f"{name:{width}}  ", subsequent_indent=indent)
-
-
-def _cells(part: Part) -> tuple[str, ...]:
-    blocks = str(part.blocks) if part.blocks else NOTHING
-    output = "×".join(map(str, part.output))
+def _row(part: Part) -> tuple[str, ...]:
+    blocks, output = str(part.blocks or NOTHING), "×".join(map(str, part.output))
     cost = (f"{part.parameters:,}", scaled(part.multiply_adds), f"{scaled(part.kept_bytes)}B")
-    return (part.name, blocks, output, *cost)
+    spatial = part.norm.shape[:2] if part.norm and len(part.norm.shape) == 3 else ("H", "W")
+    axes = averaged_over(part.norm, *spatial) if part.norm else []
+    return (part.name, blocks, output, *cost, " & ".join(axes) or NOTHING)
+
+
+def _list(described: Iterable[tuple[str, str]]) -> str:
+    """Returns each name and its meaning, the meanings in a column."""
+    pairs = list(described)
+    width = max(len(name) for name, _ in pairs) + 2
+    indent = " " * width
+    return "\n".join(
+        textwrap.fill(f"{name:{width}}{meaning}", WIDTH, subsequent_indent=indent) for name, meaning in pairs
+    )

@@ -1,0 +1,245 @@
+"""Watches a network: one abstract trace becomes the list of the operations that it carries out.
+
+Nothing is computed and nothing allocated.  Flax calls a hook before every module; the hook numbers the calls in the
+names of JAX's equations, so that each equation tells from which module it comes.  Any Flax module will do.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from normres import layers
+from normres.show.names import LAYERS, TRANSPARENT, equation_name, norm_name, reductions
+
+# Examples in the traced batch.  A prime that is no width of a network, so that what grows with the batch is seen.
+EXAMPLES = 10_007
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a module.
+
+    Attributes:
+      path: of the module, as in the tree of parameters.
+      kind: "norm" or "dropout", which are one operation each; "layer" (a convolution or dense layer); "" for others.
+      text: of a norm or dropout, what the operation is called; of a layer, what its operation is called besides.
+      activation: the name of the nonlinearity that a norm is asked to apply.
+      reductions: of a norm, see names.reductions.
+    """
+
+    path: tuple[str, ...]
+    kind: str = ""
+    text: str = ""
+    activation: str = ""
+    reductions: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation on the image or on what was made of it.
+
+    Attributes:
+      kind: "conv", "dense", "norm", "activation", "add", "gate" (a product of two such arrays), "scale", "dropout",
+        "pool", "average", "pad", "other".
+      text: a few words.
+      inputs: the operations that it reads, as indices into Record.ops; -1 is the image.
+      shape: of its output for one image.
+      calls: the modules around it from the network inwards, as indices into Record.calls.
+      path: of the innermost module; of a norm, dropout or layer its own.
+      times: how often a loop (nn.scan) repeats it.
+      multiply_adds: of a convolution or dense layer for one image, each time.
+      reductions: of a norm, see names.reductions.
+    """
+
+    kind: str
+    text: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    calls: tuple[int, ...]
+    path: tuple[str, ...]
+    times: int
+    multiply_adds: int = 0
+    reductions: tuple[tuple[str, ...], ...] = ()
+
+
+# Where a value is from: the operation that made it, or a word for what does not depend on the image.
+Origin = int | str
+WORDS = ("constant", "learned", "random")
+
+
+@dataclass
+class Record:
+    """What a network does; see watch().
+
+    Attributes:
+      image: (H, W, C).
+      calls: of modules.
+      params: the parameters' shapes.
+      ops: in the order in which they run.
+      output: the operation that makes the logits.
+      kept: the arrays that the backward pass needs, as (the last operation before it is made, bytes for one image).
+      batch: examples in the traced batch.
+      origins, made: of each of JAX's variables, and the last operation that was met before it was made.
+      whole: the operation that a call of a norm or of dropout is.
+    """
+
+    image: tuple[int, ...]
+    calls: list[Call] = field(default_factory=list)
+    params: Any = None
+    ops: list[Op] = field(default_factory=list)
+    output: Any = -1
+    kept: list[tuple[int, int]] = field(default_factory=list)
+    batch: int = EXAMPLES
+    origins: dict[Any, Origin] = field(default_factory=dict)
+    made: dict[Any, int] = field(default_factory=dict)
+    whole: dict[int, int] = field(default_factory=dict)
+
+    def origin(self, variable: Any) -> Origin:
+        """Returns the origin of a variable or literal."""
+        return "constant" if isinstance(variable, Literal) else self.origins.get(variable, "constant")
+
+    def run(self, jaxpr: Any, inputs: Sequence[Origin], calls: tuple[int, ...], times: int = 1) -> list[Origin]:
+        """Notes the operations of equations, which run `times` times inside `calls`; returns the outputs' origins."""
+        self.origins |= zip(jaxpr.invars, inputs, strict=True)
+        for equation in jaxpr.eqns:
+            numbers = re.findall(r"call(\d+)_", str(equation.source_info.name_stack))
+            around = tuple(dict.fromkeys([*calls, *map(int, numbers)]))
+            outputs = self.equation(equation, [self.origin(var) for var in equation.invars], around, times)
+            self.origins |= zip(equation.outvars, outputs, strict=True)
+            self.made |= dict.fromkeys(equation.outvars, len(self.ops) - 1)
+        return [self.origin(var) for var in jaxpr.outvars]
+
+    def equation(self, equation: Any, inputs: list[Origin], calls: tuple[int, ...], times: int) -> list[Origin]:
+        """Returns the origins of an equation's outputs, and notes the operation that it is, if it is one."""
+        count = len(equation.outvars)
+        data = tuple(dict.fromkeys(origin for origin in inputs if isinstance(origin, int)))
+        other = max((origin for origin in inputs if isinstance(origin, str)), key=WORDS.index, default="constant")
+        if not data:
+            return [other] * count
+        call = self.calls[calls[-1]]
+        kind, text, multiply_adds = equation_name(equation)
+        whole = call.kind in ("norm", "dropout")
+        named = kind == "activation" and (not whole or equation.params.get("name") == call.activation)
+        inner, skipped, repeats = _inner(equation)
+        if inner is not None and not named:
+            return self.run(inner, inputs[skipped:], calls, times * repeats)
+        if whole and not named:
+            return [self.part(equation, data, calls, times)] * count
+        if call.kind == "layer" and kind not in ("conv", "dense"):
+            return [data[0]] * count  # its bias
+        if len(data) == 1 and kind in ("add", "gate", "other"):
+            kind, text = self.scaling(equation, text, data[0], other)
+        kind = kind or ("other" if len(data) > 1 else "dropout" if other == "random" else "")
+        if not kind:
+            return [data[0]] * count
+        if call.kind == "layer":
+            text += call.text
+        shape = equation.outvars[0].aval.shape[1:]
+        work = multiply_adds // self.batch
+        return [self.note(kind, text or equation.primitive.name, data, shape, calls, times, work)] * count
+
+    def scaling(self, equation: Any, text: str, data: int, other: str) -> tuple[str, str]:
+        """Returns kind and text of a sum or product of one operation's output and what does not depend on the image."""
+        literal = next((var.val for var in equation.invars if isinstance(var, Literal)), None)
+        mean = data >= 0 and self.ops[data].kind in ("pool", "average")  # a sum, which is divided by its size
+        if len(equation.invars) == 1 or mean or (other == "constant" and (text in "+−∥" or literal in (None, 1))):
+            return "", ""
+        if other == "random":
+            return "dropout", f"{text} random"
+        return "scale", f"{text} learned" if literal is None else f"{text} {float(literal):g}"
+
+    def part(self, equation: Any, data: tuple[int, ...], calls: tuple[int, ...], times: int) -> int:
+        """Returns the operation that a norm or dropout is, noted at its first equation; a residual is added to it."""
+        if equation.primitive.name in TRANSPARENT and len(data) == 1:
+            return data[0]
+        call, shape = self.calls[calls[-1]], self.ops[data[0]].shape if data[0] >= 0 else self.image
+        own = self.whole.get(calls[-1])
+        if own is None:
+            own = self.note(call.kind, call.text, data, shape, calls, times, 0, call.reductions)
+            self.whole[calls[-1]] = own
+        residual = [origin for origin in data if origin not in (own, *self.ops[own].inputs)]
+        if equation.primitive.name == "add" and residual and own in data:
+            return self.note("add", "+", (own, *residual), shape, calls, times)
+        return own
+
+    def note(self, kind: str, text: str, inputs: Any, shape: Any, calls: tuple[int, ...], *rest: Any) -> int:
+        """Appends an operation and returns its number."""
+        call = self.calls[calls[-1]]
+        self.ops.append(Op(kind, text, inputs, shape, calls[:-1] if call.kind else calls, call.path, *rest))
+        return len(self.ops) - 1
+
+
+def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
+    """Returns what a network, images_NHWC -> logits, does in training with images of `image_shape` (H, W, C)."""
+    record = Record(tuple(image_shape))
+    train: dict[str, Any] = {"train": True} if "train" in inspect.signature(type(network).__call__).parameters else {}
+    network = network.clone(train=True) if hasattr(network, "train") else network
+    key = jax.random.key(0)
+
+    def initialize(images: jax.Array) -> Any:
+        return network.init({"params": key, "dropout": key}, images, **train)
+
+    def residuals(params: Any, state: Any, images: jax.Array, key: jax.Array) -> Any:
+        """Returns the logits and what the backward pass keeps; a loss may also read auxiliary logits."""
+
+        def forward(params: Any) -> Any:
+            variables, mutable = {**state, "params": params}, [*state, "auxiliary"]
+            logits, changed = network.apply(variables, images, **train, mutable=mutable, rngs={"dropout": key})
+            return logits, changed.get("auxiliary")
+
+        (logits, _), pullback = jax.vjp(forward, params)
+        return logits, pullback
+
+    def hook(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        record.calls.append(_call(context.module, kwargs.get("activation", "identity")))
+        if isinstance(context.module, layers.Norm):
+            record.batch = math.lcm(record.batch, EXAMPLES * context.module.spec.sub_batches)
+        with jax.named_scope(f"call{len(record.calls) - 1}_"):
+            return call(*args, **kwargs)
+
+    with nn.intercept_methods(hook):
+        state = dict(jax.eval_shape(initialize, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)))
+        record.params = state.pop("params")
+        images = jax.ShapeDtypeStruct((record.batch, *image_shape), jnp.float32)
+        jaxpr = jax.make_jaxpr(residuals)(record.params, state, images, key).jaxpr
+    learned = ["learned"] * len(jax.tree.leaves((record.params, state)))
+    record.output, *_ = record.run(jaxpr, [*learned, -1, "random"], ())
+    # An array that is kept for two reasons is kept once; constants, such as a ReLU's zeros, are not kept at all.
+    for var in dict.fromkeys(var for var in jaxpr.outvars[1:] if record.origin(var) != "constant"):
+        aval: Any = var.aval
+        if any(size % EXAMPLES == 0 for size in aval.shape):
+            record.kept.append((record.made.get(var, -1), aval.size * aval.dtype.itemsize // record.batch))
+    return record
+
+
+def _call(module: Any, activation: str) -> Call:
+    """Describes a call of a module."""
+    if isinstance(module, LAYERS):
+        weights = getattr(module, "weights", "plain")
+        return Call(module.path, "layer", f", {weights.replace('_', ' ')}" if weights != "plain" else "")
+    if isinstance(module, nn.Dropout):
+        return Call(module.path, "dropout", f"dropout {module.rate:g}")
+    if type(module).__name__.endswith("Norm") and not isinstance(module, (layers.WeightNorm, layers.SpectralNorm)):
+        return Call(module.path, "norm", norm_name(module, activation), activation, reductions(module))
+    return Call(module.path)
+
+
+def _inner(equation: Any) -> tuple[Any, int, int]:
+    """Returns the equations inside an equation, how many of its inputs are not theirs, and how often they run."""
+    params = equation.params
+    if equation.primitive.name == "cond":
+        return params["branches"][-1].jaxpr, 1, 1
+    inner = params.get("jaxpr", params.get("call_jaxpr"))
+    inner = getattr(inner, "jaxpr", inner)
+    fits = inner is not None and len(inner.invars) == len(equation.invars)
+    return (inner if fits else None), 0, params["length"] if equation.primitive.name == "scan" else 1
