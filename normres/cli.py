@@ -170,9 +170,10 @@ def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from normres.runs import results
     from normres.runs.config_files import load_module
 
-    experiment = load_module(options.experiment)
+    module = load_module(options.experiment)
+    experiment = getattr(module, "COMPARISON", module)
     if not hasattr(experiment, "draw"):
-        raise UserError(f"{options.experiment}: defines no draw(runs, output_directory)")
+        raise UserError(f"{options.experiment}: defines neither COMPARISON nor draw(runs, output)")
     runs = results.read_runs(options.workdir)
     if not runs:
         raise UserError(f"{options.workdir}: no runs here; `normres sweep` makes them")

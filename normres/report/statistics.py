@@ -14,6 +14,9 @@ from typing import Any
 from normres.errors import UserError
 from normres.runs.results import Run
 
+# The final numbers that every finished run has; a record may hold others, such as "test_top5_error".
+METRICS = ("train_error", "test_error")
+
 # Fields that say where and how often something is read or written, and how it is computed, not what is trained.
 BOOKKEEPING = frozenset(
     {
@@ -107,6 +110,22 @@ def final(run: Run, metric: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def metrics_of(runs: Iterable[Run]) -> list[str]:
+    """Returns the names of the final numbers that the runs' records hold, in their order."""
+    return list(dict.fromkeys(name for run in runs for name in run.record.get("final") or {}))
+
+
+def error_metrics(runs: Iterable[Run]) -> list[str]:
+    """Returns METRICS, then the other errors that the runs' records hold."""
+    return list(dict.fromkeys([*METRICS, *(name for name in metrics_of(runs) if name.endswith("_error"))]))
+
+
+def metric_words(metric: str) -> str:
+    """Returns "training error" of "train_error", "test top-5 error" of "test_top5_error"."""
+    words = {"train": "training", "top5": "top-5"}
+    return " ".join(words.get(part, part) for part in metric.split("_"))
+
+
 def field(run: Run, name: str) -> Any:
     """Returns a run's config field by its dotted name; a missing one is a UserError that names the file."""
     try:
@@ -126,8 +145,12 @@ def seed(run: Run) -> Any:
 
 
 def short_label(key: Mapping[str, Any]) -> str:
-    """Returns "depth 20, norm batch" of {"model.depth": 20, "model.norm": "batch"}."""
-    return ", ".join(f"{name.rpartition('.')[2].replace('_', ' ')} {value}" for name, value in key.items())
+    """Returns "depth 20, batch norm" of {"model.depth": 20, "model.norm": "batch"}."""
+    words = {name: name.rpartition(".")[2].replace("_", " ") for name in key}
+    named = ("norm", "order", "recipe")  # values that read as adjectives
+    return ", ".join(
+        f"{value} {words[name]}" if words[name] in named else f"{words[name]} {value}" for name, value in key.items()
+    )
 
 
 def group(
@@ -155,7 +178,7 @@ def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), fi
     for the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
     """
     hidden = BOOKKEEPING | {"seed"} | set(ignore)
-    flat = [_flatten(run.config) for run in runs]
+    flat = [flatten(run.config) for run in runs]
     names = {name for config in flat for name in config} - hidden
     candidates = [name for name in first if name in names]
     candidates += sorted(names - set(candidates))
@@ -169,11 +192,11 @@ def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), fi
     return chosen
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns {"model.depth": 20, ...} of a nested config."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
 
 
