@@ -39,13 +39,8 @@ class Network:
 Grid = Mapping[tuple[str, Network], Arm]
 
 
-@dataclass(frozen=True)
-class Part:
-    """What a clause found in networks of one kind: the largest depth, the outcome and the numbers."""
-
-    depth: int
-    outcome: Outcome
-    evidence: str
+# What networks of one kind show: the largest depth, the outcome and the numbers.
+Part = tuple[int, Outcome, str]
 
 
 @dataclass(frozen=True)
@@ -104,10 +99,10 @@ class Lower:
         for name in (self.better, self.worse):
             arm = grid.get((name, network))
             if arm is None:
-                return Part(network.depth, UNKNOWN, f"There is no run of {name} at {network.name}.")
+                return (network.depth, UNKNOWN, f"There is no run of {name} at {network.name}.")
             summary = self.summary(arm)
             if summary is None:
-                return Part(network.depth, UNKNOWN, self.lack(name, network))
+                return (network.depth, UNKNOWN, self.lack(name, network))
             arms.append(arm)
             summaries.append(summary)
         better, worse = summaries
@@ -116,7 +111,7 @@ class Lower:
             f"{self.measured} at {network.name}: {self.better} {percent(better)} {self.unit}, "
             f"{self.worse} {percent(worse)} {self.unit}; difference {difference.text()}.{self.note(arms)}"
         )
-        return Part(network.depth, difference.is_lower(), evidence)
+        return (network.depth, difference.is_lower(), evidence)
 
 
 @dataclass(frozen=True)
@@ -160,7 +155,7 @@ class Trend:
         }
         deepest = networks[-1].depth
         if waiting := [network.name for network in networks if network not in errors]:
-            return Part(deepest, UNKNOWN, f"No run of {self.variant} is done at {', '.join(waiting)}.")
+            return (deepest, UNKNOWN, f"No run of {self.variant} is done at {', '.join(waiting)}.")
         ends = list(errors.values())
         pairs = list(pairwise(ends)) if self.every_step else [(ends[0], ends[-1])]
         differences = [Difference(before, after) for before, after in pairs]
@@ -171,7 +166,7 @@ class Trend:
             + diverged_note(list(arms.values()))
         )
         outcomes = [step.is_higher() if self.rises else step.is_not_higher() for step in differences]
-        return Part(deepest, together(outcomes), evidence)
+        return (deepest, together(outcomes), evidence)
 
 
 def _by_kind(networks: Iterable[Network]) -> list[list[Network]]:
@@ -184,11 +179,11 @@ def _by_kind(networks: Iterable[Network]) -> list[list[Network]]:
 
 def _conclude(claim: str, from_depth: int, parts: Sequence[Part]) -> Clause:
     """Returns the clause that the parts of sufficient depth decide; all of them must hold."""
-    deep = [part for part in parts if part.depth >= from_depth]
-    evidence = " ".join(part.evidence for part in deep or parts)
+    deep = [part for part in parts if part[0] >= from_depth]
+    evidence = " ".join(text for _, _, text in deep or parts)
     if deep:
-        return Clause(claim, together([part.outcome for part in deep]), evidence)
-    deepest = max(part.depth for part in parts)
+        return Clause(claim, together([outcome for _, outcome, _ in deep]), evidence)
+    deepest = max(depth for depth, _, _ in parts)
     too_shallow = (
         f"The source’s claim is about depth {from_depth:,} and more; the deepest network compared here has depth "
         f"{deepest:,}. Its errors decide nothing: "

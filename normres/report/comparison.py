@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError
-from normres.report import drawings, facts, tables
+from normres.report import facts, tables
 from normres.report.clauses import DATA_TITLES, Grid, Lower, Network, Trend
+from normres.report.curves import training_curves
+from normres.report.dots import error_per_variant
 from normres.report.evidence import digits, scale_notes
+from normres.report.figures import error_against_depth
 from normres.report.files import write_file
-from normres.report.page import Drawing, Page
+from normres.report.page import Page
 from normres.report.statistics import (
     Arm,
     distinguishing_fields,
@@ -24,7 +27,7 @@ from normres.report.statistics import (
     short_label,
     summarize,
 )
-from normres.report.style import save
+from normres.report.style import Drawing, save
 from normres.report.verdict import Clause
 from normres.runs.results import Run
 
@@ -198,7 +201,7 @@ class Comparison:
                     if network.data in shown and not isinstance(error, str):
                         label = joined(variant, _data_title(network.data))
                         over_depth.setdefault(label, {})[network.depth] = error
-            return drawings.depth_drawing(name, self.lines(arms), over_depth)
+            return error_against_depth(name, self.lines(arms), over_depth)
         panels: dict[str, dict[str, Arm]] = {}
         for arm in arms:
             title = joined(network_of(arm.key).name, self.context(arm.key))
@@ -206,7 +209,7 @@ class Comparison:
         published = {network.name: errors for network, errors in self.published.items()}
         present = [variant for row in (*published.values(), *panels.values()) for variant in row]
         variants = [variant for variant in self.variants if variant in present]
-        return drawings.dots_drawing(name, panels, published, list(dict.fromkeys([*variants, *present])))
+        return error_per_variant(name, panels, published, list(dict.fromkeys([*variants, *present])))
 
     def draw(self, runs: Sequence[Run], output: Path) -> list[Path]:
         """Writes the figures, table.md, table.tex, table.csv and index.html to `output`; returns their paths.
@@ -223,7 +226,7 @@ class Comparison:
             source=self.source,
             clauses=self.judge(arms),
             warnings=facts.warnings(arms, missing=self.missing(arms)),
-            drawings=[self.drawing(arms), drawings.curves_drawing(self.lines(arms))],
+            drawings=[self.drawing(arms), training_curves(self.lines(arms))],
             table=self.table(arms),
             paper_table=self.paper_table(arms),
             paper_notes=[*self.notes, *scale_notes(arms)],

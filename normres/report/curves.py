@@ -8,27 +8,37 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from normres.report.statistics import METRICS, Arm
-from normres.report.style import COLUMN_INCHES, DEPTH_MARKERS, PAGE_INCHES, STYLE, literal, new_figure, percent_axis
+from normres.report.evidence import seeds_text
+from normres.report.statistics import METRICS, Arm, field
+from normres.report.style import (
+    COLUMN_INCHES,
+    DEPTH_MARKERS,
+    PAGE_INCHES,
+    STYLE,
+    Drawing,
+    literal,
+    new_figure,
+    percent_axis,
+)
 from normres.runs.results import Run
 
 CURVE_POINTS = 160  # of a training curve; more would only blacken the panel
 
 
-def training_curves(panels: Mapping[str, Sequence[Arm]], steps: int) -> Figure:
+def training_curves(panels: Mapping[str, Sequence[Arm]]) -> Drawing:
     """Draws error over steps, thin = training, bold = test, one panel per entry of `panels`, a shared y axis.
 
     Each curve is the mean over the seeds that finished (or, if none did, that still run) at the steps that
     all of them have; a run that diverged is a thin curve of its own that ends in a cross.  The depth stands at the
-    right end of a curve.  The x axis ends at `steps`; the y axis ends at twice the largest final error, because the
+    right end of a curve.  The y axis ends at about twice the largest final error, because the
     end of training matters more than its start.
     """
     arms = [arm for members in panels.values() for arm in members]
+    last_step = max(field(run, "train.steps") for arm in arms for run in arm.runs)
     with matplotlib.rc_context(STYLE):
         columns = len(panels) if len(panels) <= 3 else 2 if len(panels) == 4 else 3
         rows = math.ceil(len(panels) / columns)
@@ -42,7 +52,7 @@ def training_curves(panels: Mapping[str, Sequence[Arm]], steps: int) -> Figure:
         for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
             axes.set_title(literal(title))
             _end_labels(axes, [end for arm in members if (end := _arm_curves(axes, arm, depths, top))], top)
-            axes.set_xlim(0, 1.02 * steps)  # room for the last marker
+            axes.set_xlim(0, 1.02 * last_step)  # room for the last marker
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _steps_text(value)))
         for axes in grid.flat[len(panels) :]:
@@ -58,7 +68,17 @@ def training_curves(panels: Mapping[str, Sequence[Arm]], steps: int) -> Figure:
         if any(arm.diverged for arm in arms):
             handles.append(Line2D([], [], color="0.2", linewidth=0.7, marker="x", label="diverged"))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-        return figure
+    _, several = seeds_text(arms)
+    return Drawing(
+        "curves",
+        figure,
+        "Training and test error over training steps, one curve per depth and one panel per variant.",
+        "Error over training steps; the number at the end of a curve is the depth. Thin: training error, "
+        "running mean of the augmented mini-batches. Bold: test error"
+        + (", both averaged over seeds." if several else ".")
+        + " The vertical axis ends at about twice the largest final error, or at 100 %.",
+        PAGE_INCHES,
+    )
 
 
 def _arm_curves(axes: Axes, arm: Arm, depths: Sequence[int], top: float) -> tuple[float, str, str] | None:

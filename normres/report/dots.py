@@ -6,12 +6,12 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from normres.report.evidence import seeds_text
 from normres.report.statistics import METRICS, Arm
-from normres.report.style import PAGE_INCHES, STYLE, VARIANTS, cross, literal, marker_handle, new_figure
+from normres.report.style import PAGE_INCHES, STYLE, VARIANTS, Drawing, cross, literal, marker_handle, new_figure
 
 COLUMNS = 3  # panels side by side; more would leave no width for a difference to be seen
 
@@ -23,29 +23,33 @@ _LOOKS: dict[str, dict[str, Any]] = {
 
 
 def error_per_variant(
-    panels: Mapping[str, Mapping[str, Arm]], published: Mapping[str, Mapping[str, float | str]], names: Sequence[str]
-) -> Figure:
-    """Draws one row per variant of `names` and one panel per network.
+    name: str,
+    panels: Mapping[str, Mapping[str, Arm]],
+    published: Mapping[str, Mapping[str, float | str]],
+    variants: Sequence[str],
+) -> Drawing:
+    """Draws one row per variant of `variants` and one panel per network.
 
     Args:
+      name: of the files.
       panels: by the panel's title, the arm of each variant.  The mean of the seeds that finished is a dot, the seeds
         are dashes; a cross at the right edge marks an arm with diverged runs.
       published: by network, a paper's test error of each variant in percent, or a word such as "fail", which is
         written at the right edge; all in one last panel with an axis of its own.
-      names: the variants from top to bottom.
+      variants: their names from top to bottom.
     """
     arms = [arm for panel in panels.values() for arm in panel.values()]
     with matplotlib.rc_context(STYLE):
         count = len(panels) + bool(published)
         columns = max(1, min(COLUMNS, count))
         rows = math.ceil(count / columns)
-        figure = new_figure(PAGE_INCHES, rows * (0.75 + 0.17 * len(names)) + 0.3)
+        figure = new_figure(PAGE_INCHES, rows * (0.75 + 0.17 * len(variants)) + 0.3)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         own = list(grid.flat[: len(panels)])
         for axes, (title, panel) in zip(own, panels.items(), strict=True):
-            _rows(axes, title, names)
-            for name, arm in panel.items():
-                _arm(axes, arm, names.index(name))
+            _rows(axes, title, variants)
+            for variant, arm in panel.items():
+                _arm(axes, arm, variants.index(variant))
             axes.sharex(own[0])
         values = [100 * value for arm in arms for metric in METRICS for value in arm.values(metric)]
         low, high = (min(values), max(values)) if values else (0.0, 100.0)
@@ -58,12 +62,22 @@ def error_per_variant(
             handles.append(marker_handle("x", "diverged"))
         if published:
             axes = grid.flat[len(panels)]
-            _rows(axes, "test error in the paper", names)
-            handles += _published(axes, published, names)
+            _rows(axes, "test error in the paper", variants)
+            handles += _published(axes, published, variants)
         for axes in grid.flat[count:]:
             axes.set_axis_off()
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
-        return figure
+    seeds, several = seeds_text(arms)
+    return Drawing(
+        name,
+        figure,
+        "Final training and test error, one row per variant; the table has the numbers.",
+        f"Error at the last step, {seeds} per variant"
+        + (": the marker is the mean, dashes are seeds" if several else "")
+        + ". A cross at the right edge marks diverged runs; means are over the runs that finished."
+        + (" The panel of the paper’s numbers has its own axis; “fail” is an error above 20 %." if published else ""),
+        PAGE_INCHES,
+    )
 
 
 def _rows(axes: Axes, title: str, names: Sequence[str]) -> None:

@@ -21,6 +21,12 @@ def runs_text(count: int, of: int) -> str:
     return f"{count} of {of} run{'s' * (of != 1)}"
 
 
+def seeds_text(arms: Sequence[Arm]) -> tuple[str, bool]:
+    """Returns "3 seeds" or "1 to 3 seeds", and whether any arm has several."""
+    fewest, most = min(len(arm.runs) for arm in arms), max(len(arm.runs) for arm in arms)
+    return f"{most if fewest == most else f'{fewest} to {most}'} seed{'s' * (most > 1)}", most > 1
+
+
 def diverged_note(arms: Sequence[Arm]) -> str:
     """Says which of the arms' errors are those of diverged runs; begins with a space, empty if none is."""
     diverged = [arm for arm in arms if arm.diverged]

@@ -5,42 +5,88 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from normres.report.evidence import runs_text
-from normres.report.statistics import Arm, final, flatten, metric_words, metrics_of, run_id, seed
+from normres.report.statistics import Arm, final, flatten, metric_words, metrics_of, run_id, seed, sort_key
 from normres.report.tables import NOTHING, Table, csv_text
 from normres.runs.results import Run
 
 OPTIMIZER = ("learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay")
 
 
+def _optimizer(run: Run) -> str:
+    values = {name: flatten(run.config).get(f"optim.{name}") for name in OPTIMIZER}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
+
+
+def _data(run: Run) -> str:
+    data = run.record.get("data") or {}
+    train, test = (
+        f"{data[key]:,}" if isinstance(data.get(key), int) else "?" for key in ("train_examples", "test_examples")
+    )
+    evaluated_on = data.get("evaluated_on", "test")
+    text = f"{data.get('name', '?')} ({data.get('source', '?')}), {train} training and {test} {evaluated_on} images"
+    for name, split in (data.get("splits") or {}).items():
+        settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in split.items())
+        text += f", {name.replace('_', ' ')} ({settings})"
+    return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
+
+
+def _dtype(run: Run) -> Any:
+    return run.record.get("dtype")
+
+
+def _device(run: Run) -> str:
+    device = run.record.get("device") or {}
+    return f"{device.get('count', '?')} × {device.get('kind', '?')} ({device.get('platform', '?')})"
+
+
+def _processor(run: Run) -> str:
+    host = run.record.get("host") or {}
+    return f"{host.get('cpu', '?')} ({host.get('cpu_count', '?')} cores)"
+
+
+def _commit(run: Run) -> str:
+    changed = " with uncommitted changes" if run.record.get("uncommitted_changes") else ""
+    return str(run.record.get("commit") or "unknown")[:12] + changed
+
+
+def _versions(run: Run) -> str:
+    return ", ".join(f"{name} {version}" for name, version in (run.record.get("versions") or {}).items())
+
+
+# By its name on the page: a config field, or a function of the run.
+FACTS: dict[str, str | Callable[[Run], Any]] = {
+    "Recipe": "recipe",
+    "Data": _data,
+    "Depths": "model.depth",
+    "Width of the first stage": "model.width",
+    "Norm": "model.norm",
+    "Block order": "model.order",
+    "Steps": "train.steps",
+    "Batch size": "train.batch_size",
+    "Optimizer": _optimizer,
+    "Number format": _dtype,
+    "Device": _device,
+    "Processor": _processor,
+    "Operating system": lambda run: (run.record.get("host") or {}).get("system"),
+    "Seeds": seed,
+    "Commit": _commit,
+    "Versions": _versions,
+}
+# Facts that should not differ among the runs of a report.
+EQUAL = {"Number formats": _dtype, "Devices": _device, "Commits": _commit, "Data": _data, "Versions": _versions}
+
+
 def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs; values that differ among the runs stand side by side."""
-    seconds = sum(_number(run, "seconds") for run in runs)
-    compiling = sum(_number(run, "compile_seconds") for run in runs)
-    values: list[tuple[str, Callable[[Run], Any]]] = [
-        ("Recipe", lambda run: _config(run, "recipe")),
-        ("Data", _data_text),
-        ("Depths", lambda run: _config(run, "model.depth")),
-        ("Width of the first stage", lambda run: _config(run, "model.width")),
-        ("Norm", lambda run: _config(run, "model.norm")),
-        ("Block order", lambda run: _config(run, "model.order")),
-        ("Steps", lambda run: _config(run, "train.steps")),
-        ("Batch size", lambda run: _config(run, "train.batch_size")),
-        ("Optimizer", _optimizer_text),
-        ("Number format", _dtype),
-        ("Device", _device_text),
-        ("Host", lambda run: f"{_processor(run)}, {_host(run, 'system')}"),
-        ("Seeds", seed),
-        ("Commit", _commit_text),
-        ("Versions", _versions_text),
-    ]
+    seconds, compiling = (sum(run.record.get(name) or 0.0 for run in runs) for name in ("seconds", "compile_seconds"))
     time = f"{duration(seconds)} in {_runs(len(runs))}, and {duration(compiling)} of compilation"
-    return [*((what, _distinct(runs, value)) for what, value in values), ("Training time", time)]
+    return [*((what, _distinct(runs, fact)) for what, fact in FACTS.items()), ("Training time", time)]
 
 
 def provenance(runs: Sequence[Run]) -> str:
     """Returns a sentence for a caption: where the numbers come from."""
-    hosts, commits = _distinct(runs, _processor), _distinct(runs, _commit_text)
-    return f"Run in {_distinct(runs, _dtype)} on {hosts}, at commit {commits}."
+    dtypes, processors, commits = (_distinct(runs, fact) for fact in (_dtype, _processor, _commit))
+    return f"Run in {dtypes} on {processors}, at commit {commits}."
 
 
 def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
@@ -57,14 +103,7 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
         sentences.append("Synthetic images: random pixels, for tests of shapes and speed. These errors mean nothing.")
     if any(of_run.get("evaluated_on") == "validation" for of_run in data):
         sentences.append("What is called test error was measured on a validation set, part of the training images.")
-    differing: list[tuple[str, Callable[[Run], Any]]] = [
-        ("Number formats", _dtype),
-        ("Devices", _device_text),
-        ("Commits", _commit_text),
-        ("Data", _data_text),
-        ("Versions", _versions_text),
-    ]
-    for what, value in differing:
+    for what, value in EQUAL.items():
         counts = Counter(str(value(run)) for run in runs)
         if len(counts) > 1:
             listed = "; ".join(f"{name} ({_runs(count)})" for name, count in counts.most_common())
@@ -104,10 +143,10 @@ def run_table(arms: Sequence[Arm]) -> Table:
         (
             arm.label,
             run_id(run),
-            _status_text(run),
+            _status(run),
             str(seed(run)),
             f"{run.record.get('step') or 0:,}",
-            f"{_number(run, 'seconds'):,.0f}",
+            f"{run.record.get('seconds') or 0.0:,.0f}",
             *(_metric_cell(metric, final(run, metric)) for metric in metrics),
             _metric_cell("best_test_error", run.record.get("best_test_error")),
         )
@@ -155,71 +194,19 @@ def _runs(count: int) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
-def _distinct(runs: Sequence[Run], value: Callable[[Run], Any]) -> str:
+def _distinct(runs: Sequence[Run], fact: str | Callable[[Run], Any]) -> str:
     """Returns the distinct values in order, numbers by size."""
-    values = {value(run) for run in runs} - {None}
-    numbers = all(isinstance(item, int | float) for item in values)
-    texts = [f"{item:,}" if numbers else str(item) for item in sorted(values, key=None if numbers else str)]
-    return "; ".join(texts) or "not recorded"
-
-
-def _config(run: Run, name: str) -> Any:
-    """Returns a config field to be shown; None if this config does not have it."""
-    return flatten(run.config).get(name)
-
-
-def _optimizer_text(run: Run) -> str:
-    settings = [(name.replace("_", " "), _config(run, f"optim.{name}")) for name in OPTIMIZER]
-    return ", ".join(f"{name} {value}" for name, value in settings if value is not None)
-
-
-def _data_text(run: Run) -> str:
-    data = run.record.get("data") or {}
-    train, test = (
-        f"{data[key]:,}" if isinstance(data.get(key), int) else "?" for key in ("train_examples", "test_examples")
+    values = [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
+    distinct = sorted({value for value in values if value is not None}, key=sort_key)
+    return (
+        "; ".join(f"{value:,}" if isinstance(value, int | float) else str(value) for value in distinct)
+        or "not recorded"
     )
-    evaluated_on = data.get("evaluated_on", "test")
-    text = f"{data.get('name', '?')} ({data.get('source', '?')}), {train} training and {test} {evaluated_on} images"
-    for name, split in (data.get("splits") or {}).items():
-        settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in split.items())
-        text += f", {name.replace('_', ' ')} ({settings})"
-    return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
 
 
-def _dtype(run: Run) -> Any:
-    return run.record.get("dtype")
-
-
-def _device_text(run: Run) -> str:
-    device = run.record.get("device") or {}
-    return f"{device.get('count', '?')} × {device.get('kind', '?')} ({device.get('platform', '?')})"
-
-
-def _host(run: Run, name: str) -> Any:
-    return (run.record.get("host") or {}).get(name, "?")
-
-
-def _processor(run: Run) -> str:
-    return f"{_host(run, 'cpu')} ({_host(run, 'cpu_count')} cores)"
-
-
-def _commit_text(run: Run) -> str:
-    changed = " with uncommitted changes" if run.record.get("uncommitted_changes") else ""
-    return str(run.record.get("commit") or "unknown")[:12] + changed
-
-
-def _versions_text(run: Run) -> str:
-    return ", ".join(f"{name} {version}" for name, version in (run.record.get("versions") or {}).items())
-
-
-def _status_text(run: Run) -> str:
+def _status(run: Run) -> str:
     status = str(run.record.get("status"))
     return f"{status} at step {run.record.get('diverged_at_step')}" if status == "diverged" else status
-
-
-def _number(run: Run, name: str) -> float:
-    value = run.record.get(name)
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _metric_title(metric: str) -> str:

@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from normres.report.evidence import overfitting_note, seeds_text
 from normres.report.statistics import METRICS, Arm
 from normres.report.style import (
     COLUMN_INCHES,
     PAGE_INCHES,
     STYLE,
+    Drawing,
     cross,
     handle,
     look,
@@ -25,38 +26,52 @@ from normres.report.style import (
 DEPTH = "model.depth"
 
 
-def error_against_depth(lines: Mapping[str, Sequence[Arm]], published: Mapping[str, Mapping[int, float]]) -> Figure:
+def error_against_depth(
+    name: str, lines: Mapping[str, Sequence[Arm]], published: Mapping[str, Mapping[int, float]]
+) -> Drawing:
     """Draws final training (left) and test (right) error against depth, one line per entry of `lines`.
 
     Lines join the means of the seeds that finished; dashes beside a mean are its seeds, where there are
     several.  A cross at the upper edge marks an arm with diverged runs; that arm's mean, if any, is over its
     other runs.  `published` is a paper's test error in percent by line and depth, in a third panel with its own axes.
     """
+    every = [arm for arms in lines.values() for arm in arms]
     with matplotlib.rc_context(STYLE):
         width, columns = (PAGE_INCHES, 3) if published else (COLUMN_INCHES, 2)
         figure = new_figure(width, 2.2)
         training = figure.add_subplot(1, columns, 1)
         test = figure.add_subplot(1, columns, 2, sharey=training)
         test.tick_params(labelleft=False)
-        depths = sorted({arm.key[DEPTH] for arms in lines.values() for arm in arms})
+        depths = sorted({arm.key[DEPTH] for arm in every})
         for axes, metric, title in zip((training, test), METRICS, ("training", "test"), strict=True):
             axes.set_title(title)
             for number, arms in enumerate(lines.values()):
                 _line(axes, arms, metric, number)
             _depth_axis(axes, depths)
         training.set_ylabel("error (%)")
-        values = [v for arms in lines.values() for arm in arms for metric in METRICS for v in arm.values(metric)]
+        values = [value for arm in every for metric in METRICS for value in arm.values(metric)]
         percent_axis(training, 100 * max(values, default=1.0))
         names = list(dict.fromkeys([*lines, *published]))
         if published:
             _published(figure.add_subplot(1, 3, 3), published, names)
         handles = [handle(number, label) for number, label in enumerate(names)]
-        if any(arm.diverged for arms in lines.values() for arm in arms):
+        if any(arm.diverged for arm in every):
             handles.append(marker_handle("x", "diverged"))
         columns, rows = _legend_shape(handles, width)
         figure.set_figheight(2.0 + 0.15 * rows)
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6, columnspacing=1.4)
-        return figure
+    seeds, several = seeds_text(every)
+    return Drawing(
+        name,
+        figure,
+        "Final training and test error against depth, one line per variant; the table has the numbers.",
+        f"Error at the last step against depth, {seeds} per point"
+        + (": the line joins the means, dashes are seeds" if several else "")
+        + ". A cross at the upper edge marks diverged runs; means are over the runs that finished."
+        + (" The panel of the paper’s numbers has its own axes." if published else "")
+        + overfitting_note(lines),
+        width,
+    )
 
 
 def _line(axes: Axes, arms: Sequence[Arm], metric: str, number: int) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
+from normres.report.style import Drawing
 from normres.report.tables import Table, html_table
 from normres.report.verdict import RULE, Clause, Outcome, together
 
@@ -50,25 +49,6 @@ dt { color: var(--quiet); } dd { margin: 0; min-width: 0; overflow-wrap: anywher
 """
 
 _CLASS: dict[Outcome, str] = {"borne out": "yes", "not borne out": "no", "cannot be judged yet": "open"}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the page.
-
-    Attributes:
-      name: of its files, NAME.png and NAME.pdf.
-      figure: what is drawn.
-      alternative: the text for a reader who cannot see it.
-      caption: the text below it.
-      inches: its printed width.
-    """
-
-    name: str
-    figure: Figure
-    alternative: str
-    caption: str
-    inches: float
 
 
 @dataclass(frozen=True)

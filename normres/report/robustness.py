@@ -8,12 +8,10 @@ from typing import ClassVar
 from normres.report import facts, tables
 from normres.report.clauses import Lower, Network
 from normres.report.comparison import Comparison, joined, network_of
-from normres.report.drawings import seeds_text
 from normres.report.evidence import digits, runs_text
-from normres.report.page import Drawing
 from normres.report.severities import corruptions_of, error_against_severity, mean_error, over_seeds, rise, word
 from normres.report.statistics import Arm, Summary
-from normres.report.style import PAGE_INCHES
+from normres.report.style import Drawing
 from normres.runs.results import Run
 
 
@@ -110,17 +108,7 @@ class UnderCorruptions(Comparison):
         for arm in arms:
             network = network_of(arm.key).name if several_networks else ""
             lines[joined(self.variant(arm.key), network, self.context(arm.key))] = arm
-        seeds, several = seeds_text(arms)
-        return Drawing(
-            Path(self.config).stem,
-            error_against_severity(lines, corruptions_of(arms)),
-            "Test error against the severity of each corruption, one line per variant; the table has the means.",
-            f"Test error against severity, {seeds} per variant"
-            + (": the line joins the means, bars go from the lowest to the highest seed" if several else "")
-            + ". Contrast, brightness, blur and noise are those of CIFAR-10-C, color cast is our own. The vertical "
-            "axis does not begin at zero. Lines are shifted a little so that they do not hide each other.",
-            PAGE_INCHES,
-        )
+        return error_against_severity(Path(self.config).stem, lines, corruptions_of(arms))
 
 
 def _listed(corruptions: Sequence[str]) -> str:

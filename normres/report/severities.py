@@ -6,12 +6,12 @@ from statistics import fmean
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from normres.errors import UserError
+from normres.report.evidence import seeds_text
 from normres.report.statistics import Arm, Summary, field, final, summarize
-from normres.report.style import PAGE_INCHES, STYLE, handle, literal, look, new_figure, percent_locator
+from normres.report.style import PAGE_INCHES, STYLE, Drawing, handle, literal, look, new_figure, percent_axis
 from normres.runs.results import Run
 
 COLUMNS = 3  # panels side by side
@@ -60,7 +60,7 @@ def over_seeds(arm: Arm, number: Callable[[Run], float | None]) -> Summary | Non
     return summarize(value for run in arm.finished if (value := number(run)) is not None)
 
 
-def error_against_severity(lines: Mapping[str, Arm], corruptions: Sequence[str]) -> Figure:
+def error_against_severity(name: str, lines: Mapping[str, Arm], corruptions: Sequence[str]) -> Drawing:
     """Draws test error against severity, 0 being clean, one panel per corruption and one line per entry of `lines`.
 
     A line joins the means of the seeds that finished; where there are several, a bar goes from the least to the
@@ -90,7 +90,17 @@ def error_against_severity(lines: Mapping[str, Arm], corruptions: Sequence[str])
             grid.flat[-1].legend(handles=handles, loc="center", handlelength=3.2, labelspacing=0.9)
         else:
             figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.6)
-        return figure
+    seeds, several = seeds_text(list(lines.values()))
+    return Drawing(
+        name,
+        figure,
+        "Test error against the severity of each corruption, one line per variant; the table has the means.",
+        f"Test error against severity, {seeds} per variant"
+        + (": the line joins the means, bars go from the lowest to the highest seed" if several else "")
+        + ". Contrast, brightness, blur and noise are those of CIFAR-10-C, color cast is our own. The vertical axis "
+        "does not begin at zero. Lines are shifted a little so that they do not hide each other.",
+        PAGE_INCHES,
+    )
 
 
 def _line(axes: Axes, arm: Arm, corruption: str, number: int, count: int) -> None:
@@ -111,10 +121,7 @@ def _limits(axes: Axes, arms: Sequence[Arm], corruptions: Sequence[str]) -> None
     curves = [severities(run, name) or [] for arm in arms for run in arm.finished for name in corruptions]
     errors = [100 * error for curve in curves for error in curve]
     low, high = (min(errors), max(errors)) if errors else (0.0, 100.0)
-    locator = percent_locator()
-    ticks = locator.tick_values(low if low > high / 3 else 0.0, high)
-    axes.set_ylim(max(0.0, float(ticks[0])), min(100.0, float(ticks[-1])))
-    axes.yaxis.set_major_locator(locator)
+    percent_axis(axes, high, low if low > high / 3 else 0.0)
     last = max([5, *(len(curve) - 1 for curve in curves)])
     axes.set_xlim(-0.35, last + 0.35)
     axes.xaxis.set_major_locator(FixedLocator(range(last + 1)))

@@ -43,8 +43,6 @@ class Summary:
     mean: float
     standard_deviation: float | None
     median: float
-    minimum: float
-    maximum: float
 
     @property
     def standard_error(self) -> float | None:
@@ -58,14 +56,7 @@ def summarize(values: Iterable[float]) -> Summary | None:
     if not numbers:
         return None
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Summary(
-        count=len(numbers),
-        mean=statistics.fmean(numbers),
-        standard_deviation=deviation,
-        median=statistics.median(numbers),
-        minimum=min(numbers),
-        maximum=max(numbers),
-    )
+    return Summary(len(numbers), statistics.fmean(numbers), deviation, statistics.median(numbers))
 
 
 @dataclass(frozen=True)
@@ -168,7 +159,7 @@ def group(
         Arm(label(key), key, tuple(sorted(members, key=lambda run: (str(seed(run)).zfill(12), run_id(run)))))
         for key, members in groups.values()
     ]
-    return sorted(arms, key=lambda arm: [_order(value) for value in arm.key.values()])
+    return sorted(arms, key=lambda arm: [sort_key(value) for value in arm.key.values()])
 
 
 def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Iterable[str] = ()) -> list[str]:
@@ -200,8 +191,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _order(value: Any) -> tuple[int, float, str]:
-    """Returns a key by which numbers sort as numbers and before texts."""
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Returns a key that sorts numbers as numbers and before texts."""
     if isinstance(value, int | float):
         return (0, float(value), "")
     return (1, 0.0, str(value))

@@ -4,6 +4,7 @@ The object-oriented interface of matplotlib only, so that drawing changes no glo
 """
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page: the name of its files, the text for a reader who cannot see it, caption, printed width."""
+
+    name: str
+    figure: Figure
+    alternative: str
+    caption: str
+    inches: float
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Returns an empty figure of that size in inches, laid out without overlaps."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -108,18 +120,13 @@ def cross(axes: Axes, x: float, y: float, transform: Transform, colour: str) -> 
     axes.plot(x, y, "x", color=colour, transform=transform, **edge)
 
 
-def percent_locator() -> MaxNLocator:
-    """Returns what places ticks at round percentages."""
-    return MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10])
-
-
-def percent_axis(axes: Axes, largest: float) -> float:
-    """Makes the y axis end at the first tick that is not below `largest` percent, and returns that tick."""
-    locator = percent_locator()
+def percent_axis(axes: Axes, largest: float, smallest: float = 0.0) -> float:
+    """Makes the y axis begin and end at the ticks around the range, in percent; returns the upper one."""
+    locator = MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10])
     axes.yaxis.set_major_locator(locator)
-    top = min(100.0, float(max(locator.tick_values(0, largest))))
-    axes.set_ylim(0, top)
-    return top
+    ticks = [float(tick) for tick in locator.tick_values(smallest, largest)]
+    axes.set_ylim(max(0.0, ticks[0]), min(100.0, ticks[-1]))
+    return min(100.0, ticks[-1])
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
