@@ -92,8 +92,7 @@ def test_the_verdict_follows_the_errors(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "judged"),
     # Clauses that a demo can decide: all; options A, B, C against plain; none; none; all; the first four.
-    [("degradation", 4), ("shortcuts", 3), ("activation_order", 0), ("preactivation", 0), ("aux_loss", 3)]
-    + [("norm_free", 4)],
+    list(zip(COMPARED, (4, 3, 0, 0, 3, 4), strict=True)),
 )
 def test_a_demo_decides_what_its_depth_allows(tmp_path, name, judged):
     decided = outcomes(name, write_sweep(tmp_path, name, "demo", bearing_out(name)))
@@ -147,20 +146,16 @@ def test_every_depth_or_the_deepest(tmp_path):
         ([("none", 14), ("A", 14)], [0, 1, 2], "Two depths of plain are needed; there is depth 14."),
         ([("none", 14), ("none", 26), ("A", 14), ("A", 56)], [3], "There is no run of plain at depth 56."),
         ([], [0, 1, 2, 3], "There is no run of plain."),
+        ([*HOLDS, "running"], [0, 1, 3], "No run of plain is done at depth 110."),
     ],
 )
 def test_the_missing_run_is_named(tmp_path, kept, undecided, evidence):
-    write_grid(tmp_path, {place: HOLDS[place] for place in kept})
+    write_grid(tmp_path, {place: HOLDS[place] for place in kept if place != "running"})
+    if "running" in kept:
+        write_run(tmp_path, (0, 0), status="running", change={"model.shortcut": "none", "model.depth": 110})
     clauses = judge("degradation", read_runs(tmp_path))
     assert [number for number, clause in enumerate(clauses) if clause.outcome == OPEN] == undecided
     assert clauses[undecided[0]].evidence == evidence
-
-
-def test_a_run_that_is_not_done_is_waited_for(tmp_path):
-    write_run(tmp_path, (0, 0), status="running", change={"model.shortcut": "none", "model.depth": 110})
-    clauses = judge("degradation", write_grid(tmp_path, HOLDS))
-    assert [clause.outcome for clause in clauses] == [OPEN, OPEN, YES, OPEN]
-    assert clauses[0].evidence == "No run of plain is done at depth 110."
 
 
 def test_a_diverged_run_counts_as_guessing(tmp_path):
@@ -197,23 +192,26 @@ def test_unlike_things_are_told_apart_and_not_compared(tmp_path):
 
 @pytest.mark.parametrize("name", COMPARED)
 def test_the_papers_numbers_stand_beside_their_networks(tmp_path, name):
-    runs = write_sweep(tmp_path / "runs", name, "paper", bearing_out(name), seeds=(-0.01, 0.01))
     declared = comparison(name)
-    arms = declared.arms(runs)
+    arms = declared.arms(write_sweep(tmp_path, name, "paper", bearing_out(name)))
+    numbers = {
+        (variant, network.name): error if error == "fail" else f"{error:.2f}"
+        for network, errors in declared.published.items()
+        for variant, error in errors.items()
+    }
     cells = {row[:2]: row[-1] for row in declared.table(arms).rows}
-    every = {row[:2]: row[2:] for row in declared.paper_table(arms).rows}
-    for network, errors in declared.published.items():
-        for variant, error in errors.items():
-            number = error if isinstance(error, str) else f"{error:.2f}"
-            place = (variant, network.name)
-            assert every[place][0] == number
-            assert cells.get(place, "not run") == (number if every[place][1] != "not run" else "not run")
-    assert sum(number != "–" for number in cells.values()) == sum(here != "not run" for _, here in every.values())
-    # The same variants and depths with another width of groups: still the paper's.  With another norm: not.
-    held = {"model.norm": "group"} if "model.norm" in declared.held else {"model.shortcut": "C"}
-    if not set(held) & {field for fields in declared.variants.values() for field in fields}:
-        others = write_sweep(tmp_path / "others", name, "paper", bearing_out(name), overrides=held)
-        assert {row[-1] for row in declared.table(declared.arms(others)).rows} == {"–"}
+    assert {place: cell for place, cell in cells.items() if cell != "–"} == {
+        place: number for place, number in numbers.items() if place in cells
+    }
+    here = {row[:2]: row[2:] for row in declared.paper_table(arms).rows}
+    assert {place: number for place, (number, _) in here.items()} == numbers
+    assert {place for place, (_, error) in here.items() if error != "not run"} == numbers.keys() & cells.keys()
+
+
+def test_a_papers_number_is_not_of_another_norm(tmp_path):
+    orders, errors = comparison("activation_order"), bearing_out("activation_order")
+    runs = write_sweep(tmp_path, "activation_order", "paper", errors, overrides={"model.norm": "group"})
+    assert {row[-1] for row in orders.table(orders.arms(runs)).rows} == {"–"}
 
 
 def test_the_papers_numbers():
