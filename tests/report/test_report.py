@@ -138,6 +138,7 @@ def test_any_metric_has_a_column_where_a_record_has_it(tmp_path):
     assert [row[-3:] for row in runs.rows] == [("12.50", "0.062", "50.00"), ("–", "–", "50.00")]
     rows = list(csv.DictReader(facts.runs_csv(arms).splitlines()))
     assert [row["test_top5_error"] for row in rows] == ["0.125", ""]
+    assert [(row["status"], row["seconds"], row["parameters"]) for row in rows] == [("finished", "60.0", "14000")] * 2
     assert [(row["arm"], row["model.shortcut"], row["train_error"]) for row in rows] == [
         ("plain, depth 14", "none", "0.4"),
         ("residual (A), depth 14", "A", "0.3"),
@@ -307,8 +308,11 @@ def test_page_says_what_matters(drawn):
 
 
 def test_overfitting_is_told_from_degradation(tmp_path):
-    runs = write_grid(tmp_path, {("A", 14): (0.4, 0.45), ("A", 56): (0.3, 0.50), ("none", 14): (0.4, 0.45)})
-    assert degradation.drawing(degradation.arms(runs)).caption.endswith(
+    overfits = {("A", 14): (0.4, 0.45), ("A", 56): (0.3, 0.50)}
+    runs = write_grid(tmp_path, overfits | {("none", 14): (0.4, 0.45), ("none", 56): (0.5, 0.60)})
+    caption = degradation.drawing(degradation.arms(runs)).caption
+    assert "test error of plain" not in caption
+    assert caption.endswith(
         "From depth 14 to 56 the test error of residual (A) rises, but its training error falls: the deeper network "
         "overfits the 2,560 training images, which is not degradation."
     )
