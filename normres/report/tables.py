@@ -4,7 +4,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +64,8 @@ def parameters_cell(arm: Arm) -> str:
 
 def markdown(table: Table) -> str:
     """Returns the table as a Markdown (GitHub) table under its caption."""
-    escaped = Table(
-        tuple(map(_markdown_text, table.header)),
-        tuple(tuple(map(_markdown_text, row)) for row in table.rows),
-        text_columns=table.text_columns,
-    )
-    caption = f"{_markdown_text(_one_line(table.caption))}\n\n" if table.caption else ""
-    return f"{caption}{_written(escaped, 'pipe')}\n"
+    caption = f"{_markdown_text(table.caption)}\n\n" if table.caption else ""
+    return f"{caption}{_written(table, 'pipe', _markdown_text)}\n"
 
 
 def latex(table: Table) -> str:
@@ -99,19 +94,6 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return file.getvalue()
 
 
-def _written(table: Table, style: str) -> str:
-    """Returns what tabulate makes of the table; it escapes the cells of LaTeX and HTML, not those of Markdown."""
-    columns = range(len(table.header))
-    text = tabulate(
-        [list(map(_one_line, row)) for row in table.rows],
-        list(map(_one_line, table.header)),
-        tablefmt=style,
-        colalign=["left" if column < table.text_columns else "right" for column in columns],
-        disable_numparse=True,
-    )
-    return str(text)
-
-
 def _one_line(text: str) -> str:
     """Returns the text without line breaks and other control characters."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
@@ -119,7 +101,14 @@ def _one_line(text: str) -> str:
 
 def _markdown_text(text: str) -> str:
     """Escapes what Markdown would read as markup or as the end of a cell."""
-    return re.sub(r"([\\|`*_<>\[\]#~])", r"\\\1", text.replace("&", "&amp;"))
+    return re.sub(r"([\\|`*_<>\[\]#~])", r"\\\1", _one_line(text).replace("&", "&amp;"))
+
+
+def _written(table: Table, style: str, cleaned: Callable[[str], str] = _one_line) -> str:
+    """Returns what tabulate makes of the cleaned cells; for LaTeX and HTML, tabulate escapes them itself."""
+    header, *rows = [list(map(cleaned, row)) for row in (table.header, *table.rows)]
+    alignment = ["left" if column < table.text_columns else "right" for column in range(len(header))]
+    return str(tabulate(rows, header, tablefmt=style, colalign=alignment, disable_numparse=True))
 
 
 # The symbols of reports that an older LaTeX does not read.
