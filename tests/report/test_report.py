@@ -63,8 +63,8 @@ def test_arms_are_over_seeds_and_count_the_diverged(tmp_path):
 def test_distinguishing_fields(tmp_path):
     write_run(tmp_path, (0.4, 0.5), change=PLAIN)
     # A recipe stands for the fields that it sets; the seed and where the data lie tell nothing.
-    budget = {"recipe": "short", "train.steps": 3200, "data.path": "x"}
-    write_run(tmp_path, (0.4, 0.5), seed=5, change=budget)
+    short = {"recipe": "short", "train.steps": 3200, "data.path": "x"}
+    write_run(tmp_path, (0.4, 0.5), seed=5, change=short)
     runs = read_runs(tmp_path)
     assert distinguishing_fields(runs, ignore=["model.shortcut"], first=["recipe"]) == ["recipe"]
     # Neither does how a run was computed.
