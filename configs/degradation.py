@@ -1,39 +1,31 @@
-"""Degradation: training and test error against depth, for plain and for residual networks (He et al. 2015, figure 6).
+"""Degradation: training and test error against depth, for plain and residual networks (He et al. 2015, figure 6).
 
-    normres sweep  --config=configs/degradation.py:demo --workdir=runs/demo
-    normres report --experiment=experiments/degradation.py --workdir=runs/demo
+    normres sweep  --config=degradation:demo --workdir=runs/demo
+    normres report --experiment=degradation --workdir=runs/demo
 
-Sizes: `demo` (width 8, 2,560 embedded images, 400 steps; minutes on 2 CPU cores), `budget` (width 16, 6,400 steps; give
-it the full CIFAR-10 with --config.data.source=binary --config.data.path=DIR_OR_TAR) and `paper` (64,000 steps, depths
-to 110).  Expected: the plain networks' training error rises with depth and the residual ones' does not.
+Sizes: `demo` (depths 8, 20 and 56, width 8, 2,560 embedded images, 400 steps: minutes on 2 CPU cores), `short` (depths
+20 to 56, 3,200 steps) and `paper` (depths 20 to 110, 64,000 steps).  The last two need the full CIFAR-10, by
+--config.data.source=binary --config.data.path=DIR_OR_TAR.  Expected: the training error of plain networks rises with
+depth.  The training error of residual networks does not rise.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from normres.configs import base
-from normres.errors import UserError, nearest
+from normres.configs import sizes
 
-DEPTHS = {"demo": (8, 20, 56), "budget": (20, 32, 44, 56), "paper": (20, 32, 44, 56, 110)}
-RECIPES = {"demo": "demo", "budget": "budget", "paper": "he2015"}
-
-
-def _check(size: str) -> None:
-    if size not in DEPTHS:
-        raise UserError(f"configs/degradation.py:{size} is no size; {nearest(size, DEPTHS)}")
+FILE = "configs/degradation.py"
+DEPTHS = {"demo": (8, 20, 56), "short": (20, 32, 44, 56), "paper": (20, 32, 44, 56, 110)}
+VARIANTS = {"plain": {"model.shortcut": "none"}, "residual (A)": {"model.shortcut": "A"}}
 
 
 def get_config(size: str = "demo") -> ConfigDict:
-    """Returns what the arms share."""
-    _check(size)
-    config = base.get_config(RECIPES[size])
-    if size == "demo":
-        config.model.width = 8
-    return config
+    """Returns the fields that all arms share."""
+    return sizes.get_config(size, FILE)
 
 
 def sweep(size: str = "demo") -> list[dict[str, Any]]:
-    """Returns the arms: plain and residual (shortcut A) at each depth, the quick ones first."""
-    _check(size)
-    return [{"model.shortcut": shortcut, "model.depth": depth} for depth in DEPTHS[size] for shortcut in ("none", "A")]
+    """Returns the arms: plain and residual at each depth, from shallow to deep."""
+    depths = sizes.at(DEPTHS, size, FILE)
+    return [{**fields, "model.depth": depth} for depth in depths for fields in VARIANTS.values()]

@@ -1,48 +1,34 @@
-"""Pre-activation: what the original order loses to full pre-activation grows with depth.
+"""Pre-activation: the disadvantage of the original order against full pre-activation grows with depth.
 
 He, Zhang, Ren, Sun 2016, arXiv 1603.05027, section 4 and table 3: 110, 164 and 1001 layers on CIFAR-10 and CIFAR-100.
-Expected: pre-activation is better throughout; the original order is worse at 1001 layers than at 164.  The runs are
-the sweep of `CONFIG`; `draw` reads their result files only.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from normres.configs.preactivation import VARIANTS
-from normres.models.variants import ORDERS
 from normres.report.clauses import Lower, Network, Trend
-from normres.report.comparison import Comparison, Published
-from normres.report.statistics import Arm
-from normres.report.verdict import Clause
-from normres.runs.results import Run
+from normres.report.comparison import Comparison
 
-CONFIG = "configs/preactivation.py"
-TITLE = "Pre-activation: test error of the original and the pre-activated block against depth"
-CLAIM = (
-    "From depth 110 on, full pre-activation has a lower test error than the original order; from 164 to 1001 layers "
-    "the original’s error rises and that of pre-activation does not."
-)
-SOURCE = (
-    "He, Zhang, Ren, Sun 2016, Identity Mappings in Deep Residual Networks, arXiv 1603.05027, section 4.2 and table 3."
-)
-
-ORIGINAL, FULL = ORDERS["post"].title, ORDERS["pre"].title
-# Table 3: test error (%), median of 5 runs; ResNet-1001 pre-activated also as 4.89 ± 0.14 (table 4).
-PAPER: Published = {
-    Network(110): {ORIGINAL: 6.61, FULL: 6.37},
-    Network(164, "bottleneck"): {ORIGINAL: 5.93, FULL: 5.46},
-    Network(1001, "bottleneck"): {ORIGINAL: 7.61, FULL: 4.92},
-    Network(164, "bottleneck", "cifar100"): {ORIGINAL: 25.16, FULL: 24.33},
-    Network(1001, "bottleneck", "cifar100"): {ORIGINAL: 27.82, FULL: 22.71},
-}
+ORIGINAL, FULL = VARIANTS
 
 COMPARISON = Comparison(
-    title=TITLE,
-    claim=CLAIM,
-    source=SOURCE,
-    config=CONFIG,
+    title="Pre-activation: test error of the original and the pre-activated block against depth",
+    claim=(
+        "From depth 110 on, full pre-activation has a lower test error than the original order; from 164 to 1001 "
+        "layers the original’s error rises and that of pre-activation does not."
+    ),
+    source=(
+        "He, Zhang, Ren, Sun 2016, Identity Mappings in Deep Residual Networks, arXiv 1603.05027, section 4.2 and "
+        "table 3."
+    ),
+    config="configs/preactivation.py",
     variants=VARIANTS,
-    published=PAPER,
+    # Table 3: test error (%), median of 5 runs.
+    published={
+        Network(110): {ORIGINAL: 6.61, FULL: 6.37},
+        Network(164, "bottleneck"): {ORIGINAL: 5.93, FULL: 5.46},
+        Network(1001, "bottleneck"): {ORIGINAL: 7.61, FULL: 4.92},
+        Network(164, "bottleneck", "cifar100"): {ORIGINAL: 25.16, FULL: 24.33},
+        Network(1001, "bottleneck", "cifar100"): {ORIGINAL: 27.82, FULL: 22.71},
+    },
     held={"model.shortcut": "A", "model.norm": "batch"},
     clauses=[
         Lower(
@@ -52,22 +38,18 @@ COMPARISON = Comparison(
             from_depth=110,
             every_depth=True,
         ),
-        Trend("(b) The original’s test error rises to the deepest", ORIGINAL, True, "test_error", from_depth=1001),
-        Trend("(c) Pre-activation’s test error does not", FULL, False, "test_error", from_depth=1001),
+        Trend(
+            "(b) The original’s test error rises to the deepest",
+            ORIGINAL,
+            rises=True,
+            metric="test_error",
+            from_depth=1001,
+        ),
+        Trend("(c) Pre-activation’s test error does not", FULL, rises=False, metric="test_error", from_depth=1001),
     ],
     notes=[
-        "The paper’s errors are medians of 5 runs with batches of 128. For ResNet-1001 pre-activated its table 4 also "
-        "has 4.89 ± 0.14 %, and with batches of 64 a median of 4.62 % (4.69 ± 0.20 %).",
+        "The paper’s errors are medians of 5 runs with batches of 128. For ResNet-1001 with pre-activation its table 4 "
+        "also has 4.89 ± 0.14 %, and with batches of 64 a median of 4.62 % (4.69 ± 0.20 %).",
     ],
     over_depth=True,
 )
-
-
-def judge(arms: Sequence[Arm]) -> list[Clause]:
-    """Returns the claim clause by clause, each judged by the rule in normres/report/verdict.py."""
-    return COMPARISON.judge(arms)
-
-
-def draw(runs: Sequence[Run], output_directory: Path) -> list[Path]:
-    """Writes preactivation.png/.pdf, curves.png/.pdf, table.md, table.tex and index.html; returns their paths."""
-    return COMPARISON.draw(runs, output_directory)

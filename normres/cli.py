@@ -172,9 +172,10 @@ def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         raise UserError(f"--config.{next(iter(overrides))}: report draws what is there and takes no config")
     from normres.runs import results
 
-    experiment = files.load(options.experiment, "experiments")
+    module = files.load(options.experiment, "experiments")
+    experiment = getattr(module, "COMPARISON", module)
     if not hasattr(experiment, "draw"):
-        raise UserError(f"{options.experiment}: defines no draw(runs, output_directory)")
+        raise UserError(f"{options.experiment}: defines neither COMPARISON nor draw(runs, output)")
     runs = results.read_runs(options.workdir)
     if not runs:
         raise UserError(f"{options.workdir}: no runs here; `normres sweep` makes them")

@@ -1,22 +1,22 @@
-"""Clauses that several experiments share: one variant is better than another; error rises, or does not, with depth."""
+"""Clauses that experiments share: one variant has a lower error than another; the error rises, or not, with depth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from normres.report.evidence import chance, diverged_note
-from normres.report.statistics import Arm, Summary
+from normres.report.statistics import Arm, Summary, metric_words
 from normres.report.tables import percent
 from normres.report.verdict import Clause, Difference, Outcome, together
 
 UNKNOWN: Outcome = "cannot be judged yet"
-_METRICS = {"test_error": "test error", "train_error": "training error"}
-_DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATA_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 
 
 @dataclass(frozen=True)
 class Network:
-    """What the papers' columns are: a depth, a kind of block and a data set."""
+    """A column of the papers' tables: a depth, a kind of block and a data set."""
 
     depth: int
     block: str = "basic"
@@ -26,18 +26,21 @@ class Network:
     def name(self) -> str:
         """Returns "depth 110", "depth 164 (bottleneck), CIFAR-100"."""
         block = "" if self.block == "basic" else f" ({self.block})"
-        return f"depth {self.depth:,}{block}" + (
-            "" if self.data == "cifar10" else f", {_DATA.get(self.data, self.data)}"
-        )
+        data = "" if self.data == "cifar10" else f", {DATA_TITLES.get(self.data, self.data)}"
+        return f"depth {self.depth:,}{block}{data}"
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Returns what must agree for two depths to be compared; also the first part of the order."""
+        """Returns what must agree for two depths to be compared."""
         return (self.data, self.block)
 
 
 # The arms of one context, by variant and network.
-Found = Mapping[tuple[str, Network], Arm]
+Grid = Mapping[tuple[str, Network], Arm]
+
+
+# What networks of one kind show: the largest depth, the outcome and the numbers.
+Part = tuple[int, Outcome, str]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Lower:
     Attributes:
       claim: the sentence.
       better, worse: names of variants.
-      metric: "test_error" or "train_error".
+      metric: a final number of the records, such as "test_error".
       from_depth: the depth from which the source makes the claim; shallower networks cannot refute or support it.
       every_depth: whether all networks of that depth and more must agree, not only the deepest.
     """
@@ -64,11 +67,11 @@ class Lower:
     @property
     def measured(self) -> str:
         """What the numbers are, as the beginning of a sentence."""
-        return _METRICS[self.metric].capitalize()
+        return metric_words(self.metric).capitalize()
 
     def summary(self, arm: Arm) -> Summary | None:
         """Returns the statistics of an arm's numbers; None if it has none."""
-        return _summary(arm, self.metric)
+        return arm.summary(self.metric, diverged_as=chance(arm))
 
     def lack(self, name: str, network: Network) -> str:
         """Returns what is said of a variant without numbers."""
@@ -78,54 +81,50 @@ class Lower:
         """Returns what is said of diverged runs; begins with a space, empty if there are none."""
         return diverged_note(arms)
 
-    def judge(self, found: Found) -> Clause:
+    def judge(self, grid: Grid) -> Clause:
         """Returns the clause with its outcome and the numbers that it rests on."""
-        for name in (self.better, self.worse):
-            if not any(variant == name for variant, _ in found):
+        variants = (self.better, self.worse)
+        for name in variants:
+            if not any(variant == name for variant, _ in grid):
                 return Clause(self.claim, UNKNOWN, f"There is no run of {name}.")
-        networks = {network for variant, network in found if variant in (self.better, self.worse)}
-        chosen = sorted(networks, key=lambda network: (network.kind, network.depth))
-        if not self.every_depth:
-            chosen = [n for n in chosen if n.depth == max(other.depth for other in chosen if other.kind == n.kind)]
-        deep = [network for network in chosen if network.depth >= self.from_depth]
-        judged = [self._at(found, network) for network in deep or chosen]
-        evidence = " ".join(text for _, text in judged)
-        if deep:
-            return Clause(self.claim, together([outcome for outcome, _ in judged]), evidence)
-        return Clause(
-            self.claim, UNKNOWN, f"{_too_shallow(self.from_depth, chosen)} There, which decides nothing: {evidence}"
-        )
+        compared = []
+        for networks in _by_kind(network for variant, network in grid if variant in variants):
+            compared += networks if self.every_depth else networks[-1:]
+        return _conclude(self.claim, self.from_depth, [self._at(grid, network) for network in compared])
 
-    def _at(self, found: Found, network: Network) -> tuple[Outcome, str]:
-        """Returns the outcome in one network, and the numbers."""
-        summaries = {}
+    def _at(self, grid: Grid, network: Network) -> Part:
+        """Judges one network."""
+        arms = []
+        summaries = []
         for name in (self.better, self.worse):
-            arm = found.get((name, network))
+            arm = grid.get((name, network))
             if arm is None:
-                return UNKNOWN, f"There is no run of {name} at {network.name}."
+                return (network.depth, UNKNOWN, f"There is no run of {name} at {network.name}.")
             summary = self.summary(arm)
             if summary is None:
-                return UNKNOWN, self.lack(name, network)
-            summaries[name] = (summary, arm)
-        (better, first), (worse, second) = summaries[self.better], summaries[self.worse]
+                return (network.depth, UNKNOWN, self.lack(name, network))
+            arms.append(arm)
+            summaries.append(summary)
+        better, worse = summaries
         difference = Difference(worse, better)
-        text = (
+        evidence = (
             f"{self.measured} at {network.name}: {self.better} {percent(better)} {self.unit}, "
-            f"{self.worse} {percent(worse)} {self.unit}; difference {difference.text()}.{self.note([first, second])}"
+            f"{self.worse} {percent(worse)} {self.unit}; difference {difference.text()}.{self.note(arms)}"
         )
-        return difference.is_lower(), text
+        return (network.depth, difference.is_lower(), evidence)
 
 
 @dataclass(frozen=True)
 class Trend:
-    """The error of one variant rises, or does not, from the shallowest to the deepest network of each kind.
+    """The error of one variant rises, or does not rise, from the shallowest to the deepest network of each kind.
 
     Attributes:
       claim: the sentence.
       variant: its name.
       rises: whether it should.
-      metric: "test_error" or "train_error".
+      metric: a final number of the records, such as "train_error".
       from_depth: the depth that the deepest network must have for the source's claim to apply.
+      every_step: whether it must hold from each network to the next deeper one, not only from end to end.
     """
 
     claim: str
@@ -133,49 +132,60 @@ class Trend:
     rises: bool
     metric: str = "train_error"
     from_depth: int = 0
+    every_step: bool = False
 
-    def judge(self, found: Found) -> Clause:
+    def judge(self, grid: Grid) -> Clause:
         """Returns the clause with its outcome and the numbers that it rests on."""
-        kinds: dict[tuple[str, str], list[Network]] = {}
-        for variant, network in sorted(found, key=lambda key: (key[1].kind, key[1].depth)):
-            if variant == self.variant:
-                kinds.setdefault(network.kind, []).append(network)
+        kinds = _by_kind(network for variant, network in grid if variant == self.variant)
         if not kinds:
             return Clause(self.claim, UNKNOWN, f"There is no run of {self.variant}.")
-        everything = [network for networks in kinds.values() for network in networks]
-        judged = [self._along(found, networks) for networks in kinds.values() if len(networks) > 1]
-        if not judged:
-            only = ", ".join(network.name for network in everything)
+        parts = [self._along(grid, networks) for networks in kinds if len(networks) > 1]
+        if not parts:
+            only = ", ".join(network.name for networks in kinds for network in networks)
             return Clause(self.claim, UNKNOWN, f"Two depths of {self.variant} are needed; there is {only}.")
-        evidence = " ".join(text for _, _, text in judged)
-        deep = [outcome for depth, outcome, _ in judged if depth >= self.from_depth]
-        if deep:
-            return Clause(self.claim, together(deep), evidence)
-        return Clause(
-            self.claim, UNKNOWN, f"{_too_shallow(self.from_depth, everything)} There, which decides nothing: {evidence}"
+        return _conclude(self.claim, self.from_depth, parts)
+
+    def _along(self, grid: Grid, networks: Sequence[Network]) -> Part:
+        """Judges networks of one kind, from shallow to deep."""
+        arms = {network: grid[self.variant, network] for network in networks}
+        errors = {
+            network: summary
+            for network, arm in arms.items()
+            if (summary := arm.summary(self.metric, diverged_as=chance(arm)))
+        }
+        deepest = networks[-1].depth
+        if waiting := [network.name for network in networks if network not in errors]:
+            return (deepest, UNKNOWN, f"No run of {self.variant} is done at {', '.join(waiting)}.")
+        ends = list(errors.values())
+        pairs = list(pairwise(ends)) if self.every_step else [(ends[0], ends[-1])]
+        differences = [Difference(before, after) for before, after in pairs]
+        evidence = (
+            f"{metric_words(self.metric).capitalize()} of {self.variant}: "
+            + ", ".join(f"{network.name} {percent(error)} %" for network, error in errors.items())
+            + f"; difference {', then '.join(difference.text() for difference in differences)}."
+            + diverged_note(list(arms.values()))
         )
-
-    def _along(self, found: Found, networks: list[Network]) -> tuple[int, Outcome, str]:
-        """Returns the largest depth, the outcome and the numbers along networks of one kind."""
-        arms = [found[self.variant, network] for network in networks]
-        summaries = [_summary(arm, self.metric) for arm in arms]
-        waiting = [network.name for network, summary in zip(networks, summaries, strict=True) if summary is None]
-        first, last = summaries[0], summaries[-1]
-        if waiting or first is None or last is None:
-            return networks[-1].depth, UNKNOWN, f"No run of {self.variant} is done at {', '.join(waiting)}."
-        difference = Difference(first, last)
-        listed = ", ".join(f"{n.name} {percent(s)} %" for n, s in zip(networks, summaries, strict=True))
-        text = (
-            f"{_METRICS[self.metric].capitalize()} of {self.variant}: {listed}; "
-            f"difference {difference.text()}.{diverged_note(arms)}"
-        )
-        return networks[-1].depth, difference.is_higher() if self.rises else difference.is_not_higher(), text
+        outcomes = [step.is_higher() if self.rises else step.is_not_higher() for step in differences]
+        return (deepest, together(outcomes), evidence)
 
 
-def _summary(arm: Arm, metric: str) -> Summary | None:
-    return arm.summary(metric, diverged_as=chance(arm))
+def _by_kind(networks: Iterable[Network]) -> list[list[Network]]:
+    """Returns the distinct networks of each kind, from shallow to deep."""
+    kinds: dict[tuple[str, str], list[Network]] = {}
+    for network in sorted(set(networks), key=lambda network: (network.kind, network.depth)):
+        kinds.setdefault(network.kind, []).append(network)
+    return list(kinds.values())
 
 
-def _too_shallow(depth: int, networks: list[Network]) -> str:
-    deepest = max(network.depth for network in networks)
-    return f"The source’s claim is about depth {depth:,} and more; the deepest network here has depth {deepest:,}."
+def _conclude(claim: str, from_depth: int, parts: Sequence[Part]) -> Clause:
+    """Returns the clause that the parts of sufficient depth decide; all of them must hold."""
+    deep = [part for part in parts if part[0] >= from_depth]
+    evidence = " ".join(text for _, _, text in deep or parts)
+    if deep:
+        return Clause(claim, together([outcome for _, outcome, _ in deep]), evidence)
+    deepest = max(depth for depth, _, _ in parts)
+    too_shallow = (
+        f"The source’s claim is about depth {from_depth:,} and more; the deepest network compared here has depth "
+        f"{deepest:,}. Its errors decide nothing: "
+    )
+    return Clause(claim, UNKNOWN, too_shallow + evidence)

@@ -1,4 +1,4 @@
-"""Final error of many variants side by side, as dots on a line each: longer names and more rows than bars can bear."""
+"""Final error of many variants side by side, as dots in rows: bars have no room for so many and such long names."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,71 +6,84 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from normres.report.statistics import Arm
-from normres.report.style import METRICS, PAGE_INCHES, STYLE, VARIANTS, literal, new_figure
+from normres.report.evidence import seeds_text
+from normres.report.statistics import METRICS, Arm
+from normres.report.style import PAGE_INCHES, STYLE, VARIANTS, Drawing, cross, literal, marker_handle, new_figure
 
 COLUMNS = 3  # panels side by side; more would leave no width for a difference to be seen
 
-# Fill, marker and colour of training and test error: an open and a filled marker, told apart in grey.
-_SPLITS = {"train_error": ("white", "s", VARIANTS[0][0]), "test_error": (VARIANTS[1][0], "o", VARIANTS[1][0])}
+# An open marker for training and a filled one for test error, told apart in grey.
+_LOOKS: dict[str, dict[str, Any]] = {
+    "train_error": {"marker": "s", "markerfacecolor": "white", "markeredgecolor": VARIANTS[0][0]},
+    "test_error": {"marker": "o", "markerfacecolor": VARIANTS[1][0], "markeredgecolor": VARIANTS[1][0]},
+}
 
 
 def error_per_variant(
-    panels: Mapping[str, Mapping[str, Arm]], published: Mapping[str, Mapping[str, float | str]], names: Sequence[str]
-) -> Figure:
-    """Draws one row per variant of `names` and one panel per network.
+    name: str,
+    panels: Mapping[str, Mapping[str, Arm]],
+    published: Mapping[str, Mapping[str, float | str]],
+    variants: Sequence[str],
+) -> Drawing:
+    """Draws one row per variant of `variants` and one panel per network.
 
     Args:
+      name: of the files.
       panels: by the panel's title, the arm of each variant.  The mean of the seeds that finished is a dot, the seeds
         are dashes; a cross at the right edge marks an arm with diverged runs.
       published: by network, a paper's test error of each variant in percent, or a word such as "fail", which is
         written at the right edge; all in one last panel with an axis of its own.
-      names: the variants from top to bottom.
+      variants: their names from top to bottom.
     """
+    arms = [arm for panel in panels.values() for arm in panel.values()]
     with matplotlib.rc_context(STYLE):
         count = len(panels) + bool(published)
         columns = max(1, min(COLUMNS, count))
         rows = math.ceil(count / columns)
-        figure = new_figure(PAGE_INCHES, rows * (0.75 + 0.17 * len(names)) + 0.3)
+        figure = new_figure(PAGE_INCHES, rows * (0.75 + 0.17 * len(variants)) + 0.3)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         own = list(grid.flat[: len(panels)])
-        for axes, (title, arms) in zip(own, panels.items(), strict=True):
-            axes.set_title(literal(title))
-            _rows(axes, names)
-            _arms(axes, arms, names)
-            axes.set_xlabel("error (%)")
-        for axes in own[1:]:
+        for axes, (title, panel) in zip(own, panels.items(), strict=True):
+            _rows(axes, title, variants)
+            for variant, arm in panel.items():
+                _arm(axes, arm, variants.index(variant))
             axes.sharex(own[0])
-        if own:
-            _limits(own, [100 * value for arms in panels.values() for arm in arms.values() for value in _values(arm)])
+        values = [100 * value for arm in arms for metric in METRICS for value in arm.values(metric)]
+        low, high = (min(values), max(values)) if values else (0.0, 100.0)
+        room = 0.1 * (high - low) or 1.0
+        own[0].set_xlim(max(0.0, low - room), high + 1.5 * room)  # room for the crosses
         handles = [
-            Line2D([], [], linestyle="none", marker=m, markerfacecolor=f, markeredgecolor=c, label=label)
-            for (f, m, c), label in zip(_SPLITS.values(), ("training", "test"), strict=True)
+            marker_handle(label=label, **_LOOKS[m]) for m, label in zip(METRICS, ("training", "test"), strict=True)
         ]
-        if any(arm.diverged for arms in panels.values() for arm in arms.values()):
-            handles.append(Line2D([], [], linestyle="none", marker="x", color="0.2", label="diverged"))
+        if any(arm.diverged for arm in arms):
+            handles.append(marker_handle("x", "diverged"))
         if published:
             axes = grid.flat[len(panels)]
-            axes.set_title("test error in the paper")
-            _rows(axes, names)
-            handles += _published(axes, published, names)
-            axes.set_xlabel("error (%)")
+            _rows(axes, "test error in the paper", variants)
+            handles += _published(axes, published, variants)
         for axes in grid.flat[count:]:
             axes.set_axis_off()
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
-        return figure
+    seeds, several = seeds_text(arms)
+    return Drawing(
+        name,
+        figure,
+        "Final training and test error, one row per variant; the table has the numbers.",
+        f"Error at the last step, {seeds} per variant"
+        + (": the marker is the mean, dashes are seeds" if several else "")
+        + ". A cross at the right edge marks diverged runs; means are over the runs that finished."
+        + (" The panel of the paper’s numbers has its own axis; “fail” is an error above 20 %." if published else ""),
+        PAGE_INCHES,
+    )
 
 
-def _values(arm: Arm) -> list[float]:
-    return [value for metric in METRICS for value in arm.values(metric)]
-
-
-def _rows(axes: Axes, names: Sequence[str]) -> None:
-    """Names the rows, the first on top, and rules a faint line along each."""
+def _rows(axes: Axes, title: str, names: Sequence[str]) -> None:
+    """Names the rows, the first on top, and draws a faint line along each."""
+    axes.set_title(literal(title))
+    axes.set_xlabel("error (%)")
     axes.set_yticks(range(len(names)), [literal(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -80,64 +93,38 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _limits(panels: Sequence[Axes], values: Sequence[float]) -> None:
-    """Gives the panels one x axis that holds all values, with room for the crosses at its right end."""
-    low, high = (min(values), max(values)) if values else (0.0, 100.0)
-    room = 0.1 * (high - low) or 1.0
-    panels[0].set_xlim(max(0.0, low - room), high + 1.5 * room)
-
-
-def _arms(axes: Axes, arms: Mapping[str, Arm], names: Sequence[str]) -> None:
-    """Draws every arm in its row."""
-    for row, name in enumerate(names):
-        if (arm := arms.get(name)) is None:
-            continue
-        for metric, (face, marker, colour) in _SPLITS.items():
-            values = [100 * value for value in arm.values(metric)]
-            if len(values) > 1:
-                # Taller than the marker of the mean, which would hide a small spread otherwise.
-                axes.plot(values, [row] * len(values), "|", color=colour, markersize=8, markeredgewidth=0.7, zorder=2)
-            if summary := arm.summary(metric):
-                axes.plot(100 * summary.mean, row, marker, markerfacecolor=face, markeredgecolor=colour, zorder=3)
-        if arm.diverged:
-            _edge(axes, row, "x", "0.2")
+def _arm(axes: Axes, arm: Arm, row: int) -> None:
+    """Draws an arm in its row."""
+    for metric, properties in _LOOKS.items():
+        seeds = [100 * value for value in arm.values(metric)]
+        if len(seeds) > 1:
+            # Taller than the marker of the mean, which would hide a small spread otherwise.
+            dashes = {"color": properties["markeredgecolor"], "markersize": 8, "markeredgewidth": 0.7}
+            axes.plot(seeds, [row] * len(seeds), "|", **dashes, zorder=2)
+        if summary := arm.summary(metric):
+            axes.plot(100 * summary.mean, row, linestyle="none", **properties, zorder=3)
+    if arm.diverged:
+        cross(axes, 1.0, row, axes.get_yaxis_transform(), "0.2")
 
 
 def _published(axes: Axes, published: Mapping[str, Mapping[str, float | str]], names: Sequence[str]) -> list[Line2D]:
     """Draws the papers' errors and returns what explains their markers."""
     handles = []
-    shift = (
-        0.16 if len(published) > 1 else 0.0
-    )  # rows of several networks, so that equal numbers do not hide each other
+    # Several networks stand a little apart in a row, so that equal numbers do not hide each other.
+    shift = 0.16 if len(published) > 1 else 0.0
     for number, (network, errors) in enumerate(published.items()):
         colour, marker, _ = VARIANTS[(number + 2) % len(VARIANTS)]
-        style: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": colour}
+        properties: dict[str, Any] = {"marker": marker, "markerfacecolor": "white", "markeredgecolor": colour}
         height = shift * (2 * number / max(1, len(published) - 1) - 1)
-        for row, name in enumerate(names):
-            error = errors.get(name)
+        for name, error in errors.items():
+            row = names.index(name) + height
             if isinstance(error, str):
                 place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "ha": "right"}
                 place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # hides the row's line
-                axes.text(1.0, row + height, literal(error), fontsize=6.5, color="0.35", style="italic", **place)
-            elif error is not None:
-                axes.plot(error, row + height, marker, **style, zorder=3)
-        label = f"paper, {network}"
-        handles.append(Line2D([], [], linestyle="none", marker=marker, label=literal(label), **style))
+                axes.text(1.0, row, literal(error), fontsize=6.5, color="0.35", style="italic", **place)
+            else:
+                axes.plot(error, row, linestyle="none", **properties, zorder=3)
+        handles.append(marker_handle(label=f"paper, {network}", **properties))
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.18 * (high - low))  # room for the words
     return handles
-
-
-def _edge(axes: Axes, row: float, marker: str, colour: str) -> None:
-    """Draws a marker at the right edge, which stretches the axis for nobody."""
-    axes.plot(
-        1.0,
-        row,
-        marker,
-        color=colour,
-        markersize=5,
-        markeredgewidth=1.3,
-        transform=axes.get_yaxis_transform(),
-        clip_on=False,
-        zorder=4,
-    )

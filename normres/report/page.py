@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from normres.report.style import Drawing
 from normres.report.tables import Table, html_table
-from normres.report.verdict import Clause, Outcome, together
+from normres.report.verdict import RULE, Clause, Outcome, together
 
-# The policy is a second lock: even a text that slipped through unescaped could load or run nothing.
+# A second lock: even a text that were not escaped could load or run nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 _STYLE = """
@@ -30,7 +31,7 @@ p { margin: .5rem 0; } .quiet { color: var(--quiet); font-size: .875rem; }
 ul.clauses { list-style: none; padding-left: 0; } li { margin: .5rem 0; }
 figure { margin: 1.2rem 0; } figure .scroll { margin: 0; }
 figcaption { font-size: .875rem; color: var(--quiet); margin-top: .4rem; }
-/* Figures keep white paper in the dark: black ink on it is what was designed and what will be printed. */
+/* Figures stay white in the dark: they are drawn for white paper. */
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; padding: .5rem;
   border: 1px solid var(--line); border-radius: 4px; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
@@ -38,7 +39,6 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { vertical-align: bottom; border-bottom: 2px solid var(--line); }
-.number { text-align: right; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .9rem; }
 dt { color: var(--quiet); } dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { dl { display: block; } dd { margin-bottom: .5rem; } }
@@ -52,24 +52,13 @@ _CLASS: dict[Outcome, str] = {"borne out": "yes", "not borne out": "no", "cannot
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure on the page: its PNG, the text for who cannot see it, the caption, and its width in inches."""
-
-    png: Path
-    alternative: str
-    caption: str
-    inches: float
-
-
-@dataclass(frozen=True)
 class Page:
-    """Everything that the page says; all of it plain text, escaped when the page is written."""
+    """All that a report says, as plain text; `html` escapes it."""
 
     title: str
     claim: str
     source: str
     clauses: Sequence[Clause]
-    rule: str
     warnings: Sequence[str]
     drawings: Sequence[Drawing]
     table: Table
@@ -78,8 +67,8 @@ class Page:
     facts: Sequence[tuple[str, str]]
     runs: Table
 
-    def html(self) -> str:
-        """Returns the page."""
+    def html(self, folder: Path) -> str:
+        """Returns the page with the figures' PNG files, which lie in `folder`."""
         return "\n".join(
             [
                 '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -90,7 +79,7 @@ class Page:
                 f'<p class="quiet">{_text(self.source)}</p>',
                 self._verdict(),
                 "<h2>Figures</h2>",
-                *map(_figure, self.drawings),
+                *(_figure(drawing, folder) for drawing in self.drawings),
                 f"<h2>Results</h2>\n{html_table(self.table)}",
                 f"<h2>The paper’s numbers</h2>\n{html_table(self.paper_table)}",
                 *(f"<p>{_text(note)}</p>" for note in self.paper_notes),
@@ -101,7 +90,7 @@ class Page:
         )
 
     def _verdict(self) -> str:
-        """Returns the verdict, clause by clause, its rule, and the warnings, which belong beside it."""
+        """Returns the verdict clause by clause, its rule, and the warnings."""
         overall = together([clause.outcome for clause in self.clauses])
         good = sum(clause.outcome == "borne out" for clause in self.clauses)
         items = "\n".join(
@@ -112,7 +101,7 @@ class Page:
         lines = [
             f'<h2>Verdict</h2>\n<p class="verdict">{_outcome(overall)} '
             f'<span class="quiet">({good} of {len(self.clauses)} clauses borne out)</span></p>',
-            f'<ul class="clauses">\n{items}\n</ul>\n<p class="quiet">{_text(self.rule)}</p>',
+            f'<ul class="clauses">\n{items}\n</ul>\n<p class="quiet">{_text(RULE)}</p>',
         ]
         if self.warnings:
             warned = "\n".join(f"<li>{_text(warning)}</li>" for warning in self.warnings)
@@ -123,11 +112,11 @@ class Page:
         return "\n".join(f"<dt>{_text(what)}</dt><dd>{_text(value)}</dd>" for what, value in self.facts)
 
 
-def _figure(drawing: Drawing) -> str:
+def _figure(drawing: Drawing, folder: Path) -> str:
     """Returns a figure with its PNG inside."""
-    data = base64.b64encode(drawing.png.read_bytes()).decode("ascii")
-    # 1.3 times its printed width, because screens are read from further away than paper; on a telephone
-    # at least 0.8 times, and then the figure scrolls sideways, because its letters would be too small.
+    data = base64.b64encode((folder / f"{drawing.name}.png").read_bytes()).decode("ascii")
+    # 1.3 times the printed width, because a screen is farther from the eye than paper.  At least 0.8 times on a
+    # telephone, where the figure scrolls sideways: its letters would be too small otherwise.
     return (
         f'<figure><div class="scroll"><img src="data:image/png;base64,{data}" '
         f'alt="{_text(drawing.alternative)}" '

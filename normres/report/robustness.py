@@ -1,53 +1,18 @@
-"""Test error under corruptions: read from the records, judged by how far it rises above the clean error, and tabled."""
+"""Test error under corruptions, judged by how far it rises above the clean error: clause, table and figure."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from pathlib import Path
 from typing import ClassVar
 
-from normres.errors import UserError
 from normres.report import facts, tables
 from normres.report.clauses import Lower, Network
-from normres.report.evidence import digits
-from normres.report.statistics import Arm, Summary, field, final, summarize
+from normres.report.comparison import Comparison, joined, network_of
+from normres.report.evidence import digits, runs_text
+from normres.report.severities import corruptions_of, error_against_severity, mean_error, over_seeds, rise, word
+from normres.report.statistics import Arm, Summary
+from normres.report.style import Drawing
 from normres.runs.results import Run
-
-
-def corruptions_of(arms: Sequence[Arm]) -> list[str]:
-    """Returns the corruptions that the arms' configs name, in their order; none at all is a UserError."""
-    runs = [run for arm in arms for run in arm.runs]
-    names = list(dict.fromkeys(name for run in runs for name in field(run, "data.corruptions")))
-    if not names:
-        raise UserError(f"{runs[0].path / 'config.json'}: data.corruptions is empty, here and in every other run")
-    return names
-
-
-def severities(run: Run, corruption: str) -> list[float] | None:
-    """Returns the test error of a finished run, clean first, then at each severity; None if it was not measured."""
-    clean, found = final(run, "test_error"), (run.record.get("corrupted") or {}).get(corruption)
-    return None if clean is None or not found else [clean, *found]
-
-
-def mean_error(run: Run, corruptions: Iterable[str]) -> float | None:
-    """Returns the test error, mean over the severities and over the corruptions; None if one was not measured.
-
-    Over all corruptions it is the mean corruption error of Hendrycks, Dietterich 2019, arXiv 1903.12261, section 4,
-    without the division by AlexNet's error, as is usual on CIFAR.
-    """
-    found = [severities(run, name) for name in corruptions]
-    errors = [fmean(curve[1:]) for curve in found if curve]
-    return fmean(errors) if errors and len(errors) == len(found) else None
-
-
-def rise(run: Run, corruptions: Sequence[str]) -> float | None:
-    """Returns `mean_error` minus the clean test error; None if one was not measured."""
-    clean, error = final(run, "test_error"), mean_error(run, corruptions)
-    return None if clean is None or error is None else error - clean
-
-
-def over_seeds(arm: Arm, number: Callable[[Run], float | None]) -> Summary | None:
-    """Returns the statistics of a number over the arm's finished runs that have it."""
-    return summarize(value for run in arm.finished if (value := number(run)) is not None)
 
 
 @dataclass(frozen=True)
@@ -56,7 +21,7 @@ class SmallerRise(Lower):
 
     Attributes:
       under: the corruptions.
-      beyond: corruptions whose rise is subtracted: what is left is not due to a network that reacts less to anything.
+      beyond: corruptions whose rise is subtracted, because a network may react less to anything.
     """
 
     under: tuple[str, ...] = ()
@@ -85,54 +50,65 @@ class SmallerRise(Lower):
         return f"No finished run of {name} at {network.name} was measured under {_listed(self.under + self.beyond)}."
 
     def note(self, arms: Sequence[Arm]) -> str:
-        """Returns which runs diverged: an error of guessing cannot rise, so they are left out."""
+        """Returns which runs diverged; they are left out, because the error of guessing cannot rise."""
         return "".join(
-            f" {len(arm.diverged)} of {len(arm.runs)} run{'s' * (len(arm.runs) > 1)} of {arm.label} diverged and "
-            "are in no rise."
+            f" {runs_text(len(arm.diverged), len(arm.runs))} of {arm.label} diverged and are in no rise."
             for arm in arms
             if arm.diverged
         )
 
 
-def unmeasured(arms: Sequence[Arm], corruptions: Sequence[str]) -> list[str]:
-    """Returns what is missing: the arms with finished runs that were not measured under all corruptions."""
-    return [
-        f"{arm.label}, under every corruption"
-        for arm in arms
-        if any(mean_error(run, corruptions) is None for run in arm.finished)
-    ]
+@dataclass(frozen=True)
+class UnderCorruptions(Comparison):
+    """A comparison whose figure and table are of the errors under corruptions."""
 
+    def missing(self, arms: Sequence[Arm]) -> list[str]:
+        """Returns the labels of arms without runs, and of arms that were not measured under all corruptions."""
+        corruptions = corruptions_of(arms)
+        unmeasured = [
+            f"{arm.label}, under every corruption"
+            for arm in arms
+            if any(mean_error(run, corruptions) is None for run in arm.finished)
+        ]
+        return [*super().missing(arms), *unmeasured]
 
-def table(arms: Sequence[Arm], name: Callable[[Arm], str], corruptions: Sequence[str]) -> tables.Table:
-    """Returns a row per arm, called `name`: clean error, mean error under each corruption, and mean over all."""
-    places = digits(arms)
+    def table(self, arms: Sequence[Arm]) -> tables.Table:
+        """Returns a row per arm: clean error, mean error under each corruption, mean over all, and its rise."""
+        places = digits(arms)
+        corruptions = corruptions_of(arms)
 
-    def cell(arm: Arm, chosen: Sequence[str]) -> str:
-        return tables.percent(over_seeds(arm, lambda run: mean_error(run, chosen)), places)
+        def cell(arm: Arm, chosen: Sequence[str]) -> str:
+            return tables.percent(over_seeds(arm, lambda run: mean_error(run, chosen)), places)
 
-    rows = tuple(
-        (
-            name(arm),
-            tables.seeds_cell(arm),
-            tables.error_cell(arm, "test_error", places),
-            *(cell(arm, [corruption]) for corruption in corruptions),
-            cell(arm, corruptions),
-            tables.percent(over_seeds(arm, lambda run: rise(run, corruptions)), places),
+        rows = tuple(
+            (
+                joined(self.variant(arm.key), self.context(arm.key)),
+                network_of(arm.key).name,
+                tables.seeds_cell(arm),
+                tables.error_cell(arm, "test_error", places),
+                *(cell(arm, [corruption]) for corruption in corruptions),
+                cell(arm, corruptions),
+                tables.percent(over_seeds(arm, lambda run: rise(run, corruptions)), places),
+            )
+            for arm in arms
         )
-        for arm in arms
-    )
-    header = ("norm", "seeds", "clean (%)", *(f"{word(c)} (%)" for c in corruptions), "mean (%)", "rise (points)")
-    caption = (
-        "Test error at the last step: clean, under each corruption (mean over five severities), mean over the "
-        "corruptions, and how far that is above the clean error; mean ± sample standard deviation over the seeds that "
-        "finished. " + facts.provenance([run for arm in arms for run in arm.runs])
-    )
-    return tables.Table(header, rows, caption)
+        errors = ("clean", *map(word, corruptions), "mean")
+        header = ("variant", "network", "seeds", *(f"{error} (%)" for error in errors), "rise (points)")
+        caption = (
+            "Test error at the last step: clean, under each corruption (mean over five severities), mean over the "
+            "corruptions, and how far that is above the clean error; mean ± sample standard deviation over the seeds "
+            "that finished. " + facts.provenance([run for arm in arms for run in arm.runs])
+        )
+        return tables.Table(header, rows, caption, 2)
 
-
-def word(corruption: str) -> str:
-    """Returns "gaussian noise" of "gaussian_noise"."""
-    return corruption.replace("_", " ")
+    def drawing(self, arms: Sequence[Arm]) -> Drawing:
+        """Returns test error against severity."""
+        several_networks = len({network_of(arm.key) for arm in arms}) > 1
+        lines = {}
+        for arm in arms:
+            network = network_of(arm.key).name if several_networks else ""
+            lines[joined(self.variant(arm.key), network, self.context(arm.key))] = arm
+        return error_against_severity(Path(self.config).stem, lines, corruptions_of(arms))
 
 
 def _listed(corruptions: Sequence[str]) -> str:

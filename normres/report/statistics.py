@@ -12,24 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from normres.errors import UserError
+from normres.runs.fields import identity
 from normres.runs.results import Run
 
-# Fields that say where and how often something is read or written, and how it is computed, not what is trained.
-BOOKKEEPING = frozenset(
-    {
-        "data.path",
-        "data.verify",
-        "train.ops",
-        "model.remat",
-        "model.unroll",
-        "train.checkpoint_every",
-        "train.eval_batch_size",
-        "train.eval_every",
-        "train.log_every",
-        "train.seeds_per_program",
-        "train.steps_per_program",
-    }
-)
+# The final numbers that every finished run has; a record may hold others, such as "test_top5_error".
+METRICS = ("train_error", "test_error")
 
 
 @dataclass(frozen=True)
@@ -40,8 +27,6 @@ class Summary:
     mean: float
     standard_deviation: float | None
     median: float
-    minimum: float
-    maximum: float
 
     @property
     def standard_error(self) -> float | None:
@@ -55,14 +40,7 @@ def summarize(values: Iterable[float]) -> Summary | None:
     if not numbers:
         return None
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Summary(
-        count=len(numbers),
-        mean=statistics.fmean(numbers),
-        standard_deviation=deviation,
-        median=statistics.median(numbers),
-        minimum=min(numbers),
-        maximum=max(numbers),
-    )
+    return Summary(len(numbers), statistics.fmean(numbers), deviation, statistics.median(numbers))
 
 
 @dataclass(frozen=True)
@@ -107,6 +85,22 @@ def final(run: Run, metric: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def metrics_of(runs: Iterable[Run]) -> list[str]:
+    """Returns the names of the final numbers that the runs' records hold, in their order."""
+    return list(dict.fromkeys(name for run in runs for name in run.record.get("final") or {}))
+
+
+def error_metrics(runs: Iterable[Run]) -> list[str]:
+    """Returns METRICS, then the other errors that the runs' records hold."""
+    return list(dict.fromkeys([*METRICS, *(name for name in metrics_of(runs) if name.endswith("_error"))]))
+
+
+def metric_words(metric: str) -> str:
+    """Returns "training error" of "train_error", "test top-5 error" of "test_top5_error"."""
+    words = {"train": "training", "top5": "top-5"}
+    return " ".join(words.get(part, part) for part in metric.split("_"))
+
+
 def field(run: Run, name: str) -> Any:
     """Returns a run's config field by its dotted name; a missing one is a UserError that names the file."""
     try:
@@ -126,8 +120,12 @@ def seed(run: Run) -> Any:
 
 
 def short_label(key: Mapping[str, Any]) -> str:
-    """Returns "depth 20, norm batch" of {"model.depth": 20, "model.norm": "batch"}."""
-    return ", ".join(f"{name.rpartition('.')[2].replace('_', ' ')} {value}" for name, value in key.items())
+    """Returns "depth 20, batch norm" of {"model.depth": 20, "model.norm": "batch"}."""
+    words = {name: name.rpartition(".")[2].replace("_", " ") for name in key}
+    named = ("norm", "order", "recipe")  # values that read as adjectives
+    return ", ".join(
+        f"{value} {words[name]}" if words[name] in named else f"{words[name]} {value}" for name, value in key.items()
+    )
 
 
 def group(
@@ -145,7 +143,7 @@ def group(
         Arm(label(key), key, tuple(sorted(members, key=lambda run: (str(seed(run)).zfill(12), run_id(run)))))
         for key, members in groups.values()
     ]
-    return sorted(arms, key=lambda arm: [_order(value) for value in arm.key.values()])
+    return sorted(arms, key=lambda arm: [sort_key(value) for value in arm.key.values()])
 
 
 def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Iterable[str] = ()) -> list[str]:
@@ -154,8 +152,8 @@ def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), fi
     A field is left out where the fields before it already tell the same runs apart, so that a recipe stands
     for the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
     """
-    hidden = BOOKKEEPING | {"seed"} | set(ignore)
-    flat = [_flatten(run.config) for run in runs]
+    hidden = {"seed"} | set(ignore)
+    flat = [identity(run.config) for run in runs]
     names = {name for config in flat for name in config} - hidden
     candidates = [name for name in first if name in names]
     candidates += sorted(names - set(candidates))
@@ -169,16 +167,8 @@ def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), fi
     return chosen
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"model.depth": 20, ...} of a nested config."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
-def _order(value: Any) -> tuple[int, float, str]:
-    """Returns a key by which numbers sort as numbers and before texts."""
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Returns a key that sorts numbers as numbers and before texts."""
     if isinstance(value, int | float):
         return (0, float(value), "")
     return (1, 0.0, str(value))

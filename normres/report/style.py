@@ -4,6 +4,7 @@ The object-oriented interface of matplotlib only, so that drawing changes no glo
 """
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, fontManager
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Transform
 
 from normres.report.files import write_file
 
@@ -31,7 +34,6 @@ VARIANTS: tuple[tuple[str, str, Any], ...] = (
     ("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1))),
     ("#56B4E9", "X", (0, (2, 2))),
 )
-METRICS = ("train_error", "test_error")
 DEPTH_MARKERS = "os^DvPX"
 
 FONT = "normres DejaVu Sans"
@@ -72,6 +74,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page: the name of its files, the text for a reader who cannot see it, caption, printed width."""
+
+    name: str
+    figure: Figure
+    alternative: str
+    caption: str
+    inches: float
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Returns an empty figure of that size in inches, laid out without overlaps."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -84,13 +97,36 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def percent_axis(axes: Axes, largest: float) -> float:
-    """Makes the y axis end at the first tick that is not below `largest` percent, and returns that tick."""
+def look(number: int) -> dict[str, Any]:
+    """Returns how the line of the variant with this number is drawn."""
+    colour, marker, dashes = VARIANTS[number % len(VARIANTS)]
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    return {"color": colour, "marker": marker, "linestyle": dashes, **edge}
+
+
+def handle(number: int, label: str) -> Line2D:
+    """Returns the legend's sample of that line."""
+    return Line2D([], [], label=literal(label), **look(number))
+
+
+def marker_handle(marker: str, label: str, **properties: Any) -> Line2D:
+    """Returns the legend's sample of a marker without a line, such as the cross of a diverged run."""
+    return Line2D([], [], linestyle="none", marker=marker, label=literal(label), **{"color": "0.2"} | properties)
+
+
+def cross(axes: Axes, x: float, y: float, transform: Transform, colour: str) -> None:
+    """Draws the cross of a diverged run, at an edge in axes coordinates so that it does not stretch the scale."""
+    edge: dict[str, Any] = {"markersize": 5, "markeredgewidth": 1.4, "clip_on": False, "zorder": 4}
+    axes.plot(x, y, "x", color=colour, transform=transform, **edge)
+
+
+def percent_axis(axes: Axes, largest: float, smallest: float = 0.0) -> float:
+    """Makes the y axis begin and end at the ticks around the range, in percent; returns the upper one."""
     locator = MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10])
     axes.yaxis.set_major_locator(locator)
-    top = min(100.0, float(max(locator.tick_values(0, largest))))
-    axes.set_ylim(0, top)
-    return top
+    ticks = [float(tick) for tick in locator.tick_values(smallest, largest)]
+    axes.set_ylim(max(0.0, ticks[0]), min(100.0, ticks[-1]))
+    return min(100.0, ticks[-1])
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -1,8 +1,14 @@
-"""One table value, written as Markdown, LaTeX (booktabs) or HTML."""
+"""Tables as Markdown, LaTeX and HTML, which tabulate writes, and as CSV; and the cells that all tables share."""
 
+import csv
 import html
+import io
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from tabulate import tabulate
 
 from normres.report.statistics import Arm, Summary
 
@@ -11,7 +17,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """Plain texts in rows; the first `text_columns` columns are set left, the others right."""
+    """Plain texts in rows; the first `text_columns` columns are aligned left, the others right."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -22,10 +28,6 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(f"a row of {len(row)} cells under a header of {len(self.header)}: {row}")
-
-    def is_text(self, column: int) -> bool:
-        """Whether a column is set left."""
-        return column < self.text_columns
 
 
 def percent(summary: Summary | None, digits: int = 2) -> str:
@@ -39,15 +41,13 @@ def percent(summary: Summary | None, digits: int = 2) -> str:
 
 
 def error_cell(arm: Arm, metric: str, digits: int = 2) -> str:
-    """Returns an arm's error over the seeds that finished, and which steps the others diverged at."""
-    parts = []
-    if summary := arm.summary(metric):
-        parts.append(percent(summary, digits))
-    if arm.diverged:
-        steps = sorted({int(run.record["diverged_at_step"] or 0) for run in arm.diverged})
-        where = f"diverged at step {', '.join(f'{step:,}' for step in steps)}"
-        parts.append(f"({len(arm.diverged)} {where})" if parts else where)
-    return " ".join(parts) or ("not finished" if arm.unfinished else NOTHING)
+    """Returns an arm's error over the seeds that finished, and the steps at which the others diverged."""
+    summary = arm.summary(metric)
+    if not arm.diverged:
+        return percent(summary, digits) if summary or not arm.unfinished else "not finished"
+    steps = sorted({int(run.record["diverged_at_step"] or 0) for run in arm.diverged})
+    diverged = f"diverged at step {', '.join(f'{step:,}' for step in steps)}"
+    return f"{percent(summary, digits)} ({len(arm.diverged)} {diverged})" if summary else diverged
 
 
 def seeds_cell(arm: Arm) -> str:
@@ -63,61 +63,35 @@ def parameters_cell(arm: Arm) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Returns the table as a Markdown (GitHub) table, padded so that the source reads as a table too."""
-    rows = [[_markdown_text(cell) for cell in row] for row in (table.header, *table.rows)]
-    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(table.header))]
-
-    def line(cells: list[str]) -> str:
-        padded = [
-            cell.ljust(width) if table.is_text(column) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [("-" * w if table.is_text(c) else "-" * (w - 1) + ":") for c, w in enumerate(widths)]
-    lines = [line(rows[0]), line(rule), *(line(row) for row in rows[1:])]
-    caption = [_markdown_text(table.caption), ""] if table.caption else []
-    return "\n".join([*caption, *lines]) + "\n"
+    """Returns the table as a Markdown (GitHub) table under its caption."""
+    caption = f"{_markdown_text(table.caption)}\n\n" if table.caption else ""
+    return f"{caption}{_written(table, 'pipe', _markdown_text)}\n"
 
 
 def latex(table: Table) -> str:
     r"""Returns the table as a LaTeX tabular for \usepackage{booktabs}; the caption is a comment above it."""
-    caption = [f"% {_one_line(table.caption)}"] if table.caption else []
-    columns = "".join("l" if table.is_text(column) else "r" for column in range(len(table.header)))
-    rows = [" & ".join(_latex_text(cell) for cell in row) + r" \\" for row in (table.header, *table.rows)]
-    lines = [
-        *caption,
-        r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        rows[0],
-        r"\midrule",
-        *rows[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
+    caption = f"% {_one_line(table.caption)}\n" if table.caption else ""
+    text = _written(table, "latex_booktabs").translate(_LATEX)
+    # At the start of a row, these two would be read as arguments of the \\ before it.
+    text = re.sub(r"^ (?=[\[*])", " {}", text, flags=re.M)
+    return f"{caption}% needs \\usepackage{{booktabs}}\n{text}\n"
 
 
 def html_table(table: Table) -> str:
     """Returns the table as an HTML table inside a box that scrolls sideways on a narrow screen."""
     # Above the box and not a <caption> in it, because it would scroll away with the columns.
     caption = f'<p class="quiet">{html.escape(table.caption)}</p>\n' if table.caption else ""
-
-    def row(cells: tuple[str, ...], tag: str) -> str:
-        scope = ' scope="col"' if tag == "th" else ""
-        return "".join(
-            f"<{tag}{scope}{'' if table.is_text(column) else ' class="number"'}>{html.escape(cell)}</{tag}>"
-            for column, cell in enumerate(cells)
-        )
-
-    body = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
     name = html.escape(table.caption or "table", quote=True)
     # tabindex lets a keyboard scroll the box.
-    return (
-        f'{caption}<div class="scroll" role="region" tabindex="0" aria-label="{name}">\n<table>\n'
-        f"<thead><tr>{row(table.header, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-    )
+    box = f'<div class="scroll" role="region" tabindex="0" aria-label="{name}">'
+    return f"{caption}{box}\n{_written(table, 'html')}\n</div>"
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Returns the rows as CSV with every digit that the numbers have; None is an empty cell."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return file.getvalue()
 
 
 def _one_line(text: str) -> str:
@@ -130,21 +104,12 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|`*_<>\[\]#~])", r"\\\1", _one_line(text).replace("&", "&amp;"))
 
 
-_LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "[": "{[}",  # at the start of a row these two would be read as arguments of the \\\\ before it
-    "*": "{*}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "−": r"$-$",
-    "–": "--",
-}
+def _written(table: Table, style: str, cleaned: Callable[[str], str] = _one_line) -> str:
+    """Returns what tabulate makes of the cleaned cells; for LaTeX and HTML, tabulate escapes them itself."""
+    header, *rows = [list(map(cleaned, row)) for row in (table.header, *table.rows)]
+    alignment = ["left" if column < table.text_columns else "right" for column in range(len(header))]
+    return str(tabulate(rows, header, tablefmt=style, colalign=alignment, disable_numparse=True))
 
 
-def _latex_text(text: str) -> str:
-    """Escapes LaTeX's special characters, and writes the few symbols that reports use as commands."""
-    return "".join(_LATEX.get(character, character) for character in _one_line(text))
+# The symbols of reports that an older LaTeX does not read.
+_LATEX = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "–": "--"})
