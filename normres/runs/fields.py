@@ -85,11 +85,6 @@ def declared() -> Mapping[str, Field]:
     return fields
 
 
-def how_fields() -> frozenset[str]:
-    """Returns the fields that say only how or where something is computed, read or written."""
-    return frozenset(name for name, field in declared().items() if field.how)
-
-
 def build(fields: Mapping[str, Field], recipes: Recipes, recipe: str) -> ConfigDict:
     """Returns the config of the fields' values and, over them, those of a recipe.
 
