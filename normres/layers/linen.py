@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
+from jax import lax
 
 from normres.layers.norm import running_statistics
 from normres.norms.averages import Average
@@ -56,7 +57,7 @@ def _own_statistics(
     affine, dtype = _affine(module, x, feature_axes)
     wide = x.astype(jnp.promote_types(x.dtype, dtype))
     over = reduction(
-        wide,
+        wide.real,
         _axes(axes, x.ndim),
         {-1: groups},
         center=center,
@@ -65,7 +66,11 @@ def _own_statistics(
         axis_index_groups=module.axis_index_groups,
     )
     where = None if mask is None else broadcastable("mask", jnp.asarray(mask, bool), x)
-    deviation, moments = deviation_and_moments(wide, over, where)
+    deviation, moments = deviation_and_moments(wide.real, over, where)
+    if jnp.iscomplexobj(wide):  # the variance is the mean of |x - mean|^2
+        imaginary, (mean, var, _) = deviation_and_moments(wide.imag, over, where)
+        deviation = lax.complex(deviation, imaginary)
+        moments = Moments(lax.complex(moments.mean, mean), moments.var + var, moments.count)
     y = normalize(deviation, jnp.zeros(()), moments.var, **affine)
     return y.astype(dtype), moments
 

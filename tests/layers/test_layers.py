@@ -375,3 +375,22 @@ def test_a_mask_stops_gradients_as_cutting_does():
     masked = jax.grad(partial(loss, mask=where, kept=2))(x)
     close(masked[:, :2], jax.grad(loss)(x[:, :2]))
     np.testing.assert_array_equal(masked[:, 2:], np.zeros((3, 2, 6)))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("BatchNorm", {"use_running_average": False}),
+        ("LayerNorm", {"reduction_axes": (1, 2)}),
+        ("RMSNorm", {}),
+        ("GroupNorm", {"num_groups": 2}),
+        ("InstanceNorm", {}),
+    ],
+)
+def test_complex_inputs_are_flaxs(name, fields):
+    x = jax.random.normal(jax.random.key(0), (4, 3, 8), jnp.complex64)
+    theirs, ours = getattr(nn, name)(**fields), getattr(layers, name)(**fields)
+    variables = theirs.init(jax.random.key(1), x)
+    expected, computed = (module.apply(variables, x, mutable=["batch_stats"]) for module in (theirs, ours))
+    assert computed[0].dtype == jnp.complex64
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6), computed, expected)
