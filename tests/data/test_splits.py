@@ -312,14 +312,3 @@ def test_a_run_records_what_it_was_given(tmp_path: Path) -> None:
     results.write_json(tmp_path / "run" / "record.json", held)
     with pytest.raises(UserError, match=r"the run began with other data \(binary\)"):
         local.run(config, tmp_path / "run", threading.Event(), Console(quiet=True), "run")
-
-
-def test_the_report_warns_of_random_images_and_of_a_validation_set() -> None:
-    def warned(**data: Any) -> list[str]:
-        record = {"data": data, "commit": "abc"}
-        return facts._data_warnings([results.Run(Path("run"), {}, record, [])])
-
-    assert warned(source="embedded", evaluated_on="test") == []
-    assert warned(source="binary") == []  # a record of before
-    assert ["Synthetic" in line for line in warned(source="synthetic")] == [True]
-    assert ["validation set" in line for line in warned(source="binary", evaluated_on="validation")] == [True]

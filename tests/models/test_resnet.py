@@ -1,5 +1,7 @@
 """The network: published parameter counts, one tree for what is compared, and an independent forward pass."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 QUICKLY = {"xla_backend_optimization_level": 0}
 
 
+@cache
 def variables(seed: int = 0, **fields):
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     return ResNet(ResNetConfig(**fields)).lazy_init(jax.random.key(seed), image)

@@ -194,6 +194,14 @@ def test_warnings_name_what_is_wrong(tmp_path):
     ):
         assert sentence in warnings
     assert any(sentence.startswith("Commits differ among the runs: 0123456789ab (3 runs)") for sentence in warnings)
+    for name, data, words in (
+        ("random", {"source": "synthetic"}, "Synthetic images: random pixels"),
+        ("aside", {"evaluated_on": "validation"}, "was measured on a validation set"),
+    ):
+        write_run(tmp_path / name, (0.4, 0.5), record={"data": data, "warnings": ["config.x is odd"]})
+        said = facts.warnings(degradation.arms(read_runs(tmp_path / name)))
+        assert sum(words in sentence for sentence in said) == 1
+        assert "config.x is odd (1 of 1 run)." in said
     clean = degradation.arms(write_grid(tmp_path / "clean", HOLDS, (-0.01, 0.01)))
     assert facts.warnings(clean, missing=degradation.missing(clean)) == []
 
