@@ -100,11 +100,11 @@ def arrays_of(generator: np.random.Generator, name: str) -> dict[str, np.ndarray
     first, second, third = (draw(generator, shape, mean=0.5 * size, std=1.5 * size) for _ in range(3))
     train(module, first)
     train(module, second)
-    found = {f"state/{key}": array for key, array in state(module).items()}
+    computed = {f"state/{key}": array for key, array in state(module).items()}
     with torch.no_grad():
-        found |= {"input": first.numpy(), "output": module.eval()(first).numpy()}
+        computed |= {"input": first.numpy(), "output": module.eval()(first).numpy()}
     train(module, third)
-    return found | {"next_input": third.numpy()} | {f"next/{key}": array for key, array in state(module).items()}
+    return computed | {"next_input": third.numpy()} | {f"next/{key}": array for key, array in state(module).items()}
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ def drawn(generator: np.random.Generator, *shape: int, mean: float = 0.0, std: f
 
 def gradients(output: torch.Tensor, dy: torch.Tensor, **inputs: torch.Tensor) -> dict[str, np.ndarray]:
     """Returns inputs, output, dy, and the gradients of sum(output * dy)."""
-    found = torch.autograd.grad((output * dy).sum(), list(inputs.values()))
+    computed = torch.autograd.grad((output * dy).sum(), list(inputs.values()))
     arrays = dict(inputs) | {"output": output, "dy": dy}
-    arrays |= {f"d_{name}": gradient for name, gradient in zip(inputs, found, strict=True)}
+    arrays |= {f"d_{name}": gradient for name, gradient in zip(inputs, computed, strict=True)}
     return {name: tensor.detach().numpy() for name, tensor in arrays.items()}
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     cases = {"batch": batch_norm(generator)}
     cases |= {name: own_statistics(generator, name) for name in ("instance", "group", "layer", "rms")}
     cases["conv"] = convolution(generator)
-    arrays = {f"{case}/{name}": array for case, found in cases.items() for name, array in found.items()}
+    arrays = {f"{case}/{name}": array for case, computed in cases.items() for name, array in computed.items()}
     np.savez(out, torch_version=np.array(torch.__version__), **arrays)
     print(f"{out}: {len(arrays)} arrays, {out.stat().st_size} bytes, torch {torch.__version__}")
 

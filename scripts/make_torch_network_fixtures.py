@@ -194,27 +194,27 @@ def case_arrays(
     if twin is not None:
         twin.double().load_state_dict(network.state_dict(), strict=True)
         assert list(twin.state_dict()) == list(state)
-    found = results(network, x, y)
+    computed = results(network, x, y)
     if twin is not None:
         for kind, arrays in results(twin, x, y).items():
             for key, array in arrays.items():
                 # torchvision adds and pools by other calls, whose sums may run in another order.
-                np.testing.assert_allclose(array, found[kind][key], rtol=1e-9, atol=1e-12, err_msg=f"{kind} {key}")
+                np.testing.assert_allclose(array, computed[kind][key], rtol=1e-9, atol=1e-12, err_msg=f"{kind} {key}")
     rough = results(single, x.float(), y)
     errors = {
         name: np.abs(rough["logits"][name] - exact).max() / np.abs(exact).max()
-        for name, exact in found["logits"].items()
+        for name, exact in computed["logits"].items()
     }
-    whole = [flat(r["gradient"].values()) for r in (rough, found)]
+    whole = [flat(r["gradient"].values()) for r in (rough, computed)]
     errors["gradient"] = np.linalg.norm(whole[0] - whole[1]) / np.linalg.norm(whole[1])
-    sums = [(np.sum(g.ravel() * np.cos(np.arange(g.size))), np.linalg.norm(g)) for g in found["gradient"].values()]
+    sums = [(np.sum(g.ravel() * np.cos(np.arange(g.size))), np.linalg.norm(g)) for g in computed["gradient"].values()]
     return {
         "shapes": np.array(json.dumps({key: array.shape for key, array in state.items()})),
         "state": flat(state.values()).astype(np.float16),
-        **found["logits"],
-        "running": flat(found["running"].values()),
+        **computed["logits"],
+        "running": flat(computed["running"].values()),
         "sums": np.array(sums),
-        "gradient": flat(found["gradient"][key] for key in FULL),
+        "gradient": flat(computed["gradient"][key] for key in FULL),
         "errors": np.array([errors[name] for name in ("eval", "train", "gradient")]),
     }
 

@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_norms_page_holds_the_tables_of_the_code():
-    found = re.search(
+    computed = re.search(
         r"<!-- begin generated -->\n(.*)<!-- end generated -->", (ROOT / "docs/norms.md").read_text(), re.S
     )
-    assert found, "the markers are gone"
-    assert found[1].strip() == page.text().strip(), "run: normres bench norms --markdown"
+    assert computed, "the markers are gone"
+    assert computed[1].strip() == page.text().strip(), "run: normres bench norms --markdown"
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md"])

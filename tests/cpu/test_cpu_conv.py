@@ -56,9 +56,9 @@ def test_output_and_gradients_equal_autodiff(size, stride):
         # Numbers that bfloat16 holds, so that all dtypes see the same.
         arrays = [array.astype(jnp.bfloat16).astype(np.float64) for array in (x, kernel, dy)]
         with jax.enable_x64(True):
-            expected, *found = jax.jit(partial(in_every_dtype, stride))(*arrays)
+            expected, *computed = jax.jit(partial(in_every_dtype, stride))(*arrays)
         # bfloat16 has 8 bits, 2^-9 = 0.2 % a rounding.
-        for (dtype, tolerance), results in zip([(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)], found, strict=True):
+        for (dtype, tolerance), results in zip([(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)], computed, strict=True):
             for array, wanted in zip(results, expected, strict=True):
                 assert array.dtype == dtype
                 close(array, wanted, tolerance)
@@ -72,8 +72,8 @@ def test_grouped_output_and_gradients_equal_autodiff(groups, channels_in, channe
 
     with jax.enable_x64(True):
         expected = with_gradients(partial(plain, groups=groups), x, kernel, dy, stride)
-        found = with_gradients(partial(conv, groups=groups), x, kernel, dy, stride)
-    for array, wanted in zip(found, expected, strict=True):
+        computed = with_gradients(partial(conv, groups=groups), x, kernel, dy, stride)
+    for array, wanted in zip(computed, expected, strict=True):
         close(array, wanted, 1e-12)
 
 
@@ -116,12 +116,12 @@ def test_scan_vmap_and_checkpoint_change_nothing(dtype):
         return jax.jit(jax.grad(partial(loss, **options), (0, 1)))(kernels, x)
 
     expected = gradients(unrolled, function=plain)
-    for found in (
+    for computed in (
         gradients(unrolled, function=conv),
         gradients(scanned),
         gradients(scanned, wrap=jax.checkpoint),
     ):
-        jax.tree.map(lambda array, wanted: close(array, wanted, tolerance), found, expected)
+        jax.tree.map(lambda array, wanted: close(array, wanted, tolerance), computed, expected)
 
     dy = jnp.asarray(draw(4, 2, 3, 2, 3, seed=2), dtype)
     of_one = lambda function: lambda kernel, dy: with_gradients(function, x, kernel.astype(dtype), dy, 2)  # noqa: E731
@@ -155,9 +155,9 @@ def test_gradient_of_a_shared_kernel_in_shard_map(check_vma):
         return jnp.sum(jnp.sin(conv(x, kernel)))
 
     def summed(kernel, x):
-        found = jax.grad(loss)(kernel, x)
+        computed = jax.grad(loss)(kernel, x)
         # With the check, JAX sums the gradient of what the devices share.
-        return found if check_vma else lax.psum(found, "data")
+        return computed if check_vma else lax.psum(computed, "data")
 
     step = jax.shard_map(summed, mesh=mesh, in_specs=(whole, sharded), out_specs=whole, check_vma=check_vma)
     with jax.enable_x64(True):
@@ -180,13 +180,13 @@ def test_every_convolution_is_a_plain_forward_one(dtype, stride, expected):
     kernel = jax.ShapeDtypeStruct((3, 3, 3, 4), dtype)
     gradient = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(conv(x, kernel, stride))), (0, 1))
     text = export.export(jax.jit(gradient), platforms=["cpu"])(x, kernel).mlir_module()
-    found = re.findall(
+    computed = re.findall(
         r"stablehlo\.convolution\(.*?dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\]), (window = \{.*?\}) ", text
     )
     # Forward, input gradient, kernel gradient; the last is a matrix product where the stride divides the sides of 8,
     # and else stays a convolution.
-    assert len(found) == text.count("stablehlo.convolution(") == expected
-    for layout, window in found:
+    assert len(computed) == text.count("stablehlo.convolution(") == expected
+    for layout, window in computed:
         assert layout == CANONICAL
         assert "reverse = [true" not in window
         assert "dilate = [2" not in window

@@ -59,7 +59,7 @@ def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order,
     def errors(images):
         """Returns the largest difference in each array, relative to its largest number."""
         pairs = zip(*(jax.tree.leaves(run(held["params"], images)) for run in (ours, plain)), strict=True)
-        return [np.abs(found - expected).max() / np.abs(expected).max() for found, expected in pairs]
+        return [np.abs(computed - expected).max() / np.abs(expected).max() for computed, expected in pairs]
 
     # Some twenty operations in a row, each 6e-8 off, whose errors norms of small deviation enlarge.  The median of
     # three batches: in one of some hundred, a ReLU whose input is zero but for rounding changes sides.

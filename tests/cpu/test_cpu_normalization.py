@@ -48,8 +48,8 @@ def case(name):
     spec = replace(norms.TABLE[name.partition(",")[0]], epsilon=EPSILON, **changes)
 
     def run(function, x, params):
-        y, found = function(x, spec, params, **options)
-        return y, found.mean, found.var
+        y, computed = function(x, spec, params, **options)
+        return y, computed.mean, computed.var
 
     return run, params
 
@@ -60,8 +60,8 @@ def float64():
         yield
 
 
-def close(found, expected, tolerance=1e-10):
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def close(computed, expected, tolerance=1e-10):
+    for one, other in zip(jax.tree.leaves(computed), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
@@ -104,8 +104,8 @@ def test_statistics_and_gradients_merge_over_devices(check, masked):
     where = jnp.asarray(MASK) if masked else jnp.ones(SHAPE, bool)
 
     def loss(function, axis_name, x, where):
-        y, found = function(x, spec, AFFINE, where=where if masked else None, axis_name=axis_name)
-        return jnp.sin(y), jnp.broadcast_to(found.var, (1, 1, 1, 6))
+        y, computed = function(x, spec, AFFINE, where=where if masked else None, axis_name=axis_name)
+        return jnp.sin(y), jnp.broadcast_to(computed.var, (1, 1, 1, 6))
 
     def spread(x):
         specs = {"in_specs": (P("data"), P("data")), "out_specs": (P("data"), P())}
@@ -123,11 +123,11 @@ def test_statistics_and_gradients_merge_over_devices(check, masked):
 @pytest.mark.parametrize("mean", [0.0, 1e4])
 def test_float32_far_from_zero_is_float64_rounded(mean):
     x = np.float32(mean + X)
-    y, found = normalization(jnp.asarray(x), replace(norms.TABLE["batch"], epsilon=EPSILON))
+    y, computed = normalization(jnp.asarray(x), replace(norms.TABLE["batch"], epsilon=EPSILON))
     exact = x.astype(np.float64)
     centred = exact - exact.mean((0, 1, 2))
     np.testing.assert_allclose(y, centred / np.sqrt(centred.var((0, 1, 2)) + EPSILON), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.var.ravel(), centred.var((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(computed.var.ravel(), centred.var((0, 1, 2)), rtol=1e-5)
 
 
 def test_no_value_under_the_mask_harms():

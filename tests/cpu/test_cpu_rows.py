@@ -38,8 +38,8 @@ def scaled(x, scale, shift):
 )
 def test_rows_give_what_the_operation_gives(shape, others):
     x, *rest = (None if size is None else draw(*size, seed=seed) for seed, size in enumerate((shape, *others)))
-    found = jax.jit(lambda *arrays: elementwise(scaled, *arrays))(x, *rest)
-    np.testing.assert_allclose(found, scaled(x, *rest), rtol=1e-6, atol=1e-6)
+    computed = jax.jit(lambda *arrays: elementwise(scaled, *arrays))(x, *rest)
+    np.testing.assert_allclose(computed, scaled(x, *rest), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_rows_give_what_the_operation_gives(shape, others):
 def test_sums_of_rows_and_their_gradients_are_those_of_the_plain_sum(shape, axes, others):
     x, *rest = (None if size is None else draw(*size, seed=seed) for seed, size in enumerate((shape, *others)))
 
-    def found(x, scale):
+    def computed(x, scale):
         return jnp.sum(jnp.sin(summed(scaled, axes, x, scale, *rest[1:])))
 
     def expected(x, scale):
@@ -74,10 +74,10 @@ def test_sums_of_rows_and_their_gradients_are_those_of_the_plain_sum(shape, axes
         for function in (lambda f: f, lambda f: jax.grad(f, (0, 1)), lambda f: jax.hessian(f, 1)):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10),
-                jax.jit(function(found))(*arrays),
+                jax.jit(function(computed))(*arrays),
                 function(expected)(*arrays),
             )
-        tangents = jax.jvp(found, arrays, arrays)[1], jax.jvp(expected, arrays, arrays)[1]
+        tangents = jax.jvp(computed, arrays, arrays)[1], jax.jvp(expected, arrays, arrays)[1]
         np.testing.assert_allclose(*tangents, rtol=1e-10)
 
 
@@ -120,9 +120,9 @@ def test_relu_is_flax_relu_and_so_are_its_gradients(dtype):
         gradient = jax.jit(jax.grad(loss))
         return jax.jit(function)(x), gradient(x), jax.grad(lambda x: jnp.sum(jax.grad(loss)(x).astype(jnp.float32)))(x)
 
-    for found, expected in zip(both(relu), both(jax.nn.relu), strict=True):
-        assert found.dtype == dtype
-        np.testing.assert_array_equal(np.asarray(found, np.float32), np.asarray(expected, np.float32))
+    for computed, expected in zip(both(relu), both(jax.nn.relu), strict=True):
+        assert computed.dtype == dtype
+        np.testing.assert_array_equal(np.asarray(computed, np.float32), np.asarray(expected, np.float32))
 
 
 def test_an_infinite_gradient_does_not_pass_where_the_rectifier_is_off():

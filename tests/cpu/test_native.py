@@ -70,8 +70,8 @@ def test_whole_numbers_are_convolved_exactly(shape, size, stride, dtype):
 def test_other_numbers_within_rounding(dtype, error):
     x, kernel, dy = (jnp.sin(1 + of) for of in drawn((5, 6, 4, 24, 40), 3, 1, dtype))
     expected = by_definition(x, kernel.astype(dtype), dy, 1)
-    for found, wanted in zip(run(x, kernel, dy, 1), expected, strict=True):
-        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=0, atol=error * np.abs(wanted).max())
+    for computed, wanted in zip(run(x, kernel, dy, 1), expected, strict=True):
+        np.testing.assert_allclose(np.asarray(computed, np.float64), wanted, rtol=0, atol=error * np.abs(wanted).max())
 
 
 @needs_native
@@ -96,11 +96,11 @@ def test_mapped_it_is_each_members_own(mapped, of_input):
     arrays = drawn((2, 3, 4, 3, 5), 3, 2, jnp.float32)
     axes = {"all": (0, 0, 0), "x": (0, None, None), "kernel": (None, 0, None)}[mapped]
     arrays = [of if axis is None else jnp.stack([of, of[::-1], of + 1]) for of, axis in zip(arrays, axes, strict=True)]
-    found = jax.jit(jax.vmap(lambda *given: both(*given, 2, of_input), axes))(*arrays)
+    computed = jax.jit(jax.vmap(lambda *given: both(*given, 2, of_input), axes))(*arrays)
     for member in range(3):
         own = (of if axis is None else of[member] for of, axis in zip(arrays, axes, strict=True))
         expected = run(*own, 2, of_input)
-        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda of, m=member: of[m], found), expected)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda of, m=member: of[m], computed), expected)
 
 
 @needs_native
@@ -115,8 +115,8 @@ def test_of_many_calls_at_once_each_returns_the_same_bits():
     for target in native.TARGETS:
         assert several.as_text().count(f'custom_call_target="{target}"') == 8
     for _ in range(20):
-        for factor, found in zip(factors, several(x, kernel, dy), strict=True):
-            jax.tree.map(np.testing.assert_array_equal, found, (factor * y, dx, factor * d_kernel))
+        for factor, computed in zip(factors, several(x, kernel, dy), strict=True):
+            jax.tree.map(np.testing.assert_array_equal, computed, (factor * y, dx, factor * d_kernel))
 
 
 # The arrays of a call for 2 examples of 4 x 4 pixels, 3 input and 5 output channels.

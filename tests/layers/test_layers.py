@@ -263,8 +263,8 @@ def test_norm_of_groups_may_keep_running_averages():
 def test_moments_of_the_input_are_stored_also_in_evaluation():
     x, mask = draw(4, 3, 5, 6), (np.arange(5) < 3)[:, None]
     module = layers.Norm(TABLE["batch"], use_running_average=True)
-    _, found = module.apply(module.init(jax.random.key(0), x), x, mask=mask, mutable=["moments"])
-    mean, var, count = found["moments"]["input"]
+    _, measured = module.apply(module.init(jax.random.key(0), x), x, mask=mask, mutable=["moments"])
+    mean, var, count = measured["moments"]["input"]
     counted = x[:, :, :3]
     close(mean, counted.mean((0, 1, 2)))
     close(var, counted.var((0, 1, 2)))
@@ -300,8 +300,8 @@ def test_conv_equals_pytorch_with_half_the_kernel_as_padding():
     x, dy, *expected = (torch[name].transpose(0, 2, 3, 1) for name in ("input", "dy", "output", "d_input"))
     kernel, d_kernel = (torch[name].transpose(2, 3, 1, 0) for name in ("weight", "d_weight"))
     y, pullback = jax.vjp(lambda x, kernel: conv(x, kernel, 2), x, kernel)
-    for found, wanted in zip((y, *pullback(dy)), (*expected, d_kernel), strict=True):
-        close(found, wanted)
+    for measured, wanted in zip((y, *pullback(dy)), (*expected, d_kernel), strict=True):
+        close(measured, wanted)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -346,12 +346,12 @@ def test_running_averages_equal_pytorchs_after_conversion(torch):
     variables = module.init(jax.random.key(0), first)
     for x in (first, second):
         variables |= module.apply(variables, x, mutable=["batch_stats"])[1]
-    found = variables["batch_stats"]
-    close(found["mean"], torch["batch/running_mean"])
+    measured = variables["batch_stats"]
+    close(measured["mean"], torch["batch/running_mean"])
     # PyTorch stores the UNBIASED variance, count / (count - 1) times ours, with count = 3 * 4 * 5 = 60 in both steps.
     # What is left of the initial 1, 0.9^2 = 0.81, is not scaled.
-    close((found["var"] - 0.81) * 60 / 59 + 0.81, torch["batch/running_var"])
-    assert np.abs(found["var"] - torch["batch/running_var"]).max() > 1e-3
+    close((measured["var"] - 0.81) * 60 / 59 + 0.81, torch["batch/running_var"])
+    assert np.abs(measured["var"] - torch["batch/running_var"]).max() > 1e-3
     # Its running averages in our module give its evaluation.
     variables = {
         "params": {"scale": torch["batch/weight"], "bias": torch["batch/bias"]},

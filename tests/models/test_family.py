@@ -32,12 +32,12 @@ def test_configs_that_differ_in_one_thing_start_from_the_same_values(field):
     base = {"depth": 8, "width": 4, "norm_groups": 4}
     reference = leaves_by_path(variables(**base)["params"])
     for value in {"order": ORDERS, "shortcut": SHORTCUTS, "norm": ("group", "rms", "evonorm_s0", "none")}[field]:
-        found = leaves_by_path(variables(**base, **{field: value})["params"])
-        shared = {p for p in reference.keys() & found.keys() if reference[p].shape == found[p].shape}
-        assert all(np.array_equal(reference[path], found[path]) for path in shared)
+        computed = leaves_by_path(variables(**base, **{field: value})["params"])
+        shared = {p for p in reference.keys() & computed.keys() if reference[p].shape == computed[p].shape}
+        assert all(np.array_equal(reference[path], computed[path]) for path in shared)
         # What is there or not is only what the variant is about.
         other = {"order": "norm", "shortcut": ("shortcut", "gate"), "norm": "norm"}[field]
-        differing = reference.keys() ^ found.keys()
+        differing = reference.keys() ^ computed.keys()
         assert all(any(word in path for word in np.atleast_1d(other)) for path in differing)
         assert len([path for path in shared if "conv" in path]) >= 7
 
@@ -163,7 +163,9 @@ def test_a_gate_starts_at_its_bias(shortcut):
     _, seen = block(shortcut=shortcut, gate_bias=-6.0, change=without_kernel)
     gate = 1 / (1 + np.exp(6.0))
     np.testing.assert_allclose(seen["intermediates"]["shortcut"][0], X * (1 - gate), rtol=1e-5)
-    sides = [found["intermediates"]["sum"][0] - found["intermediates"]["shortcut"][0] for found in (seen, plain)]
+    sides = [
+        computed["intermediates"]["sum"][0] - computed["intermediates"]["shortcut"][0] for computed in (seen, plain)
+    ]
     expected = sides[1] * (gate if shortcut == "exclusive_gate" else 1)
     np.testing.assert_allclose(sides[0], expected, rtol=1e-3, atol=1e-5)
 
@@ -240,10 +242,10 @@ def test_adaptive_clipping_by_hand():
         "stage1_rest": {"conv1": {"kernel": jnp.stack([kernel, 10 * kernel])}, "norm1": {"scale": jnp.ones((2, 4))}}
     }
     gradients = jax.tree.map(lambda leaf: 100 * jnp.ones_like(leaf), params)
-    found = optim.adaptive_clip(gradients, params, 0.1)["stage1_rest"]
-    lengths = np.sqrt((np.asarray(found["conv1"]["kernel"]) ** 2).sum((1, 2, 3)))
+    computed = optim.adaptive_clip(gradients, params, 0.1)["stage1_rest"]
+    lengths = np.sqrt((np.asarray(computed["conv1"]["kernel"]) ** 2).sum((1, 2, 3)))
     np.testing.assert_allclose(lengths, [[0.5, 0.01], [5, 0.1]], rtol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(found["norm1"]["scale"], axis=1), [0.2, 0.2], rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(computed["norm1"]["scale"], axis=1), [0.2, 0.2], rtol=1e-5)
     free = optim.adaptive_clip({"classifier": {"kernel": gradient}}, {"classifier": {"kernel": kernel}}, 0.1)
     np.testing.assert_array_equal(free["classifier"]["kernel"], gradient)
 

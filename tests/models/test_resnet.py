@@ -258,8 +258,8 @@ def test_forward_and_gradient_equal_an_independent_pass(shortcut, order, norm):
         value, gradient = jax.jit(run, compiler_options=QUICKLY)(params)
         expected, expected_gradient = check(params)
     np.testing.assert_allclose(value, expected, rtol=1e-9)
-    for found, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-7 * float(np.abs(wanted).max()))
+    for computed, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+        np.testing.assert_allclose(computed, wanted, rtol=1e-7, atol=1e-7 * float(np.abs(wanted).max()))
 
 
 def moved(tree):
@@ -307,9 +307,9 @@ def test_second_derivatives_equal_differences_of_gradients(fields):
         ends = (jax.tree.map(lambda at, to, s=s: at + s * to, params, direction) for s in (step, -step))
         return jax.tree.map(lambda after, before: (after - before) / (2 * step), *map(gradient, ends))
 
-    def close(found, expected):
-        found, expected = (ravel_pytree(tree)[0] for tree in (found, expected))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    def close(computed, expected):
+        computed, expected = (ravel_pytree(tree)[0] for tree in (computed, expected))
+        np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
     with jax.enable_x64(True):
         direction = jax.tree.map(np.random.default_rng(2).normal, params)

@@ -83,8 +83,8 @@ def test_wrappers_equal_flax(name, fields, call, layer):
         return jnp.sum(jnp.sin(y)), (y, after)
 
     results = [jax.grad(lambda p, m=m: value(m, p), has_aux=True)(expected["params"]) for m in (ours, theirs)]
-    for found, wanted in zip(*(jax.tree.leaves(result) for result in results), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    for computed, wanted in zip(*(jax.tree.leaves(result) for result in results), strict=True):
+        np.testing.assert_allclose(computed, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_spectral_wrapper_refuses_what_is_no_matrix_where_asked_to():
@@ -96,11 +96,11 @@ def test_spectral_wrapper_refuses_what_is_no_matrix_where_asked_to():
 def test_kernel_norms_of_the_network():
     plain, l2 = (variables(depth=8, width=4, weights=row) for row in ("plain", "l2"))
     # Weight norm starts as the plain network: its scales are the kernels' lengths.
-    expected, found = (
+    expected, computed = (
         apply(ResNet(ResNetConfig(depth=8, width=4, weights=w)), v)[0]
         for w, v in zip(("plain", "l2"), (plain, l2), strict=True)
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(computed, expected, rtol=1e-4, atol=1e-5)
     # A kernel_scale for each channel of 7 convolutions: 4 * 3 + 8 * 2 + 16 * 2.
     assert count_parameters(l2["params"]) - count_parameters(plain["params"]) == 60
     spectral = variables(depth=8, width=4, weights="spectral")

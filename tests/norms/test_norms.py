@@ -75,8 +75,8 @@ def reference(name, x, channel_axis=-1, where=None):
 @partial(jax.jit, static_argnames=("name", "channel_axis"))
 def ours(name, x, channel_axis=-1, where=None):
     """Returns y, mean, var and count of a row of the table, each of x's shape."""
-    y, found = normalization(x, replace(find_spec(name, GROUPS), channel_axis=channel_axis), where=where)
-    return [jnp.broadcast_to(array, x.shape) for array in (y, *found)]
+    y, computed = normalization(x, replace(find_spec(name, GROUPS), channel_axis=channel_axis), where=where)
+    return [jnp.broadcast_to(array, x.shape) for array in (y, *computed)]
 
 
 @pytest.mark.parametrize("rank", SHAPES)
@@ -100,10 +100,10 @@ def test_channels_may_stand_in_the_middle(name, rank):
 @pytest.mark.parametrize(("over", "axes"), [("C", (3,)), ("NSC", (0, 1, 2, 3)), ("N", (0,)), ("NC", (0, 3))])
 def test_a_combination_without_a_name_works_too(over, axes):
     x = draw(3, 5, 4, 6)
-    y, found = normalization(x, NormSpec(over=over))
-    close(found.mean, x.mean(axes, np.float64, keepdims=True))
-    close(found.var, x.var(axes, np.float64, keepdims=True))
-    close(y, (x - found.mean) / np.sqrt(found.var + EPSILON))
+    y, computed = normalization(x, NormSpec(over=over))
+    close(computed.mean, x.mean(axes, np.float64, keepdims=True))
+    close(computed.var, x.var(axes, np.float64, keepdims=True))
+    close(y, (x - computed.mean) / np.sqrt(computed.var + EPSILON))
 
 
 def test_moments_without_axes_are_the_elements_themselves():
@@ -124,19 +124,19 @@ def test_the_variance_may_have_more_axes_than_the_mean(masked):
     where = np.random.default_rng(1).random(x.shape) < 0.6 if masked else np.ones(x.shape, bool)
     mean = x.mean((0, 1, 2), np.float64, keepdims=True, where=where)
     squares = np.square(x - mean)[where]
-    found = moments(x, (0, 1, 2), var_axes=(0, 1, 2, 3), where=where if masked else None)
-    close(found.mean, mean)
-    close(found.var, squares.mean().reshape(1, 1, 1, 1))
-    np.testing.assert_array_equal(np.broadcast_to(found.count, mean.shape), where.sum((0, 1, 2), keepdims=True))
+    computed = moments(x, (0, 1, 2), var_axes=(0, 1, 2, 3), where=where if masked else None)
+    close(computed.mean, mean)
+    close(computed.var, squares.mean().reshape(1, 1, 1, 1))
+    np.testing.assert_array_equal(np.broadcast_to(computed.count, mean.shape), where.sum((0, 1, 2), keepdims=True))
     assert np.abs(squares.mean() / x[where].var() - 1) > 0.1  # the variance about one mean is another
 
 
 def test_several_axes_may_be_split():
     x = draw(4, 5, 6)
-    found = moments(x, (0, 1, -1), parts={0: 2, -1: 3})
+    computed = moments(x, (0, 1, -1), parts={0: 2, -1: 3})
     apart = x.reshape(2, 2, 5, 3, 2).astype(np.float64)
     parts = (apart.mean((1, 2, 4)), apart.var((1, 2, 4)), np.full((2, 3), 20))
-    for statistic, expected in zip(found, parts, strict=True):
+    for statistic, expected in zip(computed, parts, strict=True):
         close(jnp.broadcast_to(statistic, (4, 1, 6)), expected.repeat(2, 0).repeat(2, 1)[:, None])
 
 
@@ -148,9 +148,9 @@ def test_a_large_mean_costs_no_digits_of_the_variance(masked, shifted):
     members = np.ones(x.shape, bool) if where is None else np.broadcast_to(where, x.shape)
     exact = x.astype(np.float64).var((0, 1, 2), where=members)
     # With a shift, one pass: it need not be the mean, only near to it.
-    found = moments(x, (0, 1, 2), where=where, shift=jnp.full(4, 1e4 + 2) if shifted else None)
-    np.testing.assert_allclose(found.var.ravel(), exact, rtol=1e-5)
-    np.testing.assert_allclose(found.mean.ravel(), x.mean((0, 1, 2), np.float64, where=members), rtol=1e-7)
+    computed = moments(x, (0, 1, 2), where=where, shift=jnp.full(4, 1e4 + 2) if shifted else None)
+    np.testing.assert_allclose(computed.var.ravel(), exact, rtol=1e-5)
+    np.testing.assert_allclose(computed.mean.ravel(), x.mean((0, 1, 2), np.float64, where=members), rtol=1e-7)
     # The short formula: 1e8 has a spacing of 8 in float32, which swallows a variance of 1.
     mean, mean_square = (jnp.mean(power, (0, 1, 2), where=members) for power in (x, jnp.square(x)))
     assert np.abs((mean_square - mean**2) / exact - 1).max() > 0.5
@@ -178,21 +178,21 @@ def test_statistics_of_a_half_precision_input_are_float32(name, dtype):
     x = jnp.asarray(draw(4, 25, 50, 6), dtype)
     spec = TABLE[name]
     axes, parts = reduction_axes(spec.over, 4), {-1: GROUPS} if spec.groups > 1 else {}
-    found = moments(x, axes, parts=parts, center=spec.center)
+    computed = moments(x, axes, parts=parts, center=spec.center)
     upcast = moments(x.astype(jnp.float32), axes, parts=parts, center=spec.center)
-    for actual, expected in zip(found, upcast, strict=True):
+    for actual, expected in zip(computed, upcast, strict=True):
         assert actual.dtype == jnp.float32
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
-    y = normalize(x, found.mean, found.var)
+    y = normalize(x, computed.mean, computed.var)
     assert y.dtype == dtype
     # Rounded once, at the end: equal to the float32 result, rounded.
-    np.testing.assert_array_equal(y, normalize(x.astype(jnp.float32), found.mean, found.var).astype(dtype))
+    np.testing.assert_array_equal(y, normalize(x.astype(jnp.float32), computed.mean, computed.var).astype(dtype))
 
 
 def test_float64_stays_float64():
     with jax.enable_x64(True):
-        found = moments(jnp.asarray(draw(3, 5, 6), jnp.float64), (0, 1))
-        assert {array.dtype for array in found} == {jnp.dtype("float64")}
+        computed = moments(jnp.asarray(draw(3, 5, 6), jnp.float64), (0, 1))
+        assert {array.dtype for array in computed} == {jnp.dtype("float64")}
 
 
 @pytest.mark.parametrize("name", CLASSIC)
@@ -232,8 +232,10 @@ def test_statistics_of_members_with_unequal_counts_equal_those_of_one_array(larg
     where = (np.arange(4) < np.arange(DEVICES)[:, None])[..., None, None]
     counted = np.concatenate([shard[: min(d, 4)] for d, shard in enumerate(x)]).astype(np.float64)
     merged = partial(moments, axes=(0, 1), axis_name="data")
-    found = jax.pmap(lambda x, where: merged(x, where=where), axis_name="data")(x, where)
-    for statistic, expected in zip(found, (counted.mean((0, 1)), counted.var((0, 1)), np.full(6, 22 * 5)), strict=True):
+    computed = jax.pmap(lambda x, where: merged(x, where=where), axis_name="data")(x, where)
+    for statistic, expected in zip(
+        computed, (counted.mean((0, 1)), counted.var((0, 1)), np.full(6, 22 * 5)), strict=True
+    ):
         for member in statistic:
             np.testing.assert_allclose(np.broadcast_to(member, (1, 1, 6))[0, 0], expected, rtol=1e-5)
     # The mean of the members' means is another.
@@ -243,10 +245,10 @@ def test_statistics_of_members_with_unequal_counts_equal_those_of_one_array(larg
 def test_axis_index_groups_merge_within_their_members_only():
     x = draw(DEVICES, 4, 5, 6)
     halves = [[0, 1, 2, 3], [4, 5, 6, 7]]
-    found = jax.pmap(partial(moments, axes=(0, 1), axis_name="data", axis_index_groups=halves), axis_name="data")(x)
+    computed = jax.pmap(partial(moments, axes=(0, 1), axis_name="data", axis_index_groups=halves), axis_name="data")(x)
     for members in halves:
         expected = moments(x[members].reshape(-1, 5, 6), (0, 1))
-        for merged, one in zip(found, expected, strict=True):
+        for merged, one in zip(computed, expected, strict=True):
             for device in members:
                 np.testing.assert_allclose(merged[device], one, rtol=1e-5)
 
@@ -258,12 +260,12 @@ AFFINE_SHAPES = [(), (6,), (1, 1, 1, 6), (3, 1, 1, 6), (1, 5, 4, 1), (5, 4, 1), 
 def test_scale_and_bias_of_any_shape_that_broadcasts(shape):
     x, scale, bias = draw(3, 5, 4, 6), draw(*shape, seed=1), draw(*shape, seed=2)
     standard, mean, var, _ = reference("instance", x)
-    found = moments(x, (1, 2))
-    full = normalize(x, found.mean, found.var, scale=scale, bias=bias, epsilon=EPSILON)
+    computed = moments(x, (1, 2))
+    full = normalize(x, computed.mean, computed.var, scale=scale, bias=bias, epsilon=EPSILON)
     close(full, standard * scale + bias)
     close(normalization(x, TABLE["instance"], {"scale": scale, "bias": bias})[0], standard * scale + bias)
-    close(normalize(x, found.mean, found.var, scale=scale), standard * scale)
-    close(normalize(x, found.mean, found.var, bias=bias), standard + bias)
+    close(normalize(x, computed.mean, computed.var, scale=scale), standard * scale)
+    close(normalize(x, computed.mean, computed.var, bias=bias), standard + bias)
     # Mean and variance broadcast too, as running averages per channel do.
     close(normalize(x, mean[0, 0, 0], var[0, 0, 0]), (x - mean[0, 0, 0]) / np.sqrt(var[0, 0, 0] + EPSILON))
 
@@ -303,9 +305,9 @@ def test_a_batch_without_elements_leaves_the_averages_as_they_are(kind):
 
 def test_sub_batches_are_pooled_by_their_counts():
     mean, var, count = (jnp.asarray(values).reshape(3, 1) for values in ([2.0, 6, 9], [4.0, 8, 9], [1.0, 3, 0]))
-    found = pooled(Moments(mean, var, count))
+    computed = pooled(Moments(mean, var, count))
     # (1 * 2 + 3 * 6) / 4 and (1 * 4 + 3 * 8) / 4; the third has no element.
-    assert (float(found.mean[0, 0]), float(found.var[0, 0])) == (5.0, 7.0)
+    assert (float(computed.mean[0, 0]), float(computed.var[0, 0])) == (5.0, 7.0)
 
 
 @pytest.mark.parametrize(

@@ -359,8 +359,8 @@ def test_running_averages_that_count():
 
 
 def test_statistics_over_named_spatial_axes():
-    y, found = norms.normalization(jnp.asarray(X, jnp.float32), norms.find_spec("NHC", GROUPS, epsilon=0.0))
+    y, computed = norms.normalization(jnp.asarray(X, jnp.float32), norms.find_spec("NHC", GROUPS, epsilon=0.0))
     groups = X.reshape(8, 8, 4, GROUPS, 4)
     expected = (groups - groups.mean((0, 1, 4), keepdims=True)) / groups.std((0, 1, 4), keepdims=True)
     np.testing.assert_allclose(y, expected.reshape(SHAPE), rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(found.count, 8 * 8 * 4)
+    np.testing.assert_array_equal(computed.count, 8 * 8 * 4)

@@ -63,10 +63,10 @@ def loss(name, x, params, where=None, weights=WEIGHTS, **options):
     return jnp.sum(jnp.sin(run(name, x, params, where, **options)[0]) * weights)
 
 
-def close(found, expected, tolerance=1e-10, name=""):
+def close(computed, expected, tolerance=1e-10, name=""):
     """Compares every leaf, relative to its largest expected value."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    assert jax.tree.structure(computed) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(computed), jax.tree.leaves(expected), strict=True):
         other = np.asarray(other, np.float64)
         assert one.shape == other.shape
         largest = max(1.0, np.abs(other).max())
@@ -143,8 +143,8 @@ def beside_plain_calls(layer, x):
 
 
 def check_each(pairs, tolerance):
-    for name, (found, expected) in pairs.items():
-        close(found, expected, tolerance, name)
+    for name, (computed, expected) in pairs.items():
+        close(computed, expected, tolerance, name)
 
 
 @masked_and_not
@@ -152,8 +152,8 @@ def check_each(pairs, tolerance):
 def test_derivatives_and_pairs_of_transformations(name, where):
     def outputs(point):
         """Output and statistics; without running averages, from which batch renorm takes what it holds constant."""
-        y, found = run(name, *point, where)
-        return jnp.stack([y, *(jnp.broadcast_to(value, SHAPE) for value in (found[:2] if found else ()))])
+        y, computed = run(name, *point, where)
+        return jnp.stack([y, *(jnp.broadcast_to(value, SHAPE) for value in (computed[:2] if computed else ()))])
 
     def results(x, params):
         def layer(x):
@@ -216,8 +216,8 @@ def test_examples_on_two_devices_equal_one_array(name, where):
     x, direction, *others = map(jnp.asarray, (X, DIRECTION, WEIGHTS, np.ones(SHAPE, bool) if where is None else where))
 
     def shard_loss(params, x, weights, counted):
-        found = loss(name, x, params, None if where is None else counted, weights, **options)
-        return lax.psum(found, "data")
+        computed = loss(name, x, params, None if where is None else counted, weights, **options)
+        return lax.psum(computed, "data")
 
     def inside(params, *arrays):
         return jax.grad(shard_loss, (0, 1))(params, *arrays)
@@ -226,8 +226,8 @@ def test_examples_on_two_devices_equal_one_array(name, where):
         specs = (all_devices, data, data, data)
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=True)
 
-    found = jax.jit(sharded(inside, (all_devices, data)))(params, x, *others)
-    close(found, jax.grad(lambda *z: loss(name, z[1], z[0], where), (0, 1))(params, X))
+    computed = jax.jit(sharded(inside, (all_devices, data)))(params, x, *others)
+    close(computed, jax.grad(lambda *z: loss(name, z[1], z[0], where), (0, 1))(params, X))
     total = sharded(shard_loss, all_devices)
     through = jax.jit(lambda x: gradient_and_its_tangent(lambda x: total(params, x, *others), x, direction))
     close(through(x), gradient_and_its_tangent(lambda x: loss(name, x, params, where), x, direction))
@@ -254,9 +254,9 @@ def test_sharded_arrays_on_a_mesh_of_explicit_axes(name, where):
     with jax.set_mesh(mesh):
         shardings = [NamedSharding(mesh, P(*axes)) for axes in (["data"], [None, "data"], [None, None, None, "data"])]
         placed = [jax.device_put((X, where), sharding) for sharding in shardings]
-        found, *values = jax.jit(results)(*placed)
-        assert found[0][1].sharding.is_equivalent_to(shardings[0], 4)
-        close(found, expected)
+        computed, *values = jax.jit(results)(*placed)
+        assert computed[0][1].sharding.is_equivalent_to(shardings[0], 4)
+        close(computed, expected)
         close(values, [expected[0][0]] * 2)
 
 

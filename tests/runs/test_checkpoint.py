@@ -20,15 +20,15 @@ def saved(tmp_path):
 
 
 def restored_step(directory):
-    found, passed_over = checkpoint.restore(directory, state(0))
-    return (None if found is None else int(found["step"])), passed_over
+    computed, passed_over = checkpoint.restore(directory, state(0))
+    return (None if computed is None else int(computed["step"])), passed_over
 
 
 def test_the_newest_comes_back_exactly(saved):
-    found, passed_over = checkpoint.restore(saved, state(0))
+    computed, passed_over = checkpoint.restore(saved, state(0))
     assert passed_over == []
-    assert jax.tree.structure(found) == jax.tree.structure(state(20))
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(state(20)), strict=True):
+    assert jax.tree.structure(computed) == jax.tree.structure(state(20))
+    for ours, theirs in zip(jax.tree.leaves(computed), jax.tree.leaves(state(20)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
 

@@ -23,19 +23,19 @@ class Two(nn.Module):
 def test_two_layers_by_numpy_with_batches_of_different_size():
     x = np.random.default_rng(0).normal(4.0, 3.0, (20, 5, 5, 3)).astype(np.float32)
     variables = Two().init(jax.random.key(0), x[:1])
-    found = recalibrate(Two(), variables, [(x[:4],), (x[4:7],), (x[7:],)])
+    computed = recalibrate(Two(), variables, [(x[:4],), (x[4:7],), (x[7:],)])
     inner = np.maximum(3 * (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5) + 0.5, 0)
     for name, values in (("first", x), ("second", inner)):
-        stats = found.variables["batch_stats"][name]
+        stats = computed.variables["batch_stats"][name]
         np.testing.assert_allclose(stats["mean"], values.mean((0, 1, 2)), rtol=1e-5)
         np.testing.assert_allclose(stats["var"], values.var((0, 1, 2)), rtol=1e-5)
     # The running mean was 0 and the variance 1: off by mean / deviation and by log(variance).
-    off = found.offsets["first"]
+    off = computed.offsets["first"]
     assert off.mean == pytest.approx(np.max(x.mean((0, 1, 2)) / x.std((0, 1, 2))), rel=1e-4)
     assert off.var == pytest.approx(np.max(np.log(x.var((0, 1, 2)))), rel=1e-4)
     # Two passes make both layers exact, a third sees that nothing moves any more.
-    assert found.passes == 3
-    np.testing.assert_array_equal(found.variables["params"]["first"]["scale"], variables["params"]["first"]["scale"])
+    assert computed.passes == 3
+    np.testing.assert_array_equal(computed.variables["params"]["first"]["scale"], variables["params"]["first"]["scale"])
 
 
 @pytest.mark.parametrize("norm", ["batch", "evonorm_b0", "ghost_batch"])
@@ -45,12 +45,12 @@ def test_one_batch_of_a_network_gives_its_training_statistics(norm):
     variables = jax.jit(ResNet(config).init)(jax.random.key(0), images[:1])
     # With momentum 0 a training step keeps that batch's own statistics, which are then the population's.
     _, trained = ResNet(config, train=True).apply(variables, images, mutable=["batch_stats"])
-    found = recalibrate(ResNet(config), variables, [(images,)])
+    computed = recalibrate(ResNet(config), variables, [(images,)])
     for expected, ours in zip(
-        jax.tree.leaves(trained["batch_stats"]), jax.tree.leaves(found.variables["batch_stats"]), strict=True
+        jax.tree.leaves(trained["batch_stats"]), jax.tree.leaves(computed.variables["batch_stats"]), strict=True
     ):
         np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=2e-3)
-    assert found.offsets["stage2_rest/norm1"].var > 0.1
+    assert computed.offsets["stage2_rest/norm1"].var > 0.1
 
 
 def test_what_cannot_be_recalibrated_is_named():

@@ -118,9 +118,9 @@ def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset
 
     together.train = noted
     monkeypatch.setattr(loop, "PROGRAM_SECONDS", 1e6)
-    found, expected = ([*fit(built, built.initial_state())] for built in (together, alone))
+    computed, expected = ([*fit(built, built.initial_state())] for built in (together, alone))
     assert dispatched == [1, 1, 1, 1, 2]  # one, as long as nobody knows how long it takes
-    assert [(event.kind, event.step) for event, _ in found] == [
+    assert [(event.kind, event.step) for event, _ in computed] == [
         ("train", 2),
         ("train", 3),
         ("test", 3),
@@ -130,10 +130,10 @@ def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset
         ("test", 6),
         ("finished", 6),
     ]
-    for (ours, _), (theirs, _) in zip(found, expected, strict=True):
+    for (ours, _), (theirs, _) in zip(computed, expected, strict=True):
         assert (ours.kind, ours.step) == (theirs.kind, theirs.step)
         assert ours.values == pytest.approx(theirs.values, rel=1e-5)
-    assert_close(found[-1][1], expected[-1][1])
+    assert_close(computed[-1][1], expected[-1][1])
 
 
 def test_programs_are_as_short_as_a_signal_may_wait(monkeypatch):
@@ -178,13 +178,13 @@ def test_told_to_stop_it_saves_and_leaves(dataset):
 def test_evaluation_counts_every_example_once(dataset):
     built = programs(dataset, 8)  # 21 examples in batches of 16: eleven of the last are padding
     state, _ = after_steps(built)
-    found = built.evaluate(state, "test")
+    computed = built.evaluate(state, "test")
     images = preprocess.centered(jnp.asarray(dataset.test_images), built.data["test"]["mean"])
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = np.asarray(ResNet(built.model).apply(variables, images), np.float64)
     chosen = np.log(np.exp(logits).sum(1)) - logits[np.arange(21), dataset.test_labels]
-    assert found["loss"] == pytest.approx(chosen.mean(), rel=1e-5)
-    assert found["error"] == np.mean(logits.argmax(1) != dataset.test_labels)
+    assert computed["loss"] == pytest.approx(chosen.mean(), rel=1e-5)
+    assert computed["error"] == np.mean(logits.argmax(1) != dataset.test_labels)
 
 
 def test_training_learns_and_bfloat16_follows(dataset):
@@ -313,8 +313,8 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
 )
 def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, unrolled):
     fields = {"model__unroll": unroll, "model__depth": depth, "train__steps": steps}
-    found = model_config(config(**fields), 10, "float32", platform)
-    assert (found.unrolled, found.remat) == (unrolled, "elementwise")
+    computed = model_config(config(**fields), 10, "float32", platform)
+    assert (computed.unrolled, computed.remat) == (unrolled, "elementwise")
     assert model_config(config(model__remat="block"), 10, "float32", platform).remat == "block"
     # Other operations say themselves what they keep.
     assert model_config(config(), 10, "float32", platform, PLAIN._replace(add=jnp.add)).remat == "nothing"

@@ -102,15 +102,15 @@ def compiled() -> Path:
     text = b"".join(file.read_bytes() for file in [*sorted(SOURCES.glob("*.h")), *sources])
     command = [compiler, *own, *OPTIONS, "-I", jax.ffi.include_dir()]
     key = hashlib.sha256(text + repr((command, jax.lib.__version__)).encode()).hexdigest()[:12]
-    found = cache_directory() / f"native-{key}.so"
-    if not found.exists():
-        found.parent.mkdir(parents=True, exist_ok=True)
+    library = cache_directory() / f"native-{key}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
         # Written beside it and renamed, as other processes may be doing the same.
-        with tempfile.TemporaryDirectory(dir=found.parent) as folder:
-            built = Path(folder) / found.name
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            built = Path(folder) / library.name
             done = subprocess.run([*command, *map(str, sources), "-o", str(built)], capture_output=True, text=True)
             if done.returncode:
                 said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
                 raise OSError(f"{compiler} fails: {said[0] if said else f'exit status {done.returncode}'}")
-            built.replace(found)
-    return found
+            built.replace(library)
+    return library
