@@ -139,7 +139,8 @@ def test_a_finished_run_says_the_error_under_each_severity():
     for name, errors in found.items():
         for severity in (1, 5):
             images = corrupt(dataset().test_images, name, severity)
-            other = Programs(config, dataset().__class__(**{**vars(dataset()), "test_images": images}), "float32")
+            changed = dataset().__class__(**{**vars(dataset()), "test_images": images})
+            other = Programs(config, changed, "float32", jax.devices()[:2])
             state = other.initial_state()
             for step in range(2):
                 state, _ = other.train(state, step)
@@ -147,8 +148,8 @@ def test_a_finished_run_says_the_error_under_each_severity():
 
 
 def test_told_to_stop_under_a_corruption_the_run_is_saved():
-    config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": ("brightness",)})
-    built = Programs(config, dataset(), "float32", jax.devices()[:1])
+    config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": "contrast,gaussian_noise"})
+    built = Programs(config, dataset(), "float32", jax.devices()[:2])
     # Steps 2, batches of the training set 3, of the test set 2: the tenth question comes at a corrupted batch.
     calls = iter([False] * 9)
     kinds = [event.kind for event, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
