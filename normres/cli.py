@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     show.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     show.add_argument("--image", metavar="HxWxC", help="size of an image (default: the data's, 32x32x3)")
+    show.add_argument("--fields", action="store_true", help="print the config's fields and what they mean instead")
     show.add_argument("--svg", type=Path, metavar="FILE.svg", help="draw the network to this file")
     data = add(
         "data",
@@ -127,6 +128,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
                 "--output",
                 "--image",
                 "--svg",
+                "--fields",
                 "--help",
             )
             raise UserError(f"{argument!r} is no argument here; {nearest(name, options)}")
@@ -190,7 +192,10 @@ def _show(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from normres.show import commands
 
-    commands.run(options.config, overrides, options.image, options.svg)
+    if options.fields:
+        commands.print_fields(options.config, overrides)
+    else:
+        commands.run(options.config, overrides, options.image, options.svg)
     return 0
 
 

@@ -1,6 +1,7 @@
 """`normres show` itself: reads the config, counts, prints the table and writes the picture."""
 
 import re
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from normres.errors import UserError
 from normres.report.files import write_file
 from normres.runs import config as configs
 from normres.runs import machine
+from normres.runs.fields import declared, flatten
 from normres.show import table
 from normres.show.count import count
 from normres.training.networks import build_network
@@ -53,6 +55,16 @@ def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | Non
         from normres.show import picture
 
         print(f"\n{write_file(svg, picture.svg(counts))}")
+
+
+def print_fields(path: str, overrides: dict[str, Any]) -> None:
+    """Prints each field of a config: its value (with * where base.py has another), and what it means."""
+    values = flatten(configs.load(path, overrides))
+    for name, field in declared().items():
+        changed = "" if values[name] == field.value else " *"
+        print(f"config.{name} = {values[name]!r}{changed}")
+        choices = f" ({', '.join(field.names())})" if field.choices else ""
+        print(textwrap.fill(field.meaning + choices, 100, initial_indent="    ", subsequent_indent="    "))
 
 
 def _shape(image: str) -> tuple[int, int, int]:

@@ -352,3 +352,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(argument, message, capsys, tmp
     assert message in said
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_fields_of_a_config_are_printed_with_their_meaning(capsys):
+    assert cli.main(["show", "--config=base:demo", "--fields", "--config.model.norm=layer"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"config.model.depth = 20", "config.model.norm = 'layer' *", "config.optim.schedule = 'cosine' *"} <= {
+        *lines
+    }
+    assert "(none, A, B, C, constant, constant_both," in " ".join(line.strip() for line in lines)
