@@ -91,8 +91,9 @@ def metrics_of(runs: Iterable[Run]) -> list[str]:
 
 
 def error_metrics(runs: Iterable[Run]) -> list[str]:
-    """Returns METRICS, then the other errors that the runs' records hold."""
-    return list(dict.fromkeys([*METRICS, *(name for name in metrics_of(runs) if name.endswith("_error"))]))
+    """Returns METRICS, then the other test errors that the runs' records hold."""
+    others = [name for name in metrics_of(runs) if name.startswith("test_") and name.endswith("_error")]
+    return list(dict.fromkeys([*METRICS, *others]))
 
 
 def metric_words(metric: str) -> str:
