@@ -15,7 +15,6 @@ import numpy as np
 
 from normres.errors import UserError
 
-STREAM = ("auto", "always", "never")
 SHARE = 0.25  # of a device's memory that images may take; the rest is for activations and copies
 AT_ONCE = 256  # images of a chunk
 THREADS = min(16, os.cpu_count() or 1)  # that decode
@@ -101,8 +100,8 @@ class LazyImages:
         distinct, where = np.unique(records, return_inverse=True)
         images = np.empty((len(distinct), *self.shape[1:]), np.uint8)
         try:
-            found = self._source.__getitems__(distinct.tolist())
-            for number, record in enumerate(found):
+            records_read = self._source.__getitems__(distinct.tolist())
+            for number, record in enumerate(records_read):
                 images[number] = self._decode(record)
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -124,10 +123,10 @@ def read_ahead(
     options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     iterator = iter(steps.to_iter_dataset(options))
     try:
-        for found in iterator:
-            if isinstance(found, UserError):
-                raise found
-            yield found
+        for batch in iterator:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
     finally:
         iterator.close()
 

@@ -78,19 +78,19 @@ def read(layout: Layout, path: str, verify: bool = True) -> tuple[str, dict[str,
     with readable(place):
         if place.is_dir():
             return _read_folder(layout, place)
-        found = _read_archive(layout, place)
+        contents = _read_archive(layout, place)
         if verify and layout.archive_md5:
             _check_archive(layout, place)
-        return found
+        return contents
 
 
 def check_md5(layout: Layout, file: str, what: str, content: Content) -> None:
     """Raises `UserError` if the file's official md5 is known and `content` has another one."""
     if file in layout.md5:
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found != layout.md5[file]:
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if md5 != layout.md5[file]:
             raise UserError(
-                f"data.path: {what} has md5 {found}, not {layout.md5[file]}: damaged or altered; "
+                f"data.path: {what} has md5 {md5}, not {layout.md5[file]}: damaged or altered; "
                 f"{layout.again}, {ALTERED}"
             )
 
@@ -101,10 +101,10 @@ def _check_archive(layout: Layout, place: Path) -> None:
         if file.read(2) != GZIP:
             return
         file.seek(0)
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != layout.archive_md5:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if md5 != layout.archive_md5:
         raise UserError(
-            f"data.path: {place} has md5 {found}, not {layout.archive_md5}: damaged, altered or packed anew; "
+            f"data.path: {place} has md5 {md5}, not {layout.archive_md5}: damaged, altered or packed anew; "
             f"{layout.again}, unpack what was packed anew, {ALTERED}"
         )
 

@@ -53,13 +53,13 @@ def version_directory(name: str, path: str) -> Path:
     root = Path(path).expanduser()
     if (root / "dataset_info.json").is_file():
         return root
-    found = sorted((root / name).glob("*/dataset_info.json"), key=lambda file: _numbers(file.parent.name))
-    if not found:
+    versions = sorted((root / name).glob("*/dataset_info.json"), key=lambda file: _numbers(file.parent.name))
+    if not versions:
         raise UserError(
             f"data.path={path}: no prepared data set there (looked for {name}/VERSION/dataset_info.json); "
             f"`normres data prepare {name} --from FILE --to DIR` makes one"
         )
-    return found[-1].parent
+    return versions[-1].parent
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -54,14 +54,14 @@ def _decode(
         content = files.pop(file)
         if verify:
             check_md5(layout, file, what, content)
-        pixels, found = _arrays(layout, what, content)
-        if verify and len(found) != official_records:
+        pixels, own = _arrays(layout, what, content)
+        if verify and len(own) != official_records:
             raise UserError(
-                f"data.path: {what} has {len(found):,} examples, not the official {official_records:,}; "
+                f"data.path: {what} has {len(own):,} examples, not the official {official_records:,}; "
                 f"{layout.again}, {ALTERED}"
             )
         images.append(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels.append(found)
+        labels.append(own)
     return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
 
 
@@ -71,8 +71,8 @@ def _arrays(layout: Layout, what: str, content: Content) -> tuple[np.ndarray, np
     batch = _unpickle(layout, what, content, "data", *keys)
     pixels = batch["data"]
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,) or not len(pixels):
-        found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise UserError(f"data.path: {what}: 'data' is {found}, not uint8 (N, 3072); {layout.again}")
+        kind = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise UserError(f"data.path: {what}: 'data' is {kind}, not uint8 (N, 3072); {layout.again}")
     labels = np.empty(0)
     for key, classes in zip(keys, layout.label_classes, strict=True):
         labels = _labels(batch[key])
@@ -98,11 +98,11 @@ def _labels(value: Any) -> np.ndarray:
 
 def _unpickle(layout: Layout, what: str, content: Content, *keys: str) -> dict[str, Any]:
     """Returns the file's dict, which has these keys."""
-    found = unpickle(content, f"data.path: {what}")
-    missing = [key for key in keys if key not in found]
+    entries = unpickle(content, f"data.path: {what}")
+    missing = [key for key in keys if key not in entries]
     if missing:
         raise UserError(f"data.path: {what} holds no {missing[0]!r}: not {layout.title}; {layout.again}")
-    return found
+    return entries
 
 
 def _text(name: Any) -> str:

@@ -25,7 +25,7 @@ FIELDS = (
     "label_noise",
     "label_noise_seed",
 )
-EVALUATE_ON = ("test", "validation")
+CHECKED = FIELDS[:5]  # together; each one's range is declared with the field
 # What tells the streams apart that may have the same seed.
 _STREAMS = {"validation": 1, "subset": 2, "label_noise": 3}
 
@@ -37,26 +37,12 @@ def check(
     evaluate_on: str = "test",
     fraction: float = 1.0,
     per_class: int = 0,
-    split_seed: int = 0,
-    label_noise: float = 0.0,
-    label_noise_seed: int = 0,
 ) -> None:
     """Raises `UserError`, one line that names the field, for values that fit no data set.  Arguments as of `apply`."""
-    counts = {
-        "validation": validation,
-        "per_class": per_class,
-        "split_seed": split_seed,
-        "label_noise_seed": label_noise_seed,
-    }
-    for name, value in counts.items():
-        if value < 0:
-            raise UserError(f"data.{name}={value} must be at least 0")
     if evaluate_on == "validation" and not validation:
         raise UserError("data.evaluate_on='validation' needs data.validation, such as 5000; it is 0")
     if not 0 < fraction <= 1:
         raise UserError(f"data.fraction={fraction} must lie above 0 and not above 1")
-    if not 0 <= label_noise <= 1:
-        raise UserError(f"data.label_noise={label_noise} must lie between 0 and 1")
     if per_class and fraction < 1:
         raise UserError(f"data.fraction={fraction} and data.per_class={per_class} exclude each other; set one of them")
     if stratified and not validation and fraction == 1:
@@ -75,7 +61,7 @@ def apply(dataset: Dataset, **fields: Any) -> Dataset:
     Raises:
       UserError: the values fit no data set, or not this one.
     """
-    check(**fields)
+    check(**{name: fields[name] for name in CHECKED if name in fields})
     wanted: dict[str, Any] = dict.fromkeys(FIELDS) | {"fraction": 1.0, "evaluate_on": "test", "split_seed": 0} | fields
     seed, stratified = wanted["split_seed"], bool(wanted["stratified"])
     if wanted["validation"]:
