@@ -20,19 +20,11 @@ ENDING_SECONDS = 5  # to go after its input has ended
 
 
 class Contender(NamedTuple):
-    """How a contender is started.
-
-    Attributes:
-      title: for people.
-      command: the arguments of its process.
-      environment: of its process.
-      norm: of its network, which is then not compared with the others'; "": the cell's.
-    """
+    """A contender's title, and the arguments and environment of its process."""
 
     title: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    norm: str = ""
 
 
 def contenders(
@@ -41,7 +33,7 @@ def contenders(
     """Returns normres and the other contenders by name, and PyTorch's version.
 
     Args:
-      names: of "normres-batch", "flax" and "torch".
+      names: of "flax" and "torch".
       torch: a Python that imports torch; None: this one, if it does.
       needs_torch: whether it is an error if there is none; otherwise a line is printed.
       before: a checkout of another commit of normres, which then takes part.
@@ -51,28 +43,26 @@ def contenders(
     """
     # The workers import this very code, wherever the command was started.
     path = os.pathsep.join(filter(None, (str(Path(normres.__file__).parent.parent), os.environ.get("PYTHONPATH"))))
-    ours, theirs = {**os.environ, "PYTHONPATH": path}, machine.environment_as_given()
+    users = machine.environment_as_given()
     # -P: not the code of the folder in which the command was started.
     module = (sys.executable, "-P", "-m", "normres.bench.step.jax_worker")
-    chosen = {"normres": Contender("normres", (*module, "normres"), ours)}
-    if "normres-batch" in names:
-        chosen["normres-batch"] = Contender("normres, batch norm", (*module, "normres"), ours, norm="batch")
+    by_name = {"normres": Contender("normres", (*module, "normres"), {**os.environ, "PYTHONPATH": path})}
     if before:
-        older = ours | {"PYTHONPATH": str(before.resolve())}
-        chosen["before"] = Contender("normres, before", (*module, "normres"), older)
+        older = {**os.environ, "PYTHONPATH": str(before.resolve())}
+        by_name["before"] = Contender("normres, before", (*module, "normres"), older)
     if "flax" in names:
-        chosen["flax"] = Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path})
+        by_name["flax"] = Contender("Flax", (*module, "flax"), users | {"PYTHONPATH": path})
     python, version = (find_torch(torch) if "torch" in names else None) or (None, "absent")
     if python:
-        # -P: the script's own folder has modules that would hide PyTorch's imports.
         device = "cuda" if jax.default_backend() in ("gpu", "cuda") else "cpu"
-        chosen["torch"] = Contender("PyTorch", (python, "-P", str(SCRIPT), device), theirs)
+        # -P: the script's own folder has modules that would hide PyTorch's imports.
+        by_name["torch"] = Contender("PyTorch", (python, "-P", str(SCRIPT), device), users)
     elif "torch" in names:
         message = "no PyTorch here; --torch=PYTHON names a Python that has it"
         if needs_torch:
             raise UserError(f"--contenders={','.join(names)}: {message}")
         print(f"{message}; its rows are left out", flush=True)
-    return chosen, version
+    return by_name, version
 
 
 class Worker:
