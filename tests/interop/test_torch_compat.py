@@ -350,7 +350,8 @@ MISTAKES = [
     ),
     (
         lambda: norm_to_torch({"scale": TWO}),
-        "'scale' is unexpected; choices: params, batch_stats",
+        "'scale' is unexpected; did you mean 'params/scale'? choices: params/scale, params/bias, "
+        "batch_stats/mean, batch_stats/var, batch_stats/updates",
     ),
     (lambda: norm_to_torch({"params": {"bias": TWO}}), "'params/scale' is missing; there are: 'params/bias'"),
     (

@@ -231,37 +231,32 @@ def to_torch(change=lambda variables: None, naming="torchvision", **fields):
 MISTAKES = [
     (
         lambda: from_torch(lambda state: state.update({"layer1.0.con1.weight": np.ones(2)})),
-        "'layer1.0.con1.weight' is unexpected; did you mean 'layer1.0.conv1'? choices: layer1.0.conv1, ",
+        "'layer1.0.con1.weight' is unexpected; did you mean 'layer1.0.conv1.weight'? choices: layer1.0.conv1.weight, ",
     ),
-    (
-        lambda: from_torch(lambda state: state.update({"layer1.0.bn1.wieght": np.ones(2)})),
-        "'layer1.0.bn1.wieght' is unexpected; did you mean 'layer1.0.bn1.weight'? choices: layer1.0.bn1.weight, ",
-    ),
-    (
-        lambda: from_torch(lambda state: state.pop("fc.weight") is state.pop("fc.bias")),
-        "no key begins with 'fc.'; choices: ",
-    ),
-    (lambda: from_torch(lambda state: state.pop("fc.bias")), "'fc.bias' is missing; there are: 'fc.weight'"),
     (
         lambda: from_torch(lambda state: state.pop("bn1.running_var")),
-        "'bn1.running_var' is missing; there are: 'bn1.weight', ",
+        "'bn1.running_var' is missing; there are: 'bn1.running_mean', ",
     ),
-    (lambda: network_from_torch({}, SMALL), "no key begins with 'conv1.'; choices: none"),
+    (lambda: network_from_torch({}, SMALL), "'conv1.weight' is missing; there are: none"),
     # A deeper network, a wider one, other classes, another block: as the first key says that cannot be.
-    (lambda: from_torch(depth=14), "no key begins with 'layer1.1.conv1.'; did you mean 'layer1.0.conv1'? "),
+    (lambda: from_torch(depth=14), "'layer1.1.conv1.weight' is missing; there are: 'layer1.0.conv1.weight', "),
     (lambda: from_torch(width=3), "'conv1.weight' has shape (2, 3, 3, 3), expected (3, 3, 3, 3)"),
     (lambda: from_torch(classes=100), "'fc.weight' has shape (10, 8), expected (100, 8)"),
     (
         lambda: from_torch(shortcut="A"),
-        "'layer2.0.downsample.0.weight' is unexpected; did you mean 'layer2.0.conv2'? choices: layer2.0.conv2, ",
+        "'layer2.0.downsample.0.weight' is unexpected; did you mean 'layer2.0.conv2.weight'? choices: ",
     ),
     (
         lambda: from_torch(norm="group", norm_groups=2),
-        "'bn1.running_mean' is unexpected; did you mean 'bn1.bias'? choices: bn1.weight, bn1.bias",
+        "'bn1.running_mean' is unexpected; did you mean 'bn1.bias'? choices: bn1.bias, ",
+    ),
+    (
+        lambda: from_torch(norm_average="cumulative", change=lambda state: state.pop("bn1.num_batches_tracked")),
+        "'bn1.num_batches_tracked' is missing; there are: 'bn1.weight', 'bn1.bias', 'bn1.running_mean', ",
     ),
     (
         lambda: from_torch(weights="l2"),
-        "'conv1.weight_g' is missing: a network of weights='l2' has lengths",
+        "'conv1.parametrizations.weight.original0' is missing; there are: 'conv1.weight', ",
     ),
     (
         lambda: from_torch(
@@ -269,7 +264,7 @@ MISTAKES = [
                 {"conv1.weight_v": state.pop("conv1.weight"), "conv1.weight_g": np.ones((2, 1, 1, 1))}
             )
         ),
-        "'conv1.weight_g' is unexpected: a network of weights='plain' has no lengths",
+        "'conv1.weight' is missing; there are: 'conv1.weight_v', 'conv1.weight_g', ",
     ),
     (
         lambda: from_torch(naming="torchvison"),
@@ -278,7 +273,7 @@ MISTAKES = [
     (lambda: to_torch(naming="timm"), "naming='timm' does not exist; choices: torchvision, "),
     (
         lambda: to_torch(lambda variables: variables["params"].pop("classifier")),
-        "'params/classifier/bias' is missing; did you mean ",
+        "'params/classifier/bias' is missing; there are: ",
     ),
     (
         lambda: to_torch(lambda variables: variables["params"].update({"clasifier": np.ones(2)})),
