@@ -78,7 +78,7 @@ def norm_from_torch(
       affine: which of "scale" and "bias" there must be, as in NormSpec; None takes what there is.
       running: whether there must be running statistics; None takes what there is.
       channel_axis: of a weight with several axes, the one with the channels, which becomes the last: 0 for a
-        LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  It must be given then.
+        LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  Only then it is needed.
 
     Returns:
       {"params": {"scale", "bias"}, "batch_stats": {"mean", "var", "updates"}}, without what the norm has not.

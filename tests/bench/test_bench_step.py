@@ -1,4 +1,4 @@
-"""The training step's benchmark: who differs is found out, who fails is named, files hold what was measured."""
+"""The training step's benchmark: differences and failures are named, files hold what was measured."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def test_stock_flax_computes_the_same(ours, tmp_path):
     assert check(ours, computed(flax_network.build, tmp_path))["angle"] < 1e-6
 
 
-def test_a_step_that_does_less_is_found_out(ours, tmp_path):
+def test_a_step_that_does_less_differs(ours, tmp_path):
     # One network for three faults, because each takes a compilation.
     outcome = computed(flax_network.build, tmp_path, momentum=0.0, weight_decay=0.0, kept=0.8)
     apart = {kind: value for kind, (value, _) in agreement.differences(BEFORE, ours, outcome).items()}
@@ -57,7 +57,7 @@ def test_a_step_that_does_less_is_found_out(ours, tmp_path):
         check(ours, agreement.Outcome(ours.losses, outcome.after))
 
 
-def test_other_weights_are_found_out(ours, tmp_path):
+def test_other_weights_differ(ours, tmp_path):
     def change(arrays):
         arrays["weights/layer2.0.bn1.bias"] += 0.1
 
@@ -65,7 +65,7 @@ def test_other_weights_are_found_out(ours, tmp_path):
         check(ours, computed(flax_network.build, tmp_path, change))
 
 
-def test_a_missing_gradient_a_missing_tensor_and_no_number_are_found_out(ours):
+def test_a_missing_gradient_a_missing_tensor_and_no_number_are_named(ours):
     name = "layer3.0.conv2.weight"
     for array, message in (
         (BEFORE[name], f"1.0e[+]00 apart in the gradient of {name}, and 1e-01 is allowed in float32"),
