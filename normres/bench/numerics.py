@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from normres import norms
 from normres.bench import contenders, output
 from normres.bench.reference import Array, reference
+from normres.bench.step.workers import Contender, find_torch
 from normres.errors import UserError
 from normres.norms import forms
 
@@ -103,8 +104,8 @@ def errors(pair: contenders.Pair, truth: tuple[Array, Array, Array], dy: Array, 
     return worst[0], worst[1]
 
 
-def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape, torch: str | None) -> list[Row]:
-    """Returns the errors of every library for each norm and input, in this dtype; `torch` is a Python that has it.
+def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape, torch: Contender | None) -> list[Row]:
+    """Returns the errors of every library for each norm and input, in this dtype; without PyTorch, of two.
 
     Raises:
       UserError: a library computes something else than the norm (see `SAME`), or PyTorch does not run.
@@ -177,7 +178,7 @@ def run(
     names: Sequence[str], dtypes: Sequence[str], torch: str | None, json: Path | None, shape: Shape = SHAPE
 ) -> list[Row]:
     """Measures and prints all; `torch` is the Python that has PyTorch, and `json` a file for the same numbers."""
-    python, version = contenders.find_torch(torch) or (None, None)
+    pytorch, version = find_torch(torch) or (None, None)
     print(
         HEADER.format(
             epsilons=", ".join(f"{dtype} {float(jnp.finfo(dtype).eps):.2g}" for dtype in dtypes),
@@ -193,7 +194,7 @@ def run(
     rows: list[Row] = []
     columns = [f"{library} {kind}" for kind in KINDS for library in LIBRARIES]
     for dtype in dtypes:
-        measured = measure(names, dtype, CASES, shape, python)
+        measured = measure(names, dtype, CASES, shape, pytorch)
         for norm in names:
             lines = [(row["case"], *(cell(row[name]) for name in columns)) for row in measured if row["norm"] == norm]
             print(f"\n{output.table((f'{norm}, {dtype}', *columns), lines)}", flush=True)

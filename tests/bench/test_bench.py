@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from normres import cli, norms
 from normres.bench import contenders, numerics, output, page
 from normres.bench import norms as speed
 from normres.bench.reference import reference
+from normres.bench.step import workers
 from normres.errors import UserError
 
 TINY = (2, 4, 4, 8)
@@ -146,32 +148,34 @@ def test_numerics_stops_at_a_contender_that_computes_something_else(monkeypatch)
         numerics.measure(("group",), "float32", ("normal",), TINY, None)
 
 
-def test_pytorch_runs_in_a_python_of_its_own(monkeypatch, tmp_path):
-    # Stands for torch_norms.py: "layer" is the identity, every other norm is refused.
+def test_pytorch_answers_in_a_process_of_its_own(monkeypatch, tmp_path):
+    # Stands for torch_worker.py: "layer" is the identity, every other norm is refused.
     script = tmp_path / "echo.py"
     script.write_text(
-        "import sys, numpy as np\n"
-        "inputs = np.load(sys.argv[1])\n"
+        "import json, sys, numpy as np\n"
+        "request = json.loads(input())\n"
+        "inputs = np.load(request['source'])\n"
         "assert str(inputs['dtype']) == 'bfloat16' and int(inputs['one element/groups']) == 1\n"
-        "np.savez(sys.argv[2], **{f'layer/{name}/{key}': inputs[f'{name}/{source}']\n"
+        "np.savez(request['destination'], **{f'layer/{name}/{key}': inputs[f'{name}/{source}']\n"
         "    for name in ('normal', 'one element') for key, source in (('y', 'x'), ('dx', 'dy'))})\n"
+        "print('{}', flush=True)\n"
     )
-    monkeypatch.setattr(contenders, "TORCH_SCRIPT", script)
+    torch = workers.Contender("PyTorch", (sys.executable, str(script)), os.environ)
     monkeypatch.setattr(numerics, "SAME", 1e9)
-    names = ("layer", "batch", "positional")
-    rows = numerics.measure(names, "bfloat16", ("normal", "one element"), TINY, sys.executable)
+    rows = numerics.measure(("layer", "batch", "positional"), "bfloat16", ("normal", "one element"), TINY, torch)
     forward = {row["norm"]: row["PyTorch fwd"] for row in rows if row["case"] == "normal"}
     assert forward["layer"] > 1
     assert forward["batch"] == "refuses"
     assert forward["positional"] is None
-    script.write_text("print('much')\nraise SystemExit('no such dtype')\n")
+    script.write_text("raise SystemExit('no such dtype')")
     with pytest.raises(UserError, match="no such dtype"):
-        contenders.in_torch(sys.executable, "bfloat16", {})
+        contenders.in_torch(torch, "bfloat16", {})
 
 
 def test_pytorch_agrees():
     pytest.importorskip("torch")
-    rows = numerics.measure(tuple(contenders.MODULES), "float32", ("normal",), TINY, sys.executable)
+    torch, _ = workers.find_torch(None)
+    rows = numerics.measure(tuple(contenders.MODULES), "float32", ("normal",), TINY, torch)
     assert all(row["PyTorch fwd"] < 20 for row in rows)
 
 
@@ -262,7 +266,7 @@ def test_data_bench_reads_augments_and_steps(tmp_path, capsys):
     [
         ("numerics --norms=bach", "did you mean 'batch'"),
         ("numerics --dtypes=float64", "--dtypes=float64: 'float64' does not exist"),
-        ("numerics --torch=/nowhere/python", "--torch=/nowhere/python: No such file"),
+        ("numerics --torch=/nowhere/python", "/nowhere/python: No such file"),
         ("numerics --shape=1", "'--shape=1' is no argument here"),
         ("norms --shapes=32x32", "write NxHxWxC"),
         ("norms --shapes=2x4x4x0", "write NxHxWxC"),

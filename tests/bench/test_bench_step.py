@@ -282,7 +282,7 @@ def test_the_performance_page_holds_what_was_measured():
         ("--batch=0", "batch_size=0"),
         ("--width=4", "groups"),
         ("--repeats=4", "--repeats=4 must be at least 5"),
-        ("--torch=/nowhere/python", "--torch=/nowhere/python: No such file"),
+        ("--torch=/nowhere/python", "/nowhere/python: No such file"),
         ("--before=docs", "--before=docs: holds no folder normres"),
         ("--json=/nowhere/s.json", "--json=/nowhere/s.json: there is no directory /nowhere"),
         ("--chart=/nowhere/s.png", "--chart=/nowhere/s.png: there is no directory /nowhere"),
