@@ -2,10 +2,11 @@
 
 import argparse
 import os
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from normres.errors import UserError, nearest
 from normres.runs import machine
@@ -27,9 +28,9 @@ example:
 STEP = """\
 Every contender runs in a process of its own, as its users start it: normres with the flags of a training run, Flax with
 those of your environment.  Losses, gradients and updates are compared; nothing is timed if they differ.  Then all are
-timed in turns.  The default cells are batch norm at every depth and the other norms at the first one, beside normres
-with batch norm (normres-batch), in both dtypes.  With --json each cell is written when it is done, and the same command
-goes on where it was killed if code, machine and options are the same.
+timed in turns.  The default cells are batch norm at every depth and the other norms at the first one, in both dtypes.
+With --json each cell is written when it is done, and the same command goes on where it was killed if code, machine and
+options are the same.
 
 examples:
   normres bench step --depths=20 --dtypes=bfloat16 --norms=batch
@@ -52,87 +53,71 @@ examples:
   normres bench data --path=data --name=cifar10 --depth=56
   normres bench data --path=data --name=imagenette --image-size=128 --batch=64"""
 
-CONTENDERS = ("normres", "normres-batch", "flax", "torch")  # of `bench step`
+CONTENDERS = ("normres", "flax", "torch")  # of `bench step`
 
-
-def _text(metavar: str, help: str, default: str | None = None) -> dict[str, Any]:
-    return {"metavar": metavar, "help": help, "default": default}
-
-
-def _integer(help: str, default: int) -> dict[str, Any]:
-    return {"type": int, "metavar": "N", "help": f"{help} (default {default})", "default": default}
-
-
-def _path(metavar: str, help: str, **more: Any) -> dict[str, Any]:
-    return {"type": Path, "metavar": metavar, "help": help, **more}
-
-
-def _flag(help: str) -> dict[str, Any]:
-    return {"action": "store_true", "help": help}
-
-
-JSON = {"--json": _path("FILE", "write the numbers to this file too")}
-TORCH = {"--torch": _text("PYTHON", "a Python that imports torch (default: this, if it does)")}
-SIZES = {"--width": _integer("of the first stage", 16), "--batch": _integer("examples", 128)}
-DTYPE = {"--dtype": _text("DTYPE", "auto, float32 or bfloat16 (default auto)", "auto")}
-ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
+# "--OPTION=METAVAR": (default, help).  The default's type is the option's; one of FOLDER and FILE is a path.
+Options = dict[str, tuple[Any, str]]
+COMMON: Options = {"--json=FILE": (None, "write the numbers to this file too")}
+TORCH: Options = {"--torch=PYTHON": (None, "a Python that imports torch (default: this, if it does)")}
+SIZES: Options = {"--width=N": (16, "of the first stage"), "--batch=N": (128, "examples")}
+DTYPE: Options = {"--dtype=DTYPE": ("auto", "auto, float32 or bfloat16")}
+OPTIONS: dict[str, Options] = {
     "numerics": {
-        "--norms": _text("A,B", "which norms (default: all that standardize)"),
-        "--dtypes": _text("A,B", "which of float32, bfloat16, float16 (default: all)"),
+        "--norms=A,B": (None, "which norms (default: all that standardize)"),
+        "--dtypes=A,B": (None, "which of float32, bfloat16, float16 (default: all)"),
         **TORCH,
     },
     "norms": {
-        "--norms": _text("A,B", "which norms (default: all that Flax has)"),
-        "--shapes": _text("NxHxWxC,...", "default: 128x32x32x16,128x8x8x64", "128x32x32x16,128x8x8x64"),
-        "--dtype": _text("DTYPE", "of input and output (default bfloat16)", "bfloat16"),
-        "--repeats": _integer("samples of each, 7 or more", 15),
-        "--equivalences": _flag("time nothing; check each norm against another"),
-        "--markdown": _flag("time nothing; print the tables of docs/norms.md"),
+        "--norms=A,B": (None, "which norms (default: all that Flax has)"),
+        "--shapes=NxHxWxC,...": ("128x32x32x16,128x8x8x64", "of the input"),
+        "--dtype=DTYPE": ("bfloat16", "of input and output"),
+        "--repeats=N": (15, "samples of each, 7 or more"),
+        "--equivalences": (False, "time nothing; check each norm against another"),
+        "--markdown": (False, "time nothing; print the tables of docs/norms.md"),
     },
     "step": {
-        "--depths": _text("A,B", "default: 20,56,110", "20,56,110"),
-        "--dtypes": _text("A,B", "default: float32,bfloat16"),
-        "--norms": _text("A,B", "of batch, group, layer, instance at every depth, or all"),
-        "--contenders": _text("A,B", f"of {', '.join(CONTENDERS)}; normres always takes part"),
+        "--depths=A,B": ("20,56,110", "of the networks"),
+        "--dtypes=A,B": (None, "default: float32,bfloat16"),
+        "--norms=A,B": (None, "of batch, group, layer, instance at every depth, or all"),
+        "--contenders=A,B": (None, f"of {', '.join(CONTENDERS)}; normres always takes part"),
         **SIZES,
-        "--repeats": _integer("samples of each, 5 or more", 5),
+        "--repeats=N": (5, "samples of each, 5 or more"),
         **TORCH,
-        "--before": _path("FOLDER", "a checkout of another commit, to be timed beside"),
-        "--chart": _path("FILE.png", "draw the numbers"),
-        "--markdown": _path("FILE.md", "put the table between this page's markers"),
-        "--from": _path("FILE", "measure nothing; show this --json file", dest="source"),
+        "--before=FOLDER": (None, "a checkout of another commit, to be timed beside"),
+        "--chart=FILE.png": (None, "draw the numbers"),
+        "--markdown=FILE.md": (None, "put the table between this page's markers"),
+        "--from=FILE": (None, "measure nothing; show this --json file"),
     },
     "compile": {
-        "--depths": _text("A,B", "default: 20,110,1202", "20,110,1202"),
-        "--orders": _text("A,B", "rows of variants.py, or all (default post)", "post"),
-        "--shortcuts": _text("A,B", "rows of variants.py, or all (default A)", "A"),
+        "--depths=A,B": ("20,110,1202", "of the networks"),
+        "--orders=A,B": ("post", "rows of variants.py, or all"),
+        "--shortcuts=A,B": ("A", "rows of variants.py, or all"),
         **SIZES,
         **DTYPE,
-        "--remat": _text("ROW", "nothing, elementwise, block or auto (default); see configs/base.py", "auto"),
-        "--step": _flag("also run and time the step"),
-        "--scanned-only": _flag("leave out the unrolled networks"),
+        "--remat=ROW": ("auto", "nothing, elementwise, block or auto; see configs/base.py"),
+        "--step": (False, "also run and time the step"),
     },
     "data": {
-        "--path": _text("DIR", "a prepared ArrayRecord directory, or its data_dir", ""),
-        "--name": _text("NAME", "of the data set there (default cifar10)", "cifar10"),
-        "--image-size": _integer("pixels", 32),
-        "--depth": _integer("of the network", 20),
+        "--path=DIR": ("", "a prepared ArrayRecord directory, or its data_dir"),
+        "--name=NAME": ("cifar10", "of the data set there"),
+        "--image-size=N": (32, "pixels"),
+        "--depth=N": (20, "of the network"),
         **SIZES,
         **DTYPE,
-        "--steps": _integer("in a row make a sample", 10),
-        "--repeats": _integer("samples of each", 5),
+        "--steps=N": (10, "in a row make a sample"),
+        "--repeats=N": (5, "samples of each"),
     },
 }
 
 
-def _numerics(options: argparse.Namespace) -> None:
+def _numerics(options: Namespace) -> None:
     from normres.bench import numerics
 
     names = chosen("--norms", options.norms, numerics.NORMS)
     numerics.run(names, chosen("--dtypes", options.dtypes, numerics.DTYPES), options.torch, options.json)
 
 
-def _norms(options: argparse.Namespace) -> int | None:
+def _norms(options: Namespace) -> int | None:
     from normres.bench import equivalences, norms, page
 
     if options.equivalences:
@@ -151,7 +136,8 @@ def _norms(options: argparse.Namespace) -> int | None:
     return None
 
 
-def _step(options: argparse.Namespace) -> None:
+def _step(options: Namespace) -> None:
+    source = getattr(options, "from")
     _has_folder("--chart", options.chart)
     if options.chart and options.chart.suffix != ".png":
         raise UserError(f"--chart={options.chart}: the name must end in .png")
@@ -165,8 +151,8 @@ def _step(options: argparse.Namespace) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from normres.bench.step import cells, measure, show, workers
 
-    if options.source:
-        document = measure.read(options.source)
+    if source:
+        document = measure.read(source)
         print("\n\n".join(show.text(cell) for cell in document["cells"]))
     else:
         depths, dtypes = integers("--depths", options.depths), chosen("--dtypes", options.dtypes, cells.DTYPES)
@@ -183,25 +169,23 @@ def _step(options: argparse.Namespace) -> None:
         options.markdown.write_text(page)
 
 
-def _compile(options: argparse.Namespace) -> None:
+def _compile(options: Namespace) -> None:
     from normres.bench import compile
     from normres.models import variants
 
-    config, dtype = _config(options, {"model.width": options.width, "model.remat": options.remat})
+    config, dtype = _config(options, {"model.remat": options.remat})
     orders = chosen("--orders", options.orders, variants.ORDERS)
     shortcuts = chosen("--shortcuts", options.shortcuts, variants.SHORTCUTS)
-    unroll = ("never",) if options.scanned_only else ("never", "always")
-    fields = ("model.order", "model.shortcut", "model.depth", "model.unroll")
     networks = [
-        dict(zip(fields, values, strict=True))
-        for values in product(orders, shortcuts, integers("--depths", options.depths), unroll)
+        {"model.order": order, "model.shortcut": shortcut, "model.depth": depth, "model.unroll": unroll}
+        for order, shortcut, depth in product(orders, shortcuts, integers("--depths", options.depths))
         # A deeper unrolled network takes the compiler minutes.
-        if values[2] <= 110 or values[3] == "never"
+        for unroll in (("never", "always") if depth <= 110 else ("never",))
     ]
     compile.run(config, networks, dtype, options.step, options.json)
 
 
-def _data(options: argparse.Namespace) -> None:
+def _data(options: Namespace) -> None:
     from normres.bench import data
 
     _at_least(1, options, "repeats", "steps")
@@ -209,7 +193,6 @@ def _data(options: argparse.Namespace) -> None:
         raise UserError(f"--name={options.name}: give the --path of its prepared directory")
     fields = {
         "model.depth": options.depth,
-        "model.width": options.width,
         "data.source": "tfds",
         "data.name": options.name,
         "data.path": options.path or "embedded",
@@ -219,49 +202,48 @@ def _data(options: argparse.Namespace) -> None:
     data.run(config, options.path, dtype, options.steps, options.repeats, options.json)
 
 
-def _config(options: argparse.Namespace, fields: dict[str, Any]) -> tuple[Any, str]:
+def _config(options: Namespace, fields: dict[str, Any]) -> tuple[Any, str]:
     """Returns the base config with the options and `fields` applied, and the dtype that "auto" stands for."""
     from normres.configs import base
     from normres.runs import config as configs
 
-    sizes = {"train.batch_size": options.batch, "train.eval_batch_size": options.batch, "train.dtype": options.dtype}
-    return configs.apply(base.get_config(), sizes | fields), machine.resolve_dtype(options.dtype)
+    fields |= {"model.width": options.width, "train.dtype": options.dtype}
+    fields |= dict.fromkeys(("train.batch_size", "train.eval_batch_size"), options.batch)
+    return configs.apply(base.get_config(), fields), machine.resolve_dtype(options.dtype)
 
 
-class Benchmark(NamedTuple):
-    """A sub-command of `normres bench`; `run` returns an exit status, None for 0."""
-
-    run: Callable[[argparse.Namespace], int | None]
-    summary: str
-    epilog: str
-
-
-BENCHMARKS = {
-    "numerics": Benchmark(_numerics, "Print each norm's error on hard inputs, beside Flax and PyTorch.", NUMERICS),
-    "norms": Benchmark(_norms, "Time forward and backward of each norm, beside Flax.", NORMS),
-    "step": Benchmark(_step, "Time a whole training step beside stock Flax and PyTorch.", STEP),
-    "compile": Benchmark(_compile, "Measure the training step's compile time and memory against depth.", COMPILE),
-    "data": Benchmark(_data, "Time reading, augmentation and the step: what a batch's input costs.", DATA),
+BENCHMARKS: dict[str, tuple[Callable[[Namespace], int | None], str, str]] = {
+    "numerics": (_numerics, "Print each norm's error on hard inputs, beside Flax and PyTorch.", NUMERICS),
+    "norms": (_norms, "Time forward and backward of each norm, beside Flax.", NORMS),
+    "step": (_step, "Time a whole training step beside stock Flax and PyTorch.", STEP),
+    "compile": (_compile, "Measure the training step's compile time and memory against depth.", COMPILE),
+    "data": (_data, "Time reading, augmentation and the step: what a batch's input costs.", DATA),
 }
 
 
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Adds the sub-commands of `normres bench`; add(name, summary, epilog) makes a parser."""
-    for name, (_, summary, epilog) in BENCHMARKS.items():
-        parser = add(name, summary, epilog)
-        for option, settings in (ARGUMENTS[name] | JSON).items():
-            parser.add_argument(option, **settings)
+    for benchmark, (_, summary, epilog) in BENCHMARKS.items():
+        parser = add(benchmark, summary, epilog)
+        for option, (default, text) in (OPTIONS[benchmark] | COMMON).items():
+            name, _, metavar = option.partition("=")
+            if default is False:
+                parser.add_argument(name, action="store_true", help=text)
+                continue
+            kind = Path if metavar.startswith(("FILE", "FOLDER")) else int if isinstance(default, int) else str
+            text += f" (default {default})" if default else ""
+            parser.add_argument(name, type=kind, metavar=metavar, default=default, help=text)
 
 
-def run(options: argparse.Namespace, left: list[str]) -> int:
+def run(options: Namespace, left: list[str]) -> int:
     """Runs a sub-command; `left` are arguments that none of its options took."""
     if left:
-        known = [*ARGUMENTS[options.benchmark], *JSON, "--help"]
+        known = [option.partition("=")[0] for option in (*OPTIONS[options.benchmark], *COMMON, "--help")]
         raise UserError(f"{left[0]!r} is no argument here; {nearest(left[0].partition('=')[0], known)}")
     _has_folder("--json", options.json)
     if options.benchmark != "step":  # whose parent process computes nothing, and whose Flax must not get our flags
         machine.prepare()
-    return BENCHMARKS[options.benchmark].run(options) or 0
+    return BENCHMARKS[options.benchmark][0](options) or 0
 
 
 def chosen(option: str, argument: str | None, choices: Iterable[str]) -> tuple[str, ...]:
@@ -283,7 +265,7 @@ def integers(option: str, argument: str, separator: str = ",") -> tuple[int, ...
         raise UserError(f"{option}={argument}: write integers and {separator!r} between them: {example}") from None
 
 
-def _at_least(least: int, options: argparse.Namespace, *names: str) -> None:
+def _at_least(least: int, options: Namespace, *names: str) -> None:
     for name in names:
         if getattr(options, name) < least:
             raise UserError(f"--{name}={getattr(options, name)} must be at least {least}")

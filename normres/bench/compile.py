@@ -22,7 +22,7 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
     times = []
     for _ in range(4 if step else 0):
         began = time.perf_counter()
-        run.finish(run.start(1))
+        run.train(1)
         times.append(time.perf_counter() - began)
     return {
         "depth": config.model.depth,
@@ -48,10 +48,9 @@ def run(config: ConfigDict, networks: Iterable[dict[str, Any]], dtype: str, step
         seconds, names = row["compile_seconds"], (row["order"], row["shortcut"])
         blocks, depth = "unrolled" if row["unrolled"] else "scanned", str(row["depth"])
         print(f"ResNet-{depth}, {', '.join(names)}, {blocks}: {seconds:.2f} s to compile", flush=True)
-        ratio = seconds / first.setdefault(names, seconds)
+        ratio, memory = seconds / first.setdefault(names, seconds), row["activation_megabytes"]
         steady = f"{row['step_seconds']:.3f}" if step else output.NOTHING
-        memory = f"{row['activation_megabytes']:,.0f}"
-        lines.append((*names, blocks, depth, f"{seconds:.2f}", f"{ratio:.2f}", memory, steady))
+        lines.append((*names, blocks, depth, f"{seconds:.2f}", f"{ratio:.2f}", f"{memory:,.0f}", steady))
     sizes = f"batch {config.train.batch_size}, width {config.model.width}, {dtype}"
     print(f"\ntraining step, {sizes}; memory is the program's; ratio: to the compile time of the first depth")
     print(output.table(HEADER, lines, text_columns=3))

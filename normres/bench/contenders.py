@@ -1,9 +1,6 @@
 """Who is compared: one norm and its gradient as normres, Flax and PyTorch compute them, on the same arrays."""
 
-import importlib.util
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normres import norms
-from normres.errors import UserError
+from normres.bench.step.workers import Contender, Worker
 
 Pair = tuple[NDArray[Any], NDArray[Any]]  # the output y, and the gradient of sum(y dy) wrt the input
 Step = Callable[..., Any]  # f(params, x, dy) -> y, (gradients wrt params, wrt x)
@@ -32,8 +29,6 @@ MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 EPSILON = 1e-5  # of every contender
 GROUPS, SUB_BATCHES = 4, 2  # where the norm has some and they divide the array
-
-TORCH_SCRIPT = Path(__file__).with_name("torch_norms.py")
 
 
 def spec(norm: str, shape: tuple[int, ...]) -> norms.NormSpec:
@@ -71,33 +66,8 @@ def _step(apply: Callable[[Any, jax.Array], jax.Array]) -> Step:
     return step
 
 
-def find_torch(python: str | None) -> tuple[str, str] | None:
-    """Returns (Python, version of its PyTorch): the one named, else this one if it has PyTorch, else None.
-
-    Raises:
-      UserError: the one named has no PyTorch.
-    """
-    if python is None:
-        if not importlib.util.find_spec("torch"):
-            return None
-        python = sys.executable
-    return python, _run(python, "-c", "import torch; print(torch.__version__)").strip()
-
-
-def _run(python: str, *arguments: str) -> str:
-    """Runs a Python and returns what it prints; what goes wrong is a UserError."""
-    try:
-        done = subprocess.run([python, *arguments], capture_output=True, text=True)
-    except OSError as error:
-        raise UserError(f"--torch={python}: {error.strerror or error}") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise UserError(f"--torch={python}: {last}")
-    return done.stdout
-
-
-def in_torch(python: str, dtype: str, cases: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Applies PyTorch's norms to every case (x, dy), in one process.
+def in_torch(torch: Contender, dtype: str, cases: Mapping[str, Pair]) -> dict[str, Pair]:
+    """Applies PyTorch's norms to every case (x, dy), each (N, H, W, C); float32 holds the narrower dtypes exactly.
 
     Returns:
       {"NORM/CASE": pair}, without those that PyTorch refuses.
@@ -109,11 +79,10 @@ def in_torch(python: str, dtype: str, cases: Mapping[str, Pair]) -> dict[str, Pa
     for name, (x, dy) in cases.items():
         groups = np.array(math.gcd(GROUPS, x.shape[-1]))
         inputs |= {f"{name}/x": np.float32(x), f"{name}/dy": np.float32(dy), f"{name}/groups": groups}
-    with tempfile.TemporaryDirectory() as folder:
-        source, destination = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
+    with tempfile.TemporaryDirectory() as folder, Worker(torch, Path(folder)) as worker:
+        source, destination = f"{folder}/inputs.npz", f"{folder}/outputs.npz"
         np.savez(source, **inputs)
-        # -P: the script's own folder has modules that would hide PyTorch's imports.
-        _run(python, "-P", str(TORCH_SCRIPT), str(source), str(destination))
+        worker.ask("apply_norms", source=source, destination=destination)
         with np.load(destination) as outputs:
             names = [key.removesuffix("/y") for key in outputs.files if key.endswith("/y")]
             return {name: (outputs[f"{name}/y"], outputs[f"{name}/dx"]) for name in names}

@@ -29,11 +29,11 @@ share         of the training step with the data on the device
 
 def parts(dataset: Dataset, count: int = EXAMPLES) -> tuple[Dataset, Dataset]:
     """Returns `count` training images from all over a streamed set and one test image, streamed and in memory."""
-    chosen = np.random.default_rng(0).permutation(len(dataset.train_labels))[:count]
+    train = np.random.default_rng(0).permutation(len(dataset.train_labels))[:count]
     streamed = replace(
         dataset,
-        train_images=dataset.train_images.take(chosen, axis=0),
-        train_labels=dataset.train_labels[chosen],
+        train_images=dataset.train_images.take(train, axis=0),
+        train_labels=dataset.train_labels[train],
         test_images=dataset.test_images.take(np.arange(1), axis=0),
         test_labels=dataset.test_labels[:1],
     )
@@ -49,45 +49,45 @@ def works(config: ConfigDict, dataset: Dataset, dtype: str) -> dict[str, Callabl
     def place(step: int) -> jax.Array:
         return jax.device_put(training.programs.examples(step), training.programs.sharded)
 
-    arguments = (jax.numpy.int32(0), training.programs.data["train"], place(0))
+    batch = (jax.numpy.int32(0), training.programs.data["train"], place(0))
 
     def read(steps: int) -> None:
-        images, batch_size = dataset.train_images, config.train.batch_size
+        images = dataset.train_images
         assert isinstance(images, lazy.LazyImages)
-        order = np.random.default_rng(1).integers(0, len(images), (steps, batch_size))
+        order = np.random.default_rng(1).integers(0, len(images), (steps, config.train.batch_size))
         for _ in lazy.read_ahead(images, order.__getitem__, 0, steps):
             pass
 
     def make(steps: int) -> None:
         for _ in range(steps):
-            jax.block_until_ready(making(*arguments)[0])
-
-    def train(run: Stepping) -> Callable[[int], Any]:
-        return lambda steps: run.finish(run.start(steps))
+            jax.block_until_ready(making(*batch)[0])
 
     without_augmentation = configs.apply(config, {"data.augmentation": "none"})
     return {
         "read and decode": read,
         "choose and place the indices": lambda steps: jax.block_until_ready([*map(place, range(steps))]),
         "preprocess and augment, alone": make,
-        "training step": train(training),
-        "training step without augmentation": train(Stepping(without_augmentation, in_memory, dtype)),
-        "training step, streamed": train(Stepping(config, streamed, dtype)),
+        "training step": training.train,
+        "training step without augmentation": Stepping(without_augmentation, in_memory, dtype).train,
+        "training step, streamed": Stepping(config, streamed, dtype).train,
     }
 
 
 def measure(timed: dict[str, Callable[[int], Any]], steps: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Returns the seconds of a batch, {"wall", "cpu"} by name; sampled in turns, of which the shortest counts."""
-    seconds = {name: {"wall": np.inf, "cpu": np.inf} for name in timed}
+    """Returns the seconds of a batch, {"wall", "cpu"} by name: of the shortest sample."""
+
+    def sample(work: Callable[[int], Any]) -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work(steps)
+        return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
+
     for work in timed.values():
         work(1)
-    for _ in range(repeats):
-        for name, work in timed.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            work(steps)
-            sample = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-            seconds[name] = {clock: min(shortest, sample[clock] / steps) for clock, shortest in seconds[name].items()}
-    return seconds
+    samples = output.in_turns({name: partial(sample, work) for name, work in timed.items()}, repeats)
+    return {
+        name: dict(zip(("wall", "cpu"), map(min, zip(*pairs, strict=True)), strict=True))
+        for name, pairs in samples.items()
+    }
 
 
 def run(config: ConfigDict, path: str, dtype: str, steps: int, repeats: int, json: Path | None) -> None:
@@ -103,13 +103,14 @@ def run(config: ConfigDict, path: str, dtype: str, steps: int, repeats: int, jso
     for what, times in seconds.items():
         wall, cpu = times["wall"], times["cpu"]
         rows.append((what, f"{1e3 * wall:,.2f}", f"{1e3 * cpu:,.2f}", f"{batch / wall:,.0f}", f"{wall / step:.1%}"))
-    images = dataset.train_images.shape
-    print(f"{name}: {images[0]:,} images of {'×'.join(map(str, images[1:]))}; ", end="")
-    print(f"ResNet-{config.model.depth}, batch {batch}, {dtype}")
+    count, *shape = dataset.train_images.shape
+    print(
+        f"{name}: {count:,} images of {'×'.join(map(str, shape))}; ResNet-{config.model.depth}, batch {batch}, {dtype}"
+    )
     print(output.table(("", "ms", "processor ms", "images/s", "share"), rows))
-    parts = ("choose and place the indices", "preprocess and augment, alone")
-    share = sum(seconds[part]["wall"] for part in parts) / step
+    inputs = ("choose and place the indices", "preprocess and augment, alone")
+    share = sum(seconds[part]["wall"] for part in inputs) / step
     print(f"input share of the step, data on the device: {share:.1%} (target: {TARGET:.0%})")
     print(NOTE.format(repeats=repeats, steps=steps, threads=lazy.THREADS, device=output.device_name()))
-    settings = {"batch": batch, "depth": config.model.depth, "dtype": dtype, "images": list(images)}
+    settings = {"batch": batch, "depth": config.model.depth, "dtype": dtype, "images": [count, *shape]}
     output.write(json, {"seconds": seconds, "input_share": share, "settings": settings})

@@ -3,8 +3,9 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ normres and flax.linen ({flax}) in this process, under the same settings, called
 JAX {jax} on {device}; XLA_FLAGS={flags}"""
 
 
-def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> list[Callable[[], Any]]:
-    """Returns a call of the compiled training step on the same arrays for normres and for Flax.
+def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callable[[], Any]]:
+    """Returns a call of the compiled training step on the same arrays for "normres" and "flax".
 
     Raises:
       UserError: the libraries do not compute the same.
@@ -42,10 +43,10 @@ def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> list[Callable[[],
     spec = contenders.spec(norm, shape)
     # Not ones and zeros, under which a forgotten scale or bias would not show.
     params = {name: jnp.asarray(1 + random.random(shape[-1]), jnp.float32) for name in spec.affine}
-    libraries = (contenders.in_normres(spec), contenders.in_flax(norm, spec.groups, dtype))
-    steps: list[Callable[[], Any]] = [partial(step, params, x, dy) for step in libraries]
-    check_same(f"{norm} on {shape}", *(step() for step in steps))
-    return steps
+    steps = {"normres": contenders.in_normres(spec), "flax": contenders.in_flax(norm, spec.groups, dtype)}
+    calls: dict[str, Callable[[], Any]] = {name: partial(step, params, x, dy) for name, step in steps.items()}
+    check_same(f"{norm} on {shape}", *(call() for call in calls.values()))
+    return calls
 
 
 def check_same(what: str, one: Any, other: Any) -> None:
@@ -65,19 +66,14 @@ def check_same(what: str, one: Any, other: Any) -> None:
             raise UserError(f"{what}: the contenders differ by {error:.1e} at {place}, so their times say nothing")
 
 
-def timed(functions: Sequence[Callable[[], Any]], repeats: int, sample_seconds: float) -> list[list[float]]:
-    """Returns the seconds per call of each function, sampled in turns and each first as often as the other."""
-    calls = []
-    for function in functions:
+def timed(functions: Mapping[str, Callable[[], Any]], repeats: int, sample_seconds: float) -> dict[str, list[float]]:
+    """Returns the seconds per call of each function, sampled in turns."""
+    samplers = {}
+    for name, function in functions.items():
         _sample(function, 1)
-        calls.append(max(1, round(sample_seconds / min(_sample(function, 1) for _ in range(3)))))
-    seconds: list[list[float]] = [[] for _ in functions]
-    order = list(range(len(functions)))
-    for _ in range(repeats):
-        order.reverse()
-        for which in order:
-            seconds[which].append(_sample(functions[which], calls[which]))
-    return seconds
+        calls = max(1, round(sample_seconds / min(_sample(function, 1) for _ in range(3))))
+        samplers[name] = partial(_sample, function, calls)
+    return output.in_turns(samplers, repeats)
 
 
 def _sample(function: Callable[[], Any], calls: int) -> float:
@@ -110,11 +106,10 @@ def run(
     }
     print(HEADER.format(seconds=sample_seconds, **settings), flush=True)
     rows, lines = [], []
-    for shape in shapes:
-        for norm in names:
-            own, others = timed(prepared(norm, shape, dtype), repeats, sample_seconds)
-            rows.append({"norm": norm, "shape": shape, "normres_seconds": own, "flax_seconds": others})
-            times = (f"{1e3 * statistics.median(seconds):.3f}" for seconds in (own, others))
-            lines.append((norm, "x".join(map(str, shape)), *times, output.spread(output.ratios(own, others), 2)))
+    for shape, norm in product(shapes, names):
+        seconds = timed(prepared(norm, shape, dtype), repeats, sample_seconds)
+        rows.append({"norm": norm, "shape": shape} | {f"{name}_seconds": each for name, each in seconds.items()})
+        medians = (f"{1e3 * statistics.median(each):.3f}" for each in seconds.values())
+        lines.append((norm, "x".join(map(str, shape)), *medians, output.spread(output.ratios(*seconds.values()), 2)))
     print(f"\n{output.table(('norm', 'shape', 'normres (ms)', 'Flax (ms)', 'ratio'), lines, text_columns=2)}")
     output.write(json, settings | {"timings": rows})

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from normres import norms
 from normres.bench import contenders, output
 from normres.bench.reference import Array, reference
+from normres.bench.step.workers import Contender, find_torch
 from normres.errors import UserError
 from normres.norms import forms
 
@@ -41,36 +43,36 @@ Arrays are {shape} unless the row says otherwise; epsilon 1e-5, {groups} groups,
 JAX {jax}, Flax {flax}, {device}; {torch}."""
 
 Shape = tuple[int, ...]
+Case = Callable[[np.random.Generator, Shape, float], Array]
 Error = float | str | None  # in epsilons, infinite where the result is not finite; "refuses"; None: nothing to compare
 Row = dict[str, Any]  # norm, dtype, case, and "LIBRARY KIND": Error
 
 
-def _around(mean: float) -> Callable[..., Array]:
-    return lambda random, shape, tiny: mean + random.standard_normal(shape)
+def _normal(mean: float = 0, factor: float = 1, where: Sequence[Any] = (), more: float = 0) -> Case:
+    """Returns a case of normal numbers; in some places there is `more`."""
+
+    def draw(random: np.random.Generator, shape: Shape, tiny: float) -> Array:
+        x = mean + factor * random.standard_normal(shape)
+        for place in where:
+            x[place] += more
+        return x
+
+    return draw
 
 
-def _away(random: np.random.Generator, shape: Shape, where: Any, value: float) -> Array:
-    x = random.standard_normal(shape)
-    for place in where:
-        x[place] += value
-    return x
-
-
-FIRST = ((0, 0, 0, 0),)
-SLICES = ((0,), (slice(None), 0))
-# The inputs, by name: f(random generator, shape, the dtype's smallest normal number) draws one.  To add one, add a row.
-CASES: dict[str, Callable[[np.random.Generator, Shape, float], Array]] = {
-    "normal": _around(0.0),
-    "mean 1e2 x std": _around(1e2),
-    "mean 1e4 x std": _around(1e4),
-    "mean 1e6 x std": _around(1e6),
+# The inputs by name.  To add one, add a row: f(random generator, shape, the dtype's smallest normal number) -> x.
+CASES: dict[str, Case] = {
+    "normal": _normal(),
+    "mean 1e2 x std": _normal(1e2),
+    "mean 1e4 x std": _normal(1e4),
+    "mean 1e6 x std": _normal(1e6),
     "constant 0.1": lambda random, shape, tiny: np.full(shape, 0.1),
     "constant 1e30": lambda random, shape, tiny: np.full(shape, 1e30),
     "denormals": lambda random, shape, tiny: random.uniform(-1, 1, shape) * tiny,
-    "one infinity": lambda random, shape, tiny: _away(random, shape, FIRST, np.inf),
-    "normal x 1e18": lambda random, shape, tiny: 1e18 * random.standard_normal(shape),
+    "one infinity": _normal(where=[(0, 0, 0, 0)], more=np.inf),
+    "normal x 1e18": _normal(factor=1e18),
     # What one pass shifts by is taken from there.
-    "first slices 1e4 off": lambda random, shape, tiny: _away(random, shape, SLICES, 1e4),
+    "first slices 1e4 off": _normal(where=[0, (slice(None), 0)], more=1e4),
     "one example": lambda random, shape, tiny: random.standard_normal((1, *shape[1:])),
     "one pixel": lambda random, shape, tiny: random.standard_normal((shape[0], 1, 1, shape[3])),
     "one element": lambda random, shape, tiny: random.standard_normal((1, 1, 1, 1)),
@@ -102,8 +104,8 @@ def errors(pair: contenders.Pair, truth: tuple[Array, Array, Array], dy: Array, 
     return worst[0], worst[1]
 
 
-def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape, torch: str | None) -> list[Row]:
-    """Returns the errors of every library for each norm and input, in this dtype; `torch` is a Python that has it.
+def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape, torch: Contender | None) -> list[Row]:
+    """Returns the errors of every library for each norm and input, in this dtype; without PyTorch, of two.
 
     Raises:
       UserError: a library computes something else than the norm (see `SAME`), or PyTorch does not run.
@@ -112,17 +114,16 @@ def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape
     fitting = {case: pair for case, pair in inputs.items() if pair is not None}
     torch_pairs = contenders.in_torch(torch, dtype, fitting) if torch else {}
     rows = []
-    for norm in names:
-        for case, pair in inputs.items():
-            row: Row = {"norm": norm, "dtype": dtype, "case": case}
-            row |= {f"{library} {kind}": None for library in LIBRARIES for kind in KINDS}
-            if pair is not None:
-                if torch and norm in contenders.MODULES:
-                    row |= dict.fromkeys(("PyTorch fwd", "PyTorch grad"), "refuses")
-                row |= _errors_of_all(norm, dtype, *pair, torch_pairs.get(f"{norm}/{case}"))
-            if case == "normal":
-                _check_same(row)
-            rows.append(row)
+    for norm, case in product(names, inputs):
+        row: Row = {"norm": norm, "dtype": dtype, "case": case}
+        row |= {f"{library} {kind}": None for library in LIBRARIES for kind in KINDS}
+        if case in fitting:
+            if torch and norm in contenders.MODULES:
+                row |= dict.fromkeys(("PyTorch fwd", "PyTorch grad"), "refuses")
+            row |= _errors_of_all(norm, dtype, *fitting[case], torch_pairs.get(f"{norm}/{case}"))
+        if case == "normal":
+            _check_same(row)
+        rows.append(row)
     return rows
 
 
@@ -130,8 +131,7 @@ def _errors_of_all(
     norm: str, dtype: str, x: NDArray[Any], dy: NDArray[Any], torch_pair: contenders.Pair | None
 ) -> dict[str, float]:
     """Returns the errors by "LIBRARY KIND", of the libraries that have the norm."""
-    spec = contenders.spec(norm, x.shape)
-    wide_dy = dy.astype(np.float64)
+    spec, wide_dy = contenders.spec(norm, x.shape), dy.astype(np.float64)
     truth = reference(x.astype(np.float64), wide_dy, spec, contenders.EPSILON)
     steps = {"normres": contenders.in_normres(spec)}
     if norm in contenders.MODULES:
@@ -141,11 +141,11 @@ def _errors_of_all(
     for library, step in steps.items():
         y, (_, dx) = step(params, x, dy)
         pairs[library] = y, dx
-    by_column: dict[str, float] = {}
-    for library, pair in pairs.items():
-        both = errors(pair, truth, wide_dy, float(jnp.finfo(dtype).eps))
-        by_column |= {f"{library} {kind}": error for kind, error in zip(KINDS, both, strict=True)}
-    return by_column
+    return {
+        f"{library} {kind}": error
+        for library, pair in pairs.items()
+        for kind, error in zip(KINDS, errors(pair, truth, wide_dy, float(jnp.finfo(dtype).eps)), strict=True)
+    }
 
 
 def _check_same(row: Row) -> None:
@@ -178,7 +178,7 @@ def run(
     names: Sequence[str], dtypes: Sequence[str], torch: str | None, json: Path | None, shape: Shape = SHAPE
 ) -> list[Row]:
     """Measures and prints all; `torch` is the Python that has PyTorch, and `json` a file for the same numbers."""
-    python, version = contenders.find_torch(torch) or (None, None)
+    pytorch, version = find_torch(torch) or (None, None)
     print(
         HEADER.format(
             epsilons=", ".join(f"{dtype} {float(jnp.finfo(dtype).eps):.2g}" for dtype in dtypes),
@@ -194,14 +194,14 @@ def run(
     rows: list[Row] = []
     columns = [f"{library} {kind}" for kind in KINDS for library in LIBRARIES]
     for dtype in dtypes:
-        measured = measure(names, dtype, CASES, shape, python)
+        measured = measure(names, dtype, CASES, shape, pytorch)
         for norm in names:
             lines = [(row["case"], *(cell(row[name]) for name in columns)) for row in measured if row["norm"] == norm]
             print(f"\n{output.table((f'{norm}, {dtype}', *columns), lines)}", flush=True)
         rows += measured
     print(f"\nFlax or PyTorch is better ({BETTER:g} times and more, and normres above {NEGLIGIBLE:g}):")
     print("\n".join(f"  {sentence}" for row in rows for sentence in worse(row)) or "  nowhere")
-    # JSON has no infinity, so such errors are words as in the table.
+    # JSON has no infinity.
     finite = [{key: cell(value) if value == math.inf else value for key, value in row.items()} for row in rows]
     output.write(json, {"rows": finite})
     return rows

@@ -1,7 +1,7 @@
 """How the benchmarks print and write what they measured: tables, quartiles, JSON, and the machine's name."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,15 @@ def number(value: float) -> str:
     if value >= 1e4:
         return f"{value:.1e}"
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
+
+
+def in_turns[Sample](samplers: Mapping[str, Callable[[], Sample]], repeats: int) -> dict[str, list[Sample]]:
+    """Returns `repeats` samples of each, taken from the first to the last and then from the last to the first."""
+    samples: dict[str, list[Sample]] = {name: [] for name in samplers}
+    for repeat in range(repeats):
+        for name in list(samplers)[:: -1 if repeat % 2 else 1]:
+            samples[name].append(samplers[name]())
+    return samples
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -57,3 +57,7 @@ class Stepping:
         metrics, last = jax.block_until_ready(started)
         jax.block_until_ready(self.state)
         return float(metrics["loss"][last])
+
+    def train(self, count: int) -> float:
+        """Does `count` steps, and returns the last one's loss."""
+        return self.finish(self.start(count))

@@ -72,14 +72,19 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.
                 raise UserError(f"{path}: is one state dict and has no entry {entry!r}")
             return _read_safetensors(data)
         if zipfile.is_zipfile(io.BytesIO(data)):
-            content, storages = _read_archive(data, path)
+            content, storages = _read_archive(data)
         elif data[:1] == b"\x80":
-            content, storages = _read_old(data, path)
+            content, storages = _read_old(data)
         else:
             raise UserError(f"{path}: is neither named .safetensors nor a complete file of torch.save")
         return {key: _array(tensor, storages) for key, tensor in _state_dict(content, path, entry).items()}
     except UserError:
         raise
+    except Refused as refused:
+        raise UserError(
+            f"{path}: its pickle asks for {str(refused)!r}, so it was not executed; "
+            "save the tensors alone, in PyTorch: torch.save(model.state_dict(), ...)"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except Exception as error:
@@ -96,17 +101,16 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
     _check(isinstance(header, dict), "the header is no dict")
     header.pop("__metadata__", None)
     arrays, ranges = {}, []
-    for key, about in header.items():
-        dtype, shape, (begin, end) = about["dtype"], about["shape"], about["data_offsets"]
+    for key, fields in header.items():
+        dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
         _check(dtype in SAFETENSORS_DTYPES, f"{key!r} is of {dtype}, not of {', '.join(SAFETENSORS_DTYPES)}")
         kind = SAFETENSORS_DTYPES[dtype]
         _check(0 <= begin <= end <= len(data) - start, f"{key!r} ends after byte {len(data)}, the file's last")
         _check(end - begin == math.prod(shape) * kind.itemsize, f"{key!r} of shape {shape} has {end - begin} bytes")
         arrays[key] = np.frombuffer(data[start + begin : start + end], kind).reshape(shape).copy()
         ranges.append((begin, end))
-    ranges.sort()
-    ends = [0, *(end for _, end in ranges)]
-    _check([begin for begin, _ in ranges] == ends[:-1] and ends[-1] == len(data) - start, "the arrays leave gaps")
+    begins, ends = zip(*sorted(ranges), strict=True) if ranges else ((), ())
+    _check((*begins, len(data) - start) == (0, *ends), "the arrays leave gaps")
     return arrays
 
 
@@ -134,25 +138,13 @@ class _Entries(dict[Any, Any]):
         """Drops what a state dict has beside its entries, the versions of modules."""
 
 
-class _RebuildTensor:
-    __slots__ = ()
-
-    def __call__(self, storage: Any, offset: int, shape: Any, strides: Any, *_rest: Any) -> _Tensor:
-        return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-class _RebuildParameter:
-    __slots__ = ()
-
-    def __call__(self, tensor: Any, *_rest: Any) -> Any:
-        return tensor
-
-
 # All that a pickle may name; a storage's class stands for its dtype.
 CALLS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Entries,
-    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, shape, strides, *_: _Tensor(
+        storage, offset, tuple(shape), tuple(strides)
+    ),
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
 }
 
@@ -160,19 +152,9 @@ CALLS: dict[tuple[str, str], Any] = {
 class _Unpickler(Unpickler):
     """Reads a pickle of torch.save, and notes the storages that it names."""
 
-    def __init__(self, stream: io.BytesIO, path: Path) -> None:
+    def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream, CALLS, encoding="utf-8")
-        self.path = path
         self.storages: dict[str, _Storage] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return super().find_class(module, name)
-        except Refused as refused:
-            raise UserError(
-                f"{self.path}: its pickle names {str(refused)!r}, which is not called here; "
-                "save the tensors alone, in PyTorch: torch.save(model.state_dict(), ...)"
-            ) from None
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _device, elements, *view = pid
@@ -183,7 +165,7 @@ class _Unpickler(Unpickler):
         return storage
 
 
-def _read_archive(data: bytes, path: Path) -> tuple[Any, dict[str, bytes]]:
+def _read_archive(data: bytes) -> tuple[Any, dict[str, bytes]]:
     """Reads the pickle in NAME/data.pkl and the storages, one file each, in NAME/data/."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         pickles = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
@@ -194,21 +176,21 @@ def _read_archive(data: bytes, path: Path) -> tuple[Any, dict[str, bytes]]:
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist():
             _check(archive.read(f"{folder}byteorder") == b"little", "the numbers are big-endian")
-        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])), path)
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
         content = unpickler.load()
         return content, {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
 
 
-def _read_old(data: bytes, path: Path) -> tuple[Any, dict[str, bytes]]:
+def _read_old(data: bytes) -> tuple[Any, dict[str, bytes]]:
     """Reads five pickles: magic number, version, about the machine, content, keys of storages; then the storages."""
     stream = io.BytesIO(data)
-    magic, version, machine = (_Unpickler(stream, path).load() for _ in range(3))
+    magic, version, machine = (_Unpickler(stream).load() for _ in range(3))
     _check((magic, version) == (OLD_MAGIC, OLD_VERSION), "it is a pickle, but not one of torch.save")
     _check(machine["little_endian"] is True, "the numbers are big-endian")
-    unpickler = _Unpickler(stream, path)
+    unpickler = _Unpickler(stream)
     content = unpickler.load()
     storages = {}
-    for key in _Unpickler(stream, path).load():
+    for key in _Unpickler(stream).load():
         storage = unpickler.storages[str(key)]
         (elements,) = struct.unpack("<q", stream.read(8))
         _check(elements == storage.elements, f"storage {key!r} says it has {elements} elements, not {storage.elements}")

@@ -8,13 +8,14 @@ Everywhere `prefix` is the module's path in the state dict, such as "layer1.0.bn
 of other modules are not looked at; of the module's own each must be known.  Errors are one line that names the key.
 """
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normres.errors import nearest
+from normres.interop.checks import check_names, near
 from normres.norms import Average
 
 Arrays = Mapping[str, Any]
@@ -77,7 +78,7 @@ def norm_from_torch(
       affine: which of "scale" and "bias" there must be, as in NormSpec; None takes what there is.
       running: whether there must be running statistics; None takes what there is.
       channel_axis: of a weight with several axes, the one with the channels, which becomes the last: 0 for a
-        LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  It must be given then.
+        LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  Only then it is needed.
 
     Returns:
       {"params": {"scale", "bias"}, "batch_stats": {"mean", "var", "updates"}}, without what the norm has not.
@@ -87,15 +88,20 @@ def norm_from_torch(
         `average` needs it), a shape is wrong, no key begins with `prefix` (unless affine=()), no `channel_axis`.
     """
     start = _start(prefix)
-    arrays = _taken(state_dict, start, _affine_keys(affine) + ([] if running is False else [*RUNNING, *COUNT]))
-    if prefix and not arrays and affine is None:
-        raise ValueError(_nothing(state_dict, start))
-    needed = _affine_keys(affine) if affine is not None else ["weight"] if "bias" in arrays else []
-    if running or any(key in arrays for key in (*RUNNING, *COUNT)):
+    unknown = [name for name in affine or () if name not in ("scale", "bias")]
+    if unknown:
+        raise ValueError(f"affine={unknown[0]!r} does not exist; {nearest(unknown[0], ('scale', 'bias'))}")
+    keys = [key for key, place in AFFINE.items() if affine is None or place.removeprefix("params/") in affine]
+    needed = [] if affine is None else keys
+    arrays = _taken(state_dict, start, keys + ([] if running is False else [*RUNNING, *COUNT]))
+    if not arrays and affine is None:
+        _check_prefix(state_dict, start)
+    if affine is None and "bias" in arrays:
+        needed = ["weight"]
+    if running or arrays.keys() & {*RUNNING, *COUNT}:
         counted = average is not None and average.kind != "exponential"
-        needed += [*RUNNING, *(COUNT if counted else [])]
-    _all_there(arrays, start, needed)
-    _check_norm(arrays, start, RUNNING, "num_batches_tracked")
+        needed = [*needed, *RUNNING, *(COUNT if counted else [])]
+    _check_norm(arrays, start, needed, RUNNING, "num_batches_tracked")
     count = arrays.pop("num_batches_tracked", None)
     places = AFFINE | RUNNING
     variables = {places[key]: _moved(start + key, array, channel_axis) for key, array in arrays.items()}
@@ -127,11 +133,10 @@ def norm_to_torch(
         there is no `channel_axis`.
     """
     start = _start(prefix)
-    arrays = _taken(_flat(variables), "", [*AFFINE.values(), *RUNNING.values(), *COUNT.values()])
+    arrays = _taken(flatten_dict(variables, sep="/"), "", [*AFFINE.values(), *RUNNING.values(), *COUNT.values()])
     running = any(place.startswith("batch_stats/") for place in arrays)
-    scaled = ["params/scale"] if "params/bias" in arrays else []
-    _all_there(arrays, "", scaled + (list(RUNNING.values()) if running else []))
-    _check_norm(arrays, "", RUNNING.values(), "batch_stats/updates")
+    needed = ["params/scale"] if "params/bias" in arrays else []
+    _check_norm(arrays, "", needed + [*RUNNING.values()] * running, RUNNING.values(), "batch_stats/updates")
     updates = arrays.pop("batch_stats/updates", 0)
     # In PyTorch's order.
     places = {key: place for key, place in (AFFINE | RUNNING).items() if place in arrays}
@@ -166,9 +171,9 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None
     keys = (forms or [KERNELS["plain"]])[0]
     places = keys if bias is False else keys | {"bias": "params/bias"}
     arrays = _taken(state_dict, start, places)
-    if prefix and not arrays:
-        raise ValueError(_nothing(state_dict, start))
-    _all_there(arrays, start, [*keys, *(["bias"] if bias else [])])
+    if not arrays:
+        _check_prefix(state_dict, start)
+    _check_all_there(arrays, start, places if bias else keys)
     kernel_key = [*keys][-1]
     kernel = arrays[kernel_key]
     _expect(2 <= kernel.ndim <= 5, start + kernel_key, kernel, "from 2 to 5 axes")
@@ -197,8 +202,9 @@ def kernel_to_torch(
     """
     if weight_norm not in (weight_norms := ["parametrization", "weight_g"]):
         raise ValueError(f"weight_norm={weight_norm!r} does not exist; {nearest(weight_norm, weight_norms)}")
-    arrays = _taken(_flat(variables), "", ["params/kernel", "params/kernel_scale", "params/bias"])
-    _all_there(arrays, "", ["params/kernel"])
+    places = ["params/kernel", "params/kernel_scale", "params/bias"]
+    arrays = _taken(flatten_dict(variables, sep="/"), "", places)
+    _check_all_there(arrays, "", places[:1])
     kernel = arrays["params/kernel"]
     _expect(2 <= kernel.ndim <= 5, "params/kernel", kernel, "from 2 to 5 axes")
     for place in arrays.keys() - {"params/kernel"}:
@@ -215,24 +221,11 @@ def _start(prefix: str) -> str:
     return prefix.rstrip(".") + "." if prefix else ""
 
 
-def _affine_keys(affine: Collection[str] | None) -> list[str]:
-    names = {"scale": "weight", "bias": "bias"}
-    unknown = [name for name in (affine or ()) if name not in names]
-    if unknown:
-        raise ValueError(f"affine={unknown[0]!r} does not exist; {nearest(unknown[0], names)}")
-    return [key for name, key in names.items() if affine is None or name in affine]
-
-
 def _taken(arrays: Arrays, start: str, choices: Collection[str]) -> dict[str, np.ndarray]:
     """Returns copies of the arrays whose keys begin with `start`, by the rest of the key, which is one of `choices`."""
-    taken = {}
-    for key, value in arrays.items():
-        if key.startswith(start):
-            if key.removeprefix(start) not in choices:
-                hint = nearest(key, [start + choice for choice in choices] or ["none"])
-                raise ValueError(f"{key!r} is unexpected; {hint}")
-            taken[key.removeprefix(start)] = _array(key, value)
-    return taken
+    own = {key: array for key, array in arrays.items() if key.startswith(start)}
+    check_names(own, [start + choice for choice in choices])
+    return {key.removeprefix(start): _array(key, array) for key, array in own.items()}
 
 
 def _array(key: str, value: Any) -> np.ndarray:
@@ -243,18 +236,15 @@ def _array(key: str, value: Any) -> np.ndarray:
     return array.copy()  # a tensor shares its memory, and its owner may train on
 
 
-def _nothing(state_dict: Arrays, start: str) -> str:
-    """Returns the message for a prefix without keys; of a model's hundreds of modules it names the nearest only."""
-    modules = sorted({key.rpartition(".")[0] for key in state_dict})
-    near = difflib.get_close_matches(start[:-1], modules, n=5, cutoff=0)
-    return f"no key begins with {start!r}; {nearest(start[:-1], near or ['none'])}"
+def _check_prefix(state_dict: Arrays, start: str) -> None:
+    if start:
+        few, more = near(start[:-1], sorted({key.rpartition(".")[0] for key in state_dict}))
+        raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], few or ['none'])}{more}")
 
 
-def _all_there(arrays: Collection[str], start: str, needed: Iterable[str]) -> None:
-    missing = [key for key in needed if key not in arrays]
-    if missing:
-        there = ", ".join(repr(start + key) for key in arrays)
-        raise ValueError(f"{start + missing[0]!r} is missing; there are: {there or 'none'}")
+def _check_all_there(arrays: Collection[str], start: str, needed: Iterable[str]) -> None:
+    names = [start + key for key in arrays]
+    check_names(names, names, [start + key for key in needed])
 
 
 def _expect(condition: bool, key: str, array: np.ndarray, expected: str) -> None:
@@ -272,8 +262,11 @@ def _moved(key: str, array: np.ndarray, channel_axis: int | None, back: bool = F
     return np.moveaxis(array, *((-1, channel_axis) if back else (channel_axis, -1))).copy()
 
 
-def _check_norm(arrays: Mapping[str, np.ndarray], start: str, running: Collection[str], count: str) -> None:
-    """Checks that running averages are vectors, that all have the same shape, and that the count is a number."""
+def _check_norm(
+    arrays: Mapping[str, np.ndarray], start: str, needed: Iterable[str], running: Collection[str], count: str
+) -> None:
+    """Checks that the needed are there, running averages are vectors, all have one shape, and the count is a number."""
+    _check_all_there(arrays, start, needed)
     sized = [key for key in arrays if key != count]
     if count in arrays:
         _expect(arrays[count].ndim == 0, start + count, arrays[count], "()")
@@ -283,16 +276,6 @@ def _check_norm(arrays: Mapping[str, np.ndarray], start: str, running: Collectio
         _expect(array.shape == first, start + key, array, f"{first} as {start + sized[0]!r}")
 
 
-def _flat(variables: Mapping[str, Arrays]) -> dict[str, Any]:
-    wrong = [name for name, arrays in variables.items() if not isinstance(arrays, Mapping)]
-    if wrong:
-        raise ValueError(f"{wrong[0]!r} is unexpected; {nearest(wrong[0], ['params', 'batch_stats'])}")
-    return {f"{collection}/{name}": array for collection, arrays in variables.items() for name, array in arrays.items()}
-
-
 def _nested(flat: Mapping[str, np.ndarray]) -> Variables:
-    nested: Variables = {}
-    for place, array in flat.items():
-        collection, _, name = place.partition("/")
-        nested.setdefault(collection, {})[name] = array
+    nested: Variables = unflatten_dict(flat, sep="/")
     return nested

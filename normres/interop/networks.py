@@ -4,20 +4,20 @@ What a state dict does not tell is the config's: where the stride is (torchvisio
 side shortcut A pads, epsilon; and `norm_unbiased=True` with norm_momentum = 1 - PyTorch's trains on as PyTorch does.
 """
 
-import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normres.errors import nearest
+from normres.interop.checks import check_names, check_shapes
 from normres.interop.modules import (
     AFFINE,
     COUNT,
-    KERNELS,
     RUNNING,
     Arrays,
     kernel_from_torch,
@@ -29,7 +29,7 @@ from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import BRANCHES
 from normres.norms import Average
 
-Path = tuple[str, ...]
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,35 @@ NAMINGS: dict[str, Naming] = {
 
 # What a module may hold, as "collection/name"; a kernel's scale is PyTorch's weight norm only in the row "l2".
 LEAVES = {"params/kernel", *AFFINE.values(), *RUNNING.values(), *COUNT.values()}
-KEYS = [AFFINE, RUNNING, COUNT, *KERNELS.values()]
 
 
 @dataclass(frozen=True)
 class _Module:
-    """A module: its path in the variables, its index in the stack of a scanned stage, its leaves' shapes by place."""
+    """Names of a module's variables by place, and its index where these are stacks of a scanned stage."""
 
-    path: Path
+    variables: dict[str, str]
     index: int | None
-    shapes: dict[str, tuple[int, ...]]
 
-    def shape_in_torch(self, place: str) -> tuple[int, ...]:
-        """Returns the shape of a leaf as PyTorch has it, without weight norm's axes of size 1."""
-        shape = self.shapes[place]
-        return (shape[-1], shape[-2], *shape[:-2]) if place == "params/kernel" else shape
+    def to_torch(
+        self, arrays: Arrays, name: str, count: int | None = None, weight_norm: str = "parametrization"
+    ) -> Any:
+        """Returns the module's part of the state dict."""
+        own = {place: arrays[variable] for place, variable in self.variables.items()}
+        if self.index is not None:
+            own = {place: stack[self.index] for place, stack in own.items()}
+        nested = unflatten_dict(own, sep="/")
+        if "params/kernel" in own:
+            return kernel_to_torch(nested, name, weight_norm=weight_norm)
+        return norm_to_torch(nested, name, num_batches_tracked=count)
+
+    def from_torch(self, state: Arrays, name: str, config: ResNetConfig) -> dict[str, np.ndarray]:
+        """Returns the module's arrays by the names of its variables."""
+        if "params/kernel" in self.variables:
+            nested = kernel_from_torch(state, name)
+        else:
+            counts = "batch_stats/updates" in self.variables
+            nested = norm_from_torch(state, name, average=Average(config.norm_average) if counts else None)
+        return {self.variables[place]: array for place, array in flatten_dict(nested, sep="/").items()}
 
 
 def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | None = None) -> dict[str, Any]:
@@ -105,16 +119,24 @@ def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | N
     shape = np.shape(state.get("conv1.weight", ()))
     shapes = _shapes(config, channels=shape[1] if len(shape) == 4 else 3)
     by_naming = {name: _modules(config, shapes, name) for name in ([naming] if naming else NAMINGS)}
-    modules = max(by_naming.values(), key=lambda modules: sum(_owner(key, modules) is not None for key in state))
-    groups = _grouped(state, modules)
-    leaves: dict[Path, list[np.ndarray]] = {}
+    modules = max(by_naming.values(), key=lambda modules: sum(key.rpartition(".")[0] in modules for key in state))
+    form = "weight_g" if any(key.endswith(".weight_g") for key in state) else "parametrization"
+    zeros = {name: np.zeros(shape, np.int8) for name, shape in shapes.items()}
+    expected = {name: module.to_torch(zeros, name, weight_norm=form) for name, module in modules.items()}
+    wanted = {key: np.shape(zero) for own in expected.values() for key, zero in own.items()}
+    check_names(state, wanted, [key for key in wanted if not key.endswith("num_batches_tracked")])
+    check_shapes(state, wanted)
+    variables: dict[str, list[np.ndarray]] = {}
     for name, module in modules.items():
-        for place, array in _module_from_torch(groups[name], name, module, config).items():
-            collection, leaf = place.split("/")
-            leaves.setdefault((collection, *module.path, leaf), []).append(array)
-    # A scanned stage may have one block in its stack, so the path decides, not the number.
-    stacked = {module.path for module in modules.values() if module.index is not None}
-    return _nested({path: np.stack(a) if path[1:-1] in stacked else a[0] for path, a in leaves.items()})
+        own = {key: state[key] for key in expected[name] if key in state}
+        for variable, array in module.from_torch(own, name, config).items():
+            variables.setdefault(variable, []).append(array)
+    # A scanned stage may have one block in its stack, so the number of arrays does not tell.
+    stacked = {v for module in modules.values() if module.index is not None for v in module.variables.values()}
+    nested: dict[str, Any] = unflatten_dict(
+        {name: np.stack(arrays) if name in stacked else arrays[0] for name, arrays in variables.items()}, sep="/"
+    )
+    return nested
 
 
 def network_to_torch(
@@ -137,136 +159,51 @@ def network_to_torch(
       ValueError: a variable is missing or unexpected, a shape is wrong, the config's network has what PyTorch's
         ResNets do not, or there is no such naming.
     """
-    arrays = _flat(variables)
-    kernel = np.shape(arrays.get(("params", "stem_conv1", "kernel"), ()))
+    arrays = flatten_dict(variables, sep="/")
+    kernel = np.shape(arrays.get("params/stem_conv1/kernel", ()))
     shapes = _shapes(config, channels=kernel[2] if len(kernel) == 4 else 3)
     modules = _modules(config, shapes, naming)
-    _same_names(["/".join(path) for path in arrays], ["/".join(path) for path in shapes])
-    for path, expected in shapes.items():
-        if np.shape(arrays[path]) != expected:
-            raise ValueError(f"{'/'.join(path)!r} has shape {np.shape(arrays[path])}, expected {expected}")
+    check_names(arrays, shapes, shapes)
+    check_shapes(arrays, shapes)
     state_dict: dict[str, np.ndarray] = {}
     for name, module in modules.items():
-        own: dict[str, dict[str, Any]] = {}
-        for place in module.shapes:
-            collection, leaf = place.split("/")
-            stack = arrays[(collection, *module.path, leaf)]
-            own.setdefault(collection, {})[leaf] = stack if module.index is None else stack[module.index]
-        if "params/kernel" in module.shapes:
-            state_dict |= kernel_to_torch(own, name)
-        else:
-            state_dict |= norm_to_torch(own, name, num_batches_tracked=num_batches_tracked)
+        state_dict |= module.to_torch(arrays, name, num_batches_tracked)
     return state_dict
 
 
-def _shapes(config: ResNetConfig, channels: int) -> dict[Path, tuple[int, ...]]:
-    """Returns the shapes of the network's variables by path; the images' size does not matter."""
+def _shapes(config: ResNetConfig, channels: int) -> Shapes:
+    """Returns the shapes of the network's variables by name; the images' size does not matter."""
     images = jnp.zeros((1, 32, 32, channels))
-    return {
-        path: leaf.shape for path, leaf in _flat(jax.eval_shape(ResNet(config).init, jax.random.key(0), images)).items()
-    }
+    variables = jax.eval_shape(ResNet(config).init, jax.random.key(0), images)
+    return {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
 
 
-def _modules(config: ResNetConfig, shapes: Mapping[Path, tuple[int, ...]], naming: str) -> dict[str, _Module]:
+def _modules(config: ResNetConfig, shapes: Shapes, naming: str) -> dict[str, _Module]:
     """Returns the network's modules by PyTorch's names, in PyTorch's order."""
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r} does not exist; {nearest(naming, NAMINGS)}")
     row = NAMINGS[naming]
     leaves = LEAVES | ({"params/kernel_scale"} if config.weights == "l2" else set())
-    held: dict[Path, dict[str, tuple[int, ...]]] = {}
-    for (collection, *path, leaf), shape in shapes.items():
+    by_path: dict[str, dict[str, str]] = {}
+    for variable in shapes:
+        collection, *path, leaf = variable.split("/")
         place = f"{collection}/{leaf}"
         if not path or place not in leaves or row.of(path[-1]) is None:
             raise ValueError(f"the config's network has {'/'.join([*path, leaf])!r}, which PyTorch's ResNets have not")
-        held.setdefault(tuple(path), {})[place] = shape
-    branch = [f"{kind}{k + 1}" for k in range(len(BRANCHES[config.block].kernels)) for kind in ("conv", "norm")]
-    modules: dict[str, _Module] = {}
-
-    def add(start: str, path: Path, index: int | None) -> None:
-        if path in held:
-            each = {place: shape if index is None else shape[1:] for place, shape in held[path].items()}
-            modules[f"{start}{row.of(path[-1])}"] = _Module(path, index, each)
-
-    add("", ("stem_conv1",), None)
-    add("", ("stem_norm1",), None)
+        by_path.setdefault("/".join(path), {})[place] = variable
+    kinds = [f"{kind}{k + 1}" for k in range(len(BRANCHES[config.block].kernels)) for kind in ("conv", "norm")]
+    places: list[tuple[str, str, int | None]] = [("", "stem_conv1", None), ("", "stem_norm1", None)]
     for stage, blocks in enumerate(config.blocks, start=1):
         for number in range(blocks):
             block = f"stage{stage}_rest" if number else f"stage{stage}_first"
-            for name in [*branch, "shortcut_conv", "shortcut_norm"]:
-                add(f"layer{stage}.{number}.", (block, name), number - 1 if number else None)
-    add("", ("classifier",), None)
-    strangers = held.keys() - {module.path for module in modules.values()}
+            for kind in [*kinds, "shortcut_conv", "shortcut_norm"]:
+                places.append((f"layer{stage}.{number}.", f"{block}/{kind}", number - 1 if number else None))
+    places.append(("", "classifier", None))
+    strangers = by_path.keys() - {path for _, path, _ in places}
     if strangers:
-        raise ValueError(f"the config's network has {'/'.join(min(strangers))!r}, which PyTorch's ResNets have not")
-    return modules
-
-
-def _module_from_torch(group: Arrays, name: str, module: _Module, config: ResNetConfig) -> dict[str, np.ndarray]:
-    """Converts one module, and checks that it has the network's leaves in the network's shapes."""
-    places = module.shapes
-    if "params/kernel" in places:
-        variables = kernel_from_torch(group, name, bias="params/bias" in places)
-    else:
-        affine = [place.removeprefix("params/") for place in places if place.startswith("params/")]
-        average = Average(config.norm_average) if "batch_stats/updates" in places else None
-        running = "batch_stats/mean" in places
-        variables = norm_from_torch(group, name, average=average, affine=affine, running=running)
-    leaves = {f"{collection}/{leaf}": array for collection, own in variables.items() for leaf, array in own.items()}
-    keys = {place: f"{name}.{key}" for row in KEYS for key, place in row.items() if f"{name}.{key}" in group}
-    keys["params/bias"] = f"{name}.bias"
-    for place in places:
-        if place not in leaves:
-            raise ValueError(f"{name + '.weight_g'!r} is missing: a network of weights={config.weights!r} has lengths")
-    for place, array in leaves.items():
-        if place not in places:
-            raise ValueError(f"{keys[place]!r} is unexpected: a network of weights={config.weights!r} has no lengths")
-        if array.shape != places[place]:
-            expected = module.shape_in_torch(place)
-            raise ValueError(f"{keys[place]!r} has shape {np.shape(group[keys[place]])}, expected {expected}")
-    return leaves
-
-
-def _owner(key: str, modules: Collection[str]) -> str | None:
-    """Returns the module that a key belongs to; weight norm's keys have more than one word after it."""
-    words = key.split(".")
-    return next((name for n in range(len(words) - 1, 0, -1) if (name := ".".join(words[:n])) in modules), None)
-
-
-def _grouped(state: Arrays, modules: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Returns the keys of each module; all keys have one, and all modules have keys."""
-    groups: dict[str, dict[str, Any]] = {}
-    for key, array in state.items():
-        owner = _owner(key, modules)
-        if owner is None:
-            near = difflib.get_close_matches(key.rpartition(".")[0], modules, n=5, cutoff=0)
-            raise ValueError(f"{key!r} is unexpected; {nearest(key.rpartition('.')[0], near)}, ...")
-        groups.setdefault(owner, {})[key] = array
-    for name in modules:
-        if name not in groups:
-            near = difflib.get_close_matches(name, groups, n=5, cutoff=0)
-            raise ValueError(f"no key begins with {name + '.'!r}; {nearest(name, near or ['none'])}, ...")
-    return groups
-
-
-def _same_names(names_there: Iterable[str], expected: Iterable[str]) -> None:
-    names_there, expected = list(names_there), list(expected)
-    for names, others, what in ((names_there, expected, "unexpected"), (expected, names_there, "missing")):
-        known = set(others)
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, others, n=3, cutoff=0)
-                raise ValueError(f"{name!r} is {what}; {nearest(name, near or ['none'])}, ...")
-
-
-def _flat(tree: Any) -> dict[Path, Any]:
-    return {tuple(str(entry.key) for entry in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _nested(flat: Mapping[Path, np.ndarray]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for path, array in flat.items():
-        inner = nested
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[path[-1]] = array
-    return nested
+        raise ValueError(f"the config's network has {min(strangers)!r}, which PyTorch's ResNets have not")
+    return {
+        f"{start}{row.of(path.rpartition('/')[2])}": _Module(by_path[path], index)
+        for start, path, index in places
+        if path in by_path
+    }

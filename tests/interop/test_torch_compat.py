@@ -206,12 +206,12 @@ def test_evaluates_and_trains_on_as_pytorch(name, torch):
     stepped = jax.tree.map(lambda array, gradient: array - np.float32(torch["rate"]) * gradient, params, gradients)
     # The cumulative average counts; for the others the number is only passed on, by the caller.
     count = None if "updates" in rest.get("batch_stats", {}) else state.get("num_batches_tracked", 0) + case.counts
-    found = to_torch(case, {"params": stepped, **updated}, count)
+    after = to_torch(case, {"params": stepped, **updated}, count)
     expected = under(torch, f"{name}/next/")
-    assert set(found) == set(expected)
+    assert set(after) == set(expected)
     for key, array in expected.items():
-        assert found[key].dtype == array.dtype, key
-        close(found[key], array)
+        assert after[key].dtype == array.dtype, key
+        close(after[key], array)
         # A step that the tolerance would not notice is no evidence; the last case never updates.
         constant = key == "num_batches_tracked" or name == "instance_never_updated"
         assert constant or np.abs(array - state[key]).max() > 1e-3, key
@@ -254,11 +254,12 @@ def test_arrays_are_copies_that_pytorch_may_write_to():
     np.testing.assert_array_equal(scale, np.array([1, 2], np.float16), strict=True)
     np.testing.assert_array_equal(kernel, np.array([[1.0, 3.0], [2.0, 4.0]]), strict=True)
     # torch.from_numpy warns of arrays that cannot be written to, such as those of jax.
-    found = norm_to_torch({"params": {"scale": jnp.ones(2)}}) | kernel_to_torch(
-        {"params": {"kernel": jnp.ones((2, 3))}}
-    )
-    assert found["weight"].flags.writeable
-    assert found["weight"].flags.c_contiguous
+    for state in (
+        norm_to_torch({"params": {"scale": jnp.ones(2)}}),
+        kernel_to_torch({"params": {"kernel": jnp.ones((2, 3))}}),
+    ):
+        assert state["weight"].flags.writeable
+        assert state["weight"].flags.c_contiguous
 
 
 def test_what_must_be_there_may_be_said():
@@ -298,10 +299,6 @@ MISTAKES = [
     (lambda: norm_from_torch({"weight": TWO}, affine=(), running=False), "'weight' is unexpected; choices: none"),
     (lambda: norm_from_torch({"weight": TWO}, running=True), "'running_mean' is missing; there are: 'weight'"),
     (
-        lambda: norm_from_torch(RUNNING, running=False),
-        "'running_mean' is unexpected; choices: weight, bias",
-    ),
-    (
         lambda: norm_from_torch({}, affine=("weight",)),
         "affine='weight' does not exist; choices: scale, bias",
     ),
@@ -327,10 +324,6 @@ MISTAKES = [
     ),
     (lambda: norm_from_torch({"weight": ONE}), "'weight' has shape (), expected an axis or more"),
     (
-        lambda: norm_from_torch({"weight": MATRIX}),
-        "'weight' has shape (2, 3): channel_axis=None must be one of its axes, or -1",
-    ),
-    (
         lambda: norm_from_torch({"weight": MATRIX}, channel_axis=2),
         "'weight' has shape (2, 3): channel_axis=2 must be one of its axes, or -1",
     ),
@@ -344,13 +337,9 @@ MISTAKES = [
         "Use tensor.detach().numpy() instead.",
     ),
     (
-        lambda: norm_to_torch({"params": {"scal": TWO}}),
-        "'params/scal' is unexpected; did you mean 'params/scale'? choices: params/scale, params/bias, "
-        "batch_stats/mean, batch_stats/var, batch_stats/updates",
-    ),
-    (
         lambda: norm_to_torch({"scale": TWO}),
-        "'scale' is unexpected; choices: params, batch_stats",
+        "'scale' is unexpected; did you mean 'params/scale'? choices: params/scale, params/bias, "
+        "batch_stats/mean, batch_stats/var, batch_stats/updates",
     ),
     (lambda: norm_to_torch({"params": {"bias": TWO}}), "'params/scale' is missing; there are: 'params/bias'"),
     (
@@ -358,29 +347,21 @@ MISTAKES = [
         "'batch_stats/var' is missing; there are: 'batch_stats/mean'",
     ),
     (
-        lambda: norm_to_torch({"params": {"scale": np.ones(3)}, "batch_stats": {"mean": TWO, "var": TWO}}),
-        "'batch_stats/mean' has shape (2,), expected (3,) as 'params/scale'",
-    ),
-    (
         lambda: norm_to_torch({"params": {"scale": MATRIX}}),
         "'params/scale' has shape (2, 3): channel_axis=None must be one of its axes, or -1",
     ),
-    (
-        lambda: kernel_from_torch({"conv.wieght": IMAGES}, "conv"),
-        "'conv.wieght' is unexpected; did you mean 'conv.weight'? choices: conv.weight, conv.bias",
-    ),
     (lambda: kernel_from_torch({"bias": TWO}), "'weight' is missing; there are: 'bias'"),
-    (lambda: kernel_from_torch({}), "'weight' is missing; there are: none"),
     (lambda: kernel_from_torch({"weight_v": IMAGES}), "'weight_g' is missing; there are: 'weight_v'"),
     (
         lambda: kernel_from_torch({"weight": IMAGES, "weight_v": IMAGES}),
         "'weight_v' is unexpected; did you mean 'weight'? choices: weight, bias",
     ),
-    (lambda: kernel_from_torch({"weight": MATRIX}, bias=True), "'bias' is missing; there are: 'weight'"),
     (
         lambda: kernel_from_torch({"weight": MATRIX, "bias": TWO}, bias=False),
         "'bias' is unexpected; choices: weight",
     ),
+    (lambda: kernel_from_torch({"weight": MATRIX}, bias=True), "'bias' is missing; there are: 'weight'"),
+    (lambda: kernel_to_torch({"params": {"kernel": TWO}}), "'params/kernel' has shape (2,), expected from 2 to 5 axes"),
     (lambda: kernel_from_torch({"weight": TWO}), "'weight' has shape (2,), expected from 2 to 5 axes"),
     (
         lambda: kernel_from_torch({"weight": IMAGES, "bias": TWO}),
@@ -391,17 +372,7 @@ MISTAKES = [
         lambda: kernel_from_torch({"c.weight_g": ONE, "c.weight_v": IMAGES}, "c"),
         "'c.weight_g' has shape (), expected (4, 1, 1, 1)",
     ),
-    (
-        lambda: kernel_from_torch({"fc1.weight": MATRIX}, "fc"),
-        "no key begins with 'fc.'; did you mean 'fc1'? choices: fc1",
-    ),
-    (
-        lambda: kernel_to_torch({"params": {"kernal": MATRIX}}),
-        "'params/kernal' is unexpected; did you mean 'params/kernel'? "
-        "choices: params/kernel, params/kernel_scale, params/bias",
-    ),
     (lambda: kernel_to_torch({}), "'params/kernel' is missing; there are: none"),
-    (lambda: kernel_to_torch({"params": {"kernel": TWO}}), "'params/kernel' has shape (2,), expected from 2 to 5 axes"),
     (
         lambda: kernel_to_torch({"params": {"kernel": MATRIX, "kernel_scale": TWO}}),
         "'params/kernel_scale' has shape (2,), expected (3,)",

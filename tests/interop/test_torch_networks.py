@@ -1,7 +1,6 @@
 """ResNets of torchvision and PyTorch in normres: the same logits, gradients, running statistics and keys; and files."""
 
 import contextlib
-import functools
 import json
 import pickle
 import re
@@ -45,7 +44,7 @@ def torch():
 
 
 def cut(vector, shapes):
-    """Returns the arrays of the given shapes whose numbers follow each other in a vector."""
+    """Returns the arrays of these shapes whose numbers follow each other in a vector."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
     assert ends[-1] == vector.size
     return {
@@ -59,87 +58,74 @@ def state_of(torch, case, dtype=np.float64):
     return {key: a.astype(np.int64 if key.endswith("tracked") else dtype) for key, a in state.items()}
 
 
-@functools.cache
-def run(case, dtype):
-    """Returns logits in evaluation, logits in training, gradients and running statistics, the last two as PyTorch's."""
-    naming, config = CASES[case]
-    with np.load(FIXTURES / "torch_networks.npz") as arrays:
-        torch = dict(arrays)
+def inputs(torch, case, dtype):
+    """Returns the network's config, its variables but for the statistics, the statistics, and the images."""
+    config = ResNetConfig(**{**vars(CASES[case][1]), "dtype": jnp.dtype(dtype)})
+    variables = network_from_torch(state_of(torch, case, dtype), config)
     images = np.moveaxis(torch["images"], 1, -1).astype(dtype)
-    state = state_of(torch, case, dtype)
-
-    def loss(params, rest, images):
-        logits, updated = ResNet(config_of, train=True).apply({"params": params, **rest}, images, mutable="batch_stats")
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), torch["labels"][:, None], axis=1)
-        return -jnp.mean(chosen), (logits, updated)
-
-    def both(params, rest, images):
-        (_, (logits, updated)), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest, images)
-        return ResNet(config_of).apply({"params": params, **rest}, images), logits, gradients, updated
-
-    with jax.enable_x64(dtype == np.float64):
-        config_of = ResNetConfig(**{**vars(config), "dtype": jnp.dtype(dtype)})
-        variables = network_from_torch(state, config)
-        params, rest = variables["params"], {"batch_stats": variables["batch_stats"]}
-        evaluated, trained, gradients, updated = jax.jit(both, compiler_options=QUICKLY)(params, rest, images)
-    after = network_to_torch({"params": gradients, **updated}, config, naming, num_batches_tracked=8)
-    running = {key: array for key, array in after.items() if "running" in key or "tracked" in key}
-    gradients = {key: array for key, array in after.items() if key not in running}
-    return np.asarray(evaluated), np.asarray(trained), gradients, running
+    return config, variables["params"], {"batch_stats": variables["batch_stats"]}, images
 
 
-def flat(arrays):
-    return np.concatenate([array.ravel() for array in arrays])
+def logits(config, params, rest, images, train):
+    return ResNet(config, train=train).apply({"params": params, **rest}, images, mutable="batch_stats")
 
 
 # In float64 rounding grows, through 50 layers, to 1e-13 of the largest logit and 2e-12 of a gradient's length; the
 # tolerances leave some hundred times that to other machines.  What else differs is larger: an epsilon of 1.01e-5 in
 # place of 1e-5 changes logits by 1e-7.
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["resnet18", "resnet50", "cifar20"])
 def test_logits_gradients_and_running_statistics_are_pytorchs(case, torch):
-    evaluated, trained, gradients, running = run(case, np.float64)
-    for found, wanted in ((evaluated, torch[f"{case}/eval"]), (trained, torch[f"{case}/train"])):
-        assert found.dtype == np.float64
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+    def loss(params, *others):
+        trained, updated = logits(config, params, *others, True)
+        log_probabilities = jnp.take_along_axis(jax.nn.log_softmax(trained), torch["labels"][:, None], axis=1)
+        return -jnp.mean(log_probabilities), (trained, updated)
+
+    def all_of_it(*arguments):
+        return logits(config, *arguments, False)[0], jax.value_and_grad(loss, has_aux=True)(*arguments)
+
+    with jax.enable_x64(True):
+        config, *arguments = inputs(torch, case, np.float64)
+        evaluated, ((_, (trained, updated)), gradients) = jax.jit(all_of_it, compiler_options=QUICKLY)(*arguments)
+    naming, config = CASES[case]
+    after = network_to_torch({"params": gradients, **updated}, config, naming, num_batches_tracked=8)
+    running = {key: array for key, array in after.items() if "running" in key or "tracked" in key}
+    gradients = {key: array for key, array in after.items() if key not in running}
+    for actual, expected in ((evaluated, torch[f"{case}/eval"]), (trained, torch[f"{case}/train"])):
+        assert actual.dtype == np.float64
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
     # Every parameter: a projection, which signs, orders and transpositions change, and the length.
     sums = [(np.sum(g.ravel() * np.cos(np.arange(g.size))), np.linalg.norm(g)) for g in gradients.values()]
     lengths = torch[f"{case}/sums"][:, 1]
     assert lengths.min() > 1e-6
     np.testing.assert_allclose(np.array(sums) / lengths[:, None], torch[f"{case}/sums"] / lengths[:, None], atol=1e-9)
-    wanted = cut(torch[f"{case}/gradient"], {key: gradients[key].shape for key in FULL})
-    for key in FULL:
-        np.testing.assert_allclose(gradients[key], wanted[key], rtol=0, atol=1e-9 * np.abs(wanted[key]).max())
+    expected = cut(torch[f"{case}/gradient"], {key: gradients[key].shape for key in FULL})
+    for key, array in expected.items():
+        np.testing.assert_allclose(gradients[key], array, rtol=0, atol=1e-9 * np.abs(array).max())
     before, after = state_of(torch, case), cut(torch[f"{case}/running"], {key: a.shape for key, a in running.items()})
     for key, array in after.items():
         assert np.abs(array - before[key]).max() > 1e-3, key
         np.testing.assert_allclose(running[key], array, rtol=1e-10, atol=1e-12, err_msg=key)
 
 
-# Above PyTorch's own errors, which are as accidental: sums in another order.
-TIMES_PYTORCHS = 10
-# A ReLU whose input is zero but for rounding changes sides, and with it its share of all earlier gradients: 5 % for one
-# of ResNet-50's last stage, where an image has one position.  Float64, above, finds what is wrong and smaller.
-MOVED = 0.2
+def test_float32_is_as_exact_as_pytorchs(torch):
+    config, *arguments = inputs(torch, "resnet50", np.float32)
+
+    def both(*arguments):
+        return [logits(config, *arguments, train)[0] for train in (False, True)]
+
+    outputs = jax.jit(both, compiler_options=QUICKLY)(*arguments)
+    for actual, mode, error in zip(outputs, ("eval", "train"), torch["resnet50/errors"][:2], strict=True):
+        exact = torch[f"resnet50/{mode}"]
+        assert actual.dtype == np.float32
+        # Ten times PyTorch's own error, which is as accidental: sums in another order.
+        assert np.abs(actual - exact).max() < 10 * error * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("case", ["resnet18", "resnet50"])
-def test_float32_is_as_exact_as_pytorchs(case, torch):
-    evaluated, trained, gradients, _ = run(case, np.float32)
-    assert evaluated.dtype == trained.dtype == np.float32
-    exact = run(case, np.float64)[2]
-    wanted = torch[f"{case}/eval"], torch[f"{case}/train"], flat(exact.values())
-    allowed = TIMES_PYTORCHS * torch[f"{case}/errors"]
-    for found, logits, bound in zip((evaluated, trained), wanted[:2], allowed[:2], strict=True):
-        assert np.abs(found - logits).max() < bound * np.abs(logits).max()
-    error = np.linalg.norm(flat(gradients.values()) - wanted[2]) / np.linalg.norm(wanted[2])
-    assert error < MOVED
-
-
-def same(found, wanted):
-    assert list(found) == list(wanted)
-    for key, array in wanted.items():
-        np.testing.assert_array_equal(found[key], array, strict=True, err_msg=key)
-        assert found[key].flags.writeable
+def same(actual, expected):
+    assert list(actual) == list(expected)
+    for key, array in expected.items():
+        np.testing.assert_array_equal(actual[key], array, strict=True, err_msg=key)
+        assert actual[key].flags.writeable
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -154,8 +140,8 @@ def test_wrapped_and_old_state_dicts_are_read(torch):
     state = state_of(torch, "cifar14_projection", np.float16)
     parallel = {f"module.{key}": array for key, array in state.items()}
     old = {key: array for key, array in state.items() if not key.endswith("num_batches_tracked")}
-    for given in (parallel, old):
-        same(network_to_torch(network_from_torch(given, config), config, naming, num_batches_tracked=7), state)
+    for variant in (parallel, old):
+        same(network_to_torch(network_from_torch(variant, config), config, naming, num_batches_tracked=7), state)
 
 
 def test_blocks_of_a_stage_are_stacked_in_order(torch):
@@ -204,7 +190,7 @@ def test_variables_of_other_networks_come_back(name):
     assert ("conv1.parametrizations.weight.original0" in state) == (name == "weight_norm")
     back = network_from_torch(state, config)
     assert jax.tree.structure(back) == jax.tree.structure(variables)
-    jax.tree.map(lambda found, wanted: np.testing.assert_array_equal(found, wanted, strict=True), back, variables)
+    jax.tree.map(lambda one, other: np.testing.assert_array_equal(one, other, strict=True), back, variables)
 
 
 SMALL = ResNetConfig(depth=8, width=2, shortcut="B")
@@ -231,37 +217,32 @@ def to_torch(change=lambda variables: None, naming="torchvision", **fields):
 MISTAKES = [
     (
         lambda: from_torch(lambda state: state.update({"layer1.0.con1.weight": np.ones(2)})),
-        "'layer1.0.con1.weight' is unexpected; did you mean 'layer1.0.conv1'? choices: layer1.0.conv1, ",
+        "'layer1.0.con1.weight' is unexpected; did you mean 'layer1.0.conv1.weight'? choices: layer1.0.conv1.weight, ",
     ),
-    (
-        lambda: from_torch(lambda state: state.update({"layer1.0.bn1.wieght": np.ones(2)})),
-        "'layer1.0.bn1.wieght' is unexpected; did you mean 'layer1.0.bn1.weight'? choices: layer1.0.bn1.weight, ",
-    ),
-    (
-        lambda: from_torch(lambda state: state.pop("fc.weight") is state.pop("fc.bias")),
-        "no key begins with 'fc.'; choices: ",
-    ),
-    (lambda: from_torch(lambda state: state.pop("fc.bias")), "'fc.bias' is missing; there are: 'fc.weight'"),
     (
         lambda: from_torch(lambda state: state.pop("bn1.running_var")),
-        "'bn1.running_var' is missing; there are: 'bn1.weight', ",
+        "'bn1.running_var' is missing; there are: 'bn1.running_mean', ",
     ),
-    (lambda: network_from_torch({}, SMALL), "no key begins with 'conv1.'; choices: none"),
+    (lambda: network_from_torch({}, SMALL), "'conv1.weight' is missing; there are: none"),
     # A deeper network, a wider one, other classes, another block: as the first key says that cannot be.
-    (lambda: from_torch(depth=14), "no key begins with 'layer1.1.conv1.'; did you mean 'layer1.0.conv1'? "),
+    (lambda: from_torch(depth=14), "'layer1.1.conv1.weight' is missing; there are: 'layer1.0.conv1.weight', "),
     (lambda: from_torch(width=3), "'conv1.weight' has shape (2, 3, 3, 3), expected (3, 3, 3, 3)"),
     (lambda: from_torch(classes=100), "'fc.weight' has shape (10, 8), expected (100, 8)"),
     (
         lambda: from_torch(shortcut="A"),
-        "'layer2.0.downsample.0.weight' is unexpected; did you mean 'layer2.0.conv2'? choices: layer2.0.conv2, ",
+        "'layer2.0.downsample.0.weight' is unexpected; did you mean 'layer2.0.conv2.weight'? choices: ",
     ),
     (
         lambda: from_torch(norm="group", norm_groups=2),
-        "'bn1.running_mean' is unexpected; did you mean 'bn1.bias'? choices: bn1.weight, bn1.bias",
+        "'bn1.running_mean' is unexpected; did you mean 'bn1.bias'? choices: bn1.bias, ",
+    ),
+    (
+        lambda: from_torch(norm_average="cumulative", change=lambda state: state.pop("bn1.num_batches_tracked")),
+        "'bn1.num_batches_tracked' is missing; there are: 'bn1.weight', 'bn1.bias', 'bn1.running_mean', ",
     ),
     (
         lambda: from_torch(weights="l2"),
-        "'conv1.weight_g' is missing: a network of weights='l2' has lengths",
+        "'conv1.parametrizations.weight.original0' is missing; there are: 'conv1.weight', ",
     ),
     (
         lambda: from_torch(
@@ -269,7 +250,7 @@ MISTAKES = [
                 {"conv1.weight_v": state.pop("conv1.weight"), "conv1.weight_g": np.ones((2, 1, 1, 1))}
             )
         ),
-        "'conv1.weight_g' is unexpected: a network of weights='plain' has no lengths",
+        "'conv1.weight' is missing; there are: 'conv1.weight_v', 'conv1.weight_g', ",
     ),
     (
         lambda: from_torch(naming="torchvison"),
@@ -278,7 +259,7 @@ MISTAKES = [
     (lambda: to_torch(naming="timm"), "naming='timm' does not exist; choices: torchvision, "),
     (
         lambda: to_torch(lambda variables: variables["params"].pop("classifier")),
-        "'params/classifier/bias' is missing; did you mean ",
+        "'params/classifier/bias' is missing; there are: ",
     ),
     (
         lambda: to_torch(lambda variables: variables["params"].update({"clasifier": np.ones(2)})),
@@ -320,20 +301,19 @@ def test_mistakes_are_one_line_that_names_the_key(convert, message):
 
 @pytest.mark.parametrize("file", ["state.pth", "old.pth", "state.safetensors"])
 def test_files_are_read_in_every_dtype(file, torch):
-    wanted = {key.removeprefix("files/"): array for key, array in torch.items() if key.startswith("files/")}
-    bfloat16 = wanted["torch.bfloat16"].astype(ml_dtypes.bfloat16)
-    wanted["torch.bfloat16"] = bfloat16
-    found = read_state_dict(FILES / file)
-    assert len(found) == 17
+    expected = {key.removeprefix("files/"): array for key, array in torch.items() if key.startswith("files/")}
+    expected["torch.bfloat16"] = expected["torch.bfloat16"].astype(ml_dtypes.bfloat16)
+    state = read_state_dict(FILES / file)
+    assert len(state) == 17
     # safetensors sorts them by size.
-    same(found, {key: wanted[key] for key in (found if file == "state.safetensors" else wanted)})
+    same(state, {key: expected[key] for key in (state if file == "state.safetensors" else expected)})
 
 
 def test_checkpoints_have_a_state_dict_among_other_things(torch):
-    found = read_state_dict(str(FILES / "checkpoint.pth"))
-    np.testing.assert_array_equal(found["0.weight"], torch["files/0.weight"], strict=True)
-    same(read_state_dict(FILES / "checkpoint.pth", "net"), found)
-    same(read_state_dict(FILES / "two.pth", "average"), found)
+    state = read_state_dict(str(FILES / "checkpoint.pth"))
+    np.testing.assert_array_equal(state["0.weight"], torch["files/0.weight"], strict=True)
+    same(read_state_dict(FILES / "checkpoint.pth", "net"), state)
+    same(read_state_dict(FILES / "two.pth", "average"), state)
 
 
 class Evil:
@@ -362,7 +342,7 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path):
     old.write_bytes(pickled)
     for path in (zipped, old):
         with pytest.raises(
-            UserError, match=f"^{re.escape(str(path))}: its pickle names '.*', which is not called here; "
+            UserError, match=f"^{re.escape(str(path))}: its pickle asks for '.*', so it was not executed; "
         ):
             read_state_dict(path)
     assert not victim.exists()
@@ -388,7 +368,7 @@ def op(module, name):
             )
         ),
         b"\x80\x04\x8c\x0bcollections\x8c\x13OrderedDict.__init__\x93.",
-        # Attributes set on what is given: of the function, and of the class.
+        # Attributes set on what it may name: of the function, and of the class.
         b"\x80\x02" + op("torch._utils", "_rebuild_tensor_v2") + b"N}X\x01\x00\x00\x00aK\x01s\x86b.",
         b"\x80\x02" + op("collections", "OrderedDict") + b"}X\x01\x00\x00\x00aK\x01sb.",
         # A tensor without its storage, a storage that is none, one call too deep.
@@ -466,9 +446,9 @@ FILE_MISTAKES = [
     (
         "module.pth",
         lambda data: data,
-        "its pickle names 'torch.nn.modules.container.Sequential', which is not called here; ",
+        "its pickle asks for 'torch.nn.modules.container.Sequential', so it was not executed; ",
     ),
-    ("counter.pth", lambda data: data, "its pickle names 'collections.Counter', which is not called here; "),
+    ("counter.pth", lambda data: data, "its pickle asks for 'collections.Counter', so it was not executed; "),
     ("two.pth", lambda data: data, "is no state dict; entries with one: net, average"),
 ]
 
@@ -514,7 +494,7 @@ def test_wrong_entries_and_paths_are_one_line(tmp_path):
 @pytest.mark.parametrize("file", ["state.pth", "old.pth", "state.safetensors"])
 def test_damage_anywhere_is_an_error_of_the_user_or_none(file, tmp_path):
     data, path, draw = (FILES / file).read_bytes(), tmp_path / file, np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(100):
         path.write_bytes(data[: draw.integers(len(data))])
         with pytest.raises(UserError, match=f"^{re.escape(str(path))}: .*$"):
             read_state_dict(path)
@@ -535,5 +515,5 @@ def test_a_file_becomes_a_network(tmp_path, torch):
     text = json.dumps(header).encode()
     data = struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in state.values())
     (tmp_path / "resnet20.safetensors").write_bytes(data)
-    found = read_state_dict(tmp_path / "resnet20.safetensors")
-    same(network_to_torch(network_from_torch(found, config), config, "pytorch_cifar", num_batches_tracked=7), state)
+    read = read_state_dict(tmp_path / "resnet20.safetensors")
+    same(network_to_torch(network_from_torch(read, config), config, "pytorch_cifar", num_batches_tracked=7), state)

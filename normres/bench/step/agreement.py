@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from normres.bench.step.cells import LEARNING_RATE
+from normres.bench.step.cells import DTYPES, LEARNING_RATE
 from normres.errors import UserError
 
 StateDict = Mapping[str, np.ndarray]
 STATISTICS = ("running_mean", "running_var")
 HALF_ULP = 2.0**-24  # of a float32, relative: what rounding the new parameter may have changed
 
-DTYPES = ("float32", "bfloat16")
 # How far two contenders may be apart, in relative numbers, in each of DTYPES: three to a hundred times what was seen at
 # depths 20 to 110, where a ReLU with an input near zero may switch and a PyTorch variance is n / (n - 1) times ours.
 # That is far below what a left-out piece of work makes: a missing gradient is a change of 1, a missing decay one of
@@ -87,16 +86,15 @@ def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, tu
         changes.append((float(change), f"the gradient of {name}"))
     angle = float(abs(1 - products[0] / np.sqrt(products[1] * products[2])))
     decay = [(float(abs(part / of)), f"the weight decay of {name}") for name, (part, of) in along.items()]
-    return {
-        "loss": (first, "the loss of the first step"),
-        "later_loss": _largest([(value, "the loss of the second or third step") for value in later]),
-        "change": _largest(changes),
-        "angle": (angle, "the direction of the whole gradient (1 - cosine)"),
-        "decay": _largest(decay),
-        "statistics": _largest(statistics),
+    candidates = {
+        "loss": [(first, "the loss of the first step")],
+        "later_loss": [(value, "the loss of the second or third step") for value in later],
+        "change": changes,
+        "angle": [(angle, "the direction of the whole gradient (1 - cosine)")],
+        "decay": decay,
+        "statistics": statistics,
     }
-
-
-def _largest(candidates: list[tuple[float, str]]) -> tuple[float, str]:
-    """Returns the largest one; what is not a number is larger than any."""
-    return max(candidates, key=lambda one: math.inf if math.isnan(one[0]) else one[0])
+    # What is not a number is larger than any.
+    return {
+        kind: max(of, key=lambda one: math.inf if math.isnan(one[0]) else one[0]) for kind, of in candidates.items()
+    }

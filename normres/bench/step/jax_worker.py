@@ -4,6 +4,7 @@ normres imports jax after machine.prepare has set the flags of a training run, F
 environment has.
 """
 
+import importlib
 import sys
 
 from normres.bench.step.serve import Timed, serve
@@ -23,10 +24,8 @@ def main(kind: str) -> None:
     """Serves until the input ends."""
     if kind == "normres":
         machine.prepare()
-        from normres.bench.step.own import build
-    else:
-        from normres.bench.step.flax_network import build
-    serve(Timed(build, device_bytes))
+    module = importlib.import_module("normres.bench.step." + {"normres": "own", "flax": "flax_network"}[kind])
+    serve(Timed(module.build, device_bytes))
 
 
 if __name__ == "__main__":

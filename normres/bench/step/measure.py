@@ -8,7 +8,8 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,30 +33,28 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> di
     Raises:
       UserError: two contenders do not compute the same, or normres does not run.
     """
-    # A contender with a norm of its own makes the same step but for that: it says what the cell's norm costs.
-    cells = {name: replace(cell, norm=contender.norm or cell.norm) for name, contender in contenders.items()}
+    batch = arrays(cell)
+    weights = {key.removeprefix("weights/"): array for key, array in batch.items() if key.startswith("weights/")}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for each in {*cells.values()}:
-            np.savez(folder / f"{each.norm}.npz", allow_pickle=False, **arrays(each))
+        source = folder / "before.npz"
+        np.savez(source, allow_pickle=False, **batch)
         workers = {name: stack.enter_context(Worker(each, folder)) for name, each in contenders.items()}
         rows: dict[str, dict[str, Any]] = {}
         outcomes, left_out = {}, {}
         for name, worker in list(workers.items()):
-            source, destination = folder / f"{cells[name].norm}.npz", folder / f"after_{name}.npz"
-            files = {"source": str(source), "destination": str(destination)}
+            destination = folder / f"after_{name}.npz"
             try:
-                rows[name] = {"title": worker.title} | worker.ask("prepare", spec=cells[name].spec(), **files)
+                answer = worker.ask("prepare", spec=cell.spec(), source=str(source), destination=str(destination))
             except UserError as error:
                 if name == "normres":
                     raise
                 left_out[name] = str(error)
                 del workers[name]
                 continue
-            if cells[name] == cell:
-                with np.load(destination) as after:
-                    outcomes[name] = agreement.Outcome(tuple(rows[name]["losses"]), dict(after))
-        weights = {key.removeprefix("weights/"): a for key, a in arrays(cell).items() if key.startswith("weights/")}
+            rows[name] = {"title": worker.title} | answer
+            with np.load(destination) as after:
+                outcomes[name] = agreement.Outcome(tuple(answer["losses"]), dict(after))
         for name, difference in agreement.check(cell.dtype, weights, outcomes).items():
             rows[name]["differs_by"] = difference
         for name, samples in take_samples(workers, repeats, rows).items():
@@ -66,25 +65,25 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> di
 def take_samples(
     workers: Mapping[str, Worker], repeats: int, rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[float]]:
-    """Times the workers in turns, after a warm-up, from the first to the last and then from the last to the first.
+    """Times the workers in turns after a warm-up, and returns the seconds of a step, sample by sample.
 
-    Returns the seconds of a step, sample by sample.  A sample is of whole programs: rows[name]["steps_per_program"]
-    says how many steps a worker dispatches at once, as it does in training.
+    A sample is of whole programs: rows[name]["steps_per_program"] says how many steps a worker dispatches at once, as
+    it does in training.
     """
-    steps = {}
+
+    def sample(worker: Worker, steps: int) -> float:
+        answer = worker.ask("sample", steps=steps)
+        if not math.isfinite(answer["loss"]):
+            raise UserError(f"{worker.title}: its loss is not finite after some steps")
+        time.sleep(PAUSE_SECONDS)
+        return float(answer["seconds"]) / steps
+
+    samplers = {}
     for name, worker in workers.items():
         most = rows[name]["steps_per_program"]
-        wanted = SAMPLE_SECONDS / worker.ask("sample", steps=1)["seconds"]
-        steps[name] = most * max(1, math.ceil(wanted / most))
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for repeat in range(repeats):
-        for name in list(workers)[:: -1 if repeat % 2 else 1]:
-            answer = workers[name].ask("sample", steps=steps[name])
-            if not math.isfinite(answer["loss"]):
-                raise UserError(f"{workers[name].title}: its loss is not finite after some steps")
-            seconds[name].append(answer["seconds"] / steps[name])
-            time.sleep(PAUSE_SECONDS)
-    return seconds
+        programs = max(1, math.ceil(SAMPLE_SECONDS / worker.ask("sample", steps=1)["seconds"] / most))
+        samplers[name] = partial(sample, worker, most * programs)
+    return output.in_turns(samplers, repeats)
 
 
 def conditions(
@@ -130,7 +129,7 @@ def measure_all(
     Args:
       cells: of one batch and width.
       torch: PyTorch's version.
-      json: a file, which gets all that is done; its cells are kept if they were measured under the same conditions.
+      json: gets each cell when it is done; the cells in it are kept if their conditions are the same.
       before: the checkout of the contender of that name.
 
     Returns:
@@ -150,10 +149,7 @@ def measure_all(
         began = time.perf_counter()
         measured = next((each for each in document["cells"] if asdict(cell).items() <= each.items()), None)
         if measured is None:
-            # Batch norm need not be compared with itself.
-            measured = measure(
-                cell, {name: each for name, each in contenders.items() if each.norm != cell.norm}, repeats
-            )
+            measured = measure(cell, contenders, repeats)
             document["cells"].append(measured)
             if json:
                 results.write_json(json, document)

@@ -27,7 +27,8 @@ timed in turns.  normres reads its batch from uint8 images; the others have thei
 COLUMNS = ("contender", "step (ms)", "normres / it", "images/s", "compile (s)", "memory (MB)")
 
 REFERENCES = ("torch", "flax", "normres")  # in the figure the first that every cell has is 1
-CONTENDERS = ("normres", "before", "torch", "flax", "normres-batch")  # each has its colour and marker
+# Each has its colour and marker.  The last one, normres with batch norm beside another norm, is in older files.
+CONTENDERS = ("normres", "before", "torch", "flax", "normres-batch")
 ROOM = 0.7  # of the space between two cells, which the contenders of a cell take
 TICKS = (0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8)  # of the axis; those in its range are shown
 

@@ -1,4 +1,6 @@
-"""PyTorch as a contender, in a process and perhaps a Python of its own; imports nothing of normres.
+"""PyTorch as a contender of numerics.py and of the step, in a process and perhaps a Python of its own.
+
+It imports nothing of normres.
 
     python torch_worker.py (cpu | cuda)
 
@@ -27,7 +29,7 @@ from torch import nn
 _shared = runpy.run_path(str(Path(__file__).with_name("serve.py")))
 
 
-def norm(spec: dict[str, Any]) -> Callable[[int], Any]:
+def norm_of(spec: dict[str, Any]) -> Callable[[int], Any]:
     """Returns the constructor of the spec's norm, which takes the channels."""
     eps = spec["epsilon"]
     norms: dict[str, Callable[[int], Any]] = {
@@ -64,7 +66,7 @@ class Block(nn.Module):
 
 def network(spec: dict[str, Any]) -> Any:
     """Returns the CIFAR ResNet, a module from images (N, C, H, W) to logits."""
-    make, inputs = norm(spec), spec["width"]
+    make, inputs = norm_of(spec), spec["width"]
     layers = {"conv1": nn.Conv2d(3, inputs, 3, 1, 1, bias=False), "bn1": make(inputs), "relu": nn.ReLU(inplace=True)}
     for stage, count in enumerate(spec["blocks"]):
         blocks, outputs = [], spec["width"] * 2**stage
@@ -80,6 +82,8 @@ def build(
     device: str, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray
 ) -> SimpleNamespace:
     """See serve.Timed.  Unlike normres, PyTorch gets its batch ready-made, in float32."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     module = network(spec)
     module.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
     module.to(device, memory_format=torch.channels_last)
@@ -110,12 +114,42 @@ def wait(loss: Any) -> float:
     return float(loss)
 
 
+NORMS = {
+    "batch": lambda x, groups, eps: F.batch_norm(x, None, None, training=True, eps=eps),
+    "instance": lambda x, groups, eps: F.instance_norm(x, eps=eps),
+    "layer": lambda x, groups, eps: F.layer_norm(x, x.shape[1:], eps=eps),
+    "group": lambda x, groups, eps: F.group_norm(x, groups, eps=eps),
+    "rms": lambda x, groups, eps: F.rms_norm(x, x.shape[1:], eps=eps),
+}
+
+
+def apply_norms(source: str, destination: str) -> dict[str, Any]:
+    """Applies every norm to every case; both files are .npz, see contenders.in_torch."""
+    inputs, outputs = np.load(source), {}
+    dtype, epsilon = getattr(torch, str(inputs["dtype"])), float(inputs["epsilon"])
+    for case in sorted({key.rpartition("/")[0] for key in inputs.files if "/" in key}):
+        groups = int(inputs[f"{case}/groups"])
+        # PyTorch's own order of axes is (N, C, H, W).
+        x, dy = (torch.tensor(inputs[f"{case}/{key}"]).movedim(-1, 1).contiguous().to(dtype) for key in ("x", "dy"))
+        for norm, apply in NORMS.items():
+            leaf = x.clone().requires_grad_()
+            try:
+                y = apply(leaf, groups, epsilon)
+                y.backward(dy)
+            except (RuntimeError, ValueError):  # PyTorch refuses it
+                continue
+            for key, value in (("y", y.detach()), ("dx", leaf.grad)):
+                outputs[f"{norm}/{case}/{key}"] = value.float().movedim(1, -1).contiguous().numpy()
+    np.savez(destination, **outputs)
+    return {}
+
+
 def main(device: str) -> None:
     """Serves until the input ends."""
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     peak = (lambda: None) if device == "cpu" else torch.cuda.max_memory_allocated
-    _shared["serve"](_shared["Timed"](partial(build, device), peak))
+    timed = _shared["Timed"](partial(build, device), peak)
+    timed.apply_norms, timed.version = apply_norms, lambda: {"version": torch.__version__}
+    _shared["serve"](timed)
 
 
 if __name__ == "__main__":

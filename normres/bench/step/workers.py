@@ -1,9 +1,11 @@
 """The parent's side of the pipe: who runs in which process, under which environment."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 
 import normres
-from normres.bench.contenders import find_torch
 from normres.errors import UserError
 from normres.runs import machine
 
@@ -20,19 +21,11 @@ ENDING_SECONDS = 5  # to go after its input has ended
 
 
 class Contender(NamedTuple):
-    """How a contender is started.
-
-    Attributes:
-      title: for people.
-      command: the arguments of its process.
-      environment: of its process.
-      norm: of its network, which is then not compared with the others'; "": the cell's.
-    """
+    """A contender's title, and the arguments and environment of its process."""
 
     title: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    norm: str = ""
 
 
 def contenders(
@@ -41,7 +34,7 @@ def contenders(
     """Returns normres and the other contenders by name, and PyTorch's version.
 
     Args:
-      names: of "normres-batch", "flax" and "torch".
+      names: of "flax" and "torch".
       torch: a Python that imports torch; None: this one, if it does.
       needs_torch: whether it is an error if there is none; otherwise a line is printed.
       before: a checkout of another commit of normres, which then takes part.
@@ -51,28 +44,39 @@ def contenders(
     """
     # The workers import this very code, wherever the command was started.
     path = os.pathsep.join(filter(None, (str(Path(normres.__file__).parent.parent), os.environ.get("PYTHONPATH"))))
-    ours, theirs = {**os.environ, "PYTHONPATH": path}, machine.environment_as_given()
     # -P: not the code of the folder in which the command was started.
     module = (sys.executable, "-P", "-m", "normres.bench.step.jax_worker")
-    chosen = {"normres": Contender("normres", (*module, "normres"), ours)}
-    if "normres-batch" in names:
-        chosen["normres-batch"] = Contender("normres, batch norm", (*module, "normres"), ours, norm="batch")
+    by_name = {"normres": Contender("normres", (*module, "normres"), {**os.environ, "PYTHONPATH": path})}
     if before:
-        older = ours | {"PYTHONPATH": str(before.resolve())}
-        chosen["before"] = Contender("normres, before", (*module, "normres"), older)
+        older = {**os.environ, "PYTHONPATH": str(before.resolve())}
+        by_name["before"] = Contender("normres, before", (*module, "normres"), older)
     if "flax" in names:
-        chosen["flax"] = Contender("Flax", (*module, "flax"), theirs | {"PYTHONPATH": path})
-    python, version = (find_torch(torch) if "torch" in names else None) or (None, "absent")
-    if python:
-        # -P: the script's own folder has modules that would hide PyTorch's imports.
-        device = "cuda" if jax.default_backend() in ("gpu", "cuda") else "cpu"
-        chosen["torch"] = Contender("PyTorch", (python, "-P", str(SCRIPT), device), theirs)
+        by_name["flax"] = Contender("Flax", (*module, "flax"), machine.environment_as_given() | {"PYTHONPATH": path})
+    pytorch, version = (find_torch(torch) if "torch" in names else None) or (None, "absent")
+    if pytorch:
+        by_name["torch"] = pytorch
     elif "torch" in names:
         message = "no PyTorch here; --torch=PYTHON names a Python that has it"
         if needs_torch:
             raise UserError(f"--contenders={','.join(names)}: {message}")
         print(f"{message}; its rows are left out", flush=True)
-    return chosen, version
+    return by_name, version
+
+
+def find_torch(python: str | None) -> tuple[Contender, str] | None:
+    """Returns PyTorch and its version: in the Python that is named, else in this one if it has it, else None.
+
+    Raises:
+      UserError: the one named has no PyTorch.
+    """
+    if python is None and not importlib.util.find_spec("torch"):
+        return None
+    device = "cuda" if jax.default_backend() in ("gpu", "cuda") else "cpu"
+    # -P: the script's own folder has modules that would hide PyTorch's imports.
+    command = (python or sys.executable, "-P", str(SCRIPT), device)
+    contender = Contender("PyTorch", command, machine.environment_as_given())
+    with tempfile.TemporaryDirectory() as folder, Worker(contender, Path(folder)) as worker:
+        return contender, worker.ask("version")["version"]
 
 
 class Worker:
@@ -83,10 +87,13 @@ class Worker:
         # What a compiler keeps between processes would hide how long it takes.
         environment = {**contender.environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
         pipe = subprocess.PIPE
-        with self.errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                contender.command, stdin=pipe, stdout=pipe, stderr=errors, env=environment, text=True
-            )
+        try:
+            with self.errors.open("w") as errors:
+                self.process = subprocess.Popen(
+                    contender.command, stdin=pipe, stdout=pipe, stderr=errors, env=environment, text=True
+                )
+        except OSError as error:
+            raise UserError(f"{contender.command[0]}: {error.strerror or error}") from None
 
     def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
         """Sends a request and returns the answer.
