@@ -10,8 +10,7 @@ from normres.norms import kernels as weights
 
 AXES = (
     "N examples, S space, C channels. Invariant: in training and with epsilon = 0, to a positive factor (scale) and an "
-    "addend (shift), one for the whole input or one for each example or channel. Passes: readings and writings of the "
-    "whole array, forward, in training, where the compiler fuses none."
+    "addend (shift), one for the whole input or one for each example or channel."
 )
 FORMULAS = "x^ is what scale and bias are applied to: y = scale x^ + bias."
 KERNELS = "Norms of kernels: the choices of config.model.weights."
@@ -36,8 +35,7 @@ def text() -> str:
         about = spec.about
         evaluation = "running averages over N" if spec.running else "as in training"
         invariant = (", ".join(about.invariant) or "nothing") if about else NOTHING
-        passes = str(about.passes) if about else NOTHING
-        axes.append((name, averages_over(spec) or "nothing", evaluation, invariant, passes))
+        axes.append((name, averages_over(spec) or "nothing", evaluation, invariant))
         learns = ", ".join([*spec.affine, *(parameter.name for parameter in spec.parameters)]) or "nothing"
         formula, use, paper = (about.formula, about.use, about.paper) if about else (NOTHING,) * 3
         formulas.append((name, formula, learns, use, paper))
@@ -48,7 +46,7 @@ def text() -> str:
         adds += ", and Fixup's initial kernels and scalar biases" if scale.fixup else ""
         scales.append((name, adds, scale.paper))
     parts = (
-        (AXES, ("name", "averages over", "in evaluation", "invariant to", "passes"), axes, 4),
+        (AXES, ("name", "averages over", "in evaluation", "invariant to"), axes, 4),
         (FORMULAS, ("name", "formula", "learns", "when to use it", "paper"), formulas, 5),
         (KERNELS, ("name", "the kernel becomes", "paper"), kernels, 3),
         (SCALES, ("name", "what it adds", "paper"), scales, 3),

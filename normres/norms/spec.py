@@ -37,18 +37,16 @@ class About:
 
     Attributes:
       paper: where it is from.
-      formula: what it computes, x^ being the standardized x.
+      use: when to take it.
       invariant: changes of the input that change nothing: of all of it by one positive factor (scale) or by one
         addend (shift), or by one of each for every example or channel.  Measured with epsilon = 0, in training.
-      passes: times that the input is read or the output written, forward and in training.
-      use: when to take it.
+      formula: what it computes, x^ being the standardized x.
     """
 
     paper: str
-    formula: str
-    invariant: tuple[Change, ...]
-    passes: int
     use: str
+    invariant: tuple[Change, ...] = ()
+    formula: str = "x^ = (x - mean) / sqrt(var + epsilon)"
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,8 @@ TABLE: dict[str, NormSpec] = {
         running=True,
         about=About(
             "Ioffe, Szegedy 2015, arXiv 1502.03167",
-            "x^ = (x - mean) / sqrt(var + epsilon)",
-            PER_CHANNEL,
-            4,
             "batches of 16 and more per set of statistics; the reference for CIFAR ResNets",
+            PER_CHANNEL,
         ),
     ),
     "extended_batch": NormSpec(
@@ -38,30 +36,25 @@ TABLE: dict[str, NormSpec] = {
         running=True,
         about=About(
             "Luo, Zhan, Wang, Gao 2020, arXiv 2003.05569",
-            "x^ = (x - mean) / sqrt(var + epsilon), the variance of all channels together",
-            ("scale", "shift", "channel shift"),
-            4,
             "small batches: the deviation is measured on more numbers than batch norm's",
+            ("scale", "shift", "channel shift"),
+            "x^ = (x - mean) / sqrt(var + epsilon), the variance of all channels together",
         ),
     ),
     "instance": NormSpec(
         over="S",
         about=About(
             "Ulyanov, Vedaldi, Lempitsky 2016, arXiv 1607.08022",
-            "x^ = (x - mean) / sqrt(var + epsilon)",
-            (*PER_EXAMPLE, "channel scale", "channel shift"),
-            4,
             "style transfer; where contrast and colour cast of an image must not matter",
+            (*PER_EXAMPLE, "channel scale", "channel shift"),
         ),
     ),
     "layer": NormSpec(
         over="SC",
         about=About(
             "Ba, Kiros, Hinton 2016, arXiv 1607.06450",
-            "x^ = (x - mean) / sqrt(var + epsilon)",
-            PER_EXAMPLE,
-            4,
             "any batch size; the reference for sequence models",
+            PER_EXAMPLE,
         ),
     ),
     "group": NormSpec(
@@ -69,10 +62,8 @@ TABLE: dict[str, NormSpec] = {
         groups=32,
         about=About(
             "Wu, He 2018, arXiv 1803.08494",
-            "x^ = (x - mean) / sqrt(var + epsilon)",
-            PER_EXAMPLE,
-            4,
             "convolutional networks with small batches: detection, segmentation",
+            PER_EXAMPLE,
         ),
     ),
     "rms": NormSpec(
@@ -81,20 +72,17 @@ TABLE: dict[str, NormSpec] = {
         affine=("scale",),
         about=About(
             "Zhang, Sennrich 2019, arXiv 1910.07467",
-            "x^ = x / sqrt(mean(x^2) + epsilon)",
-            ("scale", "example scale"),
-            3,
             "layer norm, where the mean does not matter and a pass over memory does",
+            ("scale", "example scale"),
+            "x^ = x / sqrt(mean(x^2) + epsilon)",
         ),
     ),
     "positional": NormSpec(
         over="C",
         about=About(
             "Li, Wu, Weinberger, Belongie 2019, arXiv 1907.04312 (their PONO, with scale and bias)",
-            "x^ = (x - mean) / sqrt(var + epsilon)",
-            PER_EXAMPLE,
-            4,
             "generative models; as the layer norm of vision transformers",
+            PER_EXAMPLE,
         ),
     ),
     "ghost_batch": NormSpec(
@@ -103,10 +91,9 @@ TABLE: dict[str, NormSpec] = {
         running=True,
         about=About(
             "Hoffer, Hubara, Soudry 2017, arXiv 1705.08741",
-            "x^ = (x - mean) / sqrt(var + epsilon) in each sub-batch",
-            PER_CHANNEL,
-            4,
             "large batches that shall regularize like small ones",
+            PER_CHANNEL,
+            "x^ = (x - mean) / sqrt(var + epsilon) in each sub-batch",
         ),
     ),
     "batch_renorm": NormSpec(
@@ -115,10 +102,8 @@ TABLE: dict[str, NormSpec] = {
         form=forms.renormalized,
         about=About(
             "Ioffe 2017, arXiv 1702.03275",
-            "x^ r + d, r = clip(deviation / running deviation), d = clip((mean - running mean) / running deviation)",
-            (),
-            4,
             "small or dependent batches, where training and evaluation must not differ",
+            formula="x^ r + d, r = clip(deviation / running one), d = clip((mean - running mean) / running deviation)",
         ),
     ),
     "filter_response": NormSpec(
@@ -129,10 +114,9 @@ TABLE: dict[str, NormSpec] = {
         activation=("threshold",),
         about=About(
             "Singh, Krishnan 2019, arXiv 1911.09737",
-            "max(x / sqrt(mean(x^2) + epsilon) scale + bias, threshold)",
-            ("scale", "example scale", "channel scale"),
-            3,
             "batches of any size, with warm-up; brings its own nonlinearity",
+            ("scale", "example scale", "channel scale"),
+            "max(x / sqrt(mean(x^2) + epsilon) scale + bias, threshold)",
         ),
     ),
     "evonorm_s0": NormSpec(
@@ -143,10 +127,8 @@ TABLE: dict[str, NormSpec] = {
         activation=("v",),
         about=About(
             "Liu, Brock, Simonyan, Le 2020, arXiv 2004.02967",
-            "x sigmoid(v x) / sqrt(var + epsilon)",
-            (),
-            4,
             "batches of any size; brings its own nonlinearity",
+            formula="x sigmoid(v x) / sqrt(var + epsilon)",
         ),
     ),
     "evonorm_b0": NormSpec(
@@ -157,10 +139,9 @@ TABLE: dict[str, NormSpec] = {
         activation=("v",),
         about=About(
             "Liu, Brock, Simonyan, Le 2020, arXiv 2004.02967",
-            "x / max(sqrt(batch var + epsilon), v x + sqrt(instance var + epsilon))",
-            ("scale", "channel scale"),
-            6,
             "large batches; brings its own nonlinearity",
+            ("scale", "channel scale"),
+            "x / max(sqrt(batch var + epsilon), v x + sqrt(instance var + epsilon))",
         ),
     ),
     "switchable": NormSpec(
@@ -170,10 +151,9 @@ TABLE: dict[str, NormSpec] = {
         parameters=(Parameter("mean_logits", 1.0, "reduction"), Parameter("var_logits", 1.0, "reduction")),
         about=About(
             "Luo, Ren, Peng, Zhang, Li 2018, arXiv 1806.10779",
-            "means and variances of batch, instance and layer, weighted by two softmaxes",
-            EVERY,
-            8,
             "where the task shall choose its norm",
+            EVERY,
+            "means and variances of batch, instance and layer, weighted by two softmaxes",
         ),
     ),
     "batch_instance": NormSpec(
@@ -183,10 +163,9 @@ TABLE: dict[str, NormSpec] = {
         parameters=(Parameter("gate", 1.0),),
         about=About(
             "Nam, Kim 2018, arXiv 1805.07925",
-            "gate x^(batch) + (1 - gate) x^(instance), gate in [0, 1]",
-            PER_CHANNEL,
-            6,
             "where style matters in some channels and disturbs in others",
+            PER_CHANNEL,
+            "gate x^(batch) + (1 - gate) x^(instance), gate in [0, 1]",
         ),
     ),
     "local_response": NormSpec(
@@ -195,17 +174,15 @@ TABLE: dict[str, NormSpec] = {
         form=forms.local_response,
         about=About(
             "Krizhevsky, Sutskever, Hinton 2012, section 3.3",
-            "x / (2 + 1e-4 sum over 5 neighbouring channels of x^2)^0.75",
-            (),
-            3,
             "history: what AlexNet had before batch norm",
+            formula="x / (2 + 1e-4 sum over 5 neighbouring channels of x^2)^0.75",
         ),
     ),
     "none": NormSpec(
         over=(),
         affine=(),
         form=forms.identity,
-        about=About("–", "x", (), 0, "with Fixup, SkipInit, ReZero or a normalized kernel, which keep the scale"),
+        about=About("–", "with Fixup, SkipInit, ReZero or a normalized kernel, which keep the scale", formula="x"),
     ),
 }
 
