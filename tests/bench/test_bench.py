@@ -217,7 +217,7 @@ def test_a_norm_without_documentation_has_dashes(monkeypatch, capsys):
     assert cli.main(["bench", "norms", "--markdown"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| row ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells == [["row", "W, C", "running averages over N", "–", "–"], ["row", "–", "scale, bias", "–", "–"]]
+    assert cells == [["row", "W, C", "running averages over N", "–"], ["row", "–", "scale, bias", "–", "–"]]
     assert "gate x^(batch)" in page.text()
 
 

@@ -190,10 +190,8 @@ EVERY = [
         ("pixel_mean", "crop_flip", "zero"),
         ("channel_mean_std", "crop_flip", "reflect"),
         ("image_standardization", "flip", "zero"),
-        ("none", "none", "zero"),
     ]
 ] + [
-    {"augmentation": "crop_flip", "cutout": 4},
     {"augmentation": "crop_flip", "mixup": 0.4},
     {"augmentation": "crop_flip", "cutmix": 1.0, "cutout": 3},
     {"augmentation": "flip", "cutmix": 1.0, "cutmix_probability": 0.5},
@@ -227,11 +225,10 @@ def test_eight_devices_see_the_batch_of_one_bit_for_bit(data):
     assert np.any(seen[0][0][0] != seen[0][1][0])  # another step, another batch
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_training_on_mixed_images_is_the_same_on_eight_devices(parallel):
+def test_training_on_mixed_images_is_the_same_on_eight_devices():
     losses = []
     for devices in (1, 8):
-        built = programs(devices, parallel, mixup=1.0, cutout=4)
+        built = programs(devices, "pmap", mixup=1.0, cutout=4)
         state, metrics = built.initial_state(), []
         for step in range(2):
             state, values = built.train(state, step)

@@ -225,7 +225,8 @@ def reference(params, images, depth, shortcut, order, norm):
 
 
 CASES = [(shortcut, "post", "batch") for shortcut in SHORTCUTS if shortcut != "dropout"]  # which is random
-CASES += [(shortcut, order, "batch") for shortcut in ("A", "C") for order in ORDERS if order != "post"]
+CASES += [("A", order, "batch") for order in ORDERS if order != "post"]
+CASES += [("C", order, "batch") for order in ("relu_only_pre", "pre")]  # where a projection reads the activated input
 CASES += [("A", "post", norm) for norm in ("instance", "layer", "group", "rms")]
 # Of one block a stage, but for these, which have a second: most of the time goes into compiling.
 DEEPER = {("A", "post", "batch"), ("C", "pre", "batch"), ("exclusive_gate", "post", "batch")}
@@ -279,7 +280,7 @@ def gradient_of(held, mutable=("batch_stats",), **fields):
     return jax.grad(loss, has_aux=True)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ["post", "norm_after_addition", "pre"])
 def test_asking_for_intermediates_changes_no_bit(order):
     fields = {"depth": 8, "width": 4, "shortcut": "B", "order": order}
     held = moved(variables(**fields))
