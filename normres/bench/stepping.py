@@ -43,21 +43,12 @@ class Stepping:
         machine.return_freed_memory()
         return compiled
 
-    def start(self, count: int) -> tuple[Any, int]:
-        """Starts `count` steps, and returns the last program's metrics and which of its steps is the last."""
+    def train(self, count: int) -> float:
+        """Does `count` steps, and returns the last one's loss when all is computed."""
         until = self.done + count
         while self.done < until:
             steps = min(self.most, until - self.done)
             self.state, metrics = self.programs.train(self.state, self.done, steps)
             self.done += steps
-        return metrics, steps - 1
-
-    def finish(self, started: tuple[Any, int]) -> float:
-        """Waits until all is computed, and returns the last step's loss."""
-        metrics, last = jax.block_until_ready(started)
         jax.block_until_ready(self.state)
-        return float(metrics["loss"][last])
-
-    def train(self, count: int) -> float:
-        """Does `count` steps, and returns the last one's loss."""
-        return self.finish(self.start(count))
+        return float(metrics["loss"][steps - 1])

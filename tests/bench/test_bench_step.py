@@ -213,15 +213,12 @@ def test_a_sample_begins_with_a_step_that_is_not_timed(monkeypatch):
     monkeypatch.setattr(serve.time, "perf_counter", lambda: clock[0])
 
     class Slow:
-        steps, most = 0, 2
+        steps = 0
 
-        def step(self, count):
+        def train(self, count):
+            clock[0] += 1 if self.steps else 100
             self.steps += count
-            return self.steps
-
-        def wait(self, steps):
-            clock[0] += 100 if steps == 1 else 1
-            return float(steps)
+            return float(self.steps)
 
     timed = serve.Timed(None, lambda: 7)
     timed.contender = Slow()

@@ -92,12 +92,10 @@ def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, lab
     )
     batch = jax.device_put((np.float32(images) / 255, labels))
 
-    def step(count: int) -> jax.Array:
+    def train(count: int) -> float:
         nonlocal state
-        state, loss = train_step(state, *batch)
-        return loss
-
-    def wait(loss: jax.Array) -> float:
+        for _ in range(count):
+            state, loss = train_step(state, *batch)
         jax.block_until_ready(state)
         return float(loss)
 
@@ -109,4 +107,4 @@ def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, lab
             arrays |= convert({"params": leaves, "batch_stats": batch_stats.get(name, {})}, name)
         return arrays
 
-    return SimpleNamespace(step=step, wait=wait, state_dict=state_dict, most=1)
+    return SimpleNamespace(train=train, state_dict=state_dict, most=1)

@@ -23,13 +23,13 @@ def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, lab
     variables = {"batch_stats": {}} | network_from_torch(weights, run.programs.model)
     run.state = replace(run.state, **jax.device_put(variables, run.programs.replicated, may_alias=False))
 
-    def step(count: int) -> tuple[Any, int]:
+    def train(count: int) -> float:
         if not run.done:
             run.compile()
-        return run.start(count)
+        return run.train(count)
 
     def state_dict() -> dict[str, np.ndarray]:
         variables = jax.device_get({"params": run.state.params, "batch_stats": run.state.batch_stats})
         return network_to_torch(variables, run.programs.model)
 
-    return SimpleNamespace(step=step, wait=run.finish, state_dict=state_dict, most=run.most)
+    return SimpleNamespace(train=train, state_dict=state_dict, most=run.most)

@@ -46,10 +46,9 @@ class Timed:
     """The requests that a contender answers.
 
     Attributes:
-      build: f(spec, weights, images, labels) makes the network and its optimizer.  What it returns has `most`, the
-        number of training steps that are dispatched at once; step(count), which starts so many at most and returns the
-        last one's loss; wait(loss), which returns it as a number when all is computed; and state_dict(), the parameters
-        and statistics in PyTorch's names and layout.
+      build: f(spec, weights, images, labels) makes the network and its optimizer.  What it returns has train(count),
+        which does so many training steps and returns the last one's loss when all is computed; `most`, the steps that
+        are dispatched at once; and state_dict(), the parameters and statistics in PyTorch's names and layout.
       device_bytes: f() returns the most memory that an accelerator held, None on a CPU.
     """
 
@@ -70,10 +69,10 @@ class Timed:
         weights = {name[len("weights/") :]: array for name, array in arrays.items()}
         self.contender = contender = self.build(spec, weights, images, labels)
         began = time.perf_counter()
-        losses = [contender.wait(contender.step(1))]
+        losses = [contender.train(1)]
         seconds = time.perf_counter() - began
         np.savez(destination, **contender.state_dict())
-        losses += [contender.wait(contender.step(1)) for _ in range(CHECKED_STEPS - 1)]
+        losses += [contender.train(1) for _ in range(CHECKED_STEPS - 1)]
         return {"losses": losses, "seconds_to_first_step": seconds, "steps_per_program": contender.most}
 
     def sample(self, steps: int) -> dict[str, Any]:
@@ -82,12 +81,9 @@ class Timed:
         One step before them is not timed: while the others had their turn, the system may have taken back the memory
         that a contender frees and allocates at every step, which does not happen to one that trains without a pause.
         """
-        contender = self.contender
-        contender.wait(contender.step(1))
+        self.contender.train(1)
         began = time.perf_counter()
-        for done in range(0, steps, contender.most):
-            result = contender.step(min(contender.most, steps - done))
-        loss = contender.wait(result)
+        loss = self.contender.train(steps)
         return {"seconds": time.perf_counter() - began, "loss": loss}
 
     def memory(self) -> dict[str, Any]:

@@ -93,25 +93,21 @@ def build(
     x = x.to(device, memory_format=torch.channels_last)
     y = torch.from_numpy(labels.astype(np.int64)).to(device)
 
-    def step(count: int) -> Any:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
-            loss = F.cross_entropy(module(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
+    def train(count: int) -> float:
+        for _ in range(count):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
+                loss = F.cross_entropy(module(x), y)
+            loss.backward()
+            optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return float(loss.detach())
 
     def state_dict() -> dict[str, np.ndarray]:
         return {name: tensor.cpu().contiguous().numpy() for name, tensor in module.state_dict().items()}
 
-    return SimpleNamespace(step=step, wait=wait, state_dict=state_dict, most=1)
-
-
-def wait(loss: Any) -> float:
-    """Returns the loss when all is computed."""
-    if loss.is_cuda:
-        torch.cuda.synchronize()
-    return float(loss)
+    return SimpleNamespace(train=train, state_dict=state_dict, most=1)
 
 
 NORMS = {
