@@ -91,12 +91,12 @@ def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: ja
     row = CORRUPTIONS[name]
     amount = jnp.array(row.amounts)[severity - 1]
 
-    def one(given: tuple[jax.Array, jax.Array]) -> jax.Array:
-        image, example = given
+    def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        image, example = pair
         key = jax.random.fold_in(jax.random.key(seed), example)
-        found = row.apply(image.astype(jnp.float32) / 255, amount, key)
+        corrupted = row.apply(image.astype(jnp.float32) / 255, amount, key)
         # CIFAR-10-C truncates; a thousandth of a level keeps float32 from losing a whole one.
-        return (jnp.clip(found, 0, 1) * 255 + 1e-3).astype(jnp.uint8)
+        return (jnp.clip(corrupted, 0, 1) * 255 + 1e-3).astype(jnp.uint8)
 
     return jax.lax.map(one, (images_NHWC, examples), batch_size=AT_ONCE)
 
@@ -110,12 +110,11 @@ def errors(config: ConfigDict, evaluate: Callable[..., dict[str, float] | None])
         returns them corrupted, uint8; returns at least "error".
     """
     seed = np.uint32(config.corruption_seed % 2**32)
-    found: dict[str, list[float]] = {}
-    for name in config.corruptions:
-        found[name] = []
+    errors_of: dict[str, list[float]] = {name: [] for name in config.corruptions}
+    for name, at_severities in errors_of.items():
         for severity in SEVERITIES:
             values = evaluate(change=partial(corrupt, name=name, severity=np.int32(severity), seed=seed))
             if values is None:
                 return None
-            found[name].append(values["error"])
-    return found
+            at_severities.append(values["error"])
+    return errors_of

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from normres.data.lazy import Images, LazyImages, chunks
+from normres.errors import UserError
 
 
 def sha256(arrays: Iterable[np.ndarray]) -> str:
@@ -18,6 +19,13 @@ def sha256(arrays: Iterable[np.ndarray]) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def check_labels(labels: np.ndarray, classes: int, what: str) -> None:
+    """Raises `UserError`, a line that begins with `what`, unless every label is the number of a class."""
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if outside.size:
+        raise UserError(f"{what} has label {labels[outside[0]]} in record {outside[0]}, outside 0..{classes - 1}")
 
 
 # eq=False: comparing arrays field by field is ambiguous, so two data sets are equal when they are one object.

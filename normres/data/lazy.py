@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from normres.data.places import one_line
 from normres.errors import UserError
 
 STREAM = ("auto", "always", "never")
@@ -77,7 +78,7 @@ class LazyImages:
         """Takes the shards, the records' numbers over all shards in the order of the images, and record -> image."""
         self.shape = (len(records), *image_shape)
         self.why = why
-        self._shards, self._records, self._decode = tuple(shards), records, decode
+        self._shards, self._records, self._decode = shards, records, decode
         self._source = source or _grain().sources.ArrayRecordDataSource([os.fspath(shard) for shard in shards])
 
     def __len__(self) -> int:
@@ -85,11 +86,8 @@ class LazyImages:
 
     def take(self, indices: np.ndarray, axis: int = 0) -> "LazyImages":
         """Returns the images at `indices`, still undecoded; `axis` is 0, as for a NumPy array of images."""
-        if axis != 0:
-            raise ValueError(f"axis={axis}: images are taken along axis 0")
-        return LazyImages(
-            self._shards, self._records[indices], self._decode, self.shape[1:], self.why, source=self._source
-        )
+        records = self._records[indices]
+        return LazyImages(self._shards, records, self._decode, self.shape[1:], self.why, self._source)
 
     def __getitem__(self, indices: Any) -> np.ndarray:
         """Decodes the images at `indices`, integers of any shape or a slice; each is decoded once.
@@ -101,12 +99,10 @@ class LazyImages:
         distinct, where = np.unique(records, return_inverse=True)
         images = np.empty((len(distinct), *self.shape[1:]), np.uint8)
         try:
-            found = self._source.__getitems__(distinct.tolist())
-            for number, record in enumerate(found):
+            for number, record in enumerate(self._source.__getitems__(distinct.tolist())):
                 images[number] = self._decode(record)
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{self._shards[0].parent}: an image cannot be read: {reason}") from error
+            raise UserError(f"{self._shards[0].parent}: an image cannot be read: {one_line(error)}") from error
         return images[where.reshape(records.shape)]
 
 
@@ -120,36 +116,23 @@ def read_ahead(
 
     Each thread decodes a whole batch.  The iterator has no state but its number, so it may begin anywhere.
     """
-    steps = _grain().MapDataset.source(_Wanted(images, wanted, start, stop))
-    options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
-    iterator = iter(steps.to_iter_dataset(options))
-    try:
-        for found in iterator:
-            if isinstance(found, UserError):
-                raise found
-            yield found
-    finally:
-        iterator.close()
 
-
-class _Wanted:
-    """What Grain reads: item k is the images of number start + k."""
-
-    def __init__(self, images: LazyImages, wanted: Callable[[int], np.ndarray], start: int, stop: int):
-        self._images, self._wanted, self._start, self._stop = images, wanted, start, stop
-
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def __getitem__(self, number: int) -> np.ndarray | UserError:
+    def read(number: int) -> np.ndarray | UserError:
         # An error is handed over as a value, since Grain adds lines of its own to the message of one that it passes on.
         try:
-            return self._images[self._wanted(self._start + number)]
+            return images[wanted(number)]
         except UserError as error:
             return error
 
-    def __repr__(self) -> str:
-        return f"images {self._start} to {self._stop}"
+    options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    iterator = iter(_grain().MapDataset.range(start, stop).map(read).to_iter_dataset(options))
+    try:
+        for batch in iterator:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    finally:
+        iterator.close()
 
 
 def chunks(images: Images) -> Iterator[np.ndarray]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from normres.data.dataset import Dataset
-from normres.data.official import ALTERED, LAYOUTS, check_md5, find, one_line, readable
-from normres.data.releases import CIFAR10_NAMES
+from normres.data.dataset import Dataset, check_labels
+from normres.data.official import ALTERED, LAYOUTS, check_md5
+from normres.data.places import find, one_line, readable
+from normres.data.releases import CLASSES, default_names
 from normres.data.resize import decode
 from normres.errors import UserError
 
@@ -45,13 +45,11 @@ def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = np.concatenate(images), np.concatenate(labels)
             if not len(arrays[f"{split}_labels"]):
                 raise UserError(f"data.path: {files[0]} has no rows")
-    largest = max(int(arrays[f"{split}_labels"].max()) for split in SPLITS)
-    if not names:
-        names = CIFAR10_NAMES if name == "cifar10" else tuple(map(str, range(largest + 1)))
-    if largest >= len(names):
-        raise UserError(f"data.path: {place} has a label {largest}, but {len(names)} classes")
+    names = names or default_names(name, arrays["train_labels"])
+    for split in SPLITS:
+        check_labels(arrays[f"{split}_labels"], len(names), f"data.path: {place}: {split}")
     dataset = Dataset(name=name, source="parquet", class_names=names, **arrays)
-    if verify and name in ("cifar10", "cifar100"):
+    if verify and name in CLASSES:
         _check(dataset, place)
     return dataset
 
@@ -78,9 +76,10 @@ def _read(file: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...
             images = np.empty((opened.metadata.num_rows, size, size, 3), np.uint8)
             labels = np.empty(len(images), np.int32)
             for number, (content, value) in enumerate(_rows(opened, image, label)):
+                what = f"data.path: {file}: row {number}"
                 if content is None or value is None or value < 0:
-                    raise UserError(f"data.path: {file}: row {number} lacks its image or its label")
-                images[number], labels[number] = _image(file, number, content, size), value
+                    raise UserError(f"{what} lacks its image or its label")
+                images[number], labels[number] = decode(content, size, what), value
     except (arrow.ArrowException, OSError) as error:
         raise UserError(f"data.path: {file} is no Parquet file, or damaged ({one_line(error)})") from error
     return images, labels, _names(schema, label)
@@ -106,14 +105,6 @@ def _rows(opened: Any, image: str, label: str) -> Iterator[tuple[bytes | None, i
         yield from zip(structs.field("bytes").to_pylist(), labels.to_pylist(), strict=True)
 
 
-def _image(file: Path, number: int, content: bytes, size: int) -> np.ndarray:
-    try:
-        return decode(content, size)
-    # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"data.path: {file}: row {number} is no readable PNG or JPEG ({one_line(error)})") from error
-
-
 def _names(schema: Any, label: str) -> tuple[str, ...]:
     """Returns the names of the classes, where the file's metadata has them."""
     try:
@@ -136,7 +127,7 @@ def _check(dataset: Dataset, place: Path) -> None:
             )
         start = 0
         for file, count in records.items():
-            planes = np.asarray(images[start : start + count]).transpose(0, 3, 1, 2).reshape(count, -1)
+            planes = images[start : start + count].transpose(0, 3, 1, 2).reshape(count, -1)
             binary = np.concatenate([labels[start : start + count, None].astype(np.uint8), planes], axis=1).tobytes()
             check_md5(layout, file, f"{place}: what {split} rows from {start:,} on make of {file}", binary)
             start += count

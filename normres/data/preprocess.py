@@ -29,8 +29,8 @@ class Statistics:
         """Returns what `preprocess` reads, float32: "mean", "std" or neither."""
         if self.kind == "none":
             return {"mean": np.zeros((1, 1, 1, 1), np.float32)}
-        found = {"mean": self.mean, "std": self.std}
-        return {name: values.astype(np.float32) for name, values in found.items() if values is not None}
+        measured = {"mean": self.mean, "std": self.std}
+        return {name: values.astype(np.float32) for name, values in measured.items() if values is not None}
 
     def summary(self) -> dict[str, Any]:
         """Returns what the run record says: the kind, mean and std of each channel, and the sha256 of a mean image.
@@ -39,8 +39,9 @@ class Statistics:
         """
         mean = None if self.mean is None else self.mean.mean(axis=(0, 1, 2)).tolist()
         std = None if self.std is None else self.std.ravel().tolist()
-        found = {"kind": self.kind, "mean": mean, "std": std}
-        return found | ({"sha256": sha256([self.arrays()["mean"]])} if self.kind == "pixel_mean" else {})
+        return {"kind": self.kind, "mean": mean, "std": std} | (
+            {"sha256": sha256([self.arrays()["mean"]])} if self.kind == "pixel_mean" else {}
+        )
 
 
 def measure(images_NHWC: Images, kind: str) -> Statistics:
@@ -92,5 +93,5 @@ def preprocess(kind: str, images_NHWC: jax.Array, data: dict[str, jax.Array]) ->
     """Returns uint8 images as the network reads them, float32; `data` has the arrays of the kind's Statistics."""
     if kind == "image_standardization":
         return standardized(images_NHWC)
-    found = centered(images_NHWC, data["mean"])
-    return found / data["std"] if kind == "channel_mean_std" else found
+    images = centered(images_NHWC, data["mean"])
+    return images / data["std"] if kind == "channel_mean_std" else images

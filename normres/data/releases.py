@@ -4,8 +4,30 @@ Formats, archives and their md5: Krizhevsky, https://www.cs.toronto.edu/~kriz/ci
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+
+from normres.errors import UserError
+
+CLASSES = {"cifar10": 10, "cifar100": 100}  # by data.name
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def default_names(name: str, labels: np.ndarray) -> tuple[str, ...]:
+    """Returns the names of classes that no file names: CIFAR-10's own, else their numbers, up to the largest label."""
+    if name == "cifar10":
+        return CIFAR10_NAMES
+    return tuple(map(str, range(CLASSES.get(name, min(int(labels.max()), 2**16) + 1))))
+
+
+def check_name(name: str, place: Path, names: tuple[str, ...], image_shape: tuple[int, ...] = (32, 32, 3)) -> None:
+    """Raises `UserError` if images with these names of classes are called cifar10 or cifar100 and are not."""
+    if name in CLASSES and (len(names) != CLASSES[name] or image_shape != (32, 32, 3)):
+        raise UserError(
+            f"data.name={name}, but {place} has images of shape {image_shape} and {len(names)} classes "
+            f"({', '.join(names[:3])}, ...); give these images a data.name of their own"
+        )
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,11 @@ class Layout:
     def data_files(self) -> dict[str, int]:
         """All data files with their official number of records."""
         return self.train_records | self.test_records
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The data files and the names file."""
+        return *self.data_files, self.names_file
 
     @property
     def again(self) -> str:

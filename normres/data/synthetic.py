@@ -11,10 +11,10 @@ EXAMPLES = {"train": 1_000, "test": 500}  # multiples of 100, so that the classe
 SEED = 0
 
 
-def load_synthetic(name: str, image_size: int = 32) -> Dataset:
+def load_synthetic(name: str, path: str = "", image_size: int = 32) -> Dataset:
     """Returns uniform noise in the shape of `name`: uint8 (N, image_size, image_size, 3), the classes in turn.
 
-    The same call gives the same bytes everywhere.
+    The same call gives the same bytes everywhere; `path` is not read.
     """
     names = CIFAR10_NAMES if name == "cifar10" else tuple(f"class_{number}" for number in range(100))
     arrays: dict[str, Any] = {}
