@@ -31,7 +31,7 @@ def _read_records(layout: Layout, what: str, content: bytes) -> tuple[np.ndarray
     size = labels + 3 * 32 * 32
     if not content or len(content) % size:
         raise UserError(
-            f"data.path: {what} has {len(content):,} bytes, not a whole number of {size:,}-byte records: "
+            f"{what} has {len(content):,} bytes, not a whole number of {size:,}-byte records: "
             f"truncated or not {layout.title}; {layout.again}"
         )
     table = np.frombuffer(content, np.uint8).reshape(-1, size)

@@ -113,7 +113,7 @@ def _verify(options: argparse.Namespace) -> None:
 def _verdict(dataset: Dataset, path: Path) -> str:
     """Says of data in which nothing wrong was found how much that means."""
     layout = LAYOUTS.get((dataset.source, dataset.name))
-    if layout and not layout.md5 and (path.is_dir() or path.suffix == ".tar"):
+    if layout and layout.archive_md5 and (path.is_dir() or path.suffix == ".tar"):
         return (
             f"has the right records and classes, but no md5 of its files is known: only {layout.archive} shows a flip"
         )

@@ -23,15 +23,8 @@ COLUMNS = 32  # tiles in one row of a mosaic
 FOLDER: Traversable = resources.files("normres.data") / "embedded"
 
 
-def to_mosaic(images_NHWC: np.ndarray) -> np.ndarray:
-    """Returns the uint8 mosaic (N / COLUMNS * TILE, COLUMNS * TILE, 3); N must fill whole rows of tiles."""
-    rows = len(images_NHWC) // COLUMNS
-    tiles = images_NHWC.reshape(rows, COLUMNS, TILE, TILE, 3)
-    return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * TILE, COLUMNS * TILE, 3)
-
-
 def from_mosaic(mosaic_HWC: np.ndarray) -> np.ndarray:
-    """Returns the images (N, TILE, TILE, 3) of a mosaic: the inverse of `to_mosaic`."""
+    """Returns the images (N, TILE, TILE, 3) of a mosaic."""
     rows = mosaic_HWC.shape[0] // TILE
     tiles = mosaic_HWC.reshape(rows, TILE, COLUMNS, TILE, 3)
     return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * COLUMNS, TILE, TILE, 3)

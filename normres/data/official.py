@@ -5,6 +5,7 @@ Both are read whole, and nothing is unpacked onto the disk.
 
 import gzip
 import hashlib
+import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,12 +17,11 @@ import numpy as np
 
 from normres.data.dataset import Dataset, check_labels
 from normres.data.places import find, one_line, readable
-from normres.data.releases import LAYOUTS, Layout
+from normres.data.releases import CIFAR10_NAMES, LAYOUTS, Layout
 from normres.errors import UserError
 
 # An official file has at most 156 MB; the limit keeps a forged archive from filling the memory.
 MAX_FILE_BYTES = 2**30
-GZIP = b"\x1f\x8b"  # how a .gz begins
 ALTERED = "for altered data set data.verify=False"
 
 # (release, the file's name for messages, content) -> pixels uint8 (N, 3, 1024), labels (N, kinds of label)
@@ -37,18 +37,34 @@ def load_release(layout: Layout, path: str, verify: bool, read_file: ReadFile, r
     Raises `UserError`, one line that names the file and what to do about it.
     """
     where, files = _read(layout, path, verify)
-    what = where + layout.names_file
+    what = f"data.path: {where}{layout.names_file}"
     if layout.names_file in files:
         names = read_names(layout, what, files[layout.names_file])
-    elif not (names := layout.names):
-        raise UserError(f"data.path: {what} is missing; it names the classes")
+    elif layout.name == "cifar10":
+        names = CIFAR10_NAMES
+    else:
+        raise UserError(f"{what} is missing; it names the classes")
     if len(names) != layout.label_classes[-1]:
-        raise UserError(f"data.path: {what} names {len(names)} classes, not {layout.label_classes[-1]}; {layout.again}")
+        raise UserError(f"{what} names {len(names)} classes, not {layout.label_classes[-1]}; {layout.again}")
 
     def split(records: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-        # Popped, so that the peak is one copy of the data and one file, not two copies.
-        parts = [_checked(layout, file, where + file, files.pop(file), verify, read_file) for file in records]
-        labels = np.concatenate([labels for _, labels in parts])
+        parts = []
+        for file, official in records.items():
+            # Popped, so that the peak is one copy of the data and one file, not two copies.
+            what, content = f"data.path: {where}{file}", files.pop(file)
+            if verify:
+                check_md5(layout, what, io.BytesIO(content), layout.md5[file])
+            planes, labels = read_file(layout, what, content)
+            for kind, classes in enumerate(layout.label_classes):
+                check_labels(labels[:, kind], classes, what)
+            if verify and len(labels) != official:
+                raise UserError(
+                    f"{what} has {len(labels):,} records, not the official {official:,}; {layout.again}, {ALTERED}"
+                )
+            if verify and not layout.md5[file]:
+                _check_balance(layout, what, labels)
+            parts.append((planes, labels[:, -1]))
+        labels = np.concatenate([labels for _, labels in parts]).astype(np.int32)
         images = np.empty((len(labels), 1024, 3), np.uint8)
         start = 0
         while parts:
@@ -57,36 +73,17 @@ def load_release(layout: Layout, path: str, verify: bool, read_file: ReadFile, r
             for channel in range(3):
                 images[start : start + len(planes), :, channel] = planes[:, channel]
             start += len(planes)
-        return images.reshape(-1, 32, 32, 3), labels[:, -1].astype(np.int32)
+        return images.reshape(-1, 32, 32, 3), labels
 
     return Dataset(layout.name, layout.source, *split(layout.train_records), *split(layout.test_records), names)
 
 
-def _checked(
-    layout: Layout, file: str, what: str, content: bytes, verify: bool, read_file: ReadFile
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a file's pixels and labels."""
-    if verify:
-        check_md5(layout, file, what, content)
-    planes, labels = read_file(layout, what, content)
-    for kind, classes in enumerate(layout.label_classes):
-        check_labels(labels[:, kind], classes, f"data.path: {what}")
-    if verify and len(labels) != layout.data_files[file]:
+def check_md5(layout: Layout, what: str, content: IO[bytes], expected: str) -> None:
+    """Raises `UserError` if the md5 of `content` is not the one expected; "" stands for one that is not known."""
+    md5 = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
+    if expected not in ("", md5):
         raise UserError(
-            f"data.path: {what} has {len(labels):,} records, not the official {layout.data_files[file]:,}; "
-            f"{layout.again}, {ALTERED}"
-        )
-    if verify and file not in layout.md5:
-        _check_balance(layout, what, labels)
-    return planes, labels
-
-
-def check_md5(layout: Layout, file: str, what: str, content: bytes) -> None:
-    """Raises `UserError` if the file's official md5 is known and `content` has another one."""
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if layout.md5.get(file, md5) != md5:
-        raise UserError(
-            f"data.path: {what} has md5 {md5}, not {layout.md5[file]}: damaged or altered; {layout.again}, {ALTERED}"
+            f"{what} has md5 {md5}, not {expected}: damaged, altered or packed anew; {layout.again}, {ALTERED}"
         )
 
 
@@ -97,13 +94,13 @@ def _check_balance(layout: Layout, what: str, labels: np.ndarray) -> None:
         if counts.min() != counts.max():
             odd = int(np.abs(counts - len(labels) / classes).argmax())  # the first of those furthest off
             raise UserError(
-                f"data.path: {what} has {counts[odd]:,} records of label {odd} in byte {kind}, not "
+                f"{what} has {counts[odd]:,} records of label {odd} in byte {kind}, not "
                 f"{len(labels) // classes:,}: damaged or altered; {layout.again}, {ALTERED}"
             )
     pairs = len(np.unique(labels, axis=0))
     if pairs != layout.label_classes[-1]:
         raise UserError(
-            f"data.path: {what} has {pairs} pairs of a coarse and a fine class, not {layout.label_classes[-1]}: "
+            f"{what} has {pairs} pairs of a coarse and a fine class, not {layout.label_classes[-1]}: "
             f"damaged or altered; {layout.again}, {ALTERED}"
         )
 
@@ -115,17 +112,22 @@ def _read(layout: Layout, path: str, verify: bool) -> tuple[str, dict[str, bytes
         if place.is_dir():
             # The folder itself first: its parent may hold several data sets.
             folders = (place, place / layout.folder)
-            folder = next((folder for folder in folders if _names(folder) & layout.data_files.keys()), None)
+            folder = next((folder for folder in folders if _names(folder) & layout.md5.keys()), None)
             names = _names(folder) if folder else names_at(place)
             place = folder or place
-            files = {file: (place / file).read_bytes() for file in layout.files if folder and file in names}
+            files = {
+                file: (place / file).read_bytes()
+                for file in (*layout.md5, layout.names_file)
+                if folder and file in names
+            }
         else:
             names, files = _read_archive(layout, place)
-        missing = layout.data_files.keys() - files.keys()
+        missing = layout.md5.keys() - files.keys()
         if missing:
             raise UserError(_explain_missing(layout, str(place), names, missing))
-        if verify and layout.archive_md5 and place.is_file():
-            _check_archive(layout, place)
+        if verify and place.is_file() and _is_gzip(place):  # of a .tar no md5 is known
+            with place.open("rb") as archive:
+                check_md5(layout, f"data.path: {place}", archive, layout.archive_md5)
     return f"{place}/" if place.is_dir() else f"{place}: ", files
 
 
@@ -140,7 +142,7 @@ def names_at(place: Path) -> set[str]:
     """
     if place.is_dir():
         return _names(place).union(*(_names(place / layout.folder) for layout in LAYOUTS.values()))
-    official = {file for layout in LAYOUTS.values() for file in layout.data_files}
+    official = {file for layout in LAYOUTS.values() for file in layout.md5}
     names = {place.name}
     if place.name not in official:
         with damage(f"data.path: {place}", "get it again, or set data.source"):
@@ -153,7 +155,7 @@ def names_at(place: Path) -> set[str]:
 
 def _read_archive(layout: Layout, place: Path) -> tuple[set[str], dict[str, bytes]]:
     """Returns the names of all members, and the bytes of the release's files."""
-    if place.name in layout.data_files or place.suffix == ".bin":
+    if place.name in layout.md5 or place.suffix == ".bin":
         raise UserError(f"data.path: {place} is a single file; give the folder that it is in")
     files: dict[str, bytes] = {}
     names: set[str] = set()
@@ -162,7 +164,7 @@ def _read_archive(layout: Layout, place: Path) -> tuple[set[str], dict[str, byte
             file = PurePosixPath(member.name).name
             names.add(file)
             # Links, devices and the like are as good as missing; no member's path is ever used.
-            if file not in layout.files or not member.isreg():
+            if file not in {*layout.md5, layout.names_file} or not member.isreg():
                 continue
             if file in files:
                 raise UserError(f"data.path: {place} holds {file} twice; use the official archive")
@@ -174,10 +176,7 @@ def _read_archive(layout: Layout, place: Path) -> tuple[set[str], dict[str, byte
 
 def _members(place: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """Yields the members of a .tar or .tar.gz archive, then reads it to its very end, which checks the checksum."""
-    with place.open("rb") as plain:
-        compressed = plain.read(2) == GZIP
-        plain.seek(0)
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=plain)) if compressed else plain
+    with cast(IO[bytes], gzip.open(place)) if _is_gzip(place) else place.open("rb") as stream:
         # "r|": strictly forward, so a forged header cannot make it jump; large blocks for speed.
         with tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as archive:
             for member in archive:
@@ -198,18 +197,9 @@ def damage(where: str, again: str) -> Iterator[None]:
         ) from error
 
 
-def _check_archive(layout: Layout, place: Path) -> None:
-    """Raises `UserError` if a .tar.gz is not the official one, byte by byte; of a .tar no md5 is known."""
+def _is_gzip(place: Path) -> bool:
     with place.open("rb") as file:
-        if file.read(2) != GZIP:
-            return
-        file.seek(0)
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if md5 != layout.archive_md5:
-        raise UserError(
-            f"data.path: {place} has md5 {md5}, not {layout.archive_md5}: damaged, altered or packed anew; "
-            f"{layout.again}, unpack what was packed anew, {ALTERED}"
-        )
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _explain_missing(layout: Layout, place: str, names: set[str], missing: set[str]) -> str:
@@ -217,7 +207,7 @@ def _explain_missing(layout: Layout, place: str, names: set[str], missing: set[s
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     line = f"data.path: {place} has no {min(missing)}{more}"
     for other in LAYOUTS.values():
-        if other is not layout and names & other.data_files.keys():
+        if other is not layout and names & other.md5.keys():
             same = other.source == layout.source
             what = f"{other.title}, not {layout.title}" if same else f"the {other.source} version of {other.title}"
             mend = [] if same else [f"data.source={other.source}"]

@@ -6,6 +6,7 @@ CIFAR-10, in the official order, make the official binary files, whose md5 is co
 """
 
 import importlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,5 +130,6 @@ def _check(dataset: Dataset, place: Path) -> None:
         for file, count in records.items():
             planes = images[start : start + count].transpose(0, 3, 1, 2).reshape(count, -1)
             binary = np.concatenate([labels[start : start + count, None].astype(np.uint8), planes], axis=1).tobytes()
-            check_md5(layout, file, f"{place}: what {split} rows from {start:,} on make of {file}", binary)
+            what = f"data.path: {place}: what {split} rows from {start:,} on make of {file}"
+            check_md5(layout, what, io.BytesIO(binary), layout.md5[file])
             start += count

@@ -140,7 +140,8 @@ def _why_streamed(directory: Path, stream: str, decoder: records.Decoder, splits
 def _read_split(split: _Split, decoder: records.Decoder, why: str) -> tuple[lazy.Images, np.ndarray]:
     """Returns images and labels of one split; reads it once, shard by shard, and checks each shard's record count."""
     images = np.empty((0 if why else split.size, *decoder.image_shape), np.uint8)
-    labels, keys = np.empty(split.size, np.int32), []
+    labels = np.empty(split.size, np.int32)
+    keys: list[bytes] = []
     decode = decoder.label_and_id if why else decoder.example
     for path, length in split.shards.items():
         for label, key, *image in _records(path, length, decode):

@@ -59,10 +59,8 @@ def measure(images_NHWC: Images, kind: str) -> Statistics:
             histogram += np.bincount(images[..., channel].ravel(), minlength=256)
     means, stds = [], []
     # Python's integers have no end, so nothing is lost before the division.
-    for counts in histograms.tolist():
-        count = sum(counts)
-        first = sum(level * times for level, times in enumerate(counts))
-        second = sum(level**2 * times for level, times in enumerate(counts))
+    for histogram in histograms:
+        count, first, second = (int(histogram @ np.arange(256) ** power) for power in range(3))
         means.append(first / (count * 255))
         stds.append(((count * second - first**2) / (count * 255) ** 2) ** 0.5)
     mean, std = np.reshape(means, (1, 1, 1, -1)), np.reshape(stds, (1, 1, 1, -1))

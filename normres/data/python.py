@@ -26,7 +26,7 @@ def _read_names(layout: Layout, what: str, content: bytes) -> tuple[str, ...]:
     key = "label_names" if layout.name == "cifar10" else "fine_label_names"
     names = _unpickle(layout, what, content, key)[key]
     if not isinstance(names, list):
-        raise UserError(f"data.path: {what}: {key!r} is no list; {layout.again}")
+        raise UserError(f"{what}: {key!r} is no list; {layout.again}")
     return tuple(text(name) for name in names)
 
 
@@ -36,18 +36,18 @@ def _read_batch(layout: Layout, what: str, content: bytes) -> tuple[np.ndarray, 
     pixels = batch["data"]
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,) or not len(pixels):
         kind = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise UserError(f"data.path: {what}: 'data' is {kind}, not uint8 (N, 3072); {layout.again}")
+        raise UserError(f"{what}: 'data' is {kind}, not uint8 (N, 3072); {layout.again}")
     labels = [np.asarray(batch[key]) for key in keys]
     for key, values in zip(keys, labels, strict=True):
         if values.dtype.kind not in "iu" or values.shape != (len(pixels),):
-            raise UserError(f"data.path: {what}: {key!r} is not {len(pixels):,} integers; {layout.again}")
+            raise UserError(f"{what}: {key!r} is not {len(pixels):,} integers; {layout.again}")
     return pixels.reshape(-1, 3, 32 * 32), np.stack(labels, axis=1)
 
 
 def _unpickle(layout: Layout, what: str, content: bytes, *keys: str) -> dict[str, Any]:
     """Returns the file's dict, which has these keys."""
-    entries = unpickle(content, f"data.path: {what}")
+    entries = unpickle(content, what)
     missing = [key for key in keys if key not in entries]
     if missing:
-        raise UserError(f"data.path: {what} holds no {missing[0]!r}: not {layout.title}; {layout.again}")
+        raise UserError(f"{what} holds no {missing[0]!r}: not {layout.title}; {layout.again}")
     return entries

@@ -1,6 +1,5 @@
 """Where the images come from: a table of sources, all of them returning the same `Dataset`.  A source is one row."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,22 +38,22 @@ class Source:
 
 def _official(source: str) -> Callable[[Path, set[str]], bool]:
     """Returns the `lies_at` of an official release: whether a data file of it is among the files."""
-    known = {file for layout in official.LAYOUTS.values() if layout.source == source for file in layout.data_files}
+    known = {file for layout in official.LAYOUTS.values() if layout.source == source for file in layout.md5}
     return lambda place, files: bool(files & known)
 
 
 def _load_auto(name: str, path: str, verify: bool, image_size: int, stream: str) -> Dataset:
     """Returns what lies at the path, read by the first source that knows it; without a path, the embedded images."""
-    source: str | None = "embedded"
-    if path:
-        place = find(path, "leave it empty for the embedded images")
-        with readable(place):
-            files = set() if place.suffix == ".npz" else official.names_at(place)
-            source = next((source for source, row in SOURCES.items() if row.lies_at(place, files)), None)
-        if source is None:
-            choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
-            raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
-    return load(name, source, path, verify, image_size, stream)
+    if not path:
+        return load(name, "embedded", path, verify, image_size, stream)
+    place = find(path, "leave it empty for the embedded images")
+    with readable(place):
+        files = set() if place.suffix == ".npz" else official.names_at(place)
+        sources = [source for source, row in SOURCES.items() if row.lies_at(place, files)]
+    if not sources:
+        choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
+        raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
+    return load(name, sources[0], path, verify, image_size, stream)
 
 
 SOURCES: dict[str, Source] = {
@@ -110,8 +109,6 @@ def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE, 
     row = SOURCES[source]
     if name not in NAMES and not row.own_names:
         raise UserError(f"data.name: unknown data set {name!r}; {nearest(name, NAMES)}")
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"data.name: {name!r} must consist of letters, digits, '_', '-' and '.'")
     if row.path and not path:
         raise UserError(f"data.path is empty; data.source={source!r} needs {row.path}")
     if image_size < 1:

@@ -22,13 +22,6 @@ class Refused(Exception):
     """The pickle wants something that plain data does not need."""
 
 
-class _ArrayType:
-    """Stands for numpy.ndarray, which a pickle hands to `_reconstruct`."""
-
-    def __init__(self, *_: Any) -> None:
-        raise Refused("a call")
-
-
 class _Dtype:
     """Stands for numpy.dtype: one of DTYPES, and its byte order."""
 
@@ -83,7 +76,7 @@ def text(value: Any) -> str:
 CALLS: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
-    ("numpy", "ndarray"): _ArrayType,
+    ("numpy", "ndarray"): "numpy.ndarray",  # handed to `_reconstruct`; nothing calls it
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
 }
