@@ -58,7 +58,10 @@ class Dataset:
     # Cached, because of streamed images it takes a pass over all files.
     @cached_property
     def sha256(self) -> str:
-        """The sha256 that `summary` describes."""
+        """The sha256 of training images, training labels, test images and test labels, labels as little-endian int32.
+
+        The same examples in the same order have the same, whichever source they were read from.
+        """
         return sha256(
             chain(
                 chunks(self.train_images),
@@ -69,12 +72,7 @@ class Dataset:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Returns what the run record says about the data; every value goes into JSON as it is.
-
-        `sha256` covers the training images, training labels, test images and test labels in that order, as
-        uint8 NHWC images and little-endian int32 labels: the same examples in the same order give the same
-        value whichever source they were read from.
-        """
+        """Returns what the run record says about the data; every value goes into JSON as it is."""
         return {
             "name": self.name,
             "source": self.source,

@@ -1,8 +1,7 @@
 """Images that stay in their ArrayRecord shards and are decoded when they are asked for, read ahead by Grain.
 
-Where the images of a run come from memory or from here, the rest of the program asks for them by the same indices, so
-a streamed run computes what the run in memory computes, bit for bit.  Nothing here imports jax before it is asked how
-much memory the devices have.
+The rest of the program asks for images in memory or from here by the same indices, so a streamed run computes what the
+run in memory computes, bit for bit.
 """
 
 import os
@@ -56,12 +55,8 @@ def _grain() -> Any:
 class LazyImages:
     """Images (N, H, W, C), uint8, of which none is in memory.
 
-    `images[indices]` decodes those and returns an array, as a NumPy array of the images would; `images.take(indices)`
-    decodes nothing and returns LazyImages.
-
-    Attributes:
-      shape: (N, H, W, C).
-      why: why they are streamed, for the user.
+    `images[indices]` decodes those and returns an array, as a NumPy array of images would; `images.take(indices)`
+    decodes nothing and returns LazyImages.  `why` says why they are streamed, for the user.
     """
 
     dtype = np.dtype(np.uint8)
@@ -90,11 +85,7 @@ class LazyImages:
         return LazyImages(self._shards, records, self._decode, self.shape[1:], self.why, self._source)
 
     def __getitem__(self, indices: Any) -> np.ndarray:
-        """Decodes the images at `indices`, integers of any shape or a slice; each is decoded once.
-
-        Raises:
-          UserError: a record that cannot be read.
-        """
+        """Decodes the images at `indices`, integers of any shape or a slice; each is decoded once."""
         records = np.asarray(self._records[indices])
         distinct, where = np.unique(records, return_inverse=True)
         images = np.empty((len(distinct), *self.shape[1:]), np.uint8)

@@ -8,8 +8,7 @@ import hashlib
 import io
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
@@ -36,22 +35,21 @@ def load_release(layout: Layout, path: str, verify: bool, read_file: ReadFile, r
     numbers of records with the official ones; the right structure and labels in range are demanded always.
     Raises `UserError`, one line that names the file and what to do about it.
     """
-    where, files = _read(layout, path, verify)
-    what = f"data.path: {where}{layout.names_file}"
+    files = _read(layout, path, verify)
+    names: tuple[str, ...] = CIFAR10_NAMES
     if layout.names_file in files:
-        names = read_names(layout, what, files[layout.names_file])
-    elif layout.name == "cifar10":
-        names = CIFAR10_NAMES
-    else:
-        raise UserError(f"{what} is missing; it names the classes")
-    if len(names) != layout.label_classes[-1]:
-        raise UserError(f"{what} names {len(names)} classes, not {layout.label_classes[-1]}; {layout.again}")
+        what, content = files[layout.names_file]
+        names = read_names(layout, what, content)
+        if len(names) != layout.label_classes[-1]:
+            raise UserError(f"{what} names {len(names)} classes, not {layout.label_classes[-1]}; {layout.again}")
+    elif layout.name != "cifar10":
+        raise UserError(f"data.path: {path}: {layout.names_file} is missing; it names the classes")
 
     def split(records: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for file, official in records.items():
             # Popped, so that the peak is one copy of the data and one file, not two copies.
-            what, content = f"data.path: {where}{file}", files.pop(file)
+            what, content = files.pop(file)
             if verify:
                 check_md5(layout, what, io.BytesIO(content), layout.md5[file])
             planes, labels = read_file(layout, what, content)
@@ -105,95 +103,61 @@ def _check_balance(layout: Layout, what: str, labels: np.ndarray) -> None:
         )
 
 
-def _read(layout: Layout, path: str, verify: bool) -> tuple[str, dict[str, bytes]]:
-    """Returns how to begin a file's name in an error, and the bytes of each file, the names file if it is there."""
+def _read(layout: Layout, path: str, verify: bool) -> dict[str, tuple[str, bytes]]:
+    """Returns of each file, the names file if it is there, how errors begin and its bytes."""
     place = find(path, f"the source {layout.source!r} needs the folder {layout.folder} or {layout.archive}")
+    if place.is_file() and (place.name in layout.md5 or place.suffix == ".bin"):
+        raise UserError(f"data.path: {place} is a single file; give the folder that it is in")
+    files: dict[str, tuple[str, bytes]] = {}
+    names = set()
     with readable(place):
-        if place.is_dir():
-            # The folder itself first: its parent may hold several data sets.
-            folders = (place, place / layout.folder)
-            folder = next((folder for folder in folders if _names(folder) & layout.md5.keys()), None)
-            names = _names(folder) if folder else names_at(place)
-            place = folder or place
-            files = {
-                file: (place / file).read_bytes()
-                for file in (*layout.md5, layout.names_file)
-                if folder and file in names
-            }
-        else:
-            names, files = _read_archive(layout, place)
-        missing = layout.md5.keys() - files.keys()
+        for name, what, content in entries(place, {*layout.md5, layout.names_file}, layout.again):
+            if name in files:
+                raise UserError(f"data.path: {place} holds {name} twice; use the official archive")
+            names.add(name)
+            if content is not None:
+                files[name] = f"data.path: {what}", content
+        missing = layout.md5.keys() - names
         if missing:
             raise UserError(_explain_missing(layout, str(place), names, missing))
         if verify and place.is_file() and _is_gzip(place):  # of a .tar no md5 is known
             with place.open("rb") as archive:
                 check_md5(layout, f"data.path: {place}", archive, layout.archive_md5)
-    return f"{place}/" if place.is_dir() else f"{place}: ", files
+    return files
 
 
-def _names(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir() if file.is_file()} if folder.is_dir() else set()
+def entries(place: Path, wanted: Collection[str], again: str) -> Iterator[tuple[str, str, bytes | None]]:
+    """Yields (name, name with place, bytes) of each file in a folder and the official ones below it, or in an archive.
 
-
-def names_at(place: Path) -> set[str]:
-    """Returns the names of the files in a folder and in the official folders below it, or in an archive.
-
-    Of an archive, only up to the first official data file.
+    The bytes are None of files that are not `wanted`; `again` says how to mend a damaged archive.
     """
     if place.is_dir():
-        return _names(place).union(*(_names(place / layout.folder) for layout in LAYOUTS.values()))
-    official = {file for layout in LAYOUTS.values() for file in layout.md5}
-    names = {place.name}
-    if place.name not in official:
-        with damage(f"data.path: {place}", "get it again, or set data.source"):
-            for _, member in _members(place):
-                names.add(PurePosixPath(member.name).name)
-                if names & official:
-                    break
-    return names
-
-
-def _read_archive(layout: Layout, place: Path) -> tuple[set[str], dict[str, bytes]]:
-    """Returns the names of all members, and the bytes of the release's files."""
-    if place.name in layout.md5 or place.suffix == ".bin":
-        raise UserError(f"data.path: {place} is a single file; give the folder that it is in")
-    files: dict[str, bytes] = {}
-    names: set[str] = set()
-    with damage(f"data.path: {place}", layout.again):
-        for archive, member in _members(place):
-            file = PurePosixPath(member.name).name
-            names.add(file)
-            # Links, devices and the like are as good as missing; no member's path is ever used.
-            if file not in {*layout.md5, layout.names_file} or not member.isreg():
-                continue
-            if file in files:
-                raise UserError(f"data.path: {place} holds {file} twice; use the official archive")
-            if not 0 <= member.size <= MAX_FILE_BYTES:
-                raise UserError(f"data.path: {place}: {file} has {member.size:,} bytes, too many for an official file")
-            files[file] = cast(IO[bytes], archive.extractfile(member)).read()
-    return names, files
-
-
-def _members(place: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Yields the members of a .tar or .tar.gz archive, then reads it to its very end, which checks the checksum."""
-    with cast(IO[bytes], gzip.open(place)) if _is_gzip(place) else place.open("rb") as stream:
-        # "r|": strictly forward, so a forged header cannot make it jump; large blocks for speed.
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as archive:
-            for member in archive:
-                yield archive, member
-        # tarfile stops at its end mark; only the very end of the stream has gzip's checksum compared.
-        while stream.read(2**20):
-            pass
-
-
-@contextmanager
-def damage(where: str, again: str) -> Iterator[None]:
-    """Turns what a damaged archive raises into one line."""
+        folders = (place, *(place / layout.folder for layout in LAYOUTS.values()))
+        for file in (file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())):
+            if file.is_file():
+                yield file.name, str(file), file.read_bytes() if file.name in wanted else None
+        return
     try:
-        yield
+        with cast(IO[bytes], gzip.open(place)) if _is_gzip(place) else place.open("rb") as stream:
+            # "r|": strictly forward, so a forged header cannot make it jump; large blocks for speed.
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as archive:
+                # Links, devices and the like are as good as missing; no member's path is ever used.
+                for member in filter(tarfile.TarInfo.isreg, archive):
+                    name, content = PurePosixPath(member.name).name, None
+                    what = f"{place}: {name}"
+                    if name in wanted:
+                        if not 0 <= member.size <= MAX_FILE_BYTES:
+                            raise UserError(
+                                f"data.path: {what} has {member.size:,} bytes, too many for an official file"
+                            )
+                        content = cast(IO[bytes], archive.extractfile(member)).read()
+                    yield name, what, content
+            # tarfile stops at its end mark; only the very end of the stream has gzip's checksum compared.
+            while stream.read(2**20):
+                pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise UserError(
-            f"{where} is damaged, incomplete or no .tar.gz or .tar archive ({one_line(error)}); {again}"
+            f"data.path: {place} is damaged, incomplete or no .tar.gz or .tar archive ({one_line(error)}); {again}"
         ) from error
 
 
@@ -207,7 +171,7 @@ def _explain_missing(layout: Layout, place: str, names: set[str], missing: set[s
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     line = f"data.path: {place} has no {min(missing)}{more}"
     for other in LAYOUTS.values():
-        if other is not layout and names & other.md5.keys():
+        if not names & layout.md5.keys() and names & other.md5.keys():
             same = other.source == layout.source
             what = f"{other.title}, not {layout.title}" if same else f"the {other.source} version of {other.title}"
             mend = [] if same else [f"data.source={other.source}"]

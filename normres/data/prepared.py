@@ -66,11 +66,9 @@ def load_tfds(name: str, path: str, verify: bool = True, image_size: int = 32, s
     """Reads a prepared directory: images scaled to `image_size` (resize.square), uint8, with the channels it declares.
 
     The test set is the split "test" or, where there is none or it has no labels, "validation"; `splits` says if so.
-    `stream` is config.data.stream: streamed images stay on disk (lazy.LazyImages), all others are decoded once.
-
-    Raises:
-      UserError: no such directory, no images and labels, a missing or truncated shard, a wrong count, a damaged file
-        where there is a manifest (and `verify`), or shards that cannot be streamed though `stream` is "always".
+    `verify` compares the files with the manifest, if there is one.  `stream` is config.data.stream: streamed images
+    stay on disk (lazy.LazyImages), all others are decoded once.
+    Raises `UserError`, one line that names the directory or the file.
     """
     directory = version_directory(name, path)
     if verify:

@@ -30,9 +30,7 @@ def is_array_record(path: Path) -> bool:
 class Decoder:
     """Makes label, id and image of a serialized example.
 
-    Attributes:
-      image_shape: (size, size, C), of what `image` returns; C is 1, 3 or 4, as the data set declares.
-      class_names: in the order of the labels.
+    `image_shape` is (size, size, C), with the C of 1, 3 or 4 channels that the data set declares.
     """
 
     def __init__(self, features: Any, image_size: int, place: Path):
@@ -46,9 +44,7 @@ class Decoder:
         declared = features["image"].shape
         channels = declared[-1] if len(declared) == 3 else -1
         if np.dtype(features["image"].np_dtype) != np.uint8 or channels not in MODES:
-            raise UserError(
-                f"{place}: its image is {features['image']!r}; needed are uint8 images of 1, 3 or 4 channels"
-            )
+            raise UserError(f"{place}: its image is {features['image']!r}, not uint8 of 1, 3 or 4 channels")
         self.image_shape = (image_size, image_size, channels or 3)
         self.class_names = tuple(features["label"].names or map(str, range(features["label"].num_classes)))
         self._features, self._mode = features, MODES[channels]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from normres.data import official
@@ -42,13 +43,22 @@ def _official(source: str) -> Callable[[Path, set[str]], bool]:
     return lambda place, files: bool(files & known)
 
 
+def _official_files(place: Path) -> set[str]:
+    """Returns the names of the official data files at a place; of an archive, the first."""
+    known = {file for layout in official.LAYOUTS.values() for file in layout.md5}
+    if place.suffix == ".npz" or place.name in known:
+        return {place.name}
+    names = (name for name, _, _ in official.entries(place, (), "get it again, or set data.source") if name in known)
+    return set(names) if place.is_dir() else set(islice(names, 1))
+
+
 def _load_auto(name: str, path: str, verify: bool, image_size: int, stream: str) -> Dataset:
     """Returns what lies at the path, read by the first source that knows it; without a path, the embedded images."""
     if not path:
         return load(name, "embedded", path, verify, image_size, stream)
     place = find(path, "leave it empty for the embedded images")
     with readable(place):
-        files = set() if place.suffix == ".npz" else official.names_at(place)
+        files = _official_files(place)
         sources = [source for source, row in SOURCES.items() if row.lies_at(place, files)]
     if not sources:
         choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
@@ -111,8 +121,6 @@ def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE, 
         raise UserError(f"data.name: unknown data set {name!r}; {nearest(name, NAMES)}")
     if row.path and not path:
         raise UserError(f"data.path is empty; data.source={source!r} needs {row.path}")
-    if image_size < 1:
-        raise UserError(f"data.image_size={image_size} must be at least 1")
     if image_size != CIFAR_SIZE and "image_size" not in row.reads:
         raise UserError(
             f"data.image_size={image_size}: the source {source!r} does not resize; leave it at {CIFAR_SIZE}, or "
@@ -138,13 +146,10 @@ def load(
 ) -> Dataset:
     """Returns the data set `name`, read from `source`; nothing is ever downloaded or written.
 
-    The arguments are the config fields `name`, `source`, `path`, `verify`, `image_size` and `stream` of `data`.
-    `verify=False` is for altered or shortened files: it skips the comparison with the published checksums
-    and record counts, never the checks that the files have the right structure.
-    `image_size` (pixels, height and width) is read by the sources that resize, `stream` (auto, always, never: whether
-    the images stay on disk, see lazy.py) by those that stream; see `SOURCES`.
-    The source "auto" takes what lies at the path; the data set's `source` is the one it took.
-    Raises `UserError`, one line that names the field or the file, for anything the user has to mend.
+    The arguments are config fields of `data`.  `verify=False` is for altered or shortened files: it skips the comparison
+    with published checksums and record counts.  `image_size` is in pixels; `stream` (auto, always, never) says whether
+    the images stay on disk, see lazy.py.  The source "auto" takes what lies at the path.
+    Raises `UserError`, one line that names the field or the file.
     """
     check(name, source, path, image_size, stream)
     row = SOURCES[source]

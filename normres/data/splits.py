@@ -44,16 +44,9 @@ def check(**fields: Any) -> None:
 
 
 def apply(dataset: Dataset, **fields: Any) -> Dataset:
-    """Returns the data set after all splits.  The arguments are the config fields of `data` that `FIELDS` lists.
+    """Returns the data set after all splits; the arguments are the config fields of `data` that `FIELDS` lists.
 
-    Args:
-      dataset: a whole data set.
-      **fields: `validation` training examples set aside, `stratified` or not, and what the run is evaluated on,
-        `evaluate_on` test | validation; `fraction` or `per_class` of the remaining training examples kept;
-        `label_noise`, the share of their labels replaced; `split_seed` and `label_noise_seed`.
-
-    Raises:
-      UserError: the values fit no data set, or not this one.
+    Raises `UserError`, one line that names the field, if the values fit no data set, or not this one.
     """
     check(**fields)
     chosen = FIELDS | fields

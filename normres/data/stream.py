@@ -1,11 +1,7 @@
 """Batches of a data set that does not fit on the devices: read from its shards step by step, each host its part.
 
-Which examples make the batch of a step is the same function of (seed, step) as in memory, batches.train_indices, and an
-image's augmentation has the example's own number in its key.  So the position of a run in its data is the step itself:
-there is no iterator to save, a restart goes on at exactly the next batch, and since seed and batch size are fields of
-the config, resuming with another one is refused like any other change.  A streamed run and one in memory compute the
-same numbers.
-
+Which examples make the batch of a step is the same function of (seed, step) as in memory, batches.train_indices.  So the
+position of a run in its data is the step: there is no iterator to save, and a restart goes on at the next batch.
 Every host reads the rows of each global batch that its own devices hold: disjoint, and together the batch.
 """
 
@@ -32,10 +28,6 @@ def rows(batch_size: int, shards: int, held: Sequence[int]) -> np.ndarray:
     if batch_size % shards:
         raise ValueError(f"a batch of {batch_size} cannot be cut into {shards} equal shards")
     return np.arange(batch_size).reshape(shards, -1)[sorted(held)].ravel()
-
-
-def _rows_of(indices: np.ndarray, shards: int, held: Sequence[int]) -> np.ndarray:
-    return indices[rows(len(indices), shards, held)]
 
 
 def held_here(sharding: NamedSharding) -> list[int]:
@@ -78,14 +70,18 @@ class Stream:
             yield self._place(split, changed, indices)
 
     def _mine(self, indices: np.ndarray) -> np.ndarray:
-        return _rows_of(indices, self._shards, self._held)
+        return indices[rows(len(indices), self._shards, self._held)]
 
     def _read(self, split: str, wanted: Callable[[int], np.ndarray], start: int, stop: int) -> Iterator[np.ndarray]:
         images = self._splits[split][0]
         assert isinstance(images, LazyImages)
         # Without self: what is read ahead ends with the stream that holds it, not at some later garbage collection.
         shards, held = self._shards, self._held
-        return read_ahead(images, lambda number: _rows_of(wanted(number), shards, held), start, stop)
+
+        def mine(indices: np.ndarray) -> np.ndarray:
+            return indices[rows(len(indices), shards, held)]
+
+        return read_ahead(images, lambda number: mine(wanted(number)), start, stop)
 
     def _place(self, split: str, images: np.ndarray, indices: np.ndarray) -> Batch:
         """Puts this process's rows of a batch on its devices, where they are a part of the global batch."""
