@@ -174,7 +174,7 @@ def training_batch(
 def look_up(data: dict[str, Any], indices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns images uint8 (*indices.shape, H, W, C) and labels int32 of the examples `indices`.
 
-    `data` has "images" (N, H, W, C) and "labels" (N,) of the whole data set or, streamed, "batch": these examples alone.
+    `data` has "images" (N, H, W, C) and "labels" (N,) of the whole data set or, streamed, "batch": these of `indices`.
     """
     if "batch" in data:
         return data["batch"]["images"], data["batch"]["labels"]

@@ -81,8 +81,8 @@ CORRUPTIONS: dict[str, Corruption] = {
 def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: jax.Array, seed: jax.Array) -> jax.Array:
     """Returns uint8 images (N, H, W, C) under a corruption, uint8.
 
-    `examples` (N,) are the images' numbers in their data set, of which (with `seed`) each one's noise is made; `name` is
-    a row of CORRUPTIONS and `severity` 1 to 5.
+    `examples` (N,) are the images' numbers in their data set, of which (with `seed`) each one's noise is made;
+    `severity` is 1 to 5.
     """
     row = CORRUPTIONS[name]
     amount = jnp.array(row.amounts)[severity - 1]
@@ -100,8 +100,8 @@ def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: ja
 def errors(config: ConfigDict, evaluate: Callable[..., dict[str, float] | None]) -> dict[str, list[float]] | None:
     """Returns the errors at severities 1 to 5 by corruption; None as soon as `evaluate` returns None.
 
-    `config` is config.data.  evaluate(change=...) takes a function of uint8 images and their numbers in the data set that
-    returns them corrupted, uint8; it returns at least "error".
+    `config` is config.data.  evaluate(change=...) takes a function of uint8 images and their numbers in the data set
+    that returns them corrupted, uint8; it returns at least "error".
     """
     seed = np.uint32(config.corruption_seed % 2**32)
     errors_of: dict[str, list[float]] = {name: [] for name in config.corruptions}

@@ -50,6 +50,10 @@ class Dataset:
     splits: dict[str, Any] = field(default_factory=dict)
     evaluated_on: str = "test"
 
+    def split(self, name: str) -> tuple[Images, np.ndarray]:
+        """Returns images and labels of "train" or "test"."""
+        return getattr(self, f"{name}_images"), getattr(self, f"{name}_labels")
+
     @property
     def why_streamed(self) -> str:
         """Why the images are streamed, or "" if they are in memory."""

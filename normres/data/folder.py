@@ -5,7 +5,6 @@ keeps its pixels.  The order is by class, then by file name, so it is the same o
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,23 +28,14 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
     for split in ("train", "test"):
         if not (place / split).is_dir():
             raise UserError(f"data.path: {place} has no folder {split}; {WANTED}")
-    arrays: dict[str, Any] = {}
     with readable(place):
         names = _classes(place / "train")
         strangers = [stranger for stranger in _classes(place / "test") if stranger not in names]
         if strangers:
             raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
         check_name(name, place, names)
-        for split in ("train", "test"):
-            files = [_images(place / split / class_name, split) for class_name in names]
-            images = np.empty((sum(map(len, files)), image_size, image_size, 3), np.uint8)
-            if not len(images):
-                raise UserError(f"data.path: {place / split} has no images")
-            for number, file in enumerate(file for of_class in files for file in of_class):
-                images[number] = decode(file.read_bytes(), image_size, f"data.path: {file}")
-            arrays[f"{split}_images"] = images
-            arrays[f"{split}_labels"] = np.repeat(np.arange(len(names), dtype=np.int32), [*map(len, files)])
-    return Dataset(name=name, source="folder", class_names=names, **arrays)
+        train, test = (_read(place / split, names, image_size) for split in ("train", "test"))
+    return Dataset(name, "folder", *train, *test, names)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -55,10 +45,16 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _images(folder: Path, split: str) -> list[Path]:
-    """Returns the image files of one class, by name; hidden files are none."""
-    entries = folder.iterdir() if folder.is_dir() else []
-    files = sorted(file for file in entries if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    if not files and split == "train":
-        raise UserError(f"data.path: {folder} has no {', '.join(SUFFIXES)} files")
-    return files
+def _read(split: Path, names: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels of a split; hidden files are no images."""
+    images, labels = [], []
+    for label, name in enumerate(names):
+        files = sorted((split / name).glob("[!.]*"))
+        files = [file for file in files if file.suffix.lower() in SUFFIXES]
+        if not files and split.name == "train":
+            raise UserError(f"data.path: {split / name} has no {', '.join(SUFFIXES)} files")
+        images += [decode(file.read_bytes(), size, f"data.path: {file}") for file in files]
+        labels += [label] * len(files)
+    if not images:
+        raise UserError(f"data.path: {split} has no images")
+    return np.stack(images), np.array(labels, np.int32)

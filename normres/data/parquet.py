@@ -119,7 +119,7 @@ def _check(dataset: Dataset, place: Path) -> None:
     """Raises UserError if these are not the official images."""
     layout = LAYOUTS["binary", dataset.name]
     for split, records in (("train", layout.train_records), ("test", layout.test_records)):
-        images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+        images, labels = dataset.split(split)
         counts = np.bincount(labels, minlength=layout.label_classes[-1])
         if len(labels) != sum(records.values()) or counts.min() != counts.max():
             raise UserError(
@@ -128,7 +128,7 @@ def _check(dataset: Dataset, place: Path) -> None:
             )
         start = 0
         for file, count in records.items():
-            planes = images[start : start + count].transpose(0, 3, 1, 2).reshape(count, -1)
+            planes = np.asarray(images)[start : start + count].transpose(0, 3, 1, 2).reshape(count, -1)
             binary = np.concatenate([labels[start : start + count, None].astype(np.uint8), planes], axis=1).tobytes()
             what = f"data.path: {place}: what {split} rows from {start:,} on make of {file}"
             check_md5(layout, what, io.BytesIO(binary), layout.md5[file])

@@ -178,10 +178,6 @@ def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], in
     target = check_free(dataset.name, to)
     incomplete = to / f".{dataset.name}.incomplete"
     shutil.rmtree(incomplete, ignore_errors=True)
-    arrays = {
-        "train": (dataset.train_images, dataset.train_labels),
-        "test": (dataset.test_images, dataset.test_labels),
-    }
 
     def info(self: Any) -> Any:
         features = {
@@ -198,7 +194,7 @@ def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], in
         )
 
     def generate(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        images, labels = arrays[split]
+        images, labels = dataset.split(split)
         for index in progress(range(len(labels)), len(labels)):
             key = f"{split}_{index:05d}"
             yield key, {"id": key, "image": Image.fromarray(images[index]), "label": int(labels[index])}
@@ -207,7 +203,7 @@ def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], in
         "VERSION": library.core.Version(VERSION),
         "name": dataset.name,
         "_info": info,
-        "_split_generators": lambda self, dl_manager: {split: generate(split) for split in arrays},
+        "_split_generators": lambda self, dl_manager: {split: generate(split) for split in ("train", "test")},
         "_generate_examples": lambda self: iter(()),
         "__module__": __name__,
     }

@@ -146,9 +146,9 @@ def load(
 ) -> Dataset:
     """Returns the data set `name`, read from `source`; nothing is ever downloaded or written.
 
-    The arguments are config fields of `data`.  `verify=False` is for altered or shortened files: it skips the comparison
-    with published checksums and record counts.  `image_size` is in pixels; `stream` (auto, always, never) says whether
-    the images stay on disk, see lazy.py.  The source "auto" takes what lies at the path.
+    The arguments are config fields of `data`.  `verify=False` is for altered or shortened files: it skips the
+    comparison with published checksums and record counts.  `image_size` is in pixels; `stream` (auto, always, never)
+    says whether the images stay on disk, see lazy.py.  The source "auto" takes what lies at the path.
     Raises `UserError`, one line that names the field or the file.
     """
     check(name, source, path, image_size, stream)
