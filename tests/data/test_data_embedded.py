@@ -1,7 +1,6 @@
 """The embedded images: the official bytes, and every damage to them is one clear line."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 

@@ -50,8 +50,9 @@ def small(tmp_path, monkeypatch):
     layout = official.LAYOUTS["binary", "cifar10"]
     binary = [np.concatenate([labels[: len(p), None].astype(np.uint8), p.transpose(0, 3, 1, 2).reshape(len(p), -1)], 1)
               for p in (train, test)]  # fmt: skip
-    md5 = {f: hashlib.md5(b.tobytes()).hexdigest() for f, b in zip(("all.bin", "test.bin"), binary, strict=True)}
-    few = dataclasses.replace(layout, train_records={"all.bin": 20}, test_records={"test.bin": 10}, md5=md5)
+    of_train, of_test = (hashlib.md5(rows.tobytes()).hexdigest() for rows in binary)
+    md5 = {"train_md5": {"all.bin": of_train}, "test_md5": {"test.bin": of_test}}
+    few = dataclasses.replace(layout, train_examples=20, test_examples=10, **md5)
     monkeypatch.setitem(official.LAYOUTS, ("binary", "cifar10"), few)
     folder = tmp_path / "hub"
     # Two files of one split, in the order of their names, and a folder between.
@@ -127,7 +128,7 @@ def broken(folder, fault):
         ("no rows", "test-00000-of-00001.parquet has no rows"),
         ("damaged image", "test-00000-of-00001.parquet: row 0 is no readable PNG or JPEG"),
         ("null", "test-00000-of-00001.parquet: row 0 lacks its image or its label"),
-        ("label", "has a label 10, but 10 classes"),
+        ("label", "test has label 10 in record 0, outside 0..9"),
     ],
 )
 def test_a_bad_file_is_one_line(small, fault, message):
@@ -161,5 +162,8 @@ def test_the_hub_stands_in_for_a_university_that_fails(small, tmp_path, monkeypa
     finally:
         server.shutdown()
         server.server_close()
-    assert f"gone/cifar-10-binary.tar.gz: HTTP Error 404: File not found; took {site}cifar10" in capsys.readouterr().out
+    assert (
+        f"gone/cifar-10-binary.tar.gz: not reachable (HTTP Error 404: File not found); took {site}cifar10"
+        in capsys.readouterr().out
+    )
     assert len(load("cifar10", "auto", str(folder)).train_labels) == 20
