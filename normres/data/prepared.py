@@ -174,36 +174,57 @@ def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], in
     `progress(indices, total)` wraps the iteration over the examples of a split.
     Raises `UserError` if the directory is there already.
     """
-    library = _library()
     target = check_free(dataset.name, to)
     incomplete = to / f".{dataset.name}.incomplete"
     shutil.rmtree(incomplete, ignore_errors=True)
+    features = _library().features
+    about = {
+        "description": f"{dataset.name}, from the official files (Krizhevsky 2009).",
+        "homepage": "https://www.cs.toronto.edu/~kriz/cifar.html",
+        "supervised_keys": ("image", "label"),
+    }
+    columns = {
+        "id": features.Text(),
+        "image": features.Image(shape=dataset.train_images.shape[1:], encoding_format="png"),
+        "label": features.ClassLabel(names=list(dataset.class_names)),
+    }
 
-    def info(self: Any) -> Any:
-        features = {
-            "id": library.features.Text(),
-            "image": library.features.Image(shape=dataset.train_images.shape[1:], encoding_format="png"),
-            "label": library.features.ClassLabel(names=list(dataset.class_names)),
-        }
-        return library.core.DatasetInfo(
-            builder=self,
-            description=f"{dataset.name}, from the official files (Krizhevsky 2009).",
-            features=library.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
-            homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
-        )
-
-    def generate(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def examples(split: str) -> Iterator[dict[str, Any]]:
         images, labels = dataset.split(split)
         for index in progress(range(len(labels)), len(labels)):
-            key = f"{split}_{index:05d}"
-            yield key, {"id": key, "image": Image.fromarray(images[index]), "label": int(labels[index])}
+            picture = Image.fromarray(images[index])
+            yield {"id": f"{split}_{index:05d}", "image": picture, "label": int(labels[index])}
 
+    splits = {split: examples(split) for split in ("train", "test")}
+    written = build(incomplete, dataset.name, VERSION, columns, splits, about)
+    manifest = {file.name: _sha256(file) for file in sorted(written.iterdir()) if file.is_file()}
+    (written / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written.replace(target)
+    shutil.rmtree(incomplete, ignore_errors=True)
+    return target
+
+
+def build(
+    to: Path,
+    name: str,
+    version: str,
+    columns: dict[str, Any],
+    splits: dict[str, Iterator[dict[str, Any]]],
+    about: dict[str, Any],
+    shards: int | None = None,
+) -> Path:
+    """Writes examples as ArrayRecord into `to` as tensorflow_datasets does; returns the directory of the version.
+
+    `columns` has the library's features by name, `about` more arguments of its DatasetInfo.
+    """
+    library = _library()
+    features = library.features.FeaturesDict(columns)
     members = {
-        "VERSION": library.core.Version(VERSION),
-        "name": dataset.name,
-        "_info": info,
-        "_split_generators": lambda self, dl_manager: {split: generate(split) for split in ("train", "test")},
+        "VERSION": library.core.Version(version),
+        "name": name,
+        "_info": lambda self: library.core.DatasetInfo(builder=self, features=features, **about),
+        "_split_generators": lambda self, dl_manager: {split: enumerate(splits[split]) for split in splits},
         "_generate_examples": lambda self: iter(()),
         "__module__": __name__,
     }
@@ -212,15 +233,9 @@ def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], in
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         builder_class = type(base)("Prepared", (base,), members, skip_registration=True)
-        builder = builder_class(data_dir=os.fspath(incomplete), file_format="array_record")
-        builder.download_and_prepare()
-    written = Path(os.fspath(builder.data_dir))
-    manifest = {file.name: _sha256(file) for file in sorted(written.iterdir()) if file.is_file()}
-    (written / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written.replace(target)
-    shutil.rmtree(incomplete, ignore_errors=True)
-    return target
+        builder = builder_class(data_dir=os.fspath(to), file_format="array_record")
+        builder.download_and_prepare(download_config=library.download.DownloadConfig(num_shards=shards))
+    return Path(os.fspath(builder.data_dir))
 
 
 def check_free(name: str, to: Path) -> Path:
