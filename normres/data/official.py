@@ -6,6 +6,7 @@ Both are read whole, and nothing is unpacked onto the disk.
 import gzip
 import hashlib
 import io
+import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -150,7 +151,9 @@ def entries(place: Path, wanted: Collection[str], again: str) -> Iterator[tuple[
                             raise UserError(
                                 f"data.path: {what} has {member.size:,} bytes, too many for an official file"
                             )
-                        content = cast(IO[bytes], archive.extractfile(member)).read()
+                        pieces = io.BytesIO()  # one read() would need twice the memory
+                        shutil.copyfileobj(cast(IO[bytes], archive.extractfile(member)), pieces, 2**20)
+                        content = pieces.getvalue()
                     yield name, what, content
             # tarfile stops at its end mark; only the very end of the stream has gzip's checksum compared.
             while stream.read(2**20):
