@@ -16,7 +16,7 @@ def load_binary(name: str, path: str, verify: bool = True) -> Dataset:
 
     `verify` compares the number of records with the official one, and the md5 of CIFAR-10's files or of CIFAR-100's
     .tar.gz.  No md5 of CIFAR-100's files is known, so in a folder (or .tar) of them a changed pixel is not noticed; as
-    many records of each class, fine and coarse, are demanded there.
+    many records of each fine class are demanded there, and one coarse class to each.
     """
     return load_release(LAYOUTS["binary", name], path, verify, _read_records, _read_names)
 

@@ -87,20 +87,12 @@ def check_md5(layout: Layout, what: str, content: IO[bytes], expected: str) -> N
 
 
 def _check_balance(layout: Layout, what: str, labels: np.ndarray) -> None:
-    """Raises `UserError` unless each class has as many records, and each fine class one coarse class."""
-    for kind, classes in enumerate(layout.label_classes):
-        counts = np.bincount(labels[:, kind], minlength=classes)
-        if counts.min() != counts.max():
-            odd = int(np.abs(counts - len(labels) / classes).argmax())  # the first of those furthest off
-            raise UserError(
-                f"{what} has {counts[odd]:,} records of label {odd} in byte {kind}, not "
-                f"{len(labels) // classes:,}: damaged or altered; {layout.again}, {ALTERED}"
-            )
-    pairs = len(np.unique(labels, axis=0))
-    if pairs != layout.label_classes[-1]:
+    """Raises `UserError` unless each fine class has one coarse class and as many records as any other."""
+    pairs, counts = np.unique(labels, axis=0, return_counts=True)
+    if len(pairs) != layout.label_classes[-1] or counts.min() != counts.max():
         raise UserError(
-            f"{what} has {pairs} pairs of a coarse and a fine class, not {layout.label_classes[-1]}: "
-            f"damaged or altered; {layout.again}, {ALTERED}"
+            f"{what} has {len(pairs)} pairs of a coarse and a fine class, {counts.min():,} to {counts.max():,} records "
+            f"of each, not {layout.label_classes[-1]} of equal size: damaged or altered; {layout.again}, {ALTERED}"
         )
 
 
