@@ -65,7 +65,11 @@ def test_tfrecords_are_read_too(written, tmp_path):
     as_tfrecords(directory)
     assert load("cifar10", "tfds", str(directory)).summary()["sha256"] == small().summary()["sha256"]
     shard = next(directory.glob("cifar10-train.tfrecord*"))
-    shard.write_bytes(shard.read_bytes()[:-100])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole + whole)
+    with pytest.raises(UserError, match=rf"{shard.name}: has 60 records, dataset_info\.json says 30"):
+        load("cifar10", "tfds", str(directory))
+    shard.write_bytes(whole[:-100])
     with pytest.raises(UserError, match=rf"{shard.name}: damaged after 29 of 30 records: it ends within a record"):
         load("cifar10", "tfds", str(directory))
 
