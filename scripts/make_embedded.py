@@ -17,7 +17,7 @@ from PIL import Image
 
 from normres.data.binary import load_binary
 from normres.data.dataset import sha256
-from normres.data.mosaics import COLUMNS, TILE, class_major_labels, to_mosaic
+from normres.data.mosaics import COLUMNS, TILE, class_major_labels
 from normres.errors import UserError
 
 PER_CLASS = {"train": 256, "test": 64}
@@ -31,6 +31,13 @@ ORDER = (
     "class-major: class k fills tile rows k*R to k*R+R-1, R = per_class / columns; in a class the official "
     "order, left to right, then down; labels are therefore 0 (per_class times), 1, ..."
 )
+
+
+def to_mosaic(images_NHWC: np.ndarray) -> np.ndarray:
+    """Returns the uint8 mosaic (N / COLUMNS * TILE, COLUMNS * TILE, 3); N must fill whole rows of tiles."""
+    rows = len(images_NHWC) // COLUMNS
+    tiles = images_NHWC.reshape(rows, COLUMNS, TILE, TILE, 3)
+    return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * TILE, COLUMNS * TILE, 3)
 
 
 def first_of_each_class(images: np.ndarray, labels: np.ndarray, classes: int, count: int) -> np.ndarray:

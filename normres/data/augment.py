@@ -19,12 +19,9 @@ from normres.data.seeds import step_key
 PAD = 4  # pixels on every side, as in both ResNet papers
 PADDINGS = {"zero": "constant", "reflect": "reflect"}  # numpy's names of them
 
-# Folded into an image's key; crop_flip splits that key in two, and these are not among the two.
-_CUTOUT = 2
-# Folded into the step's key, where an image's index would be.
-_MIXTURE = 2**32 - 1
-# Folded into a mixture's key; cutmix splits that key in two, and this is not among the two.
-_APPLIED = 2
+# Folded into keys.  crop_flip splits an image's key in two, cutmix a mixture's; 2 is not among the two.
+_CUTOUT, _APPLIED = 2, 2
+_MIXTURE = 2**32 - 1  # folded into the step's key, where an image's index would be
 
 
 def _draw(key: jax.Array) -> jax.Array:
@@ -37,10 +34,8 @@ def _draw(key: jax.Array) -> jax.Array:
 def crop_flip(images_NHWC: jax.Array, keys: jax.Array, padding: str = "zero") -> jax.Array:
     """Pads each image by PAD pixels, crops it back to its size at a random place and flips every second one.
 
-    Args:
-      images_NHWC: (N, H, W, C), centered, so that zeros are the mean colour.
-      keys: (N,), one random key per image, so that an image's crop depends on nothing else.
-      padding: zero, or reflect (Zagoruyko, Komodakis 2016), which does not repeat the edge.
+    The images are centered, so that zeros are the mean colour; `keys` (N,) has one random key per image; `padding` is
+    zero, or reflect (Zagoruyko, Komodakis 2016), which does not repeat the edge.
     """
     height, width = images_NHWC.shape[1:3]
     drawn = jax.vmap(_draw)(keys)
@@ -152,11 +147,8 @@ def training_batch(
 ) -> tuple[jax.Array, Targets]:
     """Returns the batch of a step as the network sees it, images float32 (B, H, W, C), and its targets.
 
-    Args:
-      config: the whole config; config.data names the preprocessing and the augmentation.
-      step: the step, int32.
-      data: see `look_up`, and the arrays of preprocess.Statistics.
-      indices: int32 (B,), or (B, 2) where config.data mixes images: each example and its partner.
+    `data` is as `look_up` takes it, with the arrays of preprocess.Statistics; `indices` int32 (B,), or (B, 2) where
+    config.data mixes images: each example and its partner.
     """
     chosen = config.data
     key = step_key(config, "augmentation", step)
@@ -180,12 +172,9 @@ def training_batch(
 
 
 def look_up(data: dict[str, Any], indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns images uint8 (*indices.shape, H, W, C) and labels int32 of the same leading shape.
+    """Returns images uint8 (*indices.shape, H, W, C) and labels int32 of the examples `indices`.
 
-    Args:
-      data: "images" (N, H, W, C) and "labels" (N,) of the whole data set; or, streamed, "batch", which has those of
-        the examples `indices` and no others.
-      indices: the examples, int32.
+    `data` has "images" (N, H, W, C) and "labels" (N,) of the whole data set or, streamed, "batch": these of `indices`.
     """
     if "batch" in data:
         return data["batch"]["images"], data["batch"]["labels"]

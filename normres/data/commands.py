@@ -9,7 +9,7 @@ import numpy as np
 
 from normres.data import Dataset, fetch, load, prepared
 from normres.data.releases import LAYOUTS
-from normres.data.sources import NAMES, SOURCES
+from normres.data.sources import NAMES
 from normres.errors import UserError, nearest
 
 PREPARE = """\
@@ -111,9 +111,9 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _verdict(dataset: Dataset, path: Path) -> str:
-    """Says of data in which nothing wrong was found how much that means."""
+    """Says of data that are as they should be how much that means."""
     layout = LAYOUTS.get((dataset.source, dataset.name))
-    if layout and not layout.md5 and (path.is_dir() or path.suffix == ".tar"):
+    if layout and layout.archive_md5 and (path.is_dir() or path.suffix == ".tar"):
         return (
             f"has the right records and classes, but no md5 of its files is known: only {layout.archive} shows a flip"
         )
@@ -121,8 +121,6 @@ def _verdict(dataset: Dataset, path: Path) -> str:
 
 
 def _show(options: argparse.Namespace) -> None:
-    if options.source not in SOURCES:
-        raise UserError(f"--source={options.source} does not exist; {nearest(options.source, SOURCES)}")
     from normres.data.sheet import contact_sheet
 
     dataset = load(options.name, options.source, options.path)

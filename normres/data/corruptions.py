@@ -81,18 +81,14 @@ CORRUPTIONS: dict[str, Corruption] = {
 def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: jax.Array, seed: jax.Array) -> jax.Array:
     """Returns uint8 images (N, H, W, C) under a corruption, uint8.
 
-    Args:
-      images_NHWC: uint8.
-      examples: (N,), the images' numbers in their data set, of which (with `seed`) each one's noise is made.
-      name: a row of CORRUPTIONS.
-      severity: 1 to 5.
-      seed: of the noise.
+    `examples` (N,) are the images' numbers in their data set, of which (with `seed`) each one's noise is made;
+    `severity` is 1 to 5.
     """
     row = CORRUPTIONS[name]
     amount = jnp.array(row.amounts)[severity - 1]
 
-    def one(numbered: tuple[jax.Array, jax.Array]) -> jax.Array:
-        image, example = numbered
+    def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        image, example = pair
         key = jax.random.fold_in(jax.random.key(seed), example)
         corrupted = row.apply(image.astype(jnp.float32) / 255, amount, key)
         # CIFAR-10-C truncates; a thousandth of a level keeps float32 from losing a whole one.
@@ -104,18 +100,15 @@ def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: ja
 def errors(config: ConfigDict, evaluate: Callable[..., dict[str, float] | None]) -> dict[str, list[float]] | None:
     """Returns the errors at severities 1 to 5 by corruption; None as soon as `evaluate` returns None.
 
-    Args:
-      config: config.data, which names the corruptions and the seed.
-      evaluate: called as evaluate(change=...) with a function of uint8 images and their numbers in the data set that
-        returns them corrupted, uint8; returns at least "error".
+    `config` is config.data.  evaluate(change=...) takes a function of uint8 images and their numbers in the data set
+    that returns them corrupted, uint8; it returns at least "error".
     """
     seed = np.uint32(config.corruption_seed % 2**32)
-    errors_of: dict[str, list[float]] = {}
-    for name in config.corruptions:
-        errors_of[name] = []
+    errors_of: dict[str, list[float]] = {name: [] for name in config.corruptions}
+    for name, at_severities in errors_of.items():
         for severity in SEVERITIES:
             values = evaluate(change=partial(corrupt, name=name, severity=np.int32(severity), seed=seed))
             if values is None:
                 return None
-            errors_of[name].append(values["error"])
+            at_severities.append(values["error"])
     return errors_of

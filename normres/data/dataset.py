@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from normres.data.lazy import Images, LazyImages, chunks
+from normres.errors import UserError
 
 
 def sha256(arrays: Iterable[np.ndarray]) -> str:
@@ -18,6 +19,13 @@ def sha256(arrays: Iterable[np.ndarray]) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def check_labels(labels: np.ndarray, classes: int, what: str) -> None:
+    """Raises `UserError`, a line that begins with `what`, unless every label is the number of a class."""
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if outside.size:
+        raise UserError(f"{what} has label {labels[outside[0]]} in record {outside[0]}, outside 0..{classes - 1}")
 
 
 # eq=False: comparing arrays field by field is ambiguous, so two data sets are equal when they are one object.
@@ -42,6 +50,10 @@ class Dataset:
     splits: dict[str, Any] = field(default_factory=dict)
     evaluated_on: str = "test"
 
+    def split(self, name: str) -> tuple[Images, np.ndarray]:
+        """Returns images and labels of "train" or "test"."""
+        return getattr(self, f"{name}_images"), getattr(self, f"{name}_labels")
+
     @property
     def why_streamed(self) -> str:
         """Why the images are streamed, or "" if they are in memory."""
@@ -50,7 +62,10 @@ class Dataset:
     # Cached, because of streamed images it takes a pass over all files.
     @cached_property
     def sha256(self) -> str:
-        """The sha256 that `summary` describes."""
+        """The sha256 of training images, training labels, test images and test labels, labels as little-endian int32.
+
+        The same examples in the same order have the same, whichever source they were read from.
+        """
         return sha256(
             chain(
                 chunks(self.train_images),
@@ -61,12 +76,7 @@ class Dataset:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Returns what the run record says about the data; every value goes into JSON as it is.
-
-        `sha256` covers the training images, training labels, test images and test labels in that order, as
-        uint8 NHWC images and little-endian int32 labels: the same examples in the same order give the same
-        value whichever source they were read from.
-        """
+        """Returns what the run record says about the data; every value goes into JSON as it is."""
         return {
             "name": self.name,
             "source": self.source,

@@ -1,8 +1,5 @@
 """Downloading CIFAR: the official archive, or Parquet files of it from the Hugging Face hub; the reader checks both."""
 
-import socket
-import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +14,7 @@ HUB_FILES = {
     "cifar10": [f"cifar10/resolve/main/plain_text/{split}-00000-of-00001.parquet" for split in ("train", "test")],
     "cifar100": [f"cifar100/resolve/main/cifar100/{split}-00000-of-00001.parquet" for split in ("train", "test")],
 }
-FAST = 5.0  # seconds within which it is said that there is no network
+FAST = 5.0  # seconds without an answer, after which it is said that there is no network
 OFFLINE = (
     "offline ways: --from FILE.tar.gz or --from DIR with the official files or the hub's Parquet files brought here, "
     "or data.source=embedded, which needs nothing"
@@ -34,9 +31,7 @@ def download(name: str, to: Path, progress: Progress, site: str = SITE, hub: str
     """Downloads CIFAR into `to`; returns the archive or, where its host fails, the folder of the hub's files.
 
     A download goes on where it was cut off: the bytes go to FILE.part, which is renamed when it is complete.
-
-    Raises:
-      UserError: no network, which is said within seconds, or an error of the server; the message names offline ways.
+    Raises `UserError` without a network, within seconds, and for an error of the server; it names offline ways.
     """
     archive = LAYOUTS["binary", name].archive
     folder = to / f"{name}-parquet"
@@ -58,17 +53,15 @@ def _file(address: str, target: Path, progress: Progress) -> Path:
     if target.is_file():
         return target
     part = target.with_name(target.name + ".part")
-    host = urllib.parse.urlsplit(address)
-    try:
-        with socket.create_connection((host.hostname or "", host.port or 443), timeout=FAST):
-            pass
-    except OSError as error:
-        raise Unreachable(f"{host.hostname}: not reachable ({error})") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        answer = urllib.request.urlopen(request, timeout=FAST)
+    except OSError as error:
+        raise Unreachable(f"{address}: not reachable ({error})") from None
+    try:
+        with answer:
             if answer.status != 206:
                 have = 0  # the server sends the whole
             total = have + int(answer.headers.get("Content-Length", 0))
@@ -77,8 +70,6 @@ def _file(address: str, target: Path, progress: Progress) -> Path:
                     file.write(block)
                     have += len(block)
                     progress(have, total)
-    except urllib.error.HTTPError as error:
-        raise Unreachable(f"{address}: {error}") from None
     except OSError as error:
         raise UserError(f"{part}: cut off at {have:,} bytes ({error}); the same command goes on from there") from None
     if total and have != total:

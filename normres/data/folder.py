@@ -5,14 +5,12 @@ keeps its pixels.  The order is by class, then by file name, so it is the same o
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from normres.data.dataset import Dataset
-from normres.data.official import find, one_line, readable
-from normres.data.releases import CIFAR10_NAMES
+from normres.data.places import find, readable
+from normres.data.releases import check_name
 from normres.data.resize import decode
 from normres.errors import UserError
 
@@ -35,18 +33,9 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
         strangers = [stranger for stranger in _classes(place / "test") if stranger not in names]
         if strangers:
             raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
-        _check_name(name, place, names)
-        arrays: dict[str, Any] = {}
-        for split in ("train", "test"):
-            files = [_images(place / split / class_name, split) for class_name in names]
-            images = np.empty((sum(map(len, files)), image_size, image_size, 3), np.uint8)
-            if not len(images):
-                raise UserError(f"data.path: {place / split} has no images")
-            for number, file in enumerate(file for of_class in files for file in of_class):
-                images[number] = _read_image(file, image_size)
-            arrays[f"{split}_images"] = images
-            arrays[f"{split}_labels"] = np.repeat(np.arange(len(names), dtype=np.int32), [*map(len, files)])
-    return Dataset(name=name, source="folder", class_names=names, **arrays)
+        check_name(name, place, names)
+        train, test = (_read(place / split, names, image_size) for split in ("train", "test"))
+    return Dataset(name, "folder", *train, *test, names)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -56,29 +45,16 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _check_name(name: str, place: Path, names: tuple[str, ...]) -> None:
-    """Raises `UserError` if the images bear the name of a data set that they are not."""
-    right = {"cifar10": set(names) == set(CIFAR10_NAMES), "cifar100": len(names) == 100}.get(name, True)
-    if not right:
-        raise UserError(
-            f"data.name={name}, but {place} has {len(names)} classes ({', '.join(names[:3])}, ...), not those of it; "
-            "give these images a data.name of their own"
-        )
-
-
-def _images(folder: Path, split: str) -> list[Path]:
-    """Returns the image files of one class, by name; hidden files are none."""
-    entries = folder.iterdir() if folder.is_dir() else []
-    files = sorted(file for file in entries if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    if not files and split == "train":
-        raise UserError(f"data.path: {folder} has no {', '.join(SUFFIXES)} files")
-    return files
-
-
-def _read_image(file: Path, size: int) -> np.ndarray:
-    """Returns one image, uint8 (size, size, 3)."""
-    try:
-        return decode(file.read_bytes(), size)
-    # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"data.path: {file} is no readable PNG or JPEG image ({one_line(error)})") from error
+def _read(split: Path, names: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels of a split; hidden files are no images."""
+    images, labels = [], []
+    for label, name in enumerate(names):
+        files = sorted((split / name).glob("[!.]*"))
+        files = [file for file in files if file.suffix.lower() in SUFFIXES]
+        if not files and split.name == "train":
+            raise UserError(f"data.path: {split / name} has no {', '.join(SUFFIXES)} files")
+        images += [decode(file.read_bytes(), size, f"data.path: {file}") for file in files]
+        labels += [label] * len(files)
+    if not images:
+        raise UserError(f"data.path: {split} has no images")
+    return np.stack(images), np.array(labels, np.int32)

@@ -1,8 +1,7 @@
 """Images that stay in their ArrayRecord shards and are decoded when they are asked for, read ahead by Grain.
 
-Where the images of a run come from memory or from here, the rest of the program asks for them by the same indices, so
-a streamed run computes what the run in memory computes, bit for bit.  Nothing here imports jax before it is asked how
-much memory the devices have.
+The rest of the program asks for images in memory or from here by the same indices, so a streamed run computes what the
+run in memory computes, bit for bit.
 """
 
 import os
@@ -13,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from normres.data.places import one_line
 from normres.errors import UserError
 
+STREAM = ("auto", "always", "never")
 SHARE = 0.25  # of a device's memory that images may take; the rest is for activations and copies
 AT_ONCE = 256  # images of a chunk
 THREADS = min(16, os.cpu_count() or 1)  # that decode
@@ -54,12 +55,8 @@ def _grain() -> Any:
 class LazyImages:
     """Images (N, H, W, C), uint8, of which none is in memory.
 
-    `images[indices]` decodes those and returns an array, as a NumPy array of the images would; `images.take(indices)`
-    decodes nothing and returns LazyImages.
-
-    Attributes:
-      shape: (N, H, W, C).
-      why: why they are streamed, for the user.
+    `images[indices]` decodes those and returns an array, as a NumPy array of images would; `images.take(indices)`
+    decodes nothing and returns LazyImages.  `why` says why they are streamed, for the user.
     """
 
     dtype = np.dtype(np.uint8)
@@ -76,7 +73,7 @@ class LazyImages:
         """Takes the shards, the records' numbers over all shards in the order of the images, and record -> image."""
         self.shape = (len(records), *image_shape)
         self.why = why
-        self._shards, self._records, self._decode = tuple(shards), records, decode
+        self._shards, self._records, self._decode = shards, records, decode
         self._source = source or _grain().sources.ArrayRecordDataSource([os.fspath(shard) for shard in shards])
 
     def __len__(self) -> int:
@@ -84,28 +81,19 @@ class LazyImages:
 
     def take(self, indices: np.ndarray, axis: int = 0) -> "LazyImages":
         """Returns the images at `indices`, still undecoded; `axis` is 0, as for a NumPy array of images."""
-        if axis != 0:
-            raise ValueError(f"axis={axis}: images are taken along axis 0")
-        return LazyImages(
-            self._shards, self._records[indices], self._decode, self.shape[1:], self.why, source=self._source
-        )
+        records = self._records[indices]
+        return LazyImages(self._shards, records, self._decode, self.shape[1:], self.why, self._source)
 
     def __getitem__(self, indices: Any) -> np.ndarray:
-        """Decodes the images at `indices`, integers of any shape or a slice; each is decoded once.
-
-        Raises:
-          UserError: a record that cannot be read.
-        """
+        """Decodes the images at `indices`, integers of any shape or a slice; each is decoded once."""
         records = np.asarray(self._records[indices])
         distinct, where = np.unique(records, return_inverse=True)
         images = np.empty((len(distinct), *self.shape[1:]), np.uint8)
         try:
-            records_read = self._source.__getitems__(distinct.tolist())
-            for number, record in enumerate(records_read):
+            for number, record in enumerate(self._source.__getitems__(distinct.tolist())):
                 images[number] = self._decode(record)
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{self._shards[0].parent}: an image cannot be read: {reason}") from error
+            raise UserError(f"{self._shards[0].parent}: an image cannot be read: {one_line(error)}") from error
         return images[where.reshape(records.shape)]
 
 
@@ -119,9 +107,16 @@ def read_ahead(
 
     Each thread decodes a whole batch.  The iterator has no state but its number, so it may begin anywhere.
     """
-    steps = _grain().MapDataset.source(_Wanted(images, wanted, start, stop))
+
+    def read(number: int) -> np.ndarray | UserError:
+        # An error is handed over as a value, since Grain adds lines of its own to the message of one that it passes on.
+        try:
+            return images[wanted(number)]
+        except UserError as error:
+            return error
+
     options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
-    iterator = iter(steps.to_iter_dataset(options))
+    iterator = iter(_grain().MapDataset.range(start, stop).map(read).to_iter_dataset(options))
     try:
         for batch in iterator:
             if isinstance(batch, UserError):
@@ -129,26 +124,6 @@ def read_ahead(
             yield batch
     finally:
         iterator.close()
-
-
-class _Wanted:
-    """What Grain reads: item k is the images of number start + k."""
-
-    def __init__(self, images: LazyImages, wanted: Callable[[int], np.ndarray], start: int, stop: int):
-        self._images, self._wanted, self._start, self._stop = images, wanted, start, stop
-
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def __getitem__(self, number: int) -> np.ndarray | UserError:
-        # An error is handed over as a value, since Grain adds lines of its own to the message of one that it passes on.
-        try:
-            return self._images[self._wanted(self._start + number)]
-        except UserError as error:
-            return error
-
-    def __repr__(self) -> str:
-        return f"images {self._start} to {self._stop}"
 
 
 def chunks(images: Images) -> Iterator[np.ndarray]:

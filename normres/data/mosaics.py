@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from normres.data.dataset import Dataset, sha256
+from normres.data.places import one_line
 from normres.errors import UserError
 
 TILE = 32  # pixels, height and width
@@ -22,15 +23,8 @@ COLUMNS = 32  # tiles in one row of a mosaic
 FOLDER: Traversable = resources.files("normres.data") / "embedded"
 
 
-def to_mosaic(images_NHWC: np.ndarray) -> np.ndarray:
-    """Returns the uint8 mosaic (N / COLUMNS * TILE, COLUMNS * TILE, 3); N must fill whole rows of tiles."""
-    rows = len(images_NHWC) // COLUMNS
-    tiles = images_NHWC.reshape(rows, COLUMNS, TILE, TILE, 3)
-    return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * TILE, COLUMNS * TILE, 3)
-
-
 def from_mosaic(mosaic_HWC: np.ndarray) -> np.ndarray:
-    """Returns the images (N, TILE, TILE, 3) of a mosaic: the inverse of `to_mosaic`."""
+    """Returns the images (N, TILE, TILE, 3) of a mosaic."""
     rows = mosaic_HWC.shape[0] // TILE
     tiles = mosaic_HWC.reshape(rows, TILE, COLUMNS, TILE, 3)
     return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * COLUMNS, TILE, TILE, 3)
@@ -41,10 +35,9 @@ def class_major_labels(classes: int, per_class: int) -> np.ndarray:
     return np.repeat(np.arange(classes, dtype=np.uint8), per_class)
 
 
-def load_embedded(name: str, path: str = "", verify: bool = True) -> Dataset:
+def load_embedded(name: str, path: str = "") -> Dataset:
     """Returns the embedded subset: 2,560 training and 640 test images of CIFAR-10, class-major.
 
-    The checksums in `labels.json` are compared whatever `verify` says: they take milliseconds.
     Raises `UserError` for another data set than "cifar10", for a `path` (there is none to read), and for
     files that are missing or damaged.
     """
@@ -59,51 +52,23 @@ def load_embedded(name: str, path: str = "", verify: bool = True) -> Dataset:
             f"data.path: the source 'embedded' reads no path, but it is {path!r}; "
             "set data.source=binary to read it, or leave data.path empty"
         )
-    layout = _read_layout()
-    class_names = tuple(layout["class_names"])
-    arrays: dict[str, Any] = {}
-    for split in ("train", "test"):
-        labels = class_major_labels(len(class_names), layout["per_class"][split])
-        images = _read_mosaic(f"{split}.png", examples=len(labels))
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    for key, array in arrays.items():
-        if sha256([array]) != layout["sha256"][key]:
-            file = f"{key.removesuffix('_images')}.png" if key.endswith("_images") else "labels.json"
-            raise UserError(f"{FOLDER / file}: the sha256 of its {key} is wrong; {_REINSTALL}")
-    for split in ("train", "test"):
-        arrays[f"{split}_labels"] = arrays[f"{split}_labels"].astype(np.int32)
-    return Dataset(name=name, source="embedded", class_names=class_names, **arrays)
-
-
-_REINSTALL = "the installed package is damaged, install normres again"
-
-
-def _read_layout() -> dict[str, Any]:
-    """Returns `labels.json`, with the keys that are read from it known to be there."""
     file = FOLDER / "labels.json"
+    arrays: dict[str, Any] = {}
     try:
         layout = json.loads(file.read_text(encoding="utf-8"))
-        columns, tile = int(layout["grid"]["columns"]), int(layout["grid"]["tile"])
-        [str(class_name) for class_name in layout["class_names"]]
-        [int(layout["per_class"][split]) for split in ("train", "test")]
-        [layout["sha256"][f"{split}_{kind}"] for split in ("train", "test") for kind in ("images", "labels")]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{file}: cannot be read ({type(error).__name__}); {_REINSTALL}") from error
-    if (columns, tile) != (COLUMNS, TILE):
-        raise UserError(f"{file}: the grid is {columns} tiles of {tile} pixels, not {COLUMNS} of {TILE}")
-    return layout
-
-
-def _read_mosaic(file_name: str, examples: int) -> np.ndarray:
-    """Returns the images (examples, 32, 32, 3) of one mosaic file."""
-    file = FOLDER / file_name
-    expected = (examples // COLUMNS * TILE, COLUMNS * TILE, 3)
-    try:
-        with file.open("rb") as stream, Image.open(stream, formats=["PNG"]) as picture:
-            mosaic = np.asarray(picture)
+        names = tuple(layout["class_names"])
+        for split in ("train", "test"):
+            labels = class_major_labels(len(names), layout["per_class"][split])
+            file = FOLDER / f"{split}.png"
+            with file.open("rb") as stream, Image.open(stream, formats=["PNG"]) as picture:
+                images = from_mosaic(np.asarray(picture))
+            for kind, array in (("images", images), ("labels", labels)):
+                if sha256([array]) != layout["sha256"][f"{split}_{kind}"]:
+                    raise ValueError(f"the sha256 of its {kind} is wrong")
+            arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int32)}
     # Pillow reports a damaged PNG chunk as SyntaxError.
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{file}: cannot be read ({type(error).__name__}); {_REINSTALL}") from error
-    if mosaic.shape != expected or mosaic.dtype != np.uint8:
-        raise UserError(f"{file}: has shape {mosaic.shape}, expected {expected}; {_REINSTALL}")
-    return from_mosaic(mosaic)
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError) as error:
+        raise UserError(
+            f"{file}: cannot be read ({one_line(error)}); the installed package is damaged, install normres again"
+        ) from error
+    return Dataset(name=name, source="embedded", class_names=names, **arrays)

@@ -2,21 +2,23 @@
 
 A folder holds train-*.parquet and test-*.parquet (validation-*.parquet where there is no test), at any depth.  A column
 of images is a struct whose field `bytes` is an encoded PNG or JPEG; a column of labels holds integers.  The rows of
-CIFAR-10, in the official order, make the official binary files, whose md5 is compared.
+CIFAR-10 make the official binary files, whose md5 is compared.
 """
 
+import hashlib
 import importlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from normres.data.dataset import Dataset
-from normres.data.official import ALTERED, LAYOUTS, check_md5, find, one_line, readable
-from normres.data.releases import CIFAR10_NAMES
+from normres.data.dataset import Dataset, check_labels
+from normres.data.official import ALTERED, LAYOUTS
+from normres.data.places import find, one_line, readable
+from normres.data.releases import CLASSES, default_names
 from normres.data.resize import decode
 from normres.errors import UserError
 
@@ -27,9 +29,10 @@ ROWS = 1_000  # read at once
 
 
 def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32) -> Dataset:
-    """Returns the images under `path` as uint8 (N, image_size, image_size, 3), RGB, in the order of the files.
+    """Returns the images under `path` as uint8 (N, image_size, image_size, 3), RGB.
 
-    `verify` compares CIFAR-10's records with the md5 of the official files, and of CIFAR-100 the number of each class.
+    They are in the order of the files, but verified CIFAR-10 is in the official order.  `verify` compares CIFAR-10's
+    records with the md5 of the official files, and of CIFAR-100 the number of each class.
     Raises `UserError`, one line that names the folder, the file or the column.
     """
     place = find(path, WANTED)
@@ -45,15 +48,11 @@ def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = np.concatenate(images), np.concatenate(labels)
             if not len(arrays[f"{split}_labels"]):
                 raise UserError(f"data.path: {files[0]} has no rows")
-    largest = max(int(arrays[f"{split}_labels"].max()) for split in SPLITS)
-    if not names:
-        names = CIFAR10_NAMES if name == "cifar10" else tuple(map(str, range(largest + 1)))
-    if largest >= len(names):
-        raise UserError(f"data.path: {place} has a label {largest}, but {len(names)} classes")
+    names = names or default_names(name, arrays["train_labels"])
+    for split in SPLITS:
+        check_labels(arrays[f"{split}_labels"], len(names), f"data.path: {place}: {split}")
     dataset = Dataset(name=name, source="parquet", class_names=names, **arrays)
-    if verify and name in ("cifar10", "cifar100"):
-        _check(dataset, place)
-    return dataset
+    return _official(dataset, place) if verify and name in CLASSES else dataset
 
 
 def _files(place: Path, words: tuple[str, ...]) -> list[Path]:
@@ -78,9 +77,10 @@ def _read(file: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...
             images = np.empty((opened.metadata.num_rows, size, size, 3), np.uint8)
             labels = np.empty(len(images), np.int32)
             for number, (content, value) in enumerate(_rows(opened, image, label)):
+                what = f"data.path: {file}: row {number}"
                 if content is None or value is None or value < 0:
-                    raise UserError(f"data.path: {file}: row {number} lacks its image or its label")
-                images[number], labels[number] = _image(file, number, content, size), value
+                    raise UserError(f"{what} lacks its image or its label")
+                images[number], labels[number] = decode(content, size, what), value
     except (arrow.ArrowException, OSError) as error:
         raise UserError(f"data.path: {file} is no Parquet file, or damaged ({one_line(error)})") from error
     return images, labels, _names(schema, label)
@@ -106,14 +106,6 @@ def _rows(opened: Any, image: str, label: str) -> Iterator[tuple[bytes | None, i
         yield from zip(structs.field("bytes").to_pylist(), labels.to_pylist(), strict=True)
 
 
-def _image(file: Path, number: int, content: bytes, size: int) -> np.ndarray:
-    try:
-        return decode(content, size)
-    # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"data.path: {file}: row {number} is no readable PNG or JPEG ({one_line(error)})") from error
-
-
 def _names(schema: Any, label: str) -> tuple[str, ...]:
     """Returns the names of the classes, where the file's metadata has them."""
     try:
@@ -123,20 +115,36 @@ def _names(schema: Any, label: str) -> tuple[str, ...]:
         return ()
 
 
-def _check(dataset: Dataset, place: Path) -> None:
-    """Raises UserError if these are not the official images."""
+def _official(dataset: Dataset, place: Path) -> Dataset:
+    """Returns the examples in the official order: the hub has CIFAR-10's files one after the other in another one.
+
+    Raises:
+      UserError: these are not the official images, or single examples have changed places.
+    """
     layout = LAYOUTS["binary", dataset.name]
+    arrays: dict[str, Any] = {}
     for split, records in (("train", layout.train_records), ("test", layout.test_records)):
-        images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+        images, labels = (np.asarray(array) for array in dataset.split(split))
         counts = np.bincount(labels, minlength=layout.label_classes[-1])
         if len(labels) != sum(records.values()) or counts.min() != counts.max():
             raise UserError(
                 f"data.path: {place} has {len(labels):,} {split} images, {counts.min():,} to {counts.max():,} of each "
                 f"class, not {layout.title}'s {sum(records.values()):,}; {ALTERED}"
             )
-        start = 0
-        for file, count in records.items():
-            planes = np.asarray(images[start : start + count]).transpose(0, 3, 1, 2).reshape(count, -1)
-            binary = np.concatenate([labels[start : start + count, None].astype(np.uint8), planes], axis=1).tobytes()
-            check_md5(layout, file, f"{place}: what {split} rows from {start:,} on make of {file}", binary)
-            start += count
+        known = [layout.md5[file] for file in records]
+        if all(known):
+            blocks: dict[str, np.ndarray] = {}
+            for block in np.split(np.arange(len(labels)), len(records)):
+                planes = images[block].transpose(0, 3, 1, 2).reshape(len(block), -1)
+                binary = np.concatenate([labels[block, None].astype(np.uint8), planes], axis=1).tobytes()
+                md5 = hashlib.md5(binary, usedforsecurity=False).hexdigest()
+                if md5 not in known or md5 in blocks:
+                    raise UserError(
+                        f"data.path: {place}: {split} rows from {block[0]:,} on make no official file (md5 {md5}): "
+                        f"altered, or in an order of their own; {ALTERED}"
+                    )
+                blocks[md5] = block
+            order = np.concatenate([blocks[md5] for md5 in known])
+            images, labels = images[order], labels[order]
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    return replace(dataset, **arrays)

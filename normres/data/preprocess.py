@@ -29,8 +29,8 @@ class Statistics:
         """Returns what `preprocess` reads, float32: "mean", "std" or neither."""
         if self.kind == "none":
             return {"mean": np.zeros((1, 1, 1, 1), np.float32)}
-        statistics = {"mean": self.mean, "std": self.std}
-        return {name: values.astype(np.float32) for name, values in statistics.items() if values is not None}
+        measured = {"mean": self.mean, "std": self.std}
+        return {name: values.astype(np.float32) for name, values in measured.items() if values is not None}
 
     def summary(self) -> dict[str, Any]:
         """Returns what the run record says: the kind, mean and std of each channel, and the sha256 of a mean image.
@@ -39,8 +39,9 @@ class Statistics:
         """
         mean = None if self.mean is None else self.mean.mean(axis=(0, 1, 2)).tolist()
         std = None if self.std is None else self.std.ravel().tolist()
-        summary = {"kind": self.kind, "mean": mean, "std": std}
-        return summary | ({"sha256": sha256([self.arrays()["mean"]])} if self.kind == "pixel_mean" else {})
+        return {"kind": self.kind, "mean": mean, "std": std} | (
+            {"sha256": sha256([self.arrays()["mean"]])} if self.kind == "pixel_mean" else {}
+        )
 
 
 def measure(images_NHWC: Images, kind: str) -> Statistics:
@@ -58,10 +59,8 @@ def measure(images_NHWC: Images, kind: str) -> Statistics:
             histogram += np.bincount(images[..., channel].ravel(), minlength=256)
     means, stds = [], []
     # Python's integers have no end, so nothing is lost before the division.
-    for counts in histograms.tolist():
-        count = sum(counts)
-        first = sum(level * times for level, times in enumerate(counts))
-        second = sum(level**2 * times for level, times in enumerate(counts))
+    for histogram in histograms:
+        count, first, second = (int(histogram @ np.arange(256) ** power) for power in range(3))
         means.append(first / (count * 255))
         stds.append(((count * second - first**2) / (count * 255) ** 2) ** 0.5)
     mean, std = np.reshape(means, (1, 1, 1, -1)), np.reshape(stds, (1, 1, 1, -1))

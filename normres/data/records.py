@@ -30,9 +30,7 @@ def is_array_record(path: Path) -> bool:
 class Decoder:
     """Makes label, id and image of a serialized example.
 
-    Attributes:
-      image_shape: (size, size, C), of what `image` returns; C is 1, 3 or 4, as the data set declares.
-      class_names: in the order of the labels.
+    `image_shape` is (size, size, C), with the C of 1, 3 or 4 channels that the data set declares.
     """
 
     def __init__(self, features: Any, image_size: int, place: Path):
@@ -46,35 +44,29 @@ class Decoder:
         declared = features["image"].shape
         channels = declared[-1] if len(declared) == 3 else -1
         if np.dtype(features["image"].np_dtype) != np.uint8 or channels not in MODES:
-            raise UserError(
-                f"{place}: its image is {features['image']!r}; needed are uint8 images of 1, 3 or 4 channels"
-            )
+            raise UserError(f"{place}: its image is {features['image']!r}, not uint8 of 1, 3 or 4 channels")
         self.image_shape = (image_size, image_size, channels or 3)
         self.class_names = tuple(features["label"].names or map(str, range(features["label"].num_classes)))
         self._features, self._mode = features, MODES[channels]
         self._undecoded = {"image": tensorflow_datasets.decode.SkipDecoding()}
 
-    def _parts(self, record: bytes) -> Any:
-        return self._features.deserialize_example_np(record, decoders=self._undecoded)
+    def _parts(self, record: bytes) -> tuple[int, bytes, bytes]:
+        parts = self._features.deserialize_example_np(record, decoders=self._undecoded)
+        return int(parts["label"]), bytes(parts.get("id", b"")), parts["image"]
 
     def label_and_id(self, record: bytes) -> tuple[int, bytes]:
         """Returns the label and the id, b"" where examples have none; decodes no pixel."""
-        parts = self._parts(record)
-        return int(parts["label"]), bytes(parts.get("id", b""))
+        return self._parts(record)[:2]
 
     def image(self, record: bytes) -> np.ndarray:
         """Returns the image, uint8 of `image_shape`."""
-        return self._pixels(self._parts(record)["image"])
+        return self.example(record)[2]
 
     def example(self, record: bytes) -> tuple[int, bytes, np.ndarray]:
         """Returns label, id and image."""
-        parts = self._parts(record)
-        return int(parts["label"]), bytes(parts.get("id", b"")), self._pixels(parts["image"])
-
-    def _pixels(self, file: bytes) -> np.ndarray:
-        with Image.open(io.BytesIO(file)) as opened:
-            picture = opened if opened.mode == self._mode else opened.convert(self._mode)
-            return square(picture, self.image_shape[0])
+        label, key, file = self._parts(record)
+        with Image.open(io.BytesIO(file)) as picture:
+            return label, key, square(picture.convert(self._mode), self.image_shape[0])
 
 
 def read(path: Path) -> Iterator[bytes]:
@@ -93,10 +85,8 @@ def read(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         # A record: length (8 bytes), its checksum (4), the bytes, their checksum (4).
         while header := file.read(12):
-            if len(header) < 12:
-                raise UserError(f"{path}: ends within a record")
-            (length,) = struct.unpack("<Q", header[:8])
+            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
             body = file.read(length + 4)
-            if len(body) < length + 4:
-                raise UserError(f"{path}: ends within a record")
+            if len(header) + len(body) != length + 16:
+                raise EOFError("it ends within a record")
             yield body[:-4]

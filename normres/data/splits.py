@@ -14,64 +14,51 @@ import numpy as np
 from normres.data.dataset import Dataset
 from normres.errors import UserError
 
-# Config fields of `apply`, all of the section `data`.
-FIELDS = (
-    "validation",
-    "stratified",
-    "evaluate_on",
-    "fraction",
-    "per_class",
-    "split_seed",
-    "label_noise",
-    "label_noise_seed",
-)
-CHECKED = FIELDS[:5]  # together; each one's range is declared with the field
+# Config fields of `apply`, all of the section `data`, with the values that change nothing.
+FIELDS: dict[str, Any] = {
+    "validation": 0,
+    "stratified": False,
+    "evaluate_on": "test",
+    "fraction": 1.0,
+    "per_class": 0,
+    "split_seed": 0,
+    "label_noise": 0.0,
+    "label_noise_seed": 0,
+}
 # What tells the streams apart that may have the same seed.
 _STREAMS = {"validation": 1, "subset": 2, "label_noise": 3}
 
 
-def check(
-    *,
-    validation: int = 0,
-    stratified: bool = False,
-    evaluate_on: str = "test",
-    fraction: float = 1.0,
-    per_class: int = 0,
-) -> None:
+def check(**fields: Any) -> None:
     """Raises `UserError`, one line that names the field, for values that fit no data set.  Arguments as of `apply`."""
-    if evaluate_on == "validation" and not validation:
+    chosen = FIELDS | fields
+    fraction, per_class = chosen["fraction"], chosen["per_class"]
+    if chosen["evaluate_on"] == "validation" and not chosen["validation"]:
         raise UserError("data.evaluate_on='validation' needs data.validation, such as 5000; it is 0")
     if not 0 < fraction <= 1:
         raise UserError(f"data.fraction={fraction} must lie above 0 and not above 1")
     if per_class and fraction < 1:
         raise UserError(f"data.fraction={fraction} and data.per_class={per_class} exclude each other; set one of them")
-    if stratified and not validation and fraction == 1:
+    if chosen["stratified"] and not chosen["validation"] and fraction == 1:
         raise UserError("data.stratified=True needs data.validation or data.fraction: nothing is drawn")
 
 
 def apply(dataset: Dataset, **fields: Any) -> Dataset:
-    """Returns the data set after all splits.  The arguments are the config fields of `data` that `FIELDS` lists.
+    """Returns the data set after all splits; the arguments are the config fields of `data` that `FIELDS` lists.
 
-    Args:
-      dataset: a whole data set.
-      **fields: `validation` training examples set aside, `stratified` or not, and what the run is evaluated on,
-        `evaluate_on` test | validation; `fraction` or `per_class` of the remaining training examples kept;
-        `label_noise`, the share of their labels replaced; `split_seed` and `label_noise_seed`.
-
-    Raises:
-      UserError: the values fit no data set, or not this one.
+    Raises `UserError`, one line that names the field, if the values fit no data set, or not this one.
     """
-    check(**{name: fields[name] for name in CHECKED if name in fields})
-    wanted: dict[str, Any] = dict.fromkeys(FIELDS) | {"fraction": 1.0, "evaluate_on": "test", "split_seed": 0} | fields
-    seed, stratified = wanted["split_seed"], bool(wanted["stratified"])
-    if wanted["validation"]:
-        dataset = set_aside(dataset, wanted["validation"], wanted["evaluate_on"], seed, stratified)
-    if wanted["fraction"] < 1:
-        dataset = keep_fraction(dataset, wanted["fraction"], seed, stratified)
-    if wanted["per_class"]:
-        dataset = keep_per_class(dataset, wanted["per_class"], seed)
-    if wanted["label_noise"]:
-        dataset = add_label_noise(dataset, wanted["label_noise"], wanted["label_noise_seed"] or 0)
+    check(**fields)
+    chosen = FIELDS | fields
+    seed, stratified = chosen["split_seed"], chosen["stratified"]
+    if chosen["validation"]:
+        dataset = set_aside(dataset, chosen["validation"], chosen["evaluate_on"], seed, stratified)
+    if chosen["fraction"] < 1:
+        dataset = keep_fraction(dataset, chosen["fraction"], seed, stratified)
+    if chosen["per_class"]:
+        dataset = keep_per_class(dataset, chosen["per_class"], seed)
+    if chosen["label_noise"]:
+        dataset = add_label_noise(dataset, chosen["label_noise"], chosen["label_noise_seed"])
     return dataset
 
 
@@ -87,15 +74,11 @@ def set_aside(
         raise UserError(f"data.validation={count} must be less than the {size:,} training examples")
     order = _order(dataset.train_labels, _random(seed, "validation"), stratified)
     aside, kept = np.sort(order[:count]), np.sort(order[count:])
-    done = {"validation": {"examples": count, "seed": seed, "stratified": stratified}}
-    evaluated: dict[str, Any] = {}
-    if evaluate_on == "validation":
-        evaluated = {
-            "test_images": dataset.train_images.take(aside, axis=0),
-            "test_labels": dataset.train_labels[aside],
-            "evaluated_on": "validation",
-        }
-    return replace(_train(dataset, kept, done), **evaluated)
+    rest = _train(dataset, kept, {"validation": {"examples": count, "seed": seed, "stratified": stratified}})
+    if evaluate_on == "test":
+        return rest
+    images, labels = dataset.train_images.take(aside, axis=0), dataset.train_labels[aside]
+    return replace(rest, test_images=images, test_labels=labels, evaluated_on="validation")
 
 
 def keep_fraction(dataset: Dataset, fraction: float, seed: int = 0, stratified: bool = False) -> Dataset:
@@ -104,8 +87,8 @@ def keep_fraction(dataset: Dataset, fraction: float, seed: int = 0, stratified: 
     if not count:
         raise UserError(f"data.fraction={fraction} of {len(dataset.train_labels):,} training examples is none")
     order = _order(dataset.train_labels, _random(seed, "subset"), stratified)
-    done = {"subset": {"fraction": fraction, "seed": seed, "stratified": stratified}}
-    return _train(dataset, np.sort(order[:count]), done)
+    split = {"subset": {"fraction": fraction, "seed": seed, "stratified": stratified}}
+    return _train(dataset, np.sort(order[:count]), split)
 
 
 def keep_per_class(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
@@ -135,8 +118,8 @@ def add_label_noise(dataset: Dataset, rate: float, seed: int = 0) -> Dataset:
     # All are drawn, whatever the rate, so that a label replaced at two rates is replaced by the same class.
     shift = random.integers(1, classes, len(labels))
     labels[chosen] = (labels[chosen] + shift[chosen]) % classes
-    done = {"label_noise": {"rate": rate, "replaced": len(chosen), "seed": seed}}
-    return replace(dataset, train_labels=labels, splits={**dataset.splits, **done})
+    noise = {"rate": rate, "replaced": len(chosen), "seed": seed}
+    return replace(dataset, train_labels=labels, splits={**dataset.splits, "label_noise": noise})
 
 
 def _random(seed: int, stream: str) -> np.random.Generator:
@@ -159,18 +142,17 @@ def _order(labels: np.ndarray, random: np.random.Generator, stratified: bool) ->
 
 def _rank(labels: np.ndarray) -> np.ndarray:
     """Returns for each example how many of the same class come before it."""
-    by_class = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels)
-    starts = np.cumsum(counts) - counts
     rank = np.empty(len(labels), np.int64)
-    rank[by_class] = np.arange(len(labels)) - starts[labels[by_class]]
+    for label in np.unique(labels):
+        of_class = labels == label
+        rank[of_class] = np.arange(of_class.sum())
     return rank
 
 
-def _train(dataset: Dataset, kept: np.ndarray, done: dict[str, Any]) -> Dataset:
+def _train(dataset: Dataset, kept: np.ndarray, split: dict[str, Any]) -> Dataset:
     return replace(
         dataset,
         train_images=dataset.train_images.take(kept, axis=0),
         train_labels=dataset.train_labels[kept],
-        splits={**dataset.splits, **done},
+        splits={**dataset.splits, **split},
     )

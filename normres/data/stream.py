@@ -1,11 +1,7 @@
 """Batches of a data set that does not fit on the devices: read from its shards step by step, each host its part.
 
-Which examples make the batch of a step is the same function of (seed, step) as in memory, batches.train_indices, and an
-image's augmentation has the example's own number in its key.  So the position of a run in its data is the step itself:
-there is no iterator to save, a restart goes on at exactly the next batch, and since seed and batch size are fields of
-the config, resuming with another one is refused like any other change.  A streamed run and one in memory compute the
-same numbers.
-
+Which examples make the batch of a step is the same function of (seed, step) as in memory, batches.train_indices.
+So the position of a run in its data is the step: there is no iterator to save.
 Every host reads the rows of each global batch that its own devices hold: disjoint, and together the batch.
 """
 
@@ -34,27 +30,16 @@ def rows(batch_size: int, shards: int, held: Sequence[int]) -> np.ndarray:
     return np.arange(batch_size).reshape(shards, -1)[sorted(held)].ravel()
 
 
-def _rows_of(indices: np.ndarray, shards: int, held: Sequence[int]) -> np.ndarray:
-    return indices[rows(len(indices), shards, held)]
-
-
-def held_here(sharding: NamedSharding) -> list[int]:
-    """Returns which shards of the mesh, a line of devices, are on this process's devices."""
-    here = jax.process_index()
-    return [shard for shard, device in enumerate(sharding.mesh.devices.flat) if device.process_index == here]
-
-
 class Stream:
     """Reads the batches of one run from a data set of LazyImages and places them on the devices."""
 
     def __init__(self, dataset: Dataset, sharding: NamedSharding, wanted: Callable[[int], np.ndarray], steps: int):
         """Takes the sharding of batches, and `wanted`: the examples of a training step of `steps`, (B,) or (B, 2)."""
-        self._splits = {
-            "train": (dataset.train_images, dataset.train_labels),
-            "test": (dataset.test_images, dataset.test_labels),
-        }
-        self._sharding, self._wanted, self._steps = sharding, wanted, steps
-        self._shards, self._held = sharding.mesh.size, held_here(sharding)
+        here = jax.process_index()
+        devices = sharding.mesh.devices.ravel()
+        held = [shard for shard, device in enumerate(devices) if device.process_index == here]
+        self._mine = lambda indices: indices[rows(len(indices), len(devices), held)]  # of the examples of a batch
+        self._dataset, self._sharding, self._wanted, self._steps = dataset, sharding, wanted, steps
         self._next = -1  # the step that comes next out of `_ahead`
         self._ahead: Iterator[np.ndarray] = iter(())
         self._last: Batch = {}
@@ -77,19 +62,16 @@ class Stream:
             changed = images if change is None else np.asarray(change(images, self._mine(indices)))
             yield self._place(split, changed, indices)
 
-    def _mine(self, indices: np.ndarray) -> np.ndarray:
-        return _rows_of(indices, self._shards, self._held)
-
     def _read(self, split: str, wanted: Callable[[int], np.ndarray], start: int, stop: int) -> Iterator[np.ndarray]:
-        images = self._splits[split][0]
+        images, _ = self._dataset.split(split)
         assert isinstance(images, LazyImages)
         # Without self: what is read ahead ends with the stream that holds it, not at some later garbage collection.
-        shards, held = self._shards, self._held
-        return read_ahead(images, lambda number: _rows_of(wanted(number), shards, held), start, stop)
+        mine = self._mine
+        return read_ahead(images, lambda number: mine(wanted(number)), start, stop)
 
     def _place(self, split: str, images: np.ndarray, indices: np.ndarray) -> Batch:
         """Puts this process's rows of a batch on its devices, where they are a part of the global batch."""
-        mine = {"images": images, "labels": self._splits[split][1][self._mine(indices)]}
+        mine = {"images": images, "labels": self._dataset.split(split)[1][self._mine(indices)]}
         return {
             name: jax.make_array_from_process_local_data(self._sharding, array, (len(indices), *array.shape[1:]))
             for name, array in mine.items()

@@ -22,29 +22,18 @@ class Refused(Exception):
     """The pickle wants something that plain data does not need."""
 
 
-class _ArrayType:
-    """Stands for numpy.ndarray, which a pickle hands to `_reconstruct`."""
-
-    def __init__(self, *_: Any) -> None:
-        raise Refused("a call")
-
-
 class _Dtype:
     """Stands for numpy.dtype: one of DTYPES, and its byte order."""
 
-    def __init__(self, *arguments: Any) -> None:
-        code = _text(arguments[0]) if arguments else ""
+    def __init__(self, code: Any = "", *_: Any) -> None:
+        code = text(code)
         if code.lstrip("<>=|") not in DTYPES:
             raise Refused(f"an array of {code[:20]!r}")
-        self.code = code.lstrip("<>=|")
-        self.order = "<"
+        self.value = np.dtype(code.lstrip("<>=|"))
 
     def set_state(self, state: Any) -> None:
         """Takes (version, byte order, ...): the rest is for structures, which are refused above."""
-        order = _text(state[1])
-        if order not in ("<", ">", "|", "="):
-            raise Refused(f"the byte order {order!r}")
-        self.order = order
+        self.value = self.value.newbyteorder(text(state[1]))
 
 
 class _Array:
@@ -54,63 +43,47 @@ class _Array:
         self.value: np.ndarray | None = None
 
     def set_state(self, state: Any) -> None:
-        """Takes (version, shape, dtype, whether column-major, bytes)."""
+        """Takes (version, shape, dtype, whether column-major, bytes); a forged shape asks for no memory."""
         _version, shape, dtype, column_major, content = state
-        self.value = _build(content, dtype, shape, "F" if column_major else "C")
+        if isinstance(content, str):  # Python 2's bytes, read as latin1
+            content = content.encode("latin1")
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
+            raise Refused("an array that is not plain bytes")
+        flat = np.frombuffer(content, dtype.value)
+        self.value = flat.reshape(shape, order="F" if column_major else "C")
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     """Stands for numpy's `_frombuffer`, with which protocol 5 stores an array."""
     array = _Array()
-    array.value = _build(content, dtype, shape, _text(order))
+    array.set_state((1, shape, dtype, text(order) == "F", content))
     return array
 
 
-def _build(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    """Returns the array; `content` has to be there already, so a forged shape asks for no memory."""
-    if isinstance(content, str):  # Python 2's bytes, read as latin1
-        content = content.encode("latin1")
-    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
-        raise Refused("an array that is not plain bytes")
-    shape = tuple(shape)
-    if not all(isinstance(length, int) and length >= 0 for length in shape):
-        raise Refused("an array of a negative length")
-    flat = np.frombuffer(content, np.dtype(dtype.order + dtype.code))
-    return flat.reshape(shape, order="F" if order == "F" else "C")
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
+def _encode(value: Any, encoding: Any) -> bytes:
     """Stands for `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
-    if not isinstance(text, str) or encoding != "latin1":
+    if not isinstance(value, str) or encoding != "latin1":
         raise Refused("an encoding")
-    return text.encode("latin1")
+    return value.encode("latin1")
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Returns a string that Python 2 or 3 wrote."""
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
-# (module, name) as a pickle writes it, of numpy 1 and 2 and Python 2 and 3.
+# (module, name) as a pickle writes it; numpy 2 has `_core` in the place of `core`.
 CALLS: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy", "ndarray"): _ArrayType,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+    ("numpy", "ndarray"): "numpy.ndarray",  # handed to `_reconstruct`; nothing calls it
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
 }
 # Opcodes that make objects of other kinds, or fetch them from outside.
 FORBIDDEN = (
-    pickle.INST,
-    pickle.OBJ,
-    pickle.NEWOBJ,
-    pickle.NEWOBJ_EX,
-    pickle.EXT1,
-    pickle.EXT2,
-    pickle.EXT4,
-    pickle.NEXT_BUFFER,
-    pickle.READONLY_BUFFER,
+    *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX),
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
 )
 
 
@@ -147,7 +120,7 @@ class Unpickler(pickle._Unpickler):
         self.stack[-1] = function(*arguments)  # type: ignore[attr-defined]
 
     def load_build(self) -> None:
-        """Gives what a stand-in made its state; no attribute of anything is ever set."""
+        """Hands a state to what a stand-in made; no attribute of anything is ever set."""
         state = self.stack.pop()  # type: ignore[attr-defined]
         target = self.stack[-1]  # type: ignore[attr-defined]
         if not hasattr(type(target), "set_state"):
@@ -164,7 +137,7 @@ class Unpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
 
 
-def unpickle(content: bytes | bytearray, what: str) -> dict[str, Any]:
+def unpickle(content: bytes, what: str) -> dict[str, Any]:
     """Returns the dict that a pickle holds: of arrays, of lists of plain values, and of plain values.
 
     Strings of Python 2 are read as latin1, so bytes keep their values.
@@ -175,7 +148,7 @@ def unpickle(content: bytes | bytearray, what: str) -> dict[str, Any]:
         entries = Unpickler(io.BytesIO(content), CALLS).load()
         if not isinstance(entries, dict):
             raise Refused(f"a {type(entries).__name__} in the place of a dict")
-        return {_text(key): _plain(value) for key, value in entries.items()}
+        return {text(key): _plain(value) for key, value in entries.items()}
     except Refused as error:
         raise UserError(
             f"{what} asks for {error}, which is no plain data: altered or malicious; it was not executed"

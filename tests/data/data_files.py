@@ -1,11 +1,9 @@
 """Writes small files in the layouts of the official releases, for the tests of the data sources."""
 
-import contextlib
 import gzip
 import io
 import struct
 import tarfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -152,39 +150,23 @@ def prepared_set(
     shape: tuple[int | None, ...] = (None, None, 3),
     ids: bool = False,
     shards: int = 1,
-    encoding: str = "png",
 ) -> Path:
     """A directory as tensorflow_datasets prepares it, ArrayRecord: splits of (image, label), in a shuffled order.
 
-    With `ids`, they say the order in which the examples are given here.
+    With `ids`, they say the order that the examples have here.
     """
-    library = prepared._library()
-    features = {
-        "image": library.features.Image(shape=shape, encoding_format=encoding),
-        "label": library.features.ClassLabel(num_classes=classes),
-    } | ({"id": library.features.Text()} if ids else {})
+    features = prepared._library().features
+    columns = {
+        "image": features.Image(shape=shape, encoding_format="png"),
+        "label": features.ClassLabel(num_classes=classes),
+    } | ({"id": features.Text()} if ids else {})
 
-    def generate(split: str) -> Any:
+    def examples(split: str) -> Any:
         for number, (image, label) in enumerate(splits[split]):
             picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-            key = f"{split}_{number:05d}"
-            yield key, {"image": picture, "label": label} | ({"id": key} if ids else {})
+            yield {"image": picture, "label": label} | ({"id": f"{split}_{number:05d}"} if ids else {})
 
-    members = {
-        "VERSION": library.core.Version("1.2.0"),
-        "name": name,
-        "_info": lambda self: library.core.DatasetInfo(builder=self, features=library.features.FeaturesDict(features)),
-        "_split_generators": lambda self, dl_manager: {split: generate(split) for split in splits},
-        "_generate_examples": lambda self: iter(()),
-        "__module__": __name__,
-    }
-    base = library.core.GeneratorBasedBuilder
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        builder = type(base)("Made", (base,), members, skip_registration=True)(
-            data_dir=str(to), file_format="array_record"
-        )
-        builder.download_and_prepare(download_config=library.download.DownloadConfig(num_shards=shards))
+    prepared.build(to, name, "1.2.0", columns, {split: examples(split) for split in splits}, {}, shards)
     return to
 
 

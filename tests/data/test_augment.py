@@ -1,4 +1,4 @@
-"""Augmentation against numpy from the papers' formulas, on one device and on eight."""
+"""Augmentation against numpy from the papers' formulas, on one device and on two."""
 
 from functools import partial
 
@@ -42,9 +42,9 @@ def test_reflect_padding_gives_windows_of_the_reflected_image():
             window = padded[row : row + 8, column : column + 8]
             windows |= {window.tobytes(), np.ascontiguousarray(window[:, ::-1]).tobytes()}
     cut = np.asarray(augment.crop_flip(np.broadcast_to(image, (40, 8, 8, 1)), KEYS, "reflect"))
-    found = {np.ascontiguousarray(one).tobytes() for one in cut}
-    assert found <= windows
-    assert len(found) > 25
+    seen = {np.ascontiguousarray(one).tobytes() for one in cut}
+    assert seen <= windows
+    assert len(seen) > 25
 
 
 def test_flip_flips_what_crop_flip_flips():
@@ -60,7 +60,7 @@ def test_flip_flips_what_crop_flip_flips():
     np.testing.assert_array_equal(middle[:, 1] < middle[:, 0], which)
 
 
-@pytest.mark.parametrize("side", [1, 3, 4, 16])
+@pytest.mark.parametrize("side", [3, 4, 16])
 def test_cutout_sets_a_square_around_any_pixel_to_zero(side):
     keys = jax.random.split(jax.random.key(1), 3_000)
     cut = np.asarray(jax.jit(augment.cutout, static_argnums=2)(jnp.ones((3_000, 8, 8, 3)), keys, side)) == 0
@@ -133,10 +133,10 @@ def test_cutmix_is_applied_at_its_share_of_the_steps_and_leaves_the_others_alone
     def mixed(probability, key):
         return augment.cutmix(ones, zeros, key, 1.0, probability)
 
-    found = {p: jax.jit(jax.vmap(lambda key, p=p: mixed(p, key)))(keys) for p in (0.0, 0.25, 1.0)}
-    images, shares = map(np.asarray, found[0.25])
-    always, all_shares = map(np.asarray, found[1.0])
-    assert (np.asarray(found[0.0][1]) == 1).all()
+    drawn = {p: jax.jit(jax.vmap(lambda key, p=p: mixed(p, key)))(keys) for p in (0.0, 0.25, 1.0)}
+    images, shares = map(np.asarray, drawn[0.25])
+    always, all_shares = map(np.asarray, drawn[1.0])
+    assert (np.asarray(drawn[0.0][1]) == 1).all()
     # Where a box is left, it is the box of probability 1; elsewhere the image is whole and the share 1.
     applied = shares < 1
     np.testing.assert_array_equal(images[applied], always[applied])
@@ -184,25 +184,19 @@ def test_the_label_with_the_larger_share_is_right():
     np.testing.assert_array_equal(augment.Targets(labels).right, labels)
 
 
-EVERY = [
-    {"preprocess": kind, "augmentation": moved, "padding": padding}
-    for kind, moved, padding in [
-        ("pixel_mean", "crop_flip", "zero"),
-        ("channel_mean_std", "crop_flip", "reflect"),
-        ("image_standardization", "flip", "zero"),
-    ]
-] + [
-    {"augmentation": "crop_flip", "mixup": 0.4},
-    {"augmentation": "crop_flip", "cutmix": 1.0, "cutout": 3},
-    {"augmentation": "flip", "cutmix": 1.0, "cutmix_probability": 0.5},
-]
-
-
-@pytest.mark.parametrize("data", EVERY, ids=lambda data: "-".join(map(str, data.values())))
-def test_eight_devices_see_the_batch_of_one_bit_for_bit(data):
-    one, eight = programs(1, **data), programs(8, **data)
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"preprocess": "channel_mean_std", "augmentation": "crop_flip", "padding": "reflect", "cutout": 4},
+        {"preprocess": "image_standardization", "augmentation": "flip", "mixup": 0.4},
+        {"augmentation": "crop_flip", "cutmix": 1.0, "cutout": 3},
+    ],
+    ids=lambda data: "-".join(map(str, data.values())),
+)
+def test_two_devices_see_the_batch_of_one_bit_for_bit(data):
+    one, two = programs(1, **data), programs(2, **data)
     seen = []
-    for built, parallel in ((one, "jit"), (eight, "jit"), (eight, "pmap")):
+    for built, parallel in ((one, "jit"), (two, "jit"), (two, "pmap")):
 
         def batch(step, data, indices, config=built.config):
             return augment.training_batch(config, step, data, indices)
@@ -223,18 +217,6 @@ def test_eight_devices_see_the_batch_of_one_bit_for_bit(data):
         for a, b in zip(jax.tree.leaves(seen[0]), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
     assert np.any(seen[0][0][0] != seen[0][1][0])  # another step, another batch
-
-
-def test_training_on_mixed_images_is_the_same_on_eight_devices():
-    losses = []
-    for devices in (1, 8):
-        built = programs(devices, "pmap", mixup=1.0, cutout=4)
-        state, metrics = built.initial_state(), []
-        for step in range(2):
-            state, values = built.train(state, step)
-            metrics.append([np.asarray(values[name][0]) for name in ("loss", "error", "learning_rate")])
-        losses.append(metrics)
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 def test_mixed_images_follow_the_seed_of_augmentation():

@@ -1,6 +1,7 @@
 """Corrupted test sets against CIFAR-10-C's formulas in numpy, and what a finished run says of them."""
 
 import colorsys
+import dataclasses
 
 import jax
 import numpy as np
@@ -57,16 +58,16 @@ def test_the_formulas_are_those_of_cifar_10_c(images, formula, severity):
     images = np.concatenate([images[:8], np.zeros_like(images[:1])])  # black has no hue
     amount = AMOUNTS[formula.__name__][severity - 1]
     exact = np.array([np.clip(formula(image / 255.0, amount), 0, 1) * 255 for image in images])
-    found = corrupt(images, formula.__name__, severity)
-    assert found.dtype == np.uint8
+    corrupted = corrupt(images, formula.__name__, severity)
+    assert corrupted.dtype == np.uint8
     # Truncated: float32 may fall on the other side of a whole level, but only where the value is one.
     whole = np.abs(exact - np.round(exact)) < 2e-3
-    np.testing.assert_array_equal(found[~whole], exact[~whole].astype(np.uint8))
-    assert np.abs(found - exact).max() <= 1 + 2e-3
+    np.testing.assert_array_equal(corrupted[~whole], exact[~whole].astype(np.uint8))
+    assert np.abs(corrupted - exact).max() <= 1 + 2e-3
     assert whole.mean() < 0.5
 
 
-@pytest.mark.parametrize("severity", corruptions.SEVERITIES)
+@pytest.mark.parametrize("severity", [1, 5])
 def test_noise_is_normal_with_the_amount_of_cifar_10_c(severity):
     grey = np.full((64, 32, 32, 3), 128, np.uint8)
     noise = (corrupt(grey, "gaussian_noise", severity) - 127.5) / 255  # truncation takes half a level on average
@@ -79,12 +80,12 @@ def test_noise_is_normal_with_the_amount_of_cifar_10_c(severity):
     assert np.abs(np.corrcoef(channels) - np.eye(3)).max() < 0.02
 
 
-@pytest.mark.parametrize("severity", corruptions.SEVERITIES)
+@pytest.mark.parametrize("severity", [1, 5])
 def test_a_color_cast_has_its_length_any_hue_and_no_brightness(severity):
     grey = np.full((400, 4, 4, 3), 128, np.uint8)
-    found = corrupt(grey, "color_cast", severity).astype(float)
-    shift = (found[:, 0, 0] - 127.5) / 255
-    assert np.ptp(found, axis=(1, 2)).max() == 0
+    cast = corrupt(grey, "color_cast", severity).astype(float)
+    shift = (cast[:, 0, 0] - 127.5) / 255
+    assert np.ptp(cast, axis=(1, 2)).max() == 0
     # Truncation is worth up to half a level either way in each of three channels.
     np.testing.assert_allclose(shift.sum(1), 0, atol=1.6 / 255)
     amount = corruptions.CORRUPTIONS["color_cast"].amounts[severity - 1]
@@ -120,6 +121,7 @@ SMALL = {
     "model.depth": 8,
     "model.width": 4,
     "train.steps": 2,
+    "train.steps_per_program": 1,
     "train.batch_size": 16,
     "train.eval_batch_size": 16,
     "train.eval_every": 10,
@@ -128,31 +130,30 @@ SMALL = {
 }
 
 
-def test_a_finished_run_says_the_error_under_each_severity():
+@pytest.fixture(scope="module")
+def programs():
     config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": "contrast,gaussian_noise"})
-    built = Programs(config, dataset(), "float32", jax.devices()[:2])
-    events = [(event, state.step) for event, state in fit(built, built.initial_state())]
+    return Programs(config, dataset(), "float32", jax.devices()[:1])
+
+
+def test_a_finished_run_says_the_error_under_each_severity(programs):
+    events = [(event, state) for event, state in fit(programs, programs.initial_state())]
     assert [event.kind for event, _ in events] == ["train", "test", "corrupted", "finished"]
-    found = events[2][0].values
-    assert list(found) == ["contrast", "gaussian_noise"]
-    # By hand: a run on the corrupted images themselves as test set, statistics of the same training images.
-    for name, errors in found.items():
-        for severity in (1, 5):
-            images = corrupt(dataset().test_images, name, severity)
-            changed = dataset().__class__(**{**vars(dataset()), "test_images": images})
-            other = Programs(config, changed, "float32", jax.devices()[:2])
-            state = other.initial_state()
-            for step in range(2):
-                state, _ = other.train(state, step)
-            assert other.evaluate(state, "test")["error"] == errors[severity - 1]
+    errors, state = events[2][0].values, events[-1][1]
+    assert list(errors) == ["contrast", "gaussian_noise"]
+    # By hand: the corrupted images themselves as test set.
+    for name, severity in (("contrast", 5), ("gaussian_noise", 1)):
+        images = corrupt(dataset().test_images, name, severity)
+        other = Programs(
+            programs.config, dataclasses.replace(dataset(), test_images=images), "float32", jax.devices()[:1]
+        )
+        assert other.evaluate(state, "test")["error"] == errors[name][severity - 1]
 
 
-def test_told_to_stop_under_a_corruption_the_run_is_saved():
-    config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": "contrast,gaussian_noise"})
-    built = Programs(config, dataset(), "float32", jax.devices()[:2])
+def test_told_to_stop_under_a_corruption_the_run_is_saved(programs):
     # Steps 2, batches of the training set 3, of the test set 2: the tenth question comes at a corrupted batch.
     calls = iter([False] * 9)
-    kinds = [event.kind for event, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
+    kinds = [event.kind for event, _ in fit(programs, programs.initial_state(), lambda: next(calls, True))]
     assert kinds == ["train", "checkpoint"]
 
 
@@ -174,7 +175,7 @@ def test_a_corruption_that_does_not_exist_is_named(value, message):
 
 
 @pytest.mark.parametrize("value", ["contrast,color_cast", "('contrast', 'color_cast')", ["contrast", "color_cast"]])
-def test_corruptions_are_given_by_name(value):
+def test_corruptions_are_set_by_name(value):
     changed = configs.apply(base.get_config(), {"data.corruptions": value})
     assert changed.data.corruptions == ("contrast", "color_cast")
     assert configs.apply(base.get_config(), {"data.corruptions": ""}).data.corruptions == ()

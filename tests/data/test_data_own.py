@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 import shutil
 import zipfile
 from pathlib import Path
@@ -71,9 +72,9 @@ def test_npz_in_column_order_and_with_grey_images(tmp_path: Path) -> None:
         ({"train_labels": np.zeros(5, int)}, "train_labels is int64 (5,), not integers (6,)"),
         ({"train_labels": np.zeros((6, 1), int)}, "train_labels is int64 (6, 1), not integers (6,)"),
         ({"train_labels": np.zeros(6)}, "train_labels is float64 (6,), not integers"),
-        ({"test_labels": np.array([0, 1, 3, 0])}, "test_labels has 3 at 2, outside 0..2"),
-        ({"train_labels": np.array([0, 1, 2, -1, 0, 0])}, "train_labels has -1 at 3, outside 0..2"),
-        ({"class_names": ["a", "b"]}, "train_labels has 2 at 2, outside 0..1"),
+        ({"test_labels": np.array([0, 1, 3, 0])}, "test_labels has label 3 in record 2, outside 0..2"),
+        ({"train_labels": np.array([0, 1, 2, -1, 0, 0])}, "train_labels has label -1 in record 3, outside 0..2"),
+        ({"class_names": ["a", "b"]}, "train_labels has label 2 in record 2, outside 0..1"),
         ({"class_names": [1, 2, 3]}, "class_names is int64 (3,), not strings"),
     ],
 )
@@ -86,7 +87,8 @@ def test_npz_with_wrong_arrays(tmp_path: Path, changes: dict[str, Any], message:
 
 def test_npz_that_is_not_what_its_name_says(tmp_path: Path) -> None:
     line = error_line("cifar10", "npz", written(tmp_path))
-    assert "images of shape (8, 6, 3) and 10 classes, which is not cifar10" in line
+    assert line.startswith("data.name=cifar10, but ")
+    assert "images of shape (8, 6, 3) and 10 classes" in line
 
 
 class Harm:
@@ -105,7 +107,7 @@ def test_npz_with_objects_executes_nothing(tmp_path: Path) -> None:
     touched.unlink()
     line = error_line("mine", "npz", path)
     assert not touched.exists()  # ... but not here
-    assert "class_names cannot be read: Object arrays cannot be loaded" in line
+    assert "class_names cannot be read: damaged or no .npz file (Object arrays cannot be loaded" in line
     path.write_bytes(pickle.dumps(Harm(touched)))
     assert "no .npz file" in error_line("mine", "npz", path)
     assert not touched.exists()
@@ -116,21 +118,24 @@ def test_npz_that_is_damaged(tmp_path: Path) -> None:
     good = path.read_bytes()
     for size in (0, 10, len(good) // 2, len(good) - 5):
         path.write_bytes(good[:size])
-        assert f"{path} is damaged, incomplete or no .npz file" in error_line("mine", "npz", path)
+        assert f"{path} cannot be read: damaged or no .npz file" in error_line("mine", "npz", path)
     middle = good.index(arrays()["train_images"].tobytes()[:20]) + 50
     path.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
     assert "Bad CRC-32 for file 'train_images.npy'" in error_line("mine", "npz", path)
 
 
 def test_npz_with_a_header_that_asks_for_all_memory(tmp_path: Path) -> None:
-    path = written(tmp_path)
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 8, 8, 3)})
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("class_names.npy", header.getvalue())
-    assert "class_names cannot be read: 128 bytes, not the 211,106,232,533,120 of its header" in error_line(
-        "mine", "npz", path
-    )
+    # Of 192 TiB, which numpy cannot have, and of 24 GiB, which it asks for and never touches.
+    for count in (2**40, 2**27):
+        path = written(tmp_path)
+        header = io.BytesIO()
+        forged = {"descr": "|u1", "fortran_order": False, "shape": (count, 8, 8, 3)}
+        np.lib.format.write_array_header_1_0(header, forged)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("class_names.npy", header.getvalue())
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert "class_names cannot be read: damaged" in error_line("mine", "npz", path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
 
 
 def test_npz_that_is_a_folder_or_missing(tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_folder_keeps_the_pixels_of_images_that_fit(pictures: Path) -> None:
     np.testing.assert_array_equal(load("pets", "folder", str(pictures), image_size=4).test_images[0], pixels)
 
 
-@pytest.mark.parametrize("size", [(4, 10), (10, 4), (40, 100), (100, 41)])
+@pytest.mark.parametrize("size", [(4, 10), (100, 41)])
 def test_folder_resizes_the_shorter_side_and_cuts_out_the_middle(pictures: Path, size: tuple[int, int]) -> None:
     # Along the longer side: a quarter blue, a quarter black, a quarter red, a quarter blue.  The middle shows no blue,
     # and black and red in equal parts.
@@ -187,14 +192,14 @@ def test_folder_resizes_the_shorter_side_and_cuts_out_the_middle(pictures: Path,
     pixels = np.broadcast_to(line, (min(size), length, 3))
     wide = size[0] > size[1]
     Image.fromarray(np.ascontiguousarray(pixels if wide else pixels.swapaxes(0, 1))).save(pictures / "test/cat/x.png")
-    found = load("pets", "folder", str(pictures), image_size=4).test_images[0].astype(int)
-    across = found.mean(axis=0 if wide else 1)
+    image = load("pets", "folder", str(pictures), image_size=4).test_images[0].astype(int)
+    across = image.mean(axis=0 if wide else 1)
     np.testing.assert_allclose(across[:, 0], [0, 0, 255, 255], atol=40)
     assert across[:, 2].max() < 40
-    assert found.std(axis=0 if wide else 1).max() == 0
+    assert image.std(axis=0 if wide else 1).max() == 0
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "LA"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
 def test_folder_makes_every_image_rgb(pictures: Path, mode: str) -> None:
     Image.new("RGB", (9, 7), (255, 255, 255)).convert(mode).save(pictures / "test" / "cat" / "x.png")
     data = load("pets", "folder", str(pictures), image_size=5)
@@ -202,17 +207,12 @@ def test_folder_makes_every_image_rgb(pictures: Path, mode: str) -> None:
     assert (data.test_images[0] == 255).all()
 
 
-@pytest.mark.parametrize("file", ["train/dog/b.png", "train/dog/a.JPG", "test/cat/x.png"])
-@pytest.mark.parametrize("damage", ["empty", "half", "text", "header", "chunk"])
+@pytest.mark.parametrize(
+    ("file", "damage"), [("train/dog/b.png", "empty"), ("train/dog/a.JPG", "half"), ("test/cat/x.png", "text")]
+)
 def test_folder_with_a_corrupt_image(pictures: Path, file: str, damage: str) -> None:
-    if file.endswith("JPG") and damage in ("header", "chunk"):
-        pytest.skip("JPEG has no checksums: a flipped bit is another picture")
     content = (pictures / file).read_bytes()
-    # Bytes 16 to 28 of a PNG file are its width, height and depth; 33 to 40 length and kind of the next chunk.
-    position = {"header": 20, "chunk": 38}.get(damage, 0)
-    flipped = content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :]
-    damaged = {"empty": b"", "half": content[: len(content) // 2], "text": b"GIF89a"}.get(damage, flipped)
-    (pictures / file).write_bytes(damaged)
+    (pictures / file).write_bytes({"empty": b"", "half": content[: len(content) // 2], "text": b"GIF89a"}[damage])
     line = error_line("pets", "folder", pictures, image_size=4)
     assert f"{pictures / file} is no readable PNG or JPEG image" in line
 
@@ -239,18 +239,6 @@ def test_folder_of_other_images_under_a_known_name(pictures: Path) -> None:
     line = error_line("cifar10", "folder", pictures)
     assert line.startswith("data.name=cifar10, but")
     assert "2 classes (cat, dog, ...)" in line
-
-
-def test_folder_with_an_image_that_is_damaged_far_inside(pictures: Path) -> None:
-    # So large that its pixels fill several chunks; the kind of the second one is damaged.
-    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    file = pictures / "test" / "cat" / "x.png"
-    Image.fromarray(noise).save(file)
-    content = bytearray(file.read_bytes())
-    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
-    content[second] ^= 255
-    file.write_bytes(content)
-    assert f"{file} is no readable PNG or JPEG image" in error_line("pets", "folder", pictures)
 
 
 def test_folder_finds_any_flipped_bit_of_a_png(pictures: Path) -> None:

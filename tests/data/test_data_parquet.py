@@ -48,15 +48,18 @@ def small(tmp_path, monkeypatch):
     train, test = images(20), images(10, seed=1)
     labels = np.arange(20) % 10
     layout = official.LAYOUTS["binary", "cifar10"]
-    binary = [np.concatenate([labels[: len(p), None].astype(np.uint8), p.transpose(0, 3, 1, 2).reshape(len(p), -1)], 1)
-              for p in (train, test)]  # fmt: skip
-    md5 = {f: hashlib.md5(b.tobytes()).hexdigest() for f, b in zip(("all.bin", "test.bin"), binary, strict=True)}
-    few = dataclasses.replace(layout, train_records={"all.bin": 20}, test_records={"test.bin": 10}, md5=md5)
+    md5 = []
+    for pixels in (train[:10], train[10:], test):
+        planes = pixels.transpose(0, 3, 1, 2).reshape(10, -1)
+        md5.append(hashlib.md5(np.concatenate([labels[:10, None].astype(np.uint8), planes], 1).tobytes()).hexdigest())
+    md5 = {"train_md5": {"one.bin": md5[0], "two.bin": md5[1]}, "test_md5": {"test.bin": md5[2]}}
+    few = dataclasses.replace(layout, train_examples=20, test_examples=10, **md5)
     monkeypatch.setitem(official.LAYOUTS, ("binary", "cifar10"), few)
     folder = tmp_path / "hub"
-    # Two files of one split, in the order of their names, and a folder between.
-    write(folder / "plain_text/train-00000-of-00002.parquet", train[:12], labels[:12], names=NAMES)
-    write(folder / "plain_text/train-00001-of-00002.parquet", train[12:], labels[12:], names=NAMES)
+    # The second official file comes first, as the hub has it; two Parquet files of one split, and a folder between.
+    hub = np.concatenate([train[10:], train[:10]])
+    write(folder / "plain_text/train-00000-of-00002.parquet", hub[:12], labels[:12], names=NAMES)
+    write(folder / "plain_text/train-00001-of-00002.parquet", hub[12:], labels[12:], names=NAMES)
     write(folder / "plain_text/test-00000-of-00001.parquet", test, labels[:10], names=NAMES)
     return folder, train, labels
 
@@ -75,11 +78,20 @@ def test_a_changed_pixel_or_order_is_not_official(small):
     folder, train, labels = small
     test = folder / "plain_text/test-00000-of-00001.parquet"
     write(test, images(10, seed=1)[::-1], labels[:10], names=NAMES)
-    with pytest.raises(UserError, match=r"test rows from 0 on make of test\.bin has md5 .*altered.*data\.verify=False"):
+    with pytest.raises(UserError, match=r"test rows from 0 on make no official file .*altered.*data\.verify=False"):
         load("cifar10", "parquet", str(folder))
     assert len(load("cifar10", "parquet", str(folder), verify=False).test_labels) == 10
     write(test, train[:5], labels[:5])
     with pytest.raises(UserError, match=r"has 5 test images, 0 to 1 of each class, not CIFAR-10's 10"):
+        load("cifar10", "parquet", str(folder))
+
+
+def test_a_file_that_stands_twice_is_not_official(small):
+    folder, train, labels = small
+    twice = np.concatenate([train[10:], train[10:]])
+    write(folder / "plain_text/train-00000-of-00002.parquet", twice[:12], labels[:12], names=NAMES)
+    write(folder / "plain_text/train-00001-of-00002.parquet", twice[12:], labels[12:], names=NAMES)
+    with pytest.raises(UserError, match="train rows from 10 on make no official file"):
         load("cifar10", "parquet", str(folder))
 
 
@@ -127,7 +139,7 @@ def broken(folder, fault):
         ("no rows", "test-00000-of-00001.parquet has no rows"),
         ("damaged image", "test-00000-of-00001.parquet: row 0 is no readable PNG or JPEG"),
         ("null", "test-00000-of-00001.parquet: row 0 lacks its image or its label"),
-        ("label", "has a label 10, but 10 classes"),
+        ("label", "test has label 10 in record 0, outside 0..9"),
     ],
 )
 def test_a_bad_file_is_one_line(small, fault, message):
@@ -161,5 +173,8 @@ def test_the_hub_stands_in_for_a_university_that_fails(small, tmp_path, monkeypa
     finally:
         server.shutdown()
         server.server_close()
-    assert f"gone/cifar-10-binary.tar.gz: HTTP Error 404: File not found; took {site}cifar10" in capsys.readouterr().out
+    assert (
+        f"gone/cifar-10-binary.tar.gz: not reachable (HTTP Error 404: File not found); took {site}cifar10"
+        in capsys.readouterr().out
+    )
     assert len(load("cifar10", "auto", str(folder)).train_labels) == 20

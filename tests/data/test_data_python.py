@@ -1,6 +1,5 @@
 """The source `python`: pickled files as Python 2 wrote them, and pickles that would rather do something else."""
 
-import hashlib
 import os
 import pickle
 import struct
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from data_files import (
-    BATCHES,
     archive,
     array,
     batch,
@@ -27,7 +25,7 @@ from data_files import (
     text,
 )
 
-from normres.data import load, official
+from normres.data import load
 from normres.data.unpickle import unpickle
 from normres.errors import UserError
 
@@ -37,30 +35,28 @@ def cifar10(tmp_path: Path) -> Path:
     return python10(tmp_path)
 
 
-@pytest.mark.parametrize("form", ["folder", "parent", ".tar.gz", ".tar"])
 @pytest.mark.parametrize(
-    ("name", "python", "binary"), [("cifar10", python10, binary10), ("cifar100", python100, binary100)]
+    ("name", "python", "binary", "form"),
+    [("cifar10", python10, binary10, "folder"), ("cifar100", python100, binary100, ".tar.gz")],
 )
 def test_the_python_version_holds_what_the_binary_one_does(
     tmp_path: Path, name: str, python: Any, binary: Any, form: str
 ) -> None:
     folder = python(tmp_path)
-    path = {"folder": folder, "parent": tmp_path}.get(form) or archive(folder, form)
-    found = load(name, "python", str(path), verify=False)
-    assert found.source == "python"
-    assert found.train_labels.dtype == np.int32
-    assert same(found, load(name, "binary", str(binary(tmp_path)), verify=False))
+    path = folder if form == "folder" else archive(folder, form)
+    data = load(name, "python", str(path), verify=False)
+    assert data.source == "python"
+    assert data.train_labels.dtype == np.int32
+    assert same(data, load(name, "binary", str(binary(tmp_path)), verify=False))
 
 
 def test_pixel_placement(cifar10: Path) -> None:
     pixels = np.zeros((2, 3072), np.uint8)
-    pixels[1, 0 * 1024 + 2 * 32 + 5] = 11  # red of row 2, column 5
-    pixels[1, 1 * 1024 + 31 * 32 + 0] = 22  # green of row 31, column 0
+    pixels[1, 1 * 1024 + 31 * 32 + 5] = 22  # green of row 31, column 5
     (cifar10 / "data_batch_2").write_bytes(batch(4, 8, values=(0, 0), data=array(pixels)))
     image = load("cifar10", "python", str(cifar10), verify=False).train_images[3]
-    assert image[2, 5].tolist() == [11, 0, 0]
-    assert image[31, 0].tolist() == [0, 22, 0]
-    assert np.count_nonzero(image) == 2
+    assert image[31, 5].tolist() == [0, 22, 0]
+    assert np.count_nonzero(image) == 1
 
 
 def test_the_names_file(cifar10: Path, tmp_path: Path) -> None:
@@ -77,10 +73,10 @@ def test_pickles_of_python_3(protocol: int) -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 6)
     for data in (pixels, np.asfortranarray(pixels), pixels[:, ::2], pixels.astype(">i4")):
         written = pickle.dumps({b"data": data, "labels": [1, 2], "title": "x", "raw": b"\xff\0"}, protocol)
-        found = unpickle(written, "file")
-        np.testing.assert_array_equal(found["data"], data)
-        assert found["data"].dtype == data.dtype
-        assert (found["labels"], found["title"], found["raw"]) == ([1, 2], "x", b"\xff\0")
+        entries = unpickle(written, "file")
+        np.testing.assert_array_equal(entries["data"], data)
+        assert entries["data"].dtype == data.dtype
+        assert (entries["labels"], entries["title"], entries["raw"]) == ([1, 2], "x", b"\xff\0")
 
 
 # ---- what is refused
@@ -96,8 +92,7 @@ class Malicious:
         return self.call
 
 
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("where", ["data_batch_3", "batches.meta"])
+@pytest.mark.parametrize(("where", "protocol"), [("data_batch_3", 0), ("batches.meta", 2), ("data_batch_3", 5)])
 def test_a_malicious_file_executes_nothing(cifar10: Path, tmp_path: Path, where: str, protocol: int) -> None:
     touched = tmp_path / "touched"
     harmful = pickle.dumps(Malicious(os.system, f"touch {touched}"), protocol)
@@ -135,7 +130,7 @@ FORGED = {
     "extension": (b"\x80\x02\x82\x01.", "(KeyError)"),
     "persistent": (b"Pone\n.", "asks for an object from elsewhere"),
     "array of objects": (b"}(" + text("x") + DTYPE + b"(" + text("O8") + b"tRu.", "asks for an array of 'O8'"),
-    "a type in a dict": (b"}(" + text("x") + b"cnumpy\nndarray\nu.", "asks for a type"),
+    "a type in a dict": (b"}(" + text("x") + DTYPE + b"u.", "asks for a type"),
     "an empty array": (
         b"}(" + text("x") + b"cnumpy.core.multiarray\n_reconstruct\n(tRu.",
         "asks for an array without content",
@@ -168,32 +163,12 @@ def test_a_forged_pickle_leaves_the_next_one_readable() -> None:
     assert unpickle(good, "the file")["data"].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("file", BATCHES)
-@pytest.mark.parametrize("size", [0, 1, 1000, 6000, -1])
+@pytest.mark.parametrize(("file", "size"), [("data_batch_1", 0), ("data_batch_5", 1000), ("test_batch", -1)])
 def test_truncated_file(cifar10: Path, file: str, size: int) -> None:
     (cifar10 / file).write_bytes((cifar10 / file).read_bytes()[:size])
     line = error_line("cifar10", "python", cifar10, verify=False)
     assert str(cifar10 / file) in line
     assert "truncated or damaged" in line
-
-
-@pytest.mark.parametrize("form", ["folder", "archive"])
-@pytest.mark.parametrize("verify", [False, True])
-def test_flipped_bit_in_a_pixel(cifar10: Path, monkeypatch: pytest.MonkeyPatch, verify: bool, form: str) -> None:
-    layout = official.LAYOUTS["python", "cifar10"]
-    for file in BATCHES:
-        monkeypatch.setitem(layout.md5, file, hashlib.md5((cifar10 / file).read_bytes()).hexdigest())
-        records = layout.train_records if file in layout.train_records else layout.test_records
-        monkeypatch.setitem(records, file, 2)
-    assert len(load("cifar10", "python", str(cifar10)).train_labels) == 10
-    content = bytearray((cifar10 / "data_batch_4").read_bytes())
-    content[3000] ^= 1
-    (cifar10 / "data_batch_4").write_bytes(content)
-    path = cifar10 if form == "folder" else archive(cifar10)
-    if verify:
-        assert "data_batch_4 has md5" in error_line("cifar10", "python", path)
-    else:
-        assert len(load("cifar10", "python", str(path), verify=False).train_labels) == 10
 
 
 def test_any_flipped_bit_is_survived(cifar10: Path) -> None:
@@ -205,13 +180,6 @@ def test_any_flipped_bit_is_survived(cifar10: Path) -> None:
             content[position] ^= 1 << bit
             with suppress(UserError):  # and nothing else
                 unpickle(content, "the file")
-
-
-@pytest.mark.parametrize("file", BATCHES)
-def test_missing_file_is_named(cifar10: Path, file: str) -> None:
-    (cifar10 / file).unlink()
-    assert f"{cifar10} has no {file};" in error_line("cifar10", "python", cifar10, verify=False)
-    assert f" has no {file};" in error_line("cifar10", "python", archive(cifar10), verify=False)
 
 
 @pytest.mark.parametrize(
@@ -244,5 +212,3 @@ def test_the_other_release_is_recognized(tmp_path: Path) -> None:
     assert "it holds the binary version of CIFAR-10; set data.source=binary or" in line
     line = error_line("cifar100", "python", binary)
     assert "it holds the binary version of CIFAR-10; set data.source=binary and data.name=cifar10" in line
-    line = error_line("cifar10", "python", python100(tmp_path))
-    assert "it holds CIFAR-100, not CIFAR-10; set data.name=cifar100" in line

@@ -26,11 +26,11 @@ def exact(values):
 
 
 def test_mean_and_standard_deviation_of_the_training_images_are_exact():
-    found = preprocess.measure(IMAGES, "channel_mean_std")
+    measured = preprocess.measure(IMAGES, "channel_mean_std")
     for channel in range(3):
         mean, std = exact(IMAGES[..., channel])
-        assert found.mean.ravel()[channel] == mean
-        assert found.std.ravel()[channel] == pytest.approx(std, rel=3e-16)
+        assert measured.mean.ravel()[channel] == mean
+        assert measured.std.ravel()[channel] == pytest.approx(std, rel=3e-16)
     pixels = preprocess.measure(IMAGES, "pixel_mean")
     assert pixels.mean[0, 3, 5, 1] == exact(IMAGES[:, 3, 5, 1])[0]
     assert pixels.mean.shape == (1, 8, 8, 3)
@@ -50,9 +50,9 @@ def test_preprocessing_is_the_formula_of_its_name():
     }
     assert tuple(expected) == preprocess.KINDS
     for kind, values in expected.items():
-        found = preprocess.preprocess(kind, jnp.asarray(IMAGES), preprocess.measure(IMAGES, kind).arrays())
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-6, err_msg=kind)
+        processed = preprocess.preprocess(kind, jnp.asarray(IMAGES), preprocess.measure(IMAGES, kind).arrays())
+        assert processed.dtype == jnp.float32
+        np.testing.assert_allclose(processed, values, rtol=1e-5, atol=1e-6, err_msg=kind)
 
 
 def test_a_bright_image_of_little_contrast_is_standardized_exactly():
@@ -65,10 +65,10 @@ def test_a_bright_image_of_little_contrast_is_standardized_exactly():
 def test_what_has_no_deviation_is_not_divided_by_zero():
     flat = np.stack([np.full((8, 8, 3), 7, np.uint8), IMAGES[0]])
     flat[..., 2] = 9  # a channel without contrast
-    found = preprocess.preprocess(
+    processed = preprocess.preprocess(
         "channel_mean_std", jnp.asarray(flat), preprocess.measure(flat, "channel_mean_std").arrays()
     )
-    np.testing.assert_allclose(found[..., 2], 0, atol=1e-7)
+    np.testing.assert_allclose(processed[..., 2], 0, atol=1e-7)
     one_color = preprocess.standardized(jnp.full((1, 8, 8, 3), 200, jnp.uint8))
     np.testing.assert_array_equal(one_color, np.zeros((1, 8, 8, 3)))
     # One level apart in one of 192 values: the deviation, sqrt(191) / 192 = 0.0719..., is less than 1 / sqrt(192).
