@@ -30,6 +30,7 @@ SMALL = {
     "train.checkpoint_every": 4,
     "optim.warmup_steps": 2,
     "data.augmentation": "crop_flip",
+    "model.remat": "nothing",  # compiles in less time; test_family.py compares the others
     # Not what is fast on this machine.
     "train.dtype": "float32",
     "train.ops": "plain",
@@ -311,12 +312,12 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
     ],
 )
 def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, unrolled):
-    fields = {"model__unroll": unroll, "model__depth": depth, "train__steps": steps}
+    fields = {"model__unroll": unroll, "model__depth": depth, "train__steps": steps, "model__remat": "auto"}
     computed = model_config(config(**fields), 10, "float32", platform)
     assert (computed.unrolled, computed.remat) == (unrolled, "elementwise")
     assert model_config(config(model__remat="block"), 10, "float32", platform).remat == "block"
     # Other operations say themselves what they keep.
-    assert model_config(config(), 10, "float32", platform, PLAIN._replace(add=jnp.add)).remat == "nothing"
+    assert model_config(config(model__remat="auto"), 10, "float32", platform, PLAIN._replace(add=jnp.add)).remat == "nothing"
 
 
 def test_unrolled_it_is_the_same_network(dataset):
