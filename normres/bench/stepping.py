@@ -39,7 +39,7 @@ class Stepping:
 
     def compile(self) -> Any:
         """Traces and compiles the training program, and returns it."""
-        compiled = self.programs.compile(self.state)
+        compiled = self.programs.compile()
         machine.return_freed_memory()
         return compiled
 

@@ -9,7 +9,7 @@ where rest is small, so that nothing is lost.  The shift is the mean itself as a
 that the caller knows.  Mean and variance do not depend on it, so no gradient flows through it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ class Reduction:
     axis_index_groups: Any = None
 
     def total(self, values: jax.Array) -> jax.Array:
-        """Sums over the axes, within each part, and over the devices; the result broadcasts against `values`."""
+        """Sums over the axes, within each part, on this device; the result broadcasts against `values`."""
         return self.over_parts(jnp.sum(values, self.whole_axes, keepdims=True))
 
     @property
@@ -63,26 +63,32 @@ class Reduction:
 
     def over_parts(self, sums: jax.Array) -> jax.Array:
         """Makes a total of sums over the axes that are not split."""
-        for axis, count in self.parts:
-            sums = unsharded(sums, axis)
-            apart = sums.reshape(*sums.shape[:axis], count, sums.shape[axis] // count, *sums.shape[axis + 1 :])
-            sums = jnp.broadcast_to(jnp.sum(apart, axis + 1, keepdims=True), apart.shape).reshape(sums.shape)
-        return self.over_devices(sums)
+        return self._of_parts(sums, lambda apart, axis: jnp.sum(apart, axis, keepdims=True))
 
-    def over_devices(self, sums: jax.Array) -> jax.Array:
-        """Sums over the devices."""
-        if self.axis_name is None:
-            return sums
-        return lax.psum(sums, self.axis_name, axis_index_groups=self.axis_index_groups)
+    def leading(self, x: jax.Array) -> jax.Array:
+        """Returns the first element of each reduction, of the shape of a total; 0 if there is none."""
+        if any(x.shape[axis] == 0 for axis in self.axes):
+            return jnp.zeros_like(self.total(x))
+        for axis in self.whole_axes:
+            x = lax.slice_in_dim(x, 0, 1, axis=axis)
+        return self._of_parts(x, lambda apart, axis: lax.slice_in_dim(apart, 0, 1, axis=axis))
+
+    def _of_parts(self, x: jax.Array, reduced: Callable[[jax.Array, int], jax.Array]) -> jax.Array:
+        """Puts `reduced(parts, axis)`, of size 1 along the axis of a part's elements, in place of each element."""
+        for axis, count in self.parts:
+            x = unsharded(x, axis)
+            apart = x.reshape(*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])
+            x = jnp.broadcast_to(reduced(apart, axis + 1), apart.shape).reshape(x.shape)
+        return x
 
     def count(self, x: jax.Array, where: jax.Array | None, dtype: Any) -> jax.Array:
-        """Returns the number of elements behind each statistic, broadcastable to x."""
+        """Returns the number of elements on this device behind each statistic, broadcastable to x."""
         if where is not None:
             return self.total(jnp.broadcast_to(where, x.shape).astype(dtype))
         size = 1
         for axis in self.axes:
             size = size * (x.shape[axis] // dict(self.parts).get(axis, 1))
-        return self.over_devices(jnp.asarray(size, dtype).reshape((1,) * x.ndim))
+        return jnp.asarray(size, dtype).reshape((1,) * x.ndim)
 
 
 def moments(
@@ -147,9 +153,9 @@ def reduction(
 
 
 def deviation_and_moments(
-    x: jax.Array, over: Reduction, where: jax.Array | None = None, shift: jax.Array | None = None
+    x: jax.Array, over: Reduction, where: jax.Array | None = None, given: jax.Array | None = None
 ) -> tuple[jax.Array, Moments]:
-    """Returns x - mean, in at least float32, and the moments.
+    """Returns x - mean, in at least float32, and the moments; `given` is a shift, else shift_of chooses it.
 
     The deviation is more exact than a difference from the returned mean, which rounds: a mean of 1e6 to a float32 that
     is 0.03 off.
@@ -162,17 +168,17 @@ def deviation_and_moments(
         return values if where is None else jnp.where(where, values, 0)
 
     count = over.count(x, where, dtype)
-    safe_count = jnp.maximum(count, 1)
-    if not over.center:
-        deviation, mean, rest = x, jnp.zeros_like(safe_count), jnp.zeros_like(safe_count)
-    else:
-        if shift is None:
-            shift = checkpoint_name(over.total(counted(x)) / safe_count, STATISTICS)
-        shift = lax.stop_gradient(aligned(shift, x.ndim).astype(dtype))
+    deviation, shift, rest = x, jnp.zeros_like(count), jnp.zeros_like(count)
+    if over.center:
+        given = shift_of(x, over, where, count) if given is None else aligned(given, x.ndim)
+        shift = checkpoint_name(lax.stop_gradient(given.astype(dtype)), STATISTICS)
         deviation = x - shift
-        rest = over.total(counted(deviation)) / safe_count
-        mean = shift + rest
+        rest = over.total(counted(deviation)) / jnp.maximum(count, 1)
     squares = over.total(counted(lax.square(deviation))) - count * lax.square(rest)
+    mean = shift + rest
+    if over.axis_name is not None:
+        count, mean, squares, rest = merged(over, count, shift, rest, squares)
+    safe_count = jnp.maximum(count, 1)
     var_count = safe_count
     if over.var_axes:
         others = tuple(axis for axis in over.var_axes if axis not in over.axes)
@@ -184,6 +190,47 @@ def deviation_and_moments(
     statistics = Moments(mean, squares / var_count, count)
     statistics, rest = checkpoint_name((statistics, rest), STATISTICS)
     return deviation - rest, statistics
+
+
+def shift_of(x: jax.Array, over: Reduction, where: jax.Array | None, count: jax.Array) -> jax.Array:
+    """Returns a value near the mean of each reduction, so that x is read once.
+
+    It is the reduction's first element.  One that is far from the mean adds to the variance itself: of n elements, it
+    is at most sqrt(n var) away, so that the variance loses at most n epsilons, and about one of ordinary numbers.
+    """
+    # The first element may be one that does not count, or lie on another device: there, a first pass for the mean.
+    spec = jax.typeof(x).sharding.spec
+    if where is not None or any(spec[axis] is not None for axis in over.axes):
+        return over.total(x if where is None else jnp.where(where, x, 0)) / jnp.maximum(count, 1)
+    return over.leading(x)
+
+
+def merged(
+    over: Reduction, count: jax.Array, shift: jax.Array, rest: jax.Array, squares: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Merges the devices' statistics by one all-reduce (Chan, Golub, LeVeque 1979).
+
+    Args:
+      over: names the devices' axis.
+      count: elements on this device.
+      shift, rest: whose sum is this device's mean.
+      squares: this device's sum of squared deviations from its mean.
+
+    Returns:
+      Of all devices count, mean and sum of squares, equal on each, and the mean less this device's shift.
+    """
+    own = jnp.stack(jnp.broadcast_arrays(count, shift, rest, squares))
+    size = lax.psum(1, over.axis_name)
+    mine = (jnp.arange(size) == lax.axis_index(over.axis_name)).reshape(-1, *(1,) * own.ndim)
+    everyone = lax.psum(jnp.where(mine, own, 0), over.axis_name, axis_index_groups=over.axis_index_groups)
+    counts, shifts, rests, all_squares = jnp.moveaxis(everyone, 1, 0)
+    count = counts.sum(0)
+    safe_count = jnp.maximum(count, 1)
+    middle = lax.stop_gradient((counts * shifts).sum(0) / safe_count)
+    offsets = shifts - middle[None] + rests
+    rest = (counts * offsets).sum(0) / safe_count
+    squares = (all_squares + counts * lax.square(offsets - rest[None])).sum(0)
+    return count, middle + rest, squares, middle - shift + rest
 
 
 def unsharded(array: jax.Array, axis: int) -> jax.Array:

@@ -109,7 +109,7 @@ def run(
             results.write_json(path / "config.json", to_dict(config))
             results.keep_metrics_until(path, int(state.step))
             results.write_json(path / "record.json", record)
-            programs.compile(state)
+            programs.compile()
             record["compile_seconds"] = programs.compile_seconds
             machine.return_freed_memory()
             _train(programs, state, path, record, stop.is_set, reporter)

@@ -10,7 +10,7 @@ The data set lives on the devices as uint8; of one that is streamed (data/stream
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import repeat
 from typing import Any
 
@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from normres.data import Dataset, augment, batches, preprocess
+from normres.data.flat import FlatImages
 from normres.data.seeds import stream_seed
 from normres.data.stream import Change, Stream
 from normres.errors import UserError
@@ -44,7 +45,7 @@ class _Steps:
 
     initialize: Callable[..., TrainState]
     train: Any
-    evaluate: Callable[..., dict[str, jax.Array]]
+    evaluate: Any
     compiled: jax.stages.Compiled | None = None  # `train`, once Programs.compile was called
 
 
@@ -155,23 +156,15 @@ class Programs:
         self.replicated = NamedSharding(mesh, P())
         self.sharded = NamedSharding(mesh, P("data"))
         self.preprocess = preprocess.measure(dataset.train_images, config.data.preprocess)
-        whole = {
-            "train": {"images": dataset.train_images, "labels": dataset.train_labels},
-            "test": {"images": dataset.test_images, "labels": dataset.test_labels},
-        }
+        self._dataset = dataset
         # How the parts of `data` lie on the devices.
-        specs = dict.fromkeys((*whole["train"], *self.preprocess.arrays()), P())
+        parts = {"batch": P("data")} if dataset.why_streamed else {"images": P(), "labels": P()}
+        specs = parts | dict.fromkeys(self.preprocess.arrays(), P())
         # No method of self: the stream would then hold what holds it, and outlive it with its threads.
         self.examples = partial(_train_examples, config, self.sizes["train"])
         self.stream = None
         if dataset.why_streamed:
             self.stream = Stream(dataset, self.sharded, self.examples, config.train.steps)
-            whole = {split: {} for split in whole}
-            specs = {"batch": P("data")} | dict.fromkeys(self.preprocess.arrays(), P())
-        self.data: dict[str, dict[str, Any]] = {
-            split: jax.device_put(arrays | self.preprocess.arrays(), self.replicated) for split, arrays in whole.items()
-        }
-        self.values = jax.device_put(traced(config), self.replicated)
         shapes = (dataset.train_images.shape, dataset.test_images.shape)
         self.steps_per_program = steps_per_program(config, devices, bool(dataset.why_streamed))
         shared = (shape_of(config), self.network, mesh, shapes, tuple(specs.items()))
@@ -183,17 +176,56 @@ class Programs:
         """The network's config, of this project's families."""
         return self.network.config
 
+    def _arrays(self, split: str) -> dict[str, Any]:
+        """Returns what of train_step's `data` is the same for all batches of a split, on the host."""
+        if self.stream:
+            return dict(self.preprocess.arrays())
+        images, labels = self._dataset.split(split)
+        return {"images": FlatImages.of(images), "labels": labels} | self.preprocess.arrays()
+
+    @cached_property
+    def data(self) -> dict[str, dict[str, Any]]:
+        """The data of each split on the devices."""
+        return {split: jax.device_put(self._arrays(split), self.replicated) for split in ("train", "test")}
+
+    @cached_property
+    def values(self) -> Any:
+        """The config's TRACED values on the devices."""
+        return jax.device_put(traced(self.config), self.replicated)
+
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, a function of the seed and the network alone, on every device."""
         key = jax.random.key(stream_seed(self.config, "initialization"))
         return jax.device_put(self._steps.initialize(key), self.replicated)
 
-    def compile(self, state: TrainState) -> jax.stages.Compiled:
+    def lower(self, program: str) -> jax.stages.Lowered:
+        """Lowers "train" or "evaluate" from shapes alone, also for devices that are not there."""
+        split, size = ("train", "batch_size") if program == "train" else ("test", "eval_batch_size")
+        count, mixed = self.config.train[size], (2,) if program == "train" and augment.mixes(self.config) else ()
+
+        def batch(shape: tuple[int, ...], dtype: Any, spec: P = P("data")) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.sharded.mesh, spec))
+
+        def whole(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: batch(leaf.shape, leaf.dtype, P()), tree)
+
+        state = whole(jax.eval_shape(self._steps.initialize, jax.random.key(0)))
+        data = whole(self._arrays(split))
+        if self.stream:
+            image_shape = self._dataset.split(split)[0].shape[1:]
+            images, labels = batch((count, *mixed, *image_shape), np.uint8), batch((count, *mixed), np.int32)
+            data["batch"] = {"images": images, "labels": labels}
+        if program == "evaluate":
+            weights = batch((count,), np.float32)
+            return self._steps.evaluate.lower(state.params, state.batch_stats, data, batch((count,), np.int32), weights)
+        indices = batch((self.steps_per_program, count, *mixed), np.int32, P(None, "data"))
+        return self._steps.train.lower(state, data, indices, np.int32(1), whole(traced(self.config)))
+
+    def compile(self) -> jax.stages.Compiled:
         """Compiles the training step, unless a run of this shape has, notes the seconds, and returns the program."""
         started = time.perf_counter()
         if self._steps.compiled is None:
-            lowered = self._steps.train.lower(state, *self._batches(int(state.step), 1), self.values)
-            self._steps.compiled = lowered.compile()
+            self._steps.compiled = self.lower("train").compile()
         self.compile_seconds = time.perf_counter() - started
         return self._steps.compiled
 
@@ -212,8 +244,9 @@ class Programs:
             yield from ({**data, "batch": batch} for batch in self.stream.evaluation(split, wanted, change))
             return
         if change:
-            images = np.asarray(data["images"])
-            data = data | {"images": jax.device_put(change(images, np.arange(len(images))), self.replicated)}
+            images, _ = self._dataset.split(split)
+            changed = FlatImages.of(change(np.asarray(images), np.arange(len(images))))
+            data = data | {"images": jax.device_put(changed, self.replicated)}
         yield from repeat(data, len(wanted))
 
     def train(self, state: TrainState, step: int, count: int = 1) -> tuple[TrainState, dict[str, jax.Array]]:
