@@ -66,10 +66,11 @@ def _own_statistics(
         axis_index_groups=module.axis_index_groups,
     )
     where = None if mask is None else broadcastable("mask", jnp.asarray(mask, bool), x)
-    deviation, moments = deviation_and_moments(wide.real, over, where)
+    real, moments = deviation_and_moments(wide.real, over, where)
+    deviation = real.whole()
     if jnp.iscomplexobj(wide):  # the variance is the mean of |x - mean|^2
         imaginary, (mean, var, _) = deviation_and_moments(wide.imag, over, where)
-        deviation = lax.complex(deviation, imaginary)
+        deviation = lax.complex(deviation, imaginary.whole())
         moments = Moments(lax.complex(moments.mean, mean), moments.var + var, moments.count)
     y = normalize(deviation, jnp.zeros(()), moments.var, **affine)
     return y.astype(dtype), moments

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from normres.errors import nearest
-from normres.norms.moments import Moments
+from normres.norms.moments import Deviation, Moments
 
 RENORM_SCALE_LIMIT = 3.0  # r is clipped to [1/3, 3] and d to [-5, 5]: where Ioffe 2017 ends its schedule
 RENORM_SHIFT_LIMIT = 5.0
@@ -47,7 +47,7 @@ class Terms:
     """
 
     x: jax.Array
-    deviations: tuple[jax.Array, ...]
+    deviations: tuple[Deviation, ...]
     moments: tuple[Moments, ...]
     running: Moments | None
     parameters: Mapping[str, jax.Array]
@@ -61,9 +61,15 @@ class Terms:
             y = y * self.parameters["scale"]
         return y + self.parameters["bias"] if "bias" in self.parameters else y
 
-    def standardized(self, number: int = 0) -> jax.Array:
-        """(x - mean) / sqrt(var + epsilon), by the moments of that number."""
-        return self.deviations[number] * lax.rsqrt(self.moments[number].var + self.epsilon)
+    def standardized(self, number: int = 0, scale: jax.Array | None = None, bias: jax.Array | None = None) -> jax.Array:
+        """(x - mean) / sqrt(var + epsilon) * scale + bias, by the moments of that number.
+
+        As a product and a sum, so that its gradients need two sums over the elements: of dy and of dy (x - shift).
+        """
+        shifted, rest = self.deviations[number]
+        factor = lax.rsqrt(self.moments[number].var + self.epsilon)
+        factor = factor if scale is None else factor * scale
+        return shifted * factor + ((0 if bias is None else bias) - rest * factor)
 
     def root(self, moments: Moments) -> jax.Array:
         """sqrt(var + epsilon)."""
@@ -75,7 +81,7 @@ Form = Callable[[Terms], jax.Array]
 
 def standardized(terms: Terms) -> jax.Array:
     """(x - mean) / sqrt(var + epsilon) * scale + bias: the form of most norms."""
-    return terms.affine(terms.standardized())
+    return terms.standardized(0, terms.parameters.get("scale"), terms.parameters.get("bias"))
 
 
 def identity(terms: Terms) -> jax.Array:
@@ -125,7 +131,7 @@ def mixed(terms: Terms) -> jax.Array:
 def switched(terms: Terms) -> jax.Array:
     """Standardizes by weighted means of the reductions' means and variances, the weights by softmax."""
     weights = [jax.nn.softmax(terms.parameters[name].reshape(-1)) for name in ("mean_logits", "var_logits")]
-    deviation = sum(weight * deviation for weight, deviation in zip(weights[0], terms.deviations, strict=True))
+    deviation = sum(weight * each.whole() for weight, each in zip(weights[0], terms.deviations, strict=True))
     var = sum(weight * moments.var for weight, moments in zip(weights[1], terms.moments, strict=True))
     return terms.affine(deviation * lax.rsqrt(jnp.asarray(var) + terms.epsilon))
 

@@ -28,7 +28,7 @@ def standardized(kernel: jax.Array, epsilon: float = 1e-10) -> jax.Array:
     Qiao, Wang, Liu, Shen, Yuille 2019, arXiv 1903.10520.
     """
     deviation, (_, var, _) = deviation_and_moments(kernel, Reduction(_fan_in_axes(kernel)))
-    return (deviation * lax.rsqrt(var + epsilon)).astype(kernel.dtype)
+    return (deviation.whole() * lax.rsqrt(var + epsilon)).astype(kernel.dtype)
 
 
 def scaled_standardized(
@@ -43,7 +43,7 @@ def scaled_standardized(
     factor = gain * lax.rsqrt(jnp.maximum(var * fan_in, epsilon))
     if scale is not None:
         factor = factor * aligned(scale, kernel.ndim)
-    return (deviation * factor).astype(kernel.dtype)
+    return (deviation.whole() * factor).astype(kernel.dtype)
 
 
 def l2_normalized(

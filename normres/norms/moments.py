@@ -9,7 +9,7 @@ where rest is small, so that nothing is lost.  The shift is the mean itself as a
 that the caller knows.  Mean and variance do not depend on it, so no gradient flows through it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,21 @@ class Moments(NamedTuple):
     mean: jax.Array
     var: jax.Array
     count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, which nobody needs here
+
+
+class Deviation(NamedTuple):
+    """x - mean in two parts, (x - shift) - rest, so that nobody needs to form the difference of every element."""
+
+    shifted: jax.Array  # of x's shape
+    rest: jax.Array  # of the mean's
+
+    def whole(self) -> jax.Array:
+        """Returns x - mean.
+
+        It is more exact than a difference from the mean of the moments, which rounds: one of 1e6 to a float32 that is
+        0.03 off.
+        """
+        return self.shifted - self.rest
 
 
 @dataclass(frozen=True)
@@ -63,23 +78,11 @@ class Reduction:
 
     def over_parts(self, sums: jax.Array) -> jax.Array:
         """Makes a total of sums over the axes that are not split."""
-        return self._of_parts(sums, lambda apart, axis: jnp.sum(apart, axis, keepdims=True))
-
-    def leading(self, x: jax.Array) -> jax.Array:
-        """Returns the first element of each reduction, of the shape of a total; 0 if there is none."""
-        if any(x.shape[axis] == 0 for axis in self.axes):
-            return jnp.zeros_like(self.total(x))
-        for axis in self.whole_axes:
-            x = lax.slice_in_dim(x, 0, 1, axis=axis)
-        return self._of_parts(x, lambda apart, axis: lax.slice_in_dim(apart, 0, 1, axis=axis))
-
-    def _of_parts(self, x: jax.Array, reduced: Callable[[jax.Array, int], jax.Array]) -> jax.Array:
-        """Puts `reduced(parts, axis)`, of size 1 along the axis of a part's elements, in place of each element."""
         for axis, count in self.parts:
-            x = unsharded(x, axis)
-            apart = x.reshape(*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])
-            x = jnp.broadcast_to(reduced(apart, axis + 1), apart.shape).reshape(x.shape)
-        return x
+            sums = unsharded(sums, axis)
+            apart = sums.reshape(*sums.shape[:axis], count, sums.shape[axis] // count, *sums.shape[axis + 1 :])
+            sums = jnp.broadcast_to(jnp.sum(apart, axis + 1, keepdims=True), apart.shape).reshape(sums.shape)
+        return sums
 
     def count(self, x: jax.Array, where: jax.Array | None, dtype: Any) -> jax.Array:
         """Returns the number of elements on this device behind each statistic, broadcastable to x."""
@@ -154,12 +157,8 @@ def reduction(
 
 def deviation_and_moments(
     x: jax.Array, over: Reduction, where: jax.Array | None = None, given: jax.Array | None = None
-) -> tuple[jax.Array, Moments]:
-    """Returns x - mean, in at least float32, and the moments; `given` is a shift, else shift_of chooses it.
-
-    The deviation is more exact than a difference from the returned mean, which rounds: a mean of 1e6 to a float32 that
-    is 0.03 off.
-    """
+) -> tuple[Deviation, Moments]:
+    """Returns x - mean, in at least float32, and the moments; `given` is a shift, else shift_of chooses it."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x = cleaned(x.astype(dtype), where)
 
@@ -189,20 +188,23 @@ def deviation_and_moments(
     squares = jnp.where(squares < 0, 0, squares)
     statistics = Moments(mean, squares / var_count, count)
     statistics, rest = checkpoint_name((statistics, rest), STATISTICS)
-    return deviation - rest, statistics
+    return Deviation(deviation, rest), statistics
 
 
 def shift_of(x: jax.Array, over: Reduction, where: jax.Array | None, count: jax.Array) -> jax.Array:
-    """Returns a value near the mean of each reduction, so that x is read once.
+    """Returns a value near the mean of each reduction, so that x is read once, not twice.
 
-    It is the reduction's first element.  One that is far from the mean adds to the variance itself: of n elements, it
-    is at most sqrt(n var) away, so that the variance loses at most n epsilons, and about one of ordinary numbers.
+    It is the mean of a part: of the first pixel where pixels are averaged.  A part that is far from the mean adds to
+    the variance itself: k of n elements are at most sqrt(n / k var) away, so that the variance loses at most n / k
+    epsilons, and about one of ordinary numbers.
     """
-    # The first element may be one that does not count, or lie on another device: there, a first pass for the mean.
-    spec = jax.typeof(x).sharding.spec
-    if where is not None or any(spec[axis] is not None for axis in over.axes):
-        return over.total(x if where is None else jnp.where(where, x, 0)) / jnp.maximum(count, 1)
-    return over.leading(x)
+    if where is not None:  # which may leave out all of a part
+        return over.total(jnp.where(where, x, 0)) / jnp.maximum(count, 1)
+    for axis in over.whole_axes:
+        # Not of the first axis and the last: there, devices hold parts, and TPUs read no less for a single element.
+        if 0 < axis < x.ndim - 1 and jax.typeof(x).sharding.spec[axis] is None:
+            x = lax.slice_in_dim(x, 0, min(x.shape[axis], 1), axis=axis)
+    return over.total(x) / jnp.maximum(over.count(x, None, x.dtype), 1)
 
 
 def merged(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from normres.norms import forms
 from normres.norms.axes import reduction_axes
 from normres.norms.moments import (
+    Deviation,
     Moments,
     Reduction,
     aligned,
@@ -146,11 +147,11 @@ def normalization(
         running = Moments(*(aligned(value, x.ndim) for value in running))
     wide = cleaned(x.astype(jnp.promote_types(x.dtype, jnp.float32)), where)
 
-    def measured(over: str) -> tuple[jax.Array, Moments]:
+    def measured(over: str) -> tuple[Deviation, Moments]:
         """Returns the deviation from the mean and the moments, the input's own or the running averages."""
         if use_running and "N" in over:
             assert running is not None
-            return wide - running.mean, running
+            return Deviation(wide - running.mean, jnp.zeros_like(running.mean)), running
         return deviation_and_moments(wide, spec_reduction(x, spec, over, axis_name), where)
 
     deviations, moments = zip(*map(measured, spec.reductions), strict=True) if spec.reductions else ((), ())
