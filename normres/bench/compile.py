@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from normres.bench import output
-from normres.bench.stepping import Stepping, random_data
+from normres.bench.step.cells import random_batch
+from normres.bench.stepping import Stepping
 from normres.runs import config as configs
 
 HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
@@ -17,23 +17,21 @@ HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memor
 
 def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
-    run = Stepping(config, random_data(config.train.batch_size), dtype, jax.devices()[:1])
-    memory = run.compile().memory_analysis().temp_size_in_bytes
+    run = Stepping(config, *random_batch(config.train.batch_size), dtype)
+    memory, compile_seconds = run.compile().memory_analysis(), run.programs.compile_seconds
     times = []
     for _ in range(4 if step else 0):
         began = time.perf_counter()
         run.train(1)
         times.append(time.perf_counter() - began)
     return {
-        "depth": config.model.depth,
-        "order": config.model.order,
-        "shortcut": config.model.shortcut,
+        **{field: config.model[field] for field in ("depth", "order", "shortcut")},
         "unrolled": run.programs.model.unrolled,
         "remat": run.programs.model.remat,
         "ops": run.operations,
-        "compile_seconds": run.programs.compile_seconds,
-        "activation_megabytes": memory / 2**20,
-        "step_seconds": min(times[1:]) if step else None,
+        "compile_seconds": compile_seconds,
+        "activation_megabytes": memory.temp_size_in_bytes / 2**20,
+        "step_seconds": min(times[1:], default=None),
     }
 
 

@@ -8,25 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from normres import norms
+from normres.bench.step.flax_network import MODULES, norm_of
 from normres.bench.step.workers import Contender, Worker
 
 Pair = tuple[NDArray[Any], NDArray[Any]]  # the output y, and the gradient of sum(y dy) wrt the input
 Step = Callable[..., Any]  # f(params, x, dy) -> y, (gradients wrt params, wrt x)
 
-# Flax's module for a row of norms.TABLE, and its arguments.
-MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "batch": (nn.BatchNorm, {"use_running_average": False}),
-    "instance": (nn.InstanceNorm, {}),
-    "layer": (nn.LayerNorm, {"reduction_axes": (1, 2, 3)}),
-    "group": (nn.GroupNorm, {}),
-    "rms": (nn.RMSNorm, {"reduction_axes": (1, 2, 3)}),
-}
+NORMS = tuple(MODULES)  # that Flax has
 EPSILON = 1e-5  # of every contender
 GROUPS, SUB_BATCHES = 4, 2  # where the norm has some and they divide the array
 
@@ -46,9 +39,7 @@ def in_normres(spec: norms.NormSpec) -> Step:
 @cache
 def in_flax(norm: str, groups: int, dtype: Any) -> Step:
     """Returns the training step of Flax's stock module, at the start of training, compiled; x is of the dtype."""
-    module, arguments = MODULES[norm]
-    arguments = arguments | ({"num_groups": groups} if norm == "group" else {})
-    layer = module(epsilon=EPSILON, dtype=dtype, **arguments)
+    layer = norm_of({"norm": norm, "groups": groups, "dtype": dtype, "epsilon": EPSILON, "kept": 0.9})()
 
     def apply(params: Any, x: jax.Array) -> Any:
         variables = layer.init(jax.random.key(0), x) | {"params": params}

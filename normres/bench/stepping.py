@@ -1,26 +1,21 @@
 """A network in training, as `normres train` trains it, for those who time its steps."""
 
+from dataclasses import fields, replace
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from normres.bench.step.cells import Cell
 from normres.data import Dataset
+from normres.interop.networks import network_from_torch, network_to_torch
 from normres.runs import machine
 from normres.training.programs import Programs
 
 
-def random_data(batch_size: int) -> Dataset:
-    """Returns one batch of random images as a whole data set, so that every step sees the same examples."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (batch_size, 32, 32, 3)).astype(np.uint8)
-    labels = random.integers(0, 10, batch_size).astype(np.int32)
-    return Dataset("cifar10", "random", images, labels, images, labels, tuple("abcdefghij"))
-
-
 class Stepping:
-    """The compiled programs of a run, its state, and the steps that it has done.
+    """The programs of a run on one device, whose data set is one batch; a contender of serve.Timed.
 
     Attributes:
       programs: of the run.
@@ -29,22 +24,26 @@ class Stepping:
       most: steps that one program does.
     """
 
-    def __init__(self, config: ConfigDict, dataset: Dataset, dtype: str, devices: list[Any] | None = None):
-        devices = devices or jax.devices()
+    def __init__(self, config: ConfigDict, images: np.ndarray, labels: np.ndarray, dtype: str):
+        devices = jax.devices()[:1]
         ops, self.operations = machine.operations(config.train.ops, devices)
-        self.programs = Programs(config, dataset, dtype, devices, ops=ops)
+        data = Dataset("cifar10", "random", images, labels, images, labels, tuple("abcdefghij"))
+        self.programs = Programs(config, data, dtype, devices, ops=ops)
         self.state = jax.block_until_ready(self.programs.initial_state())
         self.most = self.programs.steps_per_program
         self.done = 0
+        machine.return_freed_memory()
 
     def compile(self) -> Any:
-        """Traces and compiles the training program, and returns it."""
+        """Traces and compiles the training program, unless that was done, and returns it."""
         compiled = self.programs.compile(self.state)
         machine.return_freed_memory()
         return compiled
 
     def train(self, count: int) -> float:
         """Does `count` steps, and returns the last one's loss when all is computed."""
+        if not self.done:
+            self.compile()
         until = self.done + count
         while self.done < until:
             steps = min(self.most, until - self.done)
@@ -52,3 +51,17 @@ class Stepping:
             self.done += steps
         jax.block_until_ready(self.state)
         return float(metrics["loss"][steps - 1])
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Returns parameters and running statistics in PyTorch's names and layout."""
+        variables = jax.device_get({"params": self.state.params, "batch_stats": self.state.batch_stats})
+        return network_to_torch(variables, self.programs.model)
+
+
+def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> Stepping:
+    """Makes the programs of a run with a cell's config, whose network has these weights; see serve.Timed."""
+    cell = Cell(**{field.name: spec[field.name] for field in fields(Cell)})
+    run = Stepping(cell.config(), images, labels, cell.dtype)
+    variables = {"batch_stats": {}} | network_from_torch(weights, run.programs.model)
+    run.state = replace(run.state, **jax.device_put(variables, run.programs.replicated, may_alias=False))
+    return run

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from normres import cli
-from normres.bench.step import agreement, cells, flax_network, measure, own, serve, show, workers
+from normres.bench import stepping
+from normres.bench.step import agreement, cells, flax_network, measure, serve, show, workers
 from normres.errors import UserError
 from normres.runs import machine
 
@@ -37,7 +38,7 @@ def check(one, other):
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    return computed(own.build, tmp_path_factory.mktemp("own"))
+    return computed(stepping.build, tmp_path_factory.mktemp("own"))
 
 
 def test_stock_flax_computes_the_same(ours, tmp_path):
@@ -118,9 +119,8 @@ def test_the_command_measures_writes_draws_and_goes_on(monkeypatch, tmp_path, ca
 def test_each_contender_has_its_own_code_and_flags(tmp_path, monkeypatch):
     machine.prepare()
     monkeypatch.setenv("PYTHONPATH", "/users")
-    chosen, torch = workers.contenders(("flax",), None, False, before=tmp_path)
+    chosen = workers.contenders(("flax",), before=tmp_path)
     assert list(chosen) == ["normres", "before", "flax"]
-    assert torch == "absent"
     for name, path in (("normres", f"{ROOT}:/users"), ("before", str(tmp_path)), ("flax", f"{ROOT}:/users")):
         assert chosen[name].environment["PYTHONPATH"] == path
     # Flax has the flags that the user gave, whatever earlier commands of this process have added.
@@ -131,7 +131,7 @@ def test_each_contender_has_its_own_code_and_flags(tmp_path, monkeypatch):
 @pytest.mark.parametrize("norm", cells.NORMS)
 def test_pytorch_computes_the_same(norm, tmp_path):
     pytest.importorskip("torch")
-    chosen, _ = workers.contenders(("torch",), None, True)
+    chosen = workers.contenders(()) | {"torch": workers.find_torch(None)[0]}
     cell = cells.Cell(depth=8, dtype="float32", norm=norm, batch=8, width=8)
     assert list(measure.measure(cell, chosen, 5)["contenders"]) == ["normres", "torch"]
 
@@ -297,9 +297,12 @@ def test_a_mistake_is_one_line(capsys, monkeypatch, argument, message):
 
 def test_without_pytorch_it_is_left_out_unless_it_was_asked_for(capsys, monkeypatch):
     monkeypatch.setattr(workers, "find_torch", lambda python: None)
-    chosen, version = workers.contenders(("flax", "torch"), None, needs_torch=False)
+    measured = []
+    monkeypatch.setattr(measure, "measure_all", lambda *arguments: measured.append(arguments))
+    assert cli.main(["bench", "step", "--depths=8"]) == 0
+    ((_, chosen, conditions, _),) = measured
     assert list(chosen) == ["normres", "flax"]
-    assert version == "absent"
+    assert conditions["versions"]["torch"] == "absent"
     assert "no PyTorch here; --torch=PYTHON names" in capsys.readouterr().out
     assert cli.main(["bench", "step", "--contenders=torch"]) == 2
     assert "--contenders=torch: no PyTorch here" in capsys.readouterr().err

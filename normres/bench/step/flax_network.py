@@ -10,21 +10,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.training import train_state
 
 from normres.interop.modules import kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
 
+# Flax's module for a row of norms.TABLE, and its arguments.
+MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "batch": (nn.BatchNorm, {"use_running_average": False}),
+    "instance": (nn.InstanceNorm, {}),
+    "layer": (nn.LayerNorm, {"reduction_axes": (1, 2, 3)}),
+    "group": (nn.GroupNorm, {}),
+    "rms": (nn.RMSNorm, {"reduction_axes": (1, 2, 3)}),
+}
 
-def norm(spec: dict[str, Any]) -> Callable[..., nn.Module]:
-    """Returns the constructor of the spec's norm."""
-    common = {"epsilon": spec["epsilon"], "dtype": jnp.dtype(spec["dtype"])}
-    makers: dict[str, Callable[..., nn.Module]] = {
-        "batch": partial(nn.BatchNorm, use_running_average=False, momentum=spec["kept"], **common),
-        "group": partial(nn.GroupNorm, num_groups=spec["groups"], **common),
-        "layer": partial(nn.LayerNorm, reduction_axes=(1, 2, 3), **common),
-        "instance": partial(nn.InstanceNorm, **common),
-    }
-    return makers[spec["norm"]]
+
+def norm_of(spec: dict[str, Any]) -> Callable[..., nn.Module]:
+    """Returns the constructor of a spec's norm; read are its norm, dtype, epsilon, groups and kept."""
+    module, arguments = MODULES[spec["norm"]]
+    of_spec = {"batch": {"momentum": spec["kept"]}, "group": {"num_groups": spec["groups"]}}.get(spec["norm"], {})
+    return partial(module, epsilon=spec["epsilon"], dtype=jnp.dtype(spec["dtype"]), **arguments, **of_spec)
 
 
 class Network(nn.Module):
@@ -57,51 +60,40 @@ class Network(nn.Module):
         return jnp.asarray(x, jnp.float32)
 
 
-class State(train_state.TrainState):
-    """Flax's, with running statistics."""
-
-    batch_stats: Any = None
-
-
-@partial(jax.jit, donate_argnums=0)
-def train_step(state: State, images: jax.Array, labels: jax.Array) -> tuple[State, jax.Array]:
-    """Returns the state after a step, and the step's loss."""
-
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, updated = state.apply_fn(variables, images, mutable=["batch_stats"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
-
-    (loss, updated), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    return state.apply_gradients(grads=gradients, batch_stats=updated.get("batch_stats", {})), loss
-
-
 def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
     """See serve.Timed.  Unlike normres, Flax gets its batch ready-made, in float32."""
-    network = Network(tuple(spec["blocks"]), spec["width"], spec["classes"], norm(spec), jnp.dtype(spec["dtype"]))
+    network = Network(tuple(spec["blocks"]), spec["width"], spec["classes"], norm_of(spec), jnp.dtype(spec["dtype"]))
     sgd = optax.sgd(spec["learning_rate"], spec["momentum"])
+    optimizer = optax.chain(optax.add_decayed_weights(spec["weight_decay"]), sgd)
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for name in dict.fromkeys(key.rpartition(".")[0] for key in weights):
         convert = kernel_from_torch if weights[f"{name}.weight"].ndim > 1 else norm_from_torch
         for collection, leaves in convert(weights, name).items():
             variables[collection][name] = leaves
-    state = State.create(
-        apply_fn=network.apply,
-        tx=optax.chain(optax.add_decayed_weights(spec["weight_decay"]), sgd),
-        **jax.device_put(variables, may_alias=False),
-    )
+    variables = jax.device_put(variables, may_alias=False)
+    momenta = optimizer.init(variables["params"])
     batch = jax.device_put((np.float32(images) / 255, labels))
 
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def train_step(variables: Any, momenta: Any, images: jax.Array, labels: jax.Array) -> Any:
+        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+            logits, updated = network.apply(variables | {"params": params}, images, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+
+        (loss, updated), gradients = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
+        updates, momenta = optimizer.update(gradients, momenta, variables["params"])
+        return variables | updated | {"params": optax.apply_updates(variables["params"], updates)}, momenta, loss
+
     def train(count: int) -> float:
-        nonlocal state
+        nonlocal variables, momenta
         for _ in range(count):
-            state, loss = train_step(state, *batch)
-        jax.block_until_ready(state)
+            variables, momenta, loss = train_step(variables, momenta, *batch)
+        jax.block_until_ready((variables, momenta))
         return float(loss)
 
     def state_dict() -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
-        params, batch_stats = jax.device_get((state.params, state.batch_stats))
+        params, batch_stats = jax.device_get((variables["params"], variables["batch_stats"]))
         for name, leaves in params.items():
             convert = kernel_to_torch if "kernel" in leaves else norm_to_torch
             arrays |= convert({"params": leaves, "batch_stats": batch_stats.get(name, {})}, name)

@@ -1,7 +1,6 @@
 """What was measured, as a table for the terminal and for a page, and as a figure; from the JSON alone."""
 
 import re
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ timed in turns.  normres reads its batch from uint8 images; the others have thei
   step          median of {repeats} samples of {sample_seconds:g} s (or one program) after a warm-up (quartiles)
   normres / it  time of normres over this one's, pair by pair: median (quartiles); below 1 normres is faster
   compile       seconds until the first step is done, less those of a step
-  memory        most memory of the process (of the accelerator, where there is one), imports and compiler included"""
+  memory        most memory of the process (of the accelerator, where there is one), imports and compiler included
+on {device}"""
 
 COLUMNS = ("contender", "step (ms)", "normres / it", "images/s", "compile (s)", "memory (MB)")
 
@@ -39,13 +39,13 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = []
     for name, contender in contenders.items():
         times = contender["step_seconds"]
-        seconds = statistics.median(times)
-        ratio = output.spread(output.ratios(contenders["normres"]["step_seconds"], times), 2)
+        low, seconds, high = output.quartiles(times)
+        ratios = output.quartiles(contenders["normres"]["step_seconds"], times)
         lines.append(
             (
                 contender["title"],
-                output.spread(output.quartiles([1e3 * value for value in times]), 0 if seconds > 0.1 else 1),
-                output.NOTHING if name == "normres" else ratio,
+                output.spread([1e3 * low, 1e3 * seconds, 1e3 * high], 0 if seconds > 0.1 else 1),
+                output.NOTHING if name == "normres" else output.spread(ratios, 2),
                 f"{cell['batch'] / seconds:,.0f}",
                 f"{max(0.0, contender['seconds_to_first_step'] - seconds):.1f}",
                 f"{contender['peak_bytes'] / 1e6:,.0f}",
@@ -117,8 +117,7 @@ def _panel(axes: Any, cells: list[dict[str, Any]], reference: str) -> dict[str, 
         present = [name for name in CONTENDERS if name in contenders]
         for number, name in enumerate(present):
             x = place + ROOM * ((number + 0.5) / len(present) - 0.5)
-            times = (contenders[each]["step_seconds"] for each in (name, reference))
-            low, middle, high = output.ratios(*times)
+            low, middle, high = output.quartiles(*(contenders[each]["step_seconds"] for each in (name, reference)))
             colour, marker, _ = VARIANTS[CONTENDERS.index(name)]
             bar = [[middle - low], [high - middle]]
             handle = axes.errorbar(x, middle, bar, color=colour, marker=marker, linestyle="none", elinewidth=0.8)
