@@ -5,31 +5,35 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from normres.bench import output
 from normres.bench.step.cells import random_batch
-from normres.bench.stepping import Stepping
+from normres.bench.step.own import programs
 from normres.runs import config as configs
+from normres.runs import machine
 
 HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
 
 
 def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
-    run = Stepping(config, *random_batch(config.train.batch_size), dtype)
-    memory, compile_seconds = run.compile().memory_analysis(), run.programs.compile_seconds
+    run, operations = programs(config, *random_batch(config.train.batch_size), dtype)
+    state = run.initial_state()
+    memory: Any = run.compile(state).memory_analysis()
+    machine.return_freed_memory()
     times = []
-    for _ in range(4 if step else 0):
+    for number in range(4 if step else 0):
         began = time.perf_counter()
-        run.train(1)
+        state = jax.block_until_ready(run.train(state, number)[0])
         times.append(time.perf_counter() - began)
     return {
         **{field: config.model[field] for field in ("depth", "order", "shortcut")},
-        "unrolled": run.programs.model.unrolled,
-        "remat": run.programs.model.remat,
-        "ops": run.operations,
-        "compile_seconds": compile_seconds,
+        "unrolled": run.model.unrolled,
+        "remat": run.model.remat,
+        "ops": operations,
+        "compile_seconds": run.compile_seconds,
         "activation_megabytes": memory.temp_size_in_bytes / 2**20,
         "step_seconds": min(times[1:], default=None),
     }

@@ -42,10 +42,16 @@ def in_flax(norm: str, groups: int, dtype: Any) -> Step:
     layer = norm_of({"norm": norm, "groups": groups, "dtype": dtype, "epsilon": EPSILON, "kept": 0.9})()
 
     def apply(params: Any, x: jax.Array) -> Any:
-        variables = layer.init(jax.random.key(0), x) | {"params": params}
-        return layer.apply(variables, x, mutable=["batch_stats"])[0]
+        variables = layer.init(jax.random.key(0), x)
+        return layer.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
 
     return _step(apply)
+
+
+def steps(norm: str, spec: norms.NormSpec, dtype: Any) -> dict[str, Step]:
+    """Returns the training steps of the libraries of this process that have the norm, normres's first."""
+    flax = {"Flax": in_flax(norm, spec.groups, dtype)} if norm in NORMS else {}
+    return {"normres": in_normres(spec)} | flax
 
 
 def _step(apply: Callable[[Any, jax.Array], jax.Array]) -> Step:
@@ -66,14 +72,10 @@ def in_torch(torch: Contender, dtype: str, cases: Mapping[str, Pair]) -> dict[st
     Raises:
       UserError: it fails.
     """
-    inputs: dict[str, Any] = {"dtype": np.array(dtype), "epsilon": np.array(EPSILON)}
-    for name, (x, dy) in cases.items():
-        groups = np.array(math.gcd(GROUPS, x.shape[-1]))
-        inputs |= {f"{name}/x": np.float32(x), f"{name}/dy": np.float32(dy), f"{name}/groups": groups}
     with tempfile.TemporaryDirectory() as folder, Worker(torch, Path(folder)) as worker:
-        source, destination = f"{folder}/inputs.npz", f"{folder}/outputs.npz"
-        np.savez(source, **inputs)
-        worker.ask("apply_norms", source=source, destination=destination)
-        with np.load(destination) as outputs:
-            names = [key.removesuffix("/y") for key in outputs.files if key.endswith("/y")]
-            return {name: (outputs[f"{name}/y"], outputs[f"{name}/dx"]) for name in names}
+        files = {"source": f"{folder}/inputs.npz", "destination": f"{folder}/outputs.npz"}
+        pairs = {name: np.stack(pair).astype(np.float32) for name, pair in cases.items()}
+        np.savez(files["source"], allow_pickle=False, **pairs)
+        worker.ask("apply_norms", dtype=dtype, epsilon=EPSILON, groups=GROUPS, **files)
+        with np.load(files["destination"]) as outputs:
+            return {name: (y, dx) for name, (y, dx) in outputs.items()}

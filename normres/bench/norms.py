@@ -22,12 +22,12 @@ SAMPLE_SECONDS = 0.03  # one sample calls often enough to last this long
 # variance as E[x^2] - E[x]^2, and gradients of parameters are sums that cancel.
 TOLERANCE = {"float32": 5e-4, "bfloat16": 2e-2, "float16": 4e-3}
 
-HEADER = """\
-The training step of one norm (output, gradients of the input, the scale and the bias), {dtype}.
-normres and flax.linen ({flax}) in this process, under the same settings, called in turns.
-  time   milliseconds, median of {repeats} samples of {seconds:g} s and more, after a warm-up
+HEADER = f"""\
+The training step of one norm (output, gradients of the input, the scale and the bias), {{dtype}}.
+normres and flax.linen ({flax.__version__}) in this process, under the same settings, called in turns.
+  time   milliseconds, median of {{repeats}} samples of {SAMPLE_SECONDS:g} s and more, after a warm-up
   ratio  normres / Flax, pair by pair: median (lower–upper quartile); below 1 normres is faster
-JAX {jax} on {device}; XLA_FLAGS={flags}"""
+JAX {jax.__version__} on {{device}}; XLA_FLAGS={{flags}}"""
 
 
 def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callable[[], Any]]:
@@ -41,8 +41,8 @@ def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callabl
     spec = contenders.spec(norm, shape)
     # Not ones and zeros, under which a forgotten scale or bias would not show.
     params = {name: jnp.asarray(1 + random.random(shape[-1]), jnp.float32) for name in spec.affine}
-    steps = {"normres": contenders.in_normres(spec), "flax": contenders.in_flax(norm, spec.groups, dtype)}
-    calls: dict[str, Callable[[], Any]] = {name: partial(step, params, x, dy) for name, step in steps.items()}
+    steps = contenders.steps(norm, spec, dtype)
+    calls: dict[str, Callable[[], Any]] = {name.lower(): partial(step, params, x, dy) for name, step in steps.items()}
     check_same(f"{norm} on {shape}", *(call() for call in calls.values()))
     return calls
 
@@ -86,15 +86,9 @@ def _sample(function: Callable[[], Any], calls: int) -> float:
 
 def run(names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: str, repeats: int, json: Path | None) -> None:
     """Checks that the contenders agree, measures, and prints; `json` is a file for the same numbers."""
-    settings = {
-        "dtype": dtype,
-        "repeats": repeats,
-        "flax": flax.__version__,
-        "jax": jax.__version__,
-        "device": output.device_name(),
-        "flags": os.environ.get("XLA_FLAGS", ""),
-    }
-    print(HEADER.format(seconds=SAMPLE_SECONDS, **settings), flush=True)
+    flags = os.environ.get("XLA_FLAGS", "")
+    settings = {"dtype": dtype, "repeats": repeats, "device": output.device_name(), "flags": flags}
+    print(HEADER.format(**settings), flush=True)
     rows, lines = [], []
     for shape, norm in product(shapes, names):
         seconds = timed(prepared(norm, shape, dtype), repeats)

@@ -1,7 +1,7 @@
 """`normres bench numerics`: how far each norm is from the truth on hard inputs, beside Flax and PyTorch."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ LIBRARIES = ("normres", "Flax", "PyTorch")
 KINDS = ("fwd", "grad")
 COLUMNS = [f"{library} {kind}" for kind in KINDS for library in LIBRARIES]
 
-SAME = 0.1  # what the errors of contenders are below on `normal`, if they compute the same
+SAME = 0.1  # what errors are below on `normal`, not in epsilons; a larger one is no rounding
 BETTER = 2.0  # a contender is better where normres's error is this many times as large
 NEGLIGIBLE = 4.0  # epsilons: errors below are equally good
 
@@ -130,42 +130,30 @@ def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape
     inputs = {case: rounded_input(case, shape, dtype) for case in cases}
     fitting = {case: pair for case, pair in inputs.items() if pair is not None}
     torch_pairs = contenders.in_torch(torch, dtype, fitting) if torch else {}
-    rows = []
+    epsilon = float(jnp.finfo(dtype).eps)
+    rows: list[Row] = []
     for norm, case in product(names, inputs):
-        row: Row = {"norm": norm, "dtype": dtype, "case": case} | dict.fromkeys(COLUMNS)
-        if case in fitting:
-            x, dy = fitting[case]
-            spec, wide_dy = contenders.spec(norm, x.shape), dy.astype(np.float64)
-            truth = reference(x.astype(np.float64), wide_dy, spec, contenders.EPSILON)
-            pairs: dict[str, contenders.Pair | None] = dict(_outputs(norm, spec, dtype, x, dy))
-            if torch and norm in contenders.NORMS:
-                pairs["PyTorch"] = torch_pairs.get(f"{norm}/{case}")
-            for library, pair in pairs.items():
-                worst = errors(pair, truth, wide_dy, float(jnp.finfo(dtype).eps)) if pair else ("refuses", "refuses")
-                row |= {f"{library} {kind}": error for kind, error in zip(KINDS, worst, strict=True)}
-        if case == "normal":
-            _check_same(row)
-        rows.append(row)
+        rows.append({"norm": norm, "dtype": dtype, "case": case} | dict.fromkeys(COLUMNS))
+        if case not in fitting:
+            continue
+        x, dy = fitting[case]
+        spec, wide_dy = contenders.spec(norm, x.shape), dy.astype(np.float64)
+        truth = reference(x.astype(np.float64), wide_dy, spec, contenders.EPSILON)
+        params = {name: np.full(x.shape[-1], name == "scale", np.float32) for name in spec.affine}
+        steps = contenders.steps(norm, spec, dtype)
+        outputs = {library: step(params, x, dy) for library, step in steps.items()}
+        pairs: dict[str, contenders.Pair] = {library: (y, dx) for library, (y, (_, dx)) in outputs.items()}
+        if torch and norm in contenders.NORMS:
+            rows[-1] |= {f"PyTorch {kind}": "refuses" for kind in KINDS}
+        if torch_pair := torch_pairs.get(f"{norm}/{case}"):
+            pairs["PyTorch"] = torch_pair
+        for library, pair in pairs.items():
+            worst = errors(pair, truth, wide_dy, epsilon)
+            rows[-1] |= {f"{library} {kind}": error for kind, error in zip(KINDS, worst, strict=True)}
+            if case == "normal" and max(worst) * epsilon > SAME:
+                error = cell(max(worst))
+                raise UserError(f"{library} does not compute {norm} norm in {dtype}: error {error} epsilons")
     return rows
-
-
-def _outputs(norm: str, spec: NormSpec, dtype: str, x: Any, dy: Any) -> Iterator[tuple[str, contenders.Pair]]:
-    """Yields what the libraries of this process that have the norm compute, by their names."""
-    params = {name: np.full(x.shape[-1], name == "scale", np.float32) for name in spec.affine}
-    steps = {"normres": contenders.in_normres(spec)}
-    if norm in contenders.NORMS:
-        steps["Flax"] = contenders.in_flax(norm, spec.groups, dtype)
-    for library, step in steps.items():
-        y, (_, dx) = step(params, x, dy)
-        yield library, (y, dx)
-
-
-def _check_same(row: Row) -> None:
-    """Stops where a library computes something else: an error of SAME on `normal` is no rounding."""
-    for column, error in row.items():
-        if isinstance(error, float) and error * float(jnp.finfo(row["dtype"]).eps) > SAME:
-            library, norm, dtype = column.split()[0], row["norm"], row["dtype"]
-            raise UserError(f"{library} does not compute {norm} norm in {dtype}: error {cell(error)} epsilons")
 
 
 def worse(row: Row) -> list[str]:

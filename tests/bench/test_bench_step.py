@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from normres import cli
-from normres.bench import stepping
-from normres.bench.step import agreement, cells, flax_network, measure, serve, show, workers
+from normres.bench.step import agreement, cells, flax_network, measure, own, serve, show, workers
 from normres.errors import UserError
 from normres.runs import machine
 
@@ -38,7 +37,7 @@ def check(one, other):
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    return computed(stepping.build, tmp_path_factory.mktemp("own"))
+    return computed(own.build, tmp_path_factory.mktemp("own"))
 
 
 def test_stock_flax_computes_the_same(ours, tmp_path):

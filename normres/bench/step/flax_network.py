@@ -1,6 +1,6 @@
 """Stock Flax as a contender: the ResNet and its training step as users of flax.linen and optax write them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def norm_of(spec: dict[str, Any]) -> Callable[..., nn.Module]:
+def norm_of(spec: Mapping[str, Any]) -> Callable[..., nn.Module]:
     """Returns the constructor of a spec's norm; read are its norm, dtype, epsilon, groups and kept."""
     module, arguments = MODULES[spec["norm"]]
     of_spec = {"batch": {"momentum": spec["kept"]}, "group": {"num_groups": spec["groups"]}}.get(spec["norm"], {})
@@ -33,36 +33,33 @@ def norm_of(spec: dict[str, Any]) -> Callable[..., nn.Module]:
 class Network(nn.Module):
     """The CIFAR ResNet with shortcut A, its blocks one after another; the modules have PyTorch's names."""
 
-    blocks: tuple[int, ...]
-    width: int
-    classes: int
-    norm: Callable[..., nn.Module]
-    dtype: Any
+    spec: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns float32 logits."""
+        spec, norm, dtype = self.spec, norm_of(self.spec), jnp.dtype(self.spec["dtype"])
 
         def conv_norm(x: jax.Array, features: int, prefix: str, number: int, stride: int = 1) -> jax.Array:
-            conv = nn.Conv(features, (3, 3), stride, 1, use_bias=False, dtype=self.dtype, name=f"{prefix}conv{number}")
-            y: jax.Array = self.norm(name=f"{prefix}bn{number}")(conv(x))
+            conv = nn.Conv(features, (3, 3), stride, 1, use_bias=False, dtype=dtype, name=f"{prefix}conv{number}")
+            y: jax.Array = norm(name=f"{prefix}bn{number}")(conv(x))
             return y
 
-        x = nn.relu(conv_norm(images, self.width, "", 1))
-        for stage, count in enumerate(self.blocks):
-            features = self.width * 2**stage
+        x = nn.relu(conv_norm(images, spec["width"], "", 1))
+        for stage, count in enumerate(spec["blocks"]):
+            features = spec["width"] * 2**stage
             for number in range(count):
                 name, stride = f"layer{stage + 1}.{number}.", 2 if stage > 0 and number == 0 else 1
                 y = conv_norm(nn.relu(conv_norm(x, features, name, 1, stride)), features, name, 2)
                 shortcut = x[:, ::stride, ::stride]
                 x = nn.relu(jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1]))) + y)
-        x = nn.Dense(self.classes, dtype=self.dtype, name="fc")(jnp.mean(x, axis=(1, 2)))
+        x = nn.Dense(spec["classes"], dtype=dtype, name="fc")(jnp.mean(x, axis=(1, 2)))
         return jnp.asarray(x, jnp.float32)
 
 
 def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
     """See serve.Timed.  Unlike normres, Flax gets its batch ready-made, in float32."""
-    network = Network(tuple(spec["blocks"]), spec["width"], spec["classes"], norm_of(spec), jnp.dtype(spec["dtype"]))
+    network = Network(spec)
     sgd = optax.sgd(spec["learning_rate"], spec["momentum"])
     optimizer = optax.chain(optax.add_decayed_weights(spec["weight_decay"]), sgd)
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}

@@ -10,7 +10,7 @@ import sys
 from normres.bench.step.serve import Timed, serve
 from normres.runs import machine
 
-MODULES = {"normres": "normres.bench.stepping", "flax": "normres.bench.step.flax_network"}
+MODULES = {"normres": "normres.bench.step.own", "flax": "normres.bench.step.flax_network"}
 
 
 def device_bytes() -> int | None:
