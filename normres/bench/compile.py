@@ -17,10 +17,10 @@ from normres.runs import machine
 HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
 
 
-def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]:
+def measure(config: ConfigDict, dtype: str, step: bool) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
     run, operations = programs(config, *random_batch(config.train.batch_size), dtype)
-    state = run.initial_state()
+    state = run.initial_state()  # the first compilation starts the compiler
     memory: Any = run.compile(state).memory_analysis()
     machine.return_freed_memory()
     times = []
@@ -41,7 +41,6 @@ def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]
 
 def run(config: ConfigDict, networks: Iterable[dict[str, Any]], dtype: str, step: bool, json: Path | None) -> None:
     """Measures the config with the fields of each network, and prints a table."""
-    measure(configs.apply(config, {"model.depth": 8}), dtype, step=False)  # the first compilation starts the compiler
     rows, lines = [], []
     first: dict[tuple[str, str], float] = {}  # seconds of the first depth
     for network in networks:
