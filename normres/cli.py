@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "bench",
         "Measure accuracy and speed beside Flax and PyTorch; trains nothing.",
         "Each benchmark explains itself:\n  normres bench numerics --help\n  normres bench norms --help\n"
-        "  normres bench step --help\n  normres bench compile --help\n  normres bench data --help",
+        "  normres bench step --help\n  normres bench compile --help",
     )
     benchmarks.add_commands(_adder(bench.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)))
     return parser

@@ -1,22 +1,31 @@
 """The documentation is what the code says, and its examples run."""
 
 import re
+import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
-from normres.bench import page
+from normres import norms
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_norms_page_holds_the_tables_of_the_code():
-    computed = re.search(
-        r"<!-- begin generated -->\n(.*)<!-- end generated -->", (ROOT / "docs/norms.md").read_text(), re.S
-    )
-    assert computed, "the markers are gone"
-    assert computed[1].strip() == page.text().strip(), "run: normres bench norms --markdown"
+    script = runpy.run_path(str(ROOT / "scripts/make_norms_tables.py"))
+    parts = script["MARKERS"].search((ROOT / "docs/norms.md").read_text())
+    assert parts, "the markers are gone"
+    assert parts[2] == script["text"](), "run: python scripts/make_norms_tables.py"
+
+
+def test_a_norm_without_documentation_has_dashes(monkeypatch):
+    monkeypatch.setitem(norms.TABLE, "row", replace(norms.TABLE["batch"], over="WC", about=None))
+    text = runpy.run_path(str(ROOT / "scripts/make_norms_tables.py"))["text"]()
+    lines = [line for line in text.splitlines() if line.startswith("| row ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells == [["row", "W, C", "running averages over N", "–"], ["row", "–", "scale, bias", "–", "–"]]
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md"])

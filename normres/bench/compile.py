@@ -9,37 +9,38 @@ import jax
 from ml_collections import ConfigDict
 
 from normres.bench import output
-from normres.bench.stepping import Stepping, random_data
+from normres.bench.step.cells import random_batch
+from normres.bench.step.own import programs
 from normres.runs import config as configs
+from normres.runs import machine
 
 HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memory (MB)", "step (s)")
 
 
-def measure(config: ConfigDict, dtype: str, step: bool = True) -> dict[str, Any]:
+def measure(config: ConfigDict, dtype: str, step: bool) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
-    run = Stepping(config, random_data(config.train.batch_size), dtype, jax.devices()[:1])
-    memory = run.compile().memory_analysis().temp_size_in_bytes
+    run, operations = programs(config, *random_batch(config.train.batch_size), dtype)
+    state = run.initial_state()  # the first compilation starts the compiler
+    memory: Any = run.compile(state).memory_analysis()
+    machine.return_freed_memory()
     times = []
-    for _ in range(4 if step else 0):
+    for number in range(4 if step else 0):
         began = time.perf_counter()
-        run.train(1)
+        state = jax.block_until_ready(run.train(state, number)[0])
         times.append(time.perf_counter() - began)
     return {
-        "depth": config.model.depth,
-        "order": config.model.order,
-        "shortcut": config.model.shortcut,
-        "unrolled": run.programs.model.unrolled,
-        "remat": run.programs.model.remat,
-        "ops": run.operations,
-        "compile_seconds": run.programs.compile_seconds,
-        "activation_megabytes": memory / 2**20,
-        "step_seconds": min(times[1:]) if step else None,
+        **{field: config.model[field] for field in ("depth", "order", "shortcut")},
+        "unrolled": run.model.unrolled,
+        "remat": run.model.remat,
+        "ops": operations,
+        "compile_seconds": run.compile_seconds,
+        "activation_megabytes": memory.temp_size_in_bytes / 2**20,
+        "step_seconds": min(times[1:], default=None),
     }
 
 
 def run(config: ConfigDict, networks: Iterable[dict[str, Any]], dtype: str, step: bool, json: Path | None) -> None:
     """Measures the config with the fields of each network, and prints a table."""
-    measure(configs.apply(config, {"model.depth": 8}), dtype, step=False)  # the first compilation starts the compiler
     rows, lines = [], []
     first: dict[tuple[str, str], float] = {}  # seconds of the first depth
     for network in networks:

@@ -8,25 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from normres import norms
+from normres.bench.step.flax_network import MODULES, norm_of
 from normres.bench.step.workers import Contender, Worker
 
 Pair = tuple[NDArray[Any], NDArray[Any]]  # the output y, and the gradient of sum(y dy) wrt the input
 Step = Callable[..., Any]  # f(params, x, dy) -> y, (gradients wrt params, wrt x)
 
-# Flax's module for a row of norms.TABLE, and its arguments.
-MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "batch": (nn.BatchNorm, {"use_running_average": False}),
-    "instance": (nn.InstanceNorm, {}),
-    "layer": (nn.LayerNorm, {"reduction_axes": (1, 2, 3)}),
-    "group": (nn.GroupNorm, {}),
-    "rms": (nn.RMSNorm, {"reduction_axes": (1, 2, 3)}),
-}
+NORMS = tuple(MODULES)  # that Flax has
 EPSILON = 1e-5  # of every contender
 GROUPS, SUB_BATCHES = 4, 2  # where the norm has some and they divide the array
 
@@ -46,15 +39,19 @@ def in_normres(spec: norms.NormSpec) -> Step:
 @cache
 def in_flax(norm: str, groups: int, dtype: Any) -> Step:
     """Returns the training step of Flax's stock module, at the start of training, compiled; x is of the dtype."""
-    module, arguments = MODULES[norm]
-    arguments = arguments | ({"num_groups": groups} if norm == "group" else {})
-    layer = module(epsilon=EPSILON, dtype=dtype, **arguments)
+    layer = norm_of({"norm": norm, "groups": groups, "dtype": dtype, "epsilon": EPSILON, "kept": 0.9})()
 
     def apply(params: Any, x: jax.Array) -> Any:
-        variables = layer.init(jax.random.key(0), x) | {"params": params}
-        return layer.apply(variables, x, mutable=["batch_stats"])[0]
+        variables = layer.init(jax.random.key(0), x)
+        return layer.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
 
     return _step(apply)
+
+
+def steps(norm: str, spec: norms.NormSpec, dtype: Any) -> dict[str, Step]:
+    """Returns the training steps of the libraries of this process that have the norm, normres's first."""
+    flax = {"Flax": in_flax(norm, spec.groups, dtype)} if norm in NORMS else {}
+    return {"normres": in_normres(spec)} | flax
 
 
 def _step(apply: Callable[[Any, jax.Array], jax.Array]) -> Step:
@@ -75,14 +72,10 @@ def in_torch(torch: Contender, dtype: str, cases: Mapping[str, Pair]) -> dict[st
     Raises:
       UserError: it fails.
     """
-    inputs: dict[str, Any] = {"dtype": np.array(dtype), "epsilon": np.array(EPSILON)}
-    for name, (x, dy) in cases.items():
-        groups = np.array(math.gcd(GROUPS, x.shape[-1]))
-        inputs |= {f"{name}/x": np.float32(x), f"{name}/dy": np.float32(dy), f"{name}/groups": groups}
     with tempfile.TemporaryDirectory() as folder, Worker(torch, Path(folder)) as worker:
-        source, destination = f"{folder}/inputs.npz", f"{folder}/outputs.npz"
-        np.savez(source, **inputs)
-        worker.ask("apply_norms", source=source, destination=destination)
-        with np.load(destination) as outputs:
-            names = [key.removesuffix("/y") for key in outputs.files if key.endswith("/y")]
-            return {name: (outputs[f"{name}/y"], outputs[f"{name}/dx"]) for name in names}
+        files = {"source": f"{folder}/inputs.npz", "destination": f"{folder}/outputs.npz"}
+        pairs = {name: np.stack(pair).astype(np.float32) for name, pair in cases.items()}
+        np.savez(files["source"], allow_pickle=False, **pairs)
+        worker.ask("apply_norms", dtype=dtype, epsilon=EPSILON, groups=GROUPS, **files)
+        with np.load(files["destination"]) as outputs:
+            return {name: (y, dx) for name, (y, dx) in outputs.items()}

@@ -1,7 +1,6 @@
 """`normres bench norms`: the time of forward and backward of each norm, beside Flax's module, in one process."""
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,19 +16,18 @@ import numpy as np
 from normres.bench import contenders, output
 from normres.errors import UserError
 
-NORMS = tuple(contenders.MODULES)
 SAMPLE_SECONDS = 0.03  # one sample calls often enough to last this long
 
 # What contenders may differ by, relative to the largest number of an output.  In float32 Flax loses some of the
 # variance as E[x^2] - E[x]^2, and gradients of parameters are sums that cancel.
 TOLERANCE = {"float32": 5e-4, "bfloat16": 2e-2, "float16": 4e-3}
 
-HEADER = """\
-The training step of one norm (output, gradients of the input, the scale and the bias), {dtype}.
-normres and flax.linen ({flax}) in this process, under the same settings, called in turns.
-  time   milliseconds, median of {repeats} samples of {seconds:g} s and more, after a warm-up
+HEADER = f"""\
+The training step of one norm (output, gradients of the input, the scale and the bias), {{dtype}}.
+normres and flax.linen ({flax.__version__}) in this process, under the same settings, called in turns.
+  time   milliseconds, median of {{repeats}} samples of {SAMPLE_SECONDS:g} s and more, after a warm-up
   ratio  normres / Flax, pair by pair: median (lower–upper quartile); below 1 normres is faster
-JAX {jax} on {device}; XLA_FLAGS={flags}"""
+JAX {jax.__version__} on {{device}}; XLA_FLAGS={{flags}}"""
 
 
 def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callable[[], Any]]:
@@ -43,8 +41,8 @@ def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callabl
     spec = contenders.spec(norm, shape)
     # Not ones and zeros, under which a forgotten scale or bias would not show.
     params = {name: jnp.asarray(1 + random.random(shape[-1]), jnp.float32) for name in spec.affine}
-    steps = {"normres": contenders.in_normres(spec), "flax": contenders.in_flax(norm, spec.groups, dtype)}
-    calls: dict[str, Callable[[], Any]] = {name: partial(step, params, x, dy) for name, step in steps.items()}
+    steps = contenders.steps(norm, spec, dtype)
+    calls: dict[str, Callable[[], Any]] = {name.lower(): partial(step, params, x, dy) for name, step in steps.items()}
     check_same(f"{norm} on {shape}", *(call() for call in calls.values()))
     return calls
 
@@ -55,23 +53,22 @@ def check_same(what: str, one: Any, other: Any) -> None:
     Raises:
       UserError: two arrays differ by more than TOLERANCE, or in number, shape or dtype.
     """
-    leaves, others = jax.tree.leaves_with_path(one), jax.tree.leaves_with_path(other)
-    if [(path, a.shape, a.dtype) for path, a in leaves] != [(path, b.shape, b.dtype) for path, b in others]:
+    if jax.tree.map(jax.typeof, one) != jax.tree.map(jax.typeof, other):
         raise UserError(f"{what}: the contenders return different things, so their times say nothing")
-    for (path, a), (_, b) in zip(leaves, others, strict=True):
-        wide, other_wide = (np.asarray(value, np.float64) for value in (a, b))
+    for (path, a), b in zip(jax.tree.leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        wide, other_wide = np.asarray(a, np.float64), np.asarray(b, np.float64)
         error = np.abs(wide - other_wide).max() / max(np.abs(wide).max(), 1e-30)
         if not error <= TOLERANCE[str(a.dtype)]:
             place = jax.tree_util.keystr(path)
             raise UserError(f"{what}: the contenders differ by {error:.1e} at {place}, so their times say nothing")
 
 
-def timed(functions: Mapping[str, Callable[[], Any]], repeats: int, sample_seconds: float) -> dict[str, list[float]]:
+def timed(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Returns the seconds per call of each function, sampled in turns."""
     samplers = {}
     for name, function in functions.items():
         _sample(function, 1)
-        calls = max(1, round(sample_seconds / min(_sample(function, 1) for _ in range(3))))
+        calls = max(1, round(SAMPLE_SECONDS / min(_sample(function, 1) for _ in range(3))))
         samplers[name] = partial(_sample, function, calls)
     return output.in_turns(samplers, repeats)
 
@@ -87,29 +84,16 @@ def _sample(function: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def run(
-    names: Sequence[str],
-    shapes: Sequence[tuple[int, ...]],
-    dtype: str,
-    repeats: int,
-    json: Path | None,
-    sample_seconds: float = SAMPLE_SECONDS,
-) -> None:
+def run(names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: str, repeats: int, json: Path | None) -> None:
     """Checks that the contenders agree, measures, and prints; `json` is a file for the same numbers."""
-    settings = {
-        "dtype": dtype,
-        "repeats": repeats,
-        "flax": flax.__version__,
-        "jax": jax.__version__,
-        "device": output.device_name(),
-        "flags": os.environ.get("XLA_FLAGS", ""),
-    }
-    print(HEADER.format(seconds=sample_seconds, **settings), flush=True)
+    flags = os.environ.get("XLA_FLAGS", "")
+    settings = {"dtype": dtype, "repeats": repeats, "device": output.device_name(), "flags": flags}
+    print(HEADER.format(**settings), flush=True)
     rows, lines = [], []
     for shape, norm in product(shapes, names):
-        seconds = timed(prepared(norm, shape, dtype), repeats, sample_seconds)
+        seconds = timed(prepared(norm, shape, dtype), repeats)
         rows.append({"norm": norm, "shape": shape} | {f"{name}_seconds": each for name, each in seconds.items()})
-        medians = (f"{1e3 * statistics.median(each):.3f}" for each in seconds.values())
-        lines.append((norm, "x".join(map(str, shape)), *medians, output.spread(output.ratios(*seconds.values()), 2)))
+        medians = (f"{1e3 * np.median(each):.3f}" for each in seconds.values())
+        lines.append((norm, "x".join(map(str, shape)), *medians, output.spread(output.quartiles(*seconds.values()), 2)))
     print(f"\n{output.table(('norm', 'shape', 'normres (ms)', 'Flax (ms)', 'ratio'), lines, text_columns=2)}")
     output.write(json, settings | {"timings": rows})

@@ -1,10 +1,11 @@
 """How the benchmarks print and write what they measured: tables, quartiles, JSON, and the machine's name."""
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import tabulate
 
 from normres.runs import results
@@ -37,18 +38,13 @@ def in_turns[Sample](samplers: Mapping[str, Callable[[], Sample]], repeats: int)
     return samples
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Returns lower quartile, median and upper quartile of two values or more."""
-    lower, middle, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return lower, middle, upper
+def quartiles(times: Sequence[float], others: Sequence[float] | float = 1.0) -> list[float]:
+    """Returns lower quartile, median, upper quartile: of times, or of their ratios to `others`, pair by pair."""
+    lower, middle, upper = np.percentile(np.divide(times, others), (25, 50, 75))
+    return [float(lower), float(middle), float(upper)]
 
 
-def ratios(times: Sequence[float], other_times: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the quartiles of the ratios of times that were measured in turns, pair by pair."""
-    return quartiles([one / other for one, other in zip(times, other_times, strict=True)])
-
-
-def spread(values: tuple[float, float, float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
     """Returns quartiles as "median (lower–upper)"."""
     lower, middle, upper = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} ({lower}–{upper})"
@@ -62,8 +58,5 @@ def write(file: Path | None, content: dict[str, Any]) -> None:
 
 def device_name() -> str:
     """Returns the accelerator's name, or the processor's."""
-    import jax
-
-    device = jax.devices()[0]
-    host = results.provenance()["host"]
+    device, host = jax.devices()[0], results.provenance()["host"]
     return f"{host['cpu']} ({host['cpu_count']} cores)" if device.platform == "cpu" else str(device.device_kind)

@@ -118,9 +118,8 @@ def test_the_command_measures_writes_draws_and_goes_on(monkeypatch, tmp_path, ca
 def test_each_contender_has_its_own_code_and_flags(tmp_path, monkeypatch):
     machine.prepare()
     monkeypatch.setenv("PYTHONPATH", "/users")
-    chosen, torch = workers.contenders(("flax",), None, False, before=tmp_path)
+    chosen = workers.contenders(("flax",), before=tmp_path)
     assert list(chosen) == ["normres", "before", "flax"]
-    assert torch == "absent"
     for name, path in (("normres", f"{ROOT}:/users"), ("before", str(tmp_path)), ("flax", f"{ROOT}:/users")):
         assert chosen[name].environment["PYTHONPATH"] == path
     # Flax has the flags that the user gave, whatever earlier commands of this process have added.
@@ -131,7 +130,7 @@ def test_each_contender_has_its_own_code_and_flags(tmp_path, monkeypatch):
 @pytest.mark.parametrize("norm", cells.NORMS)
 def test_pytorch_computes_the_same(norm, tmp_path):
     pytest.importorskip("torch")
-    chosen, _ = workers.contenders(("torch",), None, True)
+    chosen = workers.contenders(()) | {"torch": workers.find_torch(None)[0]}
     cell = cells.Cell(depth=8, dtype="float32", norm=norm, batch=8, width=8)
     assert list(measure.measure(cell, chosen, 5)["contenders"]) == ["normres", "torch"]
 
@@ -297,9 +296,12 @@ def test_a_mistake_is_one_line(capsys, monkeypatch, argument, message):
 
 def test_without_pytorch_it_is_left_out_unless_it_was_asked_for(capsys, monkeypatch):
     monkeypatch.setattr(workers, "find_torch", lambda python: None)
-    chosen, version = workers.contenders(("flax", "torch"), None, needs_torch=False)
+    measured = []
+    monkeypatch.setattr(measure, "measure_all", lambda *arguments: measured.append(arguments))
+    assert cli.main(["bench", "step", "--depths=8"]) == 0
+    ((_, chosen, conditions, _),) = measured
     assert list(chosen) == ["normres", "flax"]
-    assert version == "absent"
+    assert conditions["versions"]["torch"] == "absent"
     assert "no PyTorch here; --torch=PYTHON names" in capsys.readouterr().out
     assert cli.main(["bench", "step", "--contenders=torch"]) == 2
     assert "--contenders=torch: no PyTorch here" in capsys.readouterr().err

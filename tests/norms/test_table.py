@@ -13,7 +13,6 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from normres import layers, norms
-from normres.bench import equivalences
 from normres.norms import TABLE, Moments, forms
 from normres.norms.spec import Change
 
@@ -250,20 +249,6 @@ def test_nested_maps_and_shards_equal_a_loop(name):
     }
     for how, gradient in results.items():
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4, err_msg=how)
-
-
-@pytest.mark.parametrize("row", equivalences.ROWS, ids=lambda row: row.name)
-def test_equivalences(row):
-    assert equivalences.difference(row) <= 10 * equivalences.TOLERANCE
-
-
-def test_equivalences_that_do_not_hold_are_found(monkeypatch, capsys):
-    wrong = equivalences.Equivalence("rms = layer", equivalences.row("rms"), equivalences.row("layer"))
-    monkeypatch.setattr(equivalences, "ROWS", (wrong,))
-    assert equivalences.main() == 1
-    said = capsys.readouterr().out
-    assert "NOT EQUAL" in said
-    assert "0 of 1 hold" in said
 
 
 CHANGES = {

@@ -95,6 +95,4 @@ def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, tu
         "statistics": statistics,
     }
     # What is not a number is larger than any.
-    return {
-        kind: max(of, key=lambda one: math.inf if math.isnan(one[0]) else one[0]) for kind, of in candidates.items()
-    }
+    return {kind: max(of, key=lambda one: (math.isnan(one[0]), one[0])) for kind, of in candidates.items()}

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from normres.bench.stepping import random_data
 from normres.configs import base
 from normres.interop.networks import network_to_torch
 from normres.models.resnet import ResNet, ResNetConfig
@@ -18,8 +17,18 @@ from normres.training.networks import model_config
 
 DTYPES = ("float32", "bfloat16")
 NORMS = ("batch", "group", "layer", "instance")
-GROUPS = 8  # of group norm
 LEARNING_RATE = 0.1
+
+# Of every cell's config, beside base.py's own values.
+FIELDS = {
+    "model.norm_groups": 8,
+    "optim.schedule": "constant",
+    "optim.learning_rate": LEARNING_RATE,
+    "optim.hold_from_depth": 0,
+    "data.source": "synthetic",
+    "data.preprocess": "none",
+    "data.augmentation": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -34,22 +43,9 @@ class Cell:
 
     def config(self) -> ConfigDict:
         """Returns the config of a run with this step; a network that there is not is a UserError."""
-        fields = {
-            "model.depth": self.depth,
-            "model.width": self.width,
-            "model.norm": self.norm,
-            "model.norm_groups": GROUPS,
-            "train.batch_size": self.batch,
-            "train.eval_batch_size": self.batch,
-            "train.dtype": self.dtype,
-            "optim.schedule": "constant",
-            "optim.learning_rate": LEARNING_RATE,
-            "optim.hold_from_depth": 0,
-            "data.source": "synthetic",
-            "data.preprocess": "none",
-            "data.augmentation": "none",
-        }
-        return configs.apply(base.get_config("he2015"), fields)
+        own = {"model.depth": self.depth, "model.width": self.width, "model.norm": self.norm}
+        own |= {"train.batch_size": self.batch, "train.eval_batch_size": self.batch, "train.dtype": self.dtype}
+        return configs.apply(base.get_config("he2015"), FIELDS | own)
 
     def model(self) -> ResNetConfig:
         """Returns the network's config, as on no device in particular."""
@@ -60,14 +56,12 @@ class Cell:
         optim, model = self.config().optim, self.model()
         return {
             **asdict(self),
+            **{key: optim[key] for key in ("learning_rate", "momentum", "weight_decay")},
             "blocks": list(model.blocks),
             "classes": model.classes,
-            "groups": GROUPS,
+            "groups": FIELDS["model.norm_groups"],
             "epsilon": model.norm_epsilon,
             "kept": model.norm_momentum,  # share of the old running average
-            "learning_rate": optim.learning_rate,
-            "momentum": optim.momentum,
-            "weight_decay": optim.weight_decay,
         }
 
 
@@ -86,6 +80,12 @@ def select(
     return cells
 
 
+def random_batch(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images uint8 (count, 32, 32, 3) and labels int32 (count,), the same at every call."""
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (count, 32, 32, 3), np.uint8), random.integers(0, 10, count, np.int32)
+
+
 def arrays(cell: Cell) -> dict[str, np.ndarray]:
     """Returns "images", "labels" and "weights/NAME" in PyTorch's names and layout, the same at every call.
 
@@ -93,7 +93,7 @@ def arrays(cell: Cell) -> dict[str, np.ndarray]:
     a contender that forgets them would not show.  The last scale of each branch is small, or rounding errors would grow
     from block to block until the gradients of a deep network's first layers were nothing else.
     """
-    model, data = cell.model(), random_data(cell.batch)
+    model, (images, labels) = cell.model(), random_batch(cell.batch)
     small = 1 / math.sqrt(sum(model.blocks))
     random = np.random.default_rng(0)
 
@@ -108,7 +108,6 @@ def arrays(cell: Cell) -> dict[str, np.ndarray]:
             drawn = 0.1 * random.standard_normal(shape)
         return drawn.astype(np.float32)
 
-    images = np.asarray(data.train_images)
     shapes = jax.eval_shape(ResNet(model).init, jax.random.key(0), images[:1].astype(np.float32))
     weights = network_to_torch(jax.tree_util.tree_map_with_path(draw, shapes), model)
-    return {"images": images, "labels": data.train_labels} | {f"weights/{key}": a for key, a in weights.items()}
+    return {"images": images, "labels": labels} | {f"weights/{key}": array for key, array in weights.items()}

@@ -10,6 +10,8 @@ import sys
 from normres.bench.step.serve import Timed, serve
 from normres.runs import machine
 
+MODULES = {"normres": "normres.bench.step.own", "flax": "normres.bench.step.flax_network"}
+
 
 def device_bytes() -> int | None:
     """Returns the most memory that JAX held on its first device, None on a CPU."""
@@ -20,13 +22,7 @@ def device_bytes() -> int | None:
     return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
 
 
-def main(kind: str) -> None:
-    """Serves until the input ends."""
-    if kind == "normres":
-        machine.prepare()
-    module = importlib.import_module("normres.bench.step." + {"normres": "own", "flax": "flax_network"}[kind])
-    serve(Timed(module.build, device_bytes))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "normres":
+        machine.prepare()
+    serve(Timed(importlib.import_module(MODULES[sys.argv[1]]).build, device_bytes))

@@ -35,24 +35,22 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> di
     """
     batch = arrays(cell)
     weights = {key.removeprefix("weights/"): array for key, array in batch.items() if key.startswith("weights/")}
+    workers, rows, outcomes, left_out = {}, {}, {}, {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        source = folder / "before.npz"
+        source = str(folder / "before.npz")
         np.savez(source, allow_pickle=False, **batch)
-        workers = {name: stack.enter_context(Worker(each, folder)) for name, each in contenders.items()}
-        rows: dict[str, dict[str, Any]] = {}
-        outcomes, left_out = {}, {}
-        for name, worker in list(workers.items()):
-            destination = folder / f"after_{name}.npz"
+        for name, contender in contenders.items():
+            worker = stack.enter_context(Worker(contender, folder))
+            destination = str(folder / f"after_{name}.npz")
             try:
-                answer = worker.ask("prepare", spec=cell.spec(), source=str(source), destination=str(destination))
+                answer = worker.ask("prepare", spec=cell.spec(), source=source, destination=destination)
             except UserError as error:
                 if name == "normres":
                     raise
                 left_out[name] = str(error)
-                del workers[name]
                 continue
-            rows[name] = {"title": worker.title} | answer
+            workers[name], rows[name] = worker, {"title": worker.title} | answer
             with np.load(destination) as after:
                 outcomes[name] = agreement.Outcome(tuple(answer["losses"]), dict(after))
         for name, difference in agreement.check(cell.dtype, weights, outcomes).items():
@@ -117,39 +115,27 @@ def _digest(root: Path) -> str:
 
 
 def measure_all(
-    cells: Sequence[Cell],
-    contenders: Mapping[str, Contender],
-    torch: str,
-    repeats: int,
-    json: Path | None,
-    before: Path | None = None,
+    cells: Sequence[Cell], contenders: Mapping[str, Contender], conditions: dict[str, Any], json: Path | None
 ) -> dict[str, Any]:
-    """Measures every cell, `repeats` samples of each contender, prints each when it is done, and returns all.
+    """Measures every cell, conditions["repeats"] samples of each contender, prints each when it is done, returns all.
 
     Args:
       cells: of one batch and width.
-      torch: PyTorch's version.
       json: gets each cell when it is done; the cells in it are kept if their conditions are the same.
-      before: the checkout of the contender of that name.
 
     Returns:
       {"conditions", "provenance", "cells": what measure returns}.
     """
-    document: dict[str, Any] = {
-        "conditions": conditions(cells, contenders, torch, repeats, before),
-        "provenance": results.provenance(),
-        "cells": [],
-    }
-    if json and json.is_file() and (earlier := read(json))["conditions"] == document["conditions"]:
+    document: dict[str, Any] = {"conditions": conditions, "provenance": results.provenance(), "cells": []}
+    if json and json.is_file() and (earlier := read(json))["conditions"] == conditions:
         document = earlier
         print(f"{json}: kept {len(earlier['cells'])} cells, which were measured under the same conditions", flush=True)
-    print(show.HEADER.format(repeats=repeats, sample_seconds=SAMPLE_SECONDS))
-    print(f"on {document['conditions']['device']}", flush=True)
+    print(show.HEADER.format(**conditions), flush=True)
     for number, cell in enumerate(cells, start=1):
         began = time.perf_counter()
         measured = next((each for each in document["cells"] if asdict(cell).items() <= each.items()), None)
         if measured is None:
-            measured = measure(cell, contenders, repeats)
+            measured = measure(cell, contenders, conditions["repeats"])
             document["cells"].append(measured)
             if json:
                 results.write_json(json, document)

@@ -6,30 +6,46 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from normres.bench.step.cells import Cell
-from normres.bench.stepping import Stepping
 from normres.data import Dataset
 from normres.interop.networks import network_from_torch, network_to_torch
 from normres.runs import machine
+from normres.training.programs import Programs
+
+
+def programs(config: ConfigDict, images: np.ndarray, labels: np.ndarray, dtype: str) -> tuple[Programs, str]:
+    """Returns the programs of a run on one device, whose data set is one batch, and their operations in words."""
+    devices = jax.devices()[:1]
+    ops, operations = machine.operations(config.train.ops, devices)
+    data = Dataset("cifar10", "random", images, labels, images, labels, tuple("abcdefghij"))
+    return Programs(config, data, dtype, devices, ops=ops), operations
 
 
 def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
-    """Makes the programs of a run whose data set is the batch; see serve.Timed."""
+    """Makes the programs of a run with a cell's config, whose network has these weights; see serve.Timed."""
     cell = Cell(**{field.name: spec[field.name] for field in fields(Cell)})
-    data = Dataset("cifar10", "random", images, labels, images, labels, tuple(map(str, range(spec["classes"]))))
-    run = Stepping(cell.config(), data, cell.dtype, jax.devices()[:1])
+    run, _ = programs(cell.config(), images, labels, cell.dtype)
+    variables = {"batch_stats": {}} | network_from_torch(weights, run.model)
+    state = replace(run.initial_state(), **jax.device_put(variables, run.replicated, may_alias=False))
     machine.return_freed_memory()
-    variables = {"batch_stats": {}} | network_from_torch(weights, run.programs.model)
-    run.state = replace(run.state, **jax.device_put(variables, run.programs.replicated, may_alias=False))
+    done = 0
 
     def train(count: int) -> float:
-        if not run.done:
-            run.compile()
-        return run.train(count)
+        nonlocal state, done
+        if not done:
+            run.compile(state)
+            machine.return_freed_memory()
+        until = done + count
+        while done < until:
+            steps = min(run.steps_per_program, until - done)
+            state, metrics = run.train(state, done, steps)
+            done += steps
+        jax.block_until_ready(state)
+        return float(metrics["loss"][steps - 1])
 
     def state_dict() -> dict[str, np.ndarray]:
-        variables = jax.device_get({"params": run.state.params, "batch_stats": run.state.batch_stats})
-        return network_to_torch(variables, run.programs.model)
+        return network_to_torch(jax.device_get({"params": state.params, "batch_stats": state.batch_stats}), run.model)
 
-    return SimpleNamespace(train=train, state_dict=state_dict, most=run.most)
+    return SimpleNamespace(train=train, state_dict=state_dict, most=run.steps_per_program)

@@ -1,13 +1,12 @@
 """What was measured, as a table for the terminal and for a page, and as a figure; from the JSON alone."""
 
 import re
-import statistics
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from normres.bench import output
 from normres.errors import UserError
@@ -22,7 +21,8 @@ timed in turns.  normres reads its batch from uint8 images; the others have thei
   step          median of {repeats} samples of {sample_seconds:g} s (or one program) after a warm-up (quartiles)
   normres / it  time of normres over this one's, pair by pair: median (quartiles); below 1 normres is faster
   compile       seconds until the first step is done, less those of a step
-  memory        most memory of the process (of the accelerator, where there is one), imports and compiler included"""
+  memory        most memory of the process (of the accelerator, where there is one), imports and compiler included
+on {device}"""
 
 COLUMNS = ("contender", "step (ms)", "normres / it", "images/s", "compile (s)", "memory (MB)")
 
@@ -30,7 +30,7 @@ REFERENCES = ("torch", "flax", "normres")  # in the figure the first that every 
 # Each has its colour and marker.  The last one, normres with batch norm beside another norm, is in older files.
 CONTENDERS = ("normres", "before", "torch", "flax", "normres-batch")
 ROOM = 0.7  # of the space between two cells, which the contenders of a cell take
-TICKS = (0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8)  # of the axis; those in its range are shown
+TICKS = (1, 2, 3, 4, 5, 7)  # of the axis, times powers of ten
 
 
 def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -39,13 +39,13 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = []
     for name, contender in contenders.items():
         times = contender["step_seconds"]
-        seconds = statistics.median(times)
-        ratio = output.spread(output.ratios(contenders["normres"]["step_seconds"], times), 2)
+        low, seconds, high = output.quartiles(times)
+        ratios = output.quartiles(contenders["normres"]["step_seconds"], times)
         lines.append(
             (
                 contender["title"],
-                output.spread(output.quartiles([1e3 * value for value in times]), 0 if seconds > 0.1 else 1),
-                output.NOTHING if name == "normres" else ratio,
+                output.spread([1e3 * low, 1e3 * seconds, 1e3 * high], 0 if seconds > 0.1 else 1),
+                output.NOTHING if name == "normres" else output.spread(ratios, 2),
                 f"{cell['batch'] / seconds:,.0f}",
                 f"{max(0.0, contender['seconds_to_first_step'] - seconds):.1f}",
                 f"{contender['peak_bytes'] / 1e6:,.0f}",
@@ -56,9 +56,7 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def text(cell: dict[str, Any]) -> str:
     """Returns one cell for the terminal."""
-    title = (
-        f"ResNet-{cell['depth']}, {cell['dtype']}, {cell['norm']} norm, batch {cell['batch']}, width {cell['width']}"
-    )
+    title = "ResNet-{depth}, {dtype}, {norm} norm, batch {batch}, width {width}".format(**cell)
     angles = [one["differs_by"]["angle"] for one in cell["contenders"].values() if "differs_by" in one]
     agreed = f"; gradients agree, 1 - cosine is at most {max(angles):.0e}" if angles else ""
     return "\n".join([f"{title}{agreed}", output.table(COLUMNS, rows(cell)), *cell["left_out"].values()])
@@ -99,7 +97,6 @@ def draw(document: dict[str, Any], file: Path) -> None:
     reference = next(name for name in REFERENCES if all(name in cell["contenders"] for cell in cells))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE_INCHES, 0.35 + 2.0 * len(dtypes)), layout="constrained")
-        FigureCanvasAgg(figure)
         handles: dict[str, Any] = {}
         for axes, dtype in zip(figure.subplots(len(dtypes), 1, squeeze=False, sharey=True)[:, 0], dtypes, strict=True):
             handles |= _panel(axes, [cell for cell in cells if cell["dtype"] == dtype], reference)
@@ -117,17 +114,15 @@ def _panel(axes: Any, cells: list[dict[str, Any]], reference: str) -> dict[str, 
         present = [name for name in CONTENDERS if name in contenders]
         for number, name in enumerate(present):
             x = place + ROOM * ((number + 0.5) / len(present) - 0.5)
-            times = (contenders[each]["step_seconds"] for each in (name, reference))
-            low, middle, high = output.ratios(*times)
+            low, middle, high = output.quartiles(*(contenders[each]["step_seconds"] for each in (name, reference)))
             colour, marker, _ = VARIANTS[CONTENDERS.index(name)]
             bar = [[middle - low], [high - middle]]
             handle = axes.errorbar(x, middle, bar, color=colour, marker=marker, linestyle="none", elinewidth=0.8)
             handles[contenders[name]["title"]] = handle
     axes.axhline(1, color="0.7", linewidth=0.6, zorder=0)
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    ticks = [tick for tick in TICKS if low < tick < high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_major_locator(LogLocator(subs=TICKS))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set_xticks(range(len(cells)), [f"ResNet-{cell['depth']}\n{cell['norm']} norm" for cell in cells])
     axes.tick_params(axis="x", length=0)

@@ -10,6 +10,7 @@ denormal numbers flushed to zero (without, a step can take ten times as long), a
 
 from __future__ import annotations
 
+import math
 import os
 import runpy
 import sys
@@ -31,15 +32,12 @@ _shared = runpy.run_path(str(Path(__file__).with_name("serve.py")))
 
 def norm_of(spec: dict[str, Any]) -> Callable[[int], Any]:
     """Returns the constructor of the spec's norm, which takes the channels."""
-    eps = spec["epsilon"]
-    norms: dict[str, Callable[[int], Any]] = {
-        # PyTorch's momentum is the share of the new value.
-        "batch": partial(nn.BatchNorm2d, eps=eps, momentum=1 - spec["kept"]),
-        "group": lambda channels: nn.GroupNorm(spec["groups"], channels, eps=eps),
-        "layer": lambda channels: nn.GroupNorm(1, channels, eps=eps),
-        "instance": partial(nn.InstanceNorm2d, eps=eps, affine=True),
-    }
-    return norms[spec["norm"]]
+    eps, groups = spec["epsilon"], {"group": spec["groups"], "layer": 1}
+    if spec["norm"] in groups:
+        return lambda channels: nn.GroupNorm(groups[spec["norm"]], channels, eps)
+    if spec["norm"] == "instance":
+        return partial(nn.InstanceNorm2d, eps=eps, affine=True)
+    return partial(nn.BatchNorm2d, eps=eps, momentum=1 - spec["kept"])  # PyTorch's is the share of the new value
 
 
 class Block(nn.Module):
@@ -119,23 +117,21 @@ NORMS = {
 }
 
 
-def apply_norms(source: str, destination: str) -> dict[str, Any]:
+def apply_norms(dtype: str, epsilon: float, groups: int, source: str, destination: str) -> dict[str, Any]:
     """Applies every norm to every case; both files are .npz, see contenders.in_torch."""
-    inputs, outputs = np.load(source), {}
-    dtype, epsilon = getattr(torch, str(inputs["dtype"])), float(inputs["epsilon"])
-    for case in sorted({key.rpartition("/")[0] for key in inputs.files if "/" in key}):
-        groups = int(inputs[f"{case}/groups"])
+    outputs = {}
+    for case, pair in np.load(source).items():
         # PyTorch's own order of axes is (N, C, H, W).
-        x, dy = (torch.tensor(inputs[f"{case}/{key}"]).movedim(-1, 1).contiguous().to(dtype) for key in ("x", "dy"))
+        x, dy = (torch.tensor(array).movedim(-1, 1).contiguous().to(getattr(torch, dtype)) for array in pair)
         for norm, apply in NORMS.items():
             leaf = x.clone().requires_grad_()
             try:
-                y = apply(leaf, groups, epsilon)
+                y = apply(leaf, math.gcd(groups, x.shape[1]), epsilon)
                 y.backward(dy)
             except (RuntimeError, ValueError):  # PyTorch refuses it
                 continue
-            for key, value in (("y", y.detach()), ("dx", leaf.grad)):
-                outputs[f"{norm}/{case}/{key}"] = value.float().movedim(1, -1).contiguous().numpy()
+            both = torch.stack([y.detach(), leaf.grad])
+            outputs[f"{norm}/{case}"] = both.float().movedim(2, -1).contiguous().numpy()
     np.savez(destination, **outputs)
     return {}
 

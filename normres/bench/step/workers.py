@@ -16,7 +16,6 @@ import normres
 from normres.errors import UserError
 from normres.runs import machine
 
-SCRIPT = Path(__file__).with_name("torch_worker.py")
 ENDING_SECONDS = 5  # to go after its input has ended
 
 
@@ -28,39 +27,23 @@ class Contender(NamedTuple):
     environment: Mapping[str, str]
 
 
-def contenders(
-    names: Sequence[str], torch: str | None, needs_torch: bool, before: Path | None = None
-) -> tuple[dict[str, Contender], str]:
-    """Returns normres and the other contenders by name, and PyTorch's version.
+def contenders(names: Sequence[str], before: Path | None = None) -> dict[str, Contender]:
+    """Returns normres and those of the others, by name, that run in this Python.
 
     Args:
-      names: of "flax" and "torch".
-      torch: a Python that imports torch; None: this one, if it does.
-      needs_torch: whether it is an error if there is none; otherwise a line is printed.
+      names: of "flax".
       before: a checkout of another commit of normres, which then takes part.
-
-    Raises:
-      UserError: there is no PyTorch and there must be, or the Python that was named does not import it.
     """
-    # The workers import this very code, wherever the command was started.
+    # The workers import this very code, wherever the command was started (-P: and not what lies there).
     path = os.pathsep.join(filter(None, (str(Path(normres.__file__).parent.parent), os.environ.get("PYTHONPATH"))))
-    # -P: not the code of the folder in which the command was started.
-    module = (sys.executable, "-P", "-m", "normres.bench.step.jax_worker")
-    by_name = {"normres": Contender("normres", (*module, "normres"), {**os.environ, "PYTHONPATH": path})}
+    worker = (sys.executable, "-P", "-m", "normres.bench.step.jax_worker")
+    by_name = {"normres": Contender("normres", (*worker, "normres"), {**os.environ, "PYTHONPATH": path})}
     if before:
         older = {**os.environ, "PYTHONPATH": str(before.resolve())}
-        by_name["before"] = Contender("normres, before", (*module, "normres"), older)
+        by_name["before"] = Contender("normres, before", (*worker, "normres"), older)
     if "flax" in names:
-        by_name["flax"] = Contender("Flax", (*module, "flax"), machine.environment_as_given() | {"PYTHONPATH": path})
-    pytorch, version = (find_torch(torch) if "torch" in names else None) or (None, "absent")
-    if pytorch:
-        by_name["torch"] = pytorch
-    elif "torch" in names:
-        message = "no PyTorch here; --torch=PYTHON names a Python that has it"
-        if needs_torch:
-            raise UserError(f"--contenders={','.join(names)}: {message}")
-        print(f"{message}; its rows are left out", flush=True)
-    return by_name, version
+        by_name["flax"] = Contender("Flax", (*worker, "flax"), machine.environment_as_given() | {"PYTHONPATH": path})
+    return by_name
 
 
 def find_torch(python: str | None) -> tuple[Contender, str] | None:
@@ -73,7 +56,7 @@ def find_torch(python: str | None) -> tuple[Contender, str] | None:
         return None
     device = "cuda" if jax.default_backend() in ("gpu", "cuda") else "cpu"
     # -P: the script's own folder has modules that would hide PyTorch's imports.
-    command = (python or sys.executable, "-P", str(SCRIPT), device)
+    command = (python or sys.executable, "-P", str(Path(__file__).with_name("torch_worker.py")), device)
     contender = Contender("PyTorch", command, machine.environment_as_given())
     with tempfile.TemporaryDirectory() as folder, Worker(contender, Path(folder)) as worker:
         return contender, worker.ask("version")["version"]
@@ -116,8 +99,8 @@ class Worker:
     def _last_words(self) -> str:
         """Returns the last line that a worker which has ended wrote to its standard error."""
         status = self.process.wait()
-        lines = self.errors.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), f"it ended with status {status}")
+        last = self.errors.read_text(errors="replace").strip().rpartition("\n")[2]
+        return last.strip() or f"it ended with status {status}"
 
     def __enter__(self) -> "Worker":
         return self

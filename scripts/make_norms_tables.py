@@ -1,12 +1,19 @@
-"""The tables of docs/norms.md, made from the rows of the code.
+"""Writes the tables of docs/norms.md, which are made from the rows of the code.
 
-normres bench norms --markdown
+python scripts/make_norms_tables.py
 """
+
+import re
+from pathlib import Path
 
 from normres.bench.output import NOTHING, table
 from normres.models import variants
 from normres.norms import TABLE, NormSpec
 from normres.norms import kernels as weights
+from normres.norms.spec import About
+
+PAGE = Path(__file__).parent.parent / "docs/norms.md"
+MARKERS = re.compile(r"(<!-- begin generated -->\n)(.*)(\n<!-- end generated -->)", re.S)
 
 AXES = (
     "N examples, S space, C channels. Invariant: in training and with epsilon = 0, to a positive factor (scale) and an "
@@ -32,13 +39,11 @@ def text() -> str:
     """Returns the generated part of docs/norms.md; a norm without documentation has "–" in its cells."""
     axes, formulas = [], []
     for name, spec in TABLE.items():
-        about = spec.about
+        about = spec.about or About(NOTHING, NOTHING, (NOTHING,), NOTHING)
         evaluation = "running averages over N" if spec.running else "as in training"
-        invariant = (", ".join(about.invariant) or "nothing") if about else NOTHING
-        axes.append((name, averages_over(spec) or "nothing", evaluation, invariant))
+        axes.append((name, averages_over(spec) or "nothing", evaluation, ", ".join(about.invariant) or "nothing"))
         learns = ", ".join([*spec.affine, *(parameter.name for parameter in spec.parameters)]) or "nothing"
-        formula, use, paper = (about.formula, about.use, about.paper) if about else (NOTHING,) * 3
-        formulas.append((name, formula, learns, use, paper))
+        formulas.append((name, about.formula, learns, about.use, about.paper))
     kernels = [(name, row.formula, row.paper) for name, row in weights.TABLE.items()]
     scales = []
     for name, scale in variants.RESIDUAL_SCALES.items():
@@ -46,12 +51,13 @@ def text() -> str:
         adds += ", and Fixup's initial kernels and scalar biases" if scale.fixup else ""
         scales.append((name, adds, scale.paper))
     parts = (
-        (AXES, ("name", "averages over", "in evaluation", "invariant to"), axes, 4),
-        (FORMULAS, ("name", "formula", "learns", "when to use it", "paper"), formulas, 5),
-        (KERNELS, ("name", "the kernel becomes", "paper"), kernels, 3),
-        (SCALES, ("name", "what it adds", "paper"), scales, 3),
+        (AXES, ("name", "averages over", "in evaluation", "invariant to"), axes),
+        (FORMULAS, ("name", "formula", "learns", "when to use it", "paper"), formulas),
+        (KERNELS, ("name", "the kernel becomes", "paper"), kernels),
+        (SCALES, ("name", "what it adds", "paper"), scales),
     )
-    return "\n\n".join(
-        f"{caption}\n\n{table(header, rows, text_columns, markdown=True)}"
-        for caption, header, rows, text_columns in parts
-    )
+    return "\n\n".join(f"{caption}\n\n{table(header, rows, len(header), True)}" for caption, header, rows in parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(MARKERS.sub(lambda parts: parts[1] + text() + parts[3], PAGE.read_text()))
