@@ -115,12 +115,13 @@ class Page:
 def _figure(drawing: Drawing, folder: Path) -> str:
     """Returns a figure with its PNG inside."""
     data = base64.b64encode((folder / f"{drawing.name}.png").read_bytes()).decode("ascii")
+    inches = drawing.figure.get_figwidth()
     # 1.3 times the printed width, because a screen is farther from the eye than paper.  At least 0.8 times on a
     # telephone, where the figure scrolls sideways: its letters would be too small otherwise.
     return (
         f'<figure><div class="scroll"><img src="data:image/png;base64,{data}" '
         f'alt="{_text(drawing.alternative)}" '
-        f'style="width: {1.3 * drawing.inches:.2f}in; min-width: {0.8 * drawing.inches:.2f}in"></div>'
+        f'style="width: {1.3 * inches:.2f}in; min-width: {0.8 * inches:.2f}in"></div>'
         f"<figcaption>{_text(drawing.caption)}</figcaption></figure>"
     )
 

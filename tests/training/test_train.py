@@ -317,7 +317,10 @@ def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, u
     assert (computed.unrolled, computed.remat) == (unrolled, "elementwise")
     assert model_config(config(model__remat="block"), 10, "float32", platform).remat == "block"
     # Other operations say themselves what they keep.
-    assert model_config(config(model__remat="auto"), 10, "float32", platform, PLAIN._replace(add=jnp.add)).remat == "nothing"
+    assert (
+        model_config(config(model__remat="auto"), 10, "float32", platform, PLAIN._replace(add=jnp.add)).remat
+        == "nothing"
+    )
 
 
 def test_unrolled_it_is_the_same_network(dataset):
