@@ -8,7 +8,7 @@ Everywhere `prefix` is the module's path in the state dict, such as "layer1.0.bn
 of other modules are not looked at; of the module's own each must be known.  Errors are one line that names the key.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,14 @@ from normres.norms import Average
 Arrays = Mapping[str, Any]
 Variables = dict[str, dict[str, np.ndarray]]
 
-AFFINE = {"weight": "params/scale", "bias": "params/bias"}
-RUNNING = {"running_mean": "batch_stats/mean", "running_var": "batch_stats/var"}
-COUNT = {"num_batches_tracked": "batch_stats/updates"}
-
+# What PyTorch calls what a norm holds: scale, bias, mean, variance and count, in its order.
+NORM = {
+    "weight": "params/scale",
+    "bias": "params/bias",
+    "running_mean": "batch_stats/mean",
+    "running_var": "batch_stats/var",
+    "num_batches_tracked": "batch_stats/updates",
+}
 _ORIGINAL = "parametrizations.weight.original"
 # How a state dict may hold a kernel: as it is, or as weight norm's length and direction, new style and old.
 KERNELS = {
@@ -56,13 +60,7 @@ def average_from_torch(momentum: float | None = 0.1) -> Average:
 
 
 def norm_from_torch(
-    state_dict: Arrays,
-    prefix: str = "",
-    *,
-    average: Average | None = None,
-    affine: Collection[str] | None = None,
-    running: bool | None = None,
-    channel_axis: int | None = None,
+    state_dict: Arrays, prefix: str = "", *, average: Average | None = None, channel_axis: int | None = None
 ) -> Variables:
     """Converts torch.nn.BatchNorm*, SyncBatchNorm, InstanceNorm*, LayerNorm, GroupNorm or RMSNorm.
 
@@ -75,8 +73,6 @@ def norm_from_torch(
       state_dict: of the module, or of one that contains it at `prefix`.
       prefix: see the module's docstring.
       average: what the Norm has; if it counts its updates, `updates` is made of num_batches_tracked.
-      affine: which of "scale" and "bias" there must be, as in NormSpec; None takes what there is.
-      running: whether there must be running statistics; None takes what there is.
       channel_axis: of a weight with several axes, the one with the channels, which becomes the last: 0 for a
         LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  Only then it is needed.
 
@@ -85,27 +81,15 @@ def norm_from_torch(
 
     Raises:
       ValueError: a key is missing or unexpected (num_batches_tracked, which old checkpoints lack, is missing only if
-        `average` needs it), a shape is wrong, no key begins with `prefix` (unless affine=()), no `channel_axis`.
+        `average` needs it), a shape is wrong, no key begins with `prefix`, or there is no `channel_axis`.
     """
     start = _start(prefix)
-    unknown = [name for name in affine or () if name not in ("scale", "bias")]
-    if unknown:
-        raise ValueError(f"affine={unknown[0]!r} does not exist; {nearest(unknown[0], ('scale', 'bias'))}")
-    keys = [key for key, place in AFFINE.items() if affine is None or place.removeprefix("params/") in affine]
-    needed = [] if affine is None else keys
-    arrays = _taken(state_dict, start, keys + ([] if running is False else [*RUNNING, *COUNT]))
-    if not arrays and affine is None:
-        _check_prefix(state_dict, start)
-    if affine is None and "bias" in arrays:
-        needed = ["weight"]
-    if running or arrays.keys() & {*RUNNING, *COUNT}:
-        counted = average is not None and average.kind != "exponential"
-        needed = [*needed, *RUNNING, *(COUNT if counted else [])]
-    _check_norm(arrays, start, needed, RUNNING, "num_batches_tracked")
+    arrays = _taken(state_dict, start, NORM)
+    counted = average is not None and average.kind != "exponential"
+    _check_norm(arrays, start, list(NORM), counted)
     count = arrays.pop("num_batches_tracked", None)
-    places = AFFINE | RUNNING
-    variables = {places[key]: _moved(start + key, array, channel_axis) for key, array in arrays.items()}
-    if count is not None and "num_batches_tracked" in needed:
+    variables = {NORM[key]: _moved(start + key, array, channel_axis) for key, array in arrays.items()}
+    if count is not None and counted:
         variables["batch_stats/updates"] = count.astype(np.float32)
     return _nested(variables)
 
@@ -133,21 +117,21 @@ def norm_to_torch(
         there is no `channel_axis`.
     """
     start = _start(prefix)
-    arrays = _taken(flatten_dict(variables, sep="/"), "", [*AFFINE.values(), *RUNNING.values(), *COUNT.values()])
-    running = any(place.startswith("batch_stats/") for place in arrays)
-    needed = ["params/scale"] if "params/bias" in arrays else []
-    _check_norm(arrays, "", needed + [*RUNNING.values()] * running, RUNNING.values(), "batch_stats/updates")
-    updates = arrays.pop("batch_stats/updates", 0)
-    # In PyTorch's order.
-    places = {key: place for key, place in (AFFINE | RUNNING).items() if place in arrays}
-    state_dict = {start + key: _moved(place, arrays[place], channel_axis, back=True) for key, place in places.items()}
+    arrays = _taken(flatten_dict(variables, sep="/"), "", NORM.values())
+    _check_norm(arrays, "", list(NORM.values()))
+    running = "batch_stats/mean" in arrays
+    count = arrays.pop("batch_stats/updates", 0) if num_batches_tracked is None else num_batches_tracked
+    state_dict = {
+        start + key: _moved(place, arrays[place], channel_axis, back=True)
+        for key, place in list(NORM.items())[:4]
+        if place in arrays
+    }
     if running:
-        count = updates if num_batches_tracked is None else num_batches_tracked
         state_dict[start + "num_batches_tracked"] = np.asarray(count).astype(np.int64)
     return state_dict
 
 
-def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None = None) -> Variables:
+def kernel_from_torch(state_dict: Arrays, prefix: str = "") -> Variables:
     """Converts torch.nn.Linear, Conv1d, 2d or 3d, with or without groups: (O, I / groups, ...) -> (..., I / groups, O).
 
     The result fits layers.Conv, which has no bias, and `flax.linen.Conv` and `Dense`.  Weight norm of dim 0, PyTorch's
@@ -157,7 +141,6 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None
     Args:
       state_dict: of the module, or of one that contains it at `prefix`.
       prefix: see the module's docstring.
-      bias: whether there must be one; None takes what there is.
 
     Returns:
       {"params": {"kernel", "kernel_scale", "bias"}}, without what the layer has not; the last two are (O,).
@@ -169,11 +152,9 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None
     # Keys of a second form, beside those of the first, are unexpected: which kernel would be meant?
     forms = [keys for keys in KERNELS.values() if any(start + key in state_dict for key in keys)]
     keys = (forms or [KERNELS["plain"]])[0]
-    places = keys if bias is False else keys | {"bias": "params/bias"}
+    places = keys | {"bias": "params/bias"}
     arrays = _taken(state_dict, start, places)
-    if not arrays:
-        _check_prefix(state_dict, start)
-    _check_all_there(arrays, start, places if bias else keys)
+    _check_all_there(arrays, start, keys)
     kernel_key = [*keys][-1]
     kernel = arrays[kernel_key]
     _expect(2 <= kernel.ndim <= 5, start + kernel_key, kernel, "from 2 to 5 axes")
@@ -221,9 +202,12 @@ def _start(prefix: str) -> str:
     return prefix.rstrip(".") + "." if prefix else ""
 
 
-def _taken(arrays: Arrays, start: str, choices: Collection[str]) -> dict[str, np.ndarray]:
+def _taken(arrays: Arrays, start: str, choices: Iterable[str]) -> dict[str, np.ndarray]:
     """Returns copies of the arrays whose keys begin with `start`, by the rest of the key, which is one of `choices`."""
     own = {key: array for key, array in arrays.items() if key.startswith(start)}
+    if start and not own:
+        few, more = near(start[:-1], sorted({key.rpartition(".")[0] for key in arrays}))
+        raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], few or ['none'])}{more}")
     check_names(own, [start + choice for choice in choices])
     return {key.removeprefix(start): _array(key, array) for key, array in own.items()}
 
@@ -234,12 +218,6 @@ def _array(key: str, value: Any) -> np.ndarray:
     except (TypeError, RuntimeError) as error:  # a tensor that is on a GPU, in bfloat16, or wants a gradient
         raise ValueError(f"{key!r} is not readable as an array: {' '.join(str(error).split())}") from error
     return array.copy()  # a tensor shares its memory, and its owner may train on
-
-
-def _check_prefix(state_dict: Arrays, start: str) -> None:
-    if start:
-        few, more = near(start[:-1], sorted({key.rpartition(".")[0] for key in state_dict}))
-        raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], few or ['none'])}{more}")
 
 
 def _check_all_there(arrays: Collection[str], start: str, needed: Iterable[str]) -> None:
@@ -262,18 +240,20 @@ def _moved(key: str, array: np.ndarray, channel_axis: int | None, back: bool = F
     return np.moveaxis(array, *((-1, channel_axis) if back else (channel_axis, -1))).copy()
 
 
-def _check_norm(
-    arrays: Mapping[str, np.ndarray], start: str, needed: Iterable[str], running: Collection[str], count: str
-) -> None:
-    """Checks that the needed are there, running averages are vectors, all have one shape, and the count is a number."""
+def _check_norm(arrays: Mapping[str, np.ndarray], start: str, names: Sequence[str], counted: bool = False) -> None:
+    """Checks what a norm holds by `names`, those of scale, bias, mean, variance and count; all have one shape."""
+    scale, bias, mean, variance, count = names
+    needed = [scale] if bias in arrays else []  # PyTorch has no norm with a bias alone
+    if arrays.keys() & {mean, variance, count}:
+        needed += [mean, variance, *([count] if counted else [])]
     _check_all_there(arrays, start, needed)
-    sized = [key for key in arrays if key != count]
     if count in arrays:
         _expect(arrays[count].ndim == 0, start + count, arrays[count], "()")
-    for key in sized:
-        array, first = arrays[key], arrays[sized[0]].shape
-        _expect(array.ndim == 1 or key not in running, start + key, array, "one axis")
-        _expect(array.shape == first, start + key, array, f"{first} as {start + sized[0]!r}")
+    sized = [name for name in arrays if name != count]
+    for name in sized:
+        array, shape = arrays[name], arrays[sized[0]].shape
+        _expect(array.ndim == 1 or name not in (mean, variance), start + name, array, "one axis")
+        _expect(array.shape == shape, start + name, array, f"{shape} as {start + sized[0]!r}")
 
 
 def _nested(flat: Mapping[str, np.ndarray]) -> Variables:

@@ -15,16 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normres.errors import nearest
 from normres.interop.checks import check_names, check_shapes
-from normres.interop.modules import (
-    AFFINE,
-    COUNT,
-    RUNNING,
-    Arrays,
-    kernel_from_torch,
-    kernel_to_torch,
-    norm_from_torch,
-    norm_to_torch,
-)
+from normres.interop.modules import NORM, Arrays, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import BRANCHES
 from normres.norms import Average
@@ -62,7 +53,7 @@ NAMINGS: dict[str, Naming] = {
 }
 
 # What a module may hold, as "collection/name"; a kernel's scale is PyTorch's weight norm only in the row "l2".
-LEAVES = {"params/kernel", *AFFINE.values(), *RUNNING.values(), *COUNT.values()}
+LEAVES = {"params/kernel", *NORM.values()}
 
 
 @dataclass(frozen=True)
