@@ -53,10 +53,9 @@ class Op:
       inputs: the operations that it reads, as indices into Record.ops; -1 is the image.
       shape: of its output for one image.
       calls: the modules around it from the network inwards, as indices into Record.calls.
-      path: of the innermost module; of a norm, dropout or layer its own.
+      call: of the innermost module; of a norm, dropout or layer its own.
       times: how often a loop (nn.scan) repeats it.
       multiply_adds: of a convolution or dense layer for one image, each time.
-      reductions: of a norm, see names.reductions.
     """
 
     kind: str
@@ -64,10 +63,9 @@ class Op:
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     calls: tuple[int, ...]
-    path: tuple[str, ...]
+    call: Call
     times: int
     multiply_adds: int = 0
-    reductions: tuple[tuple[str, ...], ...] = ()
 
 
 # Where a value is from: the operation that made it, or a word for what does not depend on the image.
@@ -163,17 +161,19 @@ class Record:
         call, shape = self.calls[calls[-1]], self.ops[data[0]].shape if data[0] >= 0 else self.image
         own = self.whole.get(calls[-1])
         if own is None:
-            own = self.note(call.kind, call.text, data, shape, calls, times, 0, call.reductions)
+            own = self.note(call.kind, call.text, data, shape, calls, times)
             self.whole[calls[-1]] = own
         residual = [origin for origin in data if origin not in (own, *self.ops[own].inputs)]
         if equation.primitive.name == "add" and residual and own in data:
             return self.note("add", "+", (own, *residual), shape, calls, times)
         return own
 
-    def note(self, kind: str, text: str, inputs: Any, shape: Any, calls: tuple[int, ...], *rest: Any) -> int:
-        """Appends an operation and returns its number."""
+    def note(
+        self, kind: str, text: str, inputs: tuple[int, ...], shape: Any, calls: tuple[int, ...], *cost: int
+    ) -> int:
+        """Appends an operation, its `cost` being times and multiply-adds, and returns its number."""
         call = self.calls[calls[-1]]
-        self.ops.append(Op(kind, text, inputs, shape, calls[:-1] if call.kind else calls, call.path, *rest))
+        self.ops.append(Op(kind, text, inputs, shape, calls[:-1] if call.kind else calls, call, *cost))
         return len(self.ops) - 1
 
 
