@@ -101,7 +101,7 @@ def count(network: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Count
     kinds = tuple(replace(first[line], times=count) for line, count in times.most_common())
     on_branches = [op for each in blocks.values() for op in (*each.lead, *each.branch, *each.after)]
     layers = sum(op.times for op in (*on_branches, *(ops[i] for i in single)) if op.kind in ("conv", "dense"))
-    return Counts(record.image, tuple(parts.values()), kinds, layers)
+    return Counts(tuple(image_shape), tuple(parts.values()), kinds, layers)
 
 
 def _part_names(
