@@ -187,24 +187,22 @@ def group(runs: Iterable[Run], fields: Sequence[str]) -> list[tuple[dict[str, An
     return [(key, tuple(members)) for key, members in groups.values()]
 
 
-def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Iterable[str] = ()) -> list[str]:
+def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Sequence[str] = ()) -> list[str]:
     """Returns config fields that tell the runs apart, apart from seed, bookkeeping and `ignore`.
 
     A field is left out where the fields before it already tell the same runs apart, so that a recipe stands
     for the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
     """
-    hidden = {"seed"} | set(ignore)
     flat = [identity(run.config) for run in runs]
-    names = {name for config in flat for name in config} - hidden
-    candidates = [name for name in first if name in names]
-    candidates += sorted(names - set(candidates))
+    names = {name for config in flat for name in config} - {"seed", *ignore}
+
+    def classes(fields: Sequence[str]) -> int:
+        return len({json.dumps([config.get(name) for name in fields]) for config in flat})
+
     chosen: list[str] = []
-    classes = [""] * len(flat)
-    for name in candidates:
-        finer = [old + json.dumps(config.get(name)) + "\n" for old, config in zip(classes, flat, strict=True)]
-        if len(set(finer)) > len(set(classes)):
+    for name in sorted(names, key=lambda name: ([*first, name].index(name), name)):
+        if classes([*chosen, name]) > classes(chosen):
             chosen.append(name)
-            classes = finer
     return chosen
 
 
