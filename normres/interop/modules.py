@@ -8,6 +8,7 @@ Everywhere `prefix` is the module's path in the state dict, such as "layer1.0.bn
 of other modules are not looked at; of the module's own each must be known.  Errors are one line that names the key.
 """
 
+import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normres.errors import nearest
-from normres.interop.checks import check_names, near
 from normres.norms import Average
 
 Arrays = Mapping[str, Any]
@@ -36,6 +36,9 @@ KERNELS = {
     "parametrization": {_ORIGINAL + "0": "params/kernel_scale", _ORIGINAL + "1": "params/kernel"},
     "weight_g": {"weight_g": "params/kernel_scale", "weight_v": "params/kernel"},
 }
+
+
+FEW = 5  # names in one message: a model has hundreds
 
 
 def average_from_torch(momentum: float | None = 0.1) -> Average:
@@ -153,8 +156,7 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "") -> Variables:
     forms = [keys for keys in KERNELS.values() if any(start + key in state_dict for key in keys)]
     keys = (forms or [KERNELS["plain"]])[0]
     places = keys | {"bias": "params/bias"}
-    arrays = _taken(state_dict, start, places)
-    _check_all_there(arrays, start, keys)
+    arrays = _taken(state_dict, start, places, keys)
     kernel_key = [*keys][-1]
     kernel = arrays[kernel_key]
     _expect(2 <= kernel.ndim <= 5, start + kernel_key, kernel, "from 2 to 5 axes")
@@ -184,8 +186,7 @@ def kernel_to_torch(
     if weight_norm not in (weight_norms := ["parametrization", "weight_g"]):
         raise ValueError(f"weight_norm={weight_norm!r} does not exist; {nearest(weight_norm, weight_norms)}")
     places = ["params/kernel", "params/kernel_scale", "params/bias"]
-    arrays = _taken(flatten_dict(variables, sep="/"), "", places)
-    _check_all_there(arrays, "", places[:1])
+    arrays = _taken(flatten_dict(variables, sep="/"), "", places, places[:1])
     kernel = arrays["params/kernel"]
     _expect(2 <= kernel.ndim <= 5, "params/kernel", kernel, "from 2 to 5 axes")
     for place in arrays.keys() - {"params/kernel"}:
@@ -197,18 +198,45 @@ def kernel_to_torch(
     return {_start(prefix) + key: arrays[place] for key, place in keys.items() if place in arrays}
 
 
+def check_names(names: Collection[str], allowed: Collection[str], needed: Iterable[str] = ()) -> None:
+    """Raises ValueError if a needed name is missing or a name is not allowed."""
+    choices, present = set(allowed), set(names)
+    for name in needed:
+        if name not in present:
+            few, more = near(name, names)
+            raise ValueError(f"{name!r} is missing; there are: {', '.join(map(repr, few)) or 'none'}{more}")
+    for name in names:
+        if name not in choices:
+            few, more = near(name, allowed)
+            raise ValueError(f"{name!r} is unexpected; {nearest(name, few or ['none'])}{more}")
+
+
+def check_shapes(arrays: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError if an array has another shape than `shapes` says."""
+    for name, array in arrays.items():
+        if np.shape(array) != shapes[name]:
+            raise ValueError(f"{name!r} has shape {np.shape(array)}, expected {shapes[name]}")
+
+
+def near(name: str, choices: Collection[str]) -> tuple[list[str], str]:
+    """Returns the FEW choices that are nearest to a name, and ", ..." if there are more."""
+    if len(choices) <= FEW:
+        return list(choices), ""
+    return difflib.get_close_matches(name, choices, n=FEW, cutoff=0), ", ..."
+
+
 def _start(prefix: str) -> str:
     """Returns what the module's keys begin with; PyTorch writes prefixes with the last dot, people without."""
     return prefix.rstrip(".") + "." if prefix else ""
 
 
-def _taken(arrays: Arrays, start: str, choices: Iterable[str]) -> dict[str, np.ndarray]:
+def _taken(arrays: Arrays, start: str, choices: Iterable[str], needed: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Returns copies of the arrays whose keys begin with `start`, by the rest of the key, which is one of `choices`."""
     own = {key: array for key, array in arrays.items() if key.startswith(start)}
     if start and not own:
         few, more = near(start[:-1], sorted({key.rpartition(".")[0] for key in arrays}))
         raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], few or ['none'])}{more}")
-    check_names(own, [start + choice for choice in choices])
+    check_names(own, [start + choice for choice in choices], [start + key for key in needed])
     return {key.removeprefix(start): _array(key, array) for key, array in own.items()}
 
 
@@ -218,11 +246,6 @@ def _array(key: str, value: Any) -> np.ndarray:
     except (TypeError, RuntimeError) as error:  # a tensor that is on a GPU, in bfloat16, or wants a gradient
         raise ValueError(f"{key!r} is not readable as an array: {' '.join(str(error).split())}") from error
     return array.copy()  # a tensor shares its memory, and its owner may train on
-
-
-def _check_all_there(arrays: Collection[str], start: str, needed: Iterable[str]) -> None:
-    names = [start + key for key in arrays]
-    check_names(names, names, [start + key for key in needed])
 
 
 def _expect(condition: bool, key: str, array: np.ndarray, expected: str) -> None:
@@ -246,7 +269,8 @@ def _check_norm(arrays: Mapping[str, np.ndarray], start: str, names: Sequence[st
     needed = [scale] if bias in arrays else []  # PyTorch has no norm with a bias alone
     if arrays.keys() & {mean, variance, count}:
         needed += [mean, variance, *([count] if counted else [])]
-    _check_all_there(arrays, start, needed)
+    present = [start + name for name in arrays]
+    check_names(present, present, [start + name for name in needed])
     if count in arrays:
         _expect(arrays[count].ndim == 0, start + count, arrays[count], "()")
     sized = [name for name in arrays if name != count]

@@ -14,8 +14,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normres.errors import nearest
-from normres.interop.checks import check_names, check_shapes
-from normres.interop.modules import NORM, Arrays, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
+from normres.interop.modules import (
+    NORM,
+    Arrays,
+    check_names,
+    check_shapes,
+    kernel_from_torch,
+    kernel_to_torch,
+    norm_from_torch,
+    norm_to_torch,
+)
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import BRANCHES
 from normres.norms import Average

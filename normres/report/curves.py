@@ -53,7 +53,7 @@ def training_curves(panels: Mapping[str, Sequence[Arm]]) -> Drawing:
     depths = sorted({arm.network.depth for arm in arms})
     # Lightness falls with depth: dark is deep, in grey as well.  A depth looks the same in every panel.
     shades = [0.72 * (1 - number / max(1, len(depths) - 1)) for number in range(len(depths))]
-    looks = [
+    looks: list[dict[str, Any]] = [
         {"color": matplotlib.colormaps["viridis"](shade), "marker": DEPTH_MARKERS[number % len(DEPTH_MARKERS)]}
         for number, shade in enumerate(shades)
     ]

@@ -94,11 +94,11 @@ def count(network: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Count
         parts[names[max(number, 0)]].kept_bytes += size
     for key, numbers in members.items():
         parts[names[numbers[0]]].blocks += blocks[key].times
-    times: Counter[str] = Counter()
+    frequencies: Counter[str] = Counter()
     for each in blocks.values():
-        times[each.line] += each.times
-    first = {each.line: each for each in reversed(blocks.values())}
-    kinds = tuple(replace(first[line], times=count) for line, count in times.most_common())
+        frequencies[each.line] += each.times
+    examples = {each.line: each for each in reversed(blocks.values())}
+    kinds = tuple(replace(examples[line], times=times) for line, times in frequencies.most_common())
     on_branches = [op for each in blocks.values() for op in (*each.lead, *each.branch, *each.after)]
     layers = sum(op.times for op in (*on_branches, *(ops[i] for i in single)) if op.kind in ("conv", "dense"))
     return Counts(tuple(image_shape), tuple(parts.values()), kinds, layers)

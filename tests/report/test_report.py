@@ -218,8 +218,9 @@ def test_a_curve_is_the_mean_over_seeds_at_shared_steps(tmp_path):
     for seed, errors in enumerate(([0.8, 0.6, 0.4], [0.6, 0.5])):
         path = write_run(tmp_path, (0.4, 0.5), seed=seed)
         write_lines(path, [{"step": 10 * n, "split": "test", "error": error} for n, error in enumerate(errors)])
-    axes = curves.training_curves({"A": degradation.arms(read_runs(tmp_path))}).figure.axes[0]
-    (line,) = axes.lines  # no training line was logged
+    figure = curves.training_curves({"A": degradation.arms(read_runs(tmp_path))}).figure
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "test", "depth 14"]
+    (line,) = figure.axes[0].lines  # no training line was logged
     assert list(line.get_xdata()) == [0, 10]
     assert list(line.get_ydata()) == pytest.approx([70, 55])
 
