@@ -8,23 +8,27 @@ Everywhere `prefix` is the module's path in the state dict, such as "layer1.0.bn
 of other modules are not looked at; of the module's own each must be known.  Errors are one line that names the key.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normres.errors import nearest
-from normres.interop.checks import check_names, near
 from normres.norms import Average
 
 Arrays = Mapping[str, Any]
 Variables = dict[str, dict[str, np.ndarray]]
 
-AFFINE = {"weight": "params/scale", "bias": "params/bias"}
-RUNNING = {"running_mean": "batch_stats/mean", "running_var": "batch_stats/var"}
-COUNT = {"num_batches_tracked": "batch_stats/updates"}
-
+# What PyTorch calls what a norm holds: scale, bias, mean, variance and count, in its order.
+NORM = {
+    "weight": "params/scale",
+    "bias": "params/bias",
+    "running_mean": "batch_stats/mean",
+    "running_var": "batch_stats/var",
+    "num_batches_tracked": "batch_stats/updates",
+}
 _ORIGINAL = "parametrizations.weight.original"
 # How a state dict may hold a kernel: as it is, or as weight norm's length and direction, new style and old.
 KERNELS = {
@@ -32,6 +36,9 @@ KERNELS = {
     "parametrization": {_ORIGINAL + "0": "params/kernel_scale", _ORIGINAL + "1": "params/kernel"},
     "weight_g": {"weight_g": "params/kernel_scale", "weight_v": "params/kernel"},
 }
+
+
+FEW = 5  # names in one message: a model has hundreds
 
 
 def average_from_torch(momentum: float | None = 0.1) -> Average:
@@ -56,13 +63,7 @@ def average_from_torch(momentum: float | None = 0.1) -> Average:
 
 
 def norm_from_torch(
-    state_dict: Arrays,
-    prefix: str = "",
-    *,
-    average: Average | None = None,
-    affine: Collection[str] | None = None,
-    running: bool | None = None,
-    channel_axis: int | None = None,
+    state_dict: Arrays, prefix: str = "", *, average: Average | None = None, channel_axis: int | None = None
 ) -> Variables:
     """Converts torch.nn.BatchNorm*, SyncBatchNorm, InstanceNorm*, LayerNorm, GroupNorm or RMSNorm.
 
@@ -75,8 +76,6 @@ def norm_from_torch(
       state_dict: of the module, or of one that contains it at `prefix`.
       prefix: see the module's docstring.
       average: what the Norm has; if it counts its updates, `updates` is made of num_batches_tracked.
-      affine: which of "scale" and "bias" there must be, as in NormSpec; None takes what there is.
-      running: whether there must be running statistics; None takes what there is.
       channel_axis: of a weight with several axes, the one with the channels, which becomes the last: 0 for a
         LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  Only then it is needed.
 
@@ -85,27 +84,15 @@ def norm_from_torch(
 
     Raises:
       ValueError: a key is missing or unexpected (num_batches_tracked, which old checkpoints lack, is missing only if
-        `average` needs it), a shape is wrong, no key begins with `prefix` (unless affine=()), no `channel_axis`.
+        `average` needs it), a shape is wrong, no key begins with `prefix`, or there is no `channel_axis`.
     """
     start = _start(prefix)
-    unknown = [name for name in affine or () if name not in ("scale", "bias")]
-    if unknown:
-        raise ValueError(f"affine={unknown[0]!r} does not exist; {nearest(unknown[0], ('scale', 'bias'))}")
-    keys = [key for key, place in AFFINE.items() if affine is None or place.removeprefix("params/") in affine]
-    needed = [] if affine is None else keys
-    arrays = _taken(state_dict, start, keys + ([] if running is False else [*RUNNING, *COUNT]))
-    if not arrays and affine is None:
-        _check_prefix(state_dict, start)
-    if affine is None and "bias" in arrays:
-        needed = ["weight"]
-    if running or arrays.keys() & {*RUNNING, *COUNT}:
-        counted = average is not None and average.kind != "exponential"
-        needed = [*needed, *RUNNING, *(COUNT if counted else [])]
-    _check_norm(arrays, start, needed, RUNNING, "num_batches_tracked")
+    arrays = _taken(state_dict, start, NORM)
+    counted = average is not None and average.kind != "exponential"
+    _check_norm(arrays, start, list(NORM), counted)
     count = arrays.pop("num_batches_tracked", None)
-    places = AFFINE | RUNNING
-    variables = {places[key]: _moved(start + key, array, channel_axis) for key, array in arrays.items()}
-    if count is not None and "num_batches_tracked" in needed:
+    variables = {NORM[key]: _moved(start + key, array, channel_axis) for key, array in arrays.items()}
+    if count is not None and counted:
         variables["batch_stats/updates"] = count.astype(np.float32)
     return _nested(variables)
 
@@ -133,21 +120,21 @@ def norm_to_torch(
         there is no `channel_axis`.
     """
     start = _start(prefix)
-    arrays = _taken(flatten_dict(variables, sep="/"), "", [*AFFINE.values(), *RUNNING.values(), *COUNT.values()])
-    running = any(place.startswith("batch_stats/") for place in arrays)
-    needed = ["params/scale"] if "params/bias" in arrays else []
-    _check_norm(arrays, "", needed + [*RUNNING.values()] * running, RUNNING.values(), "batch_stats/updates")
-    updates = arrays.pop("batch_stats/updates", 0)
-    # In PyTorch's order.
-    places = {key: place for key, place in (AFFINE | RUNNING).items() if place in arrays}
-    state_dict = {start + key: _moved(place, arrays[place], channel_axis, back=True) for key, place in places.items()}
+    arrays = _taken(flatten_dict(variables, sep="/"), "", NORM.values())
+    _check_norm(arrays, "", list(NORM.values()))
+    running = "batch_stats/mean" in arrays
+    count = arrays.pop("batch_stats/updates", 0) if num_batches_tracked is None else num_batches_tracked
+    state_dict = {
+        start + key: _moved(place, arrays[place], channel_axis, back=True)
+        for key, place in list(NORM.items())[:4]
+        if place in arrays
+    }
     if running:
-        count = updates if num_batches_tracked is None else num_batches_tracked
         state_dict[start + "num_batches_tracked"] = np.asarray(count).astype(np.int64)
     return state_dict
 
 
-def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None = None) -> Variables:
+def kernel_from_torch(state_dict: Arrays, prefix: str = "") -> Variables:
     """Converts torch.nn.Linear, Conv1d, 2d or 3d, with or without groups: (O, I / groups, ...) -> (..., I / groups, O).
 
     The result fits layers.Conv, which has no bias, and `flax.linen.Conv` and `Dense`.  Weight norm of dim 0, PyTorch's
@@ -157,7 +144,6 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None
     Args:
       state_dict: of the module, or of one that contains it at `prefix`.
       prefix: see the module's docstring.
-      bias: whether there must be one; None takes what there is.
 
     Returns:
       {"params": {"kernel", "kernel_scale", "bias"}}, without what the layer has not; the last two are (O,).
@@ -169,11 +155,8 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "", *, bias: bool | None
     # Keys of a second form, beside those of the first, are unexpected: which kernel would be meant?
     forms = [keys for keys in KERNELS.values() if any(start + key in state_dict for key in keys)]
     keys = (forms or [KERNELS["plain"]])[0]
-    places = keys if bias is False else keys | {"bias": "params/bias"}
-    arrays = _taken(state_dict, start, places)
-    if not arrays:
-        _check_prefix(state_dict, start)
-    _check_all_there(arrays, start, places if bias else keys)
+    places = keys | {"bias": "params/bias"}
+    arrays = _taken(state_dict, start, places, keys)
     kernel_key = [*keys][-1]
     kernel = arrays[kernel_key]
     _expect(2 <= kernel.ndim <= 5, start + kernel_key, kernel, "from 2 to 5 axes")
@@ -203,8 +186,7 @@ def kernel_to_torch(
     if weight_norm not in (weight_norms := ["parametrization", "weight_g"]):
         raise ValueError(f"weight_norm={weight_norm!r} does not exist; {nearest(weight_norm, weight_norms)}")
     places = ["params/kernel", "params/kernel_scale", "params/bias"]
-    arrays = _taken(flatten_dict(variables, sep="/"), "", places)
-    _check_all_there(arrays, "", places[:1])
+    arrays = _taken(flatten_dict(variables, sep="/"), "", places, places[:1])
     kernel = arrays["params/kernel"]
     _expect(2 <= kernel.ndim <= 5, "params/kernel", kernel, "from 2 to 5 axes")
     for place in arrays.keys() - {"params/kernel"}:
@@ -216,15 +198,45 @@ def kernel_to_torch(
     return {_start(prefix) + key: arrays[place] for key, place in keys.items() if place in arrays}
 
 
+def check_names(names: Collection[str], allowed: Collection[str], needed: Iterable[str] = ()) -> None:
+    """Raises ValueError if a needed name is missing or a name is not allowed."""
+    choices, present = set(allowed), set(names)
+    for name in needed:
+        if name not in present:
+            few, more = near(name, names)
+            raise ValueError(f"{name!r} is missing; there are: {', '.join(map(repr, few)) or 'none'}{more}")
+    for name in names:
+        if name not in choices:
+            few, more = near(name, allowed)
+            raise ValueError(f"{name!r} is unexpected; {nearest(name, few or ['none'])}{more}")
+
+
+def check_shapes(arrays: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError if an array has another shape than `shapes` says."""
+    for name, array in arrays.items():
+        if np.shape(array) != shapes[name]:
+            raise ValueError(f"{name!r} has shape {np.shape(array)}, expected {shapes[name]}")
+
+
+def near(name: str, choices: Collection[str]) -> tuple[list[str], str]:
+    """Returns the FEW choices that are nearest to a name, and ", ..." if there are more."""
+    if len(choices) <= FEW:
+        return list(choices), ""
+    return difflib.get_close_matches(name, choices, n=FEW, cutoff=0), ", ..."
+
+
 def _start(prefix: str) -> str:
     """Returns what the module's keys begin with; PyTorch writes prefixes with the last dot, people without."""
     return prefix.rstrip(".") + "." if prefix else ""
 
 
-def _taken(arrays: Arrays, start: str, choices: Collection[str]) -> dict[str, np.ndarray]:
+def _taken(arrays: Arrays, start: str, choices: Iterable[str], needed: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Returns copies of the arrays whose keys begin with `start`, by the rest of the key, which is one of `choices`."""
     own = {key: array for key, array in arrays.items() if key.startswith(start)}
-    check_names(own, [start + choice for choice in choices])
+    if start and not own:
+        few, more = near(start[:-1], sorted({key.rpartition(".")[0] for key in arrays}))
+        raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], few or ['none'])}{more}")
+    check_names(own, [start + choice for choice in choices], [start + key for key in needed])
     return {key.removeprefix(start): _array(key, array) for key, array in own.items()}
 
 
@@ -234,17 +246,6 @@ def _array(key: str, value: Any) -> np.ndarray:
     except (TypeError, RuntimeError) as error:  # a tensor that is on a GPU, in bfloat16, or wants a gradient
         raise ValueError(f"{key!r} is not readable as an array: {' '.join(str(error).split())}") from error
     return array.copy()  # a tensor shares its memory, and its owner may train on
-
-
-def _check_prefix(state_dict: Arrays, start: str) -> None:
-    if start:
-        few, more = near(start[:-1], sorted({key.rpartition(".")[0] for key in state_dict}))
-        raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], few or ['none'])}{more}")
-
-
-def _check_all_there(arrays: Collection[str], start: str, needed: Iterable[str]) -> None:
-    names = [start + key for key in arrays]
-    check_names(names, names, [start + key for key in needed])
 
 
 def _expect(condition: bool, key: str, array: np.ndarray, expected: str) -> None:
@@ -262,18 +263,21 @@ def _moved(key: str, array: np.ndarray, channel_axis: int | None, back: bool = F
     return np.moveaxis(array, *((-1, channel_axis) if back else (channel_axis, -1))).copy()
 
 
-def _check_norm(
-    arrays: Mapping[str, np.ndarray], start: str, needed: Iterable[str], running: Collection[str], count: str
-) -> None:
-    """Checks that the needed are there, running averages are vectors, all have one shape, and the count is a number."""
-    _check_all_there(arrays, start, needed)
-    sized = [key for key in arrays if key != count]
+def _check_norm(arrays: Mapping[str, np.ndarray], start: str, names: Sequence[str], counted: bool = False) -> None:
+    """Checks what a norm holds by `names`, those of scale, bias, mean, variance and count; all have one shape."""
+    scale, bias, mean, variance, count = names
+    needed = [scale] if bias in arrays else []  # PyTorch has no norm with a bias alone
+    if arrays.keys() & {mean, variance, count}:
+        needed += [mean, variance, *([count] if counted else [])]
+    present = [start + name for name in arrays]
+    check_names(present, present, [start + name for name in needed])
     if count in arrays:
         _expect(arrays[count].ndim == 0, start + count, arrays[count], "()")
-    for key in sized:
-        array, first = arrays[key], arrays[sized[0]].shape
-        _expect(array.ndim == 1 or key not in running, start + key, array, "one axis")
-        _expect(array.shape == first, start + key, array, f"{first} as {start + sized[0]!r}")
+    sized = [name for name in arrays if name != count]
+    for name in sized:
+        array, shape = arrays[name], arrays[sized[0]].shape
+        _expect(array.ndim == 1 or name not in (mean, variance), start + name, array, "one axis")
+        _expect(array.shape == shape, start + name, array, f"{shape} as {start + sized[0]!r}")
 
 
 def _nested(flat: Mapping[str, np.ndarray]) -> Variables:

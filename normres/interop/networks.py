@@ -14,12 +14,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normres.errors import nearest
-from normres.interop.checks import check_names, check_shapes
 from normres.interop.modules import (
-    AFFINE,
-    COUNT,
-    RUNNING,
+    NORM,
     Arrays,
+    check_names,
+    check_shapes,
     kernel_from_torch,
     kernel_to_torch,
     norm_from_torch,
@@ -46,11 +45,11 @@ class Naming:
     head: str = "fc"
     users: str = ""
 
-    def of(self, name: str) -> str | None:
-        """Returns PyTorch's name of a module of resnet.py, within its block; None if there is none."""
+    def of(self, name: str) -> str:
+        """Returns PyTorch's name of a module of resnet.py, within its block."""
         names = {"shortcut_conv": f"{self.shortcut}.0", "shortcut_norm": f"{self.shortcut}.1", "classifier": self.head}
         kind, number = name.rstrip("0123456789").removeprefix("stem_"), name[-1:]
-        return names.get(name) or {"conv": f"conv{number}", "norm": f"bn{number}"}.get(kind)
+        return names.get(name) or {"conv": "conv", "norm": "bn"}[kind] + number
 
 
 # To add a naming, add a row.  Shortcut A has no parameters, so with it only the classifier's name matters.
@@ -62,7 +61,7 @@ NAMINGS: dict[str, Naming] = {
 }
 
 # What a module may hold, as "collection/name"; a kernel's scale is PyTorch's weight norm only in the row "l2".
-LEAVES = {"params/kernel", *AFFINE.values(), *RUNNING.values(), *COUNT.values()}
+LEAVES = {"params/kernel", *NORM.values()}
 
 
 @dataclass(frozen=True)
@@ -183,14 +182,6 @@ def _modules(config: ResNetConfig, shapes: Shapes, naming: str) -> dict[str, _Mo
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r} does not exist; {nearest(naming, NAMINGS)}")
     row = NAMINGS[naming]
-    leaves = LEAVES | ({"params/kernel_scale"} if config.weights == "l2" else set())
-    by_path: dict[str, dict[str, str]] = {}
-    for variable in shapes:
-        collection, *path, leaf = variable.split("/")
-        place = f"{collection}/{leaf}"
-        if not path or place not in leaves or row.of(path[-1]) is None:
-            raise ValueError(f"the config's network has {'/'.join([*path, leaf])!r}, which PyTorch's ResNets have not")
-        by_path.setdefault("/".join(path), {})[place] = variable
     kinds = [f"{kind}{k + 1}" for k in range(len(BRANCHES[config.block].kernels)) for kind in ("conv", "norm")]
     places: list[tuple[str, str, int | None]] = [("", "stem_conv1", None), ("", "stem_norm1", None)]
     for stage, blocks in enumerate(config.blocks, start=1):
@@ -199,11 +190,16 @@ def _modules(config: ResNetConfig, shapes: Shapes, naming: str) -> dict[str, _Mo
             for kind in [*kinds, "shortcut_conv", "shortcut_norm"]:
                 places.append((f"layer{stage}.{number}.", f"{block}/{kind}", number - 1 if number else None))
     places.append(("", "classifier", None))
-    strangers = by_path.keys() - {path for _, path, _ in places}
-    if strangers:
-        raise ValueError(f"the config's network has {min(strangers)!r}, which PyTorch's ResNets have not")
+    leaves = LEAVES | ({"params/kernel_scale"} if config.weights == "l2" else set())
+    by_path: dict[str, dict[str, str]] = {path: {} for _, path, _ in places}
+    for variable in shapes:
+        collection, _, name = variable.partition("/")
+        path, _, leaf = name.rpartition("/")
+        if path not in by_path or f"{collection}/{leaf}" not in leaves:
+            raise ValueError(f"the config's network has {name!r}, which PyTorch's ResNets have not")
+        by_path[path][f"{collection}/{leaf}"] = variable
     return {
         f"{start}{row.of(path.rpartition('/')[2])}": _Module(by_path[path], index)
         for start, path, index in places
-        if path in by_path
+        if by_path[path]
     }

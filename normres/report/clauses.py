@@ -5,36 +5,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from normres.report.evidence import chance, diverged_note
-from normres.report.statistics import Arm, Summary, metric_words
+from normres.report.statistics import Arm, Network, Summary, metric_words
 from normres.report.tables import percent
-from normres.report.verdict import Clause, Difference, Outcome, together
+from normres.report.verdict import Clause, Difference, Outcome, chance, diverged_note, together
 
 UNKNOWN: Outcome = "cannot be judged yet"
-DATA_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
-
-
-@dataclass(frozen=True)
-class Network:
-    """A column of the papers' tables: a depth, a kind of block and a data set."""
-
-    depth: int
-    block: str = "basic"
-    data: str = "cifar10"
-
-    @property
-    def name(self) -> str:
-        """Returns "depth 110", "depth 164 (bottleneck), CIFAR-100"."""
-        block = "" if self.block == "basic" else f" ({self.block})"
-        data = "" if self.data == "cifar10" else f", {DATA_TITLES.get(self.data, self.data)}"
-        return f"depth {self.depth:,}{block}{data}"
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        """Returns what must agree for two depths to be compared."""
-        return (self.data, self.block)
-
-
 # The arms of one context, by variant and network.
 Grid = Mapping[tuple[str, Network], Arm]
 
@@ -94,23 +69,21 @@ class Lower:
 
     def _at(self, grid: Grid, network: Network) -> Part:
         """Judges one network."""
-        arms = []
-        summaries = []
+        arms: list[Arm] = []
+        errors: list[Summary] = []
         for name in (self.better, self.worse):
             arm = grid.get((name, network))
-            if arm is None:
-                return (network.depth, UNKNOWN, f"There is no run of {name} at {network.name}.")
-            summary = self.summary(arm)
-            if summary is None:
-                return (network.depth, UNKNOWN, self.lack(name, network))
+            error = self.summary(arm) if arm else None
+            if arm is None or error is None:
+                lack = self.lack(name, network) if arm else f"There is no run of {name} at {network.name}."
+                return (network.depth, UNKNOWN, lack)
             arms.append(arm)
-            summaries.append(summary)
-        better, worse = summaries
-        difference = Difference(worse, better)
-        evidence = (
-            f"{self.measured} at {network.name}: {self.better} {percent(better)} {self.unit}, "
-            f"{self.worse} {percent(worse)} {self.unit}; difference {difference.text()}.{self.note(arms)}"
+            errors.append(error)
+        difference = Difference(before=errors[1], after=errors[0])
+        numbers = ", ".join(
+            f"{arm.variant} {percent(error)} {self.unit}" for arm, error in zip(arms, errors, strict=True)
         )
+        evidence = f"{self.measured} at {network.name}: {numbers}; difference {difference.text()}.{self.note(arms)}"
         return (network.depth, difference.is_lower(), evidence)
 
 

@@ -3,32 +3,34 @@
 A file of experiments/ declares one Comparison.  A subclass may replace its figure and its table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError
 from normres.report import facts, tables
-from normres.report.clauses import DATA_TITLES, Grid, Lower, Network, Trend
+from normres.report.clauses import Grid, Lower, Trend
 from normres.report.curves import training_curves
 from normres.report.dots import error_per_variant
-from normres.report.evidence import digits, scale_notes
 from normres.report.figures import error_against_depth
 from normres.report.files import write_file
 from normres.report.page import Page
 from normres.report.statistics import (
     Arm,
+    Network,
     distinguishing_fields,
     error_metrics,
     field,
     group,
+    joined,
     metric_words,
     short_label,
     summarize,
 )
 from normres.report.style import Drawing, save
-from normres.report.verdict import Clause
+from normres.report.verdict import Clause, digits, scale_notes
 from normres.runs.results import Run
 
 DEPTH, BLOCK, DATA = "model.depth", "model.block", "data.name"
@@ -76,15 +78,23 @@ class Comparison:
         """Returns the arms: runs that agree in variant, network and all else in which the runs differ."""
         identity = (*self._own, DEPTH, BLOCK, DATA)
         others = distinguishing_fields(runs, ignore=identity, first=PREFERRED)
-        arms = group(runs, [*others, *identity], self._label)
+        arms = [
+            Arm(
+                self.variant(key),
+                Network(key[DEPTH], key[BLOCK], key[DATA]),
+                short_label({name: key[name] for name in others}),
+                key,
+                members,
+            )
+            for key, members in group(runs, [*others, *identity])
+        ]
         order = list(self.variants)
 
         def place(arm: Arm) -> tuple[Any, ...]:
-            name, network, context = self.variant(arm.key), network_of(arm.key), self.context(arm.key)
-            of_variant = (order.index(name) if name in order else len(order), name)
-            of_network = (network.depth, network.block)
+            of_variant = (order.index(arm.variant) if arm.variant in order else len(order), arm.variant)
+            of_network = (arm.network.depth, arm.network.block)
             along = (*of_variant, *of_network) if self.over_depth else (*of_network, *of_variant)
-            return (context != "", context, network.data, *along)
+            return (arm.context != "", arm.context, arm.network.data, *along)
 
         return sorted(arms, key=place)
 
@@ -96,20 +106,12 @@ class Comparison:
                 return name
         return short_label({own: key[own] for own in self._own})
 
-    def context(self, key: Mapping[str, Any]) -> str:
-        """Returns what tells an arm from the others besides variant and network, such as "width 8"."""
-        known = (*self._own, DEPTH, BLOCK, DATA)
-        return short_label({name: value for name, value in key.items() if name not in known})
-
-    def _label(self, key: Mapping[str, Any]) -> str:
-        return joined(self.variant(key), network_of(key).name, self.context(key))
-
     def grids(self, arms: Sequence[Arm]) -> dict[str, Grid]:
         """Returns the arms by context, and in it by variant and network."""
-        grids: dict[str, dict[tuple[str, Network], Arm]] = {}
-        for arm in arms:
-            grids.setdefault(self.context(arm.key), {})[self.variant(arm.key), network_of(arm.key)] = arm
-        return {**grids}
+        return {
+            context: {(arm.variant, arm.network): arm for arm in arms if arm.context == context}
+            for context in dict.fromkeys(arm.context for arm in arms)
+        }
 
     def judge(self, arms: Sequence[Arm]) -> list[Clause]:
         """Returns the claim clause by clause; arms are compared only where nothing but the variant differs."""
@@ -133,39 +135,30 @@ class Comparison:
         """Returns the table of results, one row per arm, the paper's number beside the network that it is of."""
         runs = [run for arm in arms for run in arm.runs]
         places = digits(arms)
-        metrics = error_metrics(runs)
+        columns: dict[str, Callable[[Arm], str]] = {
+            "variant": lambda arm: joined(arm.variant, arm.context),
+            "network": lambda arm: arm.network.name,
+            "parameters": tables.parameters_cell,
+            "seeds": tables.seeds_cell,
+        }
+        for metric in error_metrics(runs):
+            columns[f"{metric_words(metric)} (%)"] = partial(tables.error_cell, metric=metric, digits=places)
         several = any(len(arm.runs) > 1 for arm in arms)
-        rows = tuple(
-            (
-                joined(self.variant(arm.key), self.context(arm.key)),
-                network_of(arm.key).name,
-                tables.parameters_cell(arm),
-                tables.seeds_cell(arm),
-                *(tables.error_cell(arm, metric, places) for metric in metrics),
-                *([_median_cell(arm, places)] if several else []),
-                self._paper_cell(arm),
-            )
-            for arm in arms
-        )
-        header = (
-            *("variant", "network", "parameters", "seeds"),
-            *(f"{metric_words(metric)} (%)" for metric in metrics),
-            *(["median (%)"] if several else []),
-            "paper, test (%)",
-        )
+        if several:
+            columns["median (%)"] = partial(_median_cell, places=places)
+        columns["paper, test (%)"] = self._paper_cell
         caption = (
             "Errors at the last step over the whole training and test set; mean ± sample standard deviation over the "
             f"seeds that finished{', and the median of their test errors' if several else ''}. {facts.provenance(runs)}"
         )
-        return tables.Table(header, rows, caption, 2)
+        return tables.of_columns(columns, arms, caption)
 
     def _paper_cell(self, arm: Arm) -> str:
         """Returns the paper's number for this network, where the paper has this network."""
-        name = self.variant(arm.key)
-        wanted = {**self.held, **self.variants.get(name, {})}
-        if any(_as_json(field(arm.runs[0], field_name)) != _as_json(value) for field_name, value in wanted.items()):
+        wanted = {**self.held, **self.variants.get(arm.variant, {})}
+        if any(_as_json(field(arm.runs[0], name)) != _as_json(value) for name, value in wanted.items()):
             return tables.NOTHING
-        return _number(self.published.get(network_of(arm.key), {}).get(name))
+        return _number(self.published.get(arm.network, {}).get(arm.variant))
 
     def paper_table(self, arms: Sequence[Arm]) -> tables.Table:
         """Returns every number that the paper has, and ours of the same networks."""
@@ -177,35 +170,34 @@ class Comparison:
                 here = [tables.error_cell(arm, "test_error") if arm else "not run" for arm in ours]
                 rows.append((name, network.name, _number(error), *here))
         header = ("variant", "network", "paper (%)", *(f"{joined('here', context)} (%)" for context in grids))
-        return tables.Table(header, tuple(rows), "Test error in the paper, and here.", 2)
+        return tables.Table(header, rows, "Test error in the paper, and here.", 2)
 
     def lines(self, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
         """Returns the arms of each line of a plot over depth; blocks are told apart where one depth has both."""
-        places = [(self.context(arm.key), self.variant(arm.key), arm.key[DATA], arm.key[DEPTH]) for arm in arms]
-        both = len(set(places)) < len(places)
+        places = {(arm.context, arm.variant, arm.network.data, arm.network.depth) for arm in arms}
+        both = len(places) < len(arms)
         lines: dict[str, list[Arm]] = {}
         for arm in arms:
-            block = arm.key[BLOCK] if both and arm.key[BLOCK] != "basic" else ""
-            label = joined(self.variant(arm.key), block, _data_title(arm.key[DATA]), self.context(arm.key))
+            block = arm.network.block if both and arm.network.block != "basic" else ""
+            label = joined(arm.variant, block, arm.network.data_title, arm.context)
             lines.setdefault(label, []).append(arm)
-        return {label: sorted(members, key=lambda arm: arm.key[DEPTH]) for label, members in lines.items()}
+        return {label: sorted(members, key=lambda arm: arm.network.depth) for label, members in lines.items()}
 
     def drawing(self, arms: Sequence[Arm]) -> Drawing:
         """Returns the main figure, named after the config: error against depth, or a row per variant."""
         name = Path(self.config).stem
         if self.over_depth:
             over_depth: dict[str, dict[int, float]] = {}
-            shown = {arm.key[DATA] for arm in arms}  # another data set's errors would only stretch the axis
+            shown = {arm.network.data for arm in arms}  # another data set's errors would only stretch the axis
             for network, errors in self.published.items():
                 for variant, error in errors.items():
                     if network.data in shown and not isinstance(error, str):
-                        label = joined(variant, _data_title(network.data))
+                        label = joined(variant, network.data_title)
                         over_depth.setdefault(label, {})[network.depth] = error
             return error_against_depth(name, self.lines(arms), over_depth)
         panels: dict[str, dict[str, Arm]] = {}
         for arm in arms:
-            title = joined(network_of(arm.key).name, self.context(arm.key))
-            panels.setdefault(title, {})[self.variant(arm.key)] = arm
+            panels.setdefault(joined(arm.network.name, arm.context), {})[arm.variant] = arm
         published = {network.name: errors for network, errors in self.published.items()}
         present = [variant for row in (*published.values(), *panels.values()) for variant in row]
         variants = [variant for variant in self.variants if variant in present]
@@ -240,21 +232,6 @@ class Comparison:
             write_file(output / "table.csv", facts.runs_csv(arms)),
             write_file(output / "index.html", page.html(output)),
         ]
-
-
-def network_of(key: Mapping[str, Any]) -> Network:
-    """Returns the network that has these config fields."""
-    return Network(key[DEPTH], key[BLOCK], key[DATA])
-
-
-def joined(*words: str) -> str:
-    """Returns the words that are not empty, with commas between them."""
-    return ", ".join(filter(None, words))
-
-
-def _data_title(name: str) -> str:
-    """Returns what a label says of a data set: nothing of CIFAR-10."""
-    return "" if name == "cifar10" else DATA_TITLES.get(name, name)
 
 
 def _as_json(value: Any) -> Any:

@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from normres.report.evidence import seeds_text
 from normres.report.statistics import METRICS, Arm, field
 from normres.report.style import (
     COLUMN_INCHES,
@@ -20,99 +17,88 @@ from normres.report.style import (
     PAGE_INCHES,
     STYLE,
     Drawing,
-    literal,
-    new_figure,
+    legend_above,
+    new_panels,
     percent_axis,
 )
+from normres.report.verdict import seeds_text
 from normres.runs.results import Run
 
 CURVE_POINTS = 160  # of a training curve; more would only blacken the panel
+# How the curves of training and test error are drawn.
+TRAINING: dict[str, Any] = {"linewidth": 0.7}
+TEST: dict[str, Any] = {"linewidth": 1.8, "markeredgecolor": "white", "markeredgewidth": 0.5}
 
 
+@matplotlib.rc_context(STYLE)
 def training_curves(panels: Mapping[str, Sequence[Arm]]) -> Drawing:
     """Draws error over steps, thin = training, bold = test, one panel per entry of `panels`, a shared y axis.
 
     Each curve is the mean over the seeds that finished (or, if none did, that still run) at the steps that
-    all of them have; a run that diverged is a thin curve of its own that ends in a cross.  The depth stands at the
-    right end of a curve.  The y axis ends at about twice the largest final error, because the
-    end of training matters more than its start.
+    all of them have; a run that diverged is a thin curve of its own that ends in a cross.  The y axis ends at about
+    twice the largest final error, because the end of training matters more than its start.
     """
     arms = [arm for members in panels.values() for arm in members]
     last_step = max(field(run, "train.steps") for arm in arms for run in arm.runs)
-    with matplotlib.rc_context(STYLE):
-        columns = len(panels) if len(panels) <= 3 else 2 if len(panels) == 4 else 3
-        rows = math.ceil(len(panels) / columns)
-        # Many rows are lower, so that a page holds them.
-        figure = new_figure(PAGE_INCHES if columns > 1 else COLUMN_INCHES, (2.5 if rows < 3 else 1.7) * rows)
-        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-        finals = [value for arm in arms for metric in METRICS for value in arm.values(metric)]
-        top = percent_axis(grid[0, 0], 100 * min(1.0, max(0.05, 2 * max(finals, default=1.0))))
-        # Of all panels, so that the same depth looks the same in every panel.
-        depths = sorted({arm.key["model.depth"] for arm in arms})
-        for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
-            axes.set_title(literal(title))
-            _end_labels(axes, [end for arm in members if (end := _arm_curves(axes, arm, depths, top))], top)
-            axes.set_xlim(0, 1.02 * last_step)  # room for the last marker
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _steps_text(value)))
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        for row in grid:
-            row[0].set_ylabel("error (%)")
-        for axes in grid[-1]:
-            axes.set_xlabel("training step")
-        handles = [
-            Line2D([], [], color="0.2", linewidth=0.7, label="training"),
-            Line2D([], [], color="0.2", linewidth=1.8, marker="o", markeredgecolor="white", label="test"),
-        ]
-        if any(arm.diverged for arm in arms):
-            handles.append(Line2D([], [], color="0.2", linewidth=0.7, marker="x", label="diverged"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    _, several = seeds_text(arms)
+    columns = 2 if len(panels) == 4 else 3
+    figure, axes_of = new_panels(
+        list(panels),
+        2.3 if len(panels) <= 2 * columns else 1.7,  # many rows are lower, so that a page holds them
+        columns=columns,
+        x="training step",
+        y="error (%)",
+        width=PAGE_INCHES if len(panels) > 1 else COLUMN_INCHES,
+    )
+    largest = 2 * max((value for arm in arms for metric in METRICS for value in arm.values(metric)), default=1.0)
+    depths = sorted({arm.network.depth for arm in arms})
+    # Lightness falls with depth: dark is deep, in grey as well.  A depth looks the same in every panel.
+    shades = [0.72 * (1 - number / max(1, len(depths) - 1)) for number in range(len(depths))]
+    looks: list[dict[str, Any]] = [
+        {"color": matplotlib.colormaps["viridis"](shade), "marker": DEPTH_MARKERS[number % len(DEPTH_MARKERS)]}
+        for number, shade in enumerate(shades)
+    ]
+    for axes, members in zip(axes_of, panels.values(), strict=True):
+        top = percent_axis(axes, min(1.0, max(0.05, largest)))
+        for arm in members:
+            _arm_curves(axes, arm, depths.index(arm.network.depth), looks, top)
+        axes.set_xlim(0, 1.02 * last_step)  # room for the last marker
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    handles = [
+        Line2D([], [], color="0.2", **look, label=label) for look, label in ((TRAINING, "training"), (TEST, "test"))
+    ]
+    if any(arm.diverged for arm in arms):
+        handles.append(Line2D([], [], color="0.2", **TRAINING, marker="x", label="diverged"))
+    handles += [
+        Line2D([], [], **look, **TEST, label=f"depth {depth:,}") for look, depth in zip(looks, depths, strict=True)
+    ]
+    legend_above(figure, handles)
     return Drawing(
         "curves",
         figure,
         "Training and test error over training steps, one curve per depth and one panel per variant.",
-        "Error over training steps; the number at the end of a curve is the depth. Thin: training error, "
-        "running mean of the augmented mini-batches. Bold: test error"
-        + (", both averaged over seeds." if several else ".")
-        + " The vertical axis ends at about twice the largest final error, or at 100 %.",
-        PAGE_INCHES,
+        f"Error over training steps, mean over {seeds_text(arms)}. Thin: training error, running mean of the augmented "
+        "mini-batches. Bold: test error. The vertical axis ends at about twice the largest final error, or at 100 %.",
     )
 
 
-def _arm_curves(axes: Axes, arm: Arm, depths: Sequence[int], top: float) -> tuple[float, str, str] | None:
-    """Draws one arm; returns (height of its end, label, colour), None if there is nothing to label."""
-    position = depths.index(arm.key["model.depth"])
-    label = str(depths[position])
-    # Lightness falls with depth: dark is deep, in grey as well.
-    colour = matplotlib.colors.to_hex(matplotlib.colormaps["viridis"](0.72 * (1 - position / max(1, len(depths) - 1))))
+def _arm_curves(axes: Axes, arm: Arm, position: int, looks: Sequence[Mapping[str, Any]], top: float) -> None:
+    """Draws one arm, whose depth is the one at `position`."""
+    colour = looks[position]["color"]
     alive = arm.finished or arm.unfinished
-    end = None
     steps, errors = _thinned(*_mean_curve(alive, "train"))
     if steps:
-        axes.plot(steps, errors, color=colour, linewidth=0.7, zorder=2)
-        end = (errors[-1], label, colour)
+        axes.plot(steps, errors, color=colour, **TRAINING, zorder=2)
     steps, errors = _mean_curve(alive, "test")
     if steps:
         # About eight markers, at other steps for other depths, so that they do not cover each other.
         every = max(1, math.ceil(len(steps) / 8))
-        markers: dict[str, Any] = {
-            "marker": DEPTH_MARKERS[position % len(DEPTH_MARKERS)],
-            "markevery": (position % every, every),
-        }
-        markers |= {"markeredgecolor": "white", "markeredgewidth": 0.5}
-        axes.plot(steps, errors, color=colour, linewidth=1.8, zorder=3, **markers)
-        end = (errors[-1], label, colour)
+        axes.plot(steps, errors, **looks[position], **TEST, markevery=(position % every, every), zorder=3)
     for run in arm.diverged:
         steps, errors = _mean_curve([run], "train")
         if steps:
-            place = (steps[-1], min(errors[-1], top))
-            axes.plot(steps, errors, color=colour, linewidth=0.7)
-            axes.plot(*place, "x", color=colour, markeredgewidth=1.5, clip_on=False)
-            halo = [withStroke(linewidth=2, foreground="white")]  # the label lies among curves
-            _label(axes, label, place, (4, -4), colour, va="top", path_effects=halo)
-    return end
+            axes.plot(steps, errors, color=colour, **TRAINING)
+            axes.plot(steps[-1], min(errors[-1], top), "x", color=colour, markeredgewidth=1.5, clip_on=False)
 
 
 def _mean_curve(runs: Sequence[Run], split: str) -> tuple[list[int], list[float]]:
@@ -130,33 +116,5 @@ def _mean_curve(runs: Sequence[Run], split: str) -> tuple[list[int], list[float]
 def _thinned(steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:
     """Averages neighbours until at most CURVE_POINTS are left; each mean stands at the last of its steps."""
     size = max(1, math.ceil(len(steps) / CURVE_POINTS))
-    starts = range(0, len(steps), size)
-    last = [steps[min(start + size, len(steps)) - 1] for start in starts]
-    return last, [fmean(values[start : start + size]) for start in starts]
-
-
-def _end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]], top: float) -> None:
-    """Writes each label to the right of its curve's end, moved apart where they would overlap."""
-    gap = 0.065 * top
-    ordered = sorted(ends)
-    heights = [min(height, top) for height, _, _ in ordered]
-    # Pushed upwards, and pushed downwards: the mean of both keeps the gap and stays near the ends.
-    raised = accumulate(heights, lambda below, height: max(height, below + gap))
-    lowered = accumulate(reversed(heights), lambda above, height: min(height, above - gap))
-    for up, down, (_, label, colour) in zip(raised, reversed(list(lowered)), ordered, strict=True):
-        edge = {"xycoords": axes.get_yaxis_transform(), "va": "center"}
-        _label(axes, label, (1, (up + down) / 2), (5, 0), colour, **edge)
-
-
-def _label(
-    axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], colour: str, **more: Any
-) -> None:
-    """Writes a label beside a place, darker than its curve, because thin letters need more contrast than lines."""
-    darker = tuple(0.7 * part for part in matplotlib.colors.to_rgb(colour))
-    points: dict[str, Any] = {"xytext": offset, "textcoords": "offset points", "annotation_clip": False}
-    axes.annotate(text, place, **points, fontsize=7, color=darker, **more)
-
-
-def _steps_text(value: float) -> str:
-    """Returns "240" or "32k"."""
-    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:.0f}"
+    blocks = range(size, len(steps) + size, size)
+    return [steps[:end][-1] for end in blocks], [fmean(values[end - size : end]) for end in blocks]

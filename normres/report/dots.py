@@ -1,6 +1,5 @@
 """Final error of many variants side by side, as dots in rows: bars have no room for so many and such long names."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from normres.report.evidence import seeds_text
 from normres.report.statistics import METRICS, Arm
-from normres.report.style import PAGE_INCHES, STYLE, VARIANTS, Drawing, cross, literal, marker_handle, new_figure
-
-COLUMNS = 3  # panels side by side; more would leave no width for a difference to be seen
+from normres.report.style import STYLE, VARIANTS, Drawing, cross, legend_above, literal, marker_handle, new_panels
+from normres.report.verdict import seeds_text
 
 # An open marker for training and a filled one for test error, told apart in grey.
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -22,6 +19,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
+@matplotlib.rc_context(STYLE)
 def error_per_variant(
     name: str,
     panels: Mapping[str, Mapping[str, Arm]],
@@ -39,51 +37,37 @@ def error_per_variant(
       variants: their names from top to bottom.
     """
     arms = [arm for panel in panels.values() for arm in panel.values()]
-    with matplotlib.rc_context(STYLE):
-        count = len(panels) + bool(published)
-        columns = max(1, min(COLUMNS, count))
-        rows = math.ceil(count / columns)
-        figure = new_figure(PAGE_INCHES, rows * (0.75 + 0.17 * len(variants)) + 0.3)
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        own = list(grid.flat[: len(panels)])
-        for axes, (title, panel) in zip(own, panels.items(), strict=True):
-            _rows(axes, title, variants)
-            for variant, arm in panel.items():
-                _arm(axes, arm, variants.index(variant))
-            axes.sharex(own[0])
-        values = [100 * value for arm in arms for metric in METRICS for value in arm.values(metric)]
-        low, high = (min(values), max(values)) if values else (0.0, 100.0)
-        room = 0.1 * (high - low) or 1.0
-        own[0].set_xlim(max(0.0, low - room), high + 1.5 * room)  # room for the crosses
-        handles = [
-            marker_handle(label=label, **_LOOKS[m]) for m, label in zip(METRICS, ("training", "test"), strict=True)
-        ]
-        if any(arm.diverged for arm in arms):
-            handles.append(marker_handle("x", "diverged"))
-        if published:
-            axes = grid.flat[len(panels)]
-            _rows(axes, "test error in the paper", variants)
-            handles += _published(axes, published, variants)
-        for axes in grid.flat[count:]:
-            axes.set_axis_off()
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
-    seeds, several = seeds_text(arms)
+    titles = [*panels, *["test error in the paper"] * bool(published)]
+    figure, axes_of = new_panels(titles, 0.8 + 0.17 * len(variants), x="error (%)")
+    for axes in axes_of:
+        _rows(axes, variants)
+    own = axes_of[: len(panels)]
+    for axes, panel in zip(own, panels.values(), strict=True):
+        for variant, arm in panel.items():
+            _arm(axes, arm, variants.index(variant))
+    values = [100 * value for arm in arms for metric in METRICS for value in arm.values(metric)] or [0.0, 100.0]
+    room = 0.1 * (max(values) - min(values)) or 1.0
+    for axes in own:
+        axes.set_xlim(max(0.0, min(values) - room), max(values) + 1.5 * room)  # room for the crosses
+    handles = [
+        marker_handle(label=label, **look) for look, label in zip(_LOOKS.values(), ("training", "test"), strict=True)
+    ]
+    handles += [marker_handle("x", "diverged")] * any(arm.diverged for arm in arms)
+    if published:
+        handles += _published(axes_of[-1], published, variants)
+    legend_above(figure, handles)
     return Drawing(
         name,
         figure,
         "Final training and test error, one row per variant; the table has the numbers.",
-        f"Error at the last step, {seeds} per variant"
-        + (": the marker is the mean, dashes are seeds" if several else "")
-        + ". A cross at the right edge marks diverged runs; means are over the runs that finished."
+        f"Error at the last step, {seeds_text(arms)} per variant: the marker is the mean, dashes are the seeds where "
+        "there are several. A cross at the right edge marks diverged runs; means are over the runs that finished."
         + (" The panel of the paper’s numbers has its own axis; “fail” is an error above 20 %." if published else ""),
-        PAGE_INCHES,
     )
 
 
-def _rows(axes: Axes, title: str, names: Sequence[str]) -> None:
+def _rows(axes: Axes, names: Sequence[str]) -> None:
     """Names the rows, the first on top, and draws a faint line along each."""
-    axes.set_title(literal(title))
-    axes.set_xlabel("error (%)")
     axes.set_yticks(range(len(names)), [literal(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

@@ -1,30 +1,34 @@
 """What was run, and what weakens the numbers, read from the runs' own records."""
 
-from collections import Counter
+import csv
+import io
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from normres.report.evidence import runs_text
 from normres.report.statistics import Arm, final, metric_words, metrics_of, run_id, seed, sort_key
-from normres.report.tables import NOTHING, Table, csv_text
+from normres.report.tables import NOTHING, Table
+from normres.report.verdict import runs_text
 from normres.runs.fields import flatten
 from normres.runs.results import Run
 
 OPTIMIZER = ("learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay")
 
 
+def _section(run: Run, name: str) -> dict[str, Any]:
+    """Returns a part of the record in which what is not known is "?"."""
+    return defaultdict(lambda: "?", run.record.get(name) or {})
+
+
 def _optimizer(run: Run) -> str:
-    values = {name: flatten(run.config).get(f"optim.{name}") for name in OPTIMIZER}
+    values = {name: run.config.get("optim", {}).get(name) for name in OPTIMIZER}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
 
 
 def _data(run: Run) -> str:
-    data = run.record.get("data") or {}
-    train, test = (
-        f"{data[key]:,}" if isinstance(data.get(key), int) else "?" for key in ("train_examples", "test_examples")
-    )
-    evaluated_on = data.get("evaluated_on", "test")
-    text = f"{data.get('name', '?')} ({data.get('source', '?')}), {train} training and {test} {evaluated_on} images"
+    data = _section(run, "data")
+    train, test = (_text(data[key]) for key in ("train_examples", "test_examples"))
+    text = f"{data['name']} ({data['source']}), {train} training and {test} {data.get('evaluated_on', 'test')} images"
     for name, split in (data.get("splits") or {}).items():
         settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in split.items())
         text += f", {name.replace('_', ' ')} ({settings})"
@@ -36,13 +40,11 @@ def _dtype(run: Run) -> Any:
 
 
 def _device(run: Run) -> str:
-    device = run.record.get("device") or {}
-    return f"{device.get('count', '?')} × {device.get('kind', '?')} ({device.get('platform', '?')})"
+    return "{count} × {kind} ({platform})".format_map(_section(run, "device"))
 
 
 def _processor(run: Run) -> str:
-    host = run.record.get("host") or {}
-    return f"{host.get('cpu', '?')} ({host.get('cpu_count', '?')} cores)"
+    return "{cpu} ({cpu_count} cores)".format_map(_section(run, "host"))
 
 
 def _commit(run: Run) -> str:
@@ -51,7 +53,7 @@ def _commit(run: Run) -> str:
 
 
 def _versions(run: Run) -> str:
-    return ", ".join(f"{name} {version}" for name, version in (run.record.get("versions") or {}).items())
+    return ", ".join(f"{name} {version}" for name, version in _section(run, "versions").items())
 
 
 # By its name on the page: a config field, or a function of the run.
@@ -142,78 +144,66 @@ def _warnings_of(arm: Arm) -> list[str]:
 def run_table(arms: Sequence[Arm]) -> Table:
     """Returns one row per run: arm, id, status, seed, seconds and every final number."""
     metrics = metrics_of(run for arm in arms for run in arm.runs)
-    rows = tuple(
-        (
-            arm.label,
-            run_id(run),
-            _status(run),
-            str(seed(run)),
-            f"{run.record.get('step') or 0:,}",
-            f"{run.record.get('seconds') or 0.0:,.0f}",
-            *(_metric_cell(metric, final(run, metric)) for metric in metrics),
-            _metric_cell("best_test_error", run.record.get("best_test_error")),
-        )
-        for arm in arms
-        for run in arm.runs
-    )
-    header = ("arm", "run", "status", "seed", "steps", "seconds", *map(_metric_title, [*metrics, "best_test_error"]))
+    rows = []
+    for arm, run in _pairs(arms):
+        status = str(run.record.get("status"))
+        status += f" at step {run.record.get('diverged_at_step')}" if status == "diverged" else ""
+        numbers = {name: final(run, name) for name in metrics} | {"best_test_error": run.record.get("best_test_error")}
+        cells = [_metric_cell(metric, value) for metric, value in numbers.items()]
+        times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
+        rows.append((arm.label, run_id(run), status, str(seed(run)), *times, *cells))
+    titles = [metric_words(name) + " (%)" * name.endswith("error") for name in (*metrics, "best_test_error")]
     caption = (
         "Every run. Numbers are of the last step over the whole set. The best test error is the lowest of all "
         "evaluations, so it was chosen on the test set."
     )
-    return Table(header, rows, caption, 3)
+    return Table(("arm", "run", "status", "seed", "steps", "seconds", *titles), rows, caption, 3)
 
 
 def runs_csv(arms: Sequence[Arm]) -> str:
     """Returns one row per run as CSV: its arm and the arm's config fields, status, and every final number.
 
-    Numbers are as in the records: errors from 0 to 1, losses in nats, seconds.
+    Numbers are as in the records, with every digit: errors from 0 to 1, losses in nats, seconds.
     """
-    metrics = metrics_of(run for arm in arms for run in arm.runs)
-    fields = list(dict.fromkeys(name for arm in arms for name in arm.key))
     known = ("status", "step", "seconds", "parameters")
     rows = [
-        [
-            *(arm.label, *map(arm.key.get, fields), run_id(run), seed(run)),
-            *(*map(run.record.get, known), *(final(run, metric) for metric in metrics)),
-        ]
-        for arm in arms
-        for run in arm.runs
+        {"arm": arm.label, **arm.key, "run": run_id(run), "seed": seed(run)}
+        | {name: run.record.get(name) for name in known}
+        | {name: final(run, name) for name in metrics_of(run for arm in arms for run in arm.runs)}
+        for arm, run in _pairs(arms)
     ]
-    return csv_text(["arm", *fields, "run", "seed", *known, *metrics], rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def duration(seconds: float) -> str:
     """Returns "48 s", "5 min 7 s" or "2 h 30 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _pairs(arms: Iterable[Arm]) -> list[tuple[Arm, Run]]:
+    return [(arm, run) for arm in arms for run in arm.runs]
 
 
 def _runs(count: int) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
+def _text(value: Any) -> str:
+    """Returns a number with separators of thousands, anything else as it is."""
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
 def _distinct(runs: Sequence[Run], fact: str | Callable[[Run], Any]) -> str:
     """Returns the distinct values in order, numbers by size."""
     values = [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
     distinct = sorted({value for value in values if value is not None}, key=sort_key)
-    return (
-        "; ".join(f"{value:,}" if isinstance(value, int | float) else str(value) for value in distinct)
-        or "not recorded"
-    )
-
-
-def _status(run: Run) -> str:
-    status = str(run.record.get("status"))
-    return f"{status} at step {run.record.get('diverged_at_step')}" if status == "diverged" else status
-
-
-def _metric_title(metric: str) -> str:
-    return metric_words(metric) + (" (%)" if metric.endswith("error") else "")
+    return "; ".join(map(_text, distinct)) or "not recorded"
 
 
 def _metric_cell(metric: str, value: Any) -> str:

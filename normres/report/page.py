@@ -16,7 +16,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-ur
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #1a1a1a; --quiet: #595959; --line: #d0d0d0;
   --soft: #f5f5f3; --yes: #00614a; --no: #a33800; --open: #5c5c5c; }
-@media (prefers-color-scheme: dark) { :root { --page: #16181b; --text: #e6e6e6; --quiet: #a8a8a8;
+@media screen and (prefers-color-scheme: dark) { :root { --page: #16181b; --text: #e6e6e6; --quiet: #a8a8a8;
   --line: #3c4046; --soft: #202329; --yes: #4fd1a5; --no: #ff9a5c; --open: #b5b5b5; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 52rem; padding: 1.5rem 1rem 4rem; background: var(--page);
@@ -42,8 +42,7 @@ th { vertical-align: bottom; border-bottom: 2px solid var(--line); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .9rem; }
 dt { color: var(--quiet); } dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { dl { display: block; } dd { margin-bottom: .5rem; } }
-@media print { :root { color-scheme: light; --page: #fff; --text: #000; --quiet: #444; --line: #bbb;
-  --yes: #00614a; --no: #a33800; --open: #444; } body { max-width: none; padding: 0; font-size: 10pt; }
+@media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; }
   figure, tr, li { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
   table { font-size: 7.5pt; } td:nth-child(-n + 3) { white-space: normal; overflow-wrap: anywhere; } }
 """
@@ -115,12 +114,13 @@ class Page:
 def _figure(drawing: Drawing, folder: Path) -> str:
     """Returns a figure with its PNG inside."""
     data = base64.b64encode((folder / f"{drawing.name}.png").read_bytes()).decode("ascii")
+    inches = drawing.figure.get_figwidth()
     # 1.3 times the printed width, because a screen is farther from the eye than paper.  At least 0.8 times on a
     # telephone, where the figure scrolls sideways: its letters would be too small otherwise.
     return (
         f'<figure><div class="scroll"><img src="data:image/png;base64,{data}" '
         f'alt="{_text(drawing.alternative)}" '
-        f'style="width: {1.3 * drawing.inches:.2f}in; min-width: {0.8 * drawing.inches:.2f}in"></div>'
+        f'style="width: {1.3 * inches:.2f}in; min-width: {0.8 * inches:.2f}in"></div>'
         f"<figcaption>{_text(drawing.caption)}</figcaption></figure>"
     )
 

@@ -1,17 +1,19 @@
 """Test error under corruptions, judged by how far it rises above the clean error: clause, table and figure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import ClassVar
 
+from normres.errors import UserError
 from normres.report import facts, tables
-from normres.report.clauses import Lower, Network
-from normres.report.comparison import Comparison, joined, network_of
-from normres.report.evidence import digits, runs_text
-from normres.report.severities import corruptions_of, error_against_severity, mean_error, over_seeds, rise, word
-from normres.report.statistics import Arm, Summary
+from normres.report.clauses import Lower
+from normres.report.comparison import Comparison
+from normres.report.figures import error_against_severity
+from normres.report.statistics import Arm, Network, Summary, field, final, joined, summarize
 from normres.report.style import Drawing
+from normres.report.verdict import digits, runs_text
 from normres.runs.results import Run
 
 
@@ -43,7 +45,7 @@ class SmallerRise(Lower):
             lower = rise(run, self.beyond) if self.beyond else 0.0
             return None if upper is None or lower is None else upper - lower
 
-        return over_seeds(arm, number)
+        return _over_seeds(arm, number)
 
     def lack(self, name: str, network: Network) -> str:
         """Returns what is said of a variant without numbers."""
@@ -64,7 +66,7 @@ class UnderCorruptions(Comparison):
 
     def missing(self, arms: Sequence[Arm]) -> list[str]:
         """Returns the labels of arms without runs, and of arms that were not measured under all corruptions."""
-        corruptions = corruptions_of(arms)
+        corruptions = _corruptions(arms)
         unmeasured = [
             f"{arm.label}, under every corruption"
             for arm in arms
@@ -75,43 +77,84 @@ class UnderCorruptions(Comparison):
     def table(self, arms: Sequence[Arm]) -> tables.Table:
         """Returns a row per arm: clean error, mean error under each corruption, mean over all, and its rise."""
         places = digits(arms)
-        corruptions = corruptions_of(arms)
+        corruptions = _corruptions(arms)
 
-        def cell(arm: Arm, chosen: Sequence[str]) -> str:
-            return tables.percent(over_seeds(arm, lambda run: mean_error(run, chosen)), places)
+        def over_seeds(number: Callable[[Run, Sequence[str]], float | None], *chosen: str) -> Callable[[Arm], str]:
+            return lambda arm: tables.percent(_over_seeds(arm, lambda run: number(run, chosen)), places)
 
-        rows = tuple(
-            (
-                joined(self.variant(arm.key), self.context(arm.key)),
-                network_of(arm.key).name,
-                tables.seeds_cell(arm),
-                tables.error_cell(arm, "test_error", places),
-                *(cell(arm, [corruption]) for corruption in corruptions),
-                cell(arm, corruptions),
-                tables.percent(over_seeds(arm, lambda run: rise(run, corruptions)), places),
-            )
-            for arm in arms
-        )
-        errors = ("clean", *map(word, corruptions), "mean")
-        header = ("variant", "network", "seeds", *(f"{error} (%)" for error in errors), "rise (points)")
+        columns: dict[str, Callable[[Arm], str]] = {
+            "variant": lambda arm: joined(arm.variant, arm.context),
+            "network": lambda arm: arm.network.name,
+            "seeds": tables.seeds_cell,
+            "clean (%)": lambda arm: tables.error_cell(arm, "test_error", places),
+            **{f"{_word(corruption)} (%)": over_seeds(mean_error, corruption) for corruption in corruptions},
+            "mean (%)": over_seeds(mean_error, *corruptions),
+            "rise (points)": over_seeds(rise, *corruptions),
+        }
         caption = (
             "Test error at the last step: clean, under each corruption (mean over five severities), mean over the "
             "corruptions, and how far that is above the clean error; mean ± sample standard deviation over the seeds "
             "that finished. " + facts.provenance([run for arm in arms for run in arm.runs])
         )
-        return tables.Table(header, rows, caption, 2)
+        return tables.of_columns(columns, arms, caption)
 
     def drawing(self, arms: Sequence[Arm]) -> Drawing:
         """Returns test error against severity."""
-        several_networks = len({network_of(arm.key) for arm in arms}) > 1
-        lines = {}
-        for arm in arms:
-            network = network_of(arm.key).name if several_networks else ""
-            lines[joined(self.variant(arm.key), network, self.context(arm.key))] = arm
-        return error_against_severity(Path(self.config).stem, lines, corruptions_of(arms))
+        several_networks = len({arm.network for arm in arms}) > 1
+        labels = [joined(arm.variant, arm.network.name * several_networks, arm.context) for arm in arms]
+        panels = {
+            _word(corruption): {
+                label: [curve for run in arm.finished if (curve := severities(run, corruption))]
+                for label, arm in zip(labels, arms, strict=True)
+            }
+            for corruption in _corruptions(arms)
+        }
+        return error_against_severity(Path(self.config).stem, panels)
+
+
+def severities(run: Run, corruption: str) -> list[float] | None:
+    """Returns the test error of a finished run, clean first, then at each severity; None if it was not measured."""
+    clean, errors = final(run, "test_error"), (run.record.get("corrupted") or {}).get(corruption)
+    return None if clean is None or not errors else [clean, *errors]
+
+
+def mean_error(run: Run, corruptions: Iterable[str]) -> float | None:
+    """Returns the test error, mean over the severities and over the corruptions; None if one was not measured.
+
+    Over all corruptions it is the mean corruption error of Hendrycks, Dietterich 2019, arXiv 1903.12261, section 4,
+    without the division by AlexNet's error, as is usual on CIFAR.
+    """
+    curves = [severities(run, name) for name in corruptions]
+    errors = [fmean(curve[1:]) for curve in curves if curve]
+    return fmean(errors) if errors and len(errors) == len(curves) else None
+
+
+def rise(run: Run, corruptions: Sequence[str]) -> float | None:
+    """Returns `mean_error` minus the clean test error; None if one was not measured."""
+    clean, error = final(run, "test_error"), mean_error(run, corruptions)
+    return None if clean is None or error is None else error - clean
+
+
+def _over_seeds(arm: Arm, number: Callable[[Run], float | None]) -> Summary | None:
+    """Returns the statistics of a number over the arm's finished runs that have it."""
+    return summarize(value for run in arm.finished if (value := number(run)) is not None)
+
+
+def _corruptions(arms: Sequence[Arm]) -> list[str]:
+    """Returns the corruptions that the arms' configs name, in their order; none at all is a UserError."""
+    runs = [run for arm in arms for run in arm.runs]
+    names = list(dict.fromkeys(name for run in runs for name in field(run, "data.corruptions")))
+    if not names:
+        raise UserError(f"{runs[0].path / 'config.json'}: data.corruptions is empty, here and in every other run")
+    return names
+
+
+def _word(corruption: str) -> str:
+    """Returns "gaussian noise" of "gaussian_noise"."""
+    return corruption.replace("_", " ")
 
 
 def _listed(corruptions: Sequence[str]) -> str:
     """Returns "contrast, brightness and color cast"."""
-    *first, last = map(word, corruptions)
+    *first, last = map(_word, corruptions)
     return f"{', '.join(first)} and {last}" if first else last

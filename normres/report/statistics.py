@@ -7,7 +7,7 @@ and the mean of an arm is always the mean of a number of runs that the arm names
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from normres.runs.results import Run
 
 # The final numbers that every finished run has; a record may hold others, such as "test_top5_error".
 METRICS = ("train_error", "test_error")
+DATA_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,52 @@ def summarize(values: Iterable[float]) -> Summary | None:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """The runs that agree in the fields of `key`, ordered by seed."""
+class Network:
+    """A column of the papers' tables: a depth, a kind of block and a data set."""
 
-    label: str
+    depth: int
+    block: str = "basic"
+    data: str = "cifar10"
+
+    @property
+    def name(self) -> str:
+        """Returns "depth 110", "depth 164 (bottleneck), CIFAR-100"."""
+        block = "" if self.block == "basic" else f" ({self.block})"
+        return joined(f"depth {self.depth:,}{block}", self.data_title)
+
+    @property
+    def data_title(self) -> str:
+        """Returns what a label says of the data set: nothing of CIFAR-10."""
+        return "" if self.data == "cifar10" else DATA_TITLES.get(self.data, self.data)
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Returns what must agree for two depths to be compared."""
+        return (self.data, self.block)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs that agree in the fields of `key`, ordered by seed.
+
+    Attributes:
+      variant: its name.
+      network: what it was tried on.
+      context: what tells it from other arms besides these two, such as "width 8".
+      key: the config fields that the runs share, as far as they tell arms apart.
+      runs: at least one.
+    """
+
+    variant: str
+    network: Network
+    context: str
     key: Mapping[str, Any]
     runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """Returns "plain, depth 20, width 8"."""
+        return joined(self.variant, self.network.name, self.context)
 
     @property
     def finished(self) -> tuple[Run, ...]:
@@ -120,6 +161,11 @@ def seed(run: Run) -> Any:
     return run.record.get("seed", run.config.get("seed"))
 
 
+def joined(*words: str) -> str:
+    """Returns the words that are not empty, with commas between them."""
+    return ", ".join(filter(None, words))
+
+
 def short_label(key: Mapping[str, Any]) -> str:
     """Returns "depth 20, batch norm" of {"model.depth": 20, "model.norm": "batch"}."""
     words = {name: name.rpartition(".")[2].replace("_", " ") for name in key}
@@ -129,42 +175,34 @@ def short_label(key: Mapping[str, Any]) -> str:
     )
 
 
-def group(
-    runs: Iterable[Run], fields: Sequence[str], label: Callable[[Mapping[str, Any]], str] = short_label
-) -> list[Arm]:
-    """Groups runs that agree in `fields` into arms, ordered by those fields' values."""
+def group(runs: Iterable[Run], fields: Sequence[str]) -> list[tuple[dict[str, Any], tuple[Run, ...]]]:
+    """Returns (values of `fields`, the runs that have them, by seed) for each combination that there is."""
     groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (sort_key(seed(run)), run_id(run))):
         if "status" not in run.record:
             raise UserError(f"{run.path / 'record.json'}: has no 'status'")
         key = {name: field(run, name) for name in fields}
         # A config's lists cannot be keys of a dictionary, their JSON can.
         groups.setdefault(json.dumps(key), (key, []))[1].append(run)
-    arms = [
-        Arm(label(key), key, tuple(sorted(members, key=lambda run: (str(seed(run)).zfill(12), run_id(run)))))
-        for key, members in groups.values()
-    ]
-    return sorted(arms, key=lambda arm: [sort_key(value) for value in arm.key.values()])
+    return [(key, tuple(members)) for key, members in groups.values()]
 
 
-def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Iterable[str] = ()) -> list[str]:
+def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Sequence[str] = ()) -> list[str]:
     """Returns config fields that tell the runs apart, apart from seed, bookkeeping and `ignore`.
 
     A field is left out where the fields before it already tell the same runs apart, so that a recipe stands
     for the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
     """
-    hidden = {"seed"} | set(ignore)
     flat = [identity(run.config) for run in runs]
-    names = {name for config in flat for name in config} - hidden
-    candidates = [name for name in first if name in names]
-    candidates += sorted(names - set(candidates))
+    names = {name for config in flat for name in config} - {"seed", *ignore}
+
+    def classes(fields: Sequence[str]) -> int:
+        return len({json.dumps([config.get(name) for name in fields]) for config in flat})
+
     chosen: list[str] = []
-    classes = [""] * len(flat)
-    for name in candidates:
-        finer = [old + json.dumps(config.get(name)) + "\n" for old, config in zip(classes, flat, strict=True)]
-        if len(set(finer)) > len(set(classes)):
+    for name in sorted(names, key=lambda name: ([*first, name].index(name), name)):
+        if classes([*chosen, name]) > classes(chosen):
             chosen.append(name)
-            classes = finer
     return chosen
 
 

@@ -4,13 +4,14 @@ The object-oriented interface of matplotlib only, so that drawing changes no glo
 """
 
 import io
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, fontManager
 from matplotlib.lines import Line2D
@@ -39,14 +40,10 @@ DEPTH_MARKERS = "os^DvPX"
 FONT = "normres DejaVu Sans"
 
 
-def _register_font() -> None:
-    """Names the DejaVu Sans that ships with matplotlib, since a system may have another version under its own name."""
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    for file, weight in (("DejaVuSans.ttf", "normal"), ("DejaVuSans-Bold.ttf", "bold")):
-        fontManager.ttflist.append(FontEntry(fname=str(folder / file), name=FONT, weight=weight, size="scalable"))
-
-
-_register_font()
+# The DejaVu Sans that ships with matplotlib, since a system may have another version under its own name.
+for _file, _weight in (("DejaVuSans.ttf", "normal"), ("DejaVuSans-Bold.ttf", "bold")):
+    _path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / _file
+    fontManager.ttflist.append(FontEntry(fname=str(_path), name=FONT, weight=_weight, size="scalable"))
 
 STYLE: dict[Any, Any] = {
     "font.family": [FONT],  # so figures look the same everywhere
@@ -76,20 +73,47 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the page: the name of its files, the text for a reader who cannot see it, caption, printed width."""
+    """A figure of the page: the name of its files, the text for a reader who cannot see it, and the caption."""
 
     name: str
     figure: Figure
     alternative: str
     caption: str
-    inches: float
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Returns an empty figure of that size in inches, laid out without overlaps."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def new_panels(
+    titles: Sequence[str],
+    row_inches: float,
+    *,
+    columns: int = 3,
+    x: str,
+    y: str = "",
+    width: float = PAGE_INCHES,
+    sharey: bool = True,
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure `width` inches wide with a panel for each title, and the panels, labelled at the outer edges."""
+    columns = max(1, min(columns, len(titles)))
+    rows = max(1, math.ceil(len(titles) / columns))
+    figure = Figure(figsize=(width, row_inches * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for number, (axes, title) in enumerate(zip(panels, titles, strict=False)):
+        axes.set_title(literal(title))
+        if number % columns == 0:
+            axes.set_ylabel(y)
+        if number + columns >= len(titles):
+            axes.set_xlabel(x)
+    for axes in panels[len(titles) :]:
+        axes.set_axis_off()
+    return figure, panels[: len(titles)]
+
+
+def legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Puts the legend above the panels, in as many columns as fit, and makes the figure higher by its rows."""
+    # Inches: about 0.055 per letter, 0.5 for the sample and the spaces.
+    widest = max(0.5 + 0.055 * len(str(line.get_label())) for line in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
+    figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(handles) / columns))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6, columnspacing=1.4)
 
 
 def literal(text: str) -> str:
@@ -121,10 +145,10 @@ def cross(axes: Axes, x: float, y: float, transform: Transform, colour: str) -> 
 
 
 def percent_axis(axes: Axes, largest: float, smallest: float = 0.0) -> float:
-    """Makes the y axis begin and end at the ticks around the range, in percent; returns the upper one."""
+    """Makes the y axis begin and end at the ticks around errors from 0 to 1, in percent; returns the upper one."""
     locator = MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10])
     axes.yaxis.set_major_locator(locator)
-    ticks = [float(tick) for tick in locator.tick_values(smallest, largest)]
+    ticks = [float(tick) for tick in locator.tick_values(100 * smallest, 100 * largest)]
     axes.set_ylim(max(0.0, ticks[0]), min(100.0, ticks[-1]))
     return min(100.0, ticks[-1])
 
@@ -132,13 +156,11 @@ def percent_axis(axes: Axes, largest: float, smallest: float = 0.0) -> float:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Writes STEM.png and STEM.pdf atomically and returns both; the same figure gives the same bytes."""
     written = []
-    for suffix, metadata in (
-        (".png", {"Software": None}),
-        (".pdf", {"Creator": "normres", "Producer": None, "CreationDate": None}),
-    ):
+    undated = {"Creator": "normres", "Producer": None, "CreationDate": None}
+    for suffix, metadata in (("png", {"Software": None}), ("pdf", undated)):
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            figure.savefig(buffer, format=suffix[1:], dpi=PNG_DOTS_PER_INCH, metadata=metadata)
+            figure.savefig(buffer, format=suffix, dpi=PNG_DOTS_PER_INCH, metadata=metadata)
         # Not with_suffix, which would cut a stem such as "width0.5" short.
-        written.append(write_file(stem.with_name(stem.name + suffix), buffer.getvalue()))
+        written.append(write_file(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue()))
     return written

@@ -1,12 +1,9 @@
-"""Tables as Markdown, LaTeX and HTML, which tabulate writes, and as CSV; and the cells that all tables share."""
+"""Tables as Markdown, LaTeX and HTML, which tabulate writes; and the cells that all tables share."""
 
-import csv
 import html
-import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tabulate import tabulate
 
@@ -19,8 +16,8 @@ NOTHING = "–"
 class Table:
     """Plain texts in rows; the first `text_columns` columns are aligned left, the others right."""
 
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
     caption: str = ""
     text_columns: int = 1
 
@@ -28,6 +25,12 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(f"a row of {len(row)} cells under a header of {len(self.header)}: {row}")
+
+
+def of_columns[Item](columns: Mapping[str, Callable[[Item], str]], items: Iterable[Item], caption: str) -> Table:
+    """Returns a table with a row per item, whose cells the columns' functions make; two columns are text."""
+    rows = [tuple(cell(item) for cell in columns.values()) for item in items]
+    return Table(tuple(columns), rows, caption, 2)
 
 
 def percent(summary: Summary | None, digits: int = 2) -> str:
@@ -85,13 +88,6 @@ def html_table(table: Table) -> str:
     # tabindex lets a keyboard scroll the box.
     box = f'<div class="scroll" role="region" tabindex="0" aria-label="{name}">'
     return f"{caption}{box}\n{_written(table, 'html')}\n</div>"
-
-
-def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Returns the rows as CSV with every digit that the numbers have; None is an empty cell."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    return file.getvalue()
 
 
 def _one_line(text: str) -> str:

@@ -1,5 +1,6 @@
 """What a network's parts cost: shapes, parameters, multiply-adds and activations, counted on the network itself."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ from normres.show.blocks import Block, ancestors, block, block_keys
 from normres.show.watch import Op, watch
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """The stem, a stage or the classifier.
 
@@ -28,13 +29,13 @@ class Part:
     """
 
     name: str
-    blocks: int
-    output: tuple[int, ...]
-    single: tuple[Op, ...]
-    norm: Op | None
-    parameters: int
-    multiply_adds: int
-    kept_bytes: int
+    blocks: int = 0
+    output: tuple[int, ...] = ()
+    single: tuple[Op, ...] = ()
+    norm: Op | None = None
+    parameters: int = 0
+    multiply_adds: int = 0
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,18 @@ class Counts:
       parts: in the order in which an image passes them.
       blocks: each kind of block once, the most frequent first.
       layers: convolutions and dense layers between image and logits, along the blocks' branches.
-      parameters, multiply_adds, kept_bytes: sums over the parts.
     """
 
     image: tuple[int, ...]
     parts: tuple[Part, ...]
     blocks: tuple[Block, ...]
     layers: int
-    parameters: int
-    multiply_adds: int
-    kept_bytes: int
+
+    @property
+    def total(self) -> Part:
+        """The sum of the parts."""
+        costs = ("blocks", "parameters", "multiply_adds", "kept_bytes")
+        return Part("sum", **{cost: sum(getattr(part, cost) for part in self.parts) for cost in costs})
 
 
 def count(network: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Counts:
@@ -75,35 +78,30 @@ def count(network: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Count
     single = members.pop(None, [])
     blocks = {key: block(ops, numbers) for key, numbers in members.items()}
     names = _part_names(ops, keys, way, members)
-    parameters = dict.fromkeys(names, 0)
+    parts = {name: Part(name) for name in names}
+    for number, (name, op) in enumerate(zip(names, ops, strict=True)):
+        part = parts[name]
+        part.multiply_adds += op.multiply_adds * op.times
+        if number in way:
+            part.output = op.shape
+            part.norm = op if op.kind == "norm" else part.norm
+            part.single += (op,) * (number in single)
     for path, leaf in jax.tree_util.tree_leaves_with_path(record.params):
         module = tuple(entry.key for entry in path[:-1])
-        first = next((i for i, op in enumerate(ops) if op.path[: len(module)] == module), 0)
-        parameters[names[first]] += leaf.size
-    parts = []
-    for name in parameters:
-        passed = [i for i in way if names[i] == name]
-        part = Part(
-            name=name,
-            blocks=sum(blocks[key].times for key, numbers in members.items() if names[numbers[0]] == name),
-            output=ops[passed[-1]].shape,
-            single=tuple(ops[i] for i in passed if i in single),
-            norm=next((ops[i] for i in reversed(passed) if ops[i].kind == "norm"), None),
-            parameters=parameters[name],
-            multiply_adds=sum(op.multiply_adds * op.times for op, own in zip(ops, names, strict=True) if own == name),
-            kept_bytes=sum(size for i, size in record.kept if names[max(i, 0)] == name),
-        )
-        parts.append(part)
-    kinds: dict[str, Block] = {}
+        first = next((i for i, op in enumerate(ops) if op.call.path[: len(module)] == module), 0)
+        parts[names[first]].parameters += leaf.size
+    for number, size in record.kept:
+        parts[names[max(number, 0)]].kept_bytes += size
+    for key, numbers in members.items():
+        parts[names[numbers[0]]].blocks += blocks[key].times
+    frequencies: Counter[str] = Counter()
     for each in blocks.values():
-        known = kinds.setdefault(each.line, replace(each, times=0))
-        kinds[each.line] = replace(known, times=known.times + each.times)
+        frequencies[each.line] += each.times
+    examples = {each.line: each for each in reversed(blocks.values())}
+    kinds = tuple(replace(examples[line], times=times) for line, times in frequencies.most_common())
     on_branches = [op for each in blocks.values() for op in (*each.lead, *each.branch, *each.after)]
     layers = sum(op.times for op in (*on_branches, *(ops[i] for i in single)) if op.kind in ("conv", "dense"))
-    sums = (sum(getattr(part, name) for part in parts) for name in ("parameters", "multiply_adds", "kept_bytes"))
-    return Counts(
-        record.image, tuple(parts), tuple(sorted(kinds.values(), key=lambda kind: -kind.times)), layers, *sums
-    )
+    return Counts(tuple(image_shape), tuple(parts.values()), kinds, layers)
 
 
 def _part_names(

@@ -9,8 +9,6 @@ import jax
 from normres import layers, norms
 
 LAYERS = (layers.Conv, nn.Conv, nn.ConvTranspose, nn.ConvLocal, nn.Dense, nn.DenseGeneral, nn.Einsum)
-# Equations that hand on a value in another form.
-TRANSPARENT = ("broadcast_in_dim", "convert_element_type", "copy", "name", "reshape", "squeeze", "stop_gradient")
 
 # Kind and text of an operation (watch.Op) by the name of the equation.
 PRIMITIVES = {

@@ -126,11 +126,11 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 def _cubes(axes: Axes, counts: Counts, y: float) -> float:
     """Draws a cube for each mean of the network's first norm that takes one, in a row, and returns where it ends."""
-    norm = next((norm for norm in table.norms(counts) if norm.reductions), None)
+    norm = next((norm for norm in table.norms(counts) if norm.call.reductions), None)
     if norm is None:
         return y
     axes.text(MARGIN, y, f"{norm.text}: each mean is over what is coloured", va="center")
-    for index, (over, name) in enumerate(zip(norm.reductions, table.averaged_over(norm), strict=True)):
+    for index, (over, name) in enumerate(zip(norm.call.reductions, table.averaged_over(norm), strict=True)):
         _cube(axes, over, 4 * MARGIN + index * 120, y + LINE, name)
     return y + 9 * LINE
 

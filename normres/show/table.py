@@ -3,9 +3,11 @@
 import textwrap
 from collections.abc import Iterable
 
+from tabulate import tabulate
+
+from normres.report.tables import NOTHING
 from normres.show.blocks import line
 from normres.show.count import Counts, Part
-from normres.show.text import NOTHING, table
 from normres.show.watch import Op
 
 WIDTH = 100  # characters in a line
@@ -19,12 +21,11 @@ EXPLAINED = {
 def text(counts: Counts) -> str:
     """Returns the table of the parts and what explains it, in lines."""
     header = ("part", "blocks", "output", "parameters", "multiply-adds", "kept", "each mean over")
-    rows = [_row(part) for part in counts.parts]
-    cost = (f"{counts.parameters:,}", scaled(counts.multiply_adds), f"{scaled(counts.kept_bytes)}B")
-    rows.append(("sum", str(sum(part.blocks for part in counts.parts)), "", *cost, ""))
+    rows = [_row(part) for part in (*counts.parts, counts.total)]
+    sides = ["left"] + ["right"] * (len(header) - 1)
+    costs = tabulate(rows, header, tablefmt="simple", colalign=sides, disable_numparse=True)
     explained = {name: meaning for name, meaning in EXPLAINED.items() if name != "each mean over" or norms(counts)}
-    paragraphs = [headline(counts), table(header, rows), _list(explained.items()), _list(order(counts))]
-    return "\n\n".join(paragraphs)
+    return "\n\n".join([headline(counts), costs, _list(explained.items()), _list(order(counts))])
 
 
 def headline(counts: Counts) -> str:
@@ -61,7 +62,7 @@ def sized(op: Op) -> str:
 def averaged_over(norm: Op, height: int | str = "H", width: int | str = "W") -> list[str]:
     """Returns the axes of each mean that a norm takes, with sizes for H and W: "N×32×32", "32×32×C/8"."""
     sizes = {"H": height, "W": width}
-    return ["×".join(str(sizes.get(axis, axis)) for axis in axes) for axes in norm.reductions]
+    return ["×".join(str(sizes.get(axis, axis)) for axis in axes) for axes in norm.call.reductions]
 
 
 def scaled(number: int) -> str:

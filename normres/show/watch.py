@@ -14,10 +14,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Literal
 
 from normres import layers
-from normres.show.names import LAYERS, TRANSPARENT, equation_name, norm_name, reductions
+from normres.show.names import LAYERS, equation_name, norm_name, reductions
 
 # Examples in the traced batch.  A prime that is no width of a network, so that what grows with the batch is seen.
 EXAMPLES = 10_007
@@ -53,10 +54,9 @@ class Op:
       inputs: the operations that it reads, as indices into Record.ops; -1 is the image.
       shape: of its output for one image.
       calls: the modules around it from the network inwards, as indices into Record.calls.
-      path: of the innermost module; of a norm, dropout or layer its own.
+      call: of the innermost module; of a norm, dropout or layer its own.
       times: how often a loop (nn.scan) repeats it.
       multiply_adds: of a convolution or dense layer for one image, each time.
-      reductions: of a norm, see names.reductions.
     """
 
     kind: str
@@ -64,15 +64,16 @@ class Op:
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     calls: tuple[int, ...]
-    path: tuple[str, ...]
+    call: Call
     times: int
     multiply_adds: int = 0
-    reductions: tuple[tuple[str, ...], ...] = ()
 
 
 # Where a value is from: the operation that made it, or a word for what does not depend on the image.
 Origin = int | str
 WORDS = ("constant", "learned", "random")
+WHOLE = ("norm", "dropout")  # calls that are one operation each
+ENTRY = "entry"  # marks the input of such a call, where its operation stands
 
 
 @dataclass
@@ -80,7 +81,6 @@ class Record:
     """What a network does; see watch().
 
     Attributes:
-      image: (H, W, C).
       calls: of modules.
       params: the parameters' shapes.
       ops: in the order in which they run.
@@ -88,10 +88,8 @@ class Record:
       kept: the arrays that the backward pass needs, as (the last operation before it is made, bytes for one image).
       batch: examples in the traced batch.
       origins, made: of each of JAX's variables, and the last operation that was met before it was made.
-      whole: the operation that a call of a norm or of dropout is.
     """
 
-    image: tuple[int, ...]
     calls: list[Call] = field(default_factory=list)
     params: Any = None
     ops: list[Op] = field(default_factory=list)
@@ -100,7 +98,6 @@ class Record:
     batch: int = EXAMPLES
     origins: dict[Any, Origin] = field(default_factory=dict)
     made: dict[Any, int] = field(default_factory=dict)
-    whole: dict[int, int] = field(default_factory=dict)
 
     def origin(self, variable: Any) -> Origin:
         """Returns the origin of a variable or literal."""
@@ -126,25 +123,24 @@ class Record:
             return [other] * count
         call = self.calls[calls[-1]]
         kind, text, multiply_adds = equation_name(equation)
-        whole = call.kind in ("norm", "dropout")
+        shape = equation.outvars[0].aval.shape[1:]
+        if equation.params.get("name") == ENTRY and not any(self.calls[i].kind in WHOLE for i in calls[:-1]):
+            return [self.note(call.kind, call.text, data, shape, calls, times)]
+        whole = call.kind in WHOLE
         named = kind == "activation" and (not whole or equation.params.get("name") == call.activation)
         inner, skipped, repeats = _inner(equation)
         if inner is not None and not named:
             return self.run(inner, inputs[skipped:], calls, times * repeats)
-        if whole and not named:
-            return [self.part(equation, data, calls, times)] * count
-        if call.kind == "layer" and kind not in ("conv", "dense"):
-            return [data[0]] * count  # its bias
+        residual = kind == "add" and len(data) > 1
+        if (whole and not named and not residual) or (call.kind == "layer" and kind not in ("conv", "dense")):
+            return [max(data)] * count  # a part of the norm or dropout; a layer's bias
         if len(data) == 1 and kind in ("add", "gate", "other"):
             kind, text = self.scaling(equation, text, data[0], other)
         kind = kind or ("other" if len(data) > 1 else "dropout" if other == "random" else "")
         if not kind:
             return [data[0]] * count
-        if call.kind == "layer":
-            text += call.text
-        shape = equation.outvars[0].aval.shape[1:]
-        work = multiply_adds // self.batch
-        return [self.note(kind, text or equation.primitive.name, data, shape, calls, times, work)] * count
+        text = (text or equation.primitive.name) + (call.text if call.kind == "layer" else "")
+        return [self.note(kind, text, data, shape, calls, times, multiply_adds // self.batch)] * count
 
     def scaling(self, equation: Any, text: str, data: int, other: str) -> tuple[str, str]:
         """Returns kind and text of a sum or product of one operation's output and what does not depend on the image."""
@@ -156,30 +152,18 @@ class Record:
             return "dropout", f"{text} random"
         return "scale", f"{text} learned" if literal is None else f"{text} {float(literal):g}"
 
-    def part(self, equation: Any, data: tuple[int, ...], calls: tuple[int, ...], times: int) -> int:
-        """Returns the operation that a norm or dropout is, noted at its first equation; a residual is added to it."""
-        if equation.primitive.name in TRANSPARENT and len(data) == 1:
-            return data[0]
-        call, shape = self.calls[calls[-1]], self.ops[data[0]].shape if data[0] >= 0 else self.image
-        own = self.whole.get(calls[-1])
-        if own is None:
-            own = self.note(call.kind, call.text, data, shape, calls, times, 0, call.reductions)
-            self.whole[calls[-1]] = own
-        residual = [origin for origin in data if origin not in (own, *self.ops[own].inputs)]
-        if equation.primitive.name == "add" and residual and own in data:
-            return self.note("add", "+", (own, *residual), shape, calls, times)
-        return own
-
-    def note(self, kind: str, text: str, inputs: Any, shape: Any, calls: tuple[int, ...], *rest: Any) -> int:
-        """Appends an operation and returns its number."""
+    def note(
+        self, kind: str, text: str, inputs: tuple[int, ...], shape: Any, calls: tuple[int, ...], *cost: int
+    ) -> int:
+        """Appends an operation, its `cost` being times and multiply-adds, and returns its number."""
         call = self.calls[calls[-1]]
-        self.ops.append(Op(kind, text, inputs, shape, calls[:-1] if call.kind else calls, call.path, *rest))
+        self.ops.append(Op(kind, text, inputs, shape, calls[:-1] if call.kind else calls, call, *cost))
         return len(self.ops) - 1
 
 
 def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
     """Returns what a network, images_NHWC -> logits, does in training with images of `image_shape` (H, W, C)."""
-    record = Record(tuple(image_shape))
+    record = Record()
     train: dict[str, Any] = {"train": True} if "train" in inspect.signature(type(network).__call__).parameters else {}
     network = network.clone(train=True) if hasattr(network, "train") else network
     key = jax.random.key(0)
@@ -205,6 +189,8 @@ def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
         if isinstance(context.module, layers.Norm):
             record.batch = math.lcm(record.batch, EXAMPLES * context.module.spec.sub_batches)
         with jax.named_scope(f"call{len(record.calls) - 1}_"):
+            if args and record.calls[-1].kind in WHOLE:
+                args = (checkpoint_name(args[0], ENTRY), *args[1:])
             return call(*args, **kwargs)
 
     with nn.intercept_methods(hook):
@@ -230,7 +216,9 @@ def _call(module: Any, activation: str) -> Call:
     if isinstance(module, nn.Dropout):
         return Call(module.path, "dropout", f"dropout {module.rate:g}")
     if type(module).__name__.endswith("Norm") and not isinstance(module, (layers.WeightNorm, layers.SpectralNorm)):
-        return Call(module.path, "norm", norm_name(module, activation), activation, reductions(module))
+        name = norm_name(module, activation)
+        if name != "none norm":
+            return Call(module.path, "norm", name, activation, reductions(module))
     return Call(module.path)
 
 

@@ -241,7 +241,7 @@ def test_error_against_depth(tmp_path):
         assert [list(line.get_ydata()) for line in others[:1]] == [pytest.approx([means[0] - 10, means[0] + 10])]
         assert [list(line.get_xdata()) for line in others if line.get_marker() == "x"] == [[56]]
         assert list(axes.get_xticks()) == [56, 26, 14]
-    assert list(paper.lines[0].get_ydata()) == [8.75, 7.51, 7.17, 6.97, 6.61, 7.93]
+    assert paper.lines[0].get_ydata() == pytest.approx([8.75, 7.51, 7.17, 6.97, 6.61, 7.93])
 
 
 def test_the_papers_lines_have_the_colours_of_ours(tmp_path):
@@ -249,7 +249,8 @@ def test_the_papers_lines_have_the_colours_of_ours(tmp_path):
     runs = write_sweep(tmp_path, "preactivation", "demo", bearing_out("preactivation"))
     _, test, paper = preactivation.drawing(preactivation.arms(runs)).figure.axes
     # CIFAR-100's errors, three times as high, are left out where no run is of it.
-    assert [list(line.get_ydata()) for line in paper.lines] == [[6.61, 5.93, 7.61], [6.37, 5.46, 4.92]]
+    lines = [list(line.get_ydata()) for line in paper.lines]
+    assert lines == [pytest.approx([6.61, 5.93, 7.61]), pytest.approx([6.37, 5.46, 4.92])]
     assert [line.get_color() for line in paper.lines] == [line.get_color() for line in test.lines]
 
 

@@ -12,9 +12,8 @@ from synthetic import ROOT, comparison, write_grid, write_lines, write_run
 
 from normres.errors import UserError
 from normres.report import curves, facts, tables
-from normres.report.evidence import chance
 from normres.report.statistics import Summary, distinguishing_fields, group, summarize
-from normres.report.verdict import Difference, together
+from normres.report.verdict import Difference, chance, together
 from normres.runs.results import read_runs
 
 degradation = comparison("degradation")
@@ -49,8 +48,9 @@ def test_arms_are_over_seeds_and_count_the_diverged(tmp_path):
     write_run(tmp_path, (0, 0), seed=2, status="diverged")
     write_run(tmp_path, (0, 0), seed=3, status="running")
     write_run(tmp_path, (0.3, 0.5), change={"model.depth": 8})
-    eight, fourteen = group(read_runs(tmp_path), ["model.depth"])
-    assert (eight.label, fourteen.label) == ("depth 8", "depth 14")  # as numbers: as texts, 14 is before 8
+    eight, fourteen = degradation.arms(read_runs(tmp_path))
+    labels = ("residual (A), depth 8", "residual (A), depth 14")
+    assert (eight.label, fourteen.label) == labels  # as numbers: as texts, 14 is before 8
     assert [run.record["seed"] for run in fourteen.runs] == [0, 1, 2, 3]
     assert (len(fourteen.finished), len(fourteen.diverged), len(fourteen.unfinished)) == (2, 1, 1)
     assert fourteen.summary("train_error").mean == pytest.approx(0.3)
@@ -218,8 +218,9 @@ def test_a_curve_is_the_mean_over_seeds_at_shared_steps(tmp_path):
     for seed, errors in enumerate(([0.8, 0.6, 0.4], [0.6, 0.5])):
         path = write_run(tmp_path, (0.4, 0.5), seed=seed)
         write_lines(path, [{"step": 10 * n, "split": "test", "error": error} for n, error in enumerate(errors)])
-    axes = curves.training_curves({"A": degradation.arms(read_runs(tmp_path))}).figure.axes[0]
-    (line,) = axes.lines  # no training line was logged
+    figure = curves.training_curves({"A": degradation.arms(read_runs(tmp_path))}).figure
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "test", "depth 14"]
+    (line,) = figure.axes[0].lines  # no training line was logged
     assert list(line.get_xdata()) == [0, 10]
     assert list(line.get_ydata()) == pytest.approx([70, 55])
 

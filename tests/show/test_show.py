@@ -85,7 +85,7 @@ def test_resnet20_is_counted_as_by_hand():
 )
 def test_counts_are_the_published_ones(fields, multiply_adds, parameters):
     counts = resnet(**fields)
-    for published, counted in ((multiply_adds, counts.multiply_adds), (parameters, counts.parameters)):
+    for published, counted in ((multiply_adds, counts.total.multiply_adds), (parameters, counts.total.parameters)):
         assert f"{counted / 1e6:.{len(published.partition('.')[2])}f}" == published
 
 
@@ -108,15 +108,15 @@ class VGG(nn.Module):
 
 def test_vgg16_is_counted_as_torchvision_counts_it():
     counts = count(VGG(), (224, 224, 3))
-    assert counts.parameters == 138_365_992
-    assert f"{counts.multiply_adds / 1e9:.2f}" == "15.47"
+    assert counts.total.parameters == 138_365_992
+    assert f"{counts.total.multiply_adds / 1e9:.2f}" == "15.47"
     assert counts.layers == 16
     assert [part.blocks for part in counts.parts] == [2, 2, 3, 3, 3, 0]
     assert [part.output for part in counts.parts[-2:]] == [(7, 7, 512), (1000,)]
     assert [block.line for block in counts.blocks] == ["3×3 conv, norm, ReLU"]
     assert dict(table.order(counts))["classifier"] == "dense, ReLU, dropout 0.5, dense, ReLU, dropout 0.5, dense"
     assert "plain network" in table.headline(counts)
-    assert counts.parts[0].norm.reductions == (("N", "H", "W"),)
+    assert counts.parts[0].norm.call.reductions == (("N", "H", "W"),)
 
 
 class Unit(nn.Module):
