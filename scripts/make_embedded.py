@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from normres.data.binary import load_binary
 from normres.data.dataset import sha256
 from normres.data.mosaics import COLUMNS, TILE, class_major_labels
+from normres.data.official import load_binary
 from normres.errors import UserError
 
 PER_CLASS = {"train": 256, "test": 64}

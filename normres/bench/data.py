@@ -95,7 +95,7 @@ def run(config: ConfigDict, path: str, dtype: str, steps: int, repeats: int, jso
     name, size = config.data.name, config.data.image_size
     with tempfile.TemporaryDirectory() as made:
         if not path:
-            prepared.write_tfds(load("cifar10", "embedded"), Path(made), lambda indices, total: indices)
+            prepared.write_tfds(load("cifar10", "embedded"), Path(made))
         dataset = load(name, "tfds", path or made, image_size=size, stream="always")
         seconds = measure(works(config, dataset, dtype), steps, repeats)
     batch, step = config.train.batch_size, seconds["training step"]["wall"]

@@ -5,14 +5,13 @@ run in memory computes, bit for bit.
 """
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from normres.data.places import one_line
+from normres.data.places import library, one_line
 from normres.errors import UserError
 
 STREAM = ("auto", "always", "never")
@@ -42,16 +41,6 @@ def too_large(image_bytes: int, memory: int | None = None) -> str:
     return f"the images take {image_bytes / 1e9:,.1f} GB, more than {SHARE:.0%} of a device's {memory / 1e9:,.1f} GB"
 
 
-def _grain() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import grain
-    except ImportError as error:
-        raise UserError(f"data.stream needs the extra 'tfds' (make setup EXTRA=tfds): {error}") from None
-    return grain
-
-
 class LazyImages:
     """Images (N, H, W, C), uint8, of which none is in memory.
 
@@ -74,7 +63,9 @@ class LazyImages:
         self.shape = (len(records), *image_shape)
         self.why = why
         self._shards, self._records, self._decode = shards, records, decode
-        self._source = source or _grain().sources.ArrayRecordDataSource([os.fspath(shard) for shard in shards])
+        self._source = source or library("grain", "tfds").sources.ArrayRecordDataSource(
+            [os.fspath(shard) for shard in shards]
+        )
 
     def __len__(self) -> int:
         return len(self._records)
@@ -115,8 +106,9 @@ def read_ahead(
         except UserError as error:
             return error
 
-    options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
-    iterator = iter(_grain().MapDataset.range(start, stop).map(read).to_iter_dataset(options))
+    grain = library("grain", "tfds")
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    iterator = iter(grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options))
     try:
         for batch in iterator:
             if isinstance(batch, UserError):

@@ -41,16 +41,12 @@ def load_embedded(name: str, path: str = "") -> Dataset:
     Raises `UserError` for another data set than "cifar10", for a `path` (there is none to read), and for
     files that are missing or damaged.
     """
-    if name != "cifar10":
+    if name != "cifar10" or path:
+        # Left alone, the full data set that a path means would silently be 2,560 images.
+        field, value, has = ("path", path, "reads no path") if path else ("name", name, "has only cifar10")
         raise UserError(
-            f"data.name: the source 'embedded' has only cifar10, not {name!r}; "
+            f"data.{field}: the source 'embedded' {has}, not {value!r}; "
             "set data.source=binary and data.path to the official files"
-        )
-    if path:
-        # Left alone, the full data set that this path means would silently be 2,560 images.
-        raise UserError(
-            f"data.path: the source 'embedded' reads no path, but it is {path!r}; "
-            "set data.source=binary to read it, or leave data.path empty"
         )
     file = FOLDER / "labels.json"
     arrays: dict[str, Any] = {}
@@ -66,8 +62,7 @@ def load_embedded(name: str, path: str = "") -> Dataset:
                 if sha256([array]) != layout["sha256"][f"{split}_{kind}"]:
                     raise ValueError(f"the sha256 of its {kind} is wrong")
             arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int32)}
-    # Pillow reports a damaged PNG chunk as SyntaxError.
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError) as error:
+    except Exception as error:  # whatever a damaged file makes Pillow and json raise
         raise UserError(
             f"{file}: cannot be read ({one_line(error)}); the installed package is damaged, install normres again"
         ) from error

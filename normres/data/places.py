@@ -1,8 +1,11 @@
-"""Where data lie: the path that a config names, and one line for whatever cannot be read there."""
+"""Where data lie: the path that a config names, and one line for whatever cannot be read there or is not installed."""
 
+import importlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from normres.errors import UserError
 
@@ -30,3 +33,14 @@ def readable(place: Path | str) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
         raise UserError(f"data.path: {file or place} cannot be read: {reason or one_line(error)}") from error
+
+
+def library(name: str, extra: str) -> Any:
+    """Returns a library of an extra of the package; raises UserError if it is not installed."""
+    try:
+        # Libraries warn when they are imported, of what no user of this program can mend.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"data.source: {name} is needed: pip install 'normres[{extra}]' ({one_line(error)})") from None

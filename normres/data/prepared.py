@@ -11,11 +11,11 @@ import json
 import logging
 import math
 import os
-import shutil
+import re
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,22 @@ from PIL import Image
 
 from normres.data import lazy, records
 from normres.data.dataset import Dataset
-from normres.data.places import one_line
+from normres.data.places import library, one_line
 from normres.errors import UserError
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
 MANIFEST = "sha256.json"  # file name -> sha256, written last; other readers ignore it
 TEST_SPLITS = ("test", "validation")  # of which one is read as the test set, the first that is there
 
+Shards = dict[Path, int]  # of a split, in order: how many records dataset_info.json says each has
 
-def _library() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import tensorflow_datasets
+
+def tfds() -> Any:
+    """Returns the library tensorflow_datasets, which then shows its progress on a terminal only."""
+    tensorflow_datasets = library("tensorflow_datasets", "tfds")
+    if not sys.stderr.isatty():
         tensorflow_datasets.disable_progress_bar()
-        logging.getLogger("absl").setLevel(logging.ERROR)
-    except ImportError as error:
-        raise UserError(f"data.source='tfds' needs the extra 'tfds' (make setup EXTRA=tfds): {error}") from None
+    logging.getLogger("absl").setLevel(logging.ERROR)
     return tensorflow_datasets
 
 
@@ -49,17 +48,14 @@ def version_directory(name: str, path: str) -> Path:
     root = Path(path).expanduser()
     if (root / "dataset_info.json").is_file():
         return root
-
-    def numbers(version: Path) -> list[int]:
-        return [int(part) if part.isdigit() else -1 for part in version.name.split(".")]
-
     versions = [file.parent for file in (root / name).glob("*/dataset_info.json")]
     if not versions:
         raise UserError(
             f"data.path={path}: no prepared data set there (looked for {name}/VERSION/dataset_info.json); "
             f"`normres data prepare {name} --from FILE --to DIR` makes one"
         )
-    return max(versions, key=numbers)
+    # As numbers: 10.0.0 is newer than 9.0.0.
+    return max(versions, key=lambda version: [int(number) for number in re.findall(r"\d+", version.name)])
 
 
 def load_tfds(name: str, path: str, verify: bool = True, image_size: int = 32, stream: str = "never") -> Dataset:
@@ -73,76 +69,64 @@ def load_tfds(name: str, path: str, verify: bool = True, image_size: int = 32, s
     directory = version_directory(name, path)
     if verify:
         check_manifest(directory)
-    library = _library()
     try:
-        builder = library.builder_from_directory(directory)
+        info = tfds().builder_from_directory(directory).info
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{directory / 'dataset_info.json'}: not readable: {one_line(error)}") from None
-    decoder = records.Decoder(builder.info.features, image_size, directory)
-    train, test = (_split(builder, directory, decoder, names) for names in (("train",), TEST_SPLITS))
-    why = _why_streamed(directory, stream, decoder, (train, test))
+    decoder = records.Decoder(info.features, image_size, directory)
+    _, train = _split(info, directory, decoder, ("train",))
+    test_split, test = _split(info, directory, decoder, TEST_SPLITS)
+    why = _why_streamed(directory, stream, decoder.image_shape, train | test)
+    splits = {} if test_split == "test" else {"test_set": {"split": test_split}}
     arrays = (*_read_split(train, decoder, why), *_read_split(test, decoder, why))
-    splits = {} if test.name == "test" else {"test_set": {"split": test.name}}
     return Dataset(name, "tfds", *arrays, decoder.class_names, splits=splits)
 
 
-@dataclass(frozen=True)
-class _Split:
-    """A split's name and its shards in order, each with how many records dataset_info.json says it has."""
-
-    name: str
-    shards: dict[Path, int]
-
-    @property
-    def size(self) -> int:
-        return sum(self.shards.values())
-
-
-def _split(builder: Any, directory: Path, decoder: records.Decoder, names: tuple[str, ...]) -> _Split:
+def _split(info: Any, directory: Path, decoder: records.Decoder, names: tuple[str, ...]) -> tuple[str, Shards]:
     """Returns the first split of `names` that is there and has labels, with all its shards."""
     why = ""
     for name in names:
-        if name not in builder.info.splits:
+        if name not in info.splits:
             continue
-        info = builder.info.splits[name]
-        split = _Split(name, dict(zip(map(Path, map(os.fspath, info.filepaths)), info.shard_lengths, strict=True)))
-        for path in split.shards:
+        split = info.splits[name]
+        shards = dict(zip(map(Path, map(os.fspath, split.filepaths)), split.shard_lengths, strict=True))
+        for path in shards:
             if not path.is_file():
                 raise UserError(f"{path}: this shard is missing")
-        if not split.size:
+        first = next((path for path, length in shards.items() if length), None)
+        if first is None:
             raise UserError(f"{directory}: the split {name!r} is empty")
         # The first record tells: a split without labels (imagenet2012's test) has -1 throughout.
-        path = next(path for path, length in split.shards.items() if length)
-        label, _ = next(_records(path, split.shards[path], decoder.label_and_id))
-        if label >= 0:
-            return split
+        if next(_records(first, shards[first], decoder.label_and_id))[0] >= 0:
+            return name, shards
         why = why or f" with labels (those of {name!r} are -1)"
     wanted = " or ".join(map(repr, names))
-    raise UserError(f"{directory}: has no split {wanted}{why}, only {', '.join(builder.info.splits)}")
+    raise UserError(f"{directory}: has no split {wanted}{why}, only {', '.join(info.splits)}")
 
 
-def _why_streamed(directory: Path, stream: str, decoder: records.Decoder, splits: tuple[_Split, ...]) -> str:
+def _why_streamed(directory: Path, stream: str, image_shape: tuple[int, ...], shards: Shards) -> str:
     """Returns why the images are streamed, or "" if they are not."""
-    random_access = all(records.is_array_record(shard) for split in splits for shard in split.shards)
-    if stream == "always":
-        if not random_access:
+    if not all(map(records.is_array_record, shards)):
+        if stream == "always":
             raise UserError(
-                f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord ones can be streamed"
+                f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord can be streamed"
             )
-        return "data.stream=always"
-    if stream == "never" or not random_access:
         return ""
-    return lazy.too_large(sum(split.size for split in splits) * math.prod(decoder.image_shape))
+    if stream == "auto":
+        return lazy.too_large(sum(shards.values()) * math.prod(image_shape))
+    return "data.stream=always" if stream == "always" else ""
 
 
-def _read_split(split: _Split, decoder: records.Decoder, why: str) -> tuple[lazy.Images, np.ndarray]:
+def _read_split(shards: Shards, decoder: records.Decoder, why: str) -> tuple[lazy.Images, np.ndarray]:
     """Returns images and labels of one split; reads it once, shard by shard, and checks each shard's record count."""
-    images = np.empty((0 if why else split.size, *decoder.image_shape), np.uint8)
-    labels = np.empty(split.size, np.int32)
+    size = sum(shards.values())
+    images = np.empty((0 if why else size, *decoder.image_shape), np.uint8)
+    labels = np.empty(size, np.int32)
     keys: list[bytes] = []
-    decode = decoder.label_and_id if why else decoder.example
-    for path, length in split.shards.items():
-        for label, key, *image in _records(path, length, decode):
+    for path, length in shards.items():
+        for label, key, *image in _records(path, length, decoder.label_and_id if why else decoder.example):
             labels[len(keys)] = label
             if image:
                 images[len(keys)] = image[0]
@@ -150,7 +134,7 @@ def _read_split(split: _Split, decoder: records.Decoder, why: str) -> tuple[lazy
     # Writers shuffle; the ids restore the official order, and with it equal checksums from every source.
     order = np.argsort(np.array(keys), kind="stable")
     if why:
-        return lazy.LazyImages([*split.shards], order, decoder.image, decoder.image_shape, why), labels[order]
+        return lazy.LazyImages([*shards], order, decoder.image, decoder.image_shape, why), labels[order]
     return images[order], labels[order]
 
 
@@ -168,21 +152,18 @@ def _records(path: Path, expected: int, decode: Callable[[bytes], tuple[Any, ...
         raise UserError(f"{path}: has {count} records, dataset_info.json says {expected}")
 
 
-def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], int], Iterable[int]]) -> Path:
-    """Writes `to`/NAME/VERSION as ArrayRecord, atomically, with a manifest of checksums; returns that directory.
+def write_tfds(dataset: Dataset, to: Path) -> Path:
+    """Writes `to`/NAME/VERSION as ArrayRecord, then a manifest of checksums; returns that directory.
 
-    `progress(indices, total)` wraps the iteration over the examples of a split.
     Raises `UserError` if the directory is there already.
     """
-    target = check_free(dataset.name, to)
-    incomplete = to / f".{dataset.name}.incomplete"
-    shutil.rmtree(incomplete, ignore_errors=True)
-    features = _library().features
+    check_free(dataset.name, to)
     about = {
         "description": f"{dataset.name}, from the official files (Krizhevsky 2009).",
         "homepage": "https://www.cs.toronto.edu/~kriz/cifar.html",
         "supervised_keys": ("image", "label"),
     }
+    features = tfds().features
     columns = {
         "id": features.Text(),
         "image": features.Image(shape=dataset.train_images.shape[1:], encoding_format="png"),
@@ -191,18 +172,14 @@ def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], in
 
     def examples(split: str) -> Iterator[dict[str, Any]]:
         images, labels = dataset.split(split)
-        for index in progress(range(len(labels)), len(labels)):
-            picture = Image.fromarray(images[index])
-            yield {"id": f"{split}_{index:05d}", "image": picture, "label": int(labels[index])}
+        for index, label in enumerate(labels.tolist()):
+            yield {"id": f"{split}_{index:05d}", "image": Image.fromarray(images[index]), "label": label}
 
     splits = {split: examples(split) for split in ("train", "test")}
-    written = build(incomplete, dataset.name, VERSION, columns, splits, about)
+    written = build(to, dataset.name, VERSION, columns, splits, about)
     manifest = {file.name: _sha256(file) for file in sorted(written.iterdir()) if file.is_file()}
     (written / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written.replace(target)
-    shutil.rmtree(incomplete, ignore_errors=True)
-    return target
+    return written
 
 
 def build(
@@ -214,36 +191,34 @@ def build(
     about: dict[str, Any],
     shards: int | None = None,
 ) -> Path:
-    """Writes examples as ArrayRecord into `to` as tensorflow_datasets does; returns the directory of the version.
+    """Writes examples as ArrayRecord into `to` as tensorflow_datasets does, atomically; returns the directory.
 
     `columns` has the library's features by name, `about` more arguments of its DatasetInfo.
     """
-    library = _library()
-    features = library.features.FeaturesDict(columns)
+    core, features = tfds().core, tfds().features.FeaturesDict(columns)
     members = {
-        "VERSION": library.core.Version(version),
+        "VERSION": core.Version(version),
         "name": name,
-        "_info": lambda self: library.core.DatasetInfo(builder=self, features=features, **about),
+        "_info": lambda self: core.DatasetInfo(builder=self, features=features, **about),
         "_split_generators": lambda self, dl_manager: {split: enumerate(splits[split]) for split in splits},
         "_generate_examples": lambda self: iter(()),
         "__module__": __name__,
     }
-    base = library.core.GeneratorBasedBuilder
-    # The library prints its own progress, and would begin a line of ours.
+    base = core.GeneratorBasedBuilder
+    # The library prints what it does, and would begin a line of ours.
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         builder_class = type(base)("Prepared", (base,), members, skip_registration=True)
         builder = builder_class(data_dir=os.fspath(to), file_format="array_record")
-        builder.download_and_prepare(download_config=library.download.DownloadConfig(num_shards=shards))
+        builder.download_and_prepare(download_config=tfds().download.DownloadConfig(num_shards=shards))
     return Path(os.fspath(builder.data_dir))
 
 
-def check_free(name: str, to: Path) -> Path:
-    """Returns where a data set would be written; raises UserError if it is there already."""
+def check_free(name: str, to: Path) -> None:
+    """Raises UserError if a data set is there already where it would be written."""
     target = to / name / VERSION
     if target.exists():
         raise UserError(f"{target} is there already; `normres data verify {to}` checks it, another --to makes another")
-    return target
 
 
 def check_manifest(directory: Path) -> None:

@@ -6,7 +6,6 @@ two make different pixels, and a run's data must not depend on what else is inst
 
 import io
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def read(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         # A record: length (8 bytes), its checksum (4), the bytes, their checksum (4).
         while header := file.read(12):
-            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
+            length = int.from_bytes(header[:8], "little")
             body = file.read(length + 4)
             if len(header) + len(body) != length + 16:
                 raise EOFError("it ends within a record")

@@ -142,10 +142,9 @@ def _order(labels: np.ndarray, random: np.random.Generator, stratified: bool) ->
 
 def _rank(labels: np.ndarray) -> np.ndarray:
     """Returns for each example how many of the same class come before it."""
+    by_class = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        of_class = labels == label
-        rank[of_class] = np.arange(of_class.sum())
+    rank[by_class] = np.arange(len(labels)) - np.searchsorted(labels, labels[by_class], sorter=by_class)
     return rank
 
 

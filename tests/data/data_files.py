@@ -155,7 +155,7 @@ def prepared_set(
 
     With `ids`, they say the order that the examples have here.
     """
-    features = prepared._library().features
+    features = prepared.tfds().features
     columns = {
         "image": features.Image(shape=shape, encoding_format="png"),
         "label": features.ClassLabel(num_classes=classes),

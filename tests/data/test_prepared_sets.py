@@ -65,7 +65,7 @@ def test_tfrecords_have_the_same_images(pets: Path, tmp_path: Path) -> None:
     as_tfrecords(directory)
     assert load("pets", "tfds", str(other), image_size=8).sha256 == before
     line = error_line("pets", "tfds", other, image_size=8, stream="always")
-    assert line == f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord ones can be streamed"
+    assert line == f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord can be streamed"
     assert load("pets", "tfds", str(other), image_size=8, stream="auto").why_streamed == ""
 
 
