@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from normres.data.sources import NAMES
 from normres.errors import UserError, nearest
 
 PREPARE = """\
-Writes DIR/NAME/VERSION as tensorflow_datasets writes it (ArrayRecord), with a manifest of sha256 sums;
+Writes DIR/NAME/VERSION as tensorflow_datasets writes it (ArrayRecord, which has checksums);
 data.source=tfds and tfds.data_source read it.  Needs the extra `tfds`.
 
 --from FILE|DIR  the official binary or python files, Parquet files, an npz, or a prepared directory
@@ -32,11 +31,11 @@ examples:
   normres data verify cifar-10-binary.tar.gz"""
 
 SHOW = """\
-Writes a contact sheet: the first images of each class, as stored and as the network sees them.
+Writes a contact sheet: the first images of each class, as stored and randomly cropped and flipped.
 
 examples:
   normres data show
-  normres data show --source=binary --path=cifar-10-binary.tar.gz --augmentation=crop_flip --out=sheet.png"""
+  normres data show --source=binary --path=cifar-10-binary.tar.gz --out=sheet.png"""
 
 PER_CLASS = 6  # images on a contact sheet
 
@@ -58,9 +57,8 @@ def add_commands(add: Add) -> None:
     show.add_argument("--name", default="cifar10", help="which data set (default cifar10)")
     show.add_argument("--source", default="embedded", help="a data source (default embedded)")
     show.add_argument("--path", default="", help="where it is, if the source needs a path")
-    show.add_argument("--augmentation", default="crop_flip", help="config.data.augmentation (default crop_flip)")
     show.add_argument("--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE.png")
-    show.set_defaults(data=_show, options=("--name", "--source", "--path", "--augmentation", "--out", "--help"))
+    show.set_defaults(data=_show, options=("--name", "--source", "--path", "--out", "--help"))
 
 
 def run(options: argparse.Namespace, left: list[str]) -> int:
@@ -76,7 +74,9 @@ def _prepare(options: argparse.Namespace) -> None:
 
     if options.name not in NAMES:
         raise UserError(f"{options.name!r} is no data set; {nearest(options.name, NAMES)}")
-    prepared.check_free(options.name, options.to)
+    target = options.to / options.name / prepared.VERSION
+    if target.exists():
+        raise UserError(f"{target} is there already; `normres data verify {options.to}` checks it, or set another --to")
     source = options.source
     if source is None:
         with Progress(transient=True) as bar:  # on a terminal; nothing in a log
@@ -98,7 +98,7 @@ def _verify(options: argparse.Namespace) -> None:
 def has_checksums(dataset: Dataset, path: Path) -> bool:
     """Returns whether a flipped bit at the path would have been noticed when the data set was read."""
     if dataset.source == "tfds":
-        return (prepared.version_directory(dataset.name, str(path)) / prepared.MANIFEST).is_file()
+        return any(prepared.version_directory(dataset.name, str(path)).glob("*.array_record*"))
     if dataset.source == "parquet":
         return dataset.name == "cifar10"
     layout = LAYOUTS.get((dataset.source, dataset.name))
@@ -108,17 +108,12 @@ def has_checksums(dataset: Dataset, path: Path) -> bool:
 def _show(options: argparse.Namespace) -> None:
     from matplotlib.figure import Figure
 
-    from normres.data.augment import AUGMENTATIONS
-
-    name = options.augmentation
-    if name not in AUGMENTATIONS:
-        raise UserError(f"--augmentation={name} does not exist; {nearest(name, AUGMENTATIONS)}")
     dataset = load(options.name, options.source, options.path)
     classes, height = np.unique(dataset.train_labels), dataset.train_images.shape[1]
     figure = Figure(figsize=(10, 1 + 0.7 * len(classes)), layout="constrained")
     names = [dataset.class_names[label] for label in classes]
-    both = (contact_sheet(dataset, lambda images: images), contact_sheet(dataset, partial(_augmented, name)))
-    titles = ("as stored", "as the network sees them")
+    both = (contact_sheet(dataset, lambda images: images), contact_sheet(dataset, _cropped))
+    titles = ("as stored", "cropped and flipped")
     for axes, title, sheet in zip(figure.subplots(1, 2), titles, both, strict=True):
         axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set(title=title, xticks=[], yticks=height * (np.arange(len(classes)) + 0.5), yticklabels=names)
@@ -137,12 +132,12 @@ def contact_sheet(dataset: Dataset, change: Callable[[np.ndarray], np.ndarray]) 
     return sheet.reshape(-1, PER_CLASS * width, channels)
 
 
-def _augmented(name: str, images: np.ndarray) -> np.ndarray:
-    """Returns uint8 images after an augmentation, from a fixed key."""
+def _cropped(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 images cropped and flipped as in training, from a fixed key."""
     import jax
     import jax.numpy as jnp
 
-    from normres.data.augment import AUGMENTATIONS
+    from normres.data.augment import crop_flip
 
     keys = jax.random.split(jax.random.key(0), len(images))
-    return np.asarray(AUGMENTATIONS[name](jnp.asarray(images, jnp.float32), keys, "zero")).astype(np.uint8)
+    return np.asarray(crop_flip(jnp.asarray(images), keys))

@@ -117,8 +117,6 @@ def _read(layout: Layout, path: str, verify: bool) -> dict[str, tuple[str, bytes
     names = set()
     with readable(place):
         for name, what, content in entries(place, {*layout.md5, layout.names_file}):
-            if name in files:
-                raise UserError(f"data.path: {place} holds {name} twice; use the official archive")
             names.add(name)
             if content is not None:
                 files[name] = f"data.path: {what}", content

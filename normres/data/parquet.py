@@ -89,12 +89,9 @@ def _columns(file: Path, types: dict[str, str]) -> tuple[str, str]:
     """Returns the names of the columns of images and labels."""
     images = [name for name, kind in types.items() if kind.startswith("struct<") and "bytes: binary" in kind]
     labels = [name for name in LABELS if types.get(name, "").startswith(("int", "uint"))]
-    for columns, what in (
-        (images, "images (a struct with `bytes`)"),
-        (labels, f"integer labels ({', '.join(LABELS)})"),
-    ):
-        if not columns:
-            raise UserError(f"data.path: {file} has no column of {what}; it has {', '.join(types)}")
+    if not images or not labels:
+        wanted = f"images (a struct with `bytes`) and one of integer labels ({', '.join(LABELS)})"
+        raise UserError(f"data.path: {file} needs a column of {wanted}; it has {', '.join(types)}")
     return images[0], labels[0]
 
 

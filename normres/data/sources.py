@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normres.data import official
+from normres.data.builtin import load_embedded, load_synthetic
 from normres.data.dataset import Dataset
 from normres.data.folder import load_folder
-from normres.data.mosaics import load_embedded
 from normres.data.npz import load_npz
 from normres.data.parquet import load_parquet
 from normres.data.places import find, readable
 from normres.data.prepared import load_tfds
 from normres.data.python import load_python
 from normres.data.releases import CLASSES
-from normres.data.synthetic import load_synthetic
 from normres.errors import UserError, nearest
 
 __all__ = ["NAMES", "SOURCES", "Dataset", "check", "load"]
@@ -85,7 +84,7 @@ SOURCES: dict[str, Source] = {
     "tfds": Source(
         load_tfds,
         path="a prepared tensorflow_datasets directory, or the data_dir that holds it",
-        reads=ALL_READ,
+        reads=("image_size", "stream"),
         own_names=True,
         lies_at=lambda place: any(place.glob("dataset_info.json")) or any(place.glob("*/*/dataset_info.json")),
     ),

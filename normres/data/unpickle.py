@@ -6,7 +6,6 @@ functions of this file, every other name is refused, and nothing that a pickle s
 
 import io
 import pickle
-import struct
 from collections.abc import Mapping
 from typing import IO, Any, ClassVar
 
@@ -49,16 +48,9 @@ class _Array:
         _version, shape, dtype, column_major, content = state
         if isinstance(content, str):  # Python 2's bytes, read as latin1
             content = content.encode("latin1")
-        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
             raise Refused("an array that is not plain bytes")
         self.value = np.frombuffer(content, dtype.value).reshape(shape, order="F" if column_major else "C")
-
-
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    """Stands for numpy's `_frombuffer`, with which protocol 5 stores an array."""
-    array = _Array()
-    array.set_state((1, shape, dtype, text(order) == "F", content))
-    return array
 
 
 def text(value: Any) -> str:
@@ -69,7 +61,6 @@ def text(value: Any) -> str:
 # (module, name) as a pickle writes it; numpy 2 has `_core` in the place of `core`.
 CALLS: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
     ("numpy", "ndarray"): "numpy.ndarray",  # handed to `_reconstruct`; nothing calls it
     ("numpy", "dtype"): _Dtype,
 }
@@ -78,7 +69,7 @@ CALLS: dict[tuple[str, str], Any] = {
 class Unpickler(pickle._Unpickler):
     """Reads a pickle, which can name nothing but the stand-ins in `calls`, by (module, name), and so call nothing else.
 
-    It is the unpickler in Python: a damaged length makes that in C ask for all memory.
+    It reads protocols 0 to 4, and is the unpickler in Python: a damaged length makes that in C ask for all memory.
     """
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
@@ -105,13 +96,8 @@ class Unpickler(pickle._Unpickler):
             raise Refused("an object with a state")
         target.set_state(state)
 
-    def load_bytearray8(self) -> None:
-        """Reads a bytearray; the one of the base class makes room for it before it has looked at the file."""
-        (length,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
-        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
-
     dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8  # type: ignore[assignment]
+    del dispatch[pickle.BYTEARRAY8[0]]  # makes room for as many bytes as the file says, before it has looked
 
 
 def unpickle(content: bytes, what: str) -> dict[str, Any]:
@@ -143,6 +129,6 @@ def _plain(value: Any) -> Any:
         return value.value
     # Lists are flat: by naming one list many times over, a small pickle can hold an endless nest of them.
     for item in value if isinstance(value, list) else [value]:
-        if not (item is None or isinstance(item, bool | int | float | str | bytes | bytearray)):
+        if not (item is None or isinstance(item, bool | int | float | str | bytes)):
             raise Refused(f"a {type(item).__name__}")
     return value

@@ -134,8 +134,11 @@ def broken(folder, fault):
         ("cut off", "test-00000-of-00001.parquet is no Parquet file, or damaged"),
         ("no parquet", "test-00000-of-00001.parquet is no Parquet file, or damaged"),
         ("missing", "has no test-*.parquet; the source 'parquet' needs"),
-        ("no image", "has no column of images (a struct with `bytes`); it has pixels, label"),
-        ("no label", "has no column of integer labels (label, fine_label, labels); it has img, target"),
+        (
+            "no image",
+            "needs a column of images (a struct with `bytes`) and one of integer labels",
+        ),
+        ("no label", "and one of integer labels (label, fine_label, labels); it has img, target"),
         ("no rows", "test-00000-of-00001.parquet has no rows"),
         ("damaged image", "test-00000-of-00001.parquet: row 0 is no readable PNG or JPEG"),
         ("null", "test-00000-of-00001.parquet: row 0 lacks its image or its label"),
