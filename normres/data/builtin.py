@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from normres.data.dataset import Dataset, sha256
-from normres.data.places import one_line
+from normres.data.files import one_line
 from normres.data.releases import CIFAR10_NAMES
 from normres.errors import UserError
 

@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normres.data.places import library, one_line
+from normres.data.files import library, one_line
 from normres.errors import UserError
 
-STREAM = ("auto", "always", "never")
 SHARE = 0.25  # of a device's memory that images may take; the rest is for activations and copies
 AT_ONCE = 256  # images of a chunk
 THREADS = min(16, os.cpu_count() or 1)  # that decode

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from normres.data.dataset import Dataset, check_labels
-from normres.data.places import find, one_line, readable
+from normres.data.files import find, one_line, readable
 from normres.data.releases import check_name, default_names
 from normres.errors import UserError
 

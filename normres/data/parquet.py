@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from normres.data.dataset import Dataset, check_labels
+from normres.data.files import decode, find, library, one_line, readable
 from normres.data.official import ALTERED, LAYOUTS, check_counts
-from normres.data.places import find, library, one_line, readable
 from normres.data.releases import CLASSES, default_names
-from normres.data.resize import decode
 from normres.errors import UserError
 
 WANTED = "the source 'parquet' needs a folder with train-*.parquet and test-*.parquet"

@@ -22,8 +22,7 @@ from PIL import Image
 
 from normres.data import lazy
 from normres.data.dataset import Dataset
-from normres.data.places import library, one_line
-from normres.data.resize import square
+from normres.data.files import library, one_line, square
 from normres.errors import UserError
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
@@ -60,7 +59,7 @@ def version_directory(name: str, path: str) -> Path:
 
 
 def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never") -> Dataset:
-    """Reads a prepared directory: images scaled to `image_size` (resize.square), uint8, with the channels it declares.
+    """Reads a prepared directory: images scaled to `image_size` (files.square), uint8, with the channels it declares.
 
     The test set is the split "test" or, where there is none or it has no labels, "validation"; `splits` says if so.
     `stream` is config.data.stream: streamed images stay on disk (lazy.LazyImages), all others are decoded once.  Of an
@@ -68,10 +67,9 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
     Raises `UserError`, one line that names the directory or the file.
     """
     directory = version_directory(name, path)
+    tensorflow_datasets = tfds()
     try:
-        info = tfds().builder_from_directory(directory).info
-    except UserError:
-        raise
+        info = tensorflow_datasets.builder_from_directory(directory).info
     except Exception as error:
         raise UserError(f"{directory / 'dataset_info.json'}: not readable: {one_line(error)}") from None
     decoder = Decoder(info.features, image_size, directory)
@@ -143,13 +141,10 @@ def _split(info: Any, directory: Path, decoder: Decoder, names: tuple[str, ...])
 
 def _why_streamed(directory: Path, stream: str, image_shape: tuple[int, ...], shards: Shards) -> str:
     """Returns why the images are streamed, or "" if they are not."""
-    if not all(map(is_array_record, shards)):
-        if stream == "always":
-            raise UserError(
-                f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord can be streamed"
-            )
-        return ""
-    if stream == "auto":
+    random_access = all(map(is_array_record, shards))
+    if stream == "always" and not random_access:
+        raise UserError(f"data.stream='always': {directory} has TFRecord shards; only ArrayRecord ones can be streamed")
+    if stream == "auto" and random_access:
         return lazy.too_large(sum(shards.values()) * math.prod(image_shape))
     return "data.stream=always" if stream == "always" else ""
 

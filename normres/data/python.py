@@ -17,12 +17,9 @@ def load_python(name: str, path: str, verify: bool = True) -> Dataset:
     return load_release(LAYOUTS["python", name], path, verify, _read_batch, _read_names)
 
 
-def _read_names(layout: Layout, what: str, content: bytes) -> tuple[str, ...]:
-    key = "label_names" if layout.name == "cifar10" else "fine_label_names"
-    names = unpickle(content, what).get(key)
-    if not isinstance(names, list):
-        raise UserError(f"{what}: {key!r} is no list; get {layout.archive} again")
-    return tuple(map(text, names))
+def _read_names(what: str, content: bytes) -> tuple[str, ...]:
+    names = unpickle(content, what).get("fine_label_names")
+    return tuple(map(text, names)) if isinstance(names, list) else ()
 
 
 def _read_batch(layout: Layout, what: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:

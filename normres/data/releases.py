@@ -37,8 +37,8 @@ class Layout:
     source: str  # the row of SOURCES that reads it
     name: str  # data.name
     folder: str
-    names_file: str
     md5: dict[str, str]  # data file -> md5, "" where it is not known; in official order, the test file last
+    names_file: str = ""  # of the classes; CIFAR-10's are known without
     archive_md5: str = ""  # of the .tar.gz; asked for only where the files' own are not known
     examples: tuple[int, int] = (50_000, 10_000)  # training and test
 
@@ -63,7 +63,6 @@ _RELEASES = (
         "binary",
         "cifar10",
         folder="cifar-10-batches-bin",
-        names_file="batches.meta.txt",
         md5={
             "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
             "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
@@ -85,7 +84,6 @@ _RELEASES = (
         "python",
         "cifar10",
         folder="cifar-10-batches-py",
-        names_file="batches.meta",
         md5={
             "data_batch_1": "c99cafc152244af753f735de768cd75f",
             "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",

@@ -7,10 +7,10 @@ from pathlib import Path
 from normres.data import official
 from normres.data.builtin import load_embedded, load_synthetic
 from normres.data.dataset import Dataset
+from normres.data.files import find, readable
 from normres.data.folder import load_folder
 from normres.data.npz import load_npz
 from normres.data.parquet import load_parquet
-from normres.data.places import find, readable
 from normres.data.prepared import load_tfds
 from normres.data.python import load_python
 from normres.data.releases import CLASSES
@@ -112,8 +112,7 @@ def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE, 
     can = {field: ", ".join(key for key in SOURCES if field in SOURCES[key].reads) for field in ALL_READ}
     if image_size != CIFAR_SIZE and "image_size" not in row.reads:
         raise UserError(
-            f"data.image_size={image_size}: the source {source!r} does not resize; leave it at {CIFAR_SIZE}, or "
-            f"choose a data.source of {can['image_size']}"
+            f"data.image_size={image_size}: the source {source!r} does not resize; data.source={can['image_size']} can"
         )
     if stream == "always" and "stream" not in row.reads:
         raise UserError(f"data.stream='always': the source {source!r} does not stream; data.source={can['stream']} can")

@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_read(cifar10: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     line = error_line("cifar10", "binary", cifar10, verify=False)
-    assert f"{cifar10 / 'batches.meta.txt'} cannot be read: Permission denied" in line
+    assert f"{cifar10 / 'data_batch_1.bin'} cannot be read: Permission denied" in line
 
 
 def test_a_path_without_the_files(cifar10: Path, tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ def test_wrong_labels_and_names(cifar10: Path, cifar100: Path) -> None:
     for coarse, fine, message in ((19, 100, "label 100 in record 0, outside 0..99"), (20, 9, "label 20 in record 0")):
         (cifar100 / "test.bin").write_bytes(record(coarse, fine))
         assert message in error_line("cifar100", "binary", cifar100, verify=False)
-    (cifar10 / "batches.meta.txt").write_text("airplane\n")
-    assert "batches.meta.txt names 1 classes, not 10" in error_line("cifar10", "binary", cifar10, verify=False)
+    (cifar100 / "fine_label_names.txt").write_text("apple\n")
+    assert "fine_label_names.txt names 1 classes, not 100" in error_line("cifar100", "binary", cifar100, verify=False)
     (cifar100 / "fine_label_names.txt").unlink()
-    assert "fine_label_names.txt is missing" in error_line("cifar100", "binary", cifar100, verify=False)
+    assert "has no fine_label_names.txt;" in error_line("cifar100", "binary", cifar100, verify=False)
 
 
 def small_release(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> official.Layout:

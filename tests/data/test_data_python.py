@@ -60,12 +60,14 @@ def test_pixel_placement(cifar10: Path) -> None:
 
 
 def test_the_names_file(cifar10: Path, tmp_path: Path) -> None:
-    (cifar10 / "batches.meta").write_bytes(pickled(label_names=listed([text("cat")])))
-    assert "batches.meta names 1 classes, not 10" in error_line("cifar10", "python", cifar10, verify=False)
     (cifar10 / "batches.meta").unlink()
     assert load("cifar10", "python", str(cifar10), verify=False).class_names[3] == "cat"
-    (python100(tmp_path) / "meta").unlink()
-    assert "meta is missing" in error_line("cifar100", "python", tmp_path, verify=False)
+    meta = python100(tmp_path) / "meta"
+    for names in (listed([text("cat")]), integer(100)):
+        meta.write_bytes(pickled(fine_label_names=names))
+        assert "meta names " in error_line("cifar100", "python", tmp_path, verify=False)
+    meta.unlink()
+    assert "has no meta;" in error_line("cifar100", "python", tmp_path, verify=False)
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
@@ -92,17 +94,18 @@ class Malicious:
         return self.call
 
 
-@pytest.mark.parametrize(("where", "protocol"), [("data_batch_3", 0), ("batches.meta", 2), ("data_batch_3", 5)])
-def test_a_malicious_file_executes_nothing(cifar10: Path, tmp_path: Path, where: str, protocol: int) -> None:
+@pytest.mark.parametrize(("where", "protocol"), [("train", 0), ("meta", 2), ("test", 5)])
+def test_a_malicious_file_executes_nothing(tmp_path: Path, where: str, protocol: int) -> None:
+    cifar100 = python100(tmp_path)
     touched = tmp_path / "touched"
     harmful = pickle.dumps(Malicious(os.system, f"touch {touched}"), protocol)
     pickle.loads(harmful)  # it does what it says ...
     assert touched.exists()
     touched.unlink()
-    (cifar10 / where).write_bytes(harmful)
-    line = error_line("cifar10", "python", cifar10, verify=False)
+    (cifar100 / where).write_bytes(harmful)
+    line = error_line("cifar100", "python", cifar100, verify=False)
     assert not touched.exists()  # ... but not here
-    assert f"{cifar10 / where} asks for {os.system.__module__}.system, which is no plain data" in line
+    assert f"{cifar100 / where} asks for {os.system.__module__}.system, which is no plain data" in line
     assert "not executed" in line
 
 

@@ -64,6 +64,8 @@ def config(directory: Path | str = "d", **changes: Any) -> Any:
         "data.image_size": SIZE,
         "model.depth": 8,
         "model.width": 4,
+        "model.remat": "nothing",  # compiles in less time
+        "train.ops": "plain",
         "train.steps": 6,
         "train.batch_size": 16,
         "train.eval_batch_size": 16,
