@@ -53,7 +53,7 @@ def add_commands(add: Add) -> None:
     verify.add_argument("path", type=Path, metavar="DIR_OR_FILE", help="what prepare wrote, or official files")
     verify.add_argument("--name", default="cifar10", help="which data set (default cifar10)")
     verify.set_defaults(data=_verify, options=("--name", "--help"))
-    show = add("show", "Write a contact sheet of each class, before and after augmentation.", SHOW)
+    show = add("show", "Write a contact sheet of each class, as stored and as cropped and flipped.", SHOW)
     show.add_argument("--name", default="cifar10", help="which data set (default cifar10)")
     show.add_argument("--source", default="embedded", help="a data source (default embedded)")
     show.add_argument("--path", default="", help="where it is, if the source needs a path")

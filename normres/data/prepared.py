@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -260,10 +261,12 @@ def build(
         "__module__": __name__,
     }
     base = core.GeneratorBasedBuilder
-    # The library prints what it does, and would begin a line of ours.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    # The library prints what it does, and would begin a line of ours; it makes a folder of downloads, here empty.
+    with tempfile.TemporaryDirectory() as empty, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         builder_class = type(base)("Prepared", (base,), members, skip_registration=True)
         builder = builder_class(data_dir=os.fspath(to), file_format="array_record")
-        builder.download_and_prepare(download_config=tfds().download.DownloadConfig(num_shards=shards))
+        builder.download_and_prepare(
+            download_dir=empty, download_config=tfds().download.DownloadConfig(num_shards=shards)
+        )
     return Path(os.fspath(builder.data_dir))

@@ -45,7 +45,8 @@ def test_what_is_written_comes_back_in_order(written):
     assert data.sha256 == small().sha256
     assert data.class_names == NAMES
     assert load("cifar10", "auto", str(written)).source == "tfds"
-    assert not list(written.glob(".*"))
+    assert [path.name for path in written.iterdir()] == ["cifar10"]
+    assert [path.name for path in (written / "cifar10").iterdir()] == [prepared.VERSION]
 
 
 def test_other_peoples_reader_reads_it(written):
