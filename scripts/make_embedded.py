@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from normres.data.binary import load_binary
+from normres.data.builtin import COLUMNS, TILE
 from normres.data.dataset import sha256
-from normres.data.mosaics import COLUMNS, TILE, class_major_labels
+from normres.data.official import load_binary
 from normres.errors import UserError
 
 PER_CLASS = {"train": 256, "test": 64}
@@ -68,8 +68,8 @@ def main(arguments: list[str]) -> int:
     for split, (images, labels) in splits.items():
         chosen = first_of_each_class(images, labels, classes, PER_CLASS[split])
         Image.fromarray(to_mosaic(chosen)).save(options.out / f"{split}.png", optimize=True)
-        digests[f"{split}_images"] = sha256(chosen)
-        digests[f"{split}_labels"] = sha256(class_major_labels(classes, PER_CLASS[split]))
+        digests[f"{split}_images"] = sha256([chosen])
+        digests[f"{split}_labels"] = sha256([np.repeat(np.arange(classes, dtype=np.uint8), PER_CLASS[split])])
     layout = {
         "name": dataset.name,
         "provenance": PROVENANCE,

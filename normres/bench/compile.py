@@ -21,7 +21,7 @@ def measure(config: ConfigDict, dtype: str, step: bool) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
     run, operations = programs(config, *random_batch(config.train.batch_size), dtype)
     state = run.initial_state()  # the first compilation starts the compiler
-    memory: Any = run.compile(state).memory_analysis()
+    memory: Any = run.compile().memory_analysis()
     machine.return_freed_memory()
     times = []
     for number in range(4 if step else 0):

@@ -1,8 +1,7 @@
 """The command line of the data: prepare, verify, show."""
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from normres.data.sources import NAMES
 from normres.errors import UserError, nearest
 
 PREPARE = """\
-Writes DIR/NAME/VERSION as tensorflow_datasets writes it (ArrayRecord), with a manifest of sha256 sums, atomically;
+Writes DIR/NAME/VERSION as tensorflow_datasets writes it (ArrayRecord, which has checksums);
 data.source=tfds and tfds.data_source read it.  Needs the extra `tfds`.
 
 --from FILE|DIR  the official binary or python files, Parquet files, an npz, or a prepared directory
@@ -25,18 +24,20 @@ examples:
   normres train --config=base --config.data.source=tfds --config.data.path=data --workdir=runs/try"""
 
 VERIFY = """\
-Finds a flipped bit, a truncated or missing file, wrong counts and wrong class balance, and names the file.
+Finds a flipped bit, a truncated or missing file and wrong counts, and names the file.
 
 examples:
   normres data verify data
   normres data verify cifar-10-binary.tar.gz"""
 
 SHOW = """\
-Writes a contact sheet: the first images of each class, as stored and as the network sees them.
+Writes a contact sheet: the first images of each class, as stored and randomly cropped and flipped.
 
 examples:
   normres data show
-  normres data show --source=binary --path=cifar-10-binary.tar.gz --augmentation=crop_flip --out=sheet.png"""
+  normres data show --source=binary --path=cifar-10-binary.tar.gz --out=sheet.png"""
+
+PER_CLASS = 6  # images on a contact sheet
 
 Add = Callable[[str, str, str], argparse.ArgumentParser]
 
@@ -52,13 +53,12 @@ def add_commands(add: Add) -> None:
     verify.add_argument("path", type=Path, metavar="DIR_OR_FILE", help="what prepare wrote, or official files")
     verify.add_argument("--name", default="cifar10", help="which data set (default cifar10)")
     verify.set_defaults(data=_verify, options=("--name", "--help"))
-    show = add("show", "Write a contact sheet of each class, before and after augmentation.", SHOW)
+    show = add("show", "Write a contact sheet of each class, as stored and as cropped and flipped.", SHOW)
     show.add_argument("--name", default="cifar10", help="which data set (default cifar10)")
     show.add_argument("--source", default="embedded", help="a data source (default embedded)")
     show.add_argument("--path", default="", help="where it is, if the source needs a path")
-    show.add_argument("--augmentation", default="crop_flip", help="config.data.augmentation (default crop_flip)")
     show.add_argument("--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE.png")
-    show.set_defaults(data=_show, options=("--name", "--source", "--path", "--augmentation", "--out", "--help"))
+    show.set_defaults(data=_show, options=("--name", "--source", "--path", "--out", "--help"))
 
 
 def run(options: argparse.Namespace, left: list[str]) -> int:
@@ -69,77 +69,75 @@ def run(options: argparse.Namespace, left: list[str]) -> int:
     return 0
 
 
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, nothing in a log; yields update(done, total)."""
+def _prepare(options: argparse.Namespace) -> None:
     from rich.progress import Progress
 
-    with Progress(transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total or None)
-
-
-def _prepare(options: argparse.Namespace) -> None:
     if options.name not in NAMES:
         raise UserError(f"{options.name!r} is no data set; {nearest(options.name, NAMES)}")
-    prepared.check_free(options.name, options.to)
+    target = options.to / options.name / prepared.VERSION
+    if target.exists():
+        raise UserError(f"{target} is there already; `normres data verify {options.to}` checks it, or set another --to")
     source = options.source
     if source is None:
-        with _bar("downloading") as update:
+        with Progress(transient=True) as bar:  # on a terminal; nothing in a log
+            task = bar.add_task("downloading", total=None)
+            update = lambda done, total: bar.update(task, completed=done, total=total or None)  # noqa: E731
             source = str(fetch.download(options.name, options.to, update))
     dataset = load(options.name, "auto", source)
-
-    def progress(indices: Iterable[int], total: int) -> Iterable[int]:
-        with _bar(f"writing {total:,} examples") as update:
-            for done, index in enumerate(indices, 1):
-                yield index
-                update(done, total)
-
-    directory = prepared.write_tfds(dataset, options.to, progress)
+    directory = prepared.write_tfds(dataset, options.to)
     print(f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images: {directory}")
 
 
 def _verify(options: argparse.Namespace) -> None:
     dataset = load(options.name, "auto", str(options.path))
-    for split, labels in (("training", dataset.train_labels), ("test", dataset.test_labels)):
-        counts = np.bincount(labels, minlength=len(dataset.class_names))
-        print(f"{split}: {len(labels):,} images, {counts.min():,} to {counts.max():,} of each class")
-        if counts.min() != counts.max():
-            few = dataset.class_names[int(counts.argmin())]
-            raise UserError(f"{options.path}: the {split} classes are not balanced: {counts.min():,} of {few!r}")
-    print(f"sha256 {dataset.summary()['sha256']}: {options.path} {_verdict(dataset, options.path)}")
+    print(f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images, {dataset.source}")
+    verdict = "is sound" if has_checksums(dataset, options.path) else "can be read, but has no checksums to compare"
+    print(f"sha256 {dataset.sha256}: {options.path} {verdict}")
 
 
-def _verdict(dataset: Dataset, path: Path) -> str:
-    """Says of data that are as they should be how much that means."""
+def has_checksums(dataset: Dataset, path: Path) -> bool:
+    """Returns whether a flipped bit at the path would have been noticed when the data set was read."""
+    if dataset.source == "tfds":
+        return any(prepared.version_directory(dataset.name, str(path)).glob("*.array_record*"))
+    if dataset.source == "parquet":
+        return dataset.name == "cifar10"
     layout = LAYOUTS.get((dataset.source, dataset.name))
-    if layout and layout.archive_md5 and (path.is_dir() or path.suffix == ".tar"):
-        return (
-            f"has the right records and classes, but no md5 of its files is known: only {layout.archive} shows a flip"
-        )
-    return "is sound"
+    return layout is not None and (all(layout.md5.values()) or not (path.is_dir() or path.suffix == ".tar"))
 
 
 def _show(options: argparse.Namespace) -> None:
-    from normres.data.sheet import contact_sheet
+    from matplotlib.figure import Figure
 
     dataset = load(options.name, options.source, options.path)
-    print(contact_sheet(dataset, options.out, _augmentation(options.augmentation)))
+    classes, height = np.unique(dataset.train_labels), dataset.train_images.shape[1]
+    figure = Figure(figsize=(10, 1 + 0.7 * len(classes)), layout="constrained")
+    names = [dataset.class_names[label] for label in classes]
+    both = (contact_sheet(dataset, lambda images: images), contact_sheet(dataset, _cropped))
+    titles = ("as stored", "cropped and flipped")
+    for axes, title, sheet in zip(figure.subplots(1, 2), titles, both, strict=True):
+        axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set(title=title, xticks=[], yticks=height * (np.arange(len(classes)) + 0.5), yticklabels=names)
+    figure.savefig(options.out)
+    print(options.out)
 
 
-def _augmentation(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the config's augmentation as uint8 images to uint8 images, from a fixed key."""
+def contact_sheet(dataset: Dataset, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns one image (H, W, C), uint8: of each class in turn a row of its first training images, changed."""
+    height, width, channels = dataset.train_images.shape[1:]
+    classes = np.unique(dataset.train_labels)
+    sheet = np.full((len(classes), height, PER_CLASS * width, channels), 255, np.uint8)
+    for row, label in zip(sheet, classes, strict=True):
+        images = change(dataset.train_images[np.flatnonzero(dataset.train_labels == label)[:PER_CLASS]])
+        row[:, : len(images) * width] = np.concatenate([*images], axis=1)
+    return sheet.reshape(-1, PER_CLASS * width, channels)
+
+
+def _cropped(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 images cropped and flipped as in training, from a fixed key."""
     import jax
     import jax.numpy as jnp
 
-    from normres.data import augment
+    from normres.data.augment import crop_flip
 
-    if name not in augment.AUGMENTATIONS:
-        raise UserError(f"--augmentation={name} does not exist; {nearest(name, augment.AUGMENTATIONS)}")
-
-    def augmented(images: np.ndarray) -> np.ndarray:
-        keys = jax.random.split(jax.random.key(0), len(images))
-        drawn = augment.AUGMENTATIONS[name](jnp.asarray(images, jnp.float32), keys, "zero")
-        return np.asarray(drawn).round().astype(np.uint8)
-
-    return augmented
+    keys = jax.random.split(jax.random.key(0), len(images))
+    return np.asarray(crop_flip(jnp.asarray(images), keys))

@@ -11,8 +11,8 @@ SITE = "https://www.cs.toronto.edu/~kriz/"
 HUB = "https://huggingface.co/datasets/uoft-cs/"
 # The files of the hub's data sets, below HUB.
 HUB_FILES = {
-    "cifar10": [f"cifar10/resolve/main/plain_text/{split}-00000-of-00001.parquet" for split in ("train", "test")],
-    "cifar100": [f"cifar100/resolve/main/cifar100/{split}-00000-of-00001.parquet" for split in ("train", "test")],
+    name: [f"{name}/resolve/main/{folder}/{split}-00000-of-00001.parquet" for split in ("train", "test")]
+    for name, folder in (("cifar10", "plain_text"), ("cifar100", "cifar100"))
 }
 FAST = 5.0  # seconds without an answer, after which it is said that there is no network
 OFFLINE = (
@@ -70,9 +70,9 @@ def _file(address: str, target: Path, progress: Progress) -> Path:
                     file.write(block)
                     have += len(block)
                     progress(have, total)
+            if total and have != total:
+                raise OSError(f"of {total:,}")
     except OSError as error:
         raise UserError(f"{part}: cut off at {have:,} bytes ({error}); the same command goes on from there") from None
-    if total and have != total:
-        raise UserError(f"{part}: cut off at {have:,} of {total:,} bytes; the same command goes on from there")
     part.replace(target)
     return target

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from normres.data.dataset import Dataset
-from normres.data.places import find, readable
+from normres.data.files import decode, find, readable
 from normres.data.releases import check_name
-from normres.data.resize import decode
 from normres.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -5,17 +5,16 @@ run in memory computes, bit for bit.
 """
 
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from normres.data.places import one_line
+from normres.data.files import library, one_line
 from normres.errors import UserError
 
-STREAM = ("auto", "always", "never")
 SHARE = 0.25  # of a device's memory that images may take; the rest is for activations and copies
 AT_ONCE = 256  # images of a chunk
 THREADS = min(16, os.cpu_count() or 1)  # that decode
@@ -42,58 +41,45 @@ def too_large(image_bytes: int, memory: int | None = None) -> str:
     return f"the images take {image_bytes / 1e9:,.1f} GB, more than {SHARE:.0%} of a device's {memory / 1e9:,.1f} GB"
 
 
-def _grain() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import grain
-    except ImportError as error:
-        raise UserError(f"data.stream needs the extra 'tfds' (make setup EXTRA=tfds): {error}") from None
-    return grain
-
-
+# eq=False: comparing arrays field by field is ambiguous.
+@dataclass(eq=False)
 class LazyImages:
     """Images (N, H, W, C), uint8, of which none is in memory.
 
     `images[indices]` decodes those and returns an array, as a NumPy array of images would; `images.take(indices)`
-    decodes nothing and returns LazyImages.  `why` says why they are streamed, for the user.
+    decodes nothing and returns LazyImages.
     """
 
-    dtype = np.dtype(np.uint8)
+    source: Any  # of records, by their numbers: Grain's ArrayRecordDataSource
+    records: np.ndarray  # the records' numbers in the order of the images
+    decode: Callable[[bytes], np.ndarray]  # record -> image
+    image_shape: tuple[int, ...]
+    why: str  # they are streamed, for the user
+    place: Path  # of the files, for messages
+    dtype: ClassVar = np.dtype(np.uint8)
 
-    def __init__(
-        self,
-        shards: Sequence[Path],
-        records: np.ndarray,
-        decode: Callable[[bytes], np.ndarray],
-        image_shape: tuple[int, ...],
-        why: str = "",
-        source: Any = None,
-    ):
-        """Takes the shards, the records' numbers over all shards in the order of the images, and record -> image."""
-        self.shape = (len(records), *image_shape)
-        self.why = why
-        self._shards, self._records, self._decode = shards, records, decode
-        self._source = source or _grain().sources.ArrayRecordDataSource([os.fspath(shard) for shard in shards])
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C)."""
+        return (len(self.records), *self.image_shape)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def take(self, indices: np.ndarray, axis: int = 0) -> "LazyImages":
         """Returns the images at `indices`, still undecoded; `axis` is 0, as for a NumPy array of images."""
-        records = self._records[indices]
-        return LazyImages(self._shards, records, self._decode, self.shape[1:], self.why, self._source)
+        return replace(self, records=self.records[indices])
 
     def __getitem__(self, indices: Any) -> np.ndarray:
         """Decodes the images at `indices`, integers of any shape or a slice; each is decoded once."""
-        records = np.asarray(self._records[indices])
+        records = np.asarray(self.records[indices])
         distinct, where = np.unique(records, return_inverse=True)
         images = np.empty((len(distinct), *self.shape[1:]), np.uint8)
         try:
-            for number, record in enumerate(self._source.__getitems__(distinct.tolist())):
-                images[number] = self._decode(record)
+            for number, record in enumerate(self.source.__getitems__(distinct.tolist())):
+                images[number] = self.decode(record)
         except Exception as error:
-            raise UserError(f"{self._shards[0].parent}: an image cannot be read: {one_line(error)}") from error
+            raise UserError(f"{self.place}: an image cannot be read: {one_line(error)}") from error
         return images[where.reshape(records.shape)]
 
 
@@ -115,8 +101,9 @@ def read_ahead(
         except UserError as error:
             return error
 
-    options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
-    iterator = iter(_grain().MapDataset.range(start, stop).map(read).to_iter_dataset(options))
+    grain = library("grain", "tfds")
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    iterator = iter(grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options))
     try:
         for batch in iterator:
             if isinstance(batch, UserError):

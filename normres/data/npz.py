@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from normres.data.dataset import Dataset, check_labels
-from normres.data.places import find, one_line, readable
+from normres.data.files import find, one_line, readable
 from normres.data.releases import check_name, default_names
 from normres.errors import UserError
 
@@ -30,23 +30,28 @@ def load_npz(name: str, path: str) -> Dataset:
     Raises `UserError`, one line that names the file and the array.
     """
     place = find(path, WANTED)
-    if place.is_dir():
-        raise UserError(f"data.path: {place} is a folder; {WANTED}")
-    arrays = _read(place)
+    arrays: dict[str, Any] = _read(place)
     shape = arrays["train_images"].shape[1:]
     for split in ("train", "test"):
-        _check(f"data.path: {place}: {split}", arrays[f"{split}_images"], arrays[f"{split}_labels"], shape)
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        what = f"data.path: {place}: {split}"
+        if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+            raise UserError(f"{what}_images is {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
+        if images.shape[1:] != shape:
+            raise UserError(f"{what}_images has images of {images.shape[1:]}, train_images of {shape}")
+        # A last axis this long is a plane: such images are stored channels first.
+        if shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
+            raise UserError(f"{what}_images is {images.shape}: channels first, not (N, H, W, C)")
+        if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+            raise UserError(f"{what}_labels is {labels.dtype} {labels.shape}, not integers ({len(images)},)")
     names = arrays.pop("class_names", None)
-    if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
-        raise UserError(f"data.path: {place}: class_names is {names.dtype} {names.shape}, not strings (classes,)")
-    class_names = default_names(name, arrays["train_labels"]) if names is None else tuple(names.tolist())
+    class_names = default_names(name, arrays["train_labels"]) if names is None else tuple(map(str, names.ravel()))
     for split in ("train", "test"):
-        labels = arrays[f"{split}_labels"]
-        check_labels(labels, len(class_names), f"data.path: {place}: {split}_labels")
-        arrays[f"{split}_labels"] = labels.astype(np.int32)
+        check_labels(arrays[f"{split}_labels"], len(class_names), f"data.path: {place}: {split}_labels")
+        arrays[f"{split}_labels"] = arrays[f"{split}_labels"].astype(np.int32)
+        arrays[f"{split}_images"] = np.ascontiguousarray(arrays[f"{split}_images"])
     check_name(name, place, class_names, shape)
-    whole: dict[str, Any] = {key: np.ascontiguousarray(arrays[key]) for key in ARRAYS}
-    return Dataset(name=name, source="npz", class_names=class_names, **whole)
+    return Dataset(name=name, source="npz", class_names=class_names, **arrays)
 
 
 def _read(place: Path) -> dict[str, np.ndarray]:
@@ -66,16 +71,3 @@ def _read(place: Path) -> dict[str, np.ndarray]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, MemoryError) as error:
         raise UserError(f"data.path: {what} cannot be read: damaged or no .npz file ({one_line(error)})") from error
     return arrays
-
-
-def _check(split: str, images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raises `UserError` unless these images and labels are of the right type and shape."""
-    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
-        raise UserError(f"{split}_images is {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
-    if images.shape[1:] != shape:
-        raise UserError(f"{split}_images has images of {images.shape[1:]}, train_images of {shape}")
-    # A last axis this long is a plane: such images are stored channels first.
-    if shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
-        raise UserError(f"{split}_images is {images.shape}: channels first, not (N, H, W, C)")
-    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
-        raise UserError(f"{split}_labels is {labels.dtype} {labels.shape}, not integers ({len(images)},)")

@@ -5,42 +5,42 @@ code reads what this writes with `tfds.data_source("cifar10", data_dir=DIR, down
 images and labels can be read by its name.
 """
 
-import hashlib
 import io
-import json
 import logging
 import math
 import os
-import shutil
+import re
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from normres.data import lazy, records
+from normres.data import lazy
 from normres.data.dataset import Dataset
-from normres.data.places import one_line
+from normres.data.files import library, one_line, square
 from normres.errors import UserError
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
-MANIFEST = "sha256.json"  # file name -> sha256, written last; other readers ignore it
+# Channels that a feature declares -> Pillow's mode; a set that leaves them open is read as colour.
+MODES = {1: "L", 3: "RGB", 4: "RGBA", None: "RGB", 0: "RGB"}
+AT_ONCE = 1024  # records that are read together, to bound the memory
 TEST_SPLITS = ("test", "validation")  # of which one is read as the test set, the first that is there
 
+Shards = dict[Path, int]  # of a split, in order: how many records dataset_info.json says each has
 
-def _library() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import tensorflow_datasets
+
+def tfds() -> Any:
+    """Returns the library tensorflow_datasets, which then shows its progress on a terminal only."""
+    tensorflow_datasets = library("tensorflow_datasets", "tfds")
+    if not sys.stderr.isatty():
         tensorflow_datasets.disable_progress_bar()
-        logging.getLogger("absl").setLevel(logging.ERROR)
-    except ImportError as error:
-        raise UserError(f"data.source='tfds' needs the extra 'tfds' (make setup EXTRA=tfds): {error}") from None
+    logging.getLogger("absl").setLevel(logging.ERROR)
     return tensorflow_datasets
 
 
@@ -49,118 +49,139 @@ def version_directory(name: str, path: str) -> Path:
     root = Path(path).expanduser()
     if (root / "dataset_info.json").is_file():
         return root
-
-    def numbers(version: Path) -> list[int]:
-        return [int(part) if part.isdigit() else -1 for part in version.name.split(".")]
-
-    versions = [file.parent for file in (root / name).glob("*/dataset_info.json")]
+    versions = [file.parent for file in (root / name).glob("[0-9]*/dataset_info.json")]
     if not versions:
         raise UserError(
             f"data.path={path}: no prepared data set there (looked for {name}/VERSION/dataset_info.json); "
             f"`normres data prepare {name} --from FILE --to DIR` makes one"
         )
-    return max(versions, key=numbers)
+    # As numbers: 10.0.0 is newer than 9.0.0.
+    return max(versions, key=lambda version: [int(number) for number in re.findall(r"\d+", version.name)])
 
 
-def load_tfds(name: str, path: str, verify: bool = True, image_size: int = 32, stream: str = "never") -> Dataset:
-    """Reads a prepared directory: images scaled to `image_size` (resize.square), uint8, with the channels it declares.
+def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never") -> Dataset:
+    """Reads a prepared directory: images scaled to `image_size` (files.square), uint8, with the channels it declares.
 
     The test set is the split "test" or, where there is none or it has no labels, "validation"; `splits` says if so.
-    `verify` compares the files with the manifest, if there is one.  `stream` is config.data.stream: streamed images
-    stay on disk (lazy.LazyImages), all others are decoded once.
+    `stream` is config.data.stream: streamed images stay on disk (lazy.LazyImages), all others are decoded once.  Of an
+    ArrayRecord file, reading compares the checksums.
     Raises `UserError`, one line that names the directory or the file.
     """
     directory = version_directory(name, path)
-    if verify:
-        check_manifest(directory)
-    library = _library()
+    tensorflow_datasets = tfds()
     try:
-        builder = library.builder_from_directory(directory)
+        info = tensorflow_datasets.builder_from_directory(directory).info
     except Exception as error:
         raise UserError(f"{directory / 'dataset_info.json'}: not readable: {one_line(error)}") from None
-    decoder = records.Decoder(builder.info.features, image_size, directory)
-    train, test = (_split(builder, directory, decoder, names) for names in (("train",), TEST_SPLITS))
-    why = _why_streamed(directory, stream, decoder, (train, test))
+    decoder = Decoder(info.features, image_size, directory)
+    _, train = _split(info, directory, decoder, ("train",))
+    test_split, test = _split(info, directory, decoder, TEST_SPLITS)
+    why = _why_streamed(directory, stream, decoder.image_shape, train | test)
+    splits = {} if test_split == "test" else {"test_set": {"split": test_split}}
     arrays = (*_read_split(train, decoder, why), *_read_split(test, decoder, why))
-    splits = {} if test.name == "test" else {"test_set": {"split": test.name}}
     return Dataset(name, "tfds", *arrays, decoder.class_names, splits=splits)
 
 
-@dataclass(frozen=True)
-class _Split:
-    """A split's name and its shards in order, each with how many records dataset_info.json says it has."""
+class Decoder:
+    """Makes label, id and image of a serialized example.
 
-    name: str
-    shards: dict[Path, int]
+    `image_shape` is (size, size, C), with the C of 1, 3 or 4 channels that the data set declares.
+    """
 
-    @property
-    def size(self) -> int:
-        return sum(self.shards.values())
+    def __init__(self, features: Any, image_size: int, place: Path):
+        """Takes tensorflow_datasets' features, the side in pixels and, for messages, the directory."""
+        if not {"image", "label"} <= set(features):
+            raise UserError(f"{place}: has the features {', '.join(features)}; image and label are needed")
+        if not hasattr(features["label"], "num_classes"):
+            raise UserError(f"{place}: its label is {features['label']!r}, not one class of several")
+        declared = features["image"].shape
+        channels = declared[-1] if len(declared) == 3 else -1
+        if np.dtype(features["image"].np_dtype) != np.uint8 or channels not in MODES:
+            raise UserError(f"{place}: its image is {features['image']!r}, not uint8 of 1, 3 or 4 channels")
+        self.image_shape = (image_size, image_size, channels or 3)
+        self.class_names = tuple(features["label"].names or map(str, range(features["label"].num_classes)))
+        self._features, self._mode = features, MODES[channels]
+        self._undecoded = {"image": tfds().decode.SkipDecoding()}
+
+    def parts(self, record: bytes) -> tuple[int, bytes, bytes]:
+        """Returns the label, the id, b"" where examples have none, and the encoded image."""
+        parts = self._features.deserialize_example_np(record, decoders=self._undecoded)
+        return int(parts["label"]), bytes(parts.get("id", b"")), parts["image"]
+
+    def image(self, file: bytes) -> np.ndarray:
+        """Returns an encoded image as uint8 of `image_shape`.
+
+        Pillow decodes it, also where OpenCV is installed, which tensorflow_datasets would prefer: of a JPEG file the
+        two make different pixels, and a run's data must not depend on what else is installed.
+        """
+        with Image.open(io.BytesIO(file)) as picture:
+            return square(picture.convert(self._mode), self.image_shape[0])
 
 
-def _split(builder: Any, directory: Path, decoder: records.Decoder, names: tuple[str, ...]) -> _Split:
+def _split(info: Any, directory: Path, decoder: Decoder, names: tuple[str, ...]) -> tuple[str, Shards]:
     """Returns the first split of `names` that is there and has labels, with all its shards."""
     why = ""
     for name in names:
-        if name not in builder.info.splits:
+        if name not in info.splits:
             continue
-        info = builder.info.splits[name]
-        split = _Split(name, dict(zip(map(Path, map(os.fspath, info.filepaths)), info.shard_lengths, strict=True)))
-        for path in split.shards:
+        split = info.splits[name]
+        shards = dict(zip(map(Path, map(os.fspath, split.filepaths)), split.shard_lengths, strict=True))
+        for path in shards:
             if not path.is_file():
                 raise UserError(f"{path}: this shard is missing")
-        if not split.size:
+        first = next((path for path, length in shards.items() if length), None)
+        if first is None:
             raise UserError(f"{directory}: the split {name!r} is empty")
         # The first record tells: a split without labels (imagenet2012's test) has -1 throughout.
-        path = next(path for path, length in split.shards.items() if length)
-        label, _ = next(_records(path, split.shards[path], decoder.label_and_id))
-        if label >= 0:
-            return split
+        if next(_records(first, shards[first], decoder, images=False))[0] >= 0:
+            return name, shards
         why = why or f" with labels (those of {name!r} are -1)"
     wanted = " or ".join(map(repr, names))
-    raise UserError(f"{directory}: has no split {wanted}{why}, only {', '.join(builder.info.splits)}")
+    raise UserError(f"{directory}: has no split {wanted}{why}, only {', '.join(info.splits)}")
 
 
-def _why_streamed(directory: Path, stream: str, decoder: records.Decoder, splits: tuple[_Split, ...]) -> str:
+def _why_streamed(directory: Path, stream: str, image_shape: tuple[int, ...], shards: Shards) -> str:
     """Returns why the images are streamed, or "" if they are not."""
-    random_access = all(records.is_array_record(shard) for split in splits for shard in split.shards)
-    if stream == "always":
-        if not random_access:
-            raise UserError(
-                f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord ones can be streamed"
-            )
-        return "data.stream=always"
-    if stream == "never" or not random_access:
-        return ""
-    return lazy.too_large(sum(split.size for split in splits) * math.prod(decoder.image_shape))
+    random_access = all(map(is_array_record, shards))
+    if stream == "always" and not random_access:
+        raise UserError(f"data.stream='always': {directory} has TFRecord shards; only ArrayRecord ones can be streamed")
+    if stream == "auto" and random_access:
+        return lazy.too_large(sum(shards.values()) * math.prod(image_shape))
+    return "data.stream=always" if stream == "always" else ""
 
 
-def _read_split(split: _Split, decoder: records.Decoder, why: str) -> tuple[lazy.Images, np.ndarray]:
+def _read_split(shards: Shards, decoder: Decoder, why: str) -> tuple[lazy.Images, np.ndarray]:
     """Returns images and labels of one split; reads it once, shard by shard, and checks each shard's record count."""
-    images = np.empty((0 if why else split.size, *decoder.image_shape), np.uint8)
-    labels = np.empty(split.size, np.int32)
+    size = sum(shards.values())
+    images = np.empty((0 if why else size, *decoder.image_shape), np.uint8)
+    labels = np.empty(size, np.int32)
     keys: list[bytes] = []
-    decode = decoder.label_and_id if why else decoder.example
-    for path, length in split.shards.items():
-        for label, key, *image in _records(path, length, decode):
+    for path, length in shards.items():
+        for label, key, image in _records(path, length, decoder, images=not why):
             labels[len(keys)] = label
-            if image:
-                images[len(keys)] = image[0]
+            if not why:
+                images[len(keys)] = image
             keys.append(key)
     # Writers shuffle; the ids restore the official order, and with it equal checksums from every source.
     order = np.argsort(np.array(keys), kind="stable")
-    if why:
-        return lazy.LazyImages([*split.shards], order, decoder.image, decoder.image_shape, why), labels[order]
-    return images[order], labels[order]
+    if not why:
+        return images[order], labels[order]
+    source = library("grain", "tfds").sources.ArrayRecordDataSource([*map(os.fspath, shards)])
+    decode = lambda record: decoder.image(decoder.parts(record)[2])  # noqa: E731
+    return lazy.LazyImages(source, order, decode, decoder.image_shape, why, next(iter(shards)).parent), labels[order]
 
 
-def _records(path: Path, expected: int, decode: Callable[[bytes], tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """Yields decode(record) of a shard's records; raises UserError if it is damaged or has not `expected` of them."""
+def _records(path: Path, expected: int, decoder: Decoder, images: bool) -> Iterator[tuple[int, bytes, Any]]:
+    """Yields the label, the id and, decoded with `images`, the image of each record of a shard.
+
+    Raises `UserError` if the shard is damaged or does not have `expected` records.
+    """
     count = 0
     try:
-        for record in records.read(path):
+        for record in read(path):
             if count < expected:
-                yield decode(record)
+                label, key, file = decoder.parts(record)
+                yield label, key, decoder.image(file) if images else file
             count += 1
     except Exception as error:
         raise UserError(f"{path}: damaged after {count} of {expected} records: {one_line(error)}") from None
@@ -168,21 +189,40 @@ def _records(path: Path, expected: int, decode: Callable[[bytes], tuple[Any, ...
         raise UserError(f"{path}: has {count} records, dataset_info.json says {expected}")
 
 
-def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], int], Iterable[int]]) -> Path:
-    """Writes `to`/NAME/VERSION as ArrayRecord, atomically, with a manifest of checksums; returns that directory.
+def is_array_record(path: Path) -> bool:
+    """Returns whether a shard is ArrayRecord, which can be read in any order."""
+    return "array_record" in path.name
 
-    `progress(indices, total)` wraps the iteration over the examples of a split.
-    Raises `UserError` if the directory is there already.
-    """
-    target = check_free(dataset.name, to)
-    incomplete = to / f".{dataset.name}.incomplete"
-    shutil.rmtree(incomplete, ignore_errors=True)
-    features = _library().features
+
+def read(path: Path) -> Iterator[bytes]:
+    """Yields the serialized examples of an ArrayRecord or TFRecord file, in their order."""
+    if is_array_record(path):
+        reader = library("array_record.python.array_record_module", "tfds").ArrayRecordReader(os.fspath(path))
+        try:
+            count = reader.num_records()
+            for start in range(0, count, AT_ONCE):
+                yield from reader.read(start, min(start + AT_ONCE, count))
+        finally:
+            reader.close()
+        return
+    with path.open("rb") as file:
+        # A record: length (8 bytes), its checksum (4), the bytes, their checksum (4).
+        while header := file.read(12):
+            length = int.from_bytes(header[:8], "little")
+            body = file.read(length + 4)
+            if len(header) + len(body) != length + 16:
+                raise EOFError("it ends within a record")
+            yield body[:-4]
+
+
+def write_tfds(dataset: Dataset, to: Path) -> Path:
+    """Writes `to`/NAME/VERSION, which must not be there, as ArrayRecord; returns that directory."""
     about = {
         "description": f"{dataset.name}, from the official files (Krizhevsky 2009).",
         "homepage": "https://www.cs.toronto.edu/~kriz/cifar.html",
         "supervised_keys": ("image", "label"),
     }
+    features = tfds().features
     columns = {
         "id": features.Text(),
         "image": features.Image(shape=dataset.train_images.shape[1:], encoding_format="png"),
@@ -191,18 +231,11 @@ def write_tfds(dataset: Dataset, to: Path, progress: Callable[[Iterable[int], in
 
     def examples(split: str) -> Iterator[dict[str, Any]]:
         images, labels = dataset.split(split)
-        for index in progress(range(len(labels)), len(labels)):
-            picture = Image.fromarray(images[index])
-            yield {"id": f"{split}_{index:05d}", "image": picture, "label": int(labels[index])}
+        for index, label in enumerate(labels.tolist()):
+            yield {"id": f"{split}_{index:05d}", "image": Image.fromarray(images[index]), "label": label}
 
     splits = {split: examples(split) for split in ("train", "test")}
-    written = build(incomplete, dataset.name, VERSION, columns, splits, about)
-    manifest = {file.name: _sha256(file) for file in sorted(written.iterdir()) if file.is_file()}
-    (written / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written.replace(target)
-    shutil.rmtree(incomplete, ignore_errors=True)
-    return target
+    return build(to, dataset.name, VERSION, columns, splits, about)
 
 
 def build(
@@ -214,55 +247,26 @@ def build(
     about: dict[str, Any],
     shards: int | None = None,
 ) -> Path:
-    """Writes examples as ArrayRecord into `to` as tensorflow_datasets does; returns the directory of the version.
+    """Writes examples as ArrayRecord into `to` as tensorflow_datasets does, atomically; returns the directory.
 
     `columns` has the library's features by name, `about` more arguments of its DatasetInfo.
     """
-    library = _library()
-    features = library.features.FeaturesDict(columns)
+    core, features = tfds().core, tfds().features.FeaturesDict(columns)
     members = {
-        "VERSION": library.core.Version(version),
+        "VERSION": core.Version(version),
         "name": name,
-        "_info": lambda self: library.core.DatasetInfo(builder=self, features=features, **about),
+        "_info": lambda self: core.DatasetInfo(builder=self, features=features, **about),
         "_split_generators": lambda self, dl_manager: {split: enumerate(splits[split]) for split in splits},
         "_generate_examples": lambda self: iter(()),
         "__module__": __name__,
     }
-    base = library.core.GeneratorBasedBuilder
-    # The library prints its own progress, and would begin a line of ours.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    base = core.GeneratorBasedBuilder
+    # The library prints what it does, and would begin a line of ours; it makes a folder of downloads, here empty.
+    with tempfile.TemporaryDirectory() as empty, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         builder_class = type(base)("Prepared", (base,), members, skip_registration=True)
         builder = builder_class(data_dir=os.fspath(to), file_format="array_record")
-        builder.download_and_prepare(download_config=library.download.DownloadConfig(num_shards=shards))
+        builder.download_and_prepare(
+            download_dir=empty, download_config=tfds().download.DownloadConfig(num_shards=shards)
+        )
     return Path(os.fspath(builder.data_dir))
-
-
-def check_free(name: str, to: Path) -> Path:
-    """Returns where a data set would be written; raises UserError if it is there already."""
-    target = to / name / VERSION
-    if target.exists():
-        raise UserError(f"{target} is there already; `normres data verify {to}` checks it, another --to makes another")
-    return target
-
-
-def check_manifest(directory: Path) -> None:
-    """Raises UserError if there is a manifest and a file that it names is missing or altered."""
-    file = directory / MANIFEST
-    if not file.is_file():
-        return
-    try:
-        manifest = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: not readable as JSON: {one_line(error)}") from None
-    for name, expected in manifest.items():
-        path = directory / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing")
-        if _sha256(path) != expected:
-            raise UserError(f"{path}: damaged: its sha256 is not the one in {MANIFEST}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

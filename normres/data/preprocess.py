@@ -26,9 +26,7 @@ class Statistics:
     std: np.ndarray | None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what `preprocess` reads, float32: "mean", "std" or neither."""
-        if self.kind == "none":
-            return {"mean": np.zeros((1, 1, 1, 1), np.float32)}
+        """Returns what `preprocess` reads, float32: "mean", both it and "std", or neither."""
         measured = {"mean": self.mean, "std": self.std}
         return {name: values.astype(np.float32) for name, values in measured.items() if values is not None}
 
@@ -67,11 +65,6 @@ def measure(images_NHWC: Images, kind: str) -> Statistics:
     return Statistics(kind, mean, np.where(std > 0, std, 1.0) if kind == "channel_mean_std" else None)
 
 
-def centered(images: jax.Array, mean: jax.Array) -> jax.Array:
-    """Returns images / 255 - mean as float32."""
-    return images.astype(jnp.float32) / 255 - mean
-
-
 def standardized(images_NHWC: jax.Array) -> jax.Array:
     """Returns each uint8 image with its own mean subtracted and divided by its own standard deviation, float32.
 
@@ -91,5 +84,5 @@ def preprocess(kind: str, images_NHWC: jax.Array, data: dict[str, jax.Array]) ->
     """Returns uint8 images as the network reads them, float32; `data` has the arrays of the kind's Statistics."""
     if kind == "image_standardization":
         return standardized(images_NHWC)
-    images = centered(images_NHWC, data["mean"])
-    return images / data["std"] if kind == "channel_mean_std" else images
+    images = images_NHWC.astype(jnp.float32) / 255 - data.get("mean", 0.0)
+    return images / data["std"] if "std" in data else images

@@ -37,12 +37,10 @@ class Layout:
     source: str  # the row of SOURCES that reads it
     name: str  # data.name
     folder: str
-    names_file: str
-    train_md5: dict[str, str]  # file name -> md5, "" where it is not known; in official order
-    test_md5: dict[str, str]
+    md5: dict[str, str]  # data file -> md5, "" where it is not known; in official order, the test file last
+    names_file: str = ""  # of the classes; CIFAR-10's are known without
     archive_md5: str = ""  # of the .tar.gz; asked for only where the files' own are not known
-    train_examples: int = 50_000
-    test_examples: int = 10_000
+    examples: tuple[int, int] = (50_000, 10_000)  # training and test
 
     @property
     def title(self) -> str:
@@ -59,72 +57,48 @@ class Layout:
         """The classes counted by each label of a record; the last one is the label used."""
         return (10,) if self.name == "cifar10" else (20, 100)
 
-    @property
-    def train_records(self) -> dict[str, int]:
-        """File name -> official number of records, in official order."""
-        return dict.fromkeys(self.train_md5, self.train_examples // len(self.train_md5))
-
-    @property
-    def test_records(self) -> dict[str, int]:
-        """The same of the test set."""
-        return dict.fromkeys(self.test_md5, self.test_examples // len(self.test_md5))
-
-    @property
-    def md5(self) -> dict[str, str]:
-        """Data file -> md5, "" where it is not known."""
-        return self.train_md5 | self.test_md5
-
-    @property
-    def again(self) -> str:
-        """What to do about a bad file."""
-        return f"get {self.archive} again"
-
 
 _RELEASES = (
     Layout(
         "binary",
         "cifar10",
         folder="cifar-10-batches-bin",
-        names_file="batches.meta.txt",
-        train_md5={
+        md5={
             "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
             "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
             "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
             "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
             "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+            "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
         },
-        test_md5={"test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"},
     ),
     Layout(
         "binary",
         "cifar100",
         folder="cifar-100-binary",
         names_file="fine_label_names.txt",
-        train_md5={"train.bin": ""},
-        test_md5={"test.bin": ""},
+        md5={"train.bin": "", "test.bin": ""},
         archive_md5="03b5dce01913d631647c71ecec9e9cb8",
     ),
     Layout(
         "python",
         "cifar10",
         folder="cifar-10-batches-py",
-        names_file="batches.meta",
-        train_md5={
+        md5={
             "data_batch_1": "c99cafc152244af753f735de768cd75f",
             "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
             "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
             "data_batch_4": "634d18415352ddfa80567beed471001a",
             "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
         },
-        test_md5={"test_batch": "40351d587109b95175f43aff81a1287e"},
     ),
     Layout(
         "python",
         "cifar100",
         folder="cifar-100-python",
         names_file="meta",
-        train_md5={"train": "16019d7e3df5f24257cddd939b257f8d"},
-        test_md5={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
     ),
 )
 LAYOUTS = {(layout.source, layout.name): layout for layout in _RELEASES}

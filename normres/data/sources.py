@@ -2,27 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from normres.data import official
-from normres.data.binary import load_binary
+from normres.data.builtin import load_embedded, load_synthetic
 from normres.data.dataset import Dataset
+from normres.data.files import find, readable
 from normres.data.folder import load_folder
-from normres.data.mosaics import load_embedded
 from normres.data.npz import load_npz
 from normres.data.parquet import load_parquet
-from normres.data.places import find, readable
 from normres.data.prepared import load_tfds
 from normres.data.python import load_python
 from normres.data.releases import CLASSES
-from normres.data.synthetic import load_synthetic
 from normres.errors import UserError, nearest
 
 __all__ = ["NAMES", "SOURCES", "Dataset", "check", "load"]
 
 NAMES = tuple(CLASSES)
 CIFAR_SIZE = 32  # pixels
+ALL_READ = ("verify", "image_size", "stream")  # fields that some source reads
 
 
 @dataclass(frozen=True)
@@ -31,45 +29,35 @@ class Source:
 
     load: Callable[..., Dataset]  # of data.name, data.path and, by their names, the fields in `reads`
     path: str = ""  # what data.path has to be; empty if the source can do without one
-    reads: tuple[str, ...] = ()  # of verify, image_size, stream
+    reads: tuple[str, ...] = ()  # of ALL_READ
     own_names: bool = False  # whether data.name may be any name, because the data may be any
-    # Whether this source's data lie at a place where these files are; asked by `auto`, in the order of the rows.
-    lies_at: Callable[[Path, set[str]], bool] = lambda place, files: False
+    # Whether this source's data lie at a place; asked by `auto`, in the order of the rows.
+    lies_at: Callable[[Path], bool] = lambda place: False
 
 
-def _official(source: str) -> Callable[[Path, set[str]], bool]:
-    """Returns the `lies_at` of an official release: whether a data file of it is among the files."""
+def _official(source: str) -> Callable[[Path], bool]:
+    """Returns the `lies_at` of an official release: whether a data file of it is there."""
     known = {file for layout in official.LAYOUTS.values() if layout.source == source for file in layout.md5}
-    return lambda place, files: bool(files & known)
-
-
-def _official_files(place: Path) -> set[str]:
-    """Returns the names of the official data files at a place; of an archive, the first."""
-    known = {file for layout in official.LAYOUTS.values() for file in layout.md5}
-    if place.suffix == ".npz" or place.name in known:
-        return {place.name}
-    names = (name for name, _, _ in official.entries(place, (), "get it again, or set data.source") if name in known)
-    return set(names) if place.is_dir() else set(islice(names, 1))
+    return lambda place: place.suffix != ".npz" and any(name in known for name, _, _ in official.entries(place))
 
 
 def _load_auto(name: str, path: str, verify: bool, image_size: int, stream: str) -> Dataset:
     """Returns what lies at the path, read by the first source that knows it; without a path, the embedded images."""
-    if not path:
-        return load(name, "embedded", path, verify, image_size, stream)
-    place = find(path, "leave it empty for the embedded images")
-    with readable(place):
-        files = _official_files(place)
-        sources = [source for source, row in SOURCES.items() if row.lies_at(place, files)]
-    if not sources:
+    source: str | None = "embedded"
+    if path:
+        place = find(path, "leave it empty for the embedded images")
+        with readable(place):
+            source = next((source for source, row in SOURCES.items() if row.lies_at(place)), None)
+    if source is None:
         choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
         raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
-    return load(name, sources[0], path, verify, image_size, stream)
+    return load(name, source, path, verify, image_size, stream)
 
 
 SOURCES: dict[str, Source] = {
     "embedded": Source(load_embedded),
     "binary": Source(
-        load_binary,
+        official.load_binary,
         path="the official cifar-10-binary.tar.gz (or cifar-100-binary.tar.gz) or the folder in it",
         reads=("verify",),
         lies_at=_official("binary"),
@@ -85,30 +73,30 @@ SOURCES: dict[str, Source] = {
         path="a folder of train-*.parquet and test-*.parquet, as the Hugging Face hub has them",
         reads=("verify", "image_size"),
         own_names=True,
-        lies_at=lambda place, files: place.is_dir() and any(place.rglob("train*.parquet")),
+        lies_at=lambda place: place.is_dir() and any(place.rglob("train*.parquet")),
     ),
     "npz": Source(
         load_npz,
         path="a .npz file of images and labels",
         own_names=True,
-        lies_at=lambda place, files: place.suffix == ".npz",
+        lies_at=lambda place: place.suffix == ".npz",
     ),
     "tfds": Source(
         load_tfds,
         path="a prepared tensorflow_datasets directory, or the data_dir that holds it",
-        reads=("verify", "image_size", "stream"),
+        reads=("image_size", "stream"),
         own_names=True,
-        lies_at=lambda place, files: any(place.glob("dataset_info.json")) or any(place.glob("*/*/dataset_info.json")),
+        lies_at=lambda place: any(place.glob("dataset_info.json")) or any(place.glob("*/*/dataset_info.json")),
     ),
     "folder": Source(
         load_folder,
         path="a folder of train/CLASS/*.png and test/CLASS/*.png",
         reads=("image_size",),
         own_names=True,
-        lies_at=lambda place, files: (place / "train").is_dir() and (place / "test").is_dir(),
+        lies_at=lambda place: (place / "train").is_dir() and (place / "test").is_dir(),
     ),
     "synthetic": Source(load_synthetic, reads=("image_size",)),
-    "auto": Source(_load_auto, reads=("verify", "image_size", "stream"), own_names=True),
+    "auto": Source(_load_auto, reads=ALL_READ, own_names=True),
 }
 
 
@@ -121,19 +109,13 @@ def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE, 
         raise UserError(f"data.name: unknown data set {name!r}; {nearest(name, NAMES)}")
     if row.path and not path:
         raise UserError(f"data.path is empty; data.source={source!r} needs {row.path}")
+    can = {field: ", ".join(key for key in SOURCES if field in SOURCES[key].reads) for field in ALL_READ}
     if image_size != CIFAR_SIZE and "image_size" not in row.reads:
         raise UserError(
-            f"data.image_size={image_size}: the source {source!r} does not resize; leave it at {CIFAR_SIZE}, or "
-            f"choose a data.source of {_readers('image_size')}"
+            f"data.image_size={image_size}: the source {source!r} does not resize; data.source={can['image_size']} can"
         )
     if stream == "always" and "stream" not in row.reads:
-        raise UserError(
-            f"data.stream='always': the source {source!r} does not stream; data.source={_readers('stream')} can"
-        )
-
-
-def _readers(field: str) -> str:
-    return ", ".join(source for source, row in SOURCES.items() if field in row.reads)
+        raise UserError(f"data.stream='always': the source {source!r} does not stream; data.source={can['stream']} can")
 
 
 def load(

@@ -73,12 +73,11 @@ def set_aside(
     if not 0 < count < size:
         raise UserError(f"data.validation={count} must be less than the {size:,} training examples")
     order = _order(dataset.train_labels, _random(seed, "validation"), stratified)
-    aside, kept = np.sort(order[:count]), np.sort(order[count:])
-    rest = _train(dataset, kept, {"validation": {"examples": count, "seed": seed, "stratified": stratified}})
+    rest = _train(dataset, order[count:], {"validation": {"examples": count, "seed": seed, "stratified": stratified}})
     if evaluate_on == "test":
         return rest
-    images, labels = dataset.train_images.take(aside, axis=0), dataset.train_labels[aside]
-    return replace(rest, test_images=images, test_labels=labels, evaluated_on="validation")
+    aside = _train(dataset, order[:count], {})
+    return replace(rest, test_images=aside.train_images, test_labels=aside.train_labels, evaluated_on="validation")
 
 
 def keep_fraction(dataset: Dataset, fraction: float, seed: int = 0, stratified: bool = False) -> Dataset:
@@ -87,8 +86,7 @@ def keep_fraction(dataset: Dataset, fraction: float, seed: int = 0, stratified: 
     if not count:
         raise UserError(f"data.fraction={fraction} of {len(dataset.train_labels):,} training examples is none")
     order = _order(dataset.train_labels, _random(seed, "subset"), stratified)
-    split = {"subset": {"fraction": fraction, "seed": seed, "stratified": stratified}}
-    return _train(dataset, np.sort(order[:count]), split)
+    return _train(dataset, order[:count], {"subset": {"fraction": fraction, "seed": seed, "stratified": stratified}})
 
 
 def keep_per_class(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
@@ -101,7 +99,7 @@ def keep_per_class(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
         )
     order = _random(seed, "subset").permutation(len(dataset.train_labels))
     kept = order[_rank(dataset.train_labels[order]) < count]
-    return _train(dataset, np.sort(kept), {"subset": {"per_class": count, "seed": seed}})
+    return _train(dataset, kept, {"subset": {"per_class": count, "seed": seed}})
 
 
 def add_label_noise(dataset: Dataset, rate: float, seed: int = 0) -> Dataset:
@@ -119,7 +117,7 @@ def add_label_noise(dataset: Dataset, rate: float, seed: int = 0) -> Dataset:
     shift = random.integers(1, classes, len(labels))
     labels[chosen] = (labels[chosen] + shift[chosen]) % classes
     noise = {"rate": rate, "replaced": len(chosen), "seed": seed}
-    return replace(dataset, train_labels=labels, splits={**dataset.splits, "label_noise": noise})
+    return replace(dataset, train_labels=labels, splits=dataset.splits | {"label_noise": noise})
 
 
 def _random(seed: int, stream: str) -> np.random.Generator:
@@ -142,17 +140,14 @@ def _order(labels: np.ndarray, random: np.random.Generator, stratified: bool) ->
 
 def _rank(labels: np.ndarray) -> np.ndarray:
     """Returns for each example how many of the same class come before it."""
+    by_class = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        of_class = labels == label
-        rank[of_class] = np.arange(of_class.sum())
+    rank[by_class] = np.arange(len(labels)) - np.searchsorted(labels, labels[by_class], sorter=by_class)
     return rank
 
 
 def _train(dataset: Dataset, kept: np.ndarray, split: dict[str, Any]) -> Dataset:
-    return replace(
-        dataset,
-        train_images=dataset.train_images.take(kept, axis=0),
-        train_labels=dataset.train_labels[kept],
-        splits={**dataset.splits, **split},
-    )
+    """Returns the data set with these training examples, in their order, and `split` in its record."""
+    kept = np.sort(kept)
+    images, labels = dataset.train_images.take(kept, axis=0), dataset.train_labels[kept]
+    return replace(dataset, train_images=images, train_labels=labels, splits=dataset.splits | split)

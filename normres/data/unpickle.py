@@ -6,7 +6,6 @@ functions of this file, every other name is refused, and nothing that a pickle s
 
 import io
 import pickle
-import struct
 from collections.abc import Mapping
 from typing import IO, Any, ClassVar
 
@@ -26,10 +25,10 @@ class _Dtype:
     """Stands for numpy.dtype: one of DTYPES, and its byte order."""
 
     def __init__(self, code: Any = "", *_: Any) -> None:
-        code = text(code)
-        if code.lstrip("<>=|") not in DTYPES:
+        code = text(code).lstrip("<>=|")
+        if code not in DTYPES:
             raise Refused(f"an array of {code[:20]!r}")
-        self.value = np.dtype(code.lstrip("<>=|"))
+        self.value = np.dtype(code)
 
     def set_state(self, state: Any) -> None:
         """Takes (version, byte order, ...): the rest is for structures, which are refused above."""
@@ -39,32 +38,19 @@ class _Dtype:
 class _Array:
     """Stands for an empty array, whose content arrives as its state."""
 
+    value: np.ndarray | None = None
+
     def __init__(self, *_: Any) -> None:
-        self.value: np.ndarray | None = None
+        pass
 
     def set_state(self, state: Any) -> None:
         """Takes (version, shape, dtype, whether column-major, bytes); a forged shape asks for no memory."""
         _version, shape, dtype, column_major, content = state
         if isinstance(content, str):  # Python 2's bytes, read as latin1
             content = content.encode("latin1")
-        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
             raise Refused("an array that is not plain bytes")
-        flat = np.frombuffer(content, dtype.value)
-        self.value = flat.reshape(shape, order="F" if column_major else "C")
-
-
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    """Stands for numpy's `_frombuffer`, with which protocol 5 stores an array."""
-    array = _Array()
-    array.set_state((1, shape, dtype, text(order) == "F", content))
-    return array
-
-
-def _encode(value: Any, encoding: Any) -> bytes:
-    """Stands for `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
-    if not isinstance(value, str) or encoding != "latin1":
-        raise Refused("an encoding")
-    return value.encode("latin1")
+        self.value = np.frombuffer(content, dtype.value).reshape(shape, order="F" if column_major else "C")
 
 
 def text(value: Any) -> str:
@@ -75,27 +61,18 @@ def text(value: Any) -> str:
 # (module, name) as a pickle writes it; numpy 2 has `_core` in the place of `core`.
 CALLS: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
     ("numpy", "ndarray"): "numpy.ndarray",  # handed to `_reconstruct`; nothing calls it
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
 }
-# Opcodes that make objects of other kinds, or fetch them from outside.
-FORBIDDEN = (
-    *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX),
-    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
-)
 
 
 class Unpickler(pickle._Unpickler):
-    """Reads a pickle that names and calls nothing but the stand-ins in `calls`, by (module, name).
+    """Reads a pickle, which can name nothing but the stand-ins in `calls`, by (module, name), and so call nothing else.
 
-    It is the unpickler in Python: a damaged length makes that in C ask for all memory.
+    It reads protocols 0 to 4, and is the unpickler in Python: a damaged length makes that in C ask for all memory.
     """
 
-    dispatch: ClassVar = {
-        code: action for code, action in pickle._Unpickler.dispatch.items() if bytes([code]) not in FORBIDDEN
-    }
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, stream: IO[bytes], calls: Mapping[tuple[str, str], Any], encoding: str = "latin1"):
         super().__init__(stream, encoding=encoding)
@@ -107,17 +84,9 @@ class Unpickler(pickle._Unpickler):
             raise Refused(f"{module}.{name}"[:80])
         return self.calls[module, name]
 
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuses; a subclass may know what `pid` names."""
-        raise Refused("an object from elsewhere")
-
-    def load_reduce(self) -> None:
-        """Calls a stand-in, and nothing else that a pickle may have put there."""
-        arguments = self.stack.pop()  # type: ignore[attr-defined]
-        function = self.stack[-1]  # type: ignore[attr-defined]
-        if isinstance(function, str) or not any(function is ours for ours in self.calls.values()):
-            raise Refused("a call")
-        self.stack[-1] = function(*arguments)  # type: ignore[attr-defined]
+    def get_extension(self, code: int) -> None:
+        """Refuses the numbers that a program may have given to names (copyreg)."""
+        raise Refused("an extension")
 
     def load_build(self) -> None:
         """Hands a state to what a stand-in made; no attribute of anything is ever set."""
@@ -127,14 +96,8 @@ class Unpickler(pickle._Unpickler):
             raise Refused("an object with a state")
         target.set_state(state)
 
-    def load_bytearray8(self) -> None:
-        """Reads a bytearray; the one of the base class makes room for it before it has looked at the file."""
-        (length,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
-        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8  # type: ignore[assignment]
-    dispatch[pickle.REDUCE[0]] = load_reduce  # type: ignore[assignment]
     dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
+    del dispatch[pickle.BYTEARRAY8[0]]  # makes room for as many bytes as the file says, before it has looked
 
 
 def unpickle(content: bytes, what: str) -> dict[str, Any]:
@@ -166,6 +129,6 @@ def _plain(value: Any) -> Any:
         return value.value
     # Lists are flat: by naming one list many times over, a small pickle can hold an endless nest of them.
     for item in value if isinstance(value, list) else [value]:
-        if not (item is None or isinstance(item, bool | int | float | str | bytes | bytearray)):
+        if not (item is None or isinstance(item, bool | int | float | str | bytes)):
             raise Refused(f"a {type(item).__name__}")
     return value

@@ -203,22 +203,22 @@ class Programs:
         split, size = ("train", "batch_size") if program == "train" else ("test", "eval_batch_size")
         count, mixed = self.config.train[size], (2,) if program == "train" and augment.mixes(self.config) else ()
 
-        def batch(shape: tuple[int, ...], dtype: Any, spec: P = P("data")) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.sharded.mesh, spec))
+        def laid(shape: tuple[int, ...], dtype: Any, *spec: str | None) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.sharded.mesh, P(*spec)))
 
         def whole(tree: Any) -> Any:
-            return jax.tree.map(lambda leaf: batch(leaf.shape, leaf.dtype, P()), tree)
+            return jax.tree.map(lambda leaf: laid(leaf.shape, leaf.dtype), tree)
 
         state = whole(jax.eval_shape(self._steps.initialize, jax.random.key(0)))
         data = whole(self._arrays(split))
         if self.stream:
             image_shape = self._dataset.split(split)[0].shape[1:]
-            images, labels = batch((count, *mixed, *image_shape), np.uint8), batch((count, *mixed), np.int32)
-            data["batch"] = {"images": images, "labels": labels}
+            images = laid((count, *mixed, *image_shape), np.uint8, "data")
+            data["batch"] = {"images": images, "labels": laid((count, *mixed), np.int32, "data")}
         if program == "evaluate":
-            weights = batch((count,), np.float32)
-            return self._steps.evaluate.lower(state.params, state.batch_stats, data, batch((count,), np.int32), weights)
-        indices = batch((self.steps_per_program, count, *mixed), np.int32, P(None, "data"))
+            indices, weights = laid((count,), np.int32, "data"), laid((count,), np.float32, "data")
+            return self._steps.evaluate.lower(state.params, state.batch_stats, data, indices, weights)
+        indices = laid((self.steps_per_program, count, *mixed), np.int32, None, "data")
         return self._steps.train.lower(state, data, indices, np.int32(1), whole(traced(self.config)))
 
     def compile(self) -> jax.stages.Compiled:

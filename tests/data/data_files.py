@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normres.data import Dataset, load, prepared, records
+from normres.data import Dataset, load, prepared
 from normres.errors import UserError
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -155,7 +155,7 @@ def prepared_set(
 
     With `ids`, they say the order that the examples have here.
     """
-    features = prepared._library().features
+    features = prepared.tfds().features
     columns = {
         "image": features.Image(shape=shape, encoding_format="png"),
         "label": features.ClassLabel(num_classes=classes),
@@ -174,7 +174,7 @@ def as_tfrecords(directory: Path) -> None:
     """Rewrites the ArrayRecord shards in a version's directory as TFRecord, as `tfds.load` would have left them."""
     for shard in directory.glob("*.array_record*"):
         with (directory / shard.name.replace("array_record", "tfrecord")).open("wb") as file:
-            for content in records.read(shard):
+            for content in prepared.read(shard):
                 file.write(struct.pack("<Q", len(content)) + b"sums" + content + b"sums")
         shard.unlink()
     info = directory / "dataset_info.json"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_files import CIFAR10_NAMES, error_line, record
 
-from normres.data import load, mosaics
+from normres.data import builtin, load
 
 
 def test_embedded_counts_and_balance() -> None:
@@ -48,7 +48,7 @@ def test_a_mosaic_has_its_tiles_row_by_row() -> None:
     mosaic = np.zeros((64, 1024, 3), np.uint8)
     mosaic[37, 39, 2] = 200
     # Row 32 + 5, column 32 + 7: the second tile of the second row of tiles, image 33.
-    images = mosaics.from_mosaic(mosaic)
+    images = builtin.from_mosaic(mosaic)
     assert images.shape == (64, 32, 32, 3)
     assert (images[33, 5, 7, 2], np.count_nonzero(images)) == (200, 1)
 
@@ -56,16 +56,16 @@ def test_a_mosaic_has_its_tiles_row_by_row() -> None:
 @pytest.fixture
 def embedded_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "embedded"
-    shutil.copytree(str(mosaics.FOLDER), folder)
-    monkeypatch.setattr(mosaics, "FOLDER", folder)
+    shutil.copytree(str(builtin.FOLDER), folder)
+    monkeypatch.setattr(builtin, "FOLDER", folder)
     return folder
 
 
 def test_embedded_with_one_changed_pixel(embedded_copy: Path) -> None:
-    with mosaics.Image.open(embedded_copy / "test.png") as picture:
+    with builtin.Image.open(embedded_copy / "test.png") as picture:
         pixels = np.array(picture)
     pixels[100, 100, 1] ^= 1
-    mosaics.Image.fromarray(pixels).save(embedded_copy / "test.png")
+    builtin.Image.fromarray(pixels).save(embedded_copy / "test.png")
     # Whatever verify says: the check is as good as free.
     line = error_line("cifar10", "embedded", verify=False)
     assert str(embedded_copy / "test.png") in line

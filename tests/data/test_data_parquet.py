@@ -52,8 +52,8 @@ def small(tmp_path, monkeypatch):
     for pixels in (train[:10], train[10:], test):
         planes = pixels.transpose(0, 3, 1, 2).reshape(10, -1)
         md5.append(hashlib.md5(np.concatenate([labels[:10, None].astype(np.uint8), planes], 1).tobytes()).hexdigest())
-    md5 = {"train_md5": {"one.bin": md5[0], "two.bin": md5[1]}, "test_md5": {"test.bin": md5[2]}}
-    few = dataclasses.replace(layout, train_examples=20, test_examples=10, **md5)
+    files = {"one.bin": md5[0], "two.bin": md5[1], "test.bin": md5[2]}
+    few = dataclasses.replace(layout, examples=(20, 10), md5=files)
     monkeypatch.setitem(official.LAYOUTS, ("binary", "cifar10"), few)
     folder = tmp_path / "hub"
     # The second official file comes first, as the hub has it; two Parquet files of one split, and a folder between.
@@ -82,7 +82,7 @@ def test_a_changed_pixel_or_order_is_not_official(small):
         load("cifar10", "parquet", str(folder))
     assert len(load("cifar10", "parquet", str(folder), verify=False).test_labels) == 10
     write(test, train[:5], labels[:5])
-    with pytest.raises(UserError, match=r"has 5 test images, 0 to 1 of each class, not CIFAR-10's 10"):
+    with pytest.raises(UserError, match=r"test has 5 records of 5 kinds, 1 to 1 of each kind, not CIFAR-10's 10 of 10"):
         load("cifar10", "parquet", str(folder))
 
 
@@ -134,8 +134,11 @@ def broken(folder, fault):
         ("cut off", "test-00000-of-00001.parquet is no Parquet file, or damaged"),
         ("no parquet", "test-00000-of-00001.parquet is no Parquet file, or damaged"),
         ("missing", "has no test-*.parquet; the source 'parquet' needs"),
-        ("no image", "has no column of images (a struct with `bytes`); it has pixels, label"),
-        ("no label", "has no column of integer labels (label, fine_label, labels); it has img, target"),
+        (
+            "no image",
+            "needs a column of images (a struct with `bytes`) and one of integer labels",
+        ),
+        ("no label", "and one of integer labels (label, fine_label, labels); it has img, target"),
         ("no rows", "test-00000-of-00001.parquet has no rows"),
         ("damaged image", "test-00000-of-00001.parquet: row 0 is no readable PNG or JPEG"),
         ("null", "test-00000-of-00001.parquet: row 0 lacks its image or its label"),

@@ -160,7 +160,7 @@ def test_auto_never_takes_the_embedded_images_in_the_place_of_a_path(tmp_path: P
 
 def test_auto_names_a_mistake_as_the_source_would(tmp_path: Path) -> None:
     folder = python10(tmp_path)
-    assert "set data.name=cifar10" in error_line("cifar100", "auto", folder)
+    assert "set data.source=python and data.name=cifar10" in error_line("cifar100", "auto", folder)
     assert "is a single file; give the folder" in error_line("cifar10", "auto", folder / "data_batch_1")
     assert list(load("cifar10", "auto", str(folder), verify=False).class_names) == CIFAR10_NAMES
 

@@ -1,6 +1,5 @@
 """Preparing, fetching, verifying and showing data, on small files made here; nothing reaches the network."""
 
-import dataclasses
 import http.server
 import shutil
 import socket
@@ -32,7 +31,7 @@ def small(per_class=3):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     to = tmp_path_factory.mktemp("data")
-    prepared.write_tfds(small(), to, lambda indices, total: indices)
+    prepared.write_tfds(small(), to)
     return to
 
 
@@ -46,11 +45,12 @@ def test_what_is_written_comes_back_in_order(written):
     assert data.sha256 == small().sha256
     assert data.class_names == NAMES
     assert load("cifar10", "auto", str(written)).source == "tfds"
-    assert not list(written.glob(".*"))
+    assert [path.name for path in written.iterdir()] == ["cifar10"]
+    assert [path.name for path in (written / "cifar10").iterdir()] == [prepared.VERSION]
 
 
 def test_other_peoples_reader_reads_it(written):
-    library = prepared._library()
+    library = prepared.tfds()
     read = library.data_source("cifar10", data_dir=str(written), download=False)
     examples = {bytes(example["id"]).decode(): example for example in read["train"]}
     dataset = small()
@@ -61,7 +61,6 @@ def test_other_peoples_reader_reads_it(written):
 
 def test_tfrecords_are_read_too(written, tmp_path):
     directory = copy(written, tmp_path) / "cifar10" / prepared.VERSION
-    (directory / prepared.MANIFEST).unlink()
     as_tfrecords(directory)
     assert load("cifar10", "tfds", str(directory)).summary()["sha256"] == small().summary()["sha256"]
     shard = next(directory.glob("cifar10-train.tfrecord*"))
@@ -78,15 +77,14 @@ def test_damage_is_named(written, tmp_path):
     directory = copy(written, tmp_path) / "cifar10" / prepared.VERSION
     shard = next(directory.glob("cifar10-train*"))
     whole = shard.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
-    shard.write_bytes(flipped)
-    with pytest.raises(UserError, match=rf"{shard.name}: damaged: its sha256"):
-        load("cifar10", "tfds", str(directory))
+    # Within the records, of 3 kB each; the rest of the file's blocks is empty.
+    for position in range(1000, 90_000, 4999):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1
+        shard.write_bytes(flipped)
+        with pytest.raises(UserError, match=rf"{shard.name}: damaged after 0 of 30 records"):
+            load("cifar10", "tfds", str(directory))
     shard.unlink()
-    with pytest.raises(UserError, match=rf"{shard.name}: missing"):
-        load("cifar10", "tfds", str(directory))
-    (directory / prepared.MANIFEST).unlink()
     with pytest.raises(UserError, match=rf"{shard.name}: this shard is missing"):
         load("cifar10", "tfds", str(directory))
     shard.write_bytes(whole[: len(whole) // 2])
@@ -117,20 +115,22 @@ def test_the_commands_prepare_verify_and_show(tmp_path, capsys):
     assert cli.main(prepare) == 2
     assert "is there already" in capsys.readouterr().err
     assert cli.main(["data", "verify", str(to)]) == 0
-    assert "training: 30 images, 3 to 3 of each class" in capsys.readouterr().out
+    assert f"sha256 {small().sha256}: {to} is sound" in capsys.readouterr().out
+    assert cli.main(["data", "verify", str(source)]) == 0
+    assert f"{source} can be read, but has no checksums to compare" in capsys.readouterr().out
     sheet = tmp_path / "sheet.png"
     assert cli.main(["data", "show", "--source=tfds", f"--path={to}", f"--out={sheet}"]) == 0
     with Image.open(sheet) as image:
-        pixels = np.asarray(image)
-    # The first image of the first class, enlarged twice, stands at the start of the first row.
-    dataset = small()
-    first = dataset.train_images[np.flatnonzero(dataset.train_labels == 0)[0]]
-    np.testing.assert_array_equal(pixels[24:88:2, 96:160:2], first)
-    keep = np.arange(30) != np.flatnonzero(dataset.train_labels == 3)[0]
-    images, labels = dataset.train_images[keep], dataset.train_labels[keep]
-    fewer = dataclasses.replace(dataset, train_images=images, train_labels=labels)
-    assert cli.main(["data", "verify", str(npz(tmp_path / "fewer.npz", fewer))]) == 2
-    assert "the training classes are not balanced: 2 of '" in capsys.readouterr().err
+        assert np.asarray(image).std() > 0
+
+
+def test_a_contact_sheet_has_the_first_images_of_each_class_in_a_row():
+    dataset = small(commands.PER_CLASS - 2)
+    sheet = commands.contact_sheet(dataset, lambda images: 255 - images)
+    assert sheet.shape == (10 * 32, commands.PER_CLASS * 32, 3)
+    first, second = dataset.train_images[np.flatnonzero(dataset.train_labels == 7)[:2]]
+    np.testing.assert_array_equal(sheet[7 * 32 : 8 * 32, :64], 255 - np.concatenate([first, second], axis=1))
+    assert (sheet[:, (commands.PER_CLASS - 2) * 32 :] == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,6 @@ def test_the_commands_prepare_verify_and_show(tmp_path, capsys):
         (["prepare", "cifar11"], "'cifar11' is no data set; did you mean 'cifar10'?"),
         (["verify", "/none"], "/none"),
         (["show", "--source=embeded"], "did you mean 'embedded'?"),
-        (["show", "--augmentation=crop-flip"], "did you mean 'crop_flip'?"),
         (["show", "--sorce=embedded"], "did you mean '--source'?"),
     ],
 )
@@ -201,14 +200,21 @@ def test_no_network_is_said_at_once_with_the_offline_ways(tmp_path):
     assert time.monotonic() - started < fetch.FAST + 1
 
 
-def test_verify_claims_no_more_than_was_checked(tmp_path):
+def test_verify_claims_no_more_than_was_checked(written, tmp_path):
     images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32)
 
-    def verdict(name, source, path):
-        return commands._verdict(Dataset(name, source, images, labels, images, labels, ("a", "b")), path)
+    def checked(name, source, path):
+        return commands.has_checksums(Dataset(name, source, images, labels, images, labels, ("a", "b")), path)
 
     # Of CIFAR-100's binary files no md5 is known, only that of the archive that they come in.
-    assert "no md5 of its files is known" in verdict("cifar100", "binary", tmp_path)
-    assert verdict("cifar100", "binary", tmp_path / "cifar-100-binary.tar.gz") == "is sound"
-    assert verdict("cifar10", "binary", tmp_path) == "is sound"
-    assert verdict("cifar100", "tfds", tmp_path) == "is sound"
+    assert not checked("cifar100", "binary", tmp_path)
+    assert not checked("cifar100", "binary", tmp_path / "cifar-100-binary.tar")
+    assert checked("cifar100", "binary", tmp_path / "cifar-100-binary.tar.gz")
+    assert checked("cifar10", "binary", tmp_path)
+    assert checked("cifar100", "python", tmp_path)
+    assert checked("cifar10", "parquet", tmp_path)
+    assert not checked("cifar100", "parquet", tmp_path)
+    assert checked("cifar10", "tfds", written)
+    other = copy(written, tmp_path)
+    as_tfrecords(other / "cifar10" / prepared.VERSION)
+    assert not checked("cifar10", "tfds", other)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from normres.configs import base
 from normres.data import Dataset, load, prepared
-from normres.data.resize import square
+from normres.data.files import square
 from normres.runs import config as configs
 from normres.training.programs import Programs
 
@@ -65,7 +65,7 @@ def test_tfrecords_have_the_same_images(pets: Path, tmp_path: Path) -> None:
     as_tfrecords(directory)
     assert load("pets", "tfds", str(other), image_size=8).sha256 == before
     line = error_line("pets", "tfds", other, image_size=8, stream="always")
-    assert line == f"data.stream='always': {directory} holds TFRecord shards; only ArrayRecord ones can be streamed"
+    assert line == f"data.stream='always': {directory} has TFRecord shards; only ArrayRecord ones can be streamed"
     assert load("pets", "tfds", str(other), image_size=8, stream="auto").why_streamed == ""
 
 
@@ -73,7 +73,13 @@ def test_grey_images_keep_their_one_channel_and_train(tmp_path: Path) -> None:
     digits = {"train": [(image[:10, :10], label) for image, label in pictures(16, channels=1)], "test": pictures(4, 1)}
     to = prepared_set(tmp_path / "data", "digits", digits, classes=3, shape=(None, None, 1))
     assert load("digits", "tfds", str(to), image_size=10).train_images.shape == (16, 10, 10, 1)
-    changes = {"model.depth": 8, "model.width": 4, "train.batch_size": 8, "train.eval_batch_size": 8}
+    changes = {
+        "model.depth": 8,
+        "model.width": 4,
+        "model.remat": "nothing",
+        "train.batch_size": 8,
+        "train.eval_batch_size": 8,
+    }
     config = configs.apply(base.get_config("demo"), changes)
     built = Programs(config, load("digits", "tfds", str(to), image_size=10), "float32", jax.devices()[:1])
     _, metrics = built.train(built.initial_state(), 0)

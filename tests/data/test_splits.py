@@ -273,6 +273,8 @@ def test_a_run_records_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "data.label_noise": 0.5,
         "model.depth": 8,
         "model.width": 4,
+        "model.remat": "nothing",
+        "train.ops": "plain",
         "train.steps": 2,
         "train.steps_per_program": 1,
         "train.batch_size": 16,

@@ -64,6 +64,8 @@ def config(directory: Path | str = "d", **changes: Any) -> Any:
         "data.image_size": SIZE,
         "model.depth": 8,
         "model.width": 4,
+        "model.remat": "nothing",  # compiles in less time
+        "train.ops": "plain",
         "train.steps": 6,
         "train.batch_size": 16,
         "train.eval_batch_size": 16,
@@ -124,7 +126,7 @@ def test_a_record_that_cannot_be_read_is_one_line(directory: Path) -> None:
     def broken(record: bytes) -> np.ndarray:
         raise OSError("cannot identify image file")
 
-    images._decode = broken
+    images.decode = broken
     with pytest.raises(UserError) as raised:
         list(lazy.read_ahead(images, lambda number: np.arange(4), 0, 2))
     assert str(raised.value) == f"{directory}/colors/1.2.0: an image cannot be read: cannot identify image file"

@@ -35,7 +35,7 @@ def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, lab
     def train(count: int) -> float:
         nonlocal state, done
         if not done:
-            run.compile(state)
+            run.compile()
             machine.return_freed_memory()
         until = done + count
         while done < until:

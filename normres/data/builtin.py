@@ -1,9 +1,10 @@
-"""The source `embedded`: a class-balanced CIFAR-10 subset that comes with the package, as PNG mosaics.
+"""The sources that need no files: `embedded` and `synthetic`.
 
-The folder `embedded/` holds `train.png` and `test.png`, which any image viewer opens, and `labels.json`.
+`embedded` is a class-balanced CIFAR-10 subset that comes with the package, as PNG mosaics: the folder `embedded/` holds
+`train.png` and `test.png`, which any image viewer opens, and `labels.json`; `scripts/make_embedded.py` writes it.
 A mosaic is a grid of 32x32-pixel tiles; each class fills consecutive tile rows, in class order, and within a
 class the examples run left to right, then down.  So the arrays are CLASS-MAJOR (all airplanes first): whoever
-takes batches from them has to shuffle.  `scripts/make_embedded.py` writes the folder.
+takes batches from them has to shuffle.
 """
 
 import json
@@ -15,11 +16,13 @@ import numpy as np
 from PIL import Image
 
 from normres.data.dataset import Dataset, sha256
-from normres.data.places import one_line
+from normres.data.files import one_line
+from normres.data.releases import CIFAR10_NAMES
 from normres.errors import UserError
 
 TILE = 32  # pixels, height and width
 COLUMNS = 32  # tiles in one row of a mosaic
+SYNTHETIC = {"train": 1_000, "test": 500}  # examples, multiples of 100, so that the classes are balanced
 FOLDER: Traversable = resources.files("normres.data") / "embedded"
 
 
@@ -30,27 +33,18 @@ def from_mosaic(mosaic_HWC: np.ndarray) -> np.ndarray:
     return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * COLUMNS, TILE, TILE, 3)
 
 
-def class_major_labels(classes: int, per_class: int) -> np.ndarray:
-    """Returns the labels of a mosaic, uint8 (classes * per_class,): 0, 0, ..., 1, 1, ..."""
-    return np.repeat(np.arange(classes, dtype=np.uint8), per_class)
-
-
 def load_embedded(name: str, path: str = "") -> Dataset:
     """Returns the embedded subset: 2,560 training and 640 test images of CIFAR-10, class-major.
 
     Raises `UserError` for another data set than "cifar10", for a `path` (there is none to read), and for
     files that are missing or damaged.
     """
-    if name != "cifar10":
+    if name != "cifar10" or path:
+        # Left alone, the full data set that a path means would silently be 2,560 images.
+        field, value, has = ("path", path, "reads no path") if path else ("name", name, "has only cifar10")
         raise UserError(
-            f"data.name: the source 'embedded' has only cifar10, not {name!r}; "
+            f"data.{field}: the source 'embedded' {has}, not {value!r}; "
             "set data.source=binary and data.path to the official files"
-        )
-    if path:
-        # Left alone, the full data set that this path means would silently be 2,560 images.
-        raise UserError(
-            f"data.path: the source 'embedded' reads no path, but it is {path!r}; "
-            "set data.source=binary to read it, or leave data.path empty"
         )
     file = FOLDER / "labels.json"
     arrays: dict[str, Any] = {}
@@ -58,7 +52,7 @@ def load_embedded(name: str, path: str = "") -> Dataset:
         layout = json.loads(file.read_text(encoding="utf-8"))
         names = tuple(layout["class_names"])
         for split in ("train", "test"):
-            labels = class_major_labels(len(names), layout["per_class"][split])
+            labels = np.repeat(np.arange(len(names), dtype=np.uint8), layout["per_class"][split])
             file = FOLDER / f"{split}.png"
             with file.open("rb") as stream, Image.open(stream, formats=["PNG"]) as picture:
                 images = from_mosaic(np.asarray(picture))
@@ -66,9 +60,23 @@ def load_embedded(name: str, path: str = "") -> Dataset:
                 if sha256([array]) != layout["sha256"][f"{split}_{kind}"]:
                     raise ValueError(f"the sha256 of its {kind} is wrong")
             arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int32)}
-    # Pillow reports a damaged PNG chunk as SyntaxError.
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError) as error:
+    except Exception as error:  # whatever a damaged file makes Pillow and json raise
         raise UserError(
             f"{file}: cannot be read ({one_line(error)}); the installed package is damaged, install normres again"
         ) from error
     return Dataset(name=name, source="embedded", class_names=names, **arrays)
+
+
+def load_synthetic(name: str, path: str = "", image_size: int = 32) -> Dataset:
+    """Returns random pixels in the shape of `name`: uint8 (N, image_size, image_size, 3), the classes in turn.
+
+    They are for tests of shapes and speed: there is nothing in them to learn.  The same call gives the same bytes
+    everywhere; `path` is not read.
+    """
+    names = CIFAR10_NAMES if name == "cifar10" else tuple(f"class_{number}" for number in range(100))
+    arrays: dict[str, Any] = {}
+    for number, (split, count) in enumerate(SYNTHETIC.items()):
+        random = np.random.default_rng([0, number])
+        arrays[f"{split}_images"] = random.integers(0, 256, (count, image_size, image_size, 3), np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(count) % len(names)).astype(np.int32)
+    return Dataset(name=name, source="synthetic", class_names=names, **arrays)

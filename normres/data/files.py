@@ -1,0 +1,81 @@
+"""What the sources that read files have in common: paths, libraries, images, and one line for what cannot be read."""
+
+import importlib
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from normres.errors import UserError
+
+
+def one_line(error: Exception) -> str:
+    """Returns an error's text on one line, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def find(path: str, wanted: str) -> Path:
+    """Returns where `path` lies, `~` expanded; `wanted` says what it should hold."""
+    with readable(path):
+        place = Path(path).expanduser()
+        if not place.exists():
+            raise UserError(f"data.path: {place} does not exist; {wanted}")
+    return place
+
+
+@contextmanager
+def readable(place: Path | str) -> Iterator[None]:
+    """Turns a refusal of the operating system into a line that names the file."""
+    try:
+        yield
+    # expanduser raises RuntimeError for a user that does not exist.
+    except (OSError, RuntimeError) as error:
+        file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        raise UserError(f"data.path: {file or place} cannot be read: {reason or one_line(error)}") from error
+
+
+def library(name: str, extra: str) -> Any:
+    """Returns a library of an extra of the package; raises UserError if it is not installed."""
+    try:
+        # Libraries warn when they are imported, of what no user of this program can mend.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"data.source: {name} is needed: pip install 'normres[{extra}]' ({one_line(error)})") from None
+
+
+def square(picture: Image.Image, size: int) -> np.ndarray:
+    """Returns the picture as uint8 (size, size, C): its shorter side scaled to `size` pixels, the middle cut out.
+
+    One that is (size, size) already keeps its pixels.
+    """
+    width, height = picture.size
+    if (width, height) != (size, size):
+        scale = size / min(width, height)
+        width, height = max(size, round(width * scale)), max(size, round(height * scale))
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - size) // 2, (height - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def decode(content: bytes, size: int, what: str) -> np.ndarray:
+    """Returns an encoded PNG or JPEG as uint8 (size, size, 3), RGB.
+
+    Raises `UserError`, one line that begins with `what`, for a damaged one.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as unread:
+            unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
+        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as opened:
+            return square(opened.convert("RGB"), size)
+    # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"{what} is no readable PNG or JPEG image ({one_line(error)})") from error
