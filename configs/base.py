@@ -63,14 +63,14 @@ FIELDS: dict[str, Field] = {
     "model.remat": Field(
         "auto",
         "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | block (all, "
-        "from its input: the least memory, a third more time) | auto (elementwise in plain JAX)",
+        "from its input: the least memory, a third more time) | auto (nothing)",
         choices=("nothing", "elementwise", "block", "auto"),
         how=True,
     ),
     "model.unroll": Field(
         "auto",
-        "compile every block on its own: a tenth less time, but seconds to compile and more memory; auto: on the CPU, "
-        "for 400 steps and more of networks of up to 60 blocks",
+        "compile every block on its own: a tenth less time, but seconds to compile and more memory; auto: on CPUs and "
+        "GPUs, for 400 steps and more of networks of up to 60 blocks",
         choices=("never", "always", "auto"),
         how=True,
     ),

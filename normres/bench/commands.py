@@ -45,6 +45,16 @@ examples:
   normres bench compile --depths=20,110 --orders=post,pre --shortcuts=A --step
   normres bench compile --depths=1202 --batch=128 --remat=block --step"""
 
+ACCELERATORS = """\
+Compiles the training and the evaluation step of `normres train`, and stock Flax's, for devices that need not be there.
+Each kind of device has an environment of its own (make setup EXTRA=tpu, or EXTRA=cuda13); with --json, rows of other
+devices stay in the file, and those that are there for this code are not compiled again.  A TPU's compiler takes one to
+five minutes a program.
+
+examples:
+  normres bench accelerators --device=h100 --depths=20,56 --json=docs/accelerators/accelerators.json
+  normres bench accelerators --from=docs/accelerators/accelerators.json --markdown=docs/accelerators.md"""
+
 CONTENDERS = ("normres", "flax", "torch")  # of `bench step`
 LEAST = {"norms": 7, "step": 5}  # samples of --repeats
 
@@ -53,6 +63,11 @@ Options = dict[str, tuple[Any, str]]
 COMMON: Options = {"--json=FILE": (None, "write the numbers to this file too")}
 TORCH: Options = {"--torch=PYTHON": (None, "a Python that imports torch (default: this, if it does)")}
 SIZES: Options = {"--width=N": (16, "of the first stage"), "--batch=N": (128, "examples")}
+SHOWN: Options = {
+    "--chart=FILE.png": (None, "draw the numbers"),
+    "--markdown=FILE.md": (None, "put the table between this page's markers"),
+    "--from=FILE": (None, "measure nothing; show this --json file"),
+}
 OPTIONS: dict[str, Options] = {
     "numerics": {
         "--norms=A,B": (None, "which norms (default: all that standardize)"),
@@ -74,9 +89,17 @@ OPTIONS: dict[str, Options] = {
         "--repeats=N": (5, "samples of each, 5 or more"),
         **TORCH,
         "--before=FOLDER": (None, "a checkout of another commit, to be timed beside"),
-        "--chart=FILE.png": (None, "draw the numbers"),
-        "--markdown=FILE.md": (None, "put the table between this page's markers"),
-        "--from=FILE": (None, "measure nothing; show this --json file"),
+        **SHOWN,
+    },
+    "accelerators": {
+        "--device=A,B": ("tpu-v5e:1x1", "tpu-GENERATION:TOPOLOGY, h100, or local"),
+        "--depths=A,B": ("20", "of the networks"),
+        "--norms=A,B": ("batch", "of batch, group, layer, instance, or all"),
+        "--contenders=A,B": ("normres,evaluation,flax,flax-data", "of these, unrolled and scanned"),
+        "--parallel=A,B": ("jit", "on several chips: jit, pmap (with sync_batch_norm) or all"),
+        **SIZES,
+        "--dtype=DTYPE": ("bfloat16", "of the activations"),
+        **SHOWN,
     },
     "compile": {
         "--depths=A,B": ("20,110,1202", "of the networks"),
@@ -111,15 +134,12 @@ def _norms(options: Namespace) -> None:
 
 def _step(options: Namespace) -> None:
     source, before, page = getattr(options, "from"), options.before, options.markdown
-    if options.chart and options.chart.suffix != ".png":
-        raise UserError(f"--chart={options.chart}: the name must end in .png")
-    if page and not page.is_file():
-        raise UserError(f"--markdown={page}: there is no such page")
     if before and not (before / "normres").is_dir():
         raise UserError(f"--before={before}: holds no folder normres")
     names = chosen(options, "contenders", CONTENDERS)
     # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from normres.bench import output
     from normres.bench.step import cells, measure, show, workers
 
     if source:
@@ -142,7 +162,7 @@ def _step(options: Namespace) -> None:
     if options.chart:
         show.draw(document, options.chart)
     if page:
-        page.write_text(show.put_between_markers(page.read_text(), document, str(page)))
+        output.put_between_markers(page, "step", show.markdown(document))
 
 
 def _compile(options: Namespace) -> None:
@@ -164,10 +184,37 @@ def _compile(options: Namespace) -> None:
     compile.run(applied, networks, dtype, options.step, options.json)
 
 
+def _accelerators(options: Namespace) -> None:
+    from normres.bench import devices
+
+    devices.prepare()
+    from normres.bench import accelerators, output
+    from normres.bench.step import cells
+
+    if source := getattr(options, "from"):
+        document = accelerators.read(source)
+        print(accelerators.table(document["rows"]))
+    else:
+        depths, norms = integers("--depths", options.depths), chosen(options, "norms", cells.NORMS)
+        selected = cells.select(depths, [options.dtype], norms, options.batch, options.width)
+        contenders = chosen(options, "contenders", accelerators.CONTENDERS)
+        modes = chosen(options, "parallel", accelerators.MODES)
+        document = accelerators.run(options.device.split(","), selected, contenders, modes, options.json)
+    if options.chart:
+        accelerators.draw(document, options.chart)
+    if options.markdown:
+        output.put_between_markers(options.markdown, "accelerators", accelerators.markdown(document))
+
+
 BENCHMARKS: dict[str, tuple[Callable[[Namespace], None], str, str]] = {
     "numerics": (_numerics, "Print each norm's error on hard inputs, beside Flax and PyTorch.", NUMERICS),
     "norms": (_norms, "Time forward and backward of each norm, beside Flax.", NORMS),
     "step": (_step, "Time a whole training step beside stock Flax and PyTorch.", STEP),
+    "accelerators": (
+        _accelerators,
+        "Compile the training step for TPUs and GPUs that are not there, and count what it costs.",
+        ACCELERATORS,
+    ),
     "compile": (_compile, "Measure the training step's compile time and memory against depth.", COMPILE),
 }
 
@@ -195,6 +242,11 @@ def run(options: Namespace, left: list[str]) -> int:
     for name in ("json", "chart"):
         if (file := getattr(options, name, None)) and not file.parent.is_dir():
             raise UserError(f"--{name}={file}: there is no directory {file.parent}")
+    if "--chart=FILE.png" in OPTIONS[benchmark]:
+        if options.chart and options.chart.suffix != ".png":
+            raise UserError(f"--chart={options.chart}: the name must end in .png")
+        if options.markdown and not options.markdown.is_file():
+            raise UserError(f"--markdown={options.markdown}: there is no such page")
     if benchmark in LEAST and options.repeats < LEAST[benchmark]:
         raise UserError(f"--repeats={options.repeats} must be at least {LEAST[benchmark]}")
     if benchmark != "step":  # whose parent process computes nothing, and whose Flax must not get our flags

@@ -1,5 +1,6 @@
 """How the benchmarks print and write what they measured: tables, quartiles, JSON, and the machine's name."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import tabulate
 
+from normres.errors import UserError
 from normres.runs import results
 
 NOTHING = "–"
@@ -48,6 +50,19 @@ def spread(values: Sequence[float], digits: int) -> str:
     """Returns quartiles as "median (lower–upper)"."""
     lower, middle, upper = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} ({lower}–{upper})"
+
+
+def put_between_markers(page: Path, name: str, content: str) -> None:
+    """Puts content between the lines <!-- begin NAME --> and <!-- end NAME --> of a page.
+
+    Raises:
+      UserError: the page has no such lines, or several.
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    text, pattern = page.read_text(), re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.S)
+    if len(pattern.findall(text)) != 1:
+        raise UserError(f"--markdown={page}: it needs the lines {begin} and {end}, once each")
+    page.write_text(pattern.sub(lambda _: f"{begin}\n{content}{end}", text))
 
 
 def write(file: Path | None, content: dict[str, Any]) -> None:

@@ -152,7 +152,7 @@ def normalization(
         if use_running and "N" in over:
             assert running is not None
             return Deviation(wide - running.mean, jnp.zeros_like(running.mean)), running
-        return deviation_and_moments(wide, spec_reduction(x, spec, over, axis_name), where)
+        return deviation_and_moments(x, spec_reduction(x, spec, over, axis_name), where)
 
     deviations, moments = zip(*map(measured, spec.reductions), strict=True) if spec.reductions else ((), ())
     terms = forms.Terms(wide, deviations, moments, running, parameters, spec.epsilon, spec.channel_axis % x.ndim, where)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 
 
@@ -12,10 +11,8 @@ def cross_entropy(logits_NK: jax.Array, labels_N: jax.Array, smoothing: float = 
 
     Label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2015, arXiv 1512.00567, section 7.
     """
-    of_labels = optax.softmax_cross_entropy_with_integer_labels(logits_NK, labels_N)
-    if not smoothing:
-        return of_labels
-    return (1 - smoothing) * of_labels - smoothing * jnp.mean(jax.nn.log_softmax(logits_NK), -1)
+    targets_NK = optax.smooth_labels(jax.nn.one_hot(labels_N, logits_NK.shape[-1]), smoothing)
+    return optax.safe_softmax_cross_entropy(logits_NK, targets_NK)
 
 
 # (logits_NK, labels_N, smoothing) -> losses_N.  To add a loss, add a row.

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 
 class Outcome(NamedTuple):
@@ -41,8 +42,19 @@ class Metric(NamedTuple):
 
 def top_error(outcome: Outcome, k: int) -> jax.Array:
     """Returns, for each example, whether k or more classes have a larger logit than the right one."""
-    right = jnp.take_along_axis(outcome.logits_NK, outcome.labels_N[:, None], axis=-1)
-    return jnp.sum(outcome.logits_NK > right, axis=-1) >= k
+    is_right_NK = jax.nn.one_hot(outcome.labels_N, outcome.logits_NK.shape[-1], dtype=bool)
+    right_N1 = jnp.sum(jnp.where(is_right_NK, outcome.logits_NK, 0), axis=-1, keepdims=True)
+    return jnp.sum(outcome.logits_NK > right_N1, axis=-1) >= k
+
+
+def length(tree: Any) -> jax.Array:
+    """Returns the square root of the sum of squares of all numbers in a tree of arrays."""
+
+    def together(leaves: list[jax.Array]) -> jax.Array:
+        return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves]))
+
+    # A GPU would start a kernel for each leaf, forty in a ResNet-20; elsewhere the copy is what costs.
+    return lax.platform_dependent(jax.tree.leaves(tree), cuda=together, rocm=together, default=optax.tree.norm)
 
 
 # To add a metric, add a row.
@@ -50,8 +62,8 @@ METRICS: dict[str, Metric] = {
     "loss": Metric("examples", lambda outcome: outcome.losses_N),
     "error": Metric("examples", lambda outcome: jnp.argmax(outcome.logits_NK, -1) != outcome.labels_N),
     "top5_error": Metric("examples", lambda outcome: top_error(outcome, 5)),
-    "gradient_norm": Metric("update", lambda update: optax.tree.norm(update.gradients)),
-    "parameter_norm": Metric("update", lambda update: optax.tree.norm(update.params)),
+    "gradient_norm": Metric("update", lambda update: length(update.gradients)),
+    "parameter_norm": Metric("update", lambda update: length(update.params)),
 }
 
 

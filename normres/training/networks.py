@@ -14,29 +14,30 @@ from normres.errors import UserError
 from normres.layers import PLAIN, Ops
 from normres.models import MODELS
 
-# Unrolled, a step takes a tenth less time on two CPU cores, and up to a third of a second a block longer to compile,
-# which about 350 steps of width 16 make up for.
+# Unrolled, a step takes a tenth less time on two CPU cores and half the kernels on a GPU, and a third of a second a
+# block longer to compile at most, which about 350 steps of width 16 make up for (docs/accelerators.md).
+UNROLLED = ("cpu", "gpu", "cuda", "rocm")
 UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
 
 
-def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN) -> Any:
+def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None) -> Any:
     """Returns the NetworkConfig of a run that trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
-    "auto": norms and ReLUs in plain JAX are computed anew in the backward pass, which keeps half as much; other
-    operations say themselves what they keep.  Unrolled is what was measured to be faster, on the CPU.
+    "auto" is what was measured to be faster: nothing is computed anew in the backward pass, and the blocks are unrolled
+    on UNROLLED.
     """
     synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
     fields = {**config.model}
     if fields["remat"] == "auto":
-        fields["remat"] = "elementwise" if ops is PLAIN else "nothing"
+        fields["remat"] = "nothing"
     others = {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if synchronized else None}
     model: Any = MODELS[config.model.family].configured(fields, **others)
     if not hasattr(model, "unrolled"):
         return model
     long = config.train.steps >= UNROLLED_STEPS and sum(model.blocks) <= UNROLLED_BLOCKS
     unroll = config.model.unroll
-    return replace(model, unrolled=unroll == "always" or (unroll == "auto" and platform == "cpu" and long))
+    return replace(model, unrolled=unroll == "always" or (unroll == "auto" and platform in UNROLLED and long))
 
 
 class UserNetwork(nn.Module):
@@ -59,7 +60,7 @@ def build_network(
       UserError: the user's module does not exist or does not take `classes`.
     """
     if not config.model.module:
-        model = model_config(config, classes, dtype, platform, ops)
+        model = model_config(config, classes, dtype, platform)
         return MODELS[config.model.family].module(model, ops=ops)
     wanted = user_module(config.model.module)
     fields = getattr(wanted, "__dataclass_fields__", {})

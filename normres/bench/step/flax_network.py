@@ -57,21 +57,12 @@ class Network(nn.Module):
         return jnp.asarray(x, jnp.float32)
 
 
-def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
-    """See serve.Timed.  Unlike normres, Flax gets its batch ready-made, in float32."""
+def training(spec: Mapping[str, Any]) -> tuple[Network, Any, Callable[..., Any]]:
+    """Returns the network, its optimizer, and the step (variables, momenta, images, labels) -> both after it, loss."""
     network = Network(spec)
     sgd = optax.sgd(spec["learning_rate"], spec["momentum"])
     optimizer = optax.chain(optax.add_decayed_weights(spec["weight_decay"]), sgd)
-    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    for name in dict.fromkeys(key.rpartition(".")[0] for key in weights):
-        convert = kernel_from_torch if weights[f"{name}.weight"].ndim > 1 else norm_from_torch
-        for collection, leaves in convert(weights, name).items():
-            variables[collection][name] = leaves
-    variables = jax.device_put(variables, may_alias=False)
-    momenta = optimizer.init(variables["params"])
-    batch = jax.device_put((np.float32(images) / 255, labels))
 
-    @partial(jax.jit, donate_argnums=(0, 1))
     def train_step(variables: Any, momenta: Any, images: jax.Array, labels: jax.Array) -> Any:
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             logits, updated = network.apply(variables | {"params": params}, images, mutable=["batch_stats"])
@@ -80,6 +71,22 @@ def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, lab
         (loss, updated), gradients = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
         updates, momenta = optimizer.update(gradients, momenta, variables["params"])
         return variables | updated | {"params": optax.apply_updates(variables["params"], updates)}, momenta, loss
+
+    return network, optimizer, train_step
+
+
+def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
+    """See serve.Timed.  Unlike normres, Flax gets its batch ready-made, in float32."""
+    _, optimizer, step = training(spec)
+    train_step = jax.jit(step, donate_argnums=(0, 1))
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for name in dict.fromkeys(key.rpartition(".")[0] for key in weights):
+        convert = kernel_from_torch if weights[f"{name}.weight"].ndim > 1 else norm_from_torch
+        for collection, leaves in convert(weights, name).items():
+            variables[collection][name] = leaves
+    variables = jax.device_put(variables, may_alias=False)
+    momenta = optimizer.init(variables["params"])
+    batch = jax.device_put((np.float32(images) / 255, labels))
 
     def train(count: int) -> float:
         nonlocal variables, momenta

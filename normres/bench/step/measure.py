@@ -91,8 +91,8 @@ def conditions(
     provenance = results.provenance()
     git = ["git", "-C", str(before), "rev-parse", "HEAD"]
     return {
-        "code": _digest(Path(normres.__file__).parent),
-        "before": _digest(before / "normres") if before else "",
+        "code": digest_of(Path(normres.__file__).parent),
+        "before": digest_of(before / "normres") if before else "",
         "before_commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if before else "",
         "device": output.device_name(),
         "versions": {**provenance["versions"], "torch": torch},
@@ -106,7 +106,7 @@ def conditions(
     }
 
 
-def _digest(root: Path) -> str:
+def digest_of(root: Path) -> str:
     """Returns a digest of a package's Python and C++ code."""
     digest = hashlib.sha256()
     for file in sorted(file for file in root.rglob("*") if file.suffix in (".py", ".cc", ".h")):

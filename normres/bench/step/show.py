@@ -1,6 +1,5 @@
 """What was measured, as a table for the terminal and for a page, and as a figure; from the JSON alone."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from normres.bench import output
-from normres.errors import UserError
 from normres.report.style import PAGE_INCHES, STYLE, VARIANTS
-
-BEGIN, END = "<!-- begin step -->", "<!-- end step -->"
 
 HEADER = """\
 One training step of a CIFAR ResNet: forward, backward, SGD with momentum and weight decay.  Every contender has a
@@ -76,18 +72,6 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [(f"ResNet-{cell['depth']}", cell["norm"], cell["dtype"], *row) for cell in cells for row in rows(cell)]
     header = ("network", "norm", "dtype", *COLUMNS)
     return f"{caption}\n\n{output.table(header, lines, text_columns=4, markdown=True)}\n"
-
-
-def put_between_markers(page: str, document: dict[str, Any], name: str) -> str:
-    """Returns the page with the table between BEGIN and END.
-
-    Raises:
-      UserError: the page, whose file is `name`, has no such markers.
-    """
-    pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.S)
-    if len(pattern.findall(page)) != 1:
-        raise UserError(f"--markdown={name}: it needs the lines {BEGIN} and {END}, once each")
-    return pattern.sub(lambda _: f"{BEGIN}\n{markdown(document)}{END}", page)
 
 
 def draw(document: dict[str, Any], file: Path) -> None:

@@ -1,0 +1,143 @@
+"""What a compiled program costs, read out of its text: kernels, bytes, collectives."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
+SIZES |= {"bf16": 2, "f16": 2, "f32": 4, "f64": 8, "f8e4m3fn": 1, "f8e5m2": 1, "c64": 8, "c128": 16}
+
+# Instructions that neither start a kernel nor move anything; what is asynchronous is counted at its start.
+FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "opt-barrier", "after-all"),
+    *("partition-id", "replica-id", "while", "conditional", "call", "copy-done", "async-start", "async-done"),
+    *("all-reduce-done", "all-gather-done", "collective-permute-done", "get-dimension-size", "domain"),
+}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+# Instructions that read of their first operand no more than they return.
+SLICES = {"gather", "dynamic-slice", "slice"}
+
+_ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction: its name, its result's type, its kind, what it reads, and the rest of its line."""
+
+    name: str
+    type: str
+    kind: str
+    operands: tuple[str, ...]
+    rest: str
+
+    def names(self, attribute: str) -> list[str]:
+        """Returns the computations that an attribute of the instruction names."""
+        match = re.search(attribute + r"=(?:\{([^}]*)\}|(%?[\w.\-]+))", self.rest)
+        return re.findall(r"[\w.\-]+", match[1] or match[2]) if match else []
+
+
+Computations = dict[str, list[Instruction]]
+
+
+def parse(text: str) -> tuple[Computations, str]:
+    """Returns the computations of a program's text, and the name of the first one that runs."""
+    computations: Computations = {}
+    entry = ""
+    inside: list[Instruction] = []
+    for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            inside = computations[head[2]] = []
+            entry = head[2] if head[1] else entry
+        elif found := _INSTRUCTION.match(line):
+            name, kind_of_result, kind, rest = found.groups()
+            operands = tuple(re.findall(r"%([\w.\-]+)", rest.partition("), ")[0]))
+            inside.append(Instruction(name, kind_of_result, kind, operands, rest))
+    return computations, entry
+
+
+def size(type_text: str) -> float:
+    """Returns the bytes of all arrays in a type, without padding."""
+    return sum(
+        SIZES[dtype] * math.prod(map(int, filter(None, sides.split(",")))) for dtype, sides in _ARRAY.findall(type_text)
+    )
+
+
+def _runs(computations: Computations, name: str, times: int = 1) -> Iterator[tuple[Instruction, int, dict[str, str]]]:
+    """Yields every instruction that runs, how many times it does, and the types of its computation's values."""
+    types = {each.name: each.type for each in computations[name]}
+    for each in computations[name]:
+        yield each, times, types
+        inner, trips = [], 1
+        if each.kind == "while":
+            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', each.rest)
+            inner, trips = each.names("body"), int(known[1]) if known else 1
+        elif each.kind == "call":
+            inner = each.names("to_apply")
+        elif each.kind == "conditional":
+            inner = each.names("branch_computations") or each.names("true_computation")
+        elif each.kind == "async-start":
+            inner = each.names("calls")
+        for computation in inner:
+            yield from _runs(computations, computation, times * trips)
+
+
+def _read(computations: Computations, each: Instruction, types: dict[str, str]) -> float:
+    """Returns the bytes that an instruction reads; of an array that it only looks up, the rows that it looks up."""
+    if each.kind in SLICES:
+        return size(each.type)
+    sizes = [size(types.get(operand, "")) for operand in each.operands]
+    if each.kind == "fusion" and (called := each.names("calls")):
+        body = computations[called[0]]
+        users: dict[str, list[Instruction]] = {}
+        for user in body:
+            for operand in user.operands:
+                users.setdefault(operand, []).append(user)
+        for parameter in (inner for inner in body if inner.kind == "parameter"):
+            number = int(re.match(r"\d+", parameter.rest)[0])  # type: ignore[index]
+            of = users.get(parameter.name, [])
+            if of and all(user.kind in SLICES and user.operands[0] == parameter.name for user in of):
+                sizes[number] = min(sizes[number], sum(size(user.type) for user in of))
+    return sum(sizes)
+
+
+def cost(compiled: Any) -> dict[str, Any]:
+    """Returns what one run of a compiled program costs on one device.
+
+    kernels: instructions that start one, a loop's as often as it turns.
+    bytes: that they read and write, by the sizes of their arrays; of a lookup, the rows.
+    collectives: how many of each kind.
+    estimate_ms, flops: the compiler's own, None where it has none; it counts a loop's body once.
+    temporary_bytes, argument_bytes: memory.
+    largest: the instructions that move the most, as (bytes, times, name, type).
+    """
+    computations, entry = parse(compiled.as_text())
+    kernels, moved, collectives = 0, 0.0, Counter[str]()
+    largest = []
+    for each, times, types in _runs(computations, entry):
+        if each.kind in FREE:
+            continue
+        kernels += times
+        each_moves = size(each.type) + _read(computations, each, types)
+        moved += times * each_moves
+        largest.append((times * each_moves, times, each.name, each.type[:80]))
+        kind = each.kind.removesuffix("-start")
+        if kind in COLLECTIVES:
+            collectives[kind] += times
+    analysis, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    seconds = analysis.get("optimal_seconds", 0)
+    return {
+        "kernels": kernels,
+        "bytes": moved,
+        "bytes_by_compiler": analysis.get("bytes accessed") or None,
+        "collectives": dict(collectives),
+        "estimate_ms": 1e3 * seconds if seconds > 0 else None,
+        "flops": analysis.get("flops") or None,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "largest": sorted(largest, reverse=True)[:10],
+    }
