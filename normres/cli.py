@@ -1,4 +1,4 @@
-"""The command line: `normres train | sweep | report | show | data | bench`.  A mistake is one line and status 2."""
+"""The command line, `normres train`, `sweep`, `report` and so on.  A mistake is one line and status 2."""
 
 import argparse
 import os
@@ -23,6 +23,10 @@ A config is a name in configs/, such as degradation, or a file of yours, such as
 a colon: --config=base:short.  Any field of configs/base.py can be set with --config.FIELD=VALUE, for example
   --config.model.depth=56 --config.model.norm=group --config.optim.boundaries=1000,1500
 --config.recipe=NAME replaces the recipe that the file names, and keeps the file's own lines."""
+
+DEVICES = """\
+Devices: local (where some steps are timed too), h100 (needs the extra cuda13), or a TPU such as tpu-v5e:1x1,
+tpu-v5e:2x2 or tpu-v6e:1x1 (needs the extra tpu)."""
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
@@ -70,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--image", metavar="HxWxC", help="size of an image (default: the data's, 32x32x3)")
     show.add_argument("--fields", action="store_true", help="print the config's fields and what they mean instead")
     show.add_argument("--svg", type=Path, metavar="FILE.svg", help="draw the network to this file")
+    plan = add(
+        "plan",
+        "Say whether a run fits a device that need not be there, and what a training step costs on it; trains nothing.",
+        f"The device's real compiler compiles the training step.  {DEVICES}\n\n{OVERRIDES}\n\nexample:\n"
+        "  normres plan --config=base --config.model.depth=1202 --device=h100",
+    )
+    plan.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
+    plan.add_argument("--device", default="local", metavar="NAME", help="the device (default: local, the one at hand)")
     data = add(
         "data",
         "Prepare, verify and show data; trains nothing.",
@@ -128,6 +140,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
                 "--output",
                 "--image",
                 "--svg",
+                "--device",
                 "--fields",
                 "--help",
             )
@@ -199,7 +212,19 @@ def _show(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Any] = {"train": _train, "sweep": _sweep, "report": _report, "show": _show}
+def _plan(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from normres.bench import devices
+
+    if options.device != devices.LOCAL:
+        devices.prepare()
+    machine.prepare()
+    from normres.bench import plan
+
+    plan.run(options.config, overrides, options.device)
+    return 0
+
+
+COMMANDS: dict[str, Any] = {"train": _train, "sweep": _sweep, "report": _report, "show": _show, "plan": _plan}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -201,6 +201,11 @@ class Programs:
         key = jax.random.key(stream_seed(self.config, "initialization"))
         return jax.device_put(self._steps.initialize(key), self.replicated)
 
+    def state_shapes(self) -> TrainState:
+        """Returns the shapes of the state."""
+        shapes: TrainState = jax.eval_shape(self._steps.initialize, jax.random.key(0))
+        return shapes
+
     def everywhere(self, tree: Any) -> Any:
         """Returns the shapes of a tree of arrays that lie whole on every device."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), tree)
@@ -213,7 +218,7 @@ class Programs:
         def laid(shape: tuple[int, ...], dtype: Any, *spec: str | None) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.sharded.mesh, P(*spec)))
 
-        state = self.everywhere(jax.eval_shape(self._steps.initialize, jax.random.key(0)))
+        state = self.everywhere(self.state_shapes())
         data = self.everywhere(self.arrays(split))
         if self.stream:
             image_shape = self._dataset.split(split)[0].shape[1:]

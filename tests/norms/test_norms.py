@@ -1,5 +1,6 @@
 """The pure functions: statistics and normalization against the definitions, written with loops in float64."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -348,3 +349,29 @@ def test_sub_batches_are_pooled_by_their_counts():
 def test_errors_name_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.asarray(draw(3, 5, 4, 6)))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0, 1e4])
+def test_one_pass_over_bfloat16_loses_less_than_its_rounding_has_added(mean):
+    x = jnp.asarray(draw(16, 12, 12, 4, mean=mean), jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    computed = moments(x, (0, 1, 2))
+    lost = np.abs(np.asarray(computed.var, np.float64) - exact.var((0, 1, 2), keepdims=True))
+    assert (lost <= mean**2 / 2**18 + 1e-6 * exact.var()).all()
+    np.testing.assert_allclose(computed.mean, exact.mean((0, 1, 2), keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+def test_members_merge_in_one_all_reduce_and_so_do_their_gradients():
+    x = draw(DEVICES, 4, 5, 6)
+    devices = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("data")
+
+    def loss(x):
+        y, _ = normalization(x, TABLE["batch"], axis_name="data")
+        return jnp.sum(jnp.sin(y))[None]
+
+    over_members = partial(jax.shard_map, mesh=devices, in_specs=spec, out_specs=spec, check_vma=False)
+    forward, both = over_members(loss), over_members(jax.grad(lambda x: loss(x)[0]))
+    for function, most in ((forward, 1), (both, 2)):
+        text = jax.jit(function).lower(x).compile().as_text()
+        assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == most

@@ -1,0 +1,135 @@
+"""`normres plan`: whether a run fits a device that need not be there, what a step costs, and what would change it."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from normres.bench import devices, output, program
+from normres.bench.accelerators import hollow
+from normres.data import Dataset
+from normres.data.lazy import LazyImages, device_memory
+from normres.errors import UserError
+from normres.runs import config as configs
+from normres.runs import machine
+from normres.show.commands import CLASSES, IMAGENET
+from normres.training.networks import build_network
+from normres.training.programs import Programs
+
+# Bytes of a chip's memory, of which a TPU's compiler keeps a part to itself.
+MEMORY = {"tpu-v4": 32e9, "tpu-v5e": 16e9, "tpu-v5p": 95e9, "tpu-v6e": 32e9, "h100": 84_978_434_048}
+IMAGENET_IMAGES = 1_281_167
+TIMED = 5  # steps, of which the first is not counted
+
+# What a user could change, as fields of the config.
+CHANGES = ("", "model.remat=elementwise", "model.remat=block", "data.stream=always")
+HEADER = ("", "arguments (MB)", "temporary (MB)", "in all (MB)", "fits", "kernels", "MB moved", "estimate (ms)")
+
+
+def dataset(config: ConfigDict, streamed: bool) -> Dataset:
+    """Returns a data set of the size that a run with this config has, whose images are nowhere."""
+    image = (config.data.image_size, config.data.image_size, 3)
+    classes = CLASSES.get(config.data.name, 10)
+    if config.model.layout == "imagenet":
+        image, classes = IMAGENET
+    made = hollow(image, classes)
+    if not streamed:
+        return made
+    count = IMAGENET_IMAGES if config.model.layout == "imagenet" else len(made.train_labels)
+    lazy = LazyImages(None, np.arange(count), lambda record: np.zeros(image, np.uint8), image, "planned", Path())
+    return Dataset(made.name, made.source, lazy, np.zeros(count, np.int32), lazy, made.test_labels, made.class_names)
+
+
+def programs(config: ConfigDict, of: list[Any], change: str = "") -> Programs:
+    """Returns the programs of a run on these devices, without the mean image, which takes little memory."""
+    streamed = (
+        "data.stream=always" in (change, f"data.stream={config.data.stream}") or config.model.layout == "imagenet"
+    )
+    field, _, value = change.partition("=")
+    changed = {field: value} if field.startswith("model.") else {}
+    changed |= {"data.preprocess": "none", "data.stream": "auto"}
+    dtype = config.train.dtype if config.train.dtype != "auto" else "bfloat16"
+    ops, _ = machine.operations(config.train.ops, of)
+    return Programs(configs.apply(config, changed), dataset(config, streamed), dtype, of, ops=ops)
+
+
+def measured(run: Programs) -> dict[str, Any]:
+    """Compiles the training step, and returns program.cost and "bytes_in_all", or "refused": why it cannot be."""
+    try:
+        compiled = run.lower("train").compile()
+    except jax.errors.JaxRuntimeError as error:
+        return {"refused": next(line for line in str(error).splitlines() if line.strip())}
+    memory: Any = compiled.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    cost = program.cost(compiled)
+    return cost | {"bytes_in_all": cost["argument_bytes"] + cost["temporary_bytes"] + results}
+
+
+def line(name: str, cost: dict[str, Any], memory: float) -> tuple[str, ...]:
+    """Returns a row of texts, see HEADER."""
+    if "refused" in cost:
+        return (name, *[output.NOTHING] * 3, "no", *[output.NOTHING] * 3)
+    sizes = (f"{cost[key] / 1e6:,.1f}" for key in ("argument_bytes", "temporary_bytes", "bytes_in_all"))
+    estimate = f"{cost['estimate_ms']:.2f}" if cost["estimate_ms"] else output.NOTHING
+    fits = "yes" if cost["bytes_in_all"] < memory else "no"
+    return (name, *sizes, fits, f"{cost['kernels']:,}", f"{cost['bytes'] / 1e6:,.0f}", estimate)
+
+
+def parts(run: Programs) -> list[tuple[str, str]]:
+    """Returns what lies on each device before a step, in MB."""
+    state = run.state_shapes()
+    trees = {
+        "parameters": state.params,
+        "running statistics": state.batch_stats,
+        "optimizer": state.opt_state,
+        "data set": run.arrays("train"),
+    }
+    return [
+        (name, f"{sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6:,.1f}")
+        for name, tree in trees.items()
+    ]
+
+
+def seconds_of_a_step(config: ConfigDict) -> float:
+    """Returns the median of some training steps on the devices at hand; every image is black."""
+    run = programs(config, jax.devices())
+    state, times = run.initial_state(), []
+    for number in range(TIMED):
+        began = time.perf_counter()
+        state = jax.block_until_ready(run.train(state, number)[0])
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[1:]))
+
+
+def run(path: str, overrides: dict[str, Any], device: str) -> None:
+    """Prints what a run with a config costs on a device.
+
+    Raises:
+      UserError: a config that cannot run, a device that does not exist, or a network without a choice of what it keeps.
+    """
+    config = configs.load(path, overrides)
+    of = devices.find(device)
+    memory = device_memory() if device == devices.LOCAL else MEMORY.get(device.partition(":")[0])
+    if memory is None:
+        raise UserError(f"--device={device}: its memory is not known here; known: {', '.join(MEMORY)}")
+    network = build_network(config, 10, "bfloat16")
+    print(
+        f"{type(network).__name__}, batch {config.train.batch_size}, on {len(of)} x {device} of {memory / 1e9:.0f} GB\n"
+    )
+    print(output.table(("on each device", "MB"), parts(programs(config, of))))
+    rows, refusals = [], []
+    for change in CHANGES:
+        if "remat" in change and not hasattr(getattr(network, "config", None), "remat"):
+            continue
+        if "stream" in change and config.model.layout == "imagenet":
+            continue  # it is streamed anyway
+        cost = measured(programs(config, of, change))
+        rows.append(line(change or "as configured", cost, memory))
+        refusals += [f"{change}: {cost['refused']}"] if "refused" in cost else []
+    print(f"\n{output.table(HEADER, rows)}")
+    print("\n".join(refusals), end="")
+    if device == devices.LOCAL:
+        print(f"\na step takes {1e3 * seconds_of_a_step(config):.1f} ms here, the median of {TIMED - 1}")

@@ -1,0 +1,124 @@
+"""What a compiled program costs, by a text whose numbers are known, and the benchmark that prints it."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from normres.bench import accelerators, commands, program
+from normres.bench.step.cells import Cell
+from normres.cli import main
+
+# A loop of three turns, each of which adds (8 + 8 bytes read, 8 written); a lookup of two rows (of 16 bytes) and their
+# sum in one kernel; an all-reduce of 8 bytes.
+TEXT = """\
+HloModule jit_f, is_scheduled=true
+
+%body (p: (s32[], f32[2])) -> (s32[], f32[2]) {
+  %p = (s32[], f32[2]{0}) parameter(0)
+  %value = f32[2]{0} get-tuple-element(%p), index=1
+  %doubled = f32[2]{0:T(128)} add(%value, %value)
+  ROOT %out = (s32[], f32[2]{0}) tuple(%p, %doubled)
+}
+
+%condition (p: (s32[], f32[2])) -> pred[] {
+  ROOT %yes = pred[] constant(true)
+}
+
+%looked_up (data: u8[1000,16], rows: s32[2,1]) -> u8[2,16] {
+  %data = u8[1000,16]{1,0} parameter(0)
+  %rows = s32[2,1]{1,0} parameter(1)
+  ROOT %found = u8[2,16]{1,0} gather(%data, %rows), offset_dims={1}
+}
+
+ENTRY %main (data: u8[1000,16], rows: s32[2,1], x: f32[2]) -> f32[2] {
+  %data = u8[1000,16]{1,0} parameter(0)
+  %rows = s32[2,1]{1,0} parameter(1)
+  %x = f32[2]{0} parameter(2)
+  %images = u8[2,16]{1,0:T(8,128)(4,1)S(1)} fusion(%data, %rows), kind=kLoop, calls=%looked_up
+  %start = (s32[], f32[2]{0}) tuple(%rows, %x)
+  %loop = (s32[], f32[2]{0}) while(%start), condition=%condition, body=%body, trips={"known_trip_count":{"n":"3"}}
+  %turned = f32[2]{0} get-tuple-element(%loop), index=1
+  ROOT %sum = f32[2]{0} all-reduce(%turned), replica_groups={{0,1}}, to_apply=%add
+}
+"""
+
+
+class Compiled:
+    """Stands for a compiled program."""
+
+    def as_text(self):
+        return TEXT
+
+    def cost_analysis(self):
+        return {"bytes accessed": 5.0, "optimal_seconds": -1.0}
+
+    def memory_analysis(self):
+        class Memory:
+            temp_size_in_bytes, argument_size_in_bytes = 7, 9
+
+        return Memory()
+
+
+def test_a_loop_counts_as_often_as_it_turns_and_a_lookup_what_it_reads():
+    cost = program.cost(Compiled())
+    assert cost["kernels"] == 3 + 1 + 1
+    assert cost["bytes"] == 3 * (8 + 8 + 8) + (32 + 32 + 8) + (8 + 8)
+    assert cost["collectives"] == {"all-reduce": 1}
+    assert (cost["bytes_by_compiler"], cost["estimate_ms"]) == (5.0, None)  # a negative estimate is none
+    assert (cost["temporary_bytes"], cost["argument_bytes"]) == (7, 9)
+    assert {(moved, times, name) for moved, times, name, _ in cost["largest"][:2]} == {
+        (72, 3, "doubled"),
+        (72, 1, "images"),
+    }
+
+
+def test_the_bytes_of_a_real_program():
+    compiled = jax.jit(lambda x: jnp.sin(x) + 1).lower(jnp.zeros(1000)).compile()
+    assert program.cost(compiled)["bytes"] >= 8000
+
+
+def test_it_compiles_compares_and_goes_on(tmp_path, capsys, monkeypatch):
+    file, page, chart = tmp_path / "a.json", tmp_path / "a.md", tmp_path / "a.png"
+    page.write_text("Before\n<!-- begin accelerators -->\n<!-- end accelerators -->\n")
+    monkeypatch.setattr(commands, "machine", type("Machine", (), {"prepare": staticmethod(lambda: None)}))
+    sizes = ["--device=local", "--depths=8", "--width=4", "--batch=16", "--dtype=float32"]
+    ask = ["bench", "accelerators", *sizes, f"--json={file}"]
+    assert main([*ask, "--contenders=flax-data"]) == 0
+    assert main([*ask, "--contenders=normres,flax-data", f"--markdown={page}", f"--chart={chart}"]) == 0
+    assert capsys.readouterr().out.count("s to compile") == 2  # the first was kept
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["contender"] for row in rows] == ["flax-data", "normres"]
+    assert all(row["kernels"] > 50 and row["bytes"] > 1e5 for row in rows)
+    assert "local, jit: ResNet-8, batch norm | Flax, same data" in page.read_text()
+    assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device=h200"], "--device=h200 does not exist; did you mean 'h100'?"),
+        (["--contenders=flex"], "--contenders=flex: 'flex' does not exist; did you mean 'flax'?"),
+        (["--depths=21"], "depth=21"),
+        (["--from=nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert main(["bench", "accelerators", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_device_whose_extra_is_missing_names_it(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["bench", "accelerators", "--device=tpu-v5e:1x1"]) == 2
+    assert "--device=tpu-v5e:1x1 needs the extra tpu: make setup EXTRA=tpu" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs the extra tpu")
+def test_a_tpu_program_copies_no_data_set():
+    cell = Cell(depth=8, dtype="bfloat16", norm="batch", batch=128, width=16)
+    row = accelerators.measure("tpu-v5e:1x1", "jit", cell, "normres")
+    assert row["estimate_ms"] < 1
+    assert max(moved for moved, *_ in row["largest"]) < 50_000 * 3072 / 2
