@@ -3,6 +3,7 @@
 # make test-plain   the other tests in a copy from which normres/cpu is deleted
 # make test-oldest  the subject's tests and one training with the oldest versions that are supported
 # make test-all     all of these
+# make accelerator  on a machine with a GPU or TPU: measure all that only it can say, into device.json (DATA=PATH)
 # make setup   only make the environment; EXTRA=cuda12, cuda13 or tpu adds an accelerator's packages
 # make lint    style and types
 # make lock    renew requirements.lock (needs uv)
@@ -18,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-plain test-oldest test-all setup lint lock clean help
+.PHONY: demo test test-plain test-oldest test-all accelerator setup lint lock clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -62,6 +63,10 @@ $(OLDEST)/installed: pyproject.toml requirements-oldest.txt
 	@$(OLDEST)/bin/python -m pip install --quiet --quiet -r requirements-oldest.txt -e . \
 		pytest pytest-xdist hypothesis
 	@touch $@
+
+# PYTHON has jax for the accelerator; it needs nothing of .venv.
+accelerator:
+	@PYTHONPATH=$(CURDIR) $(or $(PYTHON),$(BIN)/python) -m normres.cli bench device --json=device.json --path=$(DATA)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -55,7 +55,17 @@ examples:
   normres bench accelerators --device=h100 --depths=20,56 --json=docs/accelerators/accelerators.json
   normres bench accelerators --from=docs/accelerators/accelerators.json --markdown=docs/accelerators.md"""
 
-CONTENDERS = ("normres", "flax", "torch")  # of `bench step`
+DEVICE = """\
+Compares the accelerator at hand with the CPU, times the training step beside Flax and every mode of PyTorch, unrolled
+and scanned, and several processes at once; then trains ResNet-20 by the whole recipe until the time is over.
+`make accelerator` runs it.
+
+examples:
+  normres bench device --path=cifar-10-binary.tar.gz --json=device.json
+  normres bench device --from=device.json --markdown=docs/accelerators.md"""
+
+# Of `bench step`.
+CONTENDERS = ("normres", "scanned", "flax", "torch", "torch-default", "torch-reduce-overhead", "torch-max-autotune")
 LEAST = {"norms": 7, "step": 5}  # samples of --repeats
 
 # "--OPTION=METAVAR": (default, help).  The default's type is the option's; one of FOLDER and FILE is a path.
@@ -84,7 +94,7 @@ OPTIONS: dict[str, Options] = {
         "--depths=A,B": ("20,56,110", "of the networks"),
         "--dtypes=A,B": (None, "default: float32,bfloat16"),
         "--norms=A,B": (None, "of batch, group, layer, instance at every depth, or all"),
-        "--contenders=A,B": (None, f"of {', '.join(CONTENDERS)}; normres always takes part"),
+        "--contenders=A,B": (None, f"of {', '.join(CONTENDERS)}; default: normres,flax,torch"),
         **SIZES,
         "--repeats=N": (5, "samples of each, 5 or more"),
         **TORCH,
@@ -100,6 +110,16 @@ OPTIONS: dict[str, Options] = {
         **SIZES,
         "--dtype=DTYPE": ("bfloat16", "of the activations"),
         **SHOWN,
+    },
+    "device": {
+        "--minutes=N": (9, "in all; what is left after the measurements is training"),
+        "--depths=A,B": ("20,56,110", "of the networks"),
+        **SIZES,
+        "--repeats=N": (5, "samples of each"),
+        "--steps=N": (500, "of each process, where several run at once"),
+        "--path=PATH": ("", "CIFAR-10's binary archive or folder (default: train on the embedded images)"),
+        **TORCH,
+        **{key: value for key, value in SHOWN.items() if "chart" not in key},
     },
     "compile": {
         "--depths=A,B": ("20,110,1202", "of the networks"),
@@ -136,7 +156,7 @@ def _step(options: Namespace) -> None:
     source, before, page = getattr(options, "from"), options.before, options.markdown
     if before and not (before / "normres").is_dir():
         raise UserError(f"--before={before}: holds no folder normres")
-    names = chosen(options, "contenders", CONTENDERS)
+    names = chosen(options, "contenders", CONTENDERS) if options.contenders else ("normres", "flax", "torch")
     # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from normres.bench import output
@@ -150,9 +170,10 @@ def _step(options: Namespace) -> None:
         norms = chosen(options, "norms", cells.NORMS) if options.norms else None
         selected = cells.select(depths, dtypes, norms, options.batch, options.width)
         contenders, version = workers.contenders(names, before), "absent"
-        if "torch" in names and (torch := workers.find_torch(options.torch)):
-            contenders["torch"], version = torch
-        elif "torch" in names:
+        of_torch = [name for name in names if name.startswith("torch")]
+        if of_torch and (found := workers.find_torch(options.torch, of_torch)):
+            contenders, version = contenders | found[0], found[1]
+        elif of_torch:
             message = "no PyTorch here; --torch=PYTHON names a Python that has it"
             if options.contenders:
                 raise UserError(f"--contenders={options.contenders}: {message}")
@@ -206,6 +227,22 @@ def _accelerators(options: Namespace) -> None:
         output.put_between_markers(options.markdown, "accelerators", accelerators.markdown(document))
 
 
+def _device(options: Namespace) -> None:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from normres.bench import on_device, output
+
+    if source := getattr(options, "from"):
+        text = on_device.markdown(on_device.read(source))
+        print(text)
+        if options.markdown:
+            output.put_between_markers(options.markdown, "device", text)
+        return
+    if not options.json:
+        raise UserError("--json=FILE is missing: where the measurements go")
+    options.depths = integers("--depths", options.depths)
+    on_device.run(options)
+
+
 BENCHMARKS: dict[str, tuple[Callable[[Namespace], None], str, str]] = {
     "numerics": (_numerics, "Print each norm's error on hard inputs, beside Flax and PyTorch.", NUMERICS),
     "norms": (_norms, "Time forward and backward of each norm, beside Flax.", NORMS),
@@ -215,6 +252,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Namespace], None], str, str]] = {
         "Compile the training step for TPUs and GPUs that are not there, and count what it costs.",
         ACCELERATORS,
     ),
+    "device": (_device, "Measure everything that only a real accelerator can say, in one file.", DEVICE),
     "compile": (_compile, "Measure the training step's compile time and memory against depth.", COMPILE),
 }
 
@@ -242,11 +280,11 @@ def run(options: Namespace, left: list[str]) -> int:
     for name in ("json", "chart"):
         if (file := getattr(options, name, None)) and not file.parent.is_dir():
             raise UserError(f"--{name}={file}: there is no directory {file.parent}")
-    if "--chart=FILE.png" in OPTIONS[benchmark]:
-        if options.chart and options.chart.suffix != ".png":
-            raise UserError(f"--chart={options.chart}: the name must end in .png")
-        if options.markdown and not options.markdown.is_file():
-            raise UserError(f"--markdown={options.markdown}: there is no such page")
+    chart, page = (getattr(options, name, None) for name in ("chart", "markdown"))
+    if chart and chart.suffix != ".png":
+        raise UserError(f"--chart={chart}: the name must end in .png")
+    if page and not page.is_file():
+        raise UserError(f"--markdown={page}: there is no such page")
     if benchmark in LEAST and options.repeats < LEAST[benchmark]:
         raise UserError(f"--repeats={options.repeats} must be at least {LEAST[benchmark]}")
     if benchmark != "step":  # whose parent process computes nothing, and whose Flax must not get our flags

@@ -178,7 +178,8 @@ def run(
     names: Sequence[str], dtypes: Sequence[str], torch: str | None, json: Path | None, shape: Shape = SHAPE
 ) -> list[Row]:
     """Measures and prints all; `torch` is the Python that has PyTorch, and `json` a file for the same numbers."""
-    pytorch, version = find_torch(torch) or (None, None)
+    found, version = find_torch(torch) or ({}, None)
+    pytorch = found.get("torch")
     epsilons = ", ".join(f"{dtype} {float(jnp.finfo(dtype).eps):.2g}" for dtype in dtypes)
     about_torch = f"PyTorch {version}" if version else "no PyTorch here (--torch=PYTHON names a Python that has it)"
     print(HEADER.format(epsilons=epsilons, shape=shape, device=output.device_name(), torch=about_torch))

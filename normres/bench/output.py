@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tabulate
 
 from normres.errors import UserError
 from normres.runs import results
@@ -17,6 +16,8 @@ NOTHING = "–"
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1, markdown: bool = False) -> str:
     """Returns texts as a table for the terminal or, with `markdown`, for a page; numbers follow the text columns."""
+    import tabulate  # which an accelerator's machine may lack
+
     if markdown:
         rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     sides = ["left"] * text_columns + ["right"] * (len(header) - text_columns)

@@ -10,11 +10,10 @@ from typing import Any
 SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
 SIZES |= {"bf16": 2, "f16": 2, "f32": 4, "f64": 8, "f8e4m3fn": 1, "f8e5m2": 1, "c64": 8, "c128": 16}
 
-# Instructions that neither start a kernel nor move anything; what is asynchronous is counted at its start.
+# Instructions that neither start a kernel nor move anything.  What is asynchronous is counted at its start.
 FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "opt-barrier", "after-all"),
-    *("partition-id", "replica-id", "while", "conditional", "call", "copy-done", "async-start", "async-done"),
-    *("all-reduce-done", "all-gather-done", "collective-permute-done", "get-dimension-size", "domain"),
+    *("partition-id", "replica-id", "while", "conditional", "call", "async-start", "get-dimension-size", "domain"),
 }
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # Instructions that read of their first operand no more than they return.
@@ -86,23 +85,47 @@ def _runs(computations: Computations, name: str, times: int = 1) -> Iterator[tup
             yield from _runs(computations, computation, times * trips)
 
 
-def _read(computations: Computations, each: Instruction, types: dict[str, str]) -> float:
-    """Returns the bytes that an instruction reads; of an array that it only looks up, the rows that it looks up."""
+def _moved(computations: Computations, each: Instruction, types: dict[str, str]) -> float:
+    """Returns the bytes that an instruction reads and writes.
+
+    Of an array that it only looks up, the rows that it looks up; of an array that it changes in place, what it changes.
+    """
+    reads = {number: size(types.get(operand, "")) for number, operand in enumerate(each.operands)}
+    written = size(each.type)
+    if each.type.startswith("(("):  # of what is asynchronous, the type begins with the operands
+        written -= sum(reads.values())
     if each.kind in SLICES:
-        return size(each.type)
-    sizes = [size(types.get(operand, "")) for operand in each.operands]
-    if each.kind == "fusion" and (called := each.names("calls")):
-        body = computations[called[0]]
-        users: dict[str, list[Instruction]] = {}
-        for user in body:
-            for operand in user.operands:
-                users.setdefault(operand, []).append(user)
-        for parameter in (inner for inner in body if inner.kind == "parameter"):
-            number = int(re.match(r"\d+", parameter.rest)[0])  # type: ignore[index]
-            of = users.get(parameter.name, [])
-            if of and all(user.kind in SLICES and user.operands[0] == parameter.name for user in of):
-                sizes[number] = min(sizes[number], sum(size(user.type) for user in of))
-    return sum(sizes)
+        return 2 * written
+    if each.kind == "dynamic-update-slice":
+        return 2 * reads[1]
+    called = each.names("calls") if each.kind in ("fusion", "fusion-start") else []
+    if not called:
+        return written + sum(reads.values())
+    body = {inner.name: inner for inner in computations[called[0]]}
+
+    def parameter(name: str) -> int | None:
+        """Returns the number of the fusion's operand that a value is, in whatever shape."""
+        inner = body.get(name)
+        while inner and inner.kind in ("bitcast", "copy", "reshape"):
+            inner = body.get(inner.operands[0])
+        return int(inner.rest.partition(")")[0]) if inner and inner.kind == "parameter" else None
+
+    looked_up: dict[int, list[float]] = {}
+    for inner in body.values():
+        if inner.kind in ("parameter", "bitcast"):
+            continue
+        for place, operand in enumerate(inner.operands):
+            if (number := parameter(operand)) is None:
+                continue
+            if inner.kind in SLICES and place == 0:
+                looked_up.setdefault(number, []).append(size(inner.type))
+            elif inner.kind == "dynamic-update-slice" and place == 0:
+                change = size(body[inner.operands[1]].type)
+                looked_up.setdefault(number, []).append(0.0)
+                written -= size(inner.type) - change
+            else:
+                looked_up.setdefault(number, []).append(math.inf)
+    return written + sum(min(reads[number], sum(looked_up.get(number, [math.inf]))) for number in reads)
 
 
 def cost(compiled: Any) -> dict[str, Any]:
@@ -119,10 +142,10 @@ def cost(compiled: Any) -> dict[str, Any]:
     kernels, moved, collectives = 0, 0.0, Counter[str]()
     largest = []
     for each, times, types in _runs(computations, entry):
-        if each.kind in FREE:
+        if each.kind in FREE or each.kind.endswith("-done"):
             continue
         kernels += times
-        each_moves = size(each.type) + _read(computations, each, types)
+        each_moves = _moved(computations, each, types)
         moved += times * each_moves
         largest.append((times * each_moves, times, each.name, each.type[:80]))
         kind = each.kind.removesuffix("-start")

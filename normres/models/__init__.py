@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from normres.models.network import Network, NetworkConfig
-from normres.models.resnet import Block, ResNet, count_parameters
+from normres.models.resnet import Block, ResNet
 from normres.models.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig
 from normres.models.vgg import VGG, VGGConfig
 
@@ -21,7 +21,6 @@ __all__ = [
     "ResNet",
     "ResNetConfig",
     "VGGConfig",
-    "count_parameters",
 ]
 
 

@@ -17,7 +17,7 @@ from normres.models.variants import BRANCHES, LAYOUTS, ORDERS, REMAT, RESIDUAL_S
 from normres.models.words import Words
 from normres.norms.moments import STATISTICS
 
-__all__ = ["Block", "ResNet", "ResNetConfig", "count_parameters"]
+__all__ = ["Block", "ResNet", "ResNetConfig"]
 
 STEM = ["conv1", "norm1", "relu"]
 
@@ -225,8 +225,3 @@ def recomputing(config: ResNetConfig, looped: bool) -> type[Block]:
     # The compiler would merge what is computed anew with what was computed before, but not across loops.
     recomputed: type[Block] = nn.remat(Block, prevent_cse=not looped, policy=policy)
     return recomputed
-
-
-def count_parameters(params: Any) -> int:
-    """Returns the number of scalars in a parameter tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

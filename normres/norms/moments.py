@@ -1,16 +1,16 @@
 """Mean and variance over any axes: what every norm starts from, exact under masks, on several devices, far from zero.
 
-Statistics are in at least float32.  The variance is never E[x^2] - E[x]^2, which loses all digits under a large mean.
-With any shift s near the mean,
+Statistics are in at least float32.  E[x^2] - E[x]^2 would lose all digits of the variance under a large mean.  With any
+shift s near the mean,
 
     d = x - s,   rest = E[d],   mean = s + rest,   var = E[d^2] - rest^2,
 
-where rest is small, so that nothing is lost.  The shift is the mean itself as a first pass over x rounds it, or a value
-that the caller knows.  Mean and variance do not depend on it, so no gradient flows through it.
+where rest is small, so that nothing is lost.  The shift is the mean itself as a first pass over x rounds it; bfloat16
+needs none, see shift_of.  Mean and variance do not depend on it, so no gradient flows through it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -38,11 +38,7 @@ class Deviation(NamedTuple):
     rest: jax.Array  # of the mean's
 
     def whole(self) -> jax.Array:
-        """Returns x - mean.
-
-        It is more exact than a difference from the mean of the moments, which rounds: one of 1e6 to a float32 that is
-        0.03 off.
-        """
+        """Returns x - mean, more exact than a difference from the mean of the moments, which rounds: 1e6 by 0.03."""
         return self.shifted - self.rest
 
 
@@ -68,7 +64,7 @@ class Reduction:
     axis_index_groups: Any = None
 
     def total(self, values: jax.Array) -> jax.Array:
-        """Sums over the axes, within each part, on this device; the result broadcasts against `values`."""
+        """Sums over the axes, within each part, and over the devices; the result broadcasts against `values`."""
         return self.over_parts(jnp.sum(values, self.whole_axes, keepdims=True))
 
     @property
@@ -82,16 +78,22 @@ class Reduction:
             sums = unsharded(sums, axis)
             apart = sums.reshape(*sums.shape[:axis], count, sums.shape[axis] // count, *sums.shape[axis + 1 :])
             sums = jnp.broadcast_to(jnp.sum(apart, axis + 1, keepdims=True), apart.shape).reshape(sums.shape)
-        return sums
+        return self.over_devices(sums)
+
+    def over_devices(self, sums: jax.Array) -> jax.Array:
+        """Sums over the devices."""
+        if self.axis_name is None:
+            return sums
+        return lax.psum(sums, self.axis_name, axis_index_groups=self.axis_index_groups)
 
     def count(self, x: jax.Array, where: jax.Array | None, dtype: Any) -> jax.Array:
-        """Returns the number of elements on this device behind each statistic, broadcastable to x."""
+        """Returns the number of elements behind each statistic, broadcastable to x."""
         if where is not None:
             return self.total(jnp.broadcast_to(where, x.shape).astype(dtype))
         size = 1
         for axis in self.axes:
             size = size * (x.shape[axis] // dict(self.parts).get(axis, 1))
-        return jnp.asarray(size, dtype).reshape((1,) * x.ndim)
+        return self.over_devices(jnp.asarray(size, dtype).reshape((1,) * x.ndim))
 
 
 def moments(
@@ -104,7 +106,6 @@ def moments(
     where: jax.Array | None = None,
     axis_name: str | None = None,
     axis_index_groups: Any = None,
-    shift: jax.Array | None = None,
 ) -> Moments:
     """Mean and biased variance over `axes`, in at least float32.
 
@@ -113,8 +114,6 @@ def moments(
       axes: axes to average over; negative ones count from the end.
       parts, var_axes, center, axis_name, axis_index_groups: see Reduction.
       where: boolean, broadcastable to x; elements where it is False do not count.
-      shift: values near the mean, broadcastable to x and equal on all devices, such as a running mean; x is then read
-        once instead of twice.
 
     Returns:
       Moments of size 1 along `axes` (of full size along split axes: equal within a part).
@@ -126,7 +125,7 @@ def moments(
     """
     devices = {"axis_name": axis_name, "axis_index_groups": axis_index_groups}
     over = reduction(x, axes, parts, var_axes, center=center, **devices)
-    return deviation_and_moments(x, over, broadcastable("where", where, x), shift)[1]
+    return deviation_and_moments(x, over, broadcastable("where", where, x))[1]
 
 
 def reduction(
@@ -155,10 +154,8 @@ def reduction(
     return Reduction(known, tuple(sorted(split.items())), wider, **options)
 
 
-def deviation_and_moments(
-    x: jax.Array, over: Reduction, where: jax.Array | None = None, given: jax.Array | None = None
-) -> tuple[Deviation, Moments]:
-    """Returns x - mean, in at least float32, and the moments; `given` is a shift, else shift_of chooses it."""
+def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None = None) -> tuple[Deviation, Moments]:
+    """Returns x - mean, in at least float32, and the moments."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x, narrow = cleaned(x.astype(dtype), where), x
 
@@ -166,19 +163,18 @@ def deviation_and_moments(
         # Not a product with zero: an element that does not count may be infinite.
         return values if where is None else jnp.where(where, values, 0)
 
-    count = over.count(x, where, dtype)
+    here = replace(over, axis_name=None)
+    count = here.count(x, where, dtype)
     deviation, shift, rest = x, jnp.zeros_like(count), jnp.zeros_like(count)
     if over.center:
-        given = shift_of(narrow, over, where, count) if given is None else aligned(given, x.ndim)
-        shift = checkpoint_name(lax.stop_gradient(given.astype(dtype)), STATISTICS)
+        shift = checkpoint_name(lax.stop_gradient(shift_of(narrow, here, where, count)), STATISTICS)
         deviation = x - shift
-        rest = over.total(counted(deviation)) / jnp.maximum(count, 1)
-    squares = over.total(counted(lax.square(deviation))) - count * lax.square(rest)
+        rest = here.total(counted(deviation)) / jnp.maximum(count, 1)
+    squares = here.total(counted(lax.square(deviation))) - count * lax.square(rest)
     mean = shift + rest
     if over.axis_name is not None:
         count, mean, squares, rest = merged(over, count, shift, rest, squares)
-    safe_count = jnp.maximum(count, 1)
-    var_count = safe_count
+    var_count = jnp.maximum(count, 1)
     if over.var_axes:
         others = tuple(axis for axis in over.var_axes if axis not in over.axes)
         wider = Reduction(others)
@@ -208,14 +204,8 @@ def merged(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Merges the devices' statistics by one all-reduce (Chan, Golub, LeVeque 1979).
 
-    Args:
-      over: names the devices' axis.
-      count: elements on this device.
-      shift, rest: whose sum is this device's mean.
-      squares: this device's sum of squared deviations from its mean.
-
-    Returns:
-      Of all devices count, mean and sum of squares, equal on each, and the mean less this device's shift.
+    A device has `count` elements, of which the mean is shift + rest, and the squared deviations from it sum to
+    `squares`.  Returns count, mean and squares of all devices, equal on each, and the mean less this device's shift.
     """
     own = jnp.stack(jnp.broadcast_arrays(count, shift, rest, squares))
     size = lax.psum(1, over.axis_name)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from normres import data
 from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
-from normres.models import count_parameters
 from normres.runs import checkpoint, machine, results, traps
 from normres.runs.config import to_dict
 from normres.runs.fields import digest
@@ -132,7 +132,7 @@ def _record(
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         **results.provenance(),
         "restarts": before.get("restarts", -1) + 1,
-        "parameters": count_parameters(state.params),
+        "parameters": optax.tree.size(state.params),
         "data": dataset.summary(),
         "step": 0,
         "steps": config.train.steps,

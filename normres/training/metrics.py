@@ -49,11 +49,8 @@ def top_error(outcome: Outcome, k: int) -> jax.Array:
 
 def length(tree: Any) -> jax.Array:
     """Returns the square root of the sum of squares of all numbers in a tree of arrays."""
-
-    def together(leaves: list[jax.Array]) -> jax.Array:
-        return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves]))
-
     # A GPU would start a kernel for each leaf, forty in a ResNet-20; elsewhere the copy is what costs.
+    together = lambda leaves: jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves]))  # noqa: E731
     return lax.platform_dependent(jax.tree.leaves(tree), cuda=together, rocm=together, default=optax.tree.norm)
 
 

@@ -15,9 +15,8 @@ from ml_collections import ConfigDict
 Schedule = Callable[[ConfigDict, int], optax.Schedule]
 
 
-def _step_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
+def _step_schedule(optim: ConfigDict, _steps: int) -> optax.Schedule:
     """Multiplied by decay_factor at each boundary."""
-    del steps
     factors = {int(boundary): optim.decay_factor for boundary in optim.boundaries}
     return optax.piecewise_constant_schedule(optim.learning_rate, factors)
 
@@ -27,16 +26,10 @@ def _cosine_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(optim.learning_rate, max(steps - optim.warmup_steps, 1))
 
 
-def _constant_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
-    """The same rate throughout."""
-    del steps
-    return optax.constant_schedule(optim.learning_rate)
-
-
 SCHEDULES: dict[str, Schedule] = {
     "step": _step_schedule,
     "cosine": _cosine_schedule,
-    "constant": _constant_schedule,
+    "constant": lambda optim, steps: optax.constant_schedule(optim.learning_rate),
 }
 
 

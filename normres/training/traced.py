@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from normres.data.seeds import stream_seed
+from normres.data.seeds import stream_key
 
 # Runs that differ in these fields, or in a seed, and in no other share a program.
 TRACED = (
@@ -20,12 +21,12 @@ TRACED = (
 
 
 def traced(config: ConfigDict) -> dict[str, np.ndarray]:
-    """Returns the values of the config's TRACED fields, scalars: seeds uint32, the others float32."""
+    """Returns the values of the config's TRACED fields: of a seed its stream's key, uint32 (2,), else float32 ()."""
     values: dict[str, np.ndarray] = {}
     for name in TRACED:
         section, _, field = name.partition(".")
         if section == "seeds":
-            values[name] = np.array(stream_seed(config, field) % 2**32, np.uint32)
+            values[name] = np.asarray(jax.random.key_data(stream_key(config, field)))
         else:
             values[name] = np.array(config[section][field], np.float32)
     return values

@@ -172,7 +172,7 @@ def test_pytorch_answers_in_a_process_of_its_own(monkeypatch, tmp_path):
 
 def test_pytorch_agrees():
     pytest.importorskip("torch")
-    torch, _ = workers.find_torch(None)
+    torch = workers.find_torch(None)[0]["torch"]
     rows = numerics.measure(contenders.NORMS, "float32", ("normal",), TINY, torch)
     assert all(row["PyTorch fwd"] < 20 for row in rows)
 

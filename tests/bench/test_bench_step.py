@@ -130,7 +130,7 @@ def test_each_contender_has_its_own_code_and_flags(tmp_path, monkeypatch):
 @pytest.mark.parametrize("norm", cells.NORMS)
 def test_pytorch_computes_the_same(norm, tmp_path):
     pytest.importorskip("torch")
-    chosen = workers.contenders(()) | {"torch": workers.find_torch(None)[0]}
+    chosen = workers.contenders(()) | workers.find_torch(None)[0]
     cell = cells.Cell(depth=8, dtype="float32", norm=norm, batch=8, width=8)
     assert list(measure.measure(cell, chosen, 5)["contenders"]) == ["normres", "torch"]
 
@@ -295,7 +295,7 @@ def test_a_mistake_is_one_line(capsys, monkeypatch, argument, message):
 
 
 def test_without_pytorch_it_is_left_out_unless_it_was_asked_for(capsys, monkeypatch):
-    monkeypatch.setattr(workers, "find_torch", lambda python: None)
+    monkeypatch.setattr(workers, "find_torch", lambda python, names: None)
     measured = []
     monkeypatch.setattr(measure, "measure_all", lambda *arguments: measured.append(arguments))
     assert cli.main(["bench", "step", "--depths=8"]) == 0

@@ -141,15 +141,13 @@ def test_several_axes_may_be_split():
         close(jnp.broadcast_to(statistic, (4, 1, 6)), expected.repeat(2, 0).repeat(2, 1)[:, None])
 
 
-@pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_large_mean_costs_no_digits_of_the_variance(masked, shifted):
+def test_a_large_mean_costs_no_digits_of_the_variance(masked):
     x = draw(8, 9, 9, 4, mean=1e4, std=1.0)
     where = np.random.default_rng(1).random((8, 9, 9, 1)) < 0.7 if masked else None
     members = np.ones(x.shape, bool) if where is None else np.broadcast_to(where, x.shape)
     exact = x.astype(np.float64).var((0, 1, 2), where=members)
-    # With a shift, one pass: it need not be the mean, only near to it.
-    computed = moments(x, (0, 1, 2), where=where, shift=jnp.full(4, 1e4 + 2) if shifted else None)
+    computed = moments(x, (0, 1, 2), where=where)
     np.testing.assert_allclose(computed.var.ravel(), exact, rtol=1e-5)
     np.testing.assert_allclose(computed.mean.ravel(), x.mean((0, 1, 2), np.float64, where=members), rtol=1e-7)
     # The short formula: 1e8 has a spacing of 8 in float32, which swallows a variance of 1.
@@ -163,13 +161,14 @@ def test_a_norm_of_numbers_under_a_large_mean_is_as_exact_as_they_are():
     close(normalization(x, TABLE["batch"])[0], reference("batch", x)[0], 1e-5)
 
 
-def test_a_shift_changes_no_gradient():
-    x, shift = draw(5, 6), draw(1, 6, seed=1)
-    of_var = jax.grad(lambda x, shift: jnp.sum(jnp.sin(moments(x, (0,), shift=shift).var)), (0, 1))
-    of_x, of_shift = of_var(x, shift)
-    deviation = x - x.mean(0, np.float64)
-    close(of_x, np.cos(np.square(deviation).mean(0)) * 2 * deviation / 5)
-    np.testing.assert_array_equal(of_shift, np.zeros((1, 6)))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_gradient_flows_through_the_shift(dtype):
+    x = jnp.asarray(draw(5, 6), dtype)
+    of_x = jax.grad(lambda x: jnp.sum(jnp.sin(moments(x, (0,)).var)))(x.astype(dtype))
+    exact = np.asarray(x, np.float64)
+    deviation = exact - exact.mean(0)
+    expected = np.cos(np.square(deviation).mean(0)) * 2 * deviation / 5
+    close(of_x, expected, 2e-6 if dtype == "float32" else 1e-2)
 
 
 @pytest.mark.parametrize("name", CLASSIC)

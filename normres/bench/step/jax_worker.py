@@ -1,4 +1,4 @@
-"""The workers that run in this Python: python -m normres.bench.step.jax_worker (normres | flax).
+"""The workers that run in this Python: python -m normres.bench.step.jax_worker (normres | flax) [FIELD=VALUE ...].
 
 normres imports jax after machine.prepare has set the flags of a training run, Flax under the flags that the user's
 environment has.
@@ -6,6 +6,7 @@ environment has.
 
 import importlib
 import sys
+from functools import partial
 
 from normres.bench.step.serve import Timed, serve
 from normres.runs import machine
@@ -25,4 +26,7 @@ def device_bytes() -> int | None:
 if __name__ == "__main__":
     if sys.argv[1] == "normres":
         machine.prepare()
-    serve(Timed(importlib.import_module(MODULES[sys.argv[1]]).build, device_bytes))
+    build = importlib.import_module(MODULES[sys.argv[1]]).build
+    if fields := dict(argument.split("=", 1) for argument in sys.argv[2:]):
+        build = partial(build, fields=fields)
+    serve(Timed(build, device_bytes))

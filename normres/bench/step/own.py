@@ -1,6 +1,7 @@
 """normres as a contender: the very programs of a training run, of as many steps as a run lets them have."""
 
-from dataclasses import fields, replace
+import dataclasses
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from normres.bench.step.cells import Cell
 from normres.data import Dataset
 from normres.interop.networks import network_from_torch, network_to_torch
+from normres.runs import config as configs
 from normres.runs import machine
 from normres.training.programs import Programs
 
@@ -23,12 +25,18 @@ def programs(config: ConfigDict, images: np.ndarray, labels: np.ndarray, dtype: 
     return Programs(config, data, dtype, devices, ops=ops), operations
 
 
-def build(spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
-    """Makes the programs of a run with a cell's config, whose network has these weights; see serve.Timed."""
-    cell = Cell(**{field.name: spec[field.name] for field in fields(Cell)})
-    run, _ = programs(cell.config(), images, labels, cell.dtype)
+def build(
+    spec: dict[str, Any],
+    weights: dict[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    fields: Mapping[str, Any] | None = None,
+) -> SimpleNamespace:
+    """Makes the programs of a run with a cell's config and `fields`, whose network has the weights; see serve.Timed."""
+    cell = Cell(**{field.name: spec[field.name] for field in dataclasses.fields(Cell)})
+    run, _ = programs(configs.apply(cell.config(), fields or {}), images, labels, cell.dtype)
     variables = {"batch_stats": {}} | network_from_torch(weights, run.model)
-    state = replace(run.initial_state(), **jax.device_put(variables, run.replicated, may_alias=False))
+    state = dataclasses.replace(run.initial_state(), **jax.device_put(variables, run.replicated, may_alias=False))
     machine.return_freed_memory()
     done = 0
 

@@ -24,7 +24,10 @@ COLUMNS = ("contender", "step (ms)", "normres / it", "images/s", "compile (s)", 
 
 REFERENCES = ("torch", "flax", "normres")  # in the figure the first that every cell has is 1
 # Each has its colour and marker.  The last one, normres with batch norm beside another norm, is in older files.
-CONTENDERS = ("normres", "before", "torch", "flax", "normres-batch")
+CONTENDERS = (
+    *("normres", "before", "torch", "flax", "normres-batch", "scanned"),
+    *("torch-default", "torch-reduce-overhead", "torch-max-autotune"),
+)
 ROOM = 0.7  # of the space between two cells, which the contenders of a cell take
 TICKS = (1, 2, 3, 4, 5, 7)  # of the axis, times powers of ten
 
@@ -99,7 +102,7 @@ def _panel(axes: Any, cells: list[dict[str, Any]], reference: str) -> dict[str, 
         for number, name in enumerate(present):
             x = place + ROOM * ((number + 0.5) / len(present) - 0.5)
             low, middle, high = output.quartiles(*(contenders[each]["step_seconds"] for each in (name, reference)))
-            colour, marker, _ = VARIANTS[CONTENDERS.index(name)]
+            colour, marker, _ = VARIANTS[CONTENDERS.index(name) % len(VARIANTS)]
             bar = [[middle - low], [high - middle]]
             handle = axes.errorbar(x, middle, bar, color=colour, marker=marker, linestyle="none", elinewidth=0.8)
             handles[contenders[name]["title"]] = handle

@@ -2,8 +2,9 @@
 
 It imports nothing of normres.
 
-    python torch_worker.py (cpu | cuda)
+    python torch_worker.py (cpu | cuda) [default | reduce-overhead | max-autotune]
 
+With a mode, torch.compile compiles the network with its loss, and the optimizer.
 The ResNet and its training step as users of PyTorch write them, with what it is fastest with: channels last, autocast,
 denormal numbers flushed to zero (without, a step can take ten times as long), and as many threads as there are cores.
 """
@@ -77,7 +78,7 @@ def network(spec: dict[str, Any]) -> Any:
 
 
 def build(
-    device: str, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray
+    device: str, mode: str, spec: dict[str, Any], weights: dict[str, Any], images: np.ndarray, labels: np.ndarray
 ) -> SimpleNamespace:
     """See serve.Timed.  Unlike normres, PyTorch gets its batch ready-made, in float32."""
     torch.set_flush_denormal(True)
@@ -91,13 +92,20 @@ def build(
     x = x.to(device, memory_format=torch.channels_last)
     y = torch.from_numpy(labels.astype(np.int64)).to(device)
 
+    def loss_of(x: Any, y: Any) -> Any:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
+            return F.cross_entropy(module(x), y)
+
+    update = optimizer.step
+    if mode:
+        loss_of, update = (torch.compile(function, mode=mode) for function in (loss_of, optimizer.step))
+
     def train(count: int) -> float:
         for _ in range(count):
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
-                loss = F.cross_entropy(module(x), y)
+            loss = loss_of(x, y)
             loss.backward()
-            optimizer.step()
+            update()
         if device == "cuda":
             torch.cuda.synchronize()
         return float(loss.detach())
@@ -136,10 +144,10 @@ def apply_norms(dtype: str, epsilon: float, groups: int, source: str, destinatio
     return {}
 
 
-def main(device: str) -> None:
+def main(device: str, mode: str = "") -> None:
     """Serves until the input ends."""
     peak = (lambda: None) if device == "cpu" else torch.cuda.max_memory_allocated
-    timed = _shared["Timed"](partial(build, device), peak)
+    timed = _shared["Timed"](partial(build, device, mode), peak)
     timed.apply_norms, timed.version = apply_norms, lambda: {"version": torch.__version__}
     _shared["serve"](timed)
 

@@ -31,13 +31,16 @@ def contenders(names: Sequence[str], before: Path | None = None) -> dict[str, Co
     """Returns normres and those of the others, by name, that run in this Python.
 
     Args:
-      names: of "flax".
+      names: of "flax", and "scanned", normres with one compiled block for each stage.
       before: a checkout of another commit of normres, which then takes part.
     """
     # The workers import this very code, wherever the command was started (-P: and not what lies there).
     path = os.pathsep.join(filter(None, (str(Path(normres.__file__).parent.parent), os.environ.get("PYTHONPATH"))))
     worker = (sys.executable, "-P", "-m", "normres.bench.step.jax_worker")
     by_name = {"normres": Contender("normres", (*worker, "normres"), {**os.environ, "PYTHONPATH": path})}
+    if "scanned" in names:
+        scanned = (*worker, "normres", "model.unroll=never")
+        by_name["scanned"] = by_name["normres"]._replace(title="normres, scanned", command=scanned)
     if before:
         older = {**os.environ, "PYTHONPATH": str(before.resolve())}
         by_name["before"] = Contender("normres, before", (*worker, "normres"), older)
@@ -46,8 +49,12 @@ def contenders(names: Sequence[str], before: Path | None = None) -> dict[str, Co
     return by_name
 
 
-def find_torch(python: str | None) -> tuple[Contender, str] | None:
+def find_torch(python: str | None, names: Sequence[str] = ("torch",)) -> tuple[dict[str, Contender], str] | None:
     """Returns PyTorch and its version: in the Python that is named, else in this one if it has it, else None.
+
+    Args:
+      python: has torch; None: this one.
+      names: "torch", and "torch-MODE" for the modes of torch.compile.
 
     Raises:
       UserError: the one named has no PyTorch.
@@ -57,9 +64,13 @@ def find_torch(python: str | None) -> tuple[Contender, str] | None:
     device = "cuda" if jax.default_backend() in ("gpu", "cuda") else "cpu"
     # -P: the script's own folder has modules that would hide PyTorch's imports.
     command = (python or sys.executable, "-P", str(Path(__file__).with_name("torch_worker.py")), device)
-    contender = Contender("PyTorch", command, machine.environment_as_given())
-    with tempfile.TemporaryDirectory() as folder, Worker(contender, Path(folder)) as worker:
-        return contender, worker.ask("version")["version"]
+    eager = Contender("PyTorch", command, machine.environment_as_given())
+    found = {}
+    for name in names:
+        mode = name.removeprefix("torch").removeprefix("-")
+        found[name] = eager._replace(title=f"PyTorch, {mode}", command=(*command, mode)) if mode else eager
+    with tempfile.TemporaryDirectory() as folder, Worker(eager, Path(folder)) as worker:
+        return found, worker.ask("version")["version"]
 
 
 class Worker:
