@@ -152,11 +152,12 @@ def run(
 
 
 def digest_of_subject() -> str:
-    """Returns a digest of the code that a training step consists of."""
+    """Returns a digest of the code that a training step consists of, and of what counts its costs."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
     for part in ("norms", "layers", "models", "data", "training"):
         for file in sorted((root / part).glob("*.py")):
             digest.update(file.read_bytes())
+    digest.update(Path(program.__file__).read_bytes())
     return digest.hexdigest()[:16]
 
 
