@@ -16,8 +16,10 @@ NOTHING = "–"
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1, markdown: bool = False) -> str:
     """Returns texts as a table for the terminal or, with `markdown`, for a page; numbers follow the text columns."""
-    import tabulate  # which an accelerator's machine may lack
-
+    try:
+        import tabulate
+    except ImportError:  # a GPU's image may lack it
+        return "\n".join("  ".join(row) for row in (header, *rows))
     if markdown:
         rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     sides = ["left"] * text_columns + ["right"] * (len(header) - text_columns)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -23,6 +22,7 @@ from normres.runs.fields import digest
 from normres.runs.progress import Reporter
 from normres.training.loop import fit
 from normres.training.metrics import METRICS
+from normres.training.networks import count_parameters
 from normres.training.programs import Programs
 from normres.training.step import TrainState
 
@@ -132,7 +132,7 @@ def _record(
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         **results.provenance(),
         "restarts": before.get("restarts", -1) + 1,
-        "parameters": optax.tree.size(state.params),
+        "parameters": count_parameters(state.params),
         "data": dataset.summary(),
         "step": 0,
         "steps": config.train.steps,

@@ -78,3 +78,8 @@ def user_module(reference: str) -> type[nn.Module]:
     if not (isinstance(wanted, type) and issubclass(wanted, nn.Module)):
         raise UserError(f"config.model.module={reference!r}: {file} has no Flax module {name!r}")
     return wanted
+
+
+def count_parameters(params: Any) -> int:
+    """Returns the number of scalars in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from normres import norms
 from normres.models import MODELS, VGG, VGGConfig
+from normres.training.networks import count_parameters
 
 IMAGES = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
 
@@ -20,7 +20,7 @@ def shapes(**fields):
 # biases of convolutions, which mean nothing in front of a norm.
 @pytest.mark.parametrize(("depth", "count"), [(16, 14_728_266 - 4_224), (19, 20_040_522 - 5_504)])
 def test_published_counts(depth, count):
-    assert optax.tree.size(shapes(depth=depth, width=64)) == count
+    assert count_parameters(shapes(depth=depth, width=64)) == count
 
 
 def test_it_is_the_network_written_out():

@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from test_resnet import IMAGES, apply, variables
 
@@ -12,6 +11,7 @@ from normres import layers, norms
 from normres.models.resnet import Block, ResNet, ResNetConfig
 from normres.models.variants import RESIDUAL_SCALES
 from normres.norms import kernels
+from normres.training.networks import count_parameters
 
 KERNEL = np.random.default_rng(0).normal(0.3, 0.2, (3, 3, 5, 7)).astype(np.float32)
 SCALE = np.linspace(0.5, 2.0, 7, dtype=np.float32)
@@ -103,7 +103,7 @@ def test_kernel_norms_of_the_network():
     )
     np.testing.assert_allclose(computed, expected, rtol=1e-4, atol=1e-5)
     # A kernel_scale for each channel of 7 convolutions: 4 * 3 + 8 * 2 + 16 * 2.
-    assert optax.tree.size(l2["params"]) - optax.tree.size(plain["params"]) == 60
+    assert count_parameters(l2["params"]) - count_parameters(plain["params"]) == 60
     spectral = variables(depth=8, width=4, weights="spectral")
     model = ResNet(ResNetConfig(depth=8, width=4, weights="spectral"), train=True)
     _, after = apply(model, spectral)

@@ -53,9 +53,9 @@ def test_resnet20_is_counted_as_by_hand():
     # Of a block are kept, at 2 bytes, what its two convolutions and the block itself put out, but the last block's
     # output, which is averaged.
     assert [part.kept_bytes for part in stages] == [18 * 1_024 * 16, 18 * 256 * 32, 16 * 64 * 64]
-    # Stem, of which nothing is computed anew: the image, the norm's three arrays in float32 (the input less its first
-    # mean, less its mean, and standardized), the ReLU's mask and its output.  Classifier: 64 averages in float32.
-    assert stem.kept_bytes == 1_024 * (3 * 2 + 16 * (3 * 4 + 1 + 2))
+    # Stem, of which nothing is computed anew: the image, two float32 arrays of the norm (the input, and the input less
+    # its shift), the ReLU's mask and its output.  Classifier: 64 averages in float32.
+    assert stem.kept_bytes == 1_024 * (3 * 2 + 16 * (2 * 4 + 1 + 2))
     assert classifier.kept_bytes == 64 * 4
 
 

@@ -1,0 +1,93 @@
+"""`plan` and `bench device`, on the CPU, which is a device like any other."""
+
+import subprocess
+import sys
+
+import pytest
+
+from normres.bench import devices, on_device, output, plan
+from normres.cli import main
+
+
+def test_a_plan_says_what_lies_on_the_device_and_what_would_change_it(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "CHANGES", ("", "data.stream=always"))
+    monkeypatch.setattr(plan, "TIMED", 2)
+    small = ["--config.model.depth=8", "--config.model.width=4", "--config.train.batch_size=16"]
+    assert main(["plan", "--config=base:demo", *small]) == 0
+    text = capsys.readouterr().out
+    assert "data set            153.8" in text  # 50,000 images of 3,072 bytes and their labels
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    arguments = {
+        name: float(rows[name][2 if name == "as configured" else 1]) for name in ("as configured", "data.stream=always")
+    }
+    assert arguments["as configured"] - arguments["data.stream=always"] == pytest.approx(153.7, abs=0.2)
+    assert "yes" in rows["as configured"]
+    assert "a step takes" in text
+
+
+def test_what_does_not_fit_is_said(monkeypatch):
+    cost = {"argument_bytes": 1e9, "temporary_bytes": 2e9, "bytes_in_all": 3.5e9, "kernels": 7, "bytes": 1e6}
+    row = plan.line("x", cost | {"estimate_ms": None}, 3e9)
+    assert row == ("x", "1,000.0", "2,000.0", "3,500.0", "no", "7", "1", "–")
+    assert plan.line("x", {"refused": "out of memory"}, 3e9)[4] == "no"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "--config=base", "--device=a100"], "--device=a100 does not exist"),
+        (["plan", "--config=bose"], "base"),
+        (["bench", "device"], "--json=FILE is missing"),
+        (["bench", "device", "--from=CITATION.cff"], "CITATION.cff"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_cpu_equals_itself():
+    checked = on_device.checks()
+    assert checked["crops_equal"]
+    assert set(checked["errors_of_norms"].values()) == {0.0}
+
+
+def test_a_section_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
+    def fails():
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(on_device, "checks", fails)
+    monkeypatch.setattr(on_device, "steps", lambda *arguments: {"error": "none"})
+    monkeypatch.setattr(on_device, "together", lambda *arguments: {"images_per_second": {"1": 10.0, "2": 19.0}})
+    file = tmp_path / "device.json"
+    small = ["--minutes=0", "--depths=8", "--batch=16", "--width=4"]
+    assert main(["bench", "device", f"--json={file}", *small]) == 0
+    capsys.readouterr()
+    assert main(["bench", "device", f"--from={file}"]) == 0
+    text = capsys.readouterr().out
+    assert "checks failed: RuntimeError: no such luck" in text
+    assert "processes at once" in text
+    assert "0 of 64,000 steps" in text
+    assert "test error 8" in text or "test error 9" in text  # untrained
+
+
+def test_it_imports_no_more_than_a_gpus_image_has():
+    # The environment of the tests has more; what is imported is looked at, not what could be.
+    code = (
+        "import sys, normres.bench.on_device, normres.runs.local, normres.data.sources; "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tabulate", "pandas", "pyarrow", "tensorflow_datasets", "grain", "array_record", "torch"} & set(names)
+
+
+def test_without_tabulate_a_table_is_lines(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tabulate", None)
+    assert output.table(("a", "b"), [("1", "2")]) == "a  b\n1  2"
+
+
+def test_the_names_of_devices():
+    assert devices.find("local")
+    assert {name.partition(":")[0] for name in devices.CHOICES} == {*plan.MEMORY, "local"}
