@@ -25,6 +25,8 @@ ALTERED = "get it again, or for altered data set data.verify=False"
 ReadFile = Callable[[Layout, str, bytes], tuple[np.ndarray, np.ndarray]]
 ReadNames = Callable[[str, bytes], tuple[str, ...]]
 
+MOST_BYTES = 2**30  # of a file in an archive; the largest official one has 184 MB
+
 
 def load_binary(name: str, path: str, verify: bool = True) -> Dataset:
     """Returns the source `binary`; see `load_release`.
@@ -142,8 +144,13 @@ def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, st
             with tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as archive:
                 # Links, devices and the like are as good as missing; no member's path is ever used.
                 for member in filter(tarfile.TarInfo.isreg, archive):
-                    name = PurePosixPath(member.name).name
-                    content = cast(IO[bytes], archive.extractfile(member)).read() if name in wanted else None
+                    name, content = PurePosixPath(member.name).name, None
+                    if name in wanted:
+                        if not 0 <= member.size <= MOST_BYTES:
+                            raise UserError(
+                                f"data.path: {place}: {name} has {member.size:,} bytes, too many for an official file"
+                            )
+                        content = cast(IO[bytes], archive.extractfile(member)).read()
                     yield name, f"{place}: {name}", content
             # tarfile stops at its end mark; only the very end of the stream has gzip's checksum compared.
             while stream.read(2**20):

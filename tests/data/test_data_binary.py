@@ -134,12 +134,16 @@ def test_damage_far_behind_the_last_member(cifar10: Path) -> None:
     assert "invalid block type" in error_line("cifar10", "binary", path, verify=False)
 
 
-def test_other_archives(cifar10: Path) -> None:
+def test_other_archives(cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cifar10.parent / "cifar.zip"
     with zipfile.ZipFile(path, "w") as archive_file:
         archive_file.write(cifar10 / "test_batch.bin", "test_batch.bin")
     assert "no .tar.gz or .tar archive" in error_line("cifar10", "binary", path)
     path = archive(cifar10, ".tar")
+    with monkeypatch.context() as patch:
+        patch.setattr(official, "MOST_BYTES", 3073 * 2 - 1)
+        line = error_line("cifar10", "binary", path, verify=False)
+    assert "data_batch_1.bin has 6,146 bytes, too many" in line
     whole = path.read_bytes()
     path.write_bytes(whole[:10_000])
     assert str(path) in error_line("cifar10", "binary", path, verify=False)
