@@ -62,9 +62,10 @@ FIELDS: dict[str, Field] = {
     "model.auxiliary": Field((), "stages with a classifier of their own, such as 1,2", least=1),
     "model.remat": Field(
         "auto",
-        "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | block (all, "
-        "from its input: the least memory, a third more time) | auto (nothing)",
-        choices=("nothing", "elementwise", "block", "auto"),
+        "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | loops (these, "
+        "in blocks that are compiled as a loop) | block (all, from its input: the least memory, a third more time) | auto "
+        "(loops in plain JAX, else nothing)",
+        choices=("nothing", "elementwise", "loops", "block", "auto"),
         how=True,
     ),
     "model.unroll": Field(

@@ -127,7 +127,7 @@ OPTIONS: dict[str, Options] = {
         "--shortcuts=A,B": ("A", "rows of variants.py, or all"),
         **SIZES,
         "--dtype=DTYPE": ("auto", "auto, float32 or bfloat16"),
-        "--remat=ROW": ("auto", "nothing, elementwise, block or auto; see configs/base.py"),
+        "--remat=ROW": ("auto", "nothing, elementwise, loops, block or auto; see configs/base.py"),
         "--step": (False, "also run and time the step"),
     },
 }

@@ -210,10 +210,10 @@ def recomputing(config: ResNetConfig, looped: bool) -> type[Block]:
       ValueError: `config.remat` is none of REMAT.
     """
     policies = jax.checkpoint_policies
-    match config.remat:
+    match "nothing" if config.remat == "loops" and not looped else config.remat:
         case "nothing":
             return Block
-        case "elementwise":
+        case "elementwise" | "loops":  # what a loop keeps is written and read, whatever else could be fused
             if config.dropout or SHORTCUTS[config.shortcut].dropout:
                 return Block  # drawing the masks once more takes longer than keeping them
             named = policies.save_only_these_names(CONVOLVED, STATISTICS)

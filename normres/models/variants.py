@@ -201,7 +201,7 @@ RESIDUAL_SCALES: dict[str, ResidualScale] = {
 # What of a block the backward pass computes anew instead of keeping it: nothing; all but the outputs of convolutions
 # and the statistics, which takes little time (but nothing where dropout is drawn, which takes long); or the whole block
 # from its input, which takes a forward pass.  Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
-REMAT = ("nothing", "elementwise", "block")
+REMAT = ("nothing", "elementwise", "loops", "block")
 
 
 @dataclass(frozen=True)

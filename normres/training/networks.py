@@ -21,16 +21,16 @@ UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
 
 
-def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None) -> Any:
+def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN) -> Any:
     """Returns the NetworkConfig of a run that trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
-    "auto" is what was measured to be faster: nothing is computed anew in the backward pass, and the blocks are unrolled
-    on UNROLLED.
+    "auto" is what was measured to be faster (docs/accelerators.md).  Operations that are not plain JAX say themselves
+    what they keep.
     """
     synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
     fields = {**config.model}
     if fields["remat"] == "auto":
-        fields["remat"] = "nothing"
+        fields["remat"] = "loops" if ops is PLAIN else "nothing"
     others = {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if synchronized else None}
     model: Any = MODELS[config.model.family].configured(fields, **others)
     if not hasattr(model, "unrolled"):
@@ -60,7 +60,7 @@ def build_network(
       UserError: the user's module does not exist or does not take `classes`.
     """
     if not config.model.module:
-        model = model_config(config, classes, dtype, platform)
+        model = model_config(config, classes, dtype, platform, ops)
         return MODELS[config.model.family].module(model, ops=ops)
     wanted = user_module(config.model.module)
     fields = getattr(wanted, "__dataclass_fields__", {})

@@ -80,18 +80,20 @@ def test_rematerialization_changes_no_number():
         text = compiled.as_text()
         return compiled(held["params"]), text.count(" convolution("), text.count(" rsqrt(")
 
-    with pytest.raises(ValueError, match="remat=False does not exist; choices: nothing, elementwise, block"):
+    with pytest.raises(ValueError, match="remat=False does not exist; choices: nothing, elementwise, loops, block"):
         gradient(False)
     plain, convolutions, roots = gradient("nothing")
     elementwise, as_many, more_roots = gradient("elementwise")
+    loops, _, roots_of_loops = gradient("loops")
     whole, more_convolutions, _ = gradient("block")
     # Counted in the compiled program: the compiler must not merge what is computed anew with what was before.  A stage
     # is a first block and a loop over the others, each with two convolutions, and three roots for each: of its norm
     # and of its kernel's power iteration.
     assert as_many == convolutions
     assert more_roots == roots + 3 * 2 * 2 * 3
+    assert roots_of_loops == roots + 3 * 2 * 3
     assert more_convolutions == convolutions + 3 * 2 * 2
-    for again in (elementwise, whole):
+    for again in (elementwise, loops, whole):
         for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
             np.testing.assert_allclose(other, one, rtol=2e-3, atol=2e-4)
 

@@ -315,8 +315,11 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
 def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, unrolled):
     fields = {"model__unroll": unroll, "model__depth": depth, "train__steps": steps, "model__remat": "auto"}
     computed = model_config(config(**fields), 10, "float32", platform)
-    assert (computed.unrolled, computed.remat) == (unrolled, "nothing")
+    assert (computed.unrolled, computed.remat) == (unrolled, "loops")
     assert model_config(config(model__remat="block"), 10, "float32", platform).remat == "block"
+    # Other operations say themselves what they keep.
+    others = PLAIN._replace(add=jnp.add)
+    assert model_config(config(**fields), 10, "float32", platform, others).remat == "nothing"
 
 
 def test_unrolled_it_is_the_same_network(dataset):
