@@ -63,8 +63,8 @@ FIELDS: dict[str, Field] = {
     "model.remat": Field(
         "auto",
         "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | loops (these, "
-        "in blocks that are compiled as a loop) | block (all, from its input: the least memory, a third more time) | auto "
-        "(loops in plain JAX, else nothing)",
+        "in blocks that are compiled as a loop) | block (all, from its input: the least memory, a third more time) | "
+        "auto (loops in plain JAX, else nothing)",
         choices=("nothing", "elementwise", "loops", "block", "auto"),
         how=True,
     ),
