@@ -218,7 +218,7 @@ def draw(document: dict[str, Any], file: Path) -> None:
         raise UserError(f"--chart={file}: no network has both normres and {REFERENCE}")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE_INCHES, 0.8 + 0.22 * len(networks)), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, measured, title in zip(panels, ("bytes", "kernels"), ("bytes moved", "kernels"), strict=True):
             for number, contender in enumerate(("normres", "flax")):
                 colour, marker, _ = VARIANTS[number]
@@ -231,6 +231,7 @@ def draw(document: dict[str, Any], file: Path) -> None:
                 )
             axes.axvline(1, color="0.7", linewidth=0.6, zorder=0)
             axes.set_xlabel(f"{title} ({CONTENDERS[REFERENCE][0]} = 1)")
+        panels[0].set_xlim(left=0)
         panels[0].set_yticks(range(len(networks)), networks)
         panels[0].invert_yaxis()
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)

@@ -66,6 +66,17 @@ def size(type_text: str) -> float:
     )
 
 
+def _trips(computations: Computations, loop: Instruction) -> int:
+    """Returns how often a loop turns: as the compiler notes it, or the one number that its condition compares with."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(known[1])
+    condition = computations[loop.names("condition")[0]]
+    numbers = [
+        int(found[1]) for each in condition if (found := re.match(r"(\d+)\)", each.rest)) and each.kind == "constant"
+    ]
+    return numbers[0] if len(numbers) == 1 else 1
+
+
 def _runs(computations: Computations, name: str, times: int = 1) -> Iterator[tuple[Instruction, int, dict[str, str]]]:
     """Yields every instruction that runs, how many times it does, and the types of its computation's values."""
     types = {each.name: each.type for each in computations[name]}
@@ -73,8 +84,7 @@ def _runs(computations: Computations, name: str, times: int = 1) -> Iterator[tup
         yield each, times, types
         inner, trips = [], 1
         if each.kind == "while":
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', each.rest)
-            inner, trips = each.names("body"), int(known[1]) if known else 1
+            inner, trips = each.names("body"), _trips(computations, each)
         elif each.kind == "call":
             inner = each.names("to_apply")
         elif each.kind == "conditional":

@@ -24,7 +24,8 @@ HloModule jit_f, is_scheduled=true
 }
 
 %condition (p: (s32[], f32[2])) -> pred[] {
-  ROOT %yes = pred[] constant(true)
+  %count = s32[]{:T(128)} constant(3)
+  ROOT %less = pred[]{:T(512)} compare(%p, %count), direction=LT
 }
 
 %looked_up (data: u8[1000,16], rows: s32[2,1]) -> u8[2,16] {
@@ -73,6 +74,11 @@ def test_a_loop_counts_as_often_as_it_turns_and_a_lookup_what_it_reads():
         (72, 3, "doubled"),
         (72, 1, "images"),
     }
+
+
+def test_a_loop_that_is_not_counted_turns_as_often_as_its_condition_says(monkeypatch):
+    monkeypatch.setitem(globals(), "TEXT", TEXT.replace("known_trip_count", "unknown"))
+    assert program.cost(Compiled())["kernels"] == 3 + 1 + 1
 
 
 def test_the_bytes_of_a_real_program():

@@ -47,6 +47,16 @@ def test_reflect_padding_gives_windows_of_the_reflected_image():
     assert len(seen) > 25
 
 
+@pytest.mark.parametrize(("mode", "shape"), [("constant", (32, 32)), ("reflect", (9, 12))])
+def test_products_move_the_same_pixels_as_slices(mode, shape):
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((64, *shape, 3)), jnp.float32)
+    drawn = jax.vmap(augment._draw)(jax.random.split(jax.random.key(1), len(images)))
+    assert len(np.unique(drawn[:, 2])) == 2
+    by_slices = jax.jit(partial(augment.by_slices, mode=mode))(images, drawn)
+    by_products = jax.jit(partial(augment.by_products, reflect=mode == "reflect"))(images, drawn)
+    np.testing.assert_array_equal(by_products, by_slices)
+
+
 def test_flip_flips_what_crop_flip_flips():
     images = jnp.asarray(IMAGES, jnp.float32)
     flipped = np.asarray(augment.flip(images, KEYS))
