@@ -111,31 +111,41 @@ def _moved(computations: Computations, each: Instruction, types: dict[str, str])
     called = each.names("calls") if each.kind in ("fusion", "fusion-start") else []
     if not called:
         return written + sum(reads.values())
-    body = {inner.name: inner for inner in computations[called[0]]}
+    used, unwritten = _used(computations, called[0])
+    return written - unwritten + sum(min(whole, used.get(number, whole)) for number, whole in reads.items())
+
+
+def _used(computations: Computations, name: str) -> tuple[dict[int, float], float]:
+    """Returns what a fused computation reads of each parameter (inf: all), and what it does not write of its results."""
+    body = {inner.name: inner for inner in computations[name]}
+    used: dict[int, float] = {}
+    unwritten = 0.0
 
     def parameter(name: str) -> int | None:
-        """Returns the number of the fusion's operand that a value is, in whatever shape."""
+        """Returns the number of the parameter that a value is, in whatever shape."""
         inner = body.get(name)
         while inner and inner.kind in ("bitcast", "copy", "reshape"):
             inner = body.get(inner.operands[0])
         return int(inner.rest.partition(")")[0]) if inner and inner.kind == "parameter" else None
 
-    looked_up: dict[int, list[float]] = {}
     for inner in body.values():
-        if inner.kind in ("parameter", "bitcast"):
+        if inner.kind in ("parameter", "bitcast", "copy", "reshape"):
             continue
+        fused: dict[int, float] = {}
+        if inner.kind == "fusion":
+            fused, less = _used(computations, inner.names("calls")[0])
+            unwritten += less
         for place, operand in enumerate(inner.operands):
             if (number := parameter(operand)) is None:
                 continue
+            read = fused.get(place, math.inf)
             if inner.kind in SLICES and place == 0:
-                looked_up.setdefault(number, []).append(size(inner.type))
+                read = size(inner.type)
             elif inner.kind == "dynamic-update-slice" and place == 0:
-                change = size(body[inner.operands[1]].type)
-                looked_up.setdefault(number, []).append(0.0)
-                written -= size(inner.type) - change
-            else:
-                looked_up.setdefault(number, []).append(math.inf)
-    return written + sum(min(reads[number], sum(looked_up.get(number, [math.inf]))) for number in reads)
+                read = 0.0
+                unwritten += size(inner.type) - size(body[inner.operands[1]].type)
+            used[number] = used.get(number, 0.0) + read
+    return used, unwritten
 
 
 def cost(compiled: Any) -> dict[str, Any]:

@@ -66,7 +66,10 @@ def test_a_later_layer_wins(tmp_path):
         ({"model.norm": "bacth"}, "did you mean 'batch'? choices: batch, extended_batch, instance, layer, group, rms"),
         ({"model.shortcut": "a"}, "config.model.shortcut='a' does not exist"),
         ({"model.order": "prae"}, "did you mean 'pre'?"),
-        ({"model.remat": True}, "config.model.remat=True does not exist; choices: nothing, elementwise, block, auto"),
+        (
+            {"model.remat": True},
+            "config.model.remat=True does not exist; choices: nothing, elementwise, loops, block, auto",
+        ),
         (
             {"model.norm": "group", "model.norm_groups": "3"},
             "config.model.norm_groups=3 does not divide config.model.width=16; did you mean 2? choices: 1, 2, 4, 8, 16",
