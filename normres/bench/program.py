@@ -116,7 +116,7 @@ def _moved(computations: Computations, each: Instruction, types: dict[str, str])
 
 
 def _used(computations: Computations, name: str) -> tuple[dict[int, float], float]:
-    """Returns what a fused computation reads of each parameter (inf: all), and what it does not write of its results."""
+    """Returns what a fused computation reads of each parameter (inf: all), and what of its results it leaves."""
     body = {inner.name: inner for inner in computations[name]}
     used: dict[int, float] = {}
     unwritten = 0.0
