@@ -34,9 +34,9 @@ Section = dict[str, Any]
 
 
 def checks() -> Section:
-    """Compares this device with the CPU: crops bit for bit, each norm's output and gradient by its largest error.
+    """Compares this device with the CPU: crops bit for bit, and outputs and gradients of each norm in float32.
 
-    The errors are relative to the largest number, of which the CPU's are in float32.
+    An error is the largest difference, relative to the largest number.
     """
     host, device = jax.devices("cpu")[0], jax.devices()[0]
     random = np.random.default_rng(0)
