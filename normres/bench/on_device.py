@@ -3,14 +3,15 @@
 It imports no more than jax, flax, optax, orbax, rich, matplotlib, pillow and ml_collections, which a GPU's image has.
 """
 
+import math
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import jax
@@ -61,14 +62,26 @@ def checks() -> Section:
     return {"crops_equal": bool(np.array_equal(*crops)), "errors_of_norms": errors}
 
 
-def steps(depths: tuple[int, ...], batch: int, width: int, repeats: int, torch: str | None) -> Section:
-    """Times a training step at each depth beside Flax, PyTorch in all its modes, and the scanned form."""
+def steps(
+    depths: tuple[int, ...], batch: int, width: int, repeats: int, torch: str | None, until: float = math.inf
+) -> Section:
+    """Times a training step beside Flax, PyTorch in all its modes, and the scanned form; begins no depth after `until`.
+
+    The first depth is always measured; those that the time does not allow are in "left_out".
+    """
     selected = [cells.Cell(depth, "bfloat16", "batch", batch, width) for depth in depths]
     contenders, version = workers.contenders(("flax", "scanned")), "absent"
     if found := workers.find_torch(torch, TORCH):
         contenders, version = contenders | found[0], found[1]
     conditions = measure.conditions(selected, contenders, version, repeats, None)
-    return measure.measure_all(selected, contenders, conditions, None)
+    document = measure.measure_all(selected[:1], contenders, conditions, None) | {"left_out": []}
+    for cell in selected[1:]:
+        if time.monotonic() > until:
+            document["left_out"].append(cell.depth)
+            print(f"depth {cell.depth} is left out: the time is over", flush=True)
+        else:
+            document["cells"] += measure.measure_all([cell], contenders, conditions, None)["cells"]
+    return document
 
 
 def together(depth: int, batch: int, width: int, count: int) -> Section:
@@ -88,12 +101,9 @@ def together(depth: int, batch: int, width: int, count: int) -> Section:
                 destination = str(folder / f"after{place}.npz")
                 worker.ask("prepare", spec=cell.spec(), source=str(source), destination=destination)
                 running.append(worker)
-            threads = [Thread(target=worker.ask, args=("sample",), kwargs={"steps": count}) for worker in running]
+            pool = stack.enter_context(ThreadPoolExecutor(number))
             began = time.perf_counter()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            list(pool.map(lambda worker: worker.ask("sample", steps=count), running))  # raises what a worker raises
             rates[str(number)] = number * (count + 1) * batch / (time.perf_counter() - began)
     return {"depth": depth, "images_per_second": rates}
 
@@ -112,9 +122,10 @@ def recipe(path: str, until: float, fields: dict[str, Any]) -> Section:
     while step < config.train.steps and time.monotonic() < until:
         for _ in range(100):  # between looks at the clock, so that the device is never waited for
             count = min(programs.steps_per_program, config.train.steps - step)
-            if count:
-                state, metrics = programs.train(state, step, count)
-                step += count
+            state, metrics = programs.train(state, step, count)
+            step += count
+            if step == config.train.steps:
+                break
         jax.block_until_ready(state)
     seconds = time.perf_counter() - began
     tested = programs.evaluate(state, "test") or {}
@@ -133,7 +144,7 @@ def run(options: Any) -> None:
     fields = {"train.batch_size": options.batch, "train.eval_batch_size": options.batch, "model.width": options.width}
     sections: dict[str, Callable[[], Section]] = {
         "checks": checks,
-        "steps": lambda: steps(options.depths, *sizes, options.repeats, options.torch),
+        "steps": lambda: steps(options.depths, *sizes, options.repeats, options.torch, (time.monotonic() + until) / 2),
         "together": lambda: together(options.depths[0], *sizes, options.steps),
         "recipe": lambda: recipe(options.path, until, fields),
     }

@@ -7,6 +7,7 @@ import pytest
 
 from normres.bench import devices, on_device, output, plan
 from normres.cli import main
+from normres.errors import UserError
 
 
 def test_a_plan_says_what_lies_on_the_device_and_what_would_change_it(capsys, monkeypatch):
@@ -71,6 +72,26 @@ def test_a_section_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
     assert "processes at once" in text
     assert "0 of 64,000 steps" in text
     assert "test error 8" in text or "test error 9" in text  # untrained
+
+
+def test_no_network_begins_when_the_time_is_over(monkeypatch):
+    begun = []
+    monkeypatch.setattr(on_device.workers, "find_torch", lambda python, names: None)
+    monkeypatch.setattr(on_device.measure, "measure_all", lambda cells, *_: begun.extend(cells) or {"cells": [*cells]})
+    document = on_device.steps((8, 14, 20), 16, 4, 5, None, until=0.0)
+    assert [cell.depth for cell in begun] == [8]
+    assert document["left_out"] == [14, 20]
+
+
+def test_what_a_process_side_by_side_raises_is_raised(monkeypatch):
+    def ask(worker, call, **arguments):
+        if call == "sample":
+            raise UserError("out of memory")
+        return {}
+
+    monkeypatch.setattr(on_device.workers.Worker, "ask", ask)
+    with pytest.raises(UserError, match="out of memory"):
+        on_device.together(8, 16, 4, 1)
 
 
 def test_it_imports_no_more_than_a_gpus_image_has():
