@@ -66,7 +66,7 @@ $(OLDEST)/installed: pyproject.toml requirements-oldest.txt
 
 # PYTHON has jax for the accelerator; it needs nothing of .venv.
 accelerator:
-	@PYTHONPATH=$(CURDIR) $(or $(PYTHON),$(BIN)/python) -m normres.cli bench device --json=device.json --path=$(DATA)
+	@PYTHONPATH=$(CURDIR) $(or $(PYTHON),$(BIN)/python) -m normres bench device --json=device.json --path=$(DATA)
 
 lint: setup
 	@$(BIN)/ruff check .

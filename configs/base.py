@@ -203,6 +203,13 @@ FIELDS: dict[str, Field] = {
     "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, how=True),
     "train.eval_every": Field(2_000, "steps between evaluations on the test set", least=1, how=True),
     "train.checkpoint_every": Field(2_000, "steps; the most work that a kill can cost", least=1, how=True),
+    "train.keep": Field(
+        ("last",),
+        "weights that a run that is done keeps: last, best (lowest test error), or none",
+        choices=("last", "best", "none"),
+        how=True,
+    ),
+    "train.keep_every": Field(0, "it keeps those of every so many steps too; 0 = not", least=0, how=True),
 }
 
 # Recipes list what differs from the values above.  These are exactly He, Zhang, Ren, Sun 2015, arXiv 1512.03385,

@@ -1,14 +1,16 @@
 """The command line, `normres train`, `sweep`, `report` and so on.  A mistake is one line and status 2."""
 
 import argparse
+import importlib.metadata
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from normres import files
+from normres import files, signals
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
 from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
@@ -28,11 +30,10 @@ DEVICES = """\
 Devices: local (where some steps are timed too), h100 (needs the extra cuda13), or a TPU such as tpu-v5e:1x1,
 tpu-v5e:2x2 or tpu-v6e:1x1 (needs the extra tpu)."""
 
-INTERRUPTED = 130  # the shell's status for Ctrl-C
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"normres {importlib.metadata.version('normres')}")
     add = _adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
     train = add(
         "train",
@@ -51,6 +52,23 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", required=True, type=Path, help="the run's own directory")
     sweep.add_argument("--workdir", required=True, type=Path, help="holds one directory per arm")
     sweep.add_argument("--seeds", type=int, default=1, metavar="N", help="run every arm with N seeds (default 1)")
+    sweep.add_argument(
+        "--workers", default="auto", metavar="N", help="processes; auto: one an accelerator, one on a CPU"
+    )
+    sweep.add_argument(
+        "--workers-per-device", type=int, default=1, metavar="N", help="with auto: so many share an accelerator"
+    )
+    sweep.add_argument(
+        "--retries", type=int, default=2, metavar="N", help="tries of an arm after its first failure (default 2)"
+    )
+    sweep.add_argument("--no-wait", action="store_true", help="end although other workers still train some arms")
+    sweep.add_argument(
+        "--dead-after",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="take over the arm of a worker that gives no sign for so long (default 60)",
+    )
     sweep.add_argument("--list", action="store_true", help="print the arms and their state, and train nothing")
     sweep.add_argument(
         "--vary", action="append", default=[], metavar="FIELD=A,B", help="a grid: every combination of these values"
@@ -82,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     plan.add_argument("--device", default="local", metavar="NAME", help="the device (default: local, the one at hand)")
+    status = add(
+        "status",
+        "Show every arm of a sweep: who trains it, its step, error, speed and time left, what failed and why.",
+        "example:\n  normres status runs/demo --watch",
+    )
+    status.add_argument("workdir", type=Path, metavar="WORKDIR", help="the sweep's directory, or a run's")
+    status.add_argument("--watch", action="store_true", help="show it anew until everything is done")
     data = add(
         "data",
         "Prepare, verify and show data; trains nothing.",
@@ -135,7 +160,13 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
                 "--workdir",
                 "--seeds",
                 "--list",
+                "--workers",
+                "--workers-per-device",
+                "--retries",
+                "--no-wait",
+                "--dead-after",
                 "--vary",
+                "--watch",
                 "--experiment",
                 "--output",
                 "--image",
@@ -160,8 +191,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from normres.runs import config, local
 
     loaded = config.load(options.config, overrides)
-    with local.stop_signals() as stop:
-        record = local.run(loaded, options.workdir, stop, Console(), options.workdir.name)
+    record = local.run(loaded, options.workdir, Console(), options.workdir.name)
     print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
     return 0
 
@@ -170,16 +200,34 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
-    from normres.runs import local, results, sweep
+    from normres.runs import queue, results, status, sweep, workers
 
     arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
     if options.list:
         for arm in arms:
-            run = results.read_run(options.workdir / arm.run_id)
-            print(f"{run.record['status'] if run else 'to do':10} {arm.run_id}")
+            print(f"{results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")
         return 0
-    with local.stop_signals() as stop:
-        return sweep.run_sweep(arms, options.workdir, stop, Console())
+    status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), [arm.run_id for arm in arms])
+    number = workers.count(options.workers, options.workers_per_device)
+    if number > 1:
+        workers.start(min(number, len(arms)), options.arguments, options.workers_per_device)
+    else:
+        how = queue.Options(options.retries, not options.no_wait, options.dead_after)
+        queue.Worker(arms, options.workdir, Console(), how).work()
+        if queue.SINCE in os.environ:  # one of several, of which the one that started them says the end
+            return 0
+    return queue.conclude(arms, options.workdir)
+
+
+def _status(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    if overrides:
+        raise UserError(f"--config.{next(iter(overrides))}: status shows what is there and takes no config")
+    from rich.console import Console
+
+    from normres.runs import status
+
+    status.show(options.workdir, Console(), options.watch)
+    return 0
 
 
 def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -224,12 +272,20 @@ def _plan(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Any] = {"train": _train, "sweep": _sweep, "report": _report, "show": _show, "plan": _plan}
+COMMANDS: dict[str, Any] = {
+    "train": _train,
+    "sweep": _sweep,
+    "report": _report,
+    "show": _show,
+    "plan": _plan,
+    "status": _status,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     options, rest = _parser().parse_known_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if options.command == "bench":
             return benchmarks.run(options, rest)
@@ -241,15 +297,19 @@ def main(arguments: list[str] | None = None) -> int:
             print(error.trace, end="", file=sys.stderr)
         print(f"normres: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who read the output has what was wanted; Python would say so again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"normres: {error.filename or ''}: {error.strerror or error}".replace(": :", ":"), file=sys.stderr)
         return 2
     except InterruptedRun as error:
         print(f"normres: {error}; the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
+        return signals.status()
     except KeyboardInterrupt:
         print("normres: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return signals.INTERRUPTED
     except Exception as error:
         if theirs := files.fault_of_user(error):
             print(f"{theirs.trace}normres: {theirs}", file=sys.stderr)
@@ -267,9 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_command() -> int:
     """Runs the command line as a process of its own, with the settings that only a new process takes."""
+    signals.block()
     machine.restart_with_huge_pages()
+    signals.catch()
     return main()
-
-
-if __name__ == "__main__":
-    sys.exit(run_command())

@@ -40,7 +40,7 @@ def train(workdir, *more):
 
 def as_process(workdir, *more):
     """Starts the command in a process of its own, which can be killed, with the flags that a user's has."""
-    command = [sys.executable, "-m", "normres.cli", "train", "--config=base:demo", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "normres", "train", "--config=base:demo", f"--workdir={workdir}"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command, *TINY, *more], cwd=ROOT, **pipes)
 

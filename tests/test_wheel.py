@@ -24,7 +24,7 @@ def installed(tmp_path_factory):
 
 def normres(installed, *arguments):
     environment = os.environ | {"PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-P", "-m", "normres.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "normres", *arguments]
     return subprocess.run(command, cwd=installed.parent, env=environment, capture_output=True, text=True)
 
 

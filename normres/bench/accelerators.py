@@ -26,7 +26,9 @@ from normres.data import Dataset, augment
 from normres.errors import UserError
 from normres.report.style import PAGE_INCHES, STYLE, VARIANTS
 from normres.runs import config as configs
-from normres.runs import machine, results
+from normres.runs import machine
+from normres.runs.durable import read_json
+from normres.runs.provenance import provenance
 from normres.training.programs import Programs
 
 TRAINED, TESTED = 50_000, 10_000  # images, as CIFAR has
@@ -143,12 +145,12 @@ def run(
             row: Row = {"device": device, "parallel": mode, "contender": contender} | asdict(cell)
             if rows.get(keys(row), {}).get("code") != code:
                 row |= measure(device, mode, cell, contender)
-                row |= {"code": code, "jax": jax.__version__, "commit": results.provenance()["commit"]}
+                row |= {"code": code, "jax": jax.__version__, "commit": provenance()["commit"]}
                 rows[keys(row)] = row
                 output.write(json, {"rows": list(rows.values())})
                 print(f"{name_of(row)}, {contender}: {row['compile_seconds']:.0f} s to compile", flush=True)
     print(f"\n{table(list(rows.values()))}")
-    return {"rows": list(rows.values()), "provenance": results.provenance()}
+    return {"rows": list(rows.values()), "provenance": provenance()}
 
 
 def digest_of_subject() -> str:
@@ -163,7 +165,7 @@ def digest_of_subject() -> str:
 
 def read(file: Path) -> dict[str, Any]:
     """Reads what run wrote; anything else is a UserError."""
-    document = results.read_json(file)
+    document = read_json(file)
     if not (isinstance(document, dict) and document.get("rows") and "kernels" in document["rows"][0]):
         raise UserError(f"{file}: no measurements of `normres bench accelerators`")
     return document

@@ -24,8 +24,10 @@ from normres.configs import base
 from normres.data import augment
 from normres.errors import UserError
 from normres.runs import config as configs
-from normres.runs import machine, results
+from normres.runs import machine
+from normres.runs.durable import read_json, write_json
 from normres.runs.local import load_data
+from normres.runs.provenance import provenance
 from normres.training.programs import Programs
 
 TORCH = ("torch", "torch-default", "torch-reduce-overhead", "torch-max-autotune")
@@ -140,7 +142,7 @@ def run(options: Any) -> None:
     """Runs all sections, and writes the JSON after each; one that fails says why and stops no other."""
     until = time.monotonic() + 60 * options.minutes
     sizes = (options.batch, options.width)
-    document: dict[str, Any] = {"device": output.device_name(), "provenance": results.provenance()}
+    document: dict[str, Any] = {"device": output.device_name(), "provenance": provenance()}
     fields = {"train.batch_size": options.batch, "train.eval_batch_size": options.batch, "model.width": options.width}
     sections: dict[str, Callable[[], Section]] = {
         "checks": checks,
@@ -156,12 +158,12 @@ def run(options: Any) -> None:
             traceback.print_exc(file=sys.stderr)
             document[name] = {"error": f"{type(error).__name__}: {error}"}
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-        results.write_json(options.json, document)
+        write_json(options.json, document)
 
 
 def read(file: Path) -> dict[str, Any]:
     """Reads what run wrote; anything else is a UserError."""
-    document = results.read_json(file)
+    document = read_json(file)
     if not (isinstance(document, dict) and {"device", "checks", "steps"} <= set(document)):
         raise UserError(f"{file}: no measurements of `normres bench device`")
     return document

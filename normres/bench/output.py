@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from normres.errors import UserError
-from normres.runs import results
+from normres.runs.durable import write_json
+from normres.runs.provenance import provenance
 
 NOTHING = "–"
 
@@ -71,10 +72,10 @@ def put_between_markers(page: Path, name: str, content: str) -> None:
 def write(file: Path | None, content: dict[str, Any]) -> None:
     """Writes the content to a JSON file, if there is one, with the versions, the commit and the host beside it."""
     if file:
-        results.write_json(file, content | {"provenance": results.provenance()})
+        write_json(file, content | {"provenance": provenance()})
 
 
 def device_name() -> str:
     """Returns the accelerator's name, or the processor's."""
-    device, host = jax.devices()[0], results.provenance()["host"]
+    device, host = jax.devices()[0], provenance()["host"]
     return f"{host['cpu']} ({host['cpu_count']} cores)" if device.platform == "cpu" else str(device.device_kind)

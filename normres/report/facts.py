@@ -35,25 +35,29 @@ def _data(run: Run) -> str:
     return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
 
 
+def _of_attempt(run: Run, name: str) -> dict[str, Any]:
+    return defaultdict(lambda: "?", run.attempt.get(name) or {})
+
+
 def _dtype(run: Run) -> Any:
     return run.record.get("dtype")
 
 
 def _device(run: Run) -> str:
-    return "{count} × {kind} ({platform})".format_map(_section(run, "device"))
+    return "{count} × {kind} ({platform})".format_map(_of_attempt(run, "device"))
 
 
 def _processor(run: Run) -> str:
-    return "{cpu} ({cpu_count} cores)".format_map(_section(run, "host"))
+    return "{cpu} ({cpu_count} cores)".format_map(_of_attempt(run, "host"))
 
 
 def _commit(run: Run) -> str:
-    changed = " with uncommitted changes" if run.record.get("uncommitted_changes") else ""
-    return str(run.record.get("commit") or "unknown")[:12] + changed
+    changed = " with uncommitted changes" if run.attempt.get("diff") else ""
+    return str(run.attempt.get("commit") or "unknown")[:12] + changed
 
 
 def _versions(run: Run) -> str:
-    return ", ".join(f"{name} {version}" for name, version in _section(run, "versions").items())
+    return ", ".join(f"{name} {version}" for name, version in _of_attempt(run, "versions").items())
 
 
 # By its name on the page: a config field, or a function of the run.
@@ -70,7 +74,7 @@ FACTS: dict[str, str | Callable[[Run], Any]] = {
     "Number format": _dtype,
     "Device": _device,
     "Processor": _processor,
-    "Operating system": lambda run: (run.record.get("host") or {}).get("system"),
+    "Operating system": lambda run: (run.attempt.get("host") or {}).get("system"),
     "Seeds": seed,
     "Commit": _commit,
     "Versions": _versions,
@@ -113,10 +117,10 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
             sentences.append(f"{what} differ among the runs: {listed}.")
     said = Counter(warning for run in runs for warning in run.record.get("warnings") or [])
     sentences += [f"{warning} ({runs_text(count, len(runs))})." for warning, count in said.items()]
-    if changed := [run_id(run) for run in runs if run.record.get("uncommitted_changes")]:
+    if changed := [run_id(run) for run in runs if run.attempt.get("diff")]:
         which = "every run" if len(changed) == len(runs) else ", ".join(changed)
         sentences.append(f"Code with uncommitted changes: {which}. The commit alone does not reproduce it.")
-    if any(run.record.get("commit") is None for run in runs):
+    if any(run.attempt.get("commit") is None for run in runs):
         sentences.append("The commit is not known for every run.")
     return sentences
 

@@ -1,70 +1,182 @@
 """Checkpoints that survive a kill: saved by Orbax, sealed by a manifest of sha256 sums, restored newest first.
 
-Orbax alone loads a flipped bit silently and takes an empty directory for the newest step, so a checkpoint counts only
-once its manifest is in place, which is written last, under a temporary name, and renamed.
+A checkpoint holds the state and a document, and the run follows from these alone: its other files are copies for
+readers, which are written anew when a run goes on.  Orbax alone loads a flipped bit silently and takes an empty
+directory for the newest step, so a checkpoint counts only if it has a manifest and every file is as the manifest says.
+The manifest is written last, and all is on the disk before the save returns.
+
+    step_000000400/   state/ and Orbax's own files, DOCUMENT, MANIFEST
 """
 
-import hashlib
 import json
+import logging
+import os
 import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from normres.errors import UserError
+from normres.runs import durable
+
 MANIFEST = "normres_manifest.json"
-KEEP = 2
+DOCUMENT = "run.json"
+KEEP = 2  # intact ones, in case that the newest is damaged later
 
 
-def save(directory: Path, step: int, state: Any) -> None:
-    """Saves a tree of arrays as directory/step_..., then removes all but the newest KEEP checkpoints."""
-    target = directory.resolve() / f"step_{step:09d}"
-    if target.exists():
-        shutil.rmtree(target)
-    ocp.save(target, _plain(state))
-    sums = {str(file.relative_to(target)): _sha256(file) for file in sorted(target.rglob("*")) if file.is_file()}
-    temporary = target / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps(sums, indent=1))
-    temporary.replace(target / MANIFEST)
-    for old in _steps(directory)[KEEP:]:
-        shutil.rmtree(old)
+@dataclass(frozen=True)
+class Saved:
+    """An intact checkpoint.
 
-
-def restore(directory: Path, like: Any) -> tuple[Any, list[str]]:
-    """Returns the newest intact state, or None, and a line for each checkpoint that was passed over.
-
-    Args:
-      directory: where `save` wrote.
-      like: a state of the same structure, shapes, dtypes and placement; its values are not read.
+    Attributes:
+      path: its directory.
+      document: {"config", "record", "metrics", "measured"} as of then, see local.py; of older versions {}.
     """
+
+    path: Path
+    document: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.path.name.removeprefix("step_"))
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all arrays by name."""
+        metadata: Any = ocp.metadata(self.path).metadata
+        return {name: tuple(array.shape) for name, array in metadata.items()}
+
+    def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """Returns the arrays whose names, such as "params.stem_conv.kernel", begin with `prefix`; reads no others."""
+        metadata: Any = ocp.metadata(self.path).metadata
+        like = {name: np.empty(array.shape, array.dtype) for name, array in metadata.items() if name.startswith(prefix)}
+        loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
+        with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
+            loaded: dict[str, np.ndarray] = ocp.load(self.path, like)
+        return loaded
+
+    def state(self, like: Any) -> Any:
+        """Returns the state, with the structure, shapes, dtypes and placement of `like`.
+
+        Raises:
+          UserError: the arrays have other names or shapes.
+        """
+        named = _named(like)
+        if not self.document:  # older versions saved by position
+            named = dict(zip((f"{number:05d}" for number in range(len(named))), named.values(), strict=True))
+        wanted = {name: tuple(leaf.shape) for name, leaf in named.items()}
+        if wanted != self.shapes:
+            name = sorted(wanted.items() ^ self.shapes.items())[0][0]
+            raise UserError(f"{self.path}: {name} is {self.shapes.get(name)} there and {wanted.get(name)} here")
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in named.items()
+        }
+        loaded = ocp.load(self.path, abstract)
+        return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in named])
+
+
+def save(directory: Path, step: int, state: Any, document: dict[str, Any], kept: Callable[[int], bool]) -> None:
+    """Saves a tree of arrays and a document as directory/step_..., unless an intact one of that step is there.
+
+    Then it removes the other checkpoints but the newest KEEP intact ones and those whose step is `kept`.
+
+    Raises:
+      OSError: the disk is full or gone; what was saved before is untouched.
+    """
+    target = directory.resolve() / f"step_{step:09d}"
+    if _fault(target) is not None:
+        if target.exists():
+            shutil.rmtree(target)
+        arrays = _named(state)
+        needed = sum(leaf.nbytes for leaf in arrays.values())
+        target.parent.mkdir(exist_ok=True)
+        durable.check_space(target.parent, needed + 2**20)
+        with _one_line_errors(target):
+            ocp.save(target, arrays)
+        durable.write_json(target / DOCUMENT, document)
+        for file in [*target.rglob("*"), target]:
+            durable.sync(file)
+        sums = {
+            str(file.relative_to(target)): durable.sha256(file) for file in sorted(target.rglob("*")) if file.is_file()
+        }
+        durable.write_json(target / MANIFEST, sums)
+        durable.sync(directory)
+    prune(directory, kept)
+
+
+def prune(directory: Path, kept: Callable[[int], bool], newest: int = KEEP) -> None:
+    """Removes the checkpoints but the `newest` intact ones and those whose step is `kept`; a good one never for a bad.
+
+    Leftovers of saves that were interrupted go too.
+    """
+    keep: list[Path] = []
+    for path in _steps(directory):
+        if len(keep) < newest and read(path):
+            keep.append(path)
+    if len(keep) < min(newest, 1):
+        return
+    for path in directory.resolve().glob("step_*"):
+        if path not in keep and not (path.name[5:].isdigit() and kept(int(path.name[5:]))):
+            shutil.rmtree(path)
+
+
+def newest(directory: Path) -> tuple[Saved | None, list[str]]:
+    """Returns the newest intact checkpoint, or None, and a line for each one that was passed over."""
     passed_over: list[str] = []
     for path in _steps(directory):
-        fault = _fault(path)
-        if fault is None:
-            abstract = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-                _plain(like),
-            )
-            leaves = jax.tree.leaves(ocp.load(path, abstract))
-            return jax.tree.unflatten(jax.tree.structure(like), leaves), passed_over
-        passed_over.append(f"{path}: {fault}; passed over")
+        if saved := read(path):
+            return saved, passed_over
+        passed_over.append(f"{path}: {_fault(path)}; passed over")
     return None, passed_over
 
 
-def _plain(state: Any) -> dict[str, Any]:
-    """The state's leaves under numbered names: Orbax need not know our classes, and order is kept."""
-    return {f"{number:05d}": leaf for number, leaf in enumerate(jax.tree.leaves(state))}
+def open_saved(directory: Path, which: str = "last") -> Saved:
+    """Returns a checkpoint of a run's `checkpoints` directory: the newest intact one, or that of the best test error.
+
+    Raises:
+      UserError: there is none, or which is neither "last" nor "best".
+    """
+    if which == "last":
+        saved, passed_over = newest(directory)
+        if not saved:
+            why = passed_over[0] if passed_over else "none is here; the run's config.train.keep says which stay"
+            raise UserError(f"{directory}: no checkpoint to read: {why}")
+        return saved
+    if which != "best":
+        raise UserError(f"--which={which} does not exist; choices: last, best")
+    best = durable.read_json(directory.parent / "record.json").get("best_test_step") or -1
+    if saved := read(directory.resolve() / f"step_{best:09d}"):
+        return saved
+    raise UserError(f"{directory}: the best weights were not kept; train with --config.train.keep=last,best")
+
+
+def read(path: Path) -> Saved | None:
+    """Returns the checkpoint in `path` if it is intact."""
+    if _fault(path) is not None:
+        return None
+    document = path / DOCUMENT
+    return Saved(path, json.loads(document.read_text()) if document.exists() else {})
+
+
+def _named(state: Any) -> dict[str, Any]:
+    """Returns the state's leaves by their names in the tree, such as "opt_state.0.trace.stem_conv.kernel"."""
+    leaves, _ = jax.tree.flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _steps(directory: Path) -> list[Path]:
     """The checkpoint directories, newest first."""
     return sorted(directory.resolve().glob("step_" + "[0-9]" * 9), reverse=True)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fault(path: Path) -> str | None:
@@ -74,18 +186,31 @@ def _fault(path: Path) -> str | None:
         return "incomplete"
     try:
         sums = json.loads(manifest.read_text())
-    except ValueError:
+        for name, expected in sums.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if durable.sha256(file) != expected:
+                return f"{name} is damaged"
+    except (ValueError, AttributeError):
         return "damaged manifest"
-    for name, expected in sums.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if _sha256(file) != expected:
-            return f"{name} is damaged"
+    except OSError as error:
+        return f"not readable: {error.strerror}"
     return None
 
 
-def remove(directory: Path) -> None:
-    """Removes every checkpoint; for runs that are done."""
-    if directory.exists():
-        shutil.rmtree(directory)
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Makes an OSError of what Orbax raises on a full disk, and keeps its threads from printing their tracebacks."""
+    hooks, logger = (threading.excepthook, sys.unraisablehook), logging.getLogger("absl")
+    disabled = logger.disabled
+    threading.excepthook, sys.unraisablehook, logger.disabled = lambda _: None, lambda _: None, True
+    try:
+        yield
+    except ValueError as error:
+        if "os_error_code" not in str(error):
+            raise
+        number = int(str(error).partition("os_error_code='")[2].partition("'")[0])
+        raise OSError(number, os.strerror(number), str(path)) from None
+    finally:
+        (threading.excepthook, sys.unraisablehook), logger.disabled = hooks, disabled

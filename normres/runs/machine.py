@@ -3,7 +3,9 @@
 The folder normres/cpu is used for runs on a CPU where it is there, and everything works without it.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError, nearest
@@ -36,9 +38,23 @@ def return_freed_memory() -> None:
 
 def environment_as_given() -> dict[str, str]:
     """Returns the environment without what `prepare` has added to it, for processes that must not profit from it."""
-    import os
-
     return cpu.environment_as_given() if cpu else dict(os.environ)
+
+
+def accelerators() -> list[dict[str, str]]:
+    """Returns for each accelerator of this machine the environment of a process that is to have it alone.
+
+    It looks at device files, as jax, once asked, would take them all.
+    """
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    if gpus:
+        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in (visible.split(",") if visible else gpus)]
+    alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+    tpus = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+    return [{"TPU_VISIBLE_CHIPS": str(chip), **alone} for chip in range(len(tpus))]
 
 
 def resolve_dtype(wanted: str) -> str:

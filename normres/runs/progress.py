@@ -1,13 +1,15 @@
 """Progress of a run: one bar on a terminal, plain lines in a log."""
 
 import time
+from collections import deque
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0  # between lines in a log
+RECENT = 20  # updates from which the rate is taken
 
 
 class Reporter:
@@ -15,7 +17,8 @@ class Reporter:
 
     def __init__(self, label: str, start: int, total: int, console: Console):
         self.label, self.start, self.total, self.console = label, start, total, console
-        self._began = self._last_line = time.monotonic()
+        self._last_line, self._note = time.monotonic(), ""
+        self._marks = deque([(self._last_line, start)], maxlen=RECENT)
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -43,15 +46,32 @@ class Reporter:
         if self._bar:
             self._bar.stop()
 
+    def compiled(self, seconds: float) -> None:
+        """Says how long compiling took, which is no part of the rate."""
+        if seconds >= LINE_SECONDS and not self._bar:
+            self.say(f"compiled in {seconds:.0f} s")
+        self._marks = deque([(time.monotonic(), self.start)], maxlen=RECENT)
+        if self._bar:
+            self._bar.reset(self._task, completed=self.start, note="")
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far the run is: step, steps, seconds per step of late, and the last note."""
+        (then, first), (now, last) = self._marks[0], self._marks[-1]
+        rate = (now - then) / (last - first) if last > first else None
+        return {"step": last, "steps": self.total, "seconds_per_step": rate, "note": self._note}
+
     def update(self, step: int, note: str) -> None:
         """Shows that `step` steps are done; in a log, at most every LINE_SECONDS."""
-        now = time.monotonic()
+        now, self._note = time.monotonic(), note
+        self._marks.append((now, step))
         if self._bar:
             self._bar.update(self._task, completed=step, note=note)
         elif now - self._last_line >= LINE_SECONDS and step < self.total:
             self._last_line = now
-            rate = (now - self._began) / max(step - self.start, 1)
-            self.say(f"step {step}/{self.total}  {note}  {rate:.2f} s/step  {(self.total - step) * rate:.0f} s left")
+            rate = self.progress["seconds_per_step"]
+            left = f"  {rate:.3g} s/step  {(self.total - step) * rate:.0f} s left" if rate else ""
+            self.say(f"step {step}/{self.total}  {note}{left}")
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""

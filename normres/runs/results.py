@@ -1,37 +1,36 @@
 """The run directory: what was run, on what, and what came out.  One directory per run,
 
     config.json     the whole config
-    record.json     status, seed, versions, commit, device, dtype, data and its splits and preprocessing, parameters,
-                    seconds, how it was computed, final numbers, errors under corruptions
+    record.json     status, seed, dtype, data and its splits and preprocessing, parameters, how it was computed, final
+                    numbers, errors under corruptions, and the attempts that made them: one per process that trained
+                    here, with its commit, versions, host, device, steps and seconds
     metrics.jsonl   one line per logged interval ("split": "train") or evaluation ("split": "test", "corrupted")
-    checkpoints/    see checkpoint.py; removed when the run ends
-    lock            held by the process that is training here
+    checkpoints/    the states that the config keeps, see checkpoint.py; the other files follow from the newest
+    claim.json      who is training here, see claims.py
+    error.txt       what the last attempts failed of; it goes when the run succeeds
+    README.md       the command that repeats the run, and what to cite
 
-Status is one of running, finished, diverged.  Errors are fractions (0.0875), losses are nats per example, and
-seconds are wall-clock seconds spent in training, summed over restarts.
+Status is one of running, interrupted, finished, diverged.  Errors are fractions (0.0875), losses are nats per example,
+and seconds are wall-clock seconds spent in training, summed over attempts.
 """
 
-import fcntl
-import importlib.metadata
+import hashlib
 import json
-import os
-import platform
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError
+from normres.runs import claims
+from normres.runs.durable import read_json, write_json
 from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 
 DONE = ("finished", "diverged")
+FAILURE = "failure at "  # so begins each entry of error.txt
+OURS = ("record.json", "metrics.jsonl", "checkpoints", "error.txt", "README.md", "lock")
 
-
-class Busy(UserError):
-    """Another process is training in the run directory."""
+__all__ = ["DONE", "Run", "check_identity", "read_json", "read_metrics", "read_run", "read_runs", "write_json"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,17 @@ class Run:
     config: dict[str, Any]
     record: dict[str, Any]
     metrics: list[dict[str, Any]]
+
+    @property
+    def attempt(self) -> dict[str, Any]:
+        """Returns the last attempt: commit, versions, host, device; {} of a run that has none."""
+        attempts = self.record.get("attempts")
+        return dict(attempts[-1]) if attempts else {}
+
+    @property
+    def status(self) -> str:
+        """Returns the status, which of a run that nobody trains is not "running"."""
+        return _status(self.path, self.record)
 
     def field(self, name: str) -> Any:
         """Returns a config field by its dotted name, such as "model.depth"; a run may be older than the field."""
@@ -58,38 +68,79 @@ class Run:
         return [line["step"] for line in lines], [line[key] for line in lines]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one and never a part."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON; a damaged file is a UserError that names it."""
-    try:
-        return json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); move it away to start over") from None
-
-
 def read_run(path: Path) -> Run | None:
-    """Reads a run directory; None if it holds no run."""
+    """Reads a run directory; None if it holds no run.
+
+    Raises:
+      UserError: a file is damaged, or metrics.jsonl is not what a run that is done has left.
+    """
     if not ((path / "config.json").is_file() and (path / "record.json").is_file()):
         return None
-    return Run(path, read_json(path / "config.json"), read_json(path / "record.json"), read_metrics(path))
+    record = upgraded(read_json(path / "record.json"))
+    if record["status"] in DONE and (fault := metrics_fault(path, record)):
+        raise UserError(f"{path / 'metrics.jsonl'} {fault}; the command that made the run mends it")
+    return Run(path, read_json(path / "config.json"), record, read_metrics(path))
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Reads every run under `root` (or `root` itself), ordered by path."""
+    """Reads every run under `root` (or `root` itself), ordered by path; damaged ones are named and left out."""
     if not root.is_dir():
         raise UserError(f"{root}: no such directory")
-    folders = [root, *sorted(p.parent for p in root.glob("**/record.json") if p.parent != root)]
-    return [run for folder in folders if (run := read_run(folder)) is not None]
+    runs = []
+    for folder in [root, *sorted(p.parent for p in root.glob("**/record.json") if p.parent != root)]:
+        try:
+            run = read_run(folder)
+        except UserError as error:
+            print(f"normres: {error}; left out", file=sys.stderr)
+            continue
+        runs += [run] if run else []
+    return runs
+
+
+def status_of(path: Path) -> str:
+    """Returns the status of the run in a directory; "to do" if none has begun, "damaged" if its record is."""
+    try:
+        return _status(path, upgraded(read_json(path / "record.json")))
+    except FileNotFoundError:
+        return "running" if _is_claimed(path) else "to do"
+    except UserError:
+        return "damaged"
+
+
+def _status(path: Path, record: dict[str, Any]) -> str:
+    status = str(record["status"])
+    return "interrupted" if status == "running" and not _is_claimed(path) else status
+
+
+def _is_claimed(path: Path) -> bool:
+    holder = claims.read(path)
+    return holder is not None and not claims.is_dead(path, holder)
+
+
+def upgraded(record: Any) -> dict[str, Any]:
+    """Returns a record of an older version in today's form: with attempts."""
+    if not isinstance(record, dict) or "status" not in record:
+        raise UserError("a record.json holds no record of a run")
+    if "attempts" in record:
+        return record
+    names = ("commit", "versions", "host", "device", "started")
+    attempt = {name: record.pop(name, None) for name in names}
+    attempt["diff"] = "unknown" if record.pop("uncommitted_changes", None) else None
+    record.pop("restarts", None)
+    return {**record, "attempts": [{**attempt, "step": record.get("step"), "end": record["status"]}]}
+
+
+def metrics_text(lines: list[dict[str, Any]]) -> str:
+    """Returns the content of metrics.jsonl."""
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def metrics_fault(path: Path, record: dict[str, Any]) -> str:
+    """Returns what is wrong with the metrics.jsonl of a run that is done, "" if nothing or if its record is older."""
+    expected, file = record.get("metrics_sha256"), path / "metrics.jsonl"
+    if not file.is_file():
+        return "is missing"
+    return "is damaged" if expected and hashlib.sha256(file.read_bytes()).hexdigest() != expected else ""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -106,36 +157,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{file}: not readable as JSON lines ({error})") from None
 
 
-def keep_metrics_until(path: Path, step: int) -> None:
-    """Drops the metric lines after `step`, which a restart from a checkpoint at `step` writes anew."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    temporary = path / "metrics.tmp"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    temporary.replace(path / "metrics.jsonl")
-
-
-def append_metrics(path: Path, line: dict[str, Any]) -> None:
-    """Appends one line to metrics.jsonl.  Non-finite numbers become null: they are not JSON."""
-    with (path / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def find_run(path: Path, config: dict[str, Any]) -> Run | None:
-    """Returns the run that the directory holds if it is of this config, or None if a new run may begin there.
-
-    Raises:
-      UserError: the directory holds a run of another config (the fields that differ are named), or other files.
-    """
-    held = path / "config.json"
-    if held.is_file():
-        other, own = identity(read_json(held)), identity(config)
-        if other != own:
-            raise UserError(f"{path} holds another run: {_difference(other, own)}; choose another --workdir")
-        return read_run(path)
-    strangers = [p.name for p in path.iterdir() if p.name not in ("lock", "config.tmp")]
-    if strangers:
-        raise UserError(f"{path} is not empty and holds no run (it has {strangers[0]!r}); choose another --workdir")
-    return None
+def check_identity(path: Path, held: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raises UserError, naming the fields that differ, if a directory holds a run of another config."""
+    other, own = identity(held), identity(config)
+    if other != own:
+        raise UserError(f"{path} holds another run: {_difference(other, own)}; choose another --workdir")
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], limit: int = 3) -> str:
@@ -148,52 +174,3 @@ def _difference(old: dict[str, Any], new: dict[str, Any], limit: int = 3) -> str
     parts = [f"config.{name} is {old[name]!r} there and {new[name]!r} here" for name in names]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(parts[:limit]) + more
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the directory's lock; the system frees it when the process dies, however it dies."""
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"{path}: another process is training here") from None
-        yield
-
-
-def provenance() -> dict[str, Any]:
-    """Returns versions, commit and host of this process, for the record."""
-    packages = ("normres", "jax", "jaxlib", "flax", "optax", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    root = Path(__file__).resolve().parents[2]
-    commit = _git(root, "rev-parse", "HEAD")
-    return {
-        "versions": {"python": platform.python_version()} | versions,
-        "commit": commit,
-        "uncommitted_changes": bool(_git(root, "status", "--porcelain")) if commit else None,
-        "host": {"system": platform.platform(), "cpu": _cpu_name(), "cpu_count": os.cpu_count()},
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """Runs git in `root`; None where there is no git or no repository of ours."""
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _cpu_name() -> str:
-    """Returns the processor's model name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -1,26 +1,19 @@
-"""Sweeps: the arms of a config file or of a grid, each with a stable name, trained one after the other.
+"""Sweeps: the arms of a config file or of a grid, each with a stable name.  queue.py trains them.
 
 An arm's directory is named by what it overrides and by a digest of its whole config.  So a sweep that is started again,
 or extended, finds its own runs, and a changed config never meets the old ones.
 """
 
 import itertools
-import threading
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
-from normres.data import Dataset
-from normres.errors import InterruptedRun, UserError
+from normres.errors import UserError
 from normres.runs import config as configs
-from normres.runs import results
 from normres.runs.fields import digest
-from normres.runs.local import load_data, run
 
 
 @dataclass(frozen=True)
@@ -99,33 +92,3 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {twice}")
     return expanded
-
-
-def run_sweep(arms: Sequence[Arm], workdir: Path, stop: threading.Event, console: Console) -> int:
-    """Runs the arms one after the other and returns the exit status.
-
-    An arm that fails for a reason of its own leaves its traceback in its directory, and the sweep goes on; the status
-    is then 1.  An arm that another process is training is left to it.
-    """
-    failed, busy = 0, 0
-    loaded: dict[str, Dataset] = {}
-    for number, arm in enumerate(arms, start=1):
-        label, path = f"[{number}/{len(arms)}] {arm.label}", workdir / arm.run_id
-        key = repr(arm.config.data)
-        try:
-            if key not in loaded:
-                loaded = {key: load_data(arm.config)}
-            run(arm.config, path, stop, console, label, loaded[key])
-        except results.Busy:
-            busy += 1
-            console.print(f"{label}: another process is training this arm", markup=False, highlight=False)
-        except (UserError, InterruptedRun, OSError):
-            raise  # what would stop every other arm too, or was asked for
-        except Exception as error:
-            failed += 1
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            (path / "error.txt").write_text(traceback.format_exc())
-            console.print(f"{label}: failed: {reason}; see {path / 'error.txt'}", markup=False, soft_wrap=True)
-    done = len(arms) - failed - busy
-    print(f"{done} of {len(arms)} arms done, {failed} failed, {busy} with another process: {workdir}")
-    return 1 if failed else 0

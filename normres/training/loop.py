@@ -1,7 +1,7 @@
 """`fit` trains and yields what happens; it touches no file."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +16,8 @@ from normres.training.step import TrainState
 # Who is told to stop finishes at most two programs, and systems that stop processes give them half a minute.
 PROGRAM_SECONDS = 10.0
 
-# What a program's steps measured, by name, and how many steps it did.
-_Rows = tuple[dict[str, jax.Array], int]
+# What a program measured of its steps, by name, and how many steps it did.
+_Measured = tuple[Mapping[str, Any], int]
 
 
 class _Pace:
@@ -28,7 +28,7 @@ class _Pace:
 
     def __init__(self, most: int):
         self.most, self.count = most, 1
-        self._queued: _Rows | None = None
+        self._queued: _Measured | None = None
         self._since = 0.0
 
     def follow(self, metrics: dict[str, jax.Array], count: int) -> None:
@@ -52,9 +52,9 @@ class _Pace:
 class Event:
     """What `fit` yields.
 
-    kind is "train" (means since the last such event), "test" (whole test set), "checkpoint" (values are empty and
-    the state may be saved), "diverged" (at `step` the loss was not finite), "corrupted" (test errors by corruption,
-    a list over severities) or "finished" (final values).
+    kind is "train" (means since the last such event), "test" (whole test set), "checkpoint" (the state may be saved;
+    the values are what the steps since the last "train" event measured), "diverged" (at `step` the loss was not
+    finite), "corrupted" (test errors by corruption, a list over severities) or "finished" (final values).
     """
 
     kind: str
@@ -63,56 +63,76 @@ class Event:
 
 
 def fit(
-    programs: Programs, state: TrainState, should_stop: Callable[[], bool] = lambda: False
+    programs: Programs,
+    state: TrainState,
+    should_stop: Callable[[], bool] = lambda: False,
+    measured: Mapping[str, Sequence[float]] | None = None,
 ) -> Iterator[tuple[Event, TrainState]]:
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
-    When `should_stop()` turns true, it yields a last "checkpoint" and returns; it is asked between two programs.  A
-    yielded state, at most a program ahead of a "train" event, is valid until the next event is asked for.  Metrics are
-    fetched one program late, so that the device has work while Python reads them.
+    What follows a "checkpoint" follows from its state and its values alone: the evaluation of its step, if one is due,
+    comes after it.  So a run that was stopped goes on as if it had not been.
+
+    A yielded state, at most a program ahead of a "train" event, is valid until the next event is asked for.
+    Metrics are fetched one program late, so that the device has work while Python reads them.
+
+    Args:
+      programs: the run's.
+      state: the initial one or that of a checkpoint.
+      should_stop: asked between two programs and in evaluations.  When it turns true, a last "checkpoint" is yielded.
+      measured: the values of the checkpoint.
     """
     train = programs.config.train
-    step = int(state.step)
-    pending: list[_Rows] = []
+    step = saved = int(state.step)
+    rows: list[_Measured] = [(measured, len(measured["loss"]))] if measured else []
     pace = _Pace(programs.steps_per_program)
-    while step < train.steps and not should_stop():
-        waiting = sum(count for _, count in pending)
-        until_logged = train.log_every - waiting % train.log_every
-        until = (every - step % every for every in (train.eval_every, train.checkpoint_every))
-        count = min(pace.count, train.steps - step, until_logged, *until)
-        state, metrics = programs.train(state, step, count)
-        pace.follow(metrics, count)
-        step += count
-        pending.append((metrics, count))
-        at_eval, at_checkpoint = step % train.eval_every == 0, step % train.checkpoint_every == 0
-        due = []
-        if waiting == train.log_every:
-            due.append((pending[:-1], step - count))
-            pending = pending[-1:]
-        if at_eval or at_checkpoint or step == train.steps:
-            due.append((pending, step))
-            pending = []
-        if due:
+    while True:
+        stopped, at_end, at_eval = should_stop(), step == train.steps, step > 0 and step % train.eval_every == 0
+        if step > saved and (stopped or at_end or step % train.checkpoint_every == 0):
             pace.pause()
-        for rows, last in due:
-            event = _interval(rows, last)
+            saved = step
+            yield Event("checkpoint", step, {name: row.tolist() for name, row in _values(rows).items()}), state
+        if stopped:
+            return
+        late = []
+        if rows and (at_end or at_eval or step % train.log_every == 0):
+            late, rows = rows, []
+        if late and (at_end or at_eval):
+            pace.pause()
+            event, late = _interval(late, step), []
             yield event, state
             if event.kind == "diverged":
                 return
-        if step == train.steps:
+        if at_end:
             break
-        if at_eval and (values := programs.evaluate(state, "test", should_stop)):
+        if at_eval:
+            values = programs.evaluate(state, "test", should_stop)
+            if values is None:
+                continue
             yield Event("test", step, dict(values)), state
-        if at_checkpoint:
-            yield Event("checkpoint", step, {}), state
-    if pending:
-        yield _interval(pending, step), state
-    on_train = programs.evaluate(state, "train", should_stop) if step == train.steps else None
+        until = [every - step % every for every in (train.log_every, train.eval_every, train.checkpoint_every)]
+        count = min(pace.count, train.steps - step, *until)
+        state, metrics = programs.train(state, step, count)
+        pace.follow(metrics, count)
+        rows.append((metrics, count))
+        if late:
+            event = _interval(late, step)
+            yield event, state
+            if event.kind == "diverged":
+                return
+        step += count
+    yield from _finish(programs, state, step, should_stop)
+
+
+def _finish(
+    programs: Programs, state: TrainState, step: int, should_stop: Callable[[], bool]
+) -> Iterator[tuple[Event, TrainState]]:
+    """Yields what is measured after the last step, or nothing if told to stop."""
+    on_train = programs.evaluate(state, "train", should_stop)
     on_test = programs.evaluate(state, "test", should_stop) if on_train else None
     evaluate = partial(programs.evaluate, state, "test", should_stop)
     corrupted = corruptions.errors(programs.config.data, evaluate) if on_test else None
     if on_train is None or on_test is None or corrupted is None:
-        yield Event("checkpoint", step, {}), state
         return
     yield Event("test", step, dict(on_test)), state
     if corrupted:
@@ -121,12 +141,17 @@ def fit(
     yield Event("finished", step, final | {f"test_{name}": value for name, value in on_test.items()}), state
 
 
-def _interval(pending: list[_Rows], last_step: int) -> Event:
-    """Means over the steps that end with `last_step`, or where among them the loss was first not finite."""
-    values = {
-        name: np.concatenate([np.asarray(metrics[name], np.float64)[:count] for metrics, count in pending])
-        for name in pending[0][0]
+def _values(programs: Sequence[_Measured]) -> dict[str, np.ndarray]:
+    """Returns the values of all steps, float64 (steps,), by name."""
+    return {
+        name: np.concatenate([np.asarray(metrics[name], np.float64)[:count] for metrics, count in programs])
+        for name in (programs[0][0] if programs else ())
     }
+
+
+def _interval(pending: Sequence[_Measured], last_step: int) -> Event:
+    """Means over the steps that end with `last_step`, or where among them the loss was first not finite."""
+    values = _values(pending)
     bad = np.flatnonzero(~np.isfinite(values["loss"]))
     if bad.size:
         return Event("diverged", last_step - len(values["loss"]) + 1 + int(bad[0]), {})

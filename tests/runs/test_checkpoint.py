@@ -1,11 +1,16 @@
 """Checkpoints: what is saved comes back, and what is damaged is passed over for the one before."""
 
+import json
+import os
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from normres.runs import checkpoint
+from normres.errors import UserError
+from normres.runs import checkpoint, durable
 
 
 def state(value):
@@ -15,29 +20,123 @@ def state(value):
 @pytest.fixture
 def saved(tmp_path):
     for step in (10, 20):
-        checkpoint.save(tmp_path, step, state(step))
+        save(tmp_path, step)
     return tmp_path
 
 
+def save(directory, step, kept=lambda step: False):
+    checkpoint.save(directory, step, state(step), {"metrics": [step]}, kept)
+
+
 def restored_step(directory):
-    computed, passed_over = checkpoint.restore(directory, state(0))
-    return (None if computed is None else int(computed["step"])), passed_over
+    saved, passed_over = checkpoint.newest(directory)
+    if saved is None:
+        return None, passed_over
+    assert saved.document == {"metrics": [saved.step]}
+    assert int(saved.state(state(0))["step"]) == saved.step
+    return saved.step, passed_over
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
 
 
 def test_the_newest_comes_back_exactly(saved):
-    computed, passed_over = checkpoint.restore(saved, state(0))
-    assert passed_over == []
+    computed = checkpoint.newest(saved)[0].state(state(0))
     assert jax.tree.structure(computed) == jax.tree.structure(state(20))
     for ours, theirs in zip(jax.tree.leaves(computed), jax.tree.leaves(state(20)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
 
 
-def test_old_ones_are_removed_and_a_step_can_be_saved_again(saved):
-    checkpoint.save(saved, 30, state(30))
-    checkpoint.save(saved, 30, state(31))
-    assert sorted(path.name for path in saved.iterdir()) == ["step_000000020", "step_000000030"]
-    assert restored_step(saved) == (31, [])
+def test_arrays_are_read_by_name_and_those_of_another_shape_refused(saved):
+    newest, _ = checkpoint.newest(saved)
+    assert newest.shapes == {"step": (), "b.0": (3, 4), "a": (5,)}
+    (only,) = newest.arrays("b.").items()
+    assert only[0] == "b.0"
+    np.testing.assert_array_equal(only[1], state(20)["b"][0])
+    with pytest.raises(UserError, match=r"step_000000020: a is \(5,\) there and \(6,\) here"):
+        newest.state({**state(0), "a": jnp.zeros(6)})
+
+
+def test_the_newest_two_stay_and_those_that_are_kept(saved):
+    for step in (30, 40, 50):
+        save(saved, step, lambda step: step == 20)
+    assert names(saved) == ["step_000000020", "step_000000040", "step_000000050"]
+    checkpoint.prune(saved, lambda step: step == 20, newest=1)
+    assert names(saved) == ["step_000000020", "step_000000050"]
+    checkpoint.prune(saved, lambda step: False, newest=0)
+    assert names(saved) == []
+
+
+def test_a_good_one_is_never_removed_for_a_bad_one(saved):
+    # As kills in the middle of saves leave them: newer, and without their seals.
+    for step in (30, 40):
+        save(saved, step, lambda step: True)
+        lose_the_manifest(saved / f"step_{step:09d}")
+    checkpoint.prune(saved, lambda step: False)
+    assert restored_step(saved) == (20, [])
+    assert names(saved) == ["step_000000010", "step_000000020"]
+    lose_the_manifest(saved / "step_000000010")
+    lose_the_manifest(saved / "step_000000020")
+    checkpoint.prune(saved, lambda step: False)
+    assert len(names(saved)) == 2, "with nothing intact, nothing is removed"
+
+
+def test_an_intact_one_is_not_written_again_and_a_bad_one_is(saved):
+    before = (saved / "step_000000020").stat().st_ino
+    save(saved, 20)
+    assert (saved / "step_000000020").stat().st_ino == before
+    flip_a_bit(saved / "step_000000020")
+    save(saved, 20)
+    assert restored_step(saved) == (20, [])
+
+
+def test_all_of_it_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    synced = []
+
+    def noted(descriptor):
+        assert not (tmp_path / "step_000000010" / checkpoint.MANIFEST).exists() or synced[-1] == "the seal"
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if synced[-1].endswith(checkpoint.MANIFEST + ".tmp"):
+            synced.append("the seal")
+        elif synced[-2:-1] == ["the seal"]:
+            synced.append("the seal")
+
+    monkeypatch.setattr(durable.os, "fsync", noted)
+    save(tmp_path, 10)
+    target = tmp_path / "step_000000010"
+    before_the_seal = synced[: synced.index("the seal")]
+    for path in [target, *(path for path in target.rglob("*") if path.name != checkpoint.MANIFEST)]:
+        assert str(path) in before_the_seal, path
+    assert {str(target), str(tmp_path)} <= set(synced[synced.index("the seal") :])
+
+
+@pytest.mark.parametrize("room", [2**21, 2**24])
+def test_on_a_full_disk_what_was_saved_stays_and_one_line_says_it(saved, monkeypatch, room, capfd):
+    big = {"step": jnp.int32(30), "b": [jnp.zeros((2**20,))]}
+
+    def full(*_):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed writing: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(durable.shutil, "disk_usage", lambda path: SimpleNamespace(free=room))
+    monkeypatch.setattr(checkpoint.ocp, "save", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        checkpoint.save(saved, 30, big, {}, lambda step: False)
+    assert (raised.value.errno, "step" in raised.value.filename) == (28, room > 2**23)
+    assert restored_step(saved) == (20, [])
+    assert capfd.readouterr().err == ""
+
+
+def test_of_an_older_version_it_comes_back_by_position(tmp_path):
+    target = tmp_path / "step_000000010"
+    leaves = jax.tree.leaves(state(10))
+    checkpoint.ocp.save(target, {f"{number:05d}": leaf for number, leaf in enumerate(leaves)})
+    sums = {str(f.relative_to(target)): durable.sha256(f) for f in target.rglob("*") if f.is_file()}
+    (target / checkpoint.MANIFEST).write_text(json.dumps(sums))
+    saved, _ = checkpoint.newest(tmp_path)
+    for ours, theirs in zip(jax.tree.leaves(saved.state(state(0))), leaves, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def flip_a_bit(newest):

@@ -1,6 +1,7 @@
 """The training step on one device and on eight, resuming, evaluating, and what a diverged run leaves."""
 
 from functools import partial
+from itertools import count
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +125,9 @@ def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset
         ("train", 2),
         ("train", 3),
         ("test", 3),
-        ("train", 4),
         ("checkpoint", 4),
+        ("train", 4),
+        ("checkpoint", 6),
         ("train", 6),
         ("test", 6),
         ("finished", 6),
@@ -158,10 +160,12 @@ def test_resuming_equals_never_having_stopped(dataset, tmp_path):
     straight = [(event, leaves(state)) for event, state in fit(built, built.initial_state())]
     for event, state in fit(built, built.initial_state()):
         if event.kind == "checkpoint":
-            checkpoint.save(tmp_path, event.step, state)
+            checkpoint.save(tmp_path, event.step, state, {"measured": event.values}, lambda step: False)
             break
-    restored, _ = checkpoint.restore(tmp_path, programs(dataset, model__depth=8).initial_state())
-    resumed = [(event, leaves(state)) for event, state in fit(programs(dataset), restored)]
+    saved, _ = checkpoint.newest(tmp_path)
+    restored = saved.state(programs(dataset, model__depth=8).initial_state())
+    measured = saved.document["measured"]
+    resumed = [(event, leaves(state)) for event, state in fit(programs(dataset), restored, measured=measured)]
     expected = straight[-len(resumed) :]
     assert [event for event, _ in resumed] == [event for event, _ in expected]  # bit for bit, values included
     for ours, theirs in zip(resumed[-1][1], expected[-1][1], strict=True):
@@ -171,8 +175,27 @@ def test_resuming_equals_never_having_stopped(dataset, tmp_path):
 def test_told_to_stop_it_saves_and_leaves(dataset):
     built = programs(dataset, train__steps_per_program=1)
     calls = iter([False, False, True])
-    events = [(e.kind, e.step) for e, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
-    assert events == [("train", 2), ("checkpoint", 2)]
+    (event,) = [event for event, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
+    assert (event.kind, event.step, len(event.values["loss"])) == ("checkpoint", 2, 2)
+
+
+@pytest.mark.parametrize("asked", range(1, 14))
+def test_stopped_anywhere_it_goes_on_to_the_same_curve(dataset, asked):
+    """Between programs and in evaluations, at the last step too: every event comes once, with the same numbers."""
+    built = programs(dataset, train__steps_per_program=1)
+    straight = list(fit(built, built.initial_state()))
+    calls, seen = count(1), []
+    stopped = fit(built, built.initial_state(), lambda: next(calls) >= asked)
+    state, measured = built.initial_state(), {}
+    for event, at in stopped:
+        seen.append(event)
+        if event.kind == "checkpoint":
+            state, measured, until = jax.tree.map(jnp.copy, at), event.values, len(seen)
+    if not measured and not int(state.step):
+        until = 0
+    resumed = [event for event, _ in fit(built, state, measured=measured)]
+    curve = [event for event in seen[:until] + resumed if event.kind != "checkpoint"]
+    assert curve == [event for event, _ in straight if event.kind != "checkpoint"]
 
 
 def test_evaluation_counts_every_example_once(dataset):

@@ -21,7 +21,8 @@ from normres.bench.step import agreement, show
 from normres.bench.step.cells import Cell, arrays
 from normres.bench.step.workers import Contender, Worker
 from normres.errors import UserError
-from normres.runs import results
+from normres.runs.durable import read_json, write_json
+from normres.runs.provenance import provenance
 
 SAMPLE_SECONDS = 1.0  # that the steps of a sample fill, and at least one program
 PAUSE_SECONDS = 0.1  # after a sample: threads of the last one may still be waiting for work, and take a core
@@ -88,15 +89,15 @@ def conditions(
     cells: Sequence[Cell], names: Iterable[str], torch: str, repeats: int, before: Path | None
 ) -> dict[str, Any]:
     """Returns what must be equal for measurements to stand in one table."""
-    provenance = results.provenance()
+    origin = provenance()
     git = ["git", "-C", str(before), "rev-parse", "HEAD"]
     return {
         "code": digest_of(Path(normres.__file__).parent),
         "before": digest_of(before / "normres") if before else "",
         "before_commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if before else "",
         "device": output.device_name(),
-        "versions": {**provenance["versions"], "torch": torch},
-        "host": provenance["host"],
+        "versions": {**origin["versions"], "torch": torch},
+        "host": origin["host"],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "contenders": list(names),
         "batch": cells[0].batch,
@@ -126,7 +127,7 @@ def measure_all(
     Returns:
       {"conditions", "provenance", "cells": what measure returns}.
     """
-    document: dict[str, Any] = {"conditions": conditions, "provenance": results.provenance(), "cells": []}
+    document: dict[str, Any] = {"conditions": conditions, "provenance": provenance(), "cells": []}
     if json and json.is_file() and (earlier := read(json))["conditions"] == conditions:
         document = earlier
         print(f"{json}: kept {len(earlier['cells'])} cells, which were measured under the same conditions", flush=True)
@@ -138,7 +139,7 @@ def measure_all(
             measured = measure(cell, contenders, conditions["repeats"])
             document["cells"].append(measured)
             if json:
-                results.write_json(json, document)
+                write_json(json, document)
         print(f"\n{show.text(measured)}", flush=True)
         print(f"cell {number} of {len(cells)}, {time.perf_counter() - began:.0f} s", flush=True)
     return document
@@ -150,7 +151,7 @@ def read(file: Path) -> dict[str, Any]:
     Raises:
       UserError: it is something else.
     """
-    document = results.read_json(file)
+    document = read_json(file)
     if not (isinstance(document, dict) and document.get("cells") and "conditions" in document):
         raise UserError(f"{file}: no measurements of `normres bench step`")
     return document

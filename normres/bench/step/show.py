@@ -64,7 +64,7 @@ def text(cell: dict[str, Any]) -> str:
 def markdown(document: dict[str, Any]) -> str:
     """Returns all cells as one Markdown table, with the conditions above it."""
     conditions, provenance, cells = document["conditions"], document["provenance"], document["cells"]
-    changed = " with uncommitted changes" if provenance["uncommitted_changes"] else ""
+    changed = " with uncommitted changes" if provenance.get("diff") or provenance.get("uncommitted_changes") else ""
     versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     before = f" Before is commit {conditions['before_commit'][:12]}." if conditions.get("before_commit") else ""
     caption = (

@@ -1,0 +1,21 @@
+"""`normres` as a process of its own: signals are caught before anything is imported that takes time."""
+
+import sys
+
+from normres import signals
+
+signals.catch()
+
+
+def main() -> int:
+    """Runs the command line and returns the exit status."""
+    try:
+        from normres import cli
+
+        return cli.run_command()
+    except signals.Stopped:
+        return signals.stopped()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Claims: which process trains a run.  A file in the run's directory, made by one process alone, with a heartbeat.
+
+It needs no lock of the file system, which some network disks do not have: only that a file is made or renamed once.
+A holder that has died is known at once on its own machine.  Anywhere else, it is dead if its claim has not changed for
+DEAD_SECONDS; the clocks of the machines need not agree.  A holder that was only stopped notices, when it goes on, that
+the claim is another's, and writes nothing any more.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from normres.errors import InterruptedRun, UserError
+
+NAME = "claim.json"
+DEAD_SECONDS = 60.0
+BEATS = 6  # in DEAD_SECONDS
+SIZE = 512  # bytes of the file, so that a heartbeat is one write in place, also on a full disk
+
+# When this process first saw a claim as it is now: the claim's file, its content and the time.
+_seen: dict[Path, tuple[str, float]] = {}
+
+
+class Busy(UserError):
+    """Another process trains the run; `holder` says which."""
+
+    def __init__(self, path: Path, holder: dict[str, Any]):
+        super().__init__(f"{path}: {in_words(holder)} is training here")
+        self.holder = holder
+
+
+class LostClaim(InterruptedRun):
+    """This process was taken for dead, and another one goes on with the run."""
+
+
+class Claim:
+    """The right to write in a run's directory; see `hold`."""
+
+    def __init__(self, path: Path, descriptor: int, dead_seconds: float):
+        self.path, self._descriptor, self._beat_seconds = path, descriptor, dead_seconds / BEATS
+        self._content = {"token": secrets.token_hex(8), **_this_process(), "beat": 0, "step": None}
+        self._released = threading.Event()
+        self._beat()
+        threading.Thread(target=self._keep_beating, daemon=True).start()
+
+    def note(self, **progress: Any) -> None:
+        """Tells with the next heartbeat how far the run is."""
+        self._content |= progress
+
+    def check(self) -> None:
+        """Raises LostClaim if another process has the run; call before each write."""
+        holder = read(self.path)
+        if not holder or holder.get("token") != self._content["token"]:
+            other = "its claim was removed" if holder is None else f"{in_words(holder)} has taken it over"
+            raise LostClaim(f"{self.path}: {other} while this process stood still")
+
+    def release(self) -> None:
+        """Ends the claim."""
+        self._released.set()
+        try:
+            self.check()
+            (self.path / NAME).unlink()
+        except (LostClaim, FileNotFoundError):
+            pass
+        os.close(self._descriptor)
+
+    def _beat(self) -> None:
+        # Into this process's own file: if another one has taken its place, that is not touched.
+        self._content["beat"] += 1
+        os.pwrite(self._descriptor, json.dumps(self._content).ljust(SIZE - 1).encode() + b"\n", 0)
+
+    def _keep_beating(self) -> None:
+        while not self._released.wait(self._beat_seconds):
+            try:
+                self._beat()
+            except OSError:
+                continue
+
+
+@contextmanager
+def hold(path: Path, dead_seconds: float = DEAD_SECONDS) -> Iterator[Claim]:
+    """Claims the run's directory, which is made if need be, as long as the context lasts.
+
+    Raises:
+      Busy: another process has it, or nobody knows yet that it is dead.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            descriptor = os.open(path / NAME, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+            break
+        except FileExistsError:
+            holder = read(path)
+            if holder is None:
+                continue
+            if not is_dead(path, holder, dead_seconds):
+                raise Busy(path, holder) from None
+            _remove(path / NAME, holder)
+    claim = Claim(path, descriptor, dead_seconds)
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Returns who claims the run in `path`: None for nobody, {} for somebody who has not written yet."""
+    return _content(path / NAME)
+
+
+def _content(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def is_dead(path: Path, holder: dict[str, Any], dead_seconds: float = DEAD_SECONDS) -> bool:
+    """Returns whether the holder is known to be dead; for one on another machine, ask again later."""
+    here = _this_process()
+    same_machine = all(holder.get(name) == here[name] for name in ("host", "boot", "pid_space"))
+    if same_machine and _started(holder["pid"]) != holder["started"]:
+        return True
+    now, content = time.monotonic(), json.dumps(holder)
+    if _seen.get(path, ("",))[0] != content:
+        _seen[path] = (content, now)
+    return now - _seen[path][1] >= dead_seconds
+
+
+def in_words(holder: dict[str, Any]) -> str:
+    """Returns who a holder is: its host and process."""
+    return f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
+
+
+def _remove(file: Path, holder: dict[str, Any]) -> None:
+    """Removes the claim of that holder, and no other's, which may have been quicker."""
+    aside = file.with_name(f"{NAME}.{secrets.token_hex(4)}.tmp")
+    try:
+        file.rename(aside)
+    except FileNotFoundError:
+        return
+    if (_content(aside) or {}).get("token") != holder.get("token"):
+        os.link(aside, file)
+    aside.unlink()
+
+
+def _this_process() -> dict[str, Any]:
+    def content(file: str) -> str:
+        try:
+            return Path(file).read_text().strip()
+        except OSError:
+            return ""
+
+    try:
+        pid_space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        pid_space = ""
+    boot = content("/proc/sys/kernel/random/boot_id")
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid), "boot": boot, "pid_space": pid_space}
+
+
+def _started(pid: int) -> str | None:
+    """Returns when a process of this machine was started, in the kernel's ticks; None if there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except OSError:
+            pass
+        return "running"
+    return None if fields[0] in "ZX" else fields[19]

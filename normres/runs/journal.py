@@ -1,0 +1,237 @@
+"""A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from normres.errors import UserError
+from normres.runs import checkpoint, claims, durable, results
+from normres.runs.fields import digest, identity
+from normres.runs.provenance import now
+from normres.training.optim import depends_on_last_step
+
+
+class Journal:
+    """The files of a run.
+
+    Attributes:
+      done: whether the run is done and whole.
+      record: what record.json says or will say; of a run that begins {}.
+      metrics: the lines of metrics.jsonl.
+      saved: the checkpoint from which the run goes on, or None.
+      lines: what is to be said: what was damaged or lost, and what happens.
+    """
+
+    def __init__(self, path: Path, config: ConfigDict, claim: claims.Claim):
+        """Reads what the directory holds.
+
+        Raises:
+          UserError: it holds the run of another config, or other files.
+        """
+        self.path, self.claim, self.lines, self.done = path, claim, list[str](), False
+        self.config: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+        self.record: dict[str, Any] = {}
+        self.metrics: list[dict[str, Any]] = []
+        self.saved: checkpoint.Saved | None = None
+        self._kept, self._every = config.train.keep, config.train.keep_every
+        self._read(config)
+
+    @property
+    def measured(self) -> dict[str, list[float]]:
+        """What the steps before the checkpoint measured that is in no metric line yet."""
+        return dict(self.saved.document.get("measured", {})) if self.saved else {}
+
+    def _read(self, config: ConfigDict) -> None:
+        record, held = self._json("record.json"), self._json("config.json")
+        if held and record and self._is_done(record, held):
+            self.done, self.record, self.metrics = True, record, results.read_metrics(self.path)
+            return
+        self.saved, passed_over = checkpoint.newest(self.path / "checkpoints")
+        self.lines += passed_over
+        document = self.saved.document if self.saved else {}
+        copy = document.get("record") or {}
+        if not record or len(record["attempts"]) < len(copy.get("attempts", ())):
+            record = copy or record
+        if not held:
+            held = document.get("config")
+            if not held and record and record["config_digest"] == digest(config):
+                held = self.config
+            if held:
+                self.lines.append(f"{self.path / 'config.json'} was lost or damaged; it is written anew")
+        if not held:
+            strangers = sorted(p.name for p in self.path.iterdir() if p.name not in results.OURS and not _passing(p))
+            if strangers:
+                raise UserError(
+                    f"{self.path} is not empty and holds no run (it has {strangers[0]!r}); choose another --workdir"
+                )
+            if (self.path / "config.json").exists():
+                raise UserError(f"{self.path / 'config.json'}: not readable, and nothing else says which run this is")
+        else:
+            self._check(held, config, record or {})
+        self._restore(record or {})
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        """Reads a JSON file of the run; None if it is not there or damaged."""
+        try:
+            value = durable.read_json(self.path / name)
+            return results.upgraded(value) if name == "record.json" else dict(value)
+        except FileNotFoundError:
+            return None
+        except (UserError, TypeError, ValueError):
+            if name == "record.json":
+                self.lines.append(f"{self.path / name} is damaged; it is written anew")
+            return None
+
+    def _is_done(self, record: dict[str, Any], held: dict[str, Any]) -> bool:
+        if record["status"] not in results.DONE or identity(held) != identity(self.config):
+            return False
+        if fault := results.metrics_fault(self.path, record):
+            self.lines.append(f"{self.path / 'metrics.jsonl'} {fault}; the run goes back to its last checkpoint")
+        return not fault
+
+    def _check(self, held: dict[str, Any], config: ConfigDict, record: dict[str, Any]) -> None:
+        """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
+        steps, further = held["train"]["steps"], config.train.steps
+        if further > steps and not depends_on_last_step(config):
+            held = {**held, "train": {**held["train"], "steps": further}}
+            if identity(held) == identity(self.config):
+                if record.get("status") == "finished" and (not self.saved or self.saved.step != steps):
+                    raise UserError(
+                        f"{self.path}: the run of {steps} steps left no checkpoint from which it could go on"
+                    )
+                self.lines.append(f"the run of {steps} steps goes on to step {further}")
+        results.check_identity(self.path, held, self.config)
+
+    def _restore(self, record: dict[str, Any]) -> None:
+        """Takes the metric lines from the checkpoint, and says what the other files lack of them."""
+        try:
+            lines = results.read_metrics(self.path)
+        except (UserError, UnicodeDecodeError):
+            lines = []
+        if self.saved and self.saved.document:
+            self.metrics = self.saved.document["metrics"]
+            if lines[: len(self.metrics)] != self.metrics:
+                self.lines.append(
+                    f"{self.path / 'metrics.jsonl'} was lost or damaged; the checkpoint has the lines up to its step"
+                )
+        elif self.saved:  # of an older version
+            step = self.saved.step
+            self.metrics = [line for line in lines if line["step"] < step + (line["split"] == "train")]
+        elif record.get("step") or lines:
+            self.lines.append(f"{self.path}: no intact checkpoint; the run starts anew")
+            if record.get("status") in results.DONE:
+                (self.path / "record.json").replace(self.path / "record.before.json")
+        self.record = record
+
+    def begin(self, record: dict[str, Any], attempt: dict[str, Any]) -> None:
+        """Writes the files of a run that begins or goes on, with a new attempt."""
+        before = self.record.get("attempts", [])
+        if before and (other := _differences(before[-1], attempt)):
+            self.lines.append(f"the run goes on with other code: {other}")
+        step = self.saved.step if self.saved else 0
+        attempt = {
+            "started": now(),
+            "ended": None,
+            "end": None,
+            "from_step": step,
+            "step": step,
+            "seconds": 0.0,
+            **attempt,
+        }
+        self.record = {**record, "step": step, "seconds": 0.0, "attempts": [*before, attempt]}
+        self._began = time.perf_counter()
+        self.claim.check()
+        durable.write_json(self.path / "config.json", self.config)
+        self._write_metrics()
+        self.write()
+
+    def started(self, compile_seconds: float) -> None:
+        """Notes that training begins now."""
+        self._began = time.perf_counter()
+        self.record["attempts"][-1]["compile_seconds"] = compile_seconds
+
+    def advance(self, step: int) -> None:
+        """Notes that `step` steps are done, and the seconds."""
+        attempts = self.record["attempts"]
+        attempts[-1] |= {"step": step, "seconds": time.perf_counter() - self._began}
+        self.record |= {"step": step, "seconds": sum(attempt.get("seconds") or 0.0 for attempt in attempts)}
+
+    def line(self, step: int, split: str, values: dict[str, Any]) -> None:
+        """Appends a line to metrics.jsonl."""
+        line = {"step": step, "split": split, **values}
+        self.claim.check()
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.metrics.append(line)
+
+    def is_best(self, error: float | None) -> bool:
+        """Returns whether a test error is lower than all before, and its state is to be kept."""
+        best = best_of(self.metrics)["best_test_error"]
+        return "best" in self._kept and error is not None and (best is None or error < best)
+
+    def save(self, step: int, state: Any, measured: dict[str, list[float]]) -> None:
+        """Saves a checkpoint and the record."""
+        self.claim.check()
+        self.record |= best_of(self.metrics)
+        document = {"config": self.config, "record": self.record, "metrics": self.metrics, "measured": measured}
+        checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps)
+        self.write()
+
+    def write(self) -> None:
+        """Writes record.json."""
+        self.claim.check()
+        durable.write_json(self.path / "record.json", self.record)
+
+    def end(self, how: str) -> None:
+        """Writes how this attempt ended; of a run that is done, everything, and removes what nobody needs."""
+        self.record["attempts"][-1] |= {"ended": now(), "end": how}
+        self.record |= {"status": how, **best_of(self.metrics)}
+        if how in results.DONE:
+            self.claim.check()
+            self.record["metrics_sha256"] = self._write_metrics()
+        self.write()
+        if how in results.DONE:
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Removes what a run that is done does not keep."""
+        checkpoint.prune(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
+        (self.path / "error.txt").unlink(missing_ok=True)
+
+    def _keeps(self, step: int) -> bool:
+        best = "best" in self._kept and step == best_of(self.metrics)["best_test_step"]
+        return best or bool(self._every and step % self._every == 0)
+
+    def _write_metrics(self) -> str:
+        text = results.metrics_text(self.metrics)
+        durable.write_text(self.path / "metrics.jsonl", text)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the lowest test error of the metric lines, and the first step that has it."""
+    errors = [
+        (line["error"], line["step"]) for line in metrics if line["split"] == "test" and line["error"] is not None
+    ]
+    error, step = min(errors, default=(None, None))
+    return {"best_test_error": error, "best_test_step": step}
+
+
+def _passing(path: Path) -> bool:
+    """Returns whether a file is one that comes and goes."""
+    return path.name.startswith(claims.NAME) or path.name.endswith(".tmp") or path.name == "config.json"
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Names what the code of two attempts differs in; "" for nothing."""
+    parts = []
+    for name in ("commit", "diff"):
+        if before.get(name) != after.get(name):
+            parts.append(f"{name} {str(after.get(name))[:12]} after {str(before.get(name))[:12]}")
+    old, new = before.get("versions") or {}, after["versions"]
+    parts += [f"{name} {new[name]} after {old[name]}" for name in new if name in old and new[name] != old[name]]
+    return ", ".join(parts)

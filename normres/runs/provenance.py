@@ -1,0 +1,61 @@
+"""What produced numbers: versions, commit, uncommitted changes and host of this process."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("normres", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def now() -> str:
+    """Returns the time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Returns commit, hash of the uncommitted changes, versions and host of this process."""
+    root = Path(__file__).resolve().parents[2]
+    commit = _git(root, "rev-parse", "HEAD")
+    diff = (_git(root, "status", "--porcelain") or "") + (_git(root, "diff", "HEAD") or "") if commit else ""
+    return {
+        "commit": commit,
+        "diff": hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None,
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "host": {
+            "name": socket.gethostname(),
+            "system": platform.platform(),
+            "cpu": _cpu_name(),
+            "cpu_count": os.cpu_count(),
+        },
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Runs git in `root`; None where there is no git or no repository of ours."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    """Returns the processor's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

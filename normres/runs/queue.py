@@ -1,0 +1,147 @@
+"""The arms of a sweep as a queue in its work directory, which any number of workers share and nobody coordinates.
+
+A worker takes the next arm that is neither done nor claimed (claims.py).  It ends when every arm is done or set aside,
+and until then waits for those that others train, as a worker may die.
+"""
+
+import os
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from normres import signals
+from normres.data import Dataset
+from normres.errors import FaultInFile, InterruptedRun, UserError
+from normres.runs import claims, results
+from normres.runs.local import load_data, run
+from normres.runs.provenance import now
+from normres.runs.sweep import Arm
+
+ALL_DONE, SET_ASIDE, LEFT = 0, 1, 3  # exit statuses; LEFT: arms were left to other workers
+WAIT_SECONDS = 2.0  # between looks at arms that others train
+RETRY_SECONDS = 5.0  # before a failed arm is tried again, twice as long each time
+SINCE = "NORMRES_SWEEP_SINCE"  # for workers: when their sweep began
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is worked off.
+
+    Attributes:
+      retries: how often an arm that failed is tried again before it is set aside.
+      wait: for the arms that others train.
+      dead_seconds: after which a worker that gives no sign is taken for dead.
+    """
+
+    retries: int = 2
+    wait: bool = True
+    dead_seconds: float = claims.DEAD_SECONDS
+
+
+@dataclass
+class Worker:
+    """Works off the arms of a sweep in `workdir`."""
+
+    arms: Sequence[Arm]
+    workdir: Path
+    console: Console
+    options: Options
+    _loaded: dict[str, Dataset] = field(default_factory=dict)
+    _not_before: dict[Arm, float] = field(default_factory=dict)
+    _told: dict[Arm, str] = field(default_factory=dict)
+
+    def work(self) -> None:
+        """Trains arms until all are done or set aside.
+
+        Raises:
+          UserError: what would stop every arm: their common data cannot be read.
+          InterruptedRun: told to stop.
+        """
+        since = os.environ.get(SINCE) or now()
+        waiting = list(self.arms)
+        while waiting:
+            before, waiting = waiting, [arm for arm in waiting if not self._settle(arm, since)]
+            if not waiting or (not self.options.wait and not self._not_before):
+                return
+            if len(waiting) == len(before):
+                with signals.polled() as stop:
+                    if stop.wait(WAIT_SECONDS):
+                        raise InterruptedRun("stopped while other workers train the last arms")
+
+    def _settle(self, arm: Arm, since: str) -> bool:
+        """Trains an arm if it is free; returns whether it is done or set aside."""
+        path = self.workdir / arm.run_id
+        if failures(path, since) > self.options.retries:
+            return True
+        if time.monotonic() < self._not_before.get(arm, 0.0):
+            return False
+        try:
+            run(arm.config, path, self.console, self._label(arm), self._data(arm), self.options.dead_seconds)
+        except claims.Busy as busy:
+            if self._told.get(arm) != (holder := claims.in_words(busy.holder)):
+                self._told[arm] = holder
+                self._say(arm, f"{holder} trains this arm")
+            return False
+        except InterruptedRun:
+            raise
+        except Exception as error:
+            if not self._loaded and len({repr(arm.config.data) for arm in self.arms}) == 1:
+                raise
+            return self._failed(arm, path, error, since)
+        self._not_before.pop(arm, None)
+        return True
+
+    def _failed(self, arm: Arm, path: Path, error: Exception, since: str) -> bool:
+        """Notes a failure in the arm's error.txt; returns whether the arm is set aside."""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # What the user has to mend fails again.
+        hopeless = isinstance(error, UserError) and not isinstance(error, FaultInFile)
+        tries = self.options.retries + 1 - failures(path, since) if hopeless else 1
+        with (path / "error.txt").open("a") as file:
+            file.write(f"{results.FAILURE}{now()} (counts as {tries}): {reason}\n{traceback.format_exc()}\n")
+        count = failures(path, since)
+        if count > self.options.retries:
+            self._say(arm, f"failed and is set aside: {reason}; see {path / 'error.txt'}")
+            return True
+        self._not_before[arm] = time.monotonic() + RETRY_SECONDS * 2 ** (count - 1)
+        self._say(arm, f"failed and will be tried again: {reason}; see {path / 'error.txt'}")
+        return False
+
+    def _data(self, arm: Arm) -> Dataset:
+        key = repr(arm.config.data)
+        if key not in self._loaded:
+            self._loaded = {key: load_data(arm.config)}
+        return self._loaded[key]
+
+    def _label(self, arm: Arm) -> str:
+        return f"[{self.arms.index(arm) + 1}/{len(self.arms)}] {arm.label}"
+
+    def _say(self, arm: Arm, text: str) -> None:
+        self.console.print(f"{self._label(arm)}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def failures(path: Path, since: str = "") -> int:
+    """Returns how often the run in `path` has failed since a time."""
+    file = path / "error.txt"
+    if not file.is_file():
+        return 0
+    heads = [line for line in file.read_text(errors="replace").splitlines() if line.startswith(results.FAILURE)]
+    times = [line.removeprefix(results.FAILURE).partition(" (counts as ") for line in heads]
+    return sum(int(rest.partition(")")[0] or 1) for time, _, rest in times if time >= since)
+
+
+def conclude(arms: Sequence[Arm], workdir: Path) -> int:
+    """Prints how the arms stand at this moment, and returns the exit status."""
+    paths = [workdir / arm.run_id for arm in arms]
+    done = [path for path in paths if results.status_of(path) in results.DONE]
+    failed = [path for path in paths if path not in done and failures(path)]
+    left = [path for path in paths if path not in done and path not in failed]
+    parts = [f"{len(done)} of {len(arms)} arms done"]
+    parts += [f"{len(failed)} set aside (see error.txt in {failed[0]})"] if failed else []
+    parts += [f"{len(left)} left, {results.status_of(left[0])}: {left[0].name}"] if left else []
+    print(f"{', '.join(parts)}: {workdir}")
+    return SET_ASIDE if failed else LEFT if left else ALL_DONE

@@ -1,0 +1,107 @@
+"""`normres status`: every arm of a sweep, or every run below a directory, as it stands at this moment."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from normres.errors import UserError
+from normres.runs import claims, durable, results
+
+SWEEP = "sweep.json"  # in a sweep's directory: its command and its arms
+WATCH_SECONDS = 2.0
+COLUMNS = ("run", "status", "step", "test error", "s/step", "left", "who, or why")
+
+
+def note_sweep(workdir: Path, command: str, run_ids: list[str]) -> None:
+    """Writes down which arms a sweep has, beside those of other sweeps in the same directory."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    known = _noted(workdir)
+    if known.get(command) != run_ids:
+        durable.write_json(workdir / SWEEP, {**known, command: run_ids})
+
+
+def show(workdir: Path, console: Console, watch: bool) -> None:
+    """Prints the table; with `watch`, until everything is done."""
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such directory")
+    if not watch:
+        console.print(*_view(workdir)[:2])
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            table, last, ended = _view(workdir)
+            table.caption = last
+            live.update(table, refresh=True)
+            if ended:
+                return
+            time.sleep(WATCH_SECONDS)
+
+
+def _view(workdir: Path) -> tuple[Table, str, bool]:
+    """Returns the table, a line that sums it up, and whether nothing is left to do."""
+    below = [path.parent for name in ("record.json", claims.NAME, "error.txt") for path in workdir.glob(f"**/{name}")]
+    arms = [workdir / run_id for run_ids in _noted(workdir).values() for run_id in run_ids]
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    counts: dict[str, int] = {}
+    for path in sorted({*below, *arms}):
+        row = _row(path)
+        counts[row[0]] = counts.get(row[0], 0) + 1
+        table.add_row(str(path.relative_to(workdir)) if path != workdir else path.name, *row)
+    words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+    return table, f"{words or 'no runs here'}", set(counts) <= {*results.DONE, "failed"}
+
+
+def _row(path: Path) -> tuple[str, str, str, str, str, str]:
+    """Returns the columns but the first: status, step, test error, seconds a step, time left, who or why."""
+    status, failed = results.status_of(path), _failure(path)
+    try:
+        record: dict[str, Any] = results.upgraded(durable.read_json(path / "record.json"))
+    except (OSError, UserError):
+        record = {}
+    holder = (claims.read(path) or {}) if status == "running" else {}
+    step, steps = holder.get("step") or record.get("step"), holder.get("steps") or record.get("steps")
+    errors = [line["error"] for line in _metrics(path) if line["split"] == "test" and line["error"] is not None]
+    rate = holder.get("seconds_per_step")
+    if status not in (*results.DONE, "running") and failed:
+        status = "failed"
+    return (
+        status,
+        f"{step}/{steps}" if steps else "",
+        f"{errors[-1]:.1%}" if errors else "",
+        f"{rate:.3g}" if rate else "",
+        _duration((steps - step) * rate) if rate and steps and step else "",
+        claims.in_words(holder) if holder else failed if status == "failed" else "",
+    )
+
+
+def _failure(path: Path) -> str:
+    """Returns the reason of the last failure that is noted in a run's directory, or ""."""
+    try:
+        lines = (path / "error.txt").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition("): ")[2] for line in reversed(lines) if line.startswith(results.FAILURE)), "")
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    try:
+        return results.read_metrics(path)
+    except (UserError, UnicodeDecodeError):
+        return []
+
+
+def _noted(workdir: Path) -> dict[str, list[str]]:
+    try:
+        return dict(json.loads((workdir / SWEEP).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _duration(seconds: float) -> str:
+    """Returns hours, minutes and seconds as 1:02:03."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

@@ -1,0 +1,78 @@
+"""Signals that end a process: caught from its first moment on, and obeyed without losing anything.
+
+Slurm sends SIGTERM, and before a time limit what it was told to, by custom SIGUSR1; a terminal that is closed SIGHUP.
+Training polls a flag, saves and leaves.  Anywhere else the signal ends the process at once, as nothing is lost.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+AGAIN = 75  # the exit status of who was told to stop: the same command goes on (sysexits.h: EX_TEMPFAIL)
+INTERRUPTED = 130  # and of who was interrupted by Ctrl-C, as shells have it
+
+_flag: threading.Event | None = None  # that is polled at this moment
+_received: list[int] = []
+
+
+class Stopped(BaseException):
+    """A signal came where no run is to be saved."""
+
+
+def name() -> str:
+    """Returns the name of the signal that came first, such as "SIGTERM"; "" for none."""
+    return signal.Signals(_received[0]).name if _received else ""
+
+
+def status() -> int:
+    """Returns the exit status of a process that was stopped."""
+    return INTERRUPTED if not _received or _received[0] == signal.SIGINT else AGAIN
+
+
+def _on_signal(number: int, _frame: Any) -> None:
+    again = number == signal.SIGINT and number in _received
+    _received.append(number)
+    if again:
+        raise KeyboardInterrupt
+    if _flag is None:
+        raise Stopped
+    _flag.set()
+
+
+def catch() -> None:
+    """Catches the signals in this process, also those that `block` has held back; SIGHUP not under nohup."""
+    _received.clear()
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+def block() -> None:
+    """Holds the signals back until the program that takes the place of this one catches them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
+@contextmanager
+def polled() -> Iterator[threading.Event]:
+    """While the context lasts, a signal sets a flag; a second Ctrl-C ends the process all the same."""
+    global _flag
+    _flag = threading.Event()
+    if _received:  # and what it raised was lost, in a destructor say
+        _flag.set()
+    try:
+        yield _flag
+    finally:
+        _flag = None
+
+
+def stopped() -> int:
+    """Says that the process was stopped where nothing was to be saved, and returns the exit status."""
+    print(f"normres: stopped by {name()} before training; the same command starts again", file=sys.stderr)
+    return status()
