@@ -4,12 +4,11 @@ import sys
 
 from normres import signals
 
-signals.catch()
-
 
 def main() -> int:
     """Runs the command line and returns the exit status."""
     try:
+        signals.catch()
         from normres import cli
 
         return cli.run_command()

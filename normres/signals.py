@@ -45,7 +45,9 @@ def _on_signal(number: int, _frame: Any) -> None:
 
 def catch() -> None:
     """Catches the signals in this process, also those that `block` has held back; SIGHUP not under nohup."""
-    _received.clear()
+    shown = sys.unraisablehook
+    # Raised in a destructor, it cannot go up and is asked for later, see polled.
+    sys.unraisablehook = lambda raised: None if raised.exc_type is Stopped else shown(raised)
     if threading.current_thread() is not threading.main_thread():
         return
     for number in ENDING:
@@ -57,6 +59,8 @@ def catch() -> None:
 def block() -> None:
     """Holds the signals back until the program that takes the place of this one catches them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    if _received:
+        raise Stopped
 
 
 @contextmanager

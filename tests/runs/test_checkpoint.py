@@ -1,7 +1,7 @@
 """Checkpoints: what is saved comes back, and what is damaged is passed over for the one before."""
 
 import json
-import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -94,22 +94,14 @@ def test_an_intact_one_is_not_written_again_and_a_bad_one_is(saved):
 
 def test_all_of_it_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     synced = []
-
-    def noted(descriptor):
-        assert not (tmp_path / "step_000000010" / checkpoint.MANIFEST).exists() or synced[-1] == "the seal"
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if synced[-1].endswith(checkpoint.MANIFEST + ".tmp"):
-            synced.append("the seal")
-        elif synced[-2:-1] == ["the seal"]:
-            synced.append("the seal")
-
-    monkeypatch.setattr(durable.os, "fsync", noted)
+    named = lambda descriptor: str(Path(f"/proc/self/fd/{descriptor}").readlink())  # noqa: E731
+    monkeypatch.setattr(durable.os, "fsync", lambda descriptor: synced.append(named(descriptor)))
     save(tmp_path, 10)
     target = tmp_path / "step_000000010"
-    before_the_seal = synced[: synced.index("the seal")]
+    seal = synced.index(str(target / checkpoint.MANIFEST) + ".tmp")
     for path in [target, *(path for path in target.rglob("*") if path.name != checkpoint.MANIFEST)]:
-        assert str(path) in before_the_seal, path
-    assert {str(target), str(tmp_path)} <= set(synced[synced.index("the seal") :])
+        assert str(path) in synced[:seal], path
+    assert synced[seal + 1 :] == [str(target), str(tmp_path)]
 
 
 @pytest.mark.parametrize("room", [2**21, 2**24])
