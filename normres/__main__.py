@@ -7,13 +7,10 @@ from normres import signals
 
 def main() -> int:
     """Runs the command line and returns the exit status."""
-    try:
-        signals.catch()
-        from normres import cli
+    signals.catch()
+    from normres import cli
 
-        return cli.run_command()
-    except signals.Stopped:
-        return signals.stopped()
+    return cli.run_command()
 
 
 if __name__ == "__main__":

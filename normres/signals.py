@@ -4,10 +4,10 @@ Slurm sends SIGTERM, and before a time limit what it was told to, by custom SIGU
 Training polls a flag, saves and leaves.  Anywhere else the signal ends the process at once, as nothing is lost.
 """
 
+import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +17,7 @@ INTERRUPTED = 130  # and of who was interrupted by Ctrl-C, as shells have it
 
 _flag: threading.Event | None = None  # that is polled at this moment
 _received: list[int] = []
-
-
-class Stopped(BaseException):
-    """A signal came where no run is to be saved."""
+at_exit: list[Callable[[], None]] = []  # what a process does that is ended by a signal where no run is to be saved
 
 
 def name() -> str:
@@ -39,28 +36,31 @@ def _on_signal(number: int, _frame: Any) -> None:
     if again:
         raise KeyboardInterrupt
     if _flag is None:
-        raise Stopped
-    _flag.set()
+        _leave()
+    else:
+        _flag.set()
+
+
+def _leave() -> None:
+    """Ends the process at once: an exception would abort it in the middle of an import of C++ code, or be lost."""
+    os.write(2, f"normres: stopped by {name()} before training; the same command starts again\n".encode())
+    for act in at_exit:
+        act()
+    os._exit(status())
 
 
 def catch() -> None:
     """Catches the signals in this process, also those that `block` has held back; SIGHUP not under nohup."""
-    shown = sys.unraisablehook
-    # Raised in a destructor, it cannot go up and is asked for later, see polled.
-    sys.unraisablehook = lambda raised: None if raised.exc_type is Stopped else shown(raised)
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in ENDING:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def block() -> None:
     """Holds the signals back until the program that takes the place of this one catches them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    if _received:
-        raise Stopped
 
 
 @contextmanager
@@ -68,15 +68,7 @@ def polled() -> Iterator[threading.Event]:
     """While the context lasts, a signal sets a flag; a second Ctrl-C ends the process all the same."""
     global _flag
     _flag = threading.Event()
-    if _received:  # and what it raised was lost, in a destructor say
-        _flag.set()
     try:
         yield _flag
     finally:
         _flag = None
-
-
-def stopped() -> int:
-    """Says that the process was stopped where nothing was to be saved, and returns the exit status."""
-    print(f"normres: stopped by {name()} before training; the same command starts again", file=sys.stderr)
-    return status()

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from normres import signals
 from normres.errors import InterruptedRun, UserError
 
 NAME = "claim.json"
@@ -104,9 +105,11 @@ def hold(path: Path, dead_seconds: float = DEAD_SECONDS) -> Iterator[Claim]:
                 raise Busy(path, holder) from None
             _remove(path / NAME, holder)
     claim = Claim(path, descriptor, dead_seconds)
+    signals.at_exit.append(claim.release)
     try:
         yield claim
     finally:
+        signals.at_exit.remove(claim.release)
         claim.release()
 
 
