@@ -60,8 +60,9 @@ class Saved:
         """Returns the arrays whose names, such as "params.stem_conv.kernel", begin with `prefix`; reads no others."""
         metadata: Any = ocp.metadata(self.path).metadata
         like = {name: np.empty(array.shape, array.dtype) for name, array in metadata.items() if name.startswith(prefix)}
-        loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
-        with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
             loaded: dict[str, np.ndarray] = ocp.load(self.path, like)
         return loaded
 

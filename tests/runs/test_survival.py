@@ -1,0 +1,324 @@
+"""Whatever interrupts a run or damages its files, it ends as if nothing had happened, bit for bit."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from normres import signals
+from normres.configs import base
+from normres.errors import InterruptedRun, UserError
+from normres.runs import checkpoint, claims, durable, journal, local, machine, results
+from normres.runs import config as configs
+
+FIELDS = {
+    "model.depth": 8,
+    "model.width": 4,
+    "train.steps": 6,
+    "train.batch_size": 16,
+    "train.eval_batch_size": 320,
+    "train.log_every": 2,
+    "train.eval_every": 3,
+    "train.checkpoint_every": 2,
+    "train.steps_per_program": 1,
+    "train.keep": ("last", "best"),
+    "data.fraction": 0.02,
+    "optim.warmup_steps": 2,
+    "train.dtype": "float32",
+}
+NAME = "run"
+
+
+def config(**changes):
+    return configs.apply(base.get_config("demo"), FIELDS | {name.replace("__", "."): v for name, v in changes.items()})
+
+
+def train(folder, said=None, **changes):
+    console = Console(file=said) if said else Console(quiet=True)
+    return local.run(config(**changes), folder / NAME, console, "run")
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    monkeypatch.setattr(machine, "return_freed_memory", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped after five of its six steps, with checkpoints at 4 and 5."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with stop_at(8), pytest.raises(InterruptedRun, match="stopped by  at step 5 of 6"):
+        train(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def stop_at(question):
+    """Answers the run's n-th question whether to stop with yes."""
+    asked = itertools.count(1)
+    flag = SimpleNamespace(is_set=lambda: next(asked) >= question)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signals, "polled", lambda: contextlib.nullcontext(flag))
+        yield
+
+
+def copy_of(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def story(folder):
+    """Everything that a run leaves, but for its attempts, their seconds and their host."""
+    run = results.read_run(folder / NAME)
+    record = {name: value for name, value in run.record.items() if name not in ("attempts", "seconds")}
+    kept = {path.name: path for path in (folder / NAME / "checkpoints").iterdir()}
+    arrays = {name: checkpoint.read(path).arrays() for name, path in kept.items()}
+    return (
+        record,
+        run.config,
+        run.metrics,
+        {f"{step}/{name}": array.tobytes() for step, named in arrays.items() for name, array in named.items()},
+    )
+
+
+def assert_same(folder, whole):
+    for ours, theirs in zip(story(folder), story(whole), strict=True):
+        assert ours == theirs
+    names = {path.name for path in (folder / NAME).iterdir()}
+    assert names == {"config.json", "record.json", "metrics.jsonl", "checkpoints"}
+
+
+def test_what_a_run_leaves(whole):
+    record, _, metrics, arrays = story(whole)
+    assert record["status"] == "finished"
+    assert [(line["step"], line["split"]) for line in metrics] == [
+        (2, "train"),
+        (3, "train"),
+        (3, "test"),
+        (4, "train"),
+        (6, "train"),
+        (6, "test"),
+    ]
+    errors = {line["step"]: line["error"] for line in metrics if line["split"] == "test"}
+    assert (record["best_test_error"], record["best_test_step"]) == min((errors[step], step) for step in errors)
+    assert {name.partition("/")[0] for name in arrays} == {f"step_{s:09d}" for s in (6, record["best_test_step"])}
+    (attempt,) = results.read_run(whole / NAME).record["attempts"]
+    assert (attempt["from_step"], attempt["step"], attempt["end"]) == (0, 6, "finished")
+    assert attempt["started"] <= attempt["ended"]
+    assert {"commit", "diff", "versions", "host", "device", "compile_seconds"} <= attempt.keys()
+
+
+@pytest.mark.parametrize("question", range(1, 13))
+def test_stopped_wherever_it_asks(question, tmp_path, whole):
+    with stop_at(question), contextlib.suppress(InterruptedRun):
+        train(tmp_path)
+    train(tmp_path)
+    assert_same(tmp_path, whole)
+
+
+class Killed(BaseException):
+    """Nothing of the run's code catches it."""
+
+
+def killing(patch, moment):
+    """Kills the process before the given one of all its changes on the disk, or just after it; returns the counter."""
+    passed = itertools.count(1)
+
+    def counted(owner, name):
+        original = getattr(owner, name)
+
+        def changed(*arguments, **named):
+            if next(passed) == moment:
+                raise Killed
+            result = original(*arguments, **named)
+            if next(passed) == moment:
+                raise Killed
+            return result
+
+        patch.setattr(owner, name, changed)
+
+    for owner, name in [
+        (durable, "write_text"),
+        (Path, "replace"),
+        (checkpoint.ocp, "save"),
+        (checkpoint, "prune"),
+        (checkpoint.shutil, "rmtree"),
+        (journal.Journal, "line"),
+    ]:
+        counted(owner, name)
+    return passed
+
+
+def test_killed_between_any_two_changes_on_the_disk(tmp_path, whole):
+    with pytest.MonkeyPatch.context() as patch:
+        passed = killing(patch, -1)
+        train(tmp_path / "count")
+    moments = next(passed)
+    assert moments > 60
+    for moment in range(1, moments, 1 if os.environ.get("NORMRES_TEST_ALL") else 7):
+        folder = tmp_path / str(moment)
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            killing(patch, moment)
+            train(folder)
+            pytest.fail(f"moment {moment} did not come")
+        train(folder)
+        assert_same(folder, whole)
+        shutil.rmtree(folder)
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def cut(path):
+    if path.is_dir():
+        for manifest in path.rglob(checkpoint.MANIFEST):
+            cut(manifest)
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    if path.is_dir():
+        for file in path.rglob("d/*"):
+            flip(file)
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x81
+        path.write_bytes(content)
+
+
+def empty(path):
+    if path.is_dir():
+        remove(path)
+        path.mkdir()
+    else:
+        path.write_text("")
+
+
+SAID = {"record.json": "is damaged", "config.json": "is written anew", "metrics.jsonl": "lost or damaged"}
+
+
+@pytest.mark.parametrize("damage", [remove, cut, flip, empty])
+@pytest.mark.parametrize("name", ["record.json", "metrics.jsonl", "checkpoints", "config.json"])
+@pytest.mark.parametrize("of", ["stopped", "whole"])
+def test_a_lost_or_damaged_file_is_named_and_made_good(of, name, damage, tmp_path, whole, stopped):
+    folder = copy_of({"stopped": stopped, "whole": whole}[of], tmp_path)
+    damage(folder / NAME / name)
+    with (tmp_path / "said").open("w") as said:
+        train(folder, said)
+    text = (tmp_path / "said").read_text()
+    if (of, name) != ("whole", "checkpoints"):  # of a finished run they are for users, see below
+        assert_same(folder, whole)
+        expected = SAID.get(name, "anew" if damage in (remove, empty) else "passed over")
+        if (name, damage) == ("record.json", remove):
+            expected = "resumed at step"
+        assert expected in text or (of == "whole" and "metrics.jsonl" in text), text
+
+
+@pytest.mark.parametrize("damage", [remove, cut])
+def test_everything_but_the_checkpoints_may_be_lost(damage, tmp_path, whole, stopped):
+    folder = copy_of(stopped, tmp_path)
+    for name in ("record.json", "metrics.jsonl", "config.json"):
+        damage(folder / NAME / name)
+    train(folder)
+    assert_same(folder, whole)
+
+
+def test_of_a_finished_run_weights_that_are_damaged_are_named(tmp_path, whole):
+    folder = copy_of(whole, tmp_path)
+    flip(folder / NAME / "checkpoints")
+    with pytest.raises(UserError, match=r"no checkpoint to read: .*is damaged; passed over"):
+        checkpoint.open_saved(folder / NAME / "checkpoints")
+
+
+def test_other_data_or_other_code_is_said(tmp_path, stopped):
+    folder = copy_of(stopped, tmp_path)
+    record = json.loads((folder / NAME / "record.json").read_text())
+    record["attempts"][-1] |= {"commit": "0" * 40, "versions": record["attempts"][-1]["versions"] | {"jax": "0.1"}}
+    durable.write_json(folder / NAME / "record.json", record)
+    with (tmp_path / "said").open("w") as said:
+        train(folder, said)
+    assert "goes on with other code: commit" in (tmp_path / "said").read_text()
+    assert "after 0.1" in (tmp_path / "said").read_text()
+    first, second = results.read_run(folder / NAME).record["attempts"]
+    assert (first["commit"], first["end"], first["step"]) == ("0" * 40, "interrupted", 5)
+    assert (second["from_step"], second["step"], second["end"]) == (5, 6, "finished")
+
+
+def test_resuming_with_other_data_is_refused(tmp_path, stopped):
+    folder = copy_of(stopped, tmp_path)
+    (folder / NAME / "record.json").unlink()  # the checkpoint has the checksum too
+    other = local.load_data(config(data__split_seed=1))
+    with pytest.raises(UserError, match="began with other data"):
+        local.run(config(), folder / NAME, Console(quiet=True), "run", other)
+
+
+@pytest.mark.parametrize(("steps", "schedule"), [(9, "step"), (9, "cosine"), (4, "step")])
+def test_a_finished_run_goes_on_to_more_steps_where_the_schedule_allows_it(steps, schedule, tmp_path):
+    fields = {"optim__schedule": schedule, "optim__boundaries": (5,)}
+    train(tmp_path / "straight", train__steps=steps, **fields)
+    train(tmp_path / "first", **fields)
+    if (steps, schedule) == (9, "step"):
+        train(tmp_path / "first", train__steps=steps, **fields)
+        assert_same(tmp_path / "first", tmp_path / "straight")
+        assert len(results.read_run(tmp_path / "first" / NAME).record["attempts"]) == 2
+    else:
+        with pytest.raises(UserError, match=rf"train\.steps is 6 there and {steps} here"):
+            train(tmp_path / "first", train__steps=steps, **fields)
+
+
+@pytest.mark.parametrize(("keep", "every", "left"), [(("none",), 0, []), ((), 2, [2, 4, 6]), (("last",), 4, [4, 6])])
+def test_what_is_kept_is_as_the_config_says(keep, every, left, tmp_path):
+    train(tmp_path, train__keep=keep, train__keep_every=every)
+    kept = sorted(path.name for path in (tmp_path / NAME).glob("checkpoints/*"))
+    assert kept == [f"step_{step:09d}" for step in left]
+    before = results.read_run(tmp_path / NAME)
+    train(tmp_path, train__keep=keep, train__keep_every=every)
+    assert results.read_run(tmp_path / NAME) == before
+
+
+def test_a_worker_that_was_taken_for_dead_writes_nothing_more(tmp_path, whole, monkeypatch):
+    """Its claim is another's when it wakes, in the middle of its training."""
+    line = journal.Journal.line
+
+    def taken_over(self, step, split, values):
+        if step == 4:
+            (self.path / claims.NAME).unlink()
+            monkeypatch.setattr(journal.Journal, "line", line)
+            train(tmp_path)
+        line(self, step, split, values)
+
+    monkeypatch.setattr(journal.Journal, "line", taken_over)
+    with pytest.raises(claims.LostClaim, match="its claim was removed while this process stood still"):
+        train(tmp_path)
+    assert_same(tmp_path, whole)
+
+
+def test_an_older_record_is_read_and_its_run_goes_on(tmp_path, stopped, whole):
+    folder = copy_of(stopped, tmp_path)
+    path = folder / NAME / "record.json"
+    record = json.loads(path.read_text())
+    (attempt,) = record.pop("attempts")
+    del record["best_test_step"]
+    old = {name: attempt[name] for name in ("commit", "versions", "host", "device", "started")}
+    durable.write_json(path, {**record, **old, "uncommitted_changes": True, "restarts": 0})
+    run = results.read_run(folder / NAME)
+    assert run.attempt["versions"] == attempt["versions"]
+    assert run.attempt["diff"] == "unknown"
+    train(folder)
+    assert_same(folder, whole)
+    assert [a["end"] for a in results.read_run(folder / NAME).record["attempts"]] == ["interrupted", "finished"]
