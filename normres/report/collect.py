@@ -1,0 +1,163 @@
+"""Runs as a table for other tools: a row per run, or per metric line, as Parquet or CSV.  Needs the extra `collect`."""
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from normres.errors import UserError, nearest
+from normres.report.files import write_file
+from normres.report.statistics import run_id
+from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
+from normres.runs.results import Run
+
+Row = dict[str, Any]
+Rows = list[Row]
+
+# The columns of a run that come first: their type, and what of the record they are.
+RECORD: dict[str, type] = {
+    "status": str,
+    "step": int,
+    "steps": int,
+    "diverged_at_step": int,
+    "dtype": str,
+    "parameters": int,
+    "seconds": float,
+    "compile_seconds": float,
+    "warnings": list,
+}
+# Those that may be missing are pandas' own; a missing float is NaN.
+DTYPES = {bool: "boolean", int: "Int64", float: "float64", list: "object"}
+OF_LAST_ATTEMPT = ("commit", "diff", "device", "host", "versions")
+
+
+def collect(runs: Sequence[Run], target: Path, curves: bool = False, workdir: Path | None = None) -> Path:
+    """Writes the runs to `target`, a .parquet or .csv file, and returns it.
+
+    A row is a run: id, path, record, attempts, `config.*`, `final.*`, `best_*` and `corrupted.*`.  With `curves`
+    it is a line of metrics.jsonl, beside the fields in which the configs differ.  What a run lacks is empty.  Lists are
+    lists in Parquet and JSON texts in CSV.
+
+    Args:
+      workdir: the folder that `path` is relative to; without it, `path` is the run's own.
+
+    Raises:
+      UserError: another ending, no runs, no metric lines yet, or the extra is not installed.
+    """
+    ending = target.suffix.lower()
+    if ending not in WRITERS:
+        raise UserError(f"{target}: the ending {ending!r} is not written; {nearest(ending, WRITERS)}")
+    rows = (_curve_rows if curves else _run_rows)(runs, workdir)
+    if not rows:
+        missing = "the runs here have no metric lines yet" if runs else "no runs here; `normres sweep` makes them"
+        raise UserError(f"{workdir or target}: {missing}")
+    pandas = _library("pandas")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    frame = pandas.DataFrame({name: _column(pandas, name, [row.get(name) for row in rows]) for name in columns})
+    return write_file(target, WRITERS[ending](frame))
+
+
+def _parquet(frame: Any) -> bytes:
+    _library("pyarrow")
+    content: bytes = frame.to_parquet(index=False, engine="pyarrow")
+    return content
+
+
+def _csv(frame: Any) -> str:
+    texts = {
+        name: frame[name].map(lambda value: json.dumps(value) if isinstance(value, list) else value)
+        for name in frame
+        if frame[name].dtype == object
+    }
+    content: str = frame.assign(**texts).to_csv(index=False, lineterminator="\n")
+    return content
+
+
+WRITERS: dict[str, Callable[[Any], str | bytes]] = {".parquet": _parquet, ".csv": _csv}
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"collect: {name} is needed: pip install 'normres[collect]' ({reason})") from None
+
+
+def _run_rows(runs: Sequence[Run], workdir: Path | None) -> Rows:
+    """Returns a row per run."""
+    configs = _configs(runs)
+    return [
+        _which(run, workdir) | _record(run) | config | _results(run) for run, config in zip(runs, configs, strict=True)
+    ]
+
+
+def _curve_rows(runs: Sequence[Run], workdir: Path | None) -> Rows:
+    """Returns a row per metric line, with the config fields that differ between the runs."""
+    configs = _configs(runs)
+    names = dict.fromkeys(name for config in configs for name in config)
+    differ = [name for name in names if any(config.get(name) != configs[0].get(name) for config in configs)]
+    return [
+        _which(run, workdir) | {name: config.get(name) for name in differ} | line
+        for run, config in zip(runs, configs, strict=True)
+        for line in run.metrics
+    ]
+
+
+def _which(run: Run, workdir: Path | None) -> Row:
+    path = run.path.relative_to(workdir) if workdir and run.path.is_relative_to(workdir) else run.path
+    return {"run_id": run_id(run), "path": str(path)}
+
+
+def _record(run: Run) -> Row:
+    """Returns what the record says of the run and its attempts."""
+    attempts = run.record.get("attempts") or [{}]
+    last = {name: attempts[-1].get(name) for name in OF_LAST_ATTEMPT}
+    return (
+        {name: run.record.get(name) for name in RECORD}
+        | {"attempts": len(run.record.get("attempts") or []), "started": attempts[0].get("started")}
+        | flatten(last)
+    )
+
+
+def _results(run: Run) -> Row:
+    """Returns final numbers, best ones and errors under corruptions."""
+    best = {name: value for name, value in run.record.items() if name.startswith("best_")}
+    sections = {name: run.record.get(name) or {} for name in ("final", "corrupted")}
+    return flatten({"final": sections["final"]}) | flatten(best) | flatten({"corrupted": sections["corrupted"]})
+
+
+def _configs(runs: Sequence[Run]) -> Rows:
+    """Returns the runs' fields as columns; a run that is older than a field has the value from before it."""
+    flat = [flatten(run.config) for run in runs]
+    names = sorted({name for config in flat for name in config})
+    return [{f"config.{name}": config.get(name, _before(name)) for name in names} for config in flat]
+
+
+def _before(name: str) -> Any:
+    before = declared()[name].before if name in declared() else NOT_ADDED_LATER
+    return None if before == NOT_ADDED_LATER else before
+
+
+def _declared_type(column: str) -> type | None:
+    """Returns the type that a column has in every table; None if its values decide."""
+    section, _, name = column.partition(".")
+    if section == "config":
+        kind = type(declared()[name].value) if name in declared() else None
+        return list if kind is tuple else kind
+    return float if section == "final" or section.startswith("best_") else RECORD.get(column)
+
+
+def _column(pandas: Any, name: str, values: list[Any]) -> Any:
+    """Returns a column of one type, in which what is missing is null; values of several types become texts."""
+    values = [list(value) if isinstance(value, tuple) else value for value in values]
+    kinds = {type(value) for value in values if value is not None}
+    if kind := _declared_type(name):
+        kinds.add(kind)
+    if kinds == {int, float}:
+        kinds = {float}
+    if len(kinds) == 1 and (dtype := DTYPES.get(*kinds)):
+        return pandas.Series(values, dtype=dtype)
+    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pandas.Series(texts, dtype="string")

@@ -1,0 +1,167 @@
+"""Runs as a table: what pandas reads back is what the run directories say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic import write_lines, write_run
+
+from normres.errors import UserError
+from normres.report import collect as collecting
+from normres.report.collect import collect
+from normres.runs.results import read_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+ATTEMPTS = [
+    {
+        "started": f"2026-11-2{day}T10:00:00+00:00",
+        "commit": commit,
+        "diff": None,
+        "versions": {"jax": "0.12.0"},
+        "host": {"name": "alpha", "system": "Linux", "cpu": "a processor", "cpu_count": 2},
+        "device": {"platform": "cpu", "kind": "cpu", "count": 1},
+        "end": end,
+    }
+    for day, commit, end in ((1, "aaa", "interrupted"), (2, "bbb", "finished"))
+]
+
+
+@pytest.fixture
+def pandas():
+    return pytest.importorskip("pandas")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A finished run of two attempts, one that diverged, and one that has just begun, in a folder of its own."""
+    write_run(
+        tmp_path / "w",
+        [0.25, 0.5],
+        name="one",
+        change={"optim.boundaries": [100, 200], "model.zero_last_scale": True},
+        record={"attempts": ATTEMPTS, "warnings": ["a, warning", "another"], "corrupted": {"contrast": [0.5, 0.75]}},
+    )
+    write_run(
+        tmp_path / "w", [0, 0], name="two", status="diverged", change={"model.depth": 8}, record={"parameters": None}
+    )
+    begun = write_run(tmp_path / "w/deeper", [0, 0], name="three", status="running", change={"seed": 7})
+    write_lines(begun, [])
+    return read_runs(tmp_path / "w")
+
+
+def read(pandas, file):
+    frame = pandas.read_parquet(file) if file.suffix == ".parquet" else pandas.read_csv(file)
+    return frame.set_index("run_id")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_row_is_a_run(pandas, runs, tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    table = read(pandas, collect(runs, tmp_path / f"out/runs.{ending}", workdir=tmp_path / "w"))
+    assert sorted(table.index) == ["one", "three", "two"]
+    one, two = table.loc["one"], table.loc["two"]
+    assert (one["status"], two["status"], two["diverged_at_step"]) == ("finished", "diverged", 100)
+    assert table.loc["three", "path"] == "deeper/run0"
+    assert (one["config.model.depth"], two["config.model.depth"], table.loc["three", "config.seed"]) == (14, 8, 7)
+    assert (one["final.test_error"], one["best_test_error"], one["seconds"]) == (0.5, 0.5, 60.0)
+    assert pandas.isna(two["final.test_error"])
+    assert (one["attempts"], one["started"], one["commit"]) == (2, ATTEMPTS[0]["started"], "bbb")
+    assert (one["host.name"], one["device.kind"], one["versions.jax"]) == ("alpha", "cpu", "0.12.0")
+    for name, value in {
+        "config.optim.boundaries": [100, 200],
+        "warnings": ["a, warning", "another"],
+        "corrupted.contrast": [0.5, 0.75],
+    }.items():
+        assert (json.loads(one[name]) if ending == "csv" else list(one[name])) == value
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_types_do_not_depend_on_the_values(pandas, runs, tmp_path):
+    pytest.importorskip("pyarrow")
+    table = read(pandas, collect(runs, tmp_path / "runs.parquet"))
+    types = {name: str(table[name].dtype).lower() for name in table}
+    assert types["config.model.depth"] == types["parameters"] == types["diverged_at_step"] == types["step"] == "int64"
+    assert types["config.model.zero_last_scale"] == "boolean"
+    assert table.loc["one", "config.model.zero_last_scale"]
+    assert pandas.isna(table.loc["two", "config.model.zero_last_scale"])
+    assert types["config.optim.learning_rate"] == types["final.test_error"] == types["best_test_error"] == "float64"
+    # Without a finished run, the final numbers are missing and still numbers; 1 is no integer where 0.1 may stand.
+    two = next(run for run in runs if run.record["run_id"] == "two")
+    two.config["optim"]["learning_rate"] = 1
+    types = dict(read(pandas, collect([two], tmp_path / "one.parquet")).dtypes.astype(str))
+    assert types["config.optim.learning_rate"] == types["final.test_error"] == "float64"
+
+
+def test_a_field_added_later_has_its_earlier_value(pandas, runs, tmp_path):
+    one = next(run for run in runs if run.record["run_id"] == "one")
+    one.config["optim"]["optimizer"] = "adamw"  # the others are older than the field
+    table = read(pandas, collect(runs, tmp_path / "runs.csv"))
+    assert dict(table["config.optim.optimizer"]) == {"one": "adamw", "two": "sgd", "three": "sgd"}
+
+
+def test_values_of_several_types_become_texts(pandas, runs, tmp_path):
+    pytest.importorskip("pyarrow")
+    for run, value in zip(runs, ("a", 1, [2]), strict=True):
+        run.config["model"]["mine"] = value
+    table = read(pandas, collect(runs, tmp_path / "runs.parquet"))
+    assert set(table["config.model.mine"]) == {"a", "1", "[2]"}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_curves_have_a_row_per_line_and_the_fields_that_differ(pandas, runs, tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    table = read(pandas, collect(runs, tmp_path / f"curves.{ending}", curves=True))
+    assert len(table) == sum(len(run.metrics) for run in runs) == 32 + 4 + 11
+    assert {name for name in table if name.startswith("config.")} == {
+        "config.seed",
+        "config.model.depth",
+        "config.model.zero_last_scale",
+        "config.optim.boundaries",
+    }
+    one = table.loc["one"]
+    at = one[(one["split"] == "train") & (one["step"] == 100)]
+    assert at["error"].item() == pytest.approx(0.8)
+    assert table.loc["two"]["loss"].isna().sum() == 1  # the step at which it diverged
+    assert str(table["step"].dtype).lower() == "int64"
+
+
+def test_mistakes_are_one_line(pandas, runs, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"runs.parq: the ending '.parq' is not written; did you mean '.parquet'"):
+        collect(runs, tmp_path / "runs.parq")
+    with pytest.raises(UserError, match=r"w: no runs here"):
+        collect([], tmp_path / "runs.csv", workdir=tmp_path / "w")
+    with pytest.raises(UserError, match="no metric lines yet"):
+        collect([run for run in runs if not run.metrics], tmp_path / "runs.csv", curves=True)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match=r"pip install 'normres\[collect\]'") as error:
+        collect(runs, tmp_path / "runs.csv")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(pandas, runs, tmp_path, monkeypatch):
+    target = collect(runs, tmp_path / "runs.csv")
+    before = target.read_text()
+
+    def full(frame):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(collecting.WRITERS, ".csv", full)
+    with pytest.raises(OSError, match="No space"):
+        collect(runs[:1], target)
+    assert target.read_text() == before
+
+
+def test_the_repository_s_own_records_are_collected(pandas, tmp_path):
+    table = read(pandas, collect(read_runs(ROOT / "results"), tmp_path / "r.csv", workdir=ROOT / "results"))
+    row = table.loc["shortcut=A,depth=20,seed=0-7c830bab"]
+    assert (row["config.model.depth"], row["final.test_error"], row["parameters"]) == (20, 0.1849, 269722)
+
+
+def test_needs_neither_jax_nor_pandas_to_be_imported():
+    code = "import sys, normres.report.collect; print({'jax', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
