@@ -1,0 +1,119 @@
+"""The note in a directory of runs, README.md: what it is, the command that repeats it, how to cite it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from normres.runs import papers
+from normres.runs.fields import GONE, NOT_ADDED_LATER, AnyConfig, build, declared, flatten
+
+FILES = "`config.json` has every field, `record.json` the status and the final numbers, `metrics.jsonl` the curves."
+
+
+def note(
+    command: str | Sequence[str],
+    configs: Sequence[AnyConfig],
+    commit: str | None,
+    changes: str | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> str:
+    """Returns the README.md of a run or of a sweep.
+
+    Args:
+      command: that makes the directory, as arguments or as a text for a shell.
+      configs: of the run, or of each run of the sweep.
+      commit: of the code; None if it is not known.
+      changes: names what was changed and not committed, such as its hash; None or "" if nothing was.
+      versions: of the packages, by name.
+    """
+    several, versions = len(configs) > 1, versions or {}
+    lines = [
+        f"# {f'A sweep of {len(configs)} runs' if several else 'A run'} of normres",
+        "",
+        _sentence(configs),
+        "",
+        "## To repeat it",
+        "",
+        *_warnings(commit, changes),
+        "```sh",
+        *([f"git checkout {commit}"] if commit else []),
+        command if isinstance(command, str) else shlex.join(command),
+        "```",
+        "",
+        "In this directory the command goes on with what is not finished. To train again, name another `--workdir`.",
+        "",
+        f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items()) or 'not known'}.",
+        "",
+        "## The numbers",
+        "",
+        f"{'Each folder is a run: ' * several}{FILES}",
+        "",
+        "## To cite it",
+        "",
+        "```bibtex",
+        papers.software(versions.get("normres", ""), commit),
+        *map(papers.bibtex, papers.cited(configs)),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _warnings(commit: str | None, changes: str | None) -> list[str]:
+    if not commit:
+        return ["**The commit is not known, so the command alone may not repeat these numbers.**", ""]
+    if changes:
+        return [
+            f"**The code had changes that were not committed ({changes}): the commit alone does not repeat it.**",
+            "",
+        ]
+    return []
+
+
+def _sentence(configs: Sequence[AnyConfig]) -> str:
+    """Returns what was trained; what differs between the runs stands side by side."""
+    fields = [flatten(config) for config in configs]
+
+    def values(name: str) -> str:
+        return ", ".join(dict.fromkeys(_argument(config.get(name, _before(name))) for config in fields))
+
+    module, family = values("model.module"), values("model.family")
+    network = (
+        f"module {module}" if module else f"{family}, depth {values('model.depth')}, width {values('model.width')}"
+    )
+    if not module:
+        network += f", norm {values('model.norm')}"
+    if family == "resnet" and not module:
+        network += f", shortcut {values('model.shortcut')}, order {values('model.order')}"
+    training = f"{values('train.steps')} steps with batches of {values('train.batch_size')}"
+    data = f"{values('data.name')} (source {values('data.source')})"
+    return f"Network: {network}. Training: {training} on {data}, recipe {values('recipe')}, seed {values('seed')}."
+
+
+def repeat_command(config: AnyConfig, workdir: Path) -> list[str]:
+    """Returns the `normres train` of a run: its recipe, and every field in which the config differs from that."""
+    from normres.configs import base
+
+    values = flatten(config)
+    recipe = values.pop("recipe", declared()["recipe"].value)
+    known = flatten(build(base.FIELDS, base.RECIPES, recipe))
+    own = {name: values.get(name, _before(name, known[name])) for name in known if name != "recipe"}
+    own |= {name: value for name, value in values.items() if name not in known and name not in GONE}
+    differ = {name: text for name, value in own.items() if (text := _argument(value)) != _argument(known.get(name))}
+    fields = [f"--config.{name}={text}" for name, text in differ.items()]
+    return ["normres", "train", f"--config=base:{recipe}", *fields, f"--workdir={workdir}"]
+
+
+def _before(name: str, otherwise: Any = "") -> Any:
+    """Returns what a run had that is older than the field."""
+    before = declared()[name].before
+    return otherwise if before == NOT_ADDED_LATER else before
+
+
+def _argument(value: Any) -> str:
+    """Returns a value as the command line takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(_argument, value)) or "()"
+    return str(value)
