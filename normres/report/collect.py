@@ -24,8 +24,9 @@ RECORD: dict[str, type] = {
     "dtype": str,
     "parameters": int,
     "seconds": float,
-    "compile_seconds": float,
     "warnings": list,
+    "attempts": int,
+    "best_test_step": int,
 }
 # Those that may be missing are pandas' own; a missing float is NaN.
 DTYPES = {bool: "boolean", int: "Int64", float: "float64", list: "object"}
@@ -112,12 +113,11 @@ def _which(run: Run, workdir: Path | None) -> Row:
 
 def _record(run: Run) -> Row:
     """Returns what the record says of the run and its attempts."""
-    attempts = run.record.get("attempts") or [{}]
-    last = {name: attempts[-1].get(name) for name in OF_LAST_ATTEMPT}
+    attempts = run.record.get("attempts") or []
     return (
         {name: run.record.get(name) for name in RECORD}
-        | {"attempts": len(run.record.get("attempts") or []), "started": attempts[0].get("started")}
-        | flatten(last)
+        | {"status": run.status, "attempts": len(attempts), "started": attempts[0].get("started") if attempts else None}
+        | flatten({name: run.attempt.get(name) for name in OF_LAST_ATTEMPT})
     )
 
 
@@ -146,7 +146,9 @@ def _declared_type(column: str) -> type | None:
     if section == "config":
         kind = type(declared()[name].value) if name in declared() else None
         return list if kind is tuple else kind
-    return float if section == "final" or section.startswith("best_") else RECORD.get(column)
+    if column in RECORD:
+        return RECORD[column]
+    return float if section == "final" or section.startswith("best_") else None
 
 
 def _column(pandas: Any, name: str, values: list[Any]) -> Any:

@@ -41,7 +41,12 @@ def runs(tmp_path):
         [0.25, 0.5],
         name="one",
         change={"optim.boundaries": [100, 200], "model.zero_last_scale": True},
-        record={"attempts": ATTEMPTS, "warnings": ["a, warning", "another"], "corrupted": {"contrast": [0.5, 0.75]}},
+        record={
+            "attempts": ATTEMPTS,
+            "best_test_step": 80,
+            "warnings": ["a, warning", "another"],
+            "corrupted": {"contrast": [0.5, 0.75]},
+        },
     )
     write_run(
         tmp_path / "w", [0, 0], name="two", status="diverged", change={"model.depth": 8}, record={"parameters": None}
@@ -70,6 +75,7 @@ def test_a_row_is_a_run(pandas, runs, tmp_path, ending):
     assert pandas.isna(two["final.test_error"])
     assert (one["attempts"], one["started"], one["commit"]) == (2, ATTEMPTS[0]["started"], "bbb")
     assert (one["host.name"], one["device.kind"], one["versions.jax"]) == ("alpha", "cpu", "0.12.0")
+    assert table.loc["three", "status"] == "interrupted"  # nobody trains it
     for name, value in {
         "config.optim.boundaries": [100, 200],
         "warnings": ["a, warning", "another"],
@@ -83,7 +89,8 @@ def test_types_do_not_depend_on_the_values(pandas, runs, tmp_path):
     pytest.importorskip("pyarrow")
     table = read(pandas, collect(runs, tmp_path / "runs.parquet"))
     types = {name: str(table[name].dtype).lower() for name in table}
-    assert types["config.model.depth"] == types["parameters"] == types["diverged_at_step"] == types["step"] == "int64"
+    assert types["config.model.depth"] == types["parameters"] == types["diverged_at_step"] == "int64"
+    assert types["step"] == types["best_test_step"] == types["attempts"] == types["device.count"] == "int64"
     assert types["config.model.zero_last_scale"] == "boolean"
     assert table.loc["one", "config.model.zero_last_scale"]
     assert pandas.isna(table.loc["two", "config.model.zero_last_scale"])
