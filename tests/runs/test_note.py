@@ -1,5 +1,6 @@
 """The note of a run: its command makes the same run again, and it cites what the config uses."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -59,12 +60,13 @@ def test_every_kind_of_value_survives_the_shell(overrides):
 
 
 def test_only_what_differs_from_the_recipe_is_named():
-    config = configs.load("base:demo", {"model.depth": "8"})
+    config = configs.load("base:demo", {"model.depth": "8", "optim.nesterov": "true"})
     assert repeat_command(config, Path("w")) == [
         "normres",
         "train",
         "--config=base:demo",
         "--config.model.depth=8",
+        "--config.optim.nesterov=true",
         "--workdir=w",
     ]
 
@@ -73,6 +75,16 @@ def test_old_runs_are_repeated_with_what_they_had():
     for run in results.read_runs(ROOT / "results"):
         run.config["data"]["path"] = "data.tar.gz"  # which the published records leave out
         assert digest(load(repeat_command(run.config, Path("w")))) == run.record["config_digest"]
+
+
+def test_a_run_that_is_older_than_a_field_is_repeated_with_what_it_had(monkeypatch):
+    old = configs.to_dict(base.get_config())
+    del old["optim"]["optimizer"]
+    # As if the field's value had changed since; runs without the field had sgd.
+    monkeypatch.setitem(
+        base.FIELDS, "optim.optimizer", dataclasses.replace(base.FIELDS["optim.optimizer"], value="adamw")
+    )
+    assert "--config.optim.optimizer=sgd" in repeat_command(old, Path("w"))
 
 
 def test_a_run_of_a_newer_program_is_refused_and_not_cut():
