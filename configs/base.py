@@ -203,6 +203,12 @@ FIELDS: dict[str, Field] = {
     "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, how=True),
     "train.eval_every": Field(2_000, "steps between evaluations on the test set", least=1, how=True),
     "train.checkpoint_every": Field(2_000, "steps; the most work that a kill can cost", least=1, how=True),
+    "train.sinks": Field(
+        (),
+        "beside metrics.jsonl: tensorboard, wandb (offline); each needs its extra",
+        choices="normres.runs.sinks:SINKS",
+        how=True,
+    ),
     "train.keep": Field(
         ("last",),
         "weights that a run that is done keeps: last, best (lowest test error), or none",

@@ -107,6 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("workdir", type=Path, metavar="WORKDIR", help="the sweep's directory, or a run's")
     status.add_argument("--watch", action="store_true", help="show it anew until everything is done")
+    collect = add(
+        "collect",
+        "Write the runs below a directory as one table, a row each: config, final and best numbers, attempts.",
+        "example:\n  normres collect runs/demo --to=runs.parquet",
+    )
+    collect.add_argument("workdir", type=Path, metavar="WORKDIR", help="where the runs are")
+    collect.add_argument("--to", required=True, type=Path, metavar="FILE", help=".parquet or .csv")
+    collect.add_argument("--curves", action="store_true", help="a row for each line of metrics.jsonl instead")
     data = add(
         "data",
         "Prepare, verify and show data; trains nothing.",
@@ -167,6 +175,8 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
                 "--dead-after",
                 "--vary",
                 "--watch",
+                "--to",
+                "--curves",
                 "--experiment",
                 "--output",
                 "--image",
@@ -207,7 +217,7 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         for arm in arms:
             print(f"{results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")
         return 0
-    status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), [arm.run_id for arm in arms])
+    status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), arms)
     number = workers.count(options.workers, options.workers_per_device)
     if number > 1:
         workers.start(min(number, len(arms)), options.arguments, options.workers_per_device)
@@ -227,6 +237,16 @@ def _status(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from normres.runs import status
 
     status.show(options.workdir, Console(), options.watch)
+    return 0
+
+
+def _collect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    if overrides:
+        raise UserError(f"--config.{next(iter(overrides))}: collect takes the runs as they are, and no config")
+    from normres.report import collect
+    from normres.runs import results
+
+    print(collect.collect(results.read_runs(options.workdir), options.to, options.curves, options.workdir))
     return 0
 
 
@@ -279,6 +299,7 @@ COMMANDS: dict[str, Any] = {
     "show": _show,
     "plan": _plan,
     "status": _status,
+    "collect": _collect,
 }
 
 

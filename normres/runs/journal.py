@@ -3,13 +3,14 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from normres.errors import UserError
-from normres.runs import checkpoint, claims, durable, results
+from normres.runs import checkpoint, claims, durable, note, results
 from normres.runs.fields import digest, identity
 from normres.runs.provenance import now
 from normres.training.optim import depends_on_last_step
@@ -23,6 +24,7 @@ class Journal:
       record: what record.json says or will say; of a run that begins {}.
       metrics: the lines of metrics.jsonl.
       saved: the checkpoint from which the run goes on, or None.
+      sinks: what takes each metric line beside metrics.jsonl.
       lines: what is to be said: what was damaged or lost, and what happens.
     """
 
@@ -37,6 +39,7 @@ class Journal:
         self.record: dict[str, Any] = {}
         self.metrics: list[dict[str, Any]] = []
         self.saved: checkpoint.Saved | None = None
+        self.sinks: list[Callable[[dict[str, Any]], None]] = []
         self._kept, self._every = config.train.keep, config.train.keep_every
         self._read(config)
 
@@ -146,6 +149,9 @@ class Journal:
         self._began = time.perf_counter()
         self.claim.check()
         durable.write_json(self.path / "config.json", self.config)
+        command = note.repeat_command(self.config, self.path)
+        text = note.note(command, [self.config], attempt["commit"], attempt["diff"], attempt["versions"])
+        durable.write_text(self.path / "README.md", text)
         self._write_metrics()
         self.write()
 
@@ -161,12 +167,14 @@ class Journal:
         self.record |= {"step": step, "seconds": sum(attempt.get("seconds") or 0.0 for attempt in attempts)}
 
     def line(self, step: int, split: str, values: dict[str, Any]) -> None:
-        """Appends a line to metrics.jsonl."""
+        """Appends a line to metrics.jsonl, and gives it to the sinks."""
         line = {"step": step, "split": split, **values}
         self.claim.check()
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.metrics.append(line)
+        for take in self.sinks:
+            take(line)
 
     def is_best(self, error: float | None) -> bool:
         """Returns whether a test error is lower than all before, and its state is to be kept."""

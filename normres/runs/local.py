@@ -12,7 +12,7 @@ from rich.console import Console
 from normres import data, signals
 from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
-from normres.runs import claims, machine, results, traps
+from normres.runs import claims, machine, results, sinks, traps
 from normres.runs.fields import digest
 from normres.runs.journal import Journal
 from normres.runs.progress import Reporter
@@ -64,6 +64,7 @@ def run(
       UserError: bad data, a directory that holds something else, or another process training there.
       InterruptedRun: told to stop.
     """
+    sinks.check(config.train.sinks)
     with claims.hold(path, dead_seconds) as claim:
         journal = Journal(path, config, claim)
         if journal.done:
@@ -123,7 +124,9 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         machine.return_freed_memory()
         journal.started(programs.compile_seconds)
         reporter.compiled(programs.compile_seconds)
-        with signals.polled() as stop:
+        opened = sinks.open_sinks(config.train.sinks, journal.path, config, reporter.say, int(state.step))
+        with opened, signals.polled() as stop:
+            journal.sinks.append(opened.write)
             _follow(programs, state, journal, stop.is_set, reporter)
     return journal.record
 

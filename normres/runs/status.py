@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,23 @@ from rich.live import Live
 from rich.table import Table
 
 from normres.errors import UserError
-from normres.runs import claims, durable, results
+from normres.runs import claims, durable, note, results
+from normres.runs.provenance import provenance
+from normres.runs.sweep import Arm
 
 SWEEP = "sweep.json"  # in a sweep's directory: its command and its arms
 WATCH_SECONDS = 2.0
 COLUMNS = ("run", "status", "step", "test error", "s/step", "left", "who, or why")
 
 
-def note_sweep(workdir: Path, command: str, run_ids: list[str]) -> None:
-    """Writes down which arms a sweep has, beside those of other sweeps in the same directory."""
+def note_sweep(workdir: Path, command: str, arms: Sequence[Arm]) -> None:
+    """Writes down which arms a sweep has, beside other sweeps in the same directory, and a note for readers."""
     workdir.mkdir(parents=True, exist_ok=True)
-    known = _noted(workdir)
+    known, run_ids = _noted(workdir), [arm.run_id for arm in arms]
     if known.get(command) != run_ids:
+        origin = provenance()
+        text = note.note(command, [arm.config for arm in arms], origin["commit"], origin["diff"], origin["versions"])
+        durable.write_text(workdir / "README.md", text)
         durable.write_json(workdir / SWEEP, {**known, command: run_ids})
 
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from normres.errors import UserError
 from normres.runs import config as configs
+from normres.runs import sinks
 from normres.runs.fields import digest
 
 
@@ -85,6 +86,7 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
         for arm in arms:
             fields = arm if "seed" in arm else {**arm, "seed": seed}
             config = configs.load(name_and_argument, {**overrides, **fields})
+            sinks.check(config.train.sinks)
             label = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in fields.items())
             run_id = f"{label.replace(' ', ',')}-{digest(config)}".replace("/", "_")
             expanded.append(Arm(run_id, label, config))

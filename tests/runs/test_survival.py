@@ -98,7 +98,7 @@ def assert_same(folder, whole):
     for ours, theirs in zip(story(folder), story(whole), strict=True):
         assert ours == theirs
     names = {path.name for path in (folder / NAME).iterdir()}
-    assert names == {"config.json", "record.json", "metrics.jsonl", "checkpoints"}
+    assert names == {"config.json", "record.json", "metrics.jsonl", "checkpoints", "README.md"}
 
 
 def test_what_a_run_leaves(whole):
