@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "normres"
 ARROWS = {
     "errors": set(),
     "files": set(),
+    "signals": set(),
     "norms": set(),
     "layers": {"norms"},
     "models": {"norms", "layers"},
@@ -18,11 +19,12 @@ ARROWS = {
     "training": {"norms", "layers", "models", "data", "files"},
     "cpu": {"norms", "layers"},
     "interop": {"norms", "models", "data"},
-    "runs": {"norms", "layers", "models", "data", "training", "cpu", "files", "configs"},
+    "runs": {"norms", "layers", "models", "data", "training", "cpu", "files", "configs", "signals"},
     "report": {"runs"},
     "show": {"norms", "layers", "models", "training", "runs", "report"},
     "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "report", "show", "configs"},
-    "cli": {"runs", "report", "show", "bench", "data", "files"},
+    "cli": {"runs", "report", "show", "bench", "data", "files", "signals"},
+    "__main__": {"cli", "signals"},
     # Links to the folders beside the package.
     "configs": {"runs"},
     "experiments": {"configs", "report", "runs"},

@@ -13,7 +13,6 @@ from normres.errors import UserError
 from normres.runs import checkpoint, claims, durable, note, results
 from normres.runs.fields import digest, identity
 from normres.runs.provenance import now
-from normres.training.optim import depends_on_last_step
 
 
 class Journal:
@@ -99,7 +98,7 @@ class Journal:
     def _check(self, held: dict[str, Any], config: ConfigDict, record: dict[str, Any]) -> None:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
         steps, further = held["train"]["steps"], config.train.steps
-        if further > steps and not depends_on_last_step(config):
+        if further > steps and not _depends_on_end(config):
             held = {**held, "train": {**held["train"], "steps": further}}
             if identity(held) == identity(self.config):
                 if record.get("status") == "finished" and (not self.saved or self.saved.step != steps):
@@ -227,6 +226,12 @@ def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     ]
     error, step = min(errors, default=(None, None))
     return {"best_test_error": error, "best_test_step": step}
+
+
+def _depends_on_end(config: ConfigDict) -> bool:
+    """Returns whether a step is another one if the last step is, so that a run cannot go on beyond its end."""
+    fading = bool(config.model.auxiliary) and config.optim.auxiliary_decay == "linear"
+    return config.optim.schedule == "cosine" or fading
 
 
 def _passing(path: Path) -> bool:

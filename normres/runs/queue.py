@@ -51,8 +51,8 @@ class Worker:
     console: Console
     options: Options
     _loaded: dict[str, Dataset] = field(default_factory=dict)
-    _not_before: dict[Arm, float] = field(default_factory=dict)
-    _told: dict[Arm, str] = field(default_factory=dict)
+    _not_before: dict[str, float] = field(default_factory=dict)
+    _told: dict[str, str] = field(default_factory=dict)
 
     def work(self) -> None:
         """Trains arms until all are done or set aside.
@@ -77,13 +77,13 @@ class Worker:
         path = self.workdir / arm.run_id
         if failures(path, since) > self.options.retries:
             return True
-        if time.monotonic() < self._not_before.get(arm, 0.0):
+        if time.monotonic() < self._not_before.get(arm.run_id, 0.0):
             return False
         try:
             run(arm.config, path, self.console, self._label(arm), self._data(arm), self.options.dead_seconds)
         except claims.Busy as busy:
-            if self._told.get(arm) != (holder := claims.in_words(busy.holder)):
-                self._told[arm] = holder
+            if self._told.get(arm.run_id) != (holder := claims.in_words(busy.holder)):
+                self._told[arm.run_id] = holder
                 self._say(arm, f"{holder} trains this arm")
             return False
         except InterruptedRun:
@@ -92,7 +92,7 @@ class Worker:
             if not self._loaded and len({repr(arm.config.data) for arm in self.arms}) == 1:
                 raise
             return self._failed(arm, path, error, since)
-        self._not_before.pop(arm, None)
+        self._not_before.pop(arm.run_id, None)
         return True
 
     def _failed(self, arm: Arm, path: Path, error: Exception, since: str) -> bool:
@@ -107,7 +107,7 @@ class Worker:
         if count > self.options.retries:
             self._say(arm, f"failed and is set aside: {reason}; see {path / 'error.txt'}")
             return True
-        self._not_before[arm] = time.monotonic() + RETRY_SECONDS * 2 ** (count - 1)
+        self._not_before[arm.run_id] = time.monotonic() + RETRY_SECONDS * 2 ** (count - 1)
         self._say(arm, f"failed and will be tried again: {reason}; see {path / 'error.txt'}")
         return False
 

@@ -52,7 +52,9 @@ def _view(workdir: Path) -> tuple[Table, str, bool]:
     """Returns the table, a line that sums it up, and whether nothing is left to do."""
     below = [path.parent for name in ("record.json", claims.NAME, "error.txt") for path in workdir.glob(f"**/{name}")]
     arms = [workdir / run_id for run_ids in _noted(workdir).values() for run_id in run_ids]
-    table = Table(*COLUMNS, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold")
     counts: dict[str, int] = {}
     for path in sorted({*below, *arms}):
         row = _row(path)

@@ -140,9 +140,3 @@ def auxiliary_weights(config: ConfigDict, step: jax.Array, heads: int) -> list[j
 def _kernels(params: Any) -> Any:
     """Marks the kernels: the leaves that are no scale and no bias."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-
-def depends_on_last_step(config: ConfigDict) -> bool:
-    """Returns whether steps are different if train.steps is, so that a run cannot be continued beyond its end."""
-    fading = bool(config.model.auxiliary) and config.optim.auxiliary_decay == "linear"
-    return config.optim.schedule == "cosine" or fading

@@ -1,0 +1,129 @@
+"""A sweep's queue: what fails is tried again and set aside, what others train is waited for, and the end is true."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from normres import signals
+from normres.errors import InterruptedRun, UserError
+from normres.runs import claims, durable, queue, results, status
+
+ARMS = [SimpleNamespace(run_id=name, label=name, config=SimpleNamespace(data=name)) for name in "abc"]
+
+
+class Arms(list):
+    """Arms of which each does what `plan` says, one item a try: an error to raise, or None to finish."""
+
+    def __init__(self, plan, workdir):
+        super().__init__(ARMS)
+        self.plan, self.workdir, self.tries = plan, workdir, []
+
+    def run(self, _config, path, *_):
+        self.tries.append(path.name)
+        path.mkdir(parents=True, exist_ok=True)
+        todo = self.plan.get(path.name, [])
+        if todo and (error := todo.pop(0)) is not None:
+            raise error
+        record = {"status": "finished", "attempts": []}
+        durable.write_json(path / "record.json", record)
+        return record
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch, capsys):
+    def work(plan, retries=2, wait=True, data=lambda config: config.data):
+        arms = Arms(plan, tmp_path)
+        monkeypatch.setattr(queue, "run", arms.run)
+        monkeypatch.setattr(queue, "load_data", data)
+        monkeypatch.setattr(queue, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(queue, "WAIT_SECONDS", 0.01)
+        with contextlib.suppress(RuntimeError):
+            queue.Worker(arms, tmp_path, Console(), queue.Options(retries, wait)).work()
+        code = queue.conclude(arms, tmp_path)
+        return code, arms.tries, capsys.readouterr().out
+
+    return work
+
+
+def test_what_fails_is_tried_again_after_the_others(work, tmp_path):
+    code, tries, said = work({"a": [ValueError("bad\nluck"), OSError(28, "No space left on device")]})
+    assert (code, tries) == (0, ["a", "b", "c", "a", "a"])
+    assert "a: failed and will be tried again: bad; see" in said
+    assert f"3 of 3 arms done: {tmp_path}" in said
+
+
+def test_what_fails_too_often_is_set_aside_with_its_error(work, tmp_path):
+    code, tries, said = work({"b": [ValueError(f"number {number}") for number in range(9)]}, retries=1)
+    assert (code, tries) == (queue.SET_ASIDE, ["a", "b", "c", "b"])
+    text = (tmp_path / "b" / "error.txt").read_text()
+    assert text.count("Traceback") == 2
+    assert "ValueError: number 1" in text
+    assert "b: failed and is set aside: number 1" in said
+    assert f"2 of 3 arms done, 1 set aside (see error.txt in {tmp_path / 'b'})" in said
+    # The next sweep tries it anew, and another worker of the same sweep does not.
+    assert queue.failures(tmp_path / "b", results.FAILURE) == 0
+    assert queue.failures(tmp_path / "b") == 2
+
+
+def test_a_mistake_of_the_user_is_not_tried_again(work):
+    code, tries, said = work({"a": [UserError("config.x=1 is wrong")]})
+    assert (code, tries) == (queue.SET_ASIDE, ["a", "b", "c"])
+    assert "a: failed and is set aside: config.x=1 is wrong" in said
+
+
+def test_data_that_no_arm_can_read_ends_the_sweep(work, monkeypatch):
+    def unreadable(_config):
+        raise UserError("data.path='/none' does not exist")
+
+    monkeypatch.setattr(ARMS[1].config, "data", "a")
+    monkeypatch.setattr(ARMS[2].config, "data", "a")
+    with pytest.raises(UserError, match="/none"):
+        work({}, data=unreadable)
+
+
+def busy(tmp_path):
+    return claims.Busy(tmp_path / "b", {"pid": 7, "host": "elsewhere"})
+
+
+def test_arms_of_others_are_waited_for_and_taken_if_they_die(work, tmp_path):
+    code, tries, said = work({"b": [busy(tmp_path), busy(tmp_path)]})
+    assert (code, tries) == (0, ["a", "b", "c", "b", "b"])
+    assert said.count("b: process 7 on elsewhere trains this arm") == 1
+
+
+def test_or_left_to_them_if_told_so(work, tmp_path):
+    code, tries, said = work({"b": [busy(tmp_path)]}, wait=False)
+    assert (code, tries) == (queue.LEFT, ["a", "b", "c"])
+    assert "2 of 3 arms done, 1 left, to do: b" in said
+
+
+def test_told_to_stop_while_it_waits(work, tmp_path, monkeypatch):
+    told = SimpleNamespace(wait=lambda seconds: True)
+    monkeypatch.setattr(signals, "polled", lambda: contextlib.nullcontext(told))
+    with pytest.raises(InterruptedRun, match="while other workers train the last arms"):
+        work({"b": [busy(tmp_path)] * 3})
+
+
+def test_status_tells_every_arm(tmp_path, capsys):
+    for name, state in (("done", "finished"), ("killed", "running"), ("wild", "diverged"), ("alive", "running")):
+        (tmp_path / name).mkdir()
+        durable.write_json(tmp_path / name / "record.json", {"status": state, "attempts": [], "step": 5, "steps": 10})
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 5, "split": "test", "error": 0.125}\n')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "error.txt").write_text(f"{results.FAILURE}2026 (counts as 1): no luck\nTraceback\n")
+    durable.write_json(tmp_path / status.SWEEP, {"normres sweep": ["done", "later"]})
+    with claims.hold(tmp_path / "alive") as claim:
+        claim.note(step=6, steps=10, seconds_per_step=60.0)
+        claim._beat()
+        status.show(tmp_path, Console(width=150), watch=False)
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["done"].split()[1:4] == ["finished", "5/10", "12.5%"]
+    assert lines["killed"].split()[1] == "interrupted"
+    assert lines["wild"].split()[1] == "diverged"
+    assert lines["later"].split()[1:] == ["to", "do"]
+    assert lines["alive"].split()[1:6] == ["running", "6/10", "12.5%", "60", "0:04:00"]
+    assert "process" in lines["alive"]
+    assert "no luck" in lines["broken"]
+    assert lines["1"].startswith("1 diverged, 1 failed, 1 finished, 1 interrupted, 1 running, 1 to do")
