@@ -217,7 +217,8 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         for arm in arms:
             print(f"{results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")
         return 0
-    status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), arms)
+    if queue.SINCE not in os.environ:
+        status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), arms)
     number = workers.count(options.workers, options.workers_per_device)
     if number > 1:
         workers.start(min(number, len(arms)), options.arguments, options.workers_per_device)

@@ -23,6 +23,7 @@ from normres.errors import InterruptedRun, UserError
 NAME = "claim.json"
 DEAD_SECONDS = 60.0
 BEATS = 6  # in DEAD_SECONDS
+NOTE_SECONDS = 1.0
 SIZE = 512  # bytes of the file, so that a heartbeat is one write in place, also on a full disk
 
 # When this process first saw a claim as it is now: the claim's file, its content and the time.
@@ -52,8 +53,10 @@ class Claim:
         threading.Thread(target=self._keep_beating, daemon=True).start()
 
     def note(self, **progress: Any) -> None:
-        """Tells with the next heartbeat how far the run is."""
+        """Tells how far the run is, at most every NOTE_SECONDS."""
         self._content |= progress
+        if time.monotonic() - self._last >= NOTE_SECONDS:
+            self._beat()
 
     def check(self) -> None:
         """Raises LostClaim if another process has the run; call before each write."""
@@ -75,6 +78,7 @@ class Claim:
     def _beat(self) -> None:
         # Into this process's own file: if another one has taken its place, that is not touched.
         self._content["beat"] += 1
+        self._last = time.monotonic()
         os.pwrite(self._descriptor, json.dumps(self._content).ljust(SIZE - 1).encode() + b"\n", 0)
 
     def _keep_beating(self) -> None:

@@ -32,7 +32,7 @@ from normres.training.networks import UserNetwork, build_network
 from normres.training.step import TrainState, build_state, eval_step, train_step
 from normres.training.traced import shape_of, traced, with_traced
 
-KEPT = 32  # programs of a process; a sweep has a few shapes and many arms
+KEPT = 4  # shapes of a process; each holds about 100 MB of compiled programs, and a sweep may have many
 
 # Steps of one program on one CPU device.  XLA takes a program's temporary memory, hundreds of megabytes, anew for each,
 # and the system clears it, which costs a step up to 8 %.  More steps would gain little, and signals wait for programs.

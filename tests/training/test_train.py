@@ -1,5 +1,6 @@
 """The training step on one device and on eight, resuming, evaluating, and what a diverged run leaves."""
 
+import gc
 import itertools
 from functools import partial
 
@@ -18,7 +19,7 @@ from normres.runs import config as configs
 from normres.training import loop, optim
 from normres.training.loop import fit
 from normres.training.networks import model_config
-from normres.training.programs import Programs, compiled_steps
+from normres.training.programs import KEPT, Programs, _Steps, compiled_steps
 
 SMALL = {
     "model.depth": 8,
@@ -361,3 +362,11 @@ def test_a_program_is_not_shared_by_networks_that_differ(dataset):
     assert programs(dataset)._steps is not programs(dataset, dtype="bfloat16")._steps
     one, other = (PLAIN._replace(add=add) for add in (jnp.add, lambda x, y: x + y))
     assert programs(dataset, ops=one)._steps is not programs(dataset, ops=other)._steps
+
+
+def test_the_programs_of_a_long_sweep_do_not_pile_up(dataset):
+    for depth in range(8, 8 + 6 * 8, 6):
+        programs(dataset, model__depth=depth)
+    gc.collect()
+    alive = [thing for thing in gc.get_objects() if isinstance(thing, _Steps)]
+    assert len(alive) <= KEPT == 4
