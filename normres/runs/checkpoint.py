@@ -94,7 +94,7 @@ def save(directory: Path, step: int, state: Any, document: dict[str, Any], kept:
     Raises:
       OSError: the disk is full or gone; what was saved before is untouched.
     """
-    target = directory.resolve() / f"step_{step:09d}"
+    target = path_of(directory, step)
     if _fault(target) is not None:
         if target.exists():
             shutil.rmtree(target)
@@ -112,22 +112,24 @@ def save(directory: Path, step: int, state: Any, document: dict[str, Any], kept:
         }
         durable.write_json(target / MANIFEST, sums)
         durable.sync(directory)
-    prune(directory, kept)
+    if chosen := choose(directory, kept):
+        keep_only(directory, chosen)
 
 
-def prune(directory: Path, kept: Callable[[int], bool], newest: int = KEEP) -> None:
-    """Removes the checkpoints but the `newest` intact ones and those whose step is `kept`; a good one never for a bad.
-
-    Leftovers of saves that were interrupted go too.
-    """
-    keep: list[Path] = []
+def choose(directory: Path, kept: Callable[[int], bool], newest: int = KEEP) -> list[Saved]:
+    """Returns the `newest` intact checkpoints and the intact ones whose step is `kept`, in the order of their steps."""
+    chosen: list[Saved] = []
     for path in _steps(directory):
-        if len(keep) < newest and read(path):
-            keep.append(path)
-    if len(keep) < min(newest, 1):
-        return
+        wanted = len(chosen) < newest or kept(int(path.name.removeprefix("step_")))
+        if wanted and (saved := read(path)):
+            chosen.append(saved)
+    return chosen[::-1]
+
+
+def keep_only(directory: Path, chosen: list[Saved]) -> None:
+    """Removes all checkpoints but these, and what is left of saves that were interrupted."""
     for path in directory.resolve().glob("step_*"):
-        if path not in keep and not (path.name[5:].isdigit() and kept(int(path.name[5:]))):
+        if path not in [saved.path for saved in chosen]:
             shutil.rmtree(path)
 
 
@@ -156,9 +158,14 @@ def open_saved(directory: Path, which: str = "last") -> Saved:
     if which != "best":
         raise UserError(f"--which={which} does not exist; choices: last, best")
     best = durable.read_json(directory.parent / "record.json").get("best_test_step") or -1
-    if saved := read(directory.resolve() / f"step_{best:09d}"):
+    if saved := read(path_of(directory, best)):
         return saved
     raise UserError(f"{directory}: the best weights were not kept; train with --config.train.keep=last,best")
+
+
+def path_of(directory: Path, step: int) -> Path:
+    """Returns where the checkpoint of a step is."""
+    return directory.resolve() / f"step_{step:09d}"
 
 
 def read(path: Path) -> Saved | None:

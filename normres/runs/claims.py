@@ -108,7 +108,12 @@ def hold(path: Path, dead_seconds: float = DEAD_SECONDS) -> Iterator[Claim]:
             if not is_dead(path, holder, dead_seconds):
                 raise Busy(path, holder) from None
             _remove(path / NAME, holder)
-    claim = Claim(path, descriptor, dead_seconds)
+    try:
+        claim = Claim(path, descriptor, dead_seconds)
+    except OSError:  # the disk is full
+        os.close(descriptor)
+        (path / NAME).unlink()
+        raise
     signals.at_exit.append(claim.release)
     try:
         yield claim

@@ -50,8 +50,9 @@ class Journal:
     def _read(self, config: ConfigDict) -> None:
         record, held = self._json("record.json"), self._json("config.json")
         if held and record and self._is_done(record, held):
-            self.done, self.record, self.metrics = True, record, results.read_metrics(self.path)
+            self.done, self.record = True, record
             return
+        self.metrics = []
         self.saved, passed_over = checkpoint.newest(self.path / "checkpoints")
         self.lines += passed_over
         document = self.saved.document if self.saved else {}
@@ -93,7 +94,15 @@ class Journal:
             return False
         if fault := results.metrics_fault(self.path, record):
             self.lines.append(f"{self.path / 'metrics.jsonl'} {fault}; the run goes back to its last checkpoint")
-        return not fault
+            return False
+        self.metrics = results.read_metrics(self.path)
+        for step in record.get("kept", ()):
+            path = checkpoint.path_of(self.path / "checkpoints", step)
+            wanted = self._keeps(step) or ("last" in self._kept and step == record["kept"][-1])
+            if wanted and not checkpoint.read(path):
+                self.lines.append(f"{path} is lost or damaged; the run goes back (not so with config.train.keep=none)")
+                return False
+        return True
 
     def _check(self, held: dict[str, Any], config: ConfigDict, record: dict[str, Any]) -> None:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
@@ -200,14 +209,21 @@ class Journal:
         if how in results.DONE:
             self.claim.check()
             self.record["metrics_sha256"] = self._write_metrics()
+            self.record["kept"] = [saved.step for saved in self._chosen()]
         self.write()
         if how in results.DONE:
             self.tidy()
 
     def tidy(self) -> None:
         """Removes what a run that is done does not keep."""
-        checkpoint.prune(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
+        checkpoint.keep_only(self.path / "checkpoints", self._chosen())
         (self.path / "error.txt").unlink(missing_ok=True)
+        before = self.path / "record.before.json"
+        if before.exists() and (self._json(before.name) or {}).get("final") == self.record["final"]:
+            before.unlink()
+
+    def _chosen(self) -> list[checkpoint.Saved]:
+        return checkpoint.choose(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
 
     def _keeps(self, step: int) -> bool:
         best = "best" in self._kept and step == best_of(self.metrics)["best_test_step"]

@@ -8,6 +8,7 @@ import os
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class Worker:
     _loaded: dict[str, Dataset] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
+    _failures: dict[str, int] = field(default_factory=dict)
 
     def work(self) -> None:
         """Trains arms until all are done or set aside.
@@ -101,9 +103,10 @@ class Worker:
         # What the user has to mend fails again.
         hopeless = isinstance(error, UserError) and not isinstance(error, FaultInFile)
         tries = self.options.retries + 1 - failures(path, since) if hopeless else 1
-        with (path / "error.txt").open("a") as file:
+        self._failures[arm.run_id] = self._failures.get(arm.run_id, 0) + tries
+        with suppress(OSError), (path / "error.txt").open("a") as file:  # the disk may be what failed
             file.write(f"{results.FAILURE}{now()} (counts as {tries}): {reason}\n{traceback.format_exc()}\n")
-        count = failures(path, since)
+        count = max(failures(path, since), self._failures[arm.run_id])
         if count > self.options.retries:
             self._say(arm, f"failed and is set aside: {reason}; see {path / 'error.txt'}")
             return True

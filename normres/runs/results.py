@@ -28,7 +28,17 @@ from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 
 DONE = ("finished", "diverged")
 FAILURE = "failure at "  # so begins each entry of error.txt
-OURS = ("record.json", "metrics.jsonl", "checkpoints", "error.txt", "README.md", "lock", "tensorboard", "wandb")
+OURS = (
+    "record.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "error.txt",
+    "README.md",
+    "lock",
+    "record.before.json",
+    "tensorboard",
+    "wandb",
+)
 
 __all__ = ["DONE", "Run", "check_identity", "read_json", "read_metrics", "read_run", "read_runs", "write_json"]
 

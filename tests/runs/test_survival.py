@@ -154,7 +154,7 @@ def killing(patch, moment):
         (durable, "write_text"),
         (Path, "replace"),
         (checkpoint.ocp, "save"),
-        (checkpoint, "prune"),
+        (checkpoint, "keep_only"),
         (checkpoint.shutil, "rmtree"),
         (journal.Journal, "line"),
     ]:
@@ -221,12 +221,19 @@ def test_a_lost_or_damaged_file_is_named_and_made_good(of, name, damage, tmp_pat
     with (tmp_path / "said").open("w") as said:
         train(folder, said)
     text = (tmp_path / "said").read_text()
-    if (of, name) != ("whole", "checkpoints"):  # of a finished run they are for users, see below
-        assert_same(folder, whole)
-        expected = SAID.get(name, "anew" if damage in (remove, empty) else "passed over")
-        if (name, damage) == ("record.json", remove):
-            expected = "resumed at step"
-        assert expected in text or (of == "whole" and "metrics.jsonl" in text), text
+    assert_same(folder, whole)
+    expected = SAID.get(name, "anew" if damage in (remove, empty) else "passed over")
+    if (name, damage) == ("record.json", remove):
+        expected = "resumed at step"
+    assert expected in text or (of == "whole" and "metrics.jsonl" in text), text
+
+
+def test_weights_that_nobody_wants_kept_may_be_removed(tmp_path, whole):
+    folder = copy_of(whole, tmp_path)
+    remove(folder / NAME / "checkpoints")
+    before = (folder / NAME / "record.json").read_bytes()
+    train(folder, train__keep="none")
+    assert (folder / NAME / "record.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", [remove, cut])
