@@ -3,6 +3,7 @@
 # make test-plain   the other tests in a copy from which normres/cpu is deleted
 # make test-oldest  the subject's tests and one training with the oldest versions that are supported
 # make test-all     all of these
+# make chaos   twelve small runs and two workers, disturbed by dice for five minutes: everything must end as undisturbed
 # make accelerator  on a machine with a GPU or TPU: measure all that only it can say, into device.json (DATA=PATH)
 # make setup   only make the environment; EXTRA=cuda12, cuda13 or tpu adds an accelerator's packages
 # make lint    style and types
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-plain test-oldest test-all accelerator setup lint lock clean help
+.PHONY: demo test test-plain test-oldest test-all chaos accelerator setup lint lock clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -49,7 +50,11 @@ test-plain: setup
 	rm -r "$$copy/normres/cpu" "$$copy/tests/cpu" && cd "$$copy" && \
 	PYTHONPATH="$$copy" $(CURDIR)/$(PYTEST) $(addprefix --ignore=,$(SUBJECT))
 
+test-all: export NORMRES_TEST_ALL := 1
 test-all: test test-plain test-oldest
+
+chaos: setup
+	@$(BIN)/python scripts/chaos.py
 
 test-oldest: $(OLDEST)/installed
 	@NORMRES_WITHOUT_CPU=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(SUBJECT)

@@ -51,7 +51,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     train.add_argument("--workdir", required=True, type=Path, help="the run's own directory")
     sweep.add_argument("--workdir", required=True, type=Path, help="holds one directory per arm")
-    sweep.add_argument("--seeds", type=int, default=1, metavar="N", help="run every arm with N seeds (default 1)")
     sweep.add_argument(
         "--workers", default="auto", metavar="N", help="processes; auto: one an accelerator, one on a CPU"
     )
@@ -70,9 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         help="take over the arm of a worker that gives no sign for so long (default 60)",
     )
     sweep.add_argument("--list", action="store_true", help="print the arms and their state, and train nothing")
-    sweep.add_argument(
-        "--vary", action="append", default=[], metavar="FIELD=A,B", help="a grid: every combination of these values"
-    )
     report = add(
         "report",
         "Draw an experiment's figures, tables and page from the runs of a sweep; trains nothing.",
@@ -94,9 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--svg", type=Path, metavar="FILE.svg", help="draw the network to this file")
     plan = add(
         "plan",
-        "Say whether a run fits a device that need not be there, and what a training step costs on it; trains nothing.",
+        "Say whether a run, or a sweep, fits a device that need not be there, and what it costs; trains nothing.",
         f"The device's real compiler compiles the training step.  {DEVICES}\n\n{OVERRIDES}\n\nexample:\n"
-        "  normres plan --config=base --config.model.depth=1202 --device=h100",
+        "  normres plan --config=base --config.model.depth=1202 --device=h100\n"
+        "  normres plan --config=degradation:short --sweep --seeds=3",
     )
     plan.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     plan.add_argument("--device", default="local", metavar="NAME", help="the device (default: local, the one at hand)")
@@ -115,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("workdir", type=Path, metavar="WORKDIR", help="where the runs are")
     collect.add_argument("--to", required=True, type=Path, metavar="FILE", help=".parquet or .csv")
     collect.add_argument("--curves", action="store_true", help="a row for each line of metrics.jsonl instead")
+    plan.add_argument("--sweep", action="store_true", help="every arm of the config's sweep(), or of a grid")
+    for command in (sweep, plan):
+        command.add_argument("--seeds", type=int, default=1, metavar="N", help="every arm with N seeds (default 1)")
+        command.add_argument(
+            "--vary", action="append", default=[], metavar="FIELD=A,B", help="a grid: every combination of these values"
+        )
     data = add(
         "data",
         "Prepare, verify and show data; trains nothing.",
@@ -174,6 +177,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
                 "--no-wait",
                 "--dead-after",
                 "--vary",
+                "--sweep",
                 "--watch",
                 "--to",
                 "--curves",
@@ -289,7 +293,12 @@ def _plan(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from normres.bench import plan
 
-    plan.run(options.config, overrides, options.device)
+    if options.sweep:
+        from normres.runs import sweep
+
+        plan.run_sweep(sweep.expand(options.config, overrides, options.seeds, options.vary), options.device)
+    else:
+        plan.run(options.config, overrides, options.device)
     return 0
 
 

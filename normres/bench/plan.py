@@ -1,6 +1,7 @@
 """`normres plan`: whether a run fits a device that need not be there, what a step costs, and what would change it."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from normres.data.lazy import LazyImages, device_memory
 from normres.errors import UserError
 from normres.runs import config as configs
 from normres.runs import machine
+from normres.runs.sweep import Arm
 from normres.show.commands import CLASSES, IMAGENET
 from normres.training.networks import build_network
 from normres.training.programs import Programs
+from normres.training.traced import shape_of
 
 # Bytes of a chip's memory, of which a TPU's compiler keeps a part to itself.
 MEMORY = {"tpu-v4": 32e9, "tpu-v5e": 16e9, "tpu-v5p": 95e9, "tpu-v6e": 32e9, "h100": 84_978_434_048}
@@ -104,6 +107,50 @@ def seconds_of_a_step(config: ConfigDict) -> float:
     return float(np.median(times[1:]))
 
 
+def find(device: str) -> tuple[list[Any], float]:
+    """Returns the devices of that name and the bytes of memory that each has.
+
+    Raises:
+      UserError: there is no such device.
+    """
+    of = devices.find(device)
+    memory = device_memory() if device == devices.LOCAL else MEMORY.get(device.partition(":")[0])
+    if memory is None:
+        raise UserError(f"--device={device}: its memory is not known here; known: {', '.join(MEMORY)}")
+    return of, memory
+
+
+def run_sweep(arms: Sequence[Arm], device: str) -> None:
+    """Prints what each arm of a sweep costs on a device, and all together; arms of one shape are compiled once.
+
+    Raises:
+      UserError: a device that does not exist.
+    """
+    of, memory = find(device)
+    shapes: dict[Any, list[Arm]] = {}
+    for arm in arms:
+        shapes.setdefault(shape_of(arm.config), []).append(arm)
+    print(f"{len(arms)} arms of {len(shapes)} shapes, on {len(of)} x {device} of {memory / 1e9:.0f} GB\n")
+    rows, hours, largest = [], 0.0, 0.0
+    for of_shape in shapes.values():
+        config, label = of_shape[0].config, of_shape[0].label
+        built = programs(config, of)
+        cost = measured(built)
+        bytes_in_all = cost.get("bytes_in_all", float("inf"))
+        seconds = seconds_of_a_step(config) if device == devices.LOCAL else (cost.get("estimate_ms") or 0) / 1e3
+        total = seconds * config.train.steps * len(of_shape) / 3600
+        hours, largest = hours + total, max(largest, bytes_in_all)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(built.state_shapes().params))
+        times = (f"{1e3 * seconds:.1f}", f"{total:.2f}") if seconds else (output.NOTHING, output.NOTHING)
+        fits = "yes" if bytes_in_all < memory else "no"
+        rows.append((label, str(len(of_shape)), f"{parameters:,}", f"{bytes_in_all / 1e6:,.0f}", fits, *times))
+    fits = "yes" if largest < memory else "no"
+    together = ("together", str(len(arms)), "", f"{largest / 1e6:,.0f}", fits, "", f"{hours:.2f}" if hours else "")
+    print(output.table(("first arm", "arms", "parameters", "MB", "fits", "ms a step", "hours"), [*rows, together]))
+    how = f"the median of {TIMED - 1} steps here" if device == devices.LOCAL else "the compiler's estimate"
+    print(f"\nms a step: {how}; hours: of all these arms, one after the other, without compiling and evaluating")
+
+
 def run(path: str, overrides: dict[str, Any], device: str) -> None:
     """Prints what a run with a config costs on a device.
 
@@ -111,10 +158,7 @@ def run(path: str, overrides: dict[str, Any], device: str) -> None:
       UserError: a config that cannot run, a device that does not exist, or a network without a choice of what it keeps.
     """
     config = configs.load(path, overrides)
-    of = devices.find(device)
-    memory = device_memory() if device == devices.LOCAL else MEMORY.get(device.partition(":")[0])
-    if memory is None:
-        raise UserError(f"--device={device}: its memory is not known here; known: {', '.join(MEMORY)}")
+    of, memory = find(device)
     network = build_network(config, 10, "bfloat16")
     print(
         f"{type(network).__name__}, batch {config.train.batch_size}, on {len(of)} x {device} of {memory / 1e9:.0f} GB\n"

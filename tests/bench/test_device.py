@@ -26,6 +26,20 @@ def test_a_plan_says_what_lies_on_the_device_and_what_would_change_it(capsys, mo
     assert "a step takes" in text
 
 
+def test_the_plan_of_a_sweep_has_a_row_for_each_shape_and_their_sum(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "seconds_of_a_step", lambda config: 0.9)
+    small = ["--config.model.width=4", "--config.train.batch_size=16", "--config.train.steps=1000"]
+    vary = ["--vary", "model.depth=8,14", "--vary", "optim.learning_rate=0.1,0.2", "--seeds=2"]
+    assert main(["plan", "--sweep", "--config=base:demo", *small, *vary]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("8 arms of 2 shapes, on 1 x local")
+    rows = {line.split("  ")[0]: line.split() for line in lines[4:]}
+    assert rows["depth=8 learning_rate=0.1 seed=0"][3:5] == ["4", "5,006"]
+    # 4 arms of 1,000 steps of 0.9 s are an hour.
+    assert rows["depth=14 learning_rate=0.1 seed=0"][-3:] == ["yes", "900.0", "1.00"]
+    assert (rows["together"][1], rows["together"][-1]) == ("8", "2.00")
+
+
 def test_what_does_not_fit_is_said(monkeypatch):
     cost = {"argument_bytes": 1e9, "temporary_bytes": 2e9, "bytes_in_all": 3.5e9, "kernels": 7, "bytes": 1e6}
     row = plan.line("x", cost | {"estimate_ms": None}, 3e9)
