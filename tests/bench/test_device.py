@@ -32,7 +32,7 @@ def test_the_plan_of_a_sweep_has_a_row_for_each_shape_and_their_sum(capsys, monk
     vary = ["--vary", "model.depth=8,14", "--vary", "optim.learning_rate=0.1,0.2", "--seeds=2"]
     assert main(["plan", "--sweep", "--config=base:demo", *small, *vary]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("8 arms of 2 shapes, on 1 x local")
+    assert lines[0].startswith("8 arms of 2 shapes, on 8 x local")
     rows = {line.split("  ")[0]: line.split() for line in lines[4:]}
     assert rows["depth=8 learning_rate=0.1 seed=0"][3:5] == ["4", "5,006"]
     # 4 arms of 1,000 steps of 0.9 s are an hour.
