@@ -1,6 +1,5 @@
 """A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 
 from normres.errors import UserError
 from normres.runs import checkpoint, claims, durable, note, results
-from normres.runs.fields import digest, identity
+from normres.runs.fields import digest, flatten, identity
 from normres.runs.provenance import now
 
 
@@ -59,12 +58,12 @@ class Journal:
         copy = document.get("record") or {}
         if not record or len(record["attempts"]) < len(copy.get("attempts", ())):
             record = copy or record
-        if not held:
-            held = document.get("config")
-            if not held and record and record["config_digest"] == digest(config):
-                held = self.config
-            if held:
-                self.lines.append(f"{self.path / 'config.json'} was lost or damaged; it is written anew")
+        known = document.get("config")
+        if not known and record and record.get("config_digest") == digest(config):
+            known = self.config
+        if known and (not held or identity(held) != identity(known)):
+            self.lines.append(f"{self.path / 'config.json'} was lost or damaged; it is written anew")
+            held = known
         if not held:
             strangers = sorted(p.name for p in self.path.iterdir() if p.name not in results.OURS and not _passing(p))
             if strangers:
@@ -80,8 +79,9 @@ class Journal:
     def _json(self, name: str) -> dict[str, Any] | None:
         """Reads a JSON file of the run; None if it is not there or damaged."""
         try:
-            value = durable.read_json(self.path / name)
-            return results.upgraded(value) if name == "record.json" else dict(value)
+            return (
+                results.read_record(self.path) if name == "record.json" else dict(durable.read_json(self.path / name))
+            )
         except FileNotFoundError:
             return None
         except (UserError, TypeError, ValueError):
@@ -92,9 +92,10 @@ class Journal:
     def _is_done(self, record: dict[str, Any], held: dict[str, Any]) -> bool:
         if record["status"] not in results.DONE or identity(held) != identity(self.config):
             return False
-        if fault := results.metrics_fault(self.path, record):
-            self.lines.append(f"{self.path / 'metrics.jsonl'} {fault}; the run goes back to its last checkpoint")
-            return False
+        for name in ("config.json", "metrics.jsonl"):
+            if fault := results.file_fault(self.path, record, name):
+                self.lines.append(f"{fault}; the run goes back to its last checkpoint")
+                return False
         self.metrics = results.read_metrics(self.path)
         for step in record.get("kept", ()):
             path = checkpoint.path_of(self.path / "checkpoints", step)
@@ -106,7 +107,7 @@ class Journal:
 
     def _check(self, held: dict[str, Any], config: ConfigDict, record: dict[str, Any]) -> None:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
-        steps, further = held["train"]["steps"], config.train.steps
+        steps, further = flatten(held).get("train.steps", config.train.steps), config.train.steps
         if further > steps and not _depends_on_end(config):
             held = {**held, "train": {**held["train"], "steps": further}}
             if identity(held) == identity(self.config):
@@ -200,7 +201,7 @@ class Journal:
     def write(self) -> None:
         """Writes record.json."""
         self.claim.check()
-        durable.write_json(self.path / "record.json", self.record)
+        results.write_record(self.path, self.record)
 
     def end(self, how: str) -> None:
         """Writes how this attempt ended; of a run that is done, everything, and removes what nobody needs."""
@@ -208,7 +209,8 @@ class Journal:
         self.record |= {"status": how, **best_of(self.metrics)}
         if how in results.DONE:
             self.claim.check()
-            self.record["metrics_sha256"] = self._write_metrics()
+            self._write_metrics()
+            self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
             self.record["kept"] = [saved.step for saved in self._chosen()]
         self.write()
         if how in results.DONE:
@@ -229,10 +231,8 @@ class Journal:
         best = "best" in self._kept and step == best_of(self.metrics)["best_test_step"]
         return best or bool(self._every and step % self._every == 0)
 
-    def _write_metrics(self) -> str:
-        text = results.metrics_text(self.metrics)
-        durable.write_text(self.path / "metrics.jsonl", text)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def _write_metrics(self) -> None:
+        durable.write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.metrics))
 
 
 def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from normres.errors import UserError
 from normres.runs import claims
-from normres.runs.durable import read_json, write_json
+from normres.runs.durable import read_json, sha256, write_json
 from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 
 DONE = ("finished", "diverged")
@@ -86,9 +86,9 @@ def read_run(path: Path) -> Run | None:
     """
     if not ((path / "config.json").is_file() and (path / "record.json").is_file()):
         return None
-    record = upgraded(read_json(path / "record.json"))
-    if record["status"] in DONE and (fault := metrics_fault(path, record)):
-        raise UserError(f"{path / 'metrics.jsonl'} {fault}; the command that made the run mends it")
+    record = read_record(path)
+    if record["status"] in DONE and (fault := file_fault(path, record, "metrics.jsonl")):
+        raise UserError(f"{fault}; the command that made the run mends it")
     return Run(path, read_json(path / "config.json"), record, read_metrics(path))
 
 
@@ -110,7 +110,7 @@ def read_runs(root: Path) -> list[Run]:
 def status_of(path: Path) -> str:
     """Returns the status of the run in a directory; "to do" if none has begun, "damaged" if its record is."""
     try:
-        return _status(path, upgraded(read_json(path / "record.json")))
+        return _status(path, read_record(path))
     except FileNotFoundError:
         return "running" if _is_claimed(path) else "to do"
     except UserError:
@@ -127,10 +127,22 @@ def _is_claimed(path: Path) -> bool:
     return holder is not None and not claims.is_dead(path, holder)
 
 
-def upgraded(record: Any) -> dict[str, Any]:
-    """Returns a record of an older version in today's form: with attempts."""
-    if not isinstance(record, dict) or "status" not in record:
-        raise UserError("a record.json holds no record of a run")
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes a run's record.json, with a seal by which a reader knows that it is whole."""
+    write_json(path / "record.json", record | {"seal": seal_of(record)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads a run's record.json; one of an older version is returned in today's form, with attempts.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: it is damaged.
+    """
+    record = read_json(path / "record.json")
+    if not isinstance(record, dict) or "status" not in record or record.get("seal", seal_of(record)) != seal_of(record):
+        raise UserError(f"{path / 'record.json'} is damaged; the command that made the run mends it")
+    record.pop("seal", None)
     if "attempts" in record:
         return record
     names = ("commit", "versions", "host", "device", "started")
@@ -140,17 +152,18 @@ def upgraded(record: Any) -> dict[str, Any]:
     return {**record, "attempts": [{**attempt, "step": record.get("step"), "end": record["status"]}]}
 
 
-def metrics_text(lines: list[dict[str, Any]]) -> str:
-    """Returns the content of metrics.jsonl."""
-    return "".join(json.dumps(line) + "\n" for line in lines)
+def seal_of(record: dict[str, Any]) -> str:
+    """Returns the checksum of a record, in any order of its entries."""
+    text = json.dumps({name: value for name, value in record.items() if name != "seal"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def metrics_fault(path: Path, record: dict[str, Any]) -> str:
-    """Returns what is wrong with the metrics.jsonl of a run that is done, "" if nothing or if its record is older."""
-    expected, file = record.get("metrics_sha256"), path / "metrics.jsonl"
+def file_fault(path: Path, record: dict[str, Any], name: str) -> str:
+    """Returns what is wrong with a file of a run that is done; "" if nothing, or if its record is older."""
+    expected, file = record.get("files", {}).get(name), path / name
     if not file.is_file():
-        return "is missing"
-    return "is damaged" if expected and hashlib.sha256(file.read_bytes()).hexdigest() != expected else ""
+        return f"{file} is missing"
+    return f"{file} is damaged" if expected and sha256(file) != expected else ""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def _row(path: Path) -> tuple[str, str, str, str, str, str]:
     """Returns the columns but the first: status, step, test error, seconds a step, time left, who or why."""
     status, failed = results.status_of(path), _failure(path)
     try:
-        record: dict[str, Any] = results.upgraded(durable.read_json(path / "record.json"))
+        record: dict[str, Any] = results.read_record(path)
     except (OSError, UserError):
         record = {}
     holder = (claims.read(path) or {}) if status == "running" else {}
