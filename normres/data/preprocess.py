@@ -1,7 +1,8 @@
 """From uint8 images to numbers around zero, as the papers differ in it; statistics are of the training images alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,19 @@ class Statistics:
     kind: str
     mean: np.ndarray | None
     std: np.ndarray | None
+
+    @classmethod
+    def restored(cls, summary: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self | None:
+        """Returns the statistics of which a record has the summary and `arrays` the arrays; None if more is needed.
+
+        A mean image is in the arrays only; the numbers of the channels are in the summary.
+        """
+        if summary["kind"] == "pixel_mean" and "mean" not in arrays:
+            return None
+        known = {name: values for name, values in (dict(summary) | dict(arrays)).items() if name in ("mean", "std")}
+        wide = {name: None if values is None else np.asarray(values, np.float64) for name, values in known.items()}
+        shaped = {name: None if a is None else a.reshape((1,) * (4 - a.ndim) + a.shape) for name, a in wide.items()}
+        return cls(summary["kind"], **shaped)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `preprocess` reads, float32: "mean", both it and "std", or neither."""

@@ -1,4 +1,4 @@
-"""To and from PyTorch: norms and kernels (modules.py), whole ResNets (networks.py), files (files.py).
+"""To and from PyTorch: norms and kernels (modules.py), ResNets (networks.py), VGGs (vgg.py), files (files.py).
 
 PyTorch is not needed for any of it.  To go on with torchvision's weights:
 
@@ -8,6 +8,7 @@ PyTorch is not needed for any of it.  To go on with torchvision's weights:
 """
 
 from normres.interop.files import read_state_dict
+from normres.interop.folding import as_evaluated, fold
 from normres.interop.modules import (
     average_from_torch,
     kernel_from_torch,
@@ -16,10 +17,13 @@ from normres.interop.modules import (
     norm_to_torch,
 )
 from normres.interop.networks import NAMINGS, network_from_torch, network_to_torch
+from normres.interop.vgg import vgg_to_torch
 
 __all__ = [
     "NAMINGS",
+    "as_evaluated",
     "average_from_torch",
+    "fold",
     "kernel_from_torch",
     "kernel_to_torch",
     "network_from_torch",
@@ -27,4 +31,5 @@ __all__ = [
     "norm_from_torch",
     "norm_to_torch",
     "read_state_dict",
+    "vgg_to_torch",
 ]

@@ -48,6 +48,8 @@ class Naming:
     def of(self, name: str) -> str:
         """Returns PyTorch's name of a module of resnet.py, within its block."""
         names = {"shortcut_conv": f"{self.shortcut}.0", "shortcut_norm": f"{self.shortcut}.1", "classifier": self.head}
+        # torchvision has neither: a norm after the addition, and pre-activation's after the last block.
+        names |= {"after_norm1": "bn_after", "head_norm1": "bn_head"}
         kind, number = name.rstrip("0123456789").removeprefix("stem_"), name[-1:]
         return names.get(name) or {"conv": "conv", "norm": "bn"}[kind] + number
 
@@ -75,13 +77,16 @@ class _Module:
         self, arrays: Arrays, name: str, count: int | None = None, weight_norm: str = "parametrization"
     ) -> Any:
         """Returns the module's part of the state dict."""
-        own = {place: arrays[variable] for place, variable in self.variables.items()}
-        if self.index is not None:
-            own = {place: stack[self.index] for place, stack in own.items()}
+        own = self.own(arrays)
         nested = unflatten_dict(own, sep="/")
         if "params/kernel" in own:
             return kernel_to_torch(nested, name, weight_norm=weight_norm)
         return norm_to_torch(nested, name, num_batches_tracked=count)
+
+    def own(self, arrays: Arrays) -> dict[str, Any]:
+        """Returns the module's arrays by place."""
+        own = {place: arrays[variable] for place, variable in self.variables.items()}
+        return own if self.index is None else {place: stack[self.index] for place, stack in own.items()}
 
     def from_torch(self, state: Arrays, name: str, config: ResNetConfig) -> dict[str, np.ndarray]:
         """Returns the module's arrays by the names of its variables."""
@@ -147,6 +152,8 @@ def network_to_torch(
 ) -> dict[str, np.ndarray]:
     """Converts the variables of ResNet(config) to a state dict with the keys that load_state_dict wants, in order.
 
+    Of a folded network (folding.py) the convolutions have biases and there are no norms.
+
     Args:
       variables: {"params": ..., "batch_stats": ...}, as network_from_torch or ResNet.init returns them.
       config: the network's.
@@ -165,8 +172,13 @@ def network_to_torch(
     check_names(arrays, shapes, shapes)
     check_shapes(arrays, shapes)
     state_dict: dict[str, np.ndarray] = {}
+    before = ""
     for name, module in modules.items():
-        state_dict |= module.to_torch(arrays, name, num_batches_tracked)
+        if module.variables.keys() == {"params/bias"}:  # what folding left of a norm; its convolution comes before it
+            state_dict[f"{before}.bias"] = np.array(module.own(arrays)["params/bias"])
+        else:
+            state_dict |= module.to_torch(arrays, name, num_batches_tracked)
+        before = name
     return state_dict
 
 
@@ -187,9 +199,9 @@ def _modules(config: ResNetConfig, shapes: Shapes, naming: str) -> dict[str, _Mo
     for stage, blocks in enumerate(config.blocks, start=1):
         for number in range(blocks):
             block = f"stage{stage}_rest" if number else f"stage{stage}_first"
-            for kind in [*kinds, "shortcut_conv", "shortcut_norm"]:
+            for kind in [*kinds, "after_norm1", "shortcut_conv", "shortcut_norm"]:
                 places.append((f"layer{stage}.{number}.", f"{block}/{kind}", number - 1 if number else None))
-    places.append(("", "classifier", None))
+    places += [("", "head_norm1", None), ("", "classifier", None)]
     leaves = LEAVES | ({"params/kernel_scale"} if config.weights == "l2" else set())
     by_path: dict[str, dict[str, str]] = {path: {} for _, path, _ in places}
     for variable in shapes:

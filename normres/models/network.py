@@ -19,7 +19,7 @@ class NetworkConfig:
       depth: layers with parameters on the main path.
       width: channels of the first stage.
       classes: number of logits.
-      norm: a row of norms.TABLE, or axes such as "NHC".
+      norm: a row of norms.TABLE, axes such as "NHC", or a NormSpec.
       norm_groups: channel groups of a grouped norm; must divide every normalized width.
       norm_sub_batches: parts of the batch, for ghost batch norm; must divide it.
       norm_epsilon: see NormSpec.
@@ -32,7 +32,7 @@ class NetworkConfig:
     depth: int = 20
     width: int = 16
     classes: int = 10
-    norm: str = "batch"
+    norm: str | norms.NormSpec = "batch"
     norm_groups: int = 8
     norm_sub_batches: int = 4
     norm_epsilon: float = 1e-5
@@ -45,7 +45,9 @@ class NetworkConfig:
 
     @property
     def norm_spec(self) -> norms.NormSpec:
-        """The norm with its groups, sub-batches and epsilon."""
+        """The norm with its groups, sub-batches and epsilon; a NormSpec has its own."""
+        if isinstance(self.norm, norms.NormSpec):
+            return self.norm
         return norms.find_spec(self.norm, self.norm_groups, self.norm_sub_batches, self.norm_epsilon)
 
     @property

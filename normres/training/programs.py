@@ -144,8 +144,18 @@ class Programs:
         dtype: str,
         devices: list[Any] | None = None,
         ops: Ops = PLAIN,
+        statistics: preprocess.Statistics | None = None,
     ):
-        """Compiles nothing yet; `ops` are the network's operations."""
+        """Compiles nothing yet.
+
+        Args:
+          config: the whole config.
+          dataset: what is trained and evaluated on.
+          dtype: of activations.
+          devices: default: all.
+          ops: the network's operations.
+          statistics: what preprocessing reads; None measures the training images.
+        """
         devices = devices or jax.devices()
         for field in ("batch_size", "eval_batch_size"):
             if config.train[field] % len(devices):
@@ -158,7 +168,7 @@ class Programs:
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, P())
         self.sharded = NamedSharding(mesh, P("data"))
-        self.preprocess = preprocess.measure(dataset.train_images, config.data.preprocess)
+        self.preprocess = statistics or preprocess.measure(dataset.train_images, config.data.preprocess)
         self._dataset = dataset
         # How the parts of `data` lie on the devices.
         parts = {"batch": P("data")} if dataset.why_streamed else {"images": P(), "labels": P()}

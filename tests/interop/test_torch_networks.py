@@ -269,7 +269,7 @@ MISTAKES = [
         lambda: to_torch(lambda variables: variables["params"]["stem_norm1"].update({"scale": np.ones(3)})),
         "'params/stem_norm1/scale' has shape (3,), expected (2,)",
     ),
-    # What PyTorch's ResNets have not: a gate, a norm at the head, power iterations, scalars, other classifiers.
+    # What PyTorch's ResNets have not: a gate, power iterations, scalars, other classifiers.
     *(
         (
             lambda fields=fields: to_torch(**fields),
@@ -277,7 +277,6 @@ MISTAKES = [
         )
         for path, fields in {
             "stage1_first/gate/bias": {"shortcut": "exclusive_gate"},
-            "head_norm1/mean": {"order": "pre"},
             "stage1_first/conv1/u": {"weights": "spectral"},
             "stage1_first/conv1/kernel_scale": {"weights": "scaled_standardized"},
             "stage1_first/branch_scale": {"residual_scale": "rezero"},

@@ -1,0 +1,154 @@
+"""A finished run in one file: a state dict for PyTorch, or its computation as StableHLO for serving.
+
+What `normres export` writes is read without normres:
+
+    safetensors.torch.load_file("net.safetensors")                 # a state dict, by torchvision's names
+    torch.load("net.pt")["state_dict"]
+    jax.export.deserialize(bytearray(open("net.stablehlo", "rb").read())).call(images_uint8_NHWC)  # logits_NK
+"""
+
+import importlib
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+from normres.errors import UserError, nearest
+from normres.interop import NAMINGS, as_evaluated, fold, network_to_torch, vgg_to_torch
+from normres.models import VGGConfig
+from normres.runs.config import to_dict
+from normres.runs.fields import digest
+from normres.runs.finished import Loaded, load
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+FORMULAS = {
+    "pixel_mean": "images / 255 - mean",
+    "channel_mean": "images / 255 - mean",
+    "channel_mean_std": "(images / 255 - mean) / std",
+    "image_standardization": "each image minus its mean, divided by max(its standard deviation, 1 / sqrt(H W C))",
+    "none": "images / 255",
+}
+
+
+def export(path: str | Path, output: Path, options: "Options") -> None:
+    """Writes a run's network to a file.
+
+    Args:
+      path: the run's directory.
+      output: the file.
+      options: what is written.
+
+    Raises:
+      UserError: no such format, a package that is not there, or a network that the format or the folding cannot have.
+    """
+    if options.format not in FORMATS:
+        raise UserError(f"--format={options.format} does not exist; {nearest(options.format, FORMATS)}")
+    if options.naming not in NAMINGS:
+        raise UserError(f"--naming={options.naming} does not exist; {nearest(options.naming, NAMINGS)}")
+    run = load(path, options.which, options.dtype)
+    if run.config.model.module and (options.fold or options.format != "stablehlo"):
+        what = "--fold" if options.fold else f"--format={options.format}"
+        raise UserError(f"{path}: {what} knows no module of yours ({run.config.model.module}); use --format=stablehlo")
+    try:
+        if options.fold:
+            config, variables = fold(run.module.config, run.variables)
+            run = replace(run, module=run.module.clone(config=config), variables=variables)
+        content = FORMATS[options.format](run, options)
+    except ValueError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+    output.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is written.
+
+    Attributes:
+      format: a row of FORMATS.
+      which: "last" or "best" weights.
+      fold: whether batch norms are folded into the convolutions before them.
+      naming: of a ResNet's state dict: a row of interop.NAMINGS.
+      dtype: of the activations in StableHLO: "float32" or "bfloat16"; "" = as in training.
+    """
+
+    format: str = "safetensors"
+    which: str = "last"
+    fold: bool = False
+    naming: str = "torchvision"
+    dtype: str = ""
+
+
+def state_dict(run: Loaded, naming: str = "torchvision") -> dict[str, np.ndarray]:
+    """Returns the state dict of a PyTorch network with the run's logits; kernels are as they are applied."""
+    config, variables = as_evaluated(run.module.config, run.variables)
+    if isinstance(config, VGGConfig):
+        return vgg_to_torch(variables, config, num_batches_tracked=run.step)
+    return network_to_torch(variables, config, naming, num_batches_tracked=run.step)
+
+
+def metadata(run: Loaded, options: Options) -> dict[str, str]:
+    """Returns what a file says about its weights: texts, of which some are JSON."""
+    attempts = run.record.get("attempts") or [{}]
+    kind = run.statistics.kind
+    numbers = {name: values[0].tolist() for name, values in run.statistics.arrays().items()}
+    return {
+        "format": "pt",  # as readers of safetensors expect of a state dict
+        "run_id": run.record["run_id"],
+        "config": json.dumps(to_dict(run.config)),
+        "config_digest": digest(run.config),
+        "commit": str(attempts[-1].get("commit")),
+        "step": str(run.step),
+        "weights": options.which,
+        "batch_norms": "folded" if options.fold else "as trained",
+        # uint8 images of levels 0 to 255, (H, W, C) or (1, 1, C).
+        "preprocess": json.dumps({"kind": kind, "formula": FORMULAS[kind], **numbers}),
+    }
+
+
+def _safetensors(run: Loaded, options: Options) -> bytes:
+    tensors = state_dict(run, options.naming)
+    saved: bytes = _library("safetensors.numpy").save(tensors, metadata(run, options))
+    return saved
+
+
+def _torch(run: Loaded, options: Options) -> bytes:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        raise UserError("--format=torch needs PyTorch, which is not here; --format=safetensors does not") from None
+    tensors = {name: torch.from_numpy(array) for name, array in state_dict(run, options.naming).items()}
+    torch.save({"state_dict": tensors, "metadata": metadata(run, options)}, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def computation(run: Loaded) -> jax.export.Exported:
+    """Returns uint8 images_NHWC -> logits_NK with the weights inside, for PLATFORMS and any number of images."""
+
+    def logits(images_NHWC: jax.Array) -> Any:
+        return run.module.apply(run.variables, run.preprocess(images_NHWC))
+
+    (count,) = jax.export.symbolic_shape("N")
+    images = jax.ShapeDtypeStruct((count, *run.record["data"]["image_shape"]), np.uint8)
+    return jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
+
+
+def _stablehlo(run: Loaded, options: Options) -> bytes:
+    _library("flatbuffers")
+    return bytes(computation(run).serialize())
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise UserError(f"{package} is needed: pip install 'normres[export]'") from None
+
+
+# To add a format, add a row.
+FORMATS = {"safetensors": _safetensors, "torch": _torch, "stablehlo": _stablehlo}

@@ -1,0 +1,259 @@
+"""Runs that are done: their weights, for features and fine-tuning, for measuring on other data, to start another run.
+
+run = normres.runs.load("runs/try")
+logits_NK = run.module.apply(run.variables, run.preprocess(images_uint8_NHWC))
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
+
+from normres.data import preprocess
+from normres.data.dataset import sha256
+from normres.errors import UserError, nearest
+from normres.runs import checkpoint, machine, results
+from normres.runs import config as configs
+from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
+from normres.training.networks import build_network
+from normres.training.programs import Programs
+from normres.training.step import TrainState
+
+WEIGHTS = ("params.", "batch_stats.")  # of what a checkpoint holds
+# Fields that may differ where a run is evaluated, beside those of the data; and one of the data that may not.
+EVALUATION = ("train.eval_batch_size", "train.ops")
+LEARNED = ("data.preprocess",)
+
+
+# eq=False: comparing arrays field by field is ambiguous.
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A run's network and weights.
+
+    Attributes:
+      module: the Flax module, in evaluation mode, of plain JAX: images_NHWC -> logits_NK; `.clone(train=True)` trains.
+      variables: {"params", "batch_stats"} of float32 arrays.
+      config: the run's.
+      record: the run's, see results.py.
+      step: optimizer steps that made the weights.
+      statistics: what `preprocess` reads.
+    """
+
+    module: nn.Module
+    variables: dict[str, Any]
+    config: ConfigDict
+    record: dict[str, Any]
+    step: int
+    statistics: preprocess.Statistics
+
+    def preprocess(self, images_NHWC: Any) -> jax.Array:
+        """Returns uint8 images as the network was trained to read them, float32.
+
+        Raises:
+          ValueError: they are not uint8.
+        """
+        if images_NHWC.dtype != np.uint8:
+            raise ValueError(f"expected uint8 images with levels 0 to 255, got {images_NHWC.dtype}")
+        arrays: Any = self.statistics.arrays()
+        return preprocess.preprocess(self.statistics.kind, jax.numpy.asarray(images_NHWC), arrays)
+
+
+def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
+    """Returns the network of a run with its weights.
+
+    Features, (N, C), and fine-tuning, in two lines each:
+
+        _, kept = run.module.apply(run.variables, run.preprocess(images), mutable="intermediates")
+        features_NC = kept["intermediates"]["pooled"][0]
+
+        network = run.module.clone(train=True)
+        logits_NK, changed = network.apply(run.variables, run.preprocess(images), mutable="batch_stats")
+
+    Args:
+      path: the run's directory.
+      which: "last" weights, or "best" (lowest test error), which a run with config.train.keep=last,best keeps.
+      dtype: of activations, "float32" or "bfloat16"; "" = as in training.
+
+    Raises:
+      UserError: there is no run or none of its weights, or what it was trained with is gone.
+    """
+    path = Path(path)
+    saved = open_run(path, which)
+    config = rebuilt(saved.document["config"])
+    run = results.read_run(path)
+    record = run.record if run else saved.document["record"]
+    # One process and one device: nothing is merged over devices.
+    alone = config.copy_and_resolve_references()
+    with alone.unlocked():
+        alone.train.parallel = "jit"
+    module = build_network(alone, record["data"]["classes"], dtype or record["dtype"])
+    return Loaded(module, _variables(saved), config, record, saved.step, _statistics(path, saved, config))
+
+
+def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
+    """Returns a checkpoint of the run in `path`; see load."""
+    if not (path / "checkpoints").is_dir():
+        raise UserError(f"{path}: {'no weights were kept here' if results.read_run(path) else 'no run here'}")
+    saved = checkpoint.open_saved(path / "checkpoints", which)
+    if not saved.document:
+        raise UserError(f"{saved.path}: an older version saved it, without the config; that version reads it")
+    return saved
+
+
+def rebuilt(values: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of a run from its JSON; fields that are younger than the run have the value of then.
+
+    Raises:
+      UserError: a field's value is no longer possible.
+    """
+    from normres.configs import base
+
+    known = flatten(dict(values))
+    config = base.get_config()
+    with config.unlocked():
+        config.recipe = known.pop("recipe")
+    then = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
+    return configs.apply(config, {name: value for name, value in {**then, **known}.items() if name in declared()})
+
+
+def _variables(saved: checkpoint.Saved) -> dict[str, Any]:
+    arrays = {name: array for prefix in WEIGHTS for name, array in saved.arrays(prefix).items()}
+    nested: dict[str, Any] = unflatten_dict(arrays, sep=".")
+    return {"params": {}, "batch_stats": {}} | nested
+
+
+def _statistics(path: Path, saved: checkpoint.Saved, config: ConfigDict) -> preprocess.Statistics:
+    """Returns what was measured on the training images; of a mean image that was not saved, measured anew."""
+    summary = saved.document["record"]["preprocess"]
+    statistics = preprocess.Statistics.restored(summary, saved.document.get("preprocess", {}))
+    if statistics is None:
+        from normres.runs.local import load_data  # which imports this module
+
+        statistics = preprocess.measure(load_data(config).train_images, config.data.preprocess)
+        if statistics.summary() != summary:
+            raise UserError(f"{path}: the mean image is that of other training images; bring the run's data back")
+    return statistics
+
+
+def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which: str = "last") -> dict[str, Any]:
+    """Measures a run's weights on its own test images, or on data that the overrides name.
+
+    Args:
+      path: the run's directory.
+      overrides: fields by dotted names: those of the data, train.eval_batch_size and train.ops.
+      which: see load.
+
+    Returns:
+      {"run", "which", "step", "data", "values", "corrupted"}: of the data the summary, of the values the METRICS of
+      examples, means; errors under config.data.corruptions.
+
+    Raises:
+      UserError: another field is overridden, or the data do not fit the network.
+    """
+    from normres.data import corruptions
+    from normres.runs.local import load_data
+
+    for name in overrides or {}:
+        allowed = [field for field in declared() if _of_evaluation(field)]
+        if name in declared() and not _of_evaluation(name):
+            raise UserError(f"config.{name} is the run's own; evaluate takes config.data.* and {', '.join(EVALUATION)}")
+        if name not in declared():
+            raise UserError(f"config.{name} is not a field; {nearest(name, allowed)}")
+    run = load(path, which)
+    config = configs.apply(run.config, overrides or {})
+    dataset = load_data(config)
+    _check_fit(run, dataset.summary())
+    devices = jax.devices()
+    if config.train.batch_size % len(devices) or config.train.eval_batch_size % len(devices):
+        devices = devices[:1]
+    ops, _ = machine.operations(config.train.ops, devices)
+    programs = Programs(config, dataset, run.record["dtype"], devices, ops, run.statistics)
+    weights = jax.device_put(run.variables, programs.replicated)
+    unread: Any = None  # of the state, evaluation reads the weights alone
+    state = TrainState(unread, weights["params"], weights["batch_stats"], unread, unread, unread)
+
+    def measure(**change: Any) -> dict[str, float] | None:
+        return programs.evaluate(state, "test", **change)
+
+    values, corrupted = measure(), corruptions.errors(config.data, measure)
+    assert values is not None
+    return {
+        "run": run.record["run_id"],
+        "which": which,
+        "step": run.step,
+        "data": dataset.summary(),
+        "values": {name: value if math.isfinite(value) else None for name, value in values.items()},
+        "corrupted": corrupted or None,
+    }
+
+
+def _of_evaluation(name: str) -> bool:
+    return (name.startswith("data.") or name in EVALUATION) and name not in LEARNED
+
+
+def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
+    """Raises UserError if a network cannot be measured on data with this summary."""
+    trained, mean = run.record["data"], run.statistics.mean
+    if data["classes"] != trained["classes"]:
+        raise UserError(
+            f"config.data.name={data['name']!r}: {data['classes']} classes, but the run was trained on "
+            f"{trained['classes']} ({trained['name']})"
+        )
+    if data["image_shape"][-1] != trained["image_shape"][-1]:
+        raise UserError(f"config.data.source={data['source']!r}: images of {data['image_shape'][-1]} channels")
+    if run.statistics.kind == "pixel_mean" and mean is not None and list(mean.shape[1:]) != data["image_shape"]:
+        there, here = ("x".join(map(str, shape)) for shape in (mean.shape[1:], data["image_shape"]))
+        raise UserError(f"config.data.image_size: images of {here}, but the run subtracts a mean image of {there}")
+
+
+def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str, Any], list[str]]:
+    """Puts the last weights of a run in the place of the initial ones; the optimizer's state stays as it is.
+
+    Where only the number of classes differs, the classifier keeps its initial values.
+
+    Args:
+      state: before the first step, placed on the devices.
+      path: the other run's directory.
+
+    Returns:
+      The state, what the record says about it, and lines for the user.
+
+    Raises:
+      UserError: an array is missing, too many, or of another shape; the first one is named.
+    """
+    saved = open_run(Path(path))
+    there = {name: array for prefix in WEIGHTS for name, array in saved.arrays(prefix).items()}
+    weights = {"params": state.params, "batch_stats": state.batch_stats}
+    keystr = jax.tree_util.keystr
+    here = {keystr(at, simple=True, separator="."): leaf for at, leaf in jax.tree.leaves_with_path(weights)}
+    classes = saved.document["record"]["data"]["classes"]
+    # Where all else agrees, only the classifier's arrays can differ in their last axis.
+    anew = sorted(
+        name
+        for name in here.keys() & there.keys()
+        if there[name].shape == (*here[name].shape[:-1], classes) != here[name].shape
+    )
+    for name in sorted(here.keys() | there.keys()):
+        shapes = [arrays[name].shape if name in arrays else "absent" for arrays in (there, here)]
+        if shapes[0] != shapes[1] and name not in anew:
+            raise UserError(f"config.init_from={path}: {name} is {shapes[0]} there and {shapes[1]} here")
+    taken = [leaf if name in anew else jax.device_put(there[name], leaf.sharding) for name, leaf in here.items()]
+    lines = [f"starts from {path} at its step {saved.step}"]
+    if anew:
+        lines.append(f"{', '.join(anew)}: {classes} classes there, other ones here; it starts anew")
+    summary = {
+        "path": str(path),
+        "run_id": saved.document["record"]["run_id"],
+        "config_digest": saved.document["record"]["config_digest"],
+        "step": saved.step,
+        "sha256": sha256(there[name] for name in sorted(there)),
+        "anew": anew,
+    }
+    return replace(state, **jax.tree.unflatten(jax.tree.structure(weights), taken)), summary, lines
