@@ -19,7 +19,7 @@ ARROWS = {
     "training": {"norms", "layers", "models", "data", "files"},
     "cpu": {"norms", "layers"},
     "interop": {"norms", "models", "data"},
-    "runs": {"norms", "layers", "models", "data", "training", "cpu", "files", "configs", "signals"},
+    "runs": {"norms", "layers", "models", "data", "training", "interop", "cpu", "files", "configs", "signals"},
     "report": {"runs"},
     "show": {"norms", "layers", "models", "training", "runs", "report"},
     "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "report", "show", "configs"},

@@ -163,7 +163,8 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     for name in overrides or {}:
         allowed = [field for field in declared() if _of_evaluation(field)]
         if name in declared() and not _of_evaluation(name):
-            raise UserError(f"config.{name} is the run's own; evaluate takes config.data.* and {', '.join(EVALUATION)}")
+            others = f"config.data.* but {', '.join(LEARNED)}, and {', '.join(EVALUATION)}"
+            raise UserError(f"config.{name} is the run's own and stays; evaluate takes {others}")
         if name not in declared():
             raise UserError(f"config.{name} is not a field; {nearest(name, allowed)}")
     run = load(path, which)
@@ -240,7 +241,7 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
         for name in here.keys() & there.keys()
         if there[name].shape == (*here[name].shape[:-1], classes) != here[name].shape
     )
-    for name in sorted(here.keys() | there.keys()):
+    for name in sorted(here.keys() | there.keys(), key=lambda name: (not name.startswith("params."), name)):
         shapes = [arrays[name].shape if name in arrays else "absent" for arrays in (there, here)]
         if shapes[0] != shapes[1] and name not in anew:
             raise UserError(f"config.init_from={path}: {name} is {shapes[0]} there and {shapes[1]} here")

@@ -1,0 +1,375 @@
+"""Finished runs: loaded, measured, exported, and the start of other runs."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from normres import data, runs
+from normres.errors import UserError
+from normres.interop import network_from_torch, read_state_dict
+from normres.runs import checkpoint, export, finished, local
+from normres.runs import config as configs
+from normres.runs.fields import declared, digest
+from normres.training.programs import Programs
+
+TINY = {
+    "model.depth": 8,
+    "model.width": 4,
+    "train.steps": 4,
+    "train.batch_size": 16,
+    "train.eval_batch_size": 320,
+    "train.eval_every": 2,
+    "train.dtype": "float32",
+    "train.keep": ("last", "best"),
+    "data.fraction": 0.05,
+    "optim.warmup_steps": 2,
+}
+NORM = ("weight", "bias", "running_mean", "running_var")
+OWN = """
+import flax.linen as nn
+
+class Net(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, images_NHWC, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(images_NHWC[:, ::8, ::8].reshape(len(images_NHWC), -1))
+        return nn.Dense(self.classes)(x)
+"""
+
+
+def config_of(**fields):
+    return configs.load("base:demo", {**TINY, **{name.replace("__", "."): value for name, value in fields.items()}})
+
+
+def saved_run(path, **fields):
+    """Writes the checkpoint of a run that did nothing, with weights and running statistics off their initial values."""
+    config = config_of(**fields)
+    programs = Programs(config, dataset := local.load_data(config), "float32")
+    state = programs.initial_state()
+    state = jax.tree.map(lambda leaf: leaf * 1.2 + 0.02 if leaf.dtype == jnp.float32 else leaf, state)
+    record = {"run_id": path.name, "config_digest": digest(config), "dtype": "float32", "data": dataset.summary()}
+    record["preprocess"] = programs.preprocess.summary()
+    document = {"config": configs.to_dict(config), "record": record, "metrics": []}
+    path.mkdir()
+    checkpoint.save(path / "checkpoints", 3, state, document, lambda step: False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "one"
+    local.run(config_of(), path, Console(file=io.StringIO()), "one")
+    return path
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.load("cifar10", "embedded").test_images
+
+
+def logits_of(run, images):
+    return np.asarray(jax.jit(lambda pixels: run.module.apply(run.variables, run.preprocess(pixels)))(images))
+
+
+# --- loading
+
+
+def test_the_loaded_network_makes_the_errors_of_the_record(trained, images):
+    run = runs.load(trained)
+    labels = data.load("cifar10", "embedded").test_labels
+    assert np.mean(logits_of(run, images).argmax(-1) != labels) == run.record["final"]["test_error"]
+    assert run.step == 4
+
+
+def test_features_and_fine_tuning_are_two_lines(trained, images):
+    run = runs.load(trained)
+    x = run.preprocess(images[:4])
+    _, kept = run.module.apply(run.variables, x, mutable="intermediates")
+    assert kept["intermediates"]["pooled"][0].shape == (4, 16)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        network = run.module.clone(train=True)
+        logits, _ = network.apply(run.variables | {"params": params}, x, mutable="batch_stats")
+        return jnp.sum(jax.nn.log_softmax(logits)[:, 0])
+
+    leaves = jax.tree.leaves(gradient(run.variables["params"]))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert max(np.abs(leaf).max() for leaf in leaves) > 0
+
+
+def test_images_are_prepared_as_in_training(trained, images):
+    run = runs.load(trained)
+    train = local.load_data(run.config).train_images
+    expected = images[:3] / 255 - train.mean(axis=0, dtype=np.float64) / 255
+    np.testing.assert_allclose(run.preprocess(images[:3]), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="expected uint8 images with levels 0 to 255, got float32"):
+        run.preprocess(np.float32(images[:3]))
+
+
+def test_a_mean_image_in_the_checkpoint_needs_no_data(trained, monkeypatch):
+    saved, programs = finished.open_run(trained), Programs(config_of(), local.load_data(config_of()), "float32")
+    arrays = {name: values.tolist() for name, values in programs.preprocess.arrays().items()}
+    document = {**saved.document, "preprocess": json.loads(json.dumps(arrays))}
+    monkeypatch.setattr(finished.checkpoint.Saved, "document", document, raising=False)
+    monkeypatch.setattr(local, "load_data", None)
+    restored = finished._statistics(trained, checkpoint.Saved(saved.path, document), config_of())
+    np.testing.assert_array_equal(restored.arrays()["mean"], programs.preprocess.arrays()["mean"], strict=True)
+    assert restored.summary()["sha256"] == programs.preprocess.summary()["sha256"]
+
+
+@pytest.mark.parametrize("kind", ["channel_mean_std", "image_standardization"])
+def test_numbers_of_channels_come_from_the_record(tmp_path, images, kind, monkeypatch):
+    path = saved_run(tmp_path / "run", data__preprocess=kind)
+    train = local.load_data(config_of()).train_images / 255
+    monkeypatch.setattr(local, "load_data", None)
+    run = runs.load(path)
+    x = images[:2] / 255
+    expected = {
+        "channel_mean_std": (x - train.mean(axis=(0, 1, 2))) / train.std(axis=(0, 1, 2)),
+        "image_standardization": (x - x.mean(axis=(1, 2, 3), keepdims=True)) / x.std(axis=(1, 2, 3), keepdims=True),
+    }
+    np.testing.assert_allclose(run.preprocess(images[:2]), expected[kind], atol=1e-5)
+
+
+def test_a_vgg_and_a_module_of_the_users_are_loaded(tmp_path, images):
+    (tmp_path / "own.py").write_text(OWN)
+    own = saved_run(tmp_path / "own", model__module=f"{tmp_path / 'own.py'}:Net")
+    vgg = saved_run(tmp_path / "vgg", model__family="vgg", model__depth=11, model__width=2)
+    for path in (own, vgg):
+        assert np.ptp(logits_of(runs.load(path), images[:2])) > 0
+    with pytest.raises(UserError, match="own: --format=safetensors knows no module of yours"):
+        export.export(own, tmp_path / "x", export.Options())
+    keys = export.state_dict(runs.load(vgg))
+    # torchvision.models.vgg11_bn().features has its convolutions there.
+    convolutions = [key for key, array in keys.items() if array.ndim == 4]
+    assert convolutions == [f"features.{number}.weight" for number in (0, 4, 8, 11, 15, 18, 22, 25)]
+    assert {"features.1.running_var", "features.0.bias", "classifier.weight"} <= keys.keys()
+
+
+def test_a_run_of_several_devices_trains_on_alone(tmp_path, images):
+    path = saved_run(tmp_path / "run", train__parallel="pmap")
+    run = runs.load(path)
+    run.module.clone(train=True).apply(run.variables, run.preprocess(images[:2]), mutable="batch_stats")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: None, "no run here"),
+        (lambda path: (path / "checkpoints").mkdir(parents=True), "no checkpoint to read"),
+    ],
+)
+def test_nothing_to_load_is_one_line(tmp_path, prepare, message):
+    prepare(tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        runs.load(tmp_path / "run")
+
+
+def test_a_run_that_is_older_than_a_field_has_the_value_of_then(trained, monkeypatch):
+    values = finished.open_run(trained).document["config"]
+    values["train"]["seeds_per_program"] = 1  # of versions that are gone
+    assert finished.rebuilt(values) == config_of()
+    younger = {"optim.epsilon": replace(declared()["optim.epsilon"], before=0.5)}
+    monkeypatch.setattr(finished, "declared", lambda fields=declared(): {**fields, **younger})  # noqa: B008
+    del values["optim"]["epsilon"]
+    assert finished.rebuilt(values).optim.epsilon == 0.5
+
+
+def test_records_are_read_without_jax():
+    code = "import sys; from normres import runs; from normres.runs import results; print('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# --- evaluation
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_without_overrides_the_numbers_are_the_records(trained, which):
+    result = finished.evaluate(trained, which=which)
+    record = runs.load(trained).record
+    if which == "last":
+        assert {f"test_{name}": value for name, value in result["values"].items()}.items() <= record["final"].items()
+    else:
+        assert result["values"]["error"] == record["best_test_error"]
+        assert result["step"] == record["best_test_step"]
+    assert result["data"] == record["data"]
+
+
+def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, tmp_path):
+    labels = np.arange(40) % 10
+    dark = images[:40] // 2
+    np.savez(tmp_path / "dark.npz", train_images=dark, train_labels=labels, test_images=dark, test_labels=labels)
+    overrides = {"source": "npz", "path": str(tmp_path / "dark.npz"), "name": "dark", "fraction": 1.0}
+    overrides = {f"data.{name}": value for name, value in overrides.items()} | {"train.eval_batch_size": "16"}
+    result = finished.evaluate(trained, overrides)
+    log = jax.nn.log_softmax(logits_of(runs.load(trained), dark))
+    np.testing.assert_allclose(result["values"]["loss"], -np.mean(np.asarray(log)[np.arange(40), labels]), rtol=1e-5)
+    assert result["data"]["test_examples"] == 40
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.depth": "14"}, r"config\.model\.depth is the run's own and stays; evaluate takes config\.data\.\*"),
+        ({"data.preprocess": "none"}, r"config\.data\.preprocess is the run's own"),
+        ({"data.sorce": "npz"}, r"config\.data\.sorce is not a field; did you mean 'data\.source'"),
+        (
+            {"data.source": "synthetic", "data.name": "cifar100"},
+            r"'cifar100': 100 classes, but the run was trained on 10 \(cifar10\)",
+        ),
+        (
+            {"data.source": "synthetic", "data.image_size": "16"},
+            r"images of 16x16x3, but the run subtracts a mean image of 32x32x3",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(trained, overrides, message):
+    with pytest.raises(UserError, match=message):
+        finished.evaluate(trained, overrides)
+
+
+# --- the start of another run
+
+
+def initial_state(**fields):
+    config = config_of(**fields)
+    return Programs(config, local.load_data(config), "float32").initial_state()
+
+
+def test_another_run_starts_from_the_last_weights(tmp_path):
+    path = saved_run(tmp_path / "run")
+    before = initial_state(seed=1)
+    state, summary, lines = finished.init_from(before, path)
+    expected = runs.load(path).variables
+    jax.tree.map(np.testing.assert_array_equal, state.params, expected["params"])
+    jax.tree.map(np.testing.assert_array_equal, state.batch_stats, expected["batch_stats"])
+    jax.tree.map(lambda new, old: new.sharding == old.sharding or pytest.fail("moved"), state.params, before.params)
+    assert (state.step, summary["step"], summary["anew"]) == (0, 3, [])
+    assert lines == [f"starts from {path} at its step 3"]
+
+
+def test_a_classifier_of_other_classes_starts_anew(tmp_path):
+    path = saved_run(tmp_path / "run")
+    before = initial_state(data__source="synthetic", data__name="cifar100", data__fraction=1.0)
+    state, summary, lines = finished.init_from(before, path)
+    assert summary["anew"] == ["params.classifier.bias", "params.classifier.kernel"]
+    np.testing.assert_array_equal(state.params["classifier"]["kernel"], before.params["classifier"]["kernel"])
+    np.testing.assert_array_equal(
+        state.params["stem_conv1"]["kernel"], runs.load(path).variables["params"]["stem_conv1"]["kernel"]
+    )
+    assert "10 classes there" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model__depth": 20}, r"params\.stage1_rest\.conv1\.kernel is absent there and \(2, 3, 3, 4, 4\) here"),
+        ({"model__width": 5}, r"params\.classifier\.kernel is \(16, 10\) there and \(20, 10\) here"),
+        ({"model__norm": "instance"}, r"batch_stats\.stage1_first\.norm1\.mean is \(4,\) there and absent here"),
+    ],
+)
+def test_another_network_is_refused(tmp_path, fields, message):
+    path = saved_run(tmp_path / "run")
+    with pytest.raises(UserError, match=rf"^config\.init_from=.*: {message}$"):
+        finished.init_from(initial_state(**fields), path)
+
+
+# --- export
+
+
+@pytest.fixture(scope="module")
+def projections(tmp_path_factory):
+    return saved_run(tmp_path_factory.mktemp("export") / "run", model__depth=14, model__shortcut="B")
+
+
+def written(path, output, **options):
+    export.export(path, output, export.Options(**options))
+    return output
+
+
+def test_safetensors_have_the_weights_and_say_where_they_are_from(projections, tmp_path, images):
+    pytest.importorskip("safetensors")
+    file = written(projections, tmp_path / "net.safetensors")
+    run = runs.load(projections)
+    variables = network_from_torch(read_state_dict(file), run.module.config)
+    np.testing.assert_array_equal(logits_of(replace(run, variables=variables), images[:2]), logits_of(run, images[:2]))
+    content = file.read_bytes()
+    about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    assert (about["format"], about["step"], about["config_digest"]) == ("pt", "3", digest(run.config))
+    assert configs.apply(finished.rebuilt(json.loads(about["config"])), {}) == run.config
+    numbers = json.loads(about["preprocess"])
+    assert numbers["formula"] == "images / 255 - mean"
+    np.testing.assert_allclose(images[:2] / 255 - numbers["mean"], run.preprocess(images[:2]), atol=1e-6)
+
+
+def test_a_folded_state_dict_is_the_other_by_the_formula(projections):
+    pytest.importorskip("safetensors")
+    run = runs.load(projections)
+    plain = export.state_dict(run)
+    folded = read_state_dict(written(projections, projections / "f.safetensors", fold=True))
+    for key, array in folded.items():
+        path, _, leaf = key.rpartition(".")
+        if path == "fc":
+            np.testing.assert_array_equal(array, plain[key])
+            continue
+        norm = path.replace("conv", "bn") if "conv" in path else path.replace("downsample.0", "downsample.1")
+        weight, bias, mean, var = (
+            plain[f"{norm}.{name}"] for name in ["weight", "bias", "running_mean", "running_var"]
+        )
+        factor = weight / np.sqrt(var + 1e-5)
+        expected = bias - mean * factor if leaf == "bias" else plain[f"{path}.weight"] * factor[:, None, None, None]
+        np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6, err_msg=key)
+    convolutions = {key.removesuffix(".weight") for key, array in plain.items() if array.ndim == 4}
+    assert len(convolutions) == 15  # stem, 12 in the branches, 2 projections
+    assert folded.keys() == {f"{path}.{leaf}" for path in [*convolutions, "fc"] for leaf in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_stablehlo_is_read_without_normres(projections, tmp_path, images, fold):
+    pytest.importorskip("flatbuffers")
+    file = written(projections, tmp_path / "net.stablehlo", format="stablehlo", fold=fold)
+    np.save(tmp_path / "images.npy", images[:3])
+    code = (
+        "import sys, numpy as np, jax.export\n"
+        f"network = jax.export.deserialize(bytearray(open({str(file)!r}, 'rb').read()))\n"
+        "images = np.load('images.npy')\n"
+        "np.save('logits.npy', np.concatenate([network.call(images[:1]), network.call(images[1:])]))\n"
+        "print(network.platforms, [name for name in sys.modules if 'normres' in name])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert said == "('cpu', 'cuda', 'tpu') []\n"
+    expected = logits_of(runs.load(projections), images[:3])
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "message"),
+    [
+        (
+            {"format": "torch"},
+            "torch",
+            "--format=torch needs PyTorch, which is not here; --format=safetensors ",
+        ),
+        ({}, "safetensors.numpy", "safetensors is needed: pip install 'normres[export]'"),
+        ({"format": "stablehlo"}, "flatbuffers", "flatbuffers is needed: pip install 'normres[export]'"),
+        ({"format": "onnx"}, "torch", "--format=onnx does not exist; choices: safetensors, torch, stablehlo"),
+        ({"naming": "timm"}, "torch", "--naming=timm does not exist; choices: torchvision, "),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(projections, tmp_path, monkeypatch, options, missing, message):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError) as caught:
+        written(projections, tmp_path / "net", **options)
+    assert str(caught.value).startswith(message)
+    assert not (tmp_path / "net").exists()
