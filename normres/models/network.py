@@ -116,10 +116,8 @@ class Network(nn.Module):
 
     def conv(self, name: str, features: int, **options: Any) -> Conv:
         """Returns the convolution that the config asks for."""
-        config = self.config
-        return Conv(
-            features, weights=config.weights, train=self.train, dtype=config.dtype, ops=self.ops, name=name, **options
-        )
+        options |= {"weights": self.config.weights, "dtype": self.config.dtype}
+        return Conv(features, train=self.train, ops=self.ops, name=name, **options)
 
     def note(self, collection: str, name: str, value: jax.Array) -> None:
         """Stores a value in a collection if that is mutable; at initialization it would end up among the variables."""

@@ -30,6 +30,7 @@ WEIGHTS = ("params.", "batch_stats.")  # of what a checkpoint holds
 # Fields that may differ where a run is evaluated, beside those of the data; and one of the data that may not.
 EVALUATION = ("train.eval_batch_size", "train.ops")
 LEARNED = ("data.preprocess",)
+DTYPES = ("float32", "bfloat16")
 
 
 # eq=False: comparing arrays field by field is ambiguous.
@@ -85,6 +86,8 @@ def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
       UserError: there is no run or none of its weights, or what it was trained with is gone.
     """
     path = Path(path)
+    if dtype and dtype not in DTYPES:
+        raise UserError(f"--dtype={dtype} does not exist; {nearest(dtype, DTYPES)}")
     saved = open_run(path, which)
     config = rebuilt(saved.document["config"])
     run = results.read_run(path)

@@ -1,5 +1,6 @@
 """Finished runs: loaded, measured, exported, and the start of other runs."""
 
+import argparse
 import io
 import json
 import subprocess
@@ -15,7 +16,7 @@ from rich.console import Console
 from normres import data, runs
 from normres.errors import UserError
 from normres.interop import network_from_torch, read_state_dict
-from normres.runs import checkpoint, export, finished, local
+from normres.runs import checkpoint, export, finished, finished_commands, local
 from normres.runs import config as configs
 from normres.runs.fields import declared, digest
 from normres.training.programs import Programs
@@ -364,6 +365,7 @@ def test_stablehlo_is_read_without_normres(projections, tmp_path, images, fold):
         ({}, "safetensors.numpy", "safetensors is needed: pip install 'normres[export]'"),
         ({"format": "stablehlo"}, "flatbuffers", "flatbuffers is needed: pip install 'normres[export]'"),
         ({"format": "onnx"}, "torch", "--format=onnx does not exist; choices: safetensors, torch, stablehlo"),
+        ({"dtype": "float16"}, "torch", "--dtype=float16 does not exist; did you mean 'bfloat16'?"),
         ({"naming": "timm"}, "torch", "--naming=timm does not exist; choices: torchvision, "),
     ],
 )
@@ -373,3 +375,30 @@ def test_what_cannot_be_written_is_one_line(projections, tmp_path, monkeypatch, 
         written(projections, tmp_path / "net", **options)
     assert str(caught.value).startswith(message)
     assert not (tmp_path / "net").exists()
+
+
+# --- the command line
+
+
+def command(*arguments):
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command")
+    finished_commands.add_commands(lambda name, summary, epilog: commands.add_parser(name))
+    options = parser.parse_args([str(argument) for argument in arguments])
+    return finished_commands.COMMANDS[options.command](options, {})
+
+
+def test_the_commands_print_a_table_and_write_files(trained, tmp_path, capsys):
+    assert command("evaluate", trained, f"--json={tmp_path / 'out.json'}") == 0
+    final = runs.load(trained).record["final"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "one, last weights (step 4), on 640 test images of cifar10 (embedded)"
+    assert sorted(line.split() for line in said[1:]) == [
+        ["error", f"{final['test_error']:.2%}"],
+        ["loss", f"{final['test_loss']:.4f}"],
+        ["top5_error", f"{final['test_top5_error']:.2%}"],
+    ]
+    assert json.loads((tmp_path / "out.json").read_text())["values"]["error"] == final["test_error"]
+    pytest.importorskip("safetensors")
+    assert command("export", trained, f"--output={tmp_path / 'net.safetensors'}", "--fold") == 0
+    assert "conv1.bias" in read_state_dict(tmp_path / "net.safetensors")
