@@ -17,6 +17,7 @@ from normres.runs.fields import Field, build
 FIELDS: dict[str, Field] = {
     "recipe": Field("he2015", "a row of RECIPES, below", choices="normres.configs.base:RECIPES"),
     "seed": Field(0, "of initialization, data order, augmentation and dropout", least=0),
+    "init_from": Field("", "the directory of a run whose last weights this one starts from; empty = none", before=""),
     # -1 takes config.seed; another value sets one stream apart.
     "seeds.initialization": Field(-1, "seed of the parameters", least=-1),
     "seeds.order": Field(-1, "seed of the order in which the training images are seen", least=-1),

@@ -14,7 +14,7 @@ from normres import files, signals
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
 from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
-from normres.runs import machine
+from normres.runs import finished_commands, machine
 
 # jax is imported inside the commands, after machine.prepare has set its flags.
 
@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--vary", action="append", default=[], metavar="FIELD=A,B", help="a grid: every combination of these values"
         )
+    finished_commands.add_commands(add)
     data = add(
         "data",
         "Prepare, verify and show data; trains nothing.",
@@ -180,6 +181,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
                 "--sweep",
                 "--watch",
                 "--to",
+                *("--which", "--json", "--format", "--fold", "--naming", "--dtype"),
                 "--curves",
                 "--experiment",
                 "--output",
@@ -309,6 +311,7 @@ COMMANDS: dict[str, Any] = {
     "show": _show,
     "plan": _plan,
     "status": _status,
+    **finished_commands.COMMANDS,
     "collect": _collect,
 }
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +112,9 @@ class Chaos:
         """The disk is full for some seconds."""
         filling = self.workdir / "filling"
         try:
-            with filling.open("wb") as file:
-                for size in (2**20, 2**12, 1):
-                    with_room = True
-                    while with_room:
-                        try:
-                            file.write(b"x" * size)
-                            file.flush()
-                        except OSError:
-                            with_room = False
+            with suppress(OSError), filling.open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 2**16)
             time.sleep(self.dice.uniform(1, 4))
         finally:
             filling.unlink()

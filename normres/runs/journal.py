@@ -37,6 +37,7 @@ class Journal:
         self.record: dict[str, Any] = {}
         self.metrics: list[dict[str, Any]] = []
         self.saved: checkpoint.Saved | None = None
+        self.preprocess: dict[str, Any] = {}
         self.sinks: list[Callable[[dict[str, Any]], None]] = []
         self._kept, self._every = config.train.keep, config.train.keep_every
         self._read(config)
@@ -195,6 +196,7 @@ class Journal:
         self.claim.check()
         self.record |= best_of(self.metrics)
         document = {"config": self.config, "record": self.record, "metrics": self.metrics, "measured": measured}
+        document["preprocess"] = self.preprocess
         checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps)
         self.write()
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from normres import data, signals
 from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
-from normres.runs import claims, machine, results, sinks, traps
+from normres.runs import claims, finished, machine, results, sinks, traps
 from normres.runs.fields import digest
 from normres.runs.journal import Journal
 from normres.runs.progress import Reporter
@@ -84,8 +84,12 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     programs = Programs(config, dataset, dtype, ops=ops)
     state = programs.initial_state()
     machine.return_freed_memory()
+    journal.preprocess = {name: values.tolist() for name, values in programs.preprocess.arrays().items()}
+    started_from, lines = old.get("init_from"), list[str]()
     if journal.saved:
         state = journal.saved.state(state)
+    elif config.init_from:
+        state, started_from, lines = finished.init_from(state, config.init_from)
     model = getattr(programs.network, "config", None)
     computed = {name: getattr(model, name) for name in ("remat", "unrolled") if hasattr(model, name)}
     devices = jax.devices()
@@ -99,6 +103,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "parameters": count_parameters(state.params),
         "data": dataset.summary(),
         "preprocess": programs.preprocess.summary(),
+        "init_from": started_from,
         "computed": {**computed, "ops": in_words},
         "warnings": traps.of(config, len(dataset.train_labels)),
         "step": 0,
@@ -116,7 +121,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     }
     journal.begin(record, {**provenance(), "device": device})
     with Reporter(label, int(state.step), config.train.steps, console) as reporter:
-        for line in [*journal.lines, *(f"warning: {line}" for line in record["warnings"])]:
+        for line in [*journal.lines, *lines, *(f"warning: {line}" for line in record["warnings"])]:
             reporter.say(line)
         if state.step:
             reporter.say(f"resumed at step {int(state.step)}")
