@@ -1,4 +1,4 @@
-"""The compiled steps of a run on this process's devices, with its data on them.
+"""The compiled steps of a run on its devices, of this process or of several, with its data on them.
 
 `parallel="jit"`: one program over all devices, batch sharded, so batch norm sees the global batch.
 `parallel="pmap"`: the same step on each device's share, gradients averaged (by jax.shard_map, pmap's successor), and
@@ -121,8 +121,11 @@ def several(step: Callable[..., Any], most: int) -> Callable[..., Any]:
 
 
 def steps_per_program(config: ConfigDict, devices: list[Any], streamed: bool) -> int:
-    """Returns how many training steps one program does at most; a streamed batch comes with its step."""
-    if streamed:
+    """Returns how many training steps one program does at most.
+
+    A streamed batch comes with its step.  Several processes must do equally many, which a clock could not promise.
+    """
+    if streamed or len({device.process_index for device in devices}) > 1:
         return 1
     on_one_cpu = len(devices) == 1 and devices[0].platform == "cpu"
     return int(config.train.steps_per_program) or (STEPS_ON_CPU if on_one_cpu else 1)
@@ -134,8 +137,18 @@ def _train_examples(config: ConfigDict, size: int, step: int) -> np.ndarray:
     return batches.with_partners(indices) if augment.mixes(config) else indices
 
 
+def placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Puts arrays that every process has whole on the devices of a sharding."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    # device_put would first compare the arrays of all processes.
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__), tree
+    )
+
+
 class Programs:
-    """The compiled steps of one run on this process's devices, and its data on them."""
+    """The compiled steps of one run on its devices, which may be those of several processes, and its data on them."""
 
     def __init__(
         self,
@@ -199,17 +212,17 @@ class Programs:
     @cached_property
     def data(self) -> dict[str, dict[str, Any]]:
         """The data of each split on the devices."""
-        return {split: jax.device_put(self.arrays(split), self.replicated) for split in ("train", "test")}
+        return {split: placed(self.arrays(split), self.replicated) for split in ("train", "test")}
 
     @cached_property
     def values(self) -> Any:
         """The config's TRACED values on the devices."""
-        return jax.device_put(traced(self.config), self.replicated)
+        return placed(traced(self.config), self.replicated)
 
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, a function of the seed and the network alone, on every device."""
         key = jax.random.key(stream_seed(self.config, "initialization"))
-        return jax.device_put(self._steps.initialize(key), self.replicated)
+        return placed(self._steps.initialize(key), self.replicated)
 
     def state_shapes(self) -> TrainState:
         """Returns the shapes of the state."""
@@ -253,8 +266,8 @@ class Programs:
         batch = {"batch": self.stream.train(step)} if self.stream else {}
         indices = [self.examples(step + number) for number in range(count)]
         indices += indices[:1] * (self.steps_per_program - count)
-        placed = jax.device_put(np.stack(indices), NamedSharding(self.sharded.mesh, P(None, "data")))
-        return self.data["train"] | batch, placed, np.int32(count)
+        sharding = NamedSharding(self.sharded.mesh, P(None, "data"))
+        return self.data["train"] | batch, placed(np.stack(indices), sharding), np.int32(count)
 
     def _read(self, split: str, wanted: list[np.ndarray], change: Change | None) -> Iterator[dict[str, Any]]:
         """Yields the data that eval_step reads for each of the batches `wanted` of a split."""
@@ -265,7 +278,7 @@ class Programs:
         if change:
             images, _ = self._dataset.split(split)
             changed = FlatImages.of(change(np.asarray(images), np.arange(len(images))))
-            data = data | {"images": jax.device_put(changed, self.replicated)}
+            data = data | {"images": placed(changed, self.replicated)}
         yield from repeat(data, len(wanted))
 
     def train(self, state: TrainState, step: int, count: int = 1) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -292,8 +305,8 @@ class Programs:
         for data, (indices, weights) in zip(self._read(split, [i for i, _ in wanted], change), wanted, strict=True):
             if should_stop():
                 return None
-            placed = jax.device_put((indices, weights), self.sharded)
-            sums.append(self._steps.evaluate(state.params, state.batch_stats, data, *placed))
+            parts = placed((indices, weights), self.sharded)
+            sums.append(self._steps.evaluate(state.params, state.batch_stats, data, *parts))
         on_host: list[dict[str, np.ndarray]] = jax.device_get(sums)
         total = {name: float(np.sum([batch[name] for batch in on_host], dtype=np.float64)) for name in on_host[0]}
         count = total.pop("count")

@@ -1,0 +1,162 @@
+"""One run on the devices of several processes, on one host or on many, by jax.distributed.
+
+Under `srun` with several tasks, or with --coordinator, --processes and --process, `joined` joins the processes.  All of
+them then run the same program, and what one decides alone the others must learn: `agreement`, `from_writer`, `barrier`.
+Each of these is called by every process, in the same order.  Process 0 writes the run's files.
+
+Nothing here imports jax before it is needed.
+"""
+
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from normres.errors import UserError
+from normres.runs.peers import WAIT_SECONDS, Peers
+
+LATE = 2  # calls after which all processes know what one of them has said
+
+_peers: Peers | None = None  # the other processes of this one's run
+
+
+def place(coordinator: str | None, processes: int | None, process: int | None) -> tuple[str, int, int] | None:
+    """Returns (coordinator's address, number of processes, number of this one), or None for a run of one process.
+
+    They are the arguments, or what Slurm says to each task of an `srun`; the script of an `sbatch` is alone.
+
+    Raises:
+      UserError: some of the three are missing, or they cannot be.
+    """
+    options = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [name for name, value in options.items() if value is None]
+    if coordinator is not None and processes is not None and process is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise UserError(f"--coordinator={coordinator}: write HOST:PORT, such as node1:7000")
+        if not 0 <= process < processes:
+            raise UserError(f"--process={process} must be from 0 to {processes - 1}, below --processes={processes}")
+        return (coordinator, processes, process) if processes > 1 else None
+    if len(missing) < 3:
+        raise UserError(f"{' and '.join(missing)} missing: a run of several processes needs {', '.join(options)}")
+    job, step, tasks, task = (
+        int(os.environ.get(f"SLURM_{name}") or 0) for name in ("JOB_ID", "STEP_ID", "STEP_NUM_TASKS", "PROCID")
+    )
+    nodes = re.match(r"([^,[]+)(?:\[(\d+))?", os.environ.get("SLURM_STEP_NODELIST", ""))  # node1 | node[1-3,7],other
+    if tasks < 2 or not nodes:
+        return None
+    # Each step has a port of its own, as several may run on a node; they are above those that systems give out.
+    return f"{nodes[1]}{nodes[2] or ''}:{2**16 - 2**12 + (job + 61 * step) % 2**12}", tasks, task
+
+
+@contextmanager
+def joined(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    seconds: float = WAIT_SECONDS,
+) -> Iterator[None]:
+    """Joins this process with the others of its run, if it is one of several; enter before jax knows its devices.
+
+    Raises:
+      UserError: see `place`; or the others did not come within `seconds`.
+    """
+    global _peers
+    if not (where := place(coordinator, processes, process)):
+        yield
+        return
+    # jax.distributed ends a process that waits in vain by a page of C++, so they meet before.
+    _peers = Peers(*where, seconds)
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take the place of our handler of SIGTERM
+    jax.distributed.initialize(*where)
+    barrier()  # Gloo makes its connections at the first call and waits 30 s for them; later calls may take long.
+    try:
+        yield
+    except Exception:
+        time.sleep(1)  # Did another process end?  Then Peers ends this one and says so.
+        raise
+
+
+def leave(status: int) -> int:
+    """Returns the exit status `status`, last of all; of a run that failed in this process alone, ends it at once.
+
+    The others would wait for it, and it for them.
+    """
+    return _peers.leave(status) if _peers else status
+
+
+def is_writer() -> bool:
+    """Returns whether this process writes the run's files."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+@cache
+def _mesh_and_sum() -> tuple[Any, Any]:
+    import jax
+    from jax.sharding import AxisType, NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,), devices=jax.devices())
+    total = jax.jit(lambda rows: rows.sum(axis=0), out_shardings=NamedSharding(mesh, P()))
+    return NamedSharding(mesh, P("all")), total
+
+
+def _sum(row: np.ndarray) -> Any:
+    """Returns the sum of the int32 (n,) of all processes, an array of jax that is not waited for."""
+    import jax
+
+    sharding, total = _mesh_and_sum()
+    rows = [jax.device_put((row * (i == 0))[None], device) for i, device in enumerate(jax.local_devices())]
+    return total(jax.make_array_from_single_device_arrays((jax.device_count(), len(row)), sharding, rows))
+
+
+def agreement(flag: Callable[[], bool]) -> Callable[[], bool]:
+    """Returns a function that is true in all processes at the same call, soon after `flag` was true in one of them.
+
+    Every process calls it equally often.  It is cheap: it tells of LATE calls before, so that nothing waits for it.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return flag
+    asked: deque[Any] = deque()
+    agreed = False
+
+    def ask() -> bool:
+        nonlocal agreed
+        if not agreed:
+            asked.append(_sum(np.array([flag()], np.int32)))
+            agreed = len(asked) > LATE and bool(asked.popleft()[0])
+        return agreed
+
+    return ask
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    from_writer(None)
+
+
+def from_writer(value: Any) -> Any:
+    """Returns process 0's value, which JSON can say, in every process."""
+    import jax
+
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode() if is_writer() else b"", np.uint8).astype(np.int32)
+    size = int(_sum(np.array([len(text)], np.int32))[0])
+    return json.loads(
+        bytes(np.asarray(_sum(np.resize(text, size) if is_writer() else np.zeros(size, np.int32)), np.uint8))
+    )
