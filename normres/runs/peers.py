@@ -62,7 +62,7 @@ class Peers:
                     break
         if not self._leaving:
             print(
-                f"normres: process {number} of {self.count} has ended; the same command goes on from the last checkpoint",
+                f"normres: process {number} of {self.count} has ended; the same command goes on from its checkpoint",
                 file=sys.stderr,
             )
             _exit(self._said.get(number) or signals.AGAIN)
