@@ -87,14 +87,16 @@ class Peers:
                     if time.monotonic() < self._until:
                         continue
                     missing = ", ".join(str(i) for i in range(1, self.count) if i not in here)
+                    for connection in here.values():
+                        connection.close()
                     raise UserError(
                         f"process {missing} of {self.count} did not come to {self.address} within {self.seconds:.0f} s"
                     ) from None
-                if count != self.count or number in here or not 0 < number < count:
-                    connection.sendall(f"process 0 expects {self.count} processes, each number once".encode())
-                    connection.close()
-                    continue
-                here[number] = connection
+                if count == self.count and number not in here and 0 < number < count:
+                    here[number] = connection
+                else:
+                    with suppress(OSError), connection:
+                        connection.sendall(f"process 0 expects {self.count} processes, each number once".encode())
         for connection in here.values():
             connection.settimeout(None)
             connection.sendall(GO)
@@ -103,15 +105,18 @@ class Peers:
     def _report(self) -> socket.socket:
         """Reports to process 0 and waits for its word."""
         while True:
+            connection = None
             try:
                 connection = socket.create_connection(self._where, max(self._until - time.monotonic(), 0.001))
                 connection.sendall(f"{self.number} {self.count}".encode())
                 answer, why = connection.recv(256), "it has ended"
             except OSError as error:
                 answer, why = b"", error.strerror or str(error)
-            if answer == GO:
+            if connection and answer == GO:
                 connection.settimeout(None)
                 return connection
+            if connection:
+                connection.close()
             if answer:
                 raise UserError(f"--process={self.number} of {self.count}: {answer.decode()}")
             if time.monotonic() > self._until:

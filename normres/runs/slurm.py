@@ -78,15 +78,15 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
     workers = values.pop("workers", count)
     if not isinstance(workers, int) or workers < 1:
         raise UserError(f"--slurm.workers={workers} is no number from 1 on")
-    known = executor._valid_parameters() - {"setup", "teardown", "srun_args", "additional_parameters"}
+    known = executor._valid_parameters() - {"setup", "teardown", "srun_args", "additional_parameters", "signal_delay_s"}
     of_submitit = {name: values.pop(name) for name in [*values] if name in known}
-    of_sbatch = re.findall(r"--([a-z][a-z-]+)", _output("sbatch", "--help"))
-    for name in values:
-        if name.replace("_", "-") not in of_sbatch:
-            choices = sorted({"workers", *known, *(option.replace("-", "_") for option in of_sbatch)})
+    more = {"signal": f"USR1@{SIGNAL_SECONDS}", "requeue": True} | values
+    if values:
+        of_sbatch = re.findall(r"--([a-z][a-z-]+)", _output("sbatch", "--help")) + ["signal", "requeue"]
+        choices = sorted({"workers", *known, *(option.replace("-", "_") for option in of_sbatch)})
+        for name in values.keys() - set(choices):
             raise UserError(f"{OPTION}{name} is no option of sbatch; {nearest(name, choices)}")
     defaults: dict[str, Any] = {"job_name": "normres", "time": None, "wckey": None, "stderr_to_stdout": True}
-    more = {"signal": f"USR1@{SIGNAL_SECONDS}", "requeue": True, **values}
     # What ends the job's processes is not to end its script, which has to put the job into the queue.
     script = {"setup": ["trap : TERM USR1"], "teardown": [REQUEUE]}
     try:

@@ -1,0 +1,139 @@
+"""Sweeps on Slurm: what is submitted, to an sbatch that notes it.  scripts/slurm-test asks a real Slurm."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from normres.errors import UserError
+from normres.runs import slurm
+
+submitit = pytest.importorskip("submitit")
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """An sbatch that keeps the script and says a number, and a scontrol that notes what it is told."""
+    programs = {
+        "sbatch": '[ "$1" = --help ] && { echo "  -p, --partition=p"; echo "      --reservation=r"; exit; }\n'
+        'grep -q partition=full "$1" && { echo "sbatch: error: invalid partition specified: full" >&2; exit 1; }\n'
+        f'cp "$1" {tmp_path}/script; echo "Submitted batch job 12"',
+        "srun": "exit $STATUS",
+        "scontrol": f'echo "$@" >> {tmp_path}/scontrol',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def submit(cluster, *arguments, count=4):
+    options, others = slurm.split(["sweep", "--config=a", "--launcher=slurm", *arguments])
+    return slurm.submit(others, count, cluster / "runs", options)
+
+
+def script(cluster):
+    return (cluster / "script").read_text().splitlines()
+
+
+def test_the_workers_are_an_array_of_the_same_command(cluster):
+    told = submit(cluster, "--slurm.time=1:30:00", "--slurm.partition", "main", "--slurm.gpus-per-node=2", "--seeds=2")
+    assert told.splitlines() == [
+        f"job 12 submitted: an array of 4 workers, whose logs will be in {cluster / 'runs' / 'slurm'}",
+        f"watch it: normres status {cluster / 'runs'}",
+    ]
+    lines = script(cluster)
+    expected = ("array=0-3%4", "time=1:30:00", "partition=main", "gpus-per-node=2", "signal=USR1@120", "requeue")
+    assert {f"#SBATCH --{option}" for option in expected} <= set(lines)
+    (pickled, *_) = sorted((cluster / "runs" / "slurm").glob("12_0_submitted.pkl"))
+    job = submitit.core.utils.DelayedSubmission.load(pickled)
+    assert (job.function, job.args) == (slurm.work, (["sweep", "--config=a", "--seeds=2"],))
+
+
+def test_what_is_not_asked_for_is_left_to_the_cluster(cluster):
+    submit(
+        cluster, "--slurm.workers=3", "--slurm.array_parallelism=2", "--slurm.reservation=r", "--slurm.signal=USR1@9"
+    )
+    options = [line.removeprefix("#SBATCH --") for line in script(cluster) if line.startswith("#SBATCH")]
+    assert {"array=0-2%2", "reservation=r", "signal=USR1@9"} <= set(options)
+    assert not [option for option in options if option.startswith(("time", "wckey", "partition"))]
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"),
+    [(0, 0, False), (1, 0, False), (2, 0, False), (75, 99, True), (137, 9, True), (137, 10, False)],
+)
+def test_a_worker_that_was_stopped_or_killed_is_put_into_the_queue(cluster, status, restarts, requeued):
+    submit(cluster)
+    job = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
+    environment = {**os.environ, **job, "SLURM_RESTART_COUNT": str(restarts), "STATUS": str(status)}
+    assert subprocess.run(["bash", cluster / "script"], env=environment).returncode == status
+    # Job 12 would be the whole array.
+    assert (cluster / "scontrol").exists() == requeued
+    assert not requeued or (cluster / "scontrol").read_text() == "requeue 12_3\n"
+
+
+def test_a_single_worker_is_put_into_the_queue_by_its_number(cluster):
+    assert "one worker" in submit(cluster, count=1)
+    environment = {**os.environ, "SLURM_JOB_ID": "12", "STATUS": "75"}
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        environment.pop(name, None)
+    subprocess.run(["bash", cluster / "script"], env=environment)
+    assert (cluster / "scontrol").read_text() == "requeue 12\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGKILL", 137)])
+def test_a_worker_gets_the_signals_and_its_status_counts(tmp_path, number, status):
+    """In place of normres, a program that waits for a signal and leaves with 75."""
+    package = tmp_path / "normres"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "for name in ('SIGTERM', 'SIGUSR1'):\n"
+        "    signal.signal(getattr(signal, name), lambda *_: sys.exit(75))\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(__import__('os').getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    source = f"import sys, os; sys.path[0] = {str(Path(slurm.__file__).parents[2])!r}\n"
+    source += "from normres.runs import slurm\nslurm.work([])"
+    job = subprocess.Popen([sys.executable, "-c", source], cwd=tmp_path)
+    until = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    if number == "SIGKILL":
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    else:
+        job.send_signal(getattr(signal, number))
+    assert job.wait(timeout=30) == status
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--slurm.partitoin=main", r"--slurm.partitoin is no option of sbatch; did you mean 'partition'\?"),
+        ("--slurm.time", "'--slurm.time' lacks its value"),
+        ("--slurm.workers=0", "--slurm.workers=0 is no number from 1 on"),
+        ("--slurm.partition=full", "--launcher=slurm: sbatch: error: invalid partition specified: full"),
+    ],
+)
+def test_a_mistake_is_one_line(cluster, argument, message):
+    with pytest.raises(UserError, match=message) as raised:
+        submit(cluster, argument)
+    assert "\n" not in str(raised.value)
+
+
+def test_without_slurm_or_submitit_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--launcher=slurm: sbatch is not there"):
+        submit(tmp_path)
+    monkeypatch.setattr(slurm.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs submitit: pip install 'normres\[slurm\]'"):
+        submit(tmp_path)
