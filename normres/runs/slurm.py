@@ -82,7 +82,7 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
     of_submitit = {name: values.pop(name) for name in [*values] if name in known}
     more = {"signal": f"USR1@{SIGNAL_SECONDS}", "requeue": True} | values
     if values:
-        of_sbatch = re.findall(r"--([a-z][a-z-]+)", _output("sbatch", "--help")) + ["signal", "requeue"]
+        of_sbatch = [*re.findall(r"--([a-z][a-z-]+)", _output("sbatch", "--help")), *more]
         choices = sorted({"workers", *known, *(option.replace("-", "_") for option in of_sbatch)})
         for name in values.keys() - set(choices):
             raise UserError(f"{OPTION}{name} is no option of sbatch; {nearest(name, choices)}")
