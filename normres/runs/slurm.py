@@ -19,7 +19,7 @@ from typing import Any
 from normres import signals
 from normres.errors import UserError, nearest
 
-SIGNAL_SECONDS = 120  # before the time limit, in which a worker has to save
+SIGNAL_SECONDS = 120  # before the time limit, in which a worker has to save; of a short limit the last quarter
 OPTION = "--slurm."
 # These end the script of a worker's job.  A worker that was told to stop, or killed, is put into the queue again, a
 # killed one not forever.  The number of an array's last job is that of the whole array, so a job is named by its index.
@@ -80,9 +80,9 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
         raise UserError(f"--slurm.workers={workers} is no number from 1 on")
     known = executor._valid_parameters() - {"setup", "teardown", "srun_args", "additional_parameters", "signal_delay_s"}
     of_submitit = {name: values.pop(name) for name in [*values] if name in known}
-    more = {"signal": f"USR1@{SIGNAL_SECONDS}", "requeue": True} | values
+    own = {"signal": f"USR1@{min(SIGNAL_SECONDS, _seconds(options.get('time', '')) // 4)}", "requeue": True}
     if values:
-        of_sbatch = [*re.findall(r"--([a-z][a-z-]+)", _output("sbatch", "--help")), *more]
+        of_sbatch = [*re.findall(r"--([a-z][a-z-]+)", _output("sbatch", "--help")), *own]
         choices = sorted({"workers", *known, *(option.replace("-", "_") for option in of_sbatch)})
         for name in values.keys() - set(choices):
             raise UserError(f"{OPTION}{name} is no option of sbatch; {nearest(name, choices)}")
@@ -91,7 +91,7 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
     script = {"setup": ["trap : TERM USR1"], "teardown": [REQUEUE]}
     try:
         with warnings.catch_warnings(action="ignore"):
-            executor.update_parameters(**defaults | of_submitit, **script, additional_parameters=more)
+            executor.update_parameters(**defaults | of_submitit, **script, additional_parameters=own | values)
             jobs = executor.map_array(work, [of_worker] * min(count, workers))
     except (submitit.core.utils.FailedJobError, ValueError) as error:
         raise UserError(f"--launcher=slurm: {str(error).strip().splitlines()[-1]}") from None
@@ -110,6 +110,15 @@ def work(arguments: list[str]) -> None:
     status = process.wait()
     if status:
         sys.exit(128 - status if status < 0 else status)
+
+
+def _seconds(limit: str) -> int:
+    """Returns the seconds of Slurm's M, M:S and H:M:S; of any other text a day's."""
+    if not re.fullmatch(r"\d+(:\d+){0,2}", limit):
+        return 86_400
+    numbers = [int(number) for number in limit.split(":")]
+    units = (60,) if len(numbers) == 1 else (3600, 60, 1)[-len(numbers) :]
+    return sum(number * unit for number, unit in zip(numbers, units, strict=True))
 
 
 def _output(*command: str) -> str:

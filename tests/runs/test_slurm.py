@@ -66,6 +66,14 @@ def test_what_is_not_asked_for_is_left_to_the_cluster(cluster):
 
 
 @pytest.mark.parametrize(
+    ("limit", "seconds"), [("1", 15), ("2:00", 30), ("0:04:00", 60), ("8", 120), ("1-00", 120), ("UNLIMITED", 120)]
+)
+def test_a_short_limit_is_not_all_warning(cluster, limit, seconds):
+    submit(cluster, f"--slurm.time={limit}")
+    assert f"#SBATCH --signal=USR1@{seconds}" in script(cluster)
+
+
+@pytest.mark.parametrize(
     ("status", "restarts", "requeued"),
     [(0, 0, False), (1, 0, False), (2, 0, False), (75, 99, True), (137, 9, True), (137, 10, False)],
 )
