@@ -14,7 +14,7 @@ from normres import files, signals
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
 from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
-from normres.runs import finished_commands, machine
+from normres.runs import finished_commands, hosts, machine, slurm
 
 # jax is imported inside the commands, after machine.prepare has set its flags.
 
@@ -51,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     train.add_argument("--workdir", required=True, type=Path, help="the run's own directory")
     sweep.add_argument("--workdir", required=True, type=Path, help="holds one directory per arm")
+    train.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="of a run of several processes: process 0's address, the same for all",
+    )
+    train.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
+    train.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0 on")
     sweep.add_argument(
         "--workers", default="auto", metavar="N", help="processes; auto: one an accelerator, one on a CPU"
     )
@@ -67,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         default=60.0,
         metavar="SECONDS",
         help="take over the arm of a worker that gives no sign for so long (default 60)",
+    )
+    sweep.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="slurm: submit the workers as an array (extra slurm); --slurm.OPTION=VALUE is sbatch's --OPTION=VALUE, "
+        "--slurm.workers=N their number",
     )
     sweep.add_argument("--list", action="store_true", help="print the arms and their state, and train nothing")
     report = add(
@@ -207,8 +221,11 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from normres.runs import config, local
 
     loaded = config.load(options.config, overrides)
-    record = local.run(loaded, options.workdir, Console(), options.workdir.name)
-    print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
+    with hosts.joined(options.coordinator, options.processes, options.process):
+        if not hosts.is_writer():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        record = local.run(loaded, options.workdir, Console(), options.workdir.name)
+        print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
     return 0
 
 
@@ -225,6 +242,9 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         return 0
     if queue.SINCE not in os.environ:
         status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), arms)
+    if options.launcher == "slurm":
+        print(slurm.submit(options.arguments, len(arms), options.workdir, options.slurm))
+        return 0
     number = workers.count(options.workers, options.workers_per_device)
     if number > 1:
         workers.start(min(number, len(arms)), options.arguments, options.workers_per_device)
@@ -318,8 +338,13 @@ COMMANDS: dict[str, Any] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
+    try:
+        slurm_options, arguments = slurm.split(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"normres: {error}", file=sys.stderr)
+        return 2
     options, rest = _parser().parse_known_args(arguments)
-    options.arguments = sys.argv[1:] if arguments is None else arguments
+    options.arguments, options.slurm = arguments, slurm_options
     try:
         if options.command == "bench":
             return benchmarks.run(options, rest)
@@ -364,4 +389,4 @@ def run_command() -> int:
     signals.block()
     machine.restart_with_huge_pages()
     signals.catch()
-    return main()
+    return hosts.leave(main())

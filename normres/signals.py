@@ -21,13 +21,13 @@ at_exit: list[Callable[[], None]] = []  # what a process does that is ended by a
 
 
 def name() -> str:
-    """Returns the name of the signal that came first, such as "SIGTERM"; "" for none."""
-    return signal.Signals(_received[0]).name if _received else ""
+    """Returns the name of the signal that came first, such as "SIGTERM"."""
+    return signal.Signals(_received[0]).name if _received else "another process"
 
 
 def status() -> int:
     """Returns the exit status of a process that was stopped."""
-    return INTERRUPTED if not _received or _received[0] == signal.SIGINT else AGAIN
+    return INTERRUPTED if _received[:1] == [signal.SIGINT] else AGAIN
 
 
 def _on_signal(number: int, _frame: Any) -> None:

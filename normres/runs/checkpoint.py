@@ -26,7 +26,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from normres.errors import UserError
-from normres.runs import durable
+from normres.runs import durable, hosts
 
 MANIFEST = "normres_manifest.json"
 DOCUMENT = "run.json"
@@ -94,16 +94,18 @@ def save(directory: Path, step: int, state: Any, document: dict[str, Any], kept:
     Raises:
       OSError: the disk is full or gone; what was saved before is untouched.
     """
-    target = path_of(directory, step)
-    if _fault(target) is not None:
-        if target.exists():
-            shutil.rmtree(target)
+    target, writer = path_of(directory, step), hosts.is_writer()
+    if hosts.from_writer(writer and _fault(target) is not None):
         arrays = _named(state)
-        needed = sum(leaf.nbytes for leaf in arrays.values())
-        target.parent.mkdir(exist_ok=True)
-        durable.check_space(target.parent, needed + 2**20)
+        if writer:
+            if target.exists():
+                shutil.rmtree(target)
+            target.parent.mkdir(exist_ok=True)
+            durable.check_space(target.parent, sum(leaf.nbytes for leaf in arrays.values()) + 2**20)
+        hosts.barrier()
         with _one_line_errors(target):
             ocp.save(target, arrays)
+    if writer and _fault(target) is not None:
         durable.write_json(target / DOCUMENT, document)
         for file in [*target.rglob("*"), target]:
             durable.sync(file)
@@ -112,8 +114,9 @@ def save(directory: Path, step: int, state: Any, document: dict[str, Any], kept:
         }
         durable.write_json(target / MANIFEST, sums)
         durable.sync(directory)
-    if chosen := choose(directory, kept):
+    if writer and (chosen := choose(directory, kept)):
         keep_only(directory, chosen)
+    hosts.barrier()  # The others do not go on, and end perhaps, before all is on the disk.
 
 
 def choose(directory: Path, kept: Callable[[int], bool], newest: int = KEEP) -> list[Saved]:

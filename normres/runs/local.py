@@ -12,8 +12,9 @@ from rich.console import Console
 from normres import data, signals
 from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
-from normres.runs import claims, finished, machine, results, sinks, traps
+from normres.runs import claims, finished, hosts, machine, results, sinks, traps
 from normres.runs.fields import digest
+from normres.runs.follower import Follower, tell
 from normres.runs.journal import Journal
 from normres.runs.progress import Reporter
 from normres.runs.provenance import provenance
@@ -65,8 +66,14 @@ def run(
       InterruptedRun: told to stop.
     """
     sinks.check(config.train.sinks)
+    if not hosts.is_writer():
+        follower = Follower(path, config)
+        if follower.done:
+            return follower.record
+        return _train(follower, config, dataset or load_data(config), console, label)
     with claims.hold(path, dead_seconds) as claim:
         journal = Journal(path, config, claim)
+        tell(journal)
         if journal.done:
             journal.tidy()
             return journal.record
@@ -79,7 +86,9 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     if old and old["data"]["sha256"] != dataset.summary()["sha256"]:
         raise UserError(f"{journal.path}: the run began with other data ({old['data']['source']}); bring them back")
     # A resumed run keeps the dtype that it began with, also on another machine.
-    dtype = old.get("dtype") or machine.resolve_dtype(config.train.dtype)
+    dtype = old.get("dtype") or hosts.from_writer(machine.resolve_dtype(config.train.dtype))
+    if hosts.from_writer(dataset.summary()["sha256"]) != dataset.summary()["sha256"]:
+        raise UserError(f"config.data.path={config.data.path}: this process reads other data than process 0")
     ops, in_words = machine.operations(config.train.ops, jax.devices())
     programs = Programs(config, dataset, dtype, ops=ops)
     state = programs.initial_state()
@@ -129,10 +138,12 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         machine.return_freed_memory()
         journal.started(programs.compile_seconds)
         reporter.compiled(programs.compile_seconds)
-        opened = sinks.open_sinks(config.train.sinks, journal.path, config, reporter.say, int(state.step))
+        opened = sinks.open_sinks(
+            config.train.sinks if hosts.is_writer() else (), journal.path, config, reporter.say, int(state.step)
+        )
         with opened, signals.polled() as stop:
             journal.sinks.append(opened.write)
-            _follow(programs, state, journal, stop.is_set, reporter)
+            _follow(programs, state, journal, hosts.agreement(stop.is_set), reporter)
     return journal.record
 
 
