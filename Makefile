@@ -4,6 +4,7 @@
 # make test-oldest  the subject's tests and one training with the oldest versions that are supported
 # make test-all     all of these
 # make chaos   twelve small runs and two workers, disturbed by dice for five minutes: everything must end as undisturbed
+# make slurm-test  a sweep and a run of two processes on a real Slurm of one node (root, Debian or Ubuntu), 4 minutes
 # make accelerator  on a machine with a GPU or TPU: measure all that only it can say, into device.json (DATA=PATH)
 # make setup   only make the environment; EXTRA=cuda12, cuda13 or tpu adds an accelerator's packages
 # make lint    style and types
@@ -20,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-plain test-oldest test-all chaos accelerator setup lint lock clean help
+.PHONY: demo test test-plain test-oldest test-all chaos slurm-test accelerator setup lint lock clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -51,7 +52,10 @@ test-plain: setup
 	PYTHONPATH="$$copy" $(CURDIR)/$(PYTEST) $(addprefix --ignore=,$(SUBJECT))
 
 test-all: export NORMRES_TEST_ALL := 1
-test-all: test test-plain test-oldest
+test-all: test test-plain test-oldest slurm-test chaos
+
+slurm-test: setup
+	@PYTHON=$(CURDIR)/$(BIN)/python scripts/slurm-test
 
 chaos: setup
 	@$(BIN)/python scripts/chaos.py
