@@ -42,9 +42,7 @@ class Peers:
         Else it ends at once: jax would wait minutes for the others, and they for this one.
         """
         self._leaving = True
-        for connection in self._connections.values():
-            with suppress(OSError):
-                connection.sendall(bytes([status]))
+        self._tell(status)
         # Process 0 stays until the others have read it: jax in them would complain of its end by a page of C++.
         until = time.monotonic() + (LEAVE_SECONDS if status in GOOD else 0.5 * (self.number == 0))
         while time.monotonic() < until and not (status in GOOD and self._said.keys() == self._connections.keys()):
@@ -65,7 +63,15 @@ class Peers:
                 f"normres: process {number} of {self.count} has ended; the same command goes on from its checkpoint",
                 file=sys.stderr,
             )
-            _exit(self._said.get(number) or signals.AGAIN)
+            status = self._said.get(number) or signals.AGAIN
+            self._tell(status)
+            time.sleep(0.5 * (self.number == 0))
+            _exit(status)
+
+    def _tell(self, status: int) -> None:
+        for connection in self._connections.values():
+            with suppress(OSError):
+                connection.sendall(bytes([status]))
 
     def _gather(self) -> dict[int, socket.socket]:
         """Waits, as process 0, until every other process has reported, and then tells them to go on."""

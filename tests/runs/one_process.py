@@ -1,6 +1,6 @@
-"""One process of two that train one network; test_hosts.py starts them and reads what they print.
+"""One process of several that train one network; test_hosts.py starts them and reads what they print.
 
-Arguments: the coordinator's address, this process's number, and what it does: train, fail, die, or wait.
+Arguments: the coordinator's address, the number of processes, this one's, and what it does: train, fail, die, or wait.
 """
 
 import json
@@ -13,7 +13,7 @@ from normres import signals
 from normres.errors import UserError
 from normres.runs import hosts
 
-address, number, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+address, count, number, what = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 
 
 def train():
@@ -37,7 +37,7 @@ def train():
 
 def main():
     try:
-        with hosts.joined(address, 2, number):
+        with hosts.joined(address, count, number):
             if what == "train":
                 print(json.dumps(train()))
             elif what == "fail":

@@ -69,7 +69,7 @@ def start(*whats):
     folder = Path(__file__).parent
     processes = [
         subprocess.Popen(
-            [sys.executable, folder / "one_process.py", address, str(number), what],
+            [sys.executable, folder / "one_process.py", address, str(len(whats)), str(number), what],
             env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -99,13 +99,18 @@ def test_two_processes_compute_what_one_does():
 
 
 @pytest.mark.parametrize(
-    ("whats", "statuses"), [(("wait", "fail"), [2, 2]), (("fail", "wait"), [2, 2]), (("wait", "die"), [75, -9])]
+    ("whats", "statuses"),
+    [
+        (("wait", "wait", "fail"), [2, 2, 2]),
+        (("fail", "wait"), [2, 2]),
+        (("wait", "die"), [75, -9]),
+    ],
 )
 def test_a_process_that_ends_alone_ends_the_others_at_once(whats, statuses):
     computed, _, errors = start(*whats)
-    assert computed == statuses
-    waiting = whats.index("wait")
-    assert f"normres: process {1 - waiting} of 2 has ended; the same command" in errors[waiting]
+    assert computed == statuses, errors
+    for what, error in zip(whats, errors, strict=True):
+        assert what != "wait" or f"of {len(whats)} has ended; the same command" in error
     assert "Check failure" not in "".join(errors)  # what jax says of it
 
 
