@@ -23,7 +23,7 @@ from normres.runs import checkpoint, machine, results
 from normres.runs import config as configs
 from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
 from normres.training.networks import build_network
-from normres.training.programs import Programs
+from normres.training.programs import Programs, placed
 from normres.training.step import TrainState
 
 WEIGHTS = ("params.", "batch_stats.")  # of what a checkpoint holds
@@ -248,7 +248,7 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
         shapes = [arrays[name].shape if name in arrays else "absent" for arrays in (there, here)]
         if shapes[0] != shapes[1] and name not in anew:
             raise UserError(f"config.init_from={path}: {name} is {shapes[0]} there and {shapes[1]} here")
-    taken = [leaf if name in anew else jax.device_put(there[name], leaf.sharding) for name, leaf in here.items()]
+    taken = [leaf if name in anew else placed(there[name], leaf.sharding) for name, leaf in here.items()]
     lines = [f"starts from {path} at its step {saved.step}"]
     if anew:
         lines.append(f"{', '.join(anew)}: {classes} classes there, other ones here; it starts anew")
