@@ -14,20 +14,29 @@ from ml_collections import ConfigDict
 
 from normres.runs.fields import Field, build
 
+# Where ranges end: beyond what anyone trains, and within what arrays and their indices can hold.
+SEEDS = 2**32  # a key's first word; a larger seed would be another one's twin
+STEPS = 2**31  # counted in int32
+RATE = 1e30  # float32 ends at 3e38
+BATCH = 2**20
+CHANNELS = 2**14
+SIDE = 2**12
+EXAMPLES = 10**8
+
 FIELDS: dict[str, Field] = {
     "recipe": Field("he2015", "a row of RECIPES, below", choices="normres.configs.base:RECIPES"),
-    "seed": Field(0, "of initialization, data order, augmentation and dropout", least=0),
+    "seed": Field(0, "of initialization, data order, augmentation and dropout", least=0, below=SEEDS),
     "init_from": Field("", "the directory of a run whose last weights this one starts from; empty = none", before=""),
     # -1 takes config.seed; another value sets one stream apart.
-    "seeds.initialization": Field(-1, "seed of the parameters", least=-1),
-    "seeds.order": Field(-1, "seed of the order in which the training images are seen", least=-1),
-    "seeds.augmentation": Field(-1, "seed of crops and flips", least=-1),
-    "seeds.dropout": Field(-1, "seed of dropout and stochastic depth", least=-1),
+    "seeds.initialization": Field(-1, "seed of the parameters", least=-1, below=SEEDS),
+    "seeds.order": Field(-1, "seed of the order in which the training images are seen", least=-1, below=SEEDS),
+    "seeds.augmentation": Field(-1, "seed of crops and flips", least=-1, below=SEEDS),
+    "seeds.dropout": Field(-1, "seed of dropout and stochastic depth", least=-1, below=SEEDS),
     # The network.  A family reads those that it has; see MODELS in normres/models.
     "model.family": Field("resnet", "a row of MODELS", choices="normres.models:MODELS", before="resnet"),
     "model.module": Field("", "a Flax module of yours in place of the family, FILE.py:NAME", before=""),
-    "model.depth": Field(20, "layers: ResNets 6n+2 (basic) or 9n+2 (bottleneck), VGG 11, 13, 16 or 19", least=1),
-    "model.width": Field(16, "channels of the first stage; each later one has twice as many", least=1),
+    "model.depth": Field(20, "layers: ResNets 6n+2 (basic) or 9n+2 (bottleneck), VGG 11, 13, 16 or 19", least=1, most=20_000),
+    "model.width": Field(16, "channels of the first stage; each later one has twice as many", least=1, most=CHANNELS),
     "model.layout": Field(
         "cifar", "cifar | wide (6n+4, counts projections) | imagenet (7x7 stem)", choices="normres.models:LAYOUTS"
     ),
@@ -47,20 +56,20 @@ FIELDS: dict[str, Field] = {
         choices="normres.models:ORDERS",
     ),
     "model.inner_width": Field(
-        0, "channels of a bottleneck's inner convolutions in the first stage; 0 = width", least=0
+        0, "channels of a bottleneck's inner convolutions in the first stage; 0 = width", least=0, most=CHANNELS
     ),
-    "model.stem_width": Field(0, "channels of the stem; 0 = width", least=0),
-    "model.cardinality": Field(1, "groups of a bottleneck's 3x3 convolution (ResNeXt)", least=1),
-    "model.squeeze": Field(0, "reduction of squeeze-and-excitation, such as 16; 0 = none", least=0),
+    "model.stem_width": Field(0, "channels of the stem; 0 = width", least=0, most=CHANNELS),
+    "model.cardinality": Field(1, "groups of a bottleneck's 3x3 convolution (ResNeXt)", least=1, most=CHANNELS),
+    "model.squeeze": Field(0, "reduction of squeeze-and-excitation, such as 16; 0 = none", least=0, most=CHANNELS),
     "model.stride_at": Field("3x3", "which convolution of a branch has the stride", choices=("first", "3x3")),
     "model.padding": Field("end", "where shortcut A adds channels of zeros", choices=("end", "both")),
-    "model.gate_bias": Field(-6.0, "initial bias of a gate on the shortcut"),
+    "model.gate_bias": Field(-6.0, "initial bias of a gate on the shortcut", least=-100, most=100),
     "model.dropout": Field(0.0, "rate before a branch's last convolution, or VGG's classifier", least=0, below=1),
     "model.stochastic_depth": Field(
         0.0, "probability that the last block's branch is left out; it falls to the first block's", least=0, below=1
     ),
     "model.zero_last_scale": Field(False, "the scale of each branch's last norm starts at zero"),
-    "model.auxiliary": Field((), "stages with a classifier of their own, such as 1,2", least=1),
+    "model.auxiliary": Field((), "stages with a classifier of their own, such as 1,2", least=1, most=3, longest=3),
     "model.remat": Field(
         "auto",
         "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | loops (these, "
@@ -77,15 +86,15 @@ FIELDS: dict[str, Field] = {
         how=True,
     ),
     "model.norm": Field("batch", "a row of norms.TABLE, or axes to average over, such as NHC"),
-    "model.norm_groups": Field(8, "channel groups of a grouped norm; they must divide the width", least=1),
-    "model.norm_sub_batches": Field(4, "parts of the batch of ghost_batch; they must divide the batch", least=1),
-    "model.norm_epsilon": Field(1e-5, "added to the variance", least=0),
+    "model.norm_groups": Field(8, "channel groups of a grouped norm; they must divide the width", least=1, most=CHANNELS),
+    "model.norm_sub_batches": Field(4, "parts of the batch of ghost_batch; they must divide the batch", least=1, most=BATCH),
+    "model.norm_epsilon": Field(1e-5, "added to the variance", least=0, most=1),
     "model.norm_average": Field(
         "exponential",
         "of statistics: exponential | debiased (the first batch counts) | cumulative",
         choices=("exponential", "debiased", "cumulative"),
     ),
-    "model.norm_momentum": Field(0.9, "share of the old running average that each step keeps", least=0, most=1),
+    "model.norm_momentum": Field(0.9, "share of the old running average that each step keeps", least=0, below=1),
     "model.norm_unbiased": Field(False, "average n / (n - 1) times the variance, as PyTorch does"),
     "model.weights": Field(
         "plain", "norm of the kernels: a row of kernels.TABLE", choices="normres.norms.kernels:TABLE"
@@ -102,21 +111,21 @@ FIELDS: dict[str, Field] = {
     ),
     "data.path": Field("", "the file or folder that the source reads", how=True),
     "data.verify": Field(True, "check the official checksums and counts; off for home-made files", how=True),
-    "data.image_size": Field(32, "pixels; of the sources that scale images or invent them", least=1),
+    "data.image_size": Field(32, "pixels; of the sources that scale images or invent them", least=1, most=SIDE),
     "data.stream": Field(
         "auto",
         "images stay on disk: always | never | auto (too large for the device); tfds only",
         choices=("auto", "always", "never"),
         how=True,
     ),
-    "data.validation": Field(0, "training examples set aside, 5,000 in the papers", least=0),
+    "data.validation": Field(0, "training examples set aside, 5,000 in the papers", least=0, below=EXAMPLES),
     "data.stratified": Field(False, "validation set and fraction have each class in proportion"),
     "data.evaluate_on": Field("test", "the images of the run's test error", choices=("test", "validation")),
-    "data.fraction": Field(1.0, "share of the training examples (without the validation set) that is kept", most=1),
-    "data.per_class": Field(0, "training examples kept of each class, in place of a fraction; 0 = all", least=0),
-    "data.split_seed": Field(0, "of validation set and subset; not config.seed: all seeds see the same data", least=0),
+    "data.fraction": Field(1.0, "share of the training examples (without the validation set) that is kept", least=0, most=1),
+    "data.per_class": Field(0, "training examples kept of each class, in place of a fraction; 0 = all", least=0, below=EXAMPLES),
+    "data.split_seed": Field(0, "of validation set and subset; not config.seed: all seeds see the same data", least=0, below=SEEDS),
     "data.label_noise": Field(0.0, "share of the training labels that a random other class replaces", least=0, most=1),
-    "data.label_noise_seed": Field(0, "which labels, and by what", least=0),
+    "data.label_noise_seed": Field(0, "which labels, and by what", least=0, below=SEEDS),
     "data.preprocess": Field(
         "pixel_mean",
         "pixel_mean (He 2015) | channel_mean | channel_mean_std (wide networks) | image_standardization (each image by "
@@ -131,10 +140,10 @@ FIELDS: dict[str, Field] = {
     "data.padding": Field(
         "zero", "of crop_flip, around preprocessed images: zero | reflect", choices="normres.data.augment:PADDINGS"
     ),
-    "data.cutout": Field(0, "pixels, side of a square of zeros in each training image, such as 16; 0 = off", least=0),
-    "data.mixup": Field(0.0, "alpha, such as 1: mixes pairs of images by a share from Beta(alpha, alpha)", least=0),
+    "data.cutout": Field(0, "pixels, side of a square of zeros in each training image, such as 16; 0 = off", least=0, most=SIDE),
+    "data.mixup": Field(0.0, "alpha, such as 1: mixes pairs of images by a share from Beta(alpha, alpha)", least=0, most=1_000),
     # Of mixed images, the training error counts the label with the larger share as the right one.
-    "data.cutmix": Field(0.0, "alpha, such as 1: a box of another image, its area from Beta(alpha, alpha)", least=0),
+    "data.cutmix": Field(0.0, "alpha, such as 1: a box of another image, its area from Beta(alpha, alpha)", least=0, most=1_000),
     "data.cutmix_probability": Field(
         1.0, "share of the steps at which cutmix is applied; Yun et al. 2019: 0.5 on CIFAR", least=0, most=1
     ),
@@ -143,19 +152,19 @@ FIELDS: dict[str, Field] = {
         "the finished run's test error under each, such as contrast,gaussian_noise",
         choices="normres.data.corruptions:CORRUPTIONS",
     ),
-    "data.corruption_seed": Field(0, "of their noise and hues; all runs see the same images", least=0),
+    "data.corruption_seed": Field(0, "of their noise and hues; all runs see the same images", least=0, below=SEEDS),
     # The optimization.
     "optim.optimizer": Field("sgd", "a row of OPTIMIZERS", choices="normres.training.optim:OPTIMIZERS", before="sgd"),
-    "optim.learning_rate": Field(0.1, "at its highest", least=0),
-    "optim.momentum": Field(0.9, "of sgd; of adamw the decay of the mean gradient, beta1", least=0, most=1),
+    "optim.learning_rate": Field(0.1, "at its highest", least=0, most=RATE),
+    "optim.momentum": Field(0.9, "of sgd; of adamw the decay of the mean gradient, beta1", least=0, below=1),
     "optim.nesterov": Field(False, "Nesterov's momentum; sgd only"),
     "optim.beta2": Field(0.999, "decay of the mean squared gradient; adamw only", least=0, below=1, before=0.999),
-    "optim.epsilon": Field(1e-8, "added to the root of the mean squared gradient; adamw only", least=0, before=1e-8),
+    "optim.epsilon": Field(1e-8, "added to the root of the mean squared gradient; adamw only", least=0, most=10, before=1e-8),
     "optim.weight_decay": Field(
-        1e-4, "sgd: L2, added to the gradient before momentum; adamw: times the rate, taken off the weight", least=0
+        1e-4, "sgd: L2, added to the gradient before momentum; adamw: times the rate, taken off the weight", least=0, most=1_000
     ),
     "optim.decay_norms": Field(True, "decay scales and biases as well as kernels, as the papers did"),
-    "optim.clip_factor": Field(0.0, "adaptive gradient clipping, such as 0.02; 0 = off", least=0),
+    "optim.clip_factor": Field(0.0, "adaptive gradient clipping, such as 0.02; 0 = off", least=0, most=1_000),
     "optim.loss": Field(
         "cross_entropy", "a row of LOSSES", choices="normres.training.losses:LOSSES", before="cross_entropy"
     ),
@@ -163,7 +172,7 @@ FIELDS: dict[str, Field] = {
         0.0, "share of each label that is spread over all classes, such as 0.1", least=0, below=1, before=0.0
     ),
     "optim.auxiliary_weights": Field(
-        (0.3,), "of the auxiliary classifiers' losses: one for all or one for each", least=0
+        (0.3,), "of the auxiliary classifiers' losses: one for all or one for each", least=0, most=1_000, longest=3
     ),
     "optim.auxiliary_decay": Field(
         "linear", "how these weights fall to zero at the last step", choices=("linear", "none")
@@ -173,16 +182,16 @@ FIELDS: dict[str, Field] = {
         "of the rate: step (divided at each boundary) | cosine (to zero) | constant",
         choices="normres.training.optim:SCHEDULES",
     ),
-    "optim.boundaries": Field((32_000, 48_000), "steps at which the step schedule changes the rate", least=1),
-    "optim.decay_factor": Field(0.1, "of the step schedule, at each boundary", least=0),
-    "optim.warmup_steps": Field(0, "steps in which the rate rises linearly from zero", least=0),
-    "optim.hold_learning_rate": Field(0.01, "deep nets start at this rate ...", least=0),
+    "optim.boundaries": Field((32_000, 48_000), "steps at which the step schedule changes the rate", least=1, below=STEPS, longest=100),
+    "optim.decay_factor": Field(0.1, "of the step schedule, at each boundary", least=0, most=1_000),
+    "optim.warmup_steps": Field(0, "steps in which the rate rises linearly from zero", least=0, below=STEPS),
+    "optim.hold_learning_rate": Field(0.01, "deep nets start at this rate ...", least=0, most=RATE),
     "optim.hold_until_error": Field(0.8, "... until the running training error is below this share", least=0, most=1),
-    "optim.hold_from_depth": Field(110, "... if they are at least this deep; 0 = never", least=0),
+    "optim.hold_from_depth": Field(110, "... if they are at least this deep; 0 = never", least=0, below=STEPS),
     # The run.
-    "train.steps": Field(64_000, "optimizer steps (the papers' iterations)", least=1),
-    "train.batch_size": Field(128, "examples per step over all devices", least=1),
-    "train.eval_batch_size": Field(256, "examples; the last batch is padded and masked", least=1, how=True),
+    "train.steps": Field(64_000, "optimizer steps (the papers' iterations)", least=1, below=STEPS),
+    "train.batch_size": Field(128, "examples per step over all devices", least=1, most=BATCH),
+    "train.eval_batch_size": Field(256, "examples; the last batch is padded and masked", least=1, most=BATCH, how=True),
     "train.dtype": Field(
         "auto",
         "of activations; parameters and statistics are always float32; auto: bfloat16 where it is fast",
@@ -198,12 +207,12 @@ FIELDS: dict[str, Field] = {
         "jit", "jit (one global batch) | pmap (each device normalizes its share)", choices=("jit", "pmap")
     ),
     "train.steps_per_program": Field(
-        0, "most steps dispatched at once; 0: 8 on one CPU device, else 1; streamed: 1", least=0, how=True
+        0, "most steps dispatched at once; 0: 8 on one CPU device, else 1; streamed: 1", least=0, most=1_000, how=True
     ),
     "train.sync_batch_norm": Field(True, "pmap only: batch statistics over all devices"),
-    "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, how=True),
-    "train.eval_every": Field(2_000, "steps between evaluations on the test set", least=1, how=True),
-    "train.checkpoint_every": Field(2_000, "steps; the most work that a kill can cost", least=1, how=True),
+    "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, below=STEPS, how=True),
+    "train.eval_every": Field(2_000, "steps between evaluations on the test set", least=1, below=STEPS, how=True),
+    "train.checkpoint_every": Field(2_000, "steps; the most work that a kill can cost", least=1, below=STEPS, how=True),
     "train.sinks": Field(
         (),
         "beside metrics.jsonl: tensorboard, wandb (offline); each needs its extra",
@@ -216,7 +225,7 @@ FIELDS: dict[str, Field] = {
         choices=("last", "best", "none"),
         how=True,
     ),
-    "train.keep_every": Field(0, "it keeps those of every so many steps too; 0 = not", least=0, how=True),
+    "train.keep_every": Field(0, "it keeps those of every so many steps too; 0 = not", least=0, below=STEPS, how=True),
 }
 
 # Recipes list what differs from the values above.  These are exactly He, Zhang, Ren, Sun 2015, arXiv 1512.03385,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from normres.data.dataset import Dataset, sha256
-from normres.data.files import one_line
+from normres.data.files import must_fit, one_line
 from normres.data.releases import CIFAR10_NAMES
 from normres.errors import UserError
 
@@ -74,6 +74,7 @@ def load_synthetic(name: str, path: str = "", image_size: int = 32) -> Dataset:
     everywhere; `path` is not read.
     """
     names = CIFAR10_NAMES if name == "cifar10" else tuple(f"class_{number}" for number in range(100))
+    must_fit(sum(SYNTHETIC.values()), (image_size, image_size, 3), f"data.image_size={image_size}")
     arrays: dict[str, Any] = {}
     for number, (split, count) in enumerate(SYNTHETIC.items()):
         random = np.random.default_rng([0, number])

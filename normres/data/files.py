@@ -2,6 +2,8 @@
 
 import importlib
 import io
+import math
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +27,28 @@ def find(path: str, wanted: str) -> Path:
         place = Path(path).expanduser()
         if not place.exists():
             raise UserError(f"data.path: {place} does not exist; {wanted}")
-    return place
+        return place if place.is_dir() else regular(place)
+
+
+def regular(file: Path) -> Path:
+    """Returns a file of the user's; raises UserError for a FIFO or a device, which could be read without end."""
+    if not file.is_file():
+        kind = "a folder" if file.is_dir() else "a FIFO, a socket or a device" if file.exists() else "a broken link"
+        raise UserError(f"data.path: {file} is {kind}, no regular file")
+    return file
+
+
+def must_fit(count: int, image_shape: tuple[int, ...], what: str) -> None:
+    """Raises UserError, a line that begins with `what`, if so many images take more than half of the memory.
+
+    They are copied at least once: out of a list, or to the device.
+    """
+    size, memory = count * math.prod(image_shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory / 2:
+        raise UserError(
+            f"{what}: {count:,} images of {'x'.join(map(str, image_shape))} take {size / 1e9:,.1f} GB, more than half "
+            f"of this machine's {memory / 1e9:,.1f} GB; lower data.image_size"
+        )
 
 
 @contextmanager
@@ -77,5 +100,5 @@ def decode(content: bytes, size: int, what: str) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as opened:
             return square(opened.convert("RGB"), size)
     # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         raise UserError(f"{what} is no readable PNG or JPEG image ({one_line(error)})") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from normres.data.dataset import Dataset
-from normres.data.files import decode, find, readable
+from normres.data.files import decode, find, must_fit, readable, regular
 from normres.data.releases import check_name
 from normres.errors import UserError
 
@@ -46,14 +46,14 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 def _read(split: Path, names: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns images and labels of a split; hidden files are no images."""
-    images, labels = [], []
+    files: list[tuple[Path, int]] = []
     for label, name in enumerate(names):
-        files = sorted((split / name).glob("[!.]*"))
-        files = [file for file in files if file.suffix.lower() in SUFFIXES]
-        if not files and split.name == "train":
+        own = sorted(file for file in (split / name).glob("[!.]*") if file.suffix.lower() in SUFFIXES)
+        if not own and split.name == "train":
             raise UserError(f"data.path: {split / name} has no {', '.join(SUFFIXES)} files")
-        images += [decode(file.read_bytes(), size, f"data.path: {file}") for file in files]
-        labels += [label] * len(files)
-    if not images:
+        files += [(regular(file), label) for file in own]
+    if not files:
         raise UserError(f"data.path: {split} has no images")
-    return np.stack(images), np.array(labels, np.int32)
+    must_fit(len(files), (size, size, 3), f"data.path: {split}")
+    images = np.stack([decode(file.read_bytes(), size, f"data.path: {file}") for file, _ in files])
+    return images, np.array([label for _, label in files], np.int32)

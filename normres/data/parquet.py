@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from normres.data.dataset import Dataset, check_labels
-from normres.data.files import decode, find, library, one_line, readable
+from normres.data.files import decode, find, library, must_fit, one_line, readable, regular
 from normres.data.official import ALTERED, LAYOUTS, check_counts
 from normres.data.releases import CLASSES, default_names
 from normres.errors import UserError
@@ -52,7 +52,7 @@ def _files(place: Path, words: tuple[str, ...]) -> list[Path]:
     """Returns the files of a split, in order: of one folder, the first that has any."""
     for word in words:
         if files := sorted(place.rglob(f"{word}*.parquet")):
-            return [file for file in files if file.parent == files[0].parent]
+            return [regular(file) for file in files if file.parent == files[0].parent]
     raise UserError(f"data.path: {place} has no {words[0]}-*.parquet; {WANTED}")
 
 
@@ -63,6 +63,7 @@ def _read(file: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...
     try:
         with parquet.ParquetFile(file) as opened:
             schema = opened.schema_arrow
+            must_fit(opened.metadata.num_rows, (size, size, 3), f"data.path: {file}")
             images = np.empty((opened.metadata.num_rows, size, size, 3), np.uint8)
             image, label = _columns(file, {field.name: str(field.type) for field in schema})
             for batch in opened.iter_batches(batch_size=ROWS, columns=[image, label]):

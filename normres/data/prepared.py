@@ -23,7 +23,7 @@ from PIL import Image
 
 from normres.data import lazy
 from normres.data.dataset import Dataset
-from normres.data.files import library, one_line, square
+from normres.data.files import library, must_fit, one_line, regular, square
 from normres.errors import UserError
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
@@ -68,6 +68,9 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
     Raises `UserError`, one line that names the directory or the file.
     """
     directory = version_directory(name, path)
+    for file in directory.iterdir():
+        if file.exists() and not file.is_dir():
+            regular(file)
     tensorflow_datasets = tfds()
     try:
         info = tensorflow_datasets.builder_from_directory(directory).info
@@ -77,6 +80,9 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
     _, train = _split(info, directory, decoder, ("train",))
     test_split, test = _split(info, directory, decoder, TEST_SPLITS)
     why = _why_streamed(directory, stream, decoder.image_shape, train | test)
+    if not why:
+        count = sum((train | test).values())
+        must_fit(count, decoder.image_shape, f"data.path: {directory} (data.stream=always needs less)")
     splits = {} if test_split == "test" else {"test_set": {"split": test_split}}
     arrays = (*_read_split(train, decoder, why), *_read_split(test, decoder, why))
     return Dataset(name, "tfds", *arrays, decoder.class_names, splits=splits)

@@ -60,6 +60,11 @@ class NetworkConfig:
         """The channels of each stage's norms, and by how much its side is shorter than the image's."""
         return ((self.width, 1),)
 
+    @property
+    def shrinks(self) -> int:
+        """By how much the last feature map's side is shorter than the image's: the least side of an image."""
+        return max(stride for _, stride in self.stages)
+
     def check(self) -> Self:
         """Returns itself if there is such a network.
 

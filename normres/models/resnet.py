@@ -142,10 +142,11 @@ class ResNet(Words):
           ValueError: images smaller than the product of the strides.
         """
         config, layout = self.config, LAYOUTS[self.config.layout]
-        strides = layout.stem_stride * (2 if layout.pool else 1) * 2 ** (layout.stages - 1)
-        if min(images_NHWC.shape[1:3]) < strides:
+        if min(images_NHWC.shape[1:3]) < config.shrinks:
             height, width = images_NHWC.shape[1:3]
-            raise ValueError(f"images of {height}x{width} are too small: the strides of this network make {strides}")
+            raise ValueError(
+                f"images of {height}x{width} are too small: the strides of this network make {config.shrinks}"
+            )
         stem = {
             "features": config.stem_width or config.width,
             "kernel_size": layout.stem_kernel,

@@ -39,6 +39,11 @@ class VGGConfig(NetworkConfig):
         """See NetworkConfig."""
         return tuple((multiple * self.width, 2**stage) for stage, multiple in enumerate(MULTIPLES))
 
+    @property
+    def shrinks(self) -> int:
+        """See NetworkConfig; a max pool follows the last stage."""
+        return 2 * super().shrinks
+
     def check(self) -> Self:
         """See NetworkConfig."""
         if self.depth not in DEPTHS:
@@ -59,9 +64,11 @@ class VGG(Network):
           ValueError: images smaller than the product of the strides.
         """
         config = self.config
-        if min(images_NHWC.shape[1:3]) < 2 ** len(MULTIPLES):
+        if min(images_NHWC.shape[1:3]) < config.shrinks:
             height, width = images_NHWC.shape[1:3]
-            raise ValueError(f"images of {height}x{width} are too small: the strides of this network make 32")
+            raise ValueError(
+                f"images of {height}x{width} are too small: the strides of this network make {config.shrinks}"
+            )
         x = images_NHWC.astype(config.dtype)
         for stage, (channels, _) in enumerate(config.stages):
             for number in range(1, DEPTHS[config.depth][stage] + 1):

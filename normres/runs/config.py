@@ -1,6 +1,5 @@
 """Configs: load a file, apply the command line's values, and refuse what cannot run."""
 
-import ast
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,9 +12,11 @@ from normres import files
 from normres.data import sources, splits
 from normres.errors import UserError, nearest
 from normres.models import MODELS
-from normres.runs.fields import declared, flatten, recipe_of_command
+from normres.runs.fields import declared, flatten, recipe_of_command, shown
 
-KINDS = {bool: "true or false", tuple: "integers, such as 100,200", int: "an integer", float: "a number"}
+KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+IN_TUPLES = {int: "integers, such as 100,200", float: "numbers, such as 0.3,0.1"}
+MOST_UNROLLED = 600  # blocks, those of ResNet-1202; compiling them takes minutes
 
 
 def load(name_and_argument: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -33,7 +34,10 @@ def load(name_and_argument: str, overrides: Mapping[str, Any] | None = None) -> 
     name, _, argument = name_and_argument.partition(":")
     module = files.load(name, "configs")
     with recipe_of_command(overrides.pop("recipe", "")):
-        return apply(_call(module, name, "get_config", argument), overrides)
+        config = _call(module, name, "get_config", argument)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{name}: get_config() returns {shown(config)}, not the config of base.get_config()")
+    return apply(config, overrides)
 
 
 def load_sweep(name_and_argument: str) -> list[dict[str, Any]] | None:
@@ -59,7 +63,6 @@ def _call(module: ModuleType, name: str, function: str, argument: str) -> Any:
 def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """Returns a validated copy of `config` with `overrides` ({"model.depth": 56}, or strings) applied."""
     config = config.copy_and_resolve_references()
-    config.unlock()
     values = flatten(config)
     for name, value in overrides.items():
         if name == "recipe" and value != config.recipe:
@@ -67,40 +70,32 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
                 "config.recipe is a layer below the config file's lines: it is chosen when the file is read"
             )
         if name not in values:
-            raise UserError(f"config.{name} is not a field; {nearest(name, values)}")
-        section, _, key = name.rpartition(".")
-        (config[section] if section else config)[key] = typed(name, value, values[name])
+            raise UserError(f"config.{shown(name)[1:-1]} is not a field; {nearest(name, values)}")
+    with config.unlocked(), config.ignore_type():
+        for name, value in {**values, **overrides}.items():
+            if name in declared():
+                section, _, key = name.rpartition(".")
+                (config[section] if section else config)[key] = typed(name, value)
     validate(config)
     config.lock()
     return config
 
 
-def typed(name: str, value: Any, like: Any) -> Any:
-    """Converts a command line's string, or checks a Python value, to the type of the field's present value `like`."""
-    kind, field = type(like), declared().get(name)
-    names = field.names() if field and field.choices else ()
+def typed(name: str, value: Any) -> Any:
+    """Returns a field's value, or a command line's text that stands for one, in the field's type.
+
+    Raises:
+      UserError: there is none.
+    """
+    field = declared()[name]
     try:
-        if kind is str:
-            if isinstance(value, str):
-                return value
-        elif kind is bool:
-            return value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
-        elif kind is tuple and names:
-            parts = value.strip("() ").split(",") if isinstance(value, str) else value
-            return tuple(dict.fromkeys(text for part in parts if (text := part.strip(" '\""))))
-        elif kind is tuple:
-            parsed = ast.literal_eval(value) if isinstance(value, str) else value
-            number = float if any(isinstance(item, float) for item in like) else int
-            return tuple(number(item) for item in (parsed if isinstance(parsed, tuple | list) else (parsed,)))
-        elif kind is int and not isinstance(value, bool | float):
-            return int(str(value).replace("_", ""))
-        elif kind is float and not isinstance(value, bool):
-            return float(value)
-    except (ValueError, KeyError, SyntaxError, TypeError, AttributeError):
-        pass
-    if names:
-        raise UserError(f"config.{name}={value!r} does not exist; {nearest(str(value), names)}")
-    raise UserError(f"config.{name}={value!r} is not {KINDS.get(kind, 'a text')}")
+        return field.converted(value)
+    except (ValueError, TypeError, AttributeError):
+        if field.choices:
+            text = shown(value)
+            raise UserError(f"config.{name}={text} does not exist; {nearest(text, field.names())}") from None
+        kinds = IN_TUPLES if isinstance(field.value, tuple) else KINDS
+        raise UserError(f"config.{name}={shown(value)} is not {kinds[field.kind]}") from None
 
 
 def validate(config: ConfigDict) -> None:
@@ -110,12 +105,15 @@ def validate(config: ConfigDict) -> None:
         if name not in values:
             raise UserError(f"config.{name} is missing; begin with configs/base.py")
         if fault := field.fault(values[name]):
-            raise UserError(f"config.{name}={values[name]!r} {fault}")
+            raise UserError(f"config.{name}={shown(values[name])} {fault}")
     for name in values:
         if name not in declared():
             raise UserError(f"config.{name} is not a field; {nearest(name, declared())}")
-    if list(config.optim.boundaries) != sorted(set(config.optim.boundaries)):
-        raise UserError(f"config.optim.boundaries={config.optim.boundaries} must increase")
+    for name in ("optim.boundaries", "model.auxiliary"):
+        if list(values[name]) != sorted(set(values[name])):
+            raise UserError(f"config.{name}={values[name]} must increase")
+    if (warmup := config.optim.warmup_steps) >= (steps := config.train.steps):
+        raise UserError(f"config.optim.warmup_steps={warmup} must be less than config.train.steps={steps}")
     data = config.data
     if data.mixup and data.cutmix:
         raise UserError(
@@ -142,6 +140,16 @@ def _validate_model(config: ConfigDict) -> None:
         network = MODELS[model.family].configured(model)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from None
+    if config.data.image_size < network.shrinks:
+        raise UserError(
+            f"config.data.image_size={config.data.image_size} is too small: the strides of config.model.family="
+            f"{model.family!r}, config.model.layout={model.layout!r} make {network.shrinks}"
+        )
+    if model.unroll == "always" and sum(getattr(network, "blocks", ())) > MOST_UNROLLED:
+        raise UserError(
+            f"config.model.unroll='always' compiles each of the {sum(network.blocks):,} blocks of config.model.depth="
+            f"{model.depth} on its own, at most {MOST_UNROLLED}; choices: never, auto"
+        )
     if network.norm_spec.sub_batches > 1 and config.train.batch_size % model.norm_sub_batches:
         raise UserError(
             f"config.model.norm_sub_batches={model.norm_sub_batches} does not divide "

@@ -22,6 +22,8 @@ from normres.errors import UserError, nearest
 NOT_ADDED_LATER = "every run has it"  # a value that no field can have
 GONE = ("train.seeds_per_program",)  # of older runs; they said only how something was computed
 
+LONGEST_TEXT = 4_096  # characters, as the longest path of Linux
+
 AnyConfig = ConfigDict | Mapping[str, Any]  # or what was read from its JSON
 Recipes = Mapping[str, Mapping[str, Any]]
 
@@ -37,7 +39,9 @@ class Field:
       value: its value in base.py; it also says the type.
       meaning: what it does, with its unit.
       choices: the names that it may have, or "MODULE:TABLE": the keys of that table.  A tuple has names out of these.
-      least, most, below: range of a number, or of each number of a tuple; below is not reached.
+      least, most, below: range of a number, or of each number of a tuple; below is not reached.  A field of numbers has
+        to declare a finite one.
+      longest: the most numbers of a tuple, which has to be declared, or characters of a text.
       how: it says only how or where something is computed, read or written.  It is no part of a run's identity.
       before: the value that runs had before the field was added.  A run that has it keeps its name.
     """
@@ -48,8 +52,24 @@ class Field:
     least: float = -math.inf
     most: float = math.inf
     below: float = math.inf
+    longest: int = 0
     how: bool = False
     before: Any = NOT_ADDED_LATER
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if the field holds numbers and declares no finite range."""
+        finite = math.isfinite(self.least) and math.isfinite(min(self.most, self.below))
+        if self.kind in (int, float) and not finite:
+            raise ValueError(f"{self}: numbers need a finite least, and a finite most or below")
+        if isinstance(self.value, tuple) and not (self.choices or self.longest):
+            raise ValueError(f"{self}: a tuple of numbers needs longest")
+
+    @property
+    def kind(self) -> type:
+        """The type of the value, or of each item of a tuple."""
+        if not isinstance(self.value, tuple):
+            return type(self.value)
+        return str if self.choices else float if any(isinstance(item, float) for item in self.value) else int
 
     def names(self) -> tuple[str, ...]:
         """Returns the choices; those of a table are looked up, which may import jax."""
@@ -58,24 +78,75 @@ class Field:
         module, _, table = self.choices.partition(":")
         return tuple(getattr(importlib.import_module(module), table))
 
+    def converted(self, value: Any) -> Any:
+        """Returns a value, or a text that stands for one, in the field's type; raises ValueError if there is none.
+
+        A tuple of names has each once; other values are as they are, see `fault`.
+        """
+        if not isinstance(self.value, tuple):
+            return _converted(self.kind, value)
+        if isinstance(value, str):
+            inside = value.strip("()[] ").removesuffix(",")
+            value = [part.strip(" '\"") for part in inside.split(",")] if inside else ()
+        elif self.kind is not str and not isinstance(value, tuple | list):
+            value = (value,)
+        items = tuple(_converted(self.kind, item) for item in value)
+        return tuple(dict.fromkeys(items)) if self.choices else items
+
     def fault(self, value: Any) -> str:
         """Returns what is wrong with a value of the right type, to be read after "config.NAME=VALUE"; "" if nothing."""
         if self.choices:
             names = self.names()
             wrong = [name for name in (value if isinstance(value, tuple) else [value]) if name not in names]
             return f"does not exist; {nearest(wrong[0], names)}" if wrong else ""
+        if isinstance(value, str):
+            if len(value) > (self.longest or LONGEST_TEXT):
+                return f"must have at most {self.longest or LONGEST_TEXT:,} characters"
+            return "" if value.isprintable() else "has a character that cannot be printed"
+        if isinstance(value, tuple) and len(value) > self.longest:
+            return f"must have at most {self.longest:,} numbers"
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool) or not isinstance(number, int | float):
+            if isinstance(number, bool):
                 continue
-            if not math.isfinite(number):
-                return "is not a finite number"
+            if math.isnan(number):
+                most = f"below {_number(self.below)}" if self.below < math.inf else f"at most {_number(self.most)}"
+                return f"is no number; it must be at least {_number(self.least)} and {most}"
             if number < self.least:
-                return f"must be at least {self.least:g}"
+                return f"must be at least {_number(self.least)}"
             if number > self.most:
-                return f"must be at most {self.most:g}"
+                return f"must be at most {_number(self.most)}"
             if number >= self.below:
-                return f"must be below {self.below:g}"
+                return f"must be below {_number(self.below)}"
         return ""
+
+
+def _converted(kind: type, value: Any) -> Any:
+    """Returns a single value, or a text that stands for one, in a type; raises ValueError if there is none."""
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind is int and not isinstance(value, bool | float):
+        return int(str(value).replace("_", ""))
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    raise ValueError
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a message shows it: on one line, cut if it is long."""
+    try:
+        text = repr(value).replace("\n", " ")
+    except ValueError:  # it holds an integer of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:100]}..."
 
 
 @cache

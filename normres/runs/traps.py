@@ -68,7 +68,7 @@ READ_IF: dict[str, tuple[str, Condition]] = {
 
 def of(config: ConfigDict, examples: int | None = None) -> list[str]:
     """Returns a sentence for each trap of a config; `examples` is the number of its training images, if known."""
-    return [*_unread(config), *_norm(config), *_optimization(config), *_data(config, examples), *_recipe(config)]
+    return [*_unread(config), *_norm(config), *_optimization(config), *_recipe(config)]
 
 
 def _unread(config: ConfigDict) -> Iterator[str]:
@@ -144,22 +144,13 @@ def _optimization(config: ConfigDict) -> Iterator[str]:
     boundaries = optim.boundaries if optim.schedule == "step" else ()
     if optim.learning_rate == 0:
         yield "config.optim.learning_rate=0.0: nothing is learned"
-    if optim.warmup_steps >= steps:
-        yield f"config.optim.warmup_steps={optim.warmup_steps} does not end within config.train.steps={steps}"
     if late := [step for step in boundaries if step >= steps]:
         yield f"config.optim.boundaries={boundaries}: {late[0]} is not reached in config.train.steps={steps}"
     if any(step < optim.warmup_steps for step in boundaries):
         warmup = f"config.optim.warmup_steps={optim.warmup_steps}"
         yield f"config.optim.boundaries={boundaries}: the first lies within {warmup}"
-    if optim.momentum == 1:
-        yield "config.optim.momentum=1.0: no gradient is ever forgotten"
     if every > steps:
         yield f"config.train.eval_every={every} lies beyond config.train.steps={steps}: no curve of the test error"
-
-
-def _data(config: ConfigDict, examples: int | None) -> Iterator[str]:
-    if examples is not None and config.train.batch_size > examples:
-        yield f"config.train.batch_size={config.train.batch_size} is larger than the training set of {examples} images"
 
 
 def _in_recipe(config: ConfigDict, name: str) -> Any:

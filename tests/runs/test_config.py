@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -46,8 +47,8 @@ def test_a_later_layer_wins(tmp_path):
     of_file = configs.load(str(file))
     assert (of_file.recipe, of_file.train.steps, of_file.train.batch_size) == ("short", 3_200, 32)
     # Another recipe lies below the file's lines; the command line lies above them.
-    demo = configs.load(str(file), {"train.steps": "10", "recipe": "demo", "data.augmentation": "none"})
-    assert (demo.recipe, demo.optim.schedule, demo.train.steps) == ("demo", "cosine", 10)
+    demo = configs.load(str(file), {"train.steps": "200", "recipe": "demo", "data.augmentation": "none"})
+    assert (demo.recipe, demo.optim.schedule, demo.train.steps) == ("demo", "cosine", 200)
     assert (demo.train.batch_size, demo.data.augmentation) == (32, "none")
     assert configs.load(str(file)).recipe == "short"  # and the next file is read as it is
     with pytest.raises(UserError, match="did you mean 'he2015'"):
@@ -116,9 +117,31 @@ def test_a_later_layer_wins(tmp_path):
         ({"model.norm_average": "mean"}, "choices: exponential, debiased, cumulative"),
         ({"train.dtype": "flaot32"}, "did you mean 'float32'? choices: auto, float32, bfloat16"),
         ({"train.steps": "0"}, "config.train.steps=0 must be at least 1"),
-        ({"optim.momentum": "1.5"}, "config.optim.momentum=1.5 must be at most 1"),
-        ({"optim.learning_rate": "nan"}, "config.optim.learning_rate=nan is not a finite number"),
-        ({"optim.learning_rate": "inf"}, "config.optim.learning_rate=inf is not a finite number"),
+        ({"optim.momentum": "1"}, "config.optim.momentum=1.0 must be below 1"),
+        (
+            {"optim.learning_rate": "nan"},
+            "config.optim.learning_rate=nan is no number; it must be at least 0 and at most 1e+30",
+        ),
+        ({"optim.learning_rate": "inf"}, "config.optim.learning_rate=inf must be at most 1e+30"),
+        ({"optim.epsilon": "1e999"}, "config.optim.epsilon=inf must be at most 10"),
+        ({"optim.hold_learning_rate": "-inf"}, "config.optim.hold_learning_rate=-inf must be at least 0"),
+        ({"seed": str(2**32)}, "config.seed=4294967296 must be below 4,294,967,296"),
+        ({"seed": 10**5_000}, "config.seed=a number of thousands of digits is not an integer"),
+        ({"data.corruption_seed": 2**32}, "must be below 4,294,967,296"),
+        ({"train.steps": 2**31}, "config.train.steps=2147483648 must be below 2,147,483,648"),
+        ({"optim.boundaries": "-5,10"}, "config.optim.boundaries=(-5, 10) must be at least 1"),
+        ({"optim.boundaries": range(1, 200)}, "is not integers, such as 100,200"),
+        ({"optim.boundaries": [*range(1, 200)]}, "must have at most 100 numbers"),
+        ({"optim.boundaries": "1.5"}, "config.optim.boundaries='1.5' is not integers, such as 100,200"),
+        ({"optim.boundaries": (1.5, 2.5)}, "config.optim.boundaries=(1.5, 2.5) is not integers"),
+        ({"optim.auxiliary_weights": "much"}, "config.optim.auxiliary_weights='much' is not numbers, such as 0.3,0.1"),
+        ({"model.auxiliary": "1,1"}, "config.model.auxiliary=(1, 1) must increase"),
+        ({"train.steps": 10, "optim.warmup_steps": 10}, "warmup_steps=10 must be less than config.train.steps=10"),
+        ({"model.width": 10**8}, "config.model.width=100000000 must be at most 16,384"),
+        ({"model.unroll": "always", "model.depth": 1_208}, "compiles each of the 603 blocks of config.model.depth=1208"),
+        ({"data.source": "synthetic", "data.image_size": 3}, "config.data.image_size=3 is too small: the strides"),
+        ({"data.path": "a\nb"}, "config.data.path='a\\nb' has a character that cannot be printed"),
+        ({"data.path": "x" * 5_000}, "must have at most 4,096 characters"),
         ({"optim.weight_decay": "-1"}, "config.optim.weight_decay=-1.0 must be at least 0"),
         ({"optim.nesterov": "yes"}, "config.optim.nesterov='yes' is not true or false"),
         ({"optim.boundaries": "200,100"}, "config.optim.boundaries=(200, 100) must increase"),
@@ -194,10 +217,16 @@ def test_a_changed_field_changes_the_run_or_is_refused_by_name(name, edited, mon
     assert (fields.digest(after) == fields.digest(before)) == field.how
 
 
-def test_every_field_says_what_it_means():
+def test_every_field_says_what_it_means_and_how_far_it_goes():
     for name, field in base.FIELDS.items():
         assert len(field.meaning) > 8, name
         assert field.fault(field.value) == "", name
+        if field.kind in (int, float):
+            assert math.isfinite(field.least), name
+            assert math.isfinite(min(field.most, field.below)), name
+    for value, bounds in ((1, {}), (0.5, {"least": 0}), (1, {"most": 3}), ((1, 2), {"least": 0, "most": 3})):
+        with pytest.raises(ValueError, match="need"):
+            fields.Field(value, "of nothing", **bounds)
 
 
 def test_the_digest_depends_on_content_alone():

@@ -9,12 +9,9 @@ TRAPS = [
     ("base:demo", {"model.norm": "group", "model.width": 8}, "is an instance norm"),
     ("base:demo", {"model.norm": "group", "model.norm_groups": 1}, "group norm with one group has no groups"),
     ("base:demo", {"model.norm": "ghost_batch", "model.norm_sub_batches": 1}, "with one sub-batch is batch norm"),
-    ("base:demo", {"train.steps": 40}, "warmup_steps=120 does not end within config.train.steps=40"),
     ("base:short", {"train.steps": 2_000}, "2400 is not reached in config.train.steps=2000"),
     ("base", {"optim.warmup_steps": 40_000}, "the first lies within config.optim.warmup_steps=40000"),
-    ("base", {"train.batch_size": 4_000}, "batch_size=4000 is larger than the training set of 2560 images"),
     ("base", {"optim.learning_rate": 0}, "nothing is learned"),
-    ("base", {"optim.momentum": 1}, "no gradient is ever forgotten"),
     ("base", {"train.steps": 1_000}, "config.recipe='he2015' is edited: train.steps=1000 (64000)"),
     ("base:demo", {"data.augmentation": "crop_flip"}, "'demo' is edited: data.augmentation='crop_flip' ('none')"),
     ("base", {"train.eval_every": 70_000}, "no curve of the test error"),
@@ -45,21 +42,21 @@ TRAPS = [
 
 @pytest.mark.parametrize(("name", "overrides", "message"), TRAPS)
 def test_what_misleads_is_said(name, overrides, message):
-    said = traps.of(configs.load(name, overrides), examples=2_560)
+    said = traps.of(configs.load(name, overrides))
     assert any(message in line for line in said), said
     assert all("\n" not in line for line in said)
 
 
 def test_published_recipes_have_no_traps():
     for name in ("base", "base:short", "base:demo"):
-        assert traps.of(configs.load(name), examples=2_560) == []
+        assert traps.of(configs.load(name)) == []
     as_meant = {
         "model.norm": "group",
         "model.norm_groups": 4,
         "model.shortcut": "exclusive_gate",
         "model.gate_bias": 0.0,
     }
-    assert traps.of(configs.load("base:demo", as_meant), examples=2_560) == []
+    assert traps.of(configs.load("base:demo", as_meant)) == []
     assert traps.of(configs.load("base", {"optim.optimizer": "sgd", "data.path": ""})) == []
 
 

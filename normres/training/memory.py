@@ -1,0 +1,58 @@
+"""What cannot fit into a device's memory is refused before it is allocated, in a line that names the fields."""
+
+import math
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from normres.data.lazy import device_memory
+from normres.errors import UserError
+
+
+def refuse_large_state(config: ConfigDict, state: Any, data: Any, image_shape: tuple[int, ...], model: Any) -> None:
+    """Raises UserError if what a run holds at the least exceeds a device's memory.
+
+    Args:
+      config: the run's.
+      state: a TrainState's shapes.
+      data: what lies whole on each device.
+      image_shape: (H, W, C).
+      model: the NetworkConfig; None of a user's module, of whose activations nothing is known.
+    """
+    stages = model.stages if model else ()
+    # Of a batch, the pixels as float32 and the largest activation as bfloat16.
+    pixels = math.prod(image_shape[:2])
+    example = 4 * math.prod(image_shape) + max((2 * channels * pixels // by**2 for channels, by in stages), default=0)
+    field = max(("batch_size", "eval_batch_size"), key=lambda name: config.train[name])
+    parts = {
+        f"config.model.width={config.model.width}, config.model.depth={config.model.depth}: parameters": (
+            _bytes(state) + _bytes(state.params)  # and their gradients
+        ),
+        f"config.data.source={config.data.source!r}: images of {image_shape[0]}x{image_shape[1]} pixels": _bytes(data),
+        f"config.train.{field}={config.train[field]}: activations": config.train[field] * example // jax.device_count(),
+    }
+    _refuse(parts, device_memory())
+
+
+def refuse_large_program(config: ConfigDict, program: jax.stages.Compiled) -> None:
+    """Raises UserError if the compiled training step takes more than a device's memory."""
+    if needs := program.memory_analysis():
+        model, batch = config.model, config.train.batch_size
+        what = f"config.train.batch_size={batch}, config.model.depth={model.depth}, config.model.width={model.width}"
+        held = needs.argument_size_in_bytes
+        _refuse({f"{what}: activations": needs.temp_size_in_bytes, "parameters and images": held}, device_memory())
+
+
+def _refuse(parts: dict[str, int], memory: int) -> None:
+    """Raises UserError, naming the largest part, if the parts take more bytes than the memory has."""
+    if (total := sum(parts.values())) > memory:
+        what = max(parts, key=lambda name: parts[name])
+        raise UserError(
+            f"{what} take {parts[what] / 1e9:,.1f} GB, the run {total / 1e9:,.1f} GB or more; a device here has "
+            f"{memory / 1e9:,.1f} GB"
+        )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,119 @@
+"""Any value of any field is one line, or a config whose steps trace; the values come from the declarations."""
+
+import math
+from functools import cache, partial
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
+
+from normres.configs import base
+from normres.data import preprocess
+from normres.data.flat import FlatImages
+from normres.errors import UserError
+from normres.runs import config as configs
+from normres.runs import traps
+from normres.runs.fields import digest
+from normres.training import step
+from normres.training.loop import fit
+from normres.training.networks import build_network
+from normres.training.programs import Programs
+from normres.training.traced import shape_of, traced, with_traced
+
+TINY = {"model.depth": 8, "model.width": 4, "model.norm_groups": 2, "optim.warmup_steps": 1, "train.steps": 2}
+TINY |= {"train.dtype": "float32", "train.ops": "plain", "train.batch_size": 8, "train.eval_batch_size": 8}
+TRACED = 60  # at most; a trace takes half a second
+
+MESH = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+
+# What is no value of most fields, or is so only by accident.
+JUNK = (None, True, (), [], {}, b"1", 1j, [None], "", " ", "()", "(1", "1,", ",", "nan", "-inf", "1e999", "1e-999")
+JUNK += ("0x10", "1_0", "true", "none", "a\nb", "\0", "\ud800", "~", "x" * 10_000, "9" * 5_000, 10**5_000, -0.0)
+JUNK += (math.nan, math.inf, -math.inf, 0, -1, 1.5, 10**8, 2**31, 2**32, 2**63, -(2**63), 10**30, 1e300)
+
+
+def number(field):
+    """Strategy of the numbers in a field's range: all, small ones, and its edges."""
+    top = min(field.most, field.below)
+    if field.kind is int:
+        top -= field.below <= field.most
+        small = st.integers(field.least, min(top, field.least + 40))
+        return st.one_of(st.integers(field.least, top), small, small, st.sampled_from((field.least, top)))
+    inside = st.floats(field.least, top, exclude_max=field.below <= field.most, allow_subnormal=False)
+    return st.one_of(inside, st.sampled_from((field.least, min(top, 0.5), 1e-30)))
+
+
+def valid(field):
+    """Strategy of the values that a field declares."""
+    if field.kind is bool:
+        one = st.booleans()
+    elif field.choices:
+        one = st.sampled_from(field.names())
+    elif field.kind is str:
+        return st.text(max_size=8) | st.sampled_from(("layer", "NHC", "group", "rms", "ghost_batch", field.value))
+    else:
+        one = number(field)
+    if not isinstance(field.value, tuple):
+        return one
+    tuples = st.lists(one, max_size=len(field.names()) if field.choices else field.longest).map(tuple)
+    return tuples | st.lists(one, max_size=3, unique=True).map(sorted).map(tuple)
+
+
+def value(field):
+    """Strategy of what someone may write: a valid value, as Python's or as the command line gives it, or any other."""
+    as_text = valid(field).map(lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return st.one_of(valid(field), valid(field), as_text, st.sampled_from(JUNK), st.text(max_size=20))
+
+
+NAMES = [name for name in base.FIELDS if name != "recipe"]  # chosen when a file is read; see test_config.py
+CHANGES = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: value(base.FIELDS[name]) for name in names})
+)
+
+
+def loaded(changes):
+    """Returns the config, or None if it is refused, which is one line."""
+    try:
+        return configs.load("base:demo", TINY | changes)
+    except UserError as error:
+        assert str(error).strip()
+        assert len(str(error).splitlines()) == 1, str(error)
+        assert len(str(error)) < 2_000
+        return None
+
+
+def trace(config):
+    """Traces a run's steps from shapes alone, as Programs does; returns whether there is such a network."""
+    size = config.data.image_size
+    try:
+        network = build_network(config, 10, "float32")
+    except UserError as error:  # of model.module
+        assert "config.model.module" in str(error) or "no such file" in str(error)
+        return False
+    state = jax.eval_shape(partial(step.build_state, config, network, (size, size, 3)), jax.random.key(0))
+
+    def array(*shape, dtype=np.int32):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    statistics = preprocess.measure(np.zeros((2, 1, 1, 3), np.uint8), config.data.preprocess).arrays()
+    images = {"images": FlatImages(array(9, size * size * 3, dtype=np.uint8), (size, size, 3)), "labels": array(9)}
+    arrays, batch = images | statistics, config.train.batch_size
+    indices = array(batch, 2) if config.data.mixup or config.data.cutmix else array(batch)
+
+    def train(values, *arguments):
+        axis = "data" if config.train.parallel == "pmap" else None
+        return step.train_step(with_traced(shape_of(config).as_configdict(), values), network, axis, *arguments)
+
+    if config.train.parallel == "pmap":
+        in_specs = (P(), P(), P(), P("data"))
+        train = jax.shard_map(train, mesh=MESH, in_specs=in_specs, out_specs=P(), check_vma=False)
+    after, metrics = jax.eval_shape(train, traced(config), state, arrays, indices)
+    assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(lambda leaf: leaf.shape, state)
+    assert all(metric.shape == () for metric in metrics.values())
+    count = config.train.eval_batch_size
+    of_batch = (arrays, array(count), array(count, dtype=np.float32))
+    jax.eval_shape(partial(step.eval_step, config, network), state.params, state.batch_stats, *of_batch)
+    return True
