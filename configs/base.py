@@ -35,7 +35,9 @@ FIELDS: dict[str, Field] = {
     # The network.  A family reads those that it has; see MODELS in normres/models.
     "model.family": Field("resnet", "a row of MODELS", choices="normres.models:MODELS", before="resnet"),
     "model.module": Field("", "a Flax module of yours in place of the family, FILE.py:NAME", before=""),
-    "model.depth": Field(20, "layers: ResNets 6n+2 (basic) or 9n+2 (bottleneck), VGG 11, 13, 16 or 19", least=1, most=20_000),
+    "model.depth": Field(
+        20, "layers: ResNets 6n+2 (basic) or 9n+2 (bottleneck), VGG 11, 13, 16 or 19", least=1, most=20_000
+    ),
     "model.width": Field(16, "channels of the first stage; each later one has twice as many", least=1, most=CHANNELS),
     "model.layout": Field(
         "cifar", "cifar | wide (6n+4, counts projections) | imagenet (7x7 stem)", choices="normres.models:LAYOUTS"
@@ -86,8 +88,12 @@ FIELDS: dict[str, Field] = {
         how=True,
     ),
     "model.norm": Field("batch", "a row of norms.TABLE, or axes to average over, such as NHC"),
-    "model.norm_groups": Field(8, "channel groups of a grouped norm; they must divide the width", least=1, most=CHANNELS),
-    "model.norm_sub_batches": Field(4, "parts of the batch of ghost_batch; they must divide the batch", least=1, most=BATCH),
+    "model.norm_groups": Field(
+        8, "channel groups of a grouped norm; they must divide the width", least=1, most=CHANNELS
+    ),
+    "model.norm_sub_batches": Field(
+        4, "parts of the batch of ghost_batch; they must divide the batch", least=1, most=BATCH
+    ),
     "model.norm_epsilon": Field(1e-5, "added to the variance", least=0, most=1),
     "model.norm_average": Field(
         "exponential",
@@ -121,9 +127,15 @@ FIELDS: dict[str, Field] = {
     "data.validation": Field(0, "training examples set aside, 5,000 in the papers", least=0, below=EXAMPLES),
     "data.stratified": Field(False, "validation set and fraction have each class in proportion"),
     "data.evaluate_on": Field("test", "the images of the run's test error", choices=("test", "validation")),
-    "data.fraction": Field(1.0, "share of the training examples (without the validation set) that is kept", least=0, most=1),
-    "data.per_class": Field(0, "training examples kept of each class, in place of a fraction; 0 = all", least=0, below=EXAMPLES),
-    "data.split_seed": Field(0, "of validation set and subset; not config.seed: all seeds see the same data", least=0, below=SEEDS),
+    "data.fraction": Field(
+        1.0, "share of the training examples (without the validation set) that is kept", least=0, most=1
+    ),
+    "data.per_class": Field(
+        0, "training examples kept of each class, in place of a fraction; 0 = all", least=0, below=EXAMPLES
+    ),
+    "data.split_seed": Field(
+        0, "of validation set and subset; not config.seed: all seeds see the same data", least=0, below=SEEDS
+    ),
     "data.label_noise": Field(0.0, "share of the training labels that a random other class replaces", least=0, most=1),
     "data.label_noise_seed": Field(0, "which labels, and by what", least=0, below=SEEDS),
     "data.preprocess": Field(
@@ -140,10 +152,16 @@ FIELDS: dict[str, Field] = {
     "data.padding": Field(
         "zero", "of crop_flip, around preprocessed images: zero | reflect", choices="normres.data.augment:PADDINGS"
     ),
-    "data.cutout": Field(0, "pixels, side of a square of zeros in each training image, such as 16; 0 = off", least=0, most=SIDE),
-    "data.mixup": Field(0.0, "alpha, such as 1: mixes pairs of images by a share from Beta(alpha, alpha)", least=0, most=1_000),
+    "data.cutout": Field(
+        0, "pixels, side of a square of zeros in each training image, such as 16; 0 = off", least=0, most=SIDE
+    ),
+    "data.mixup": Field(
+        0.0, "alpha, such as 1: mixes pairs of images by a share from Beta(alpha, alpha)", least=0, most=1_000
+    ),
     # Of mixed images, the training error counts the label with the larger share as the right one.
-    "data.cutmix": Field(0.0, "alpha, such as 1: a box of another image, its area from Beta(alpha, alpha)", least=0, most=1_000),
+    "data.cutmix": Field(
+        0.0, "alpha, such as 1: a box of another image, its area from Beta(alpha, alpha)", least=0, most=1_000
+    ),
     "data.cutmix_probability": Field(
         1.0, "share of the steps at which cutmix is applied; Yun et al. 2019: 0.5 on CIFAR", least=0, most=1
     ),
@@ -159,9 +177,14 @@ FIELDS: dict[str, Field] = {
     "optim.momentum": Field(0.9, "of sgd; of adamw the decay of the mean gradient, beta1", least=0, below=1),
     "optim.nesterov": Field(False, "Nesterov's momentum; sgd only"),
     "optim.beta2": Field(0.999, "decay of the mean squared gradient; adamw only", least=0, below=1, before=0.999),
-    "optim.epsilon": Field(1e-8, "added to the root of the mean squared gradient; adamw only", least=0, most=10, before=1e-8),
+    "optim.epsilon": Field(
+        1e-8, "added to the root of the mean squared gradient; adamw only", least=0, most=10, before=1e-8
+    ),
     "optim.weight_decay": Field(
-        1e-4, "sgd: L2, added to the gradient before momentum; adamw: times the rate, taken off the weight", least=0, most=1_000
+        1e-4,
+        "sgd: L2, added to the gradient before momentum; adamw: times the rate, taken off the weight",
+        least=0,
+        most=1_000,
     ),
     "optim.decay_norms": Field(True, "decay scales and biases as well as kernels, as the papers did"),
     "optim.clip_factor": Field(0.0, "adaptive gradient clipping, such as 0.02; 0 = off", least=0, most=1_000),
@@ -182,7 +205,9 @@ FIELDS: dict[str, Field] = {
         "of the rate: step (divided at each boundary) | cosine (to zero) | constant",
         choices="normres.training.optim:SCHEDULES",
     ),
-    "optim.boundaries": Field((32_000, 48_000), "steps at which the step schedule changes the rate", least=1, below=STEPS, longest=100),
+    "optim.boundaries": Field(
+        (32_000, 48_000), "steps at which the step schedule changes the rate", least=1, below=STEPS, longest=100
+    ),
     "optim.decay_factor": Field(0.1, "of the step schedule, at each boundary", least=0, most=1_000),
     "optim.warmup_steps": Field(0, "steps in which the rate rises linearly from zero", least=0, below=STEPS),
     "optim.hold_learning_rate": Field(0.01, "deep nets start at this rate ...", least=0, most=RATE),

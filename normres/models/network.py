@@ -1,7 +1,7 @@
 """What all families of networks have in common: how they normalize, and modules that carry it out."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -42,6 +42,7 @@ class NetworkConfig:
     weights: str = "plain"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    last_pool: ClassVar = 1  # the stride of what follows the last stage
 
     @property
     def norm_spec(self) -> norms.NormSpec:
@@ -60,10 +61,10 @@ class NetworkConfig:
         """The channels of each stage's norms, and by how much its side is shorter than the image's."""
         return ((self.width, 1),)
 
-    @property
-    def shrinks(self) -> int:
-        """By how much the last feature map's side is shorter than the image's: the least side of an image."""
-        return max(stride for _, stride in self.stages)
+    def check_image(self, height: int, width: int) -> None:
+        """Raises ValueError for images smaller than the product of the strides."""
+        if min(height, width) < (strides := self.last_pool * max(stride for _, stride in self.stages)):
+            raise ValueError(f"images of {height}x{width} are too small: the strides of this network make {strides}")
 
     def check(self) -> Self:
         """Returns itself if there is such a network.

@@ -142,11 +142,7 @@ class ResNet(Words):
           ValueError: images smaller than the product of the strides.
         """
         config, layout = self.config, LAYOUTS[self.config.layout]
-        if min(images_NHWC.shape[1:3]) < config.shrinks:
-            height, width = images_NHWC.shape[1:3]
-            raise ValueError(
-                f"images of {height}x{width} are too small: the strides of this network make {config.shrinks}"
-            )
+        config.check_image(*images_NHWC.shape[1:3])
         stem = {
             "features": config.stem_width or config.width,
             "kernel_size": layout.stem_kernel,

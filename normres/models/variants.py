@@ -284,11 +284,5 @@ class ResNetConfig(NetworkConfig):
             raise ValueError(f"auxiliary={self.auxiliary}: there is no inner stage {wrong[0]}; choices: {inner}")
         if self.cardinality > 1 and not any(size > 1 for size in BRANCHES[self.block].kernels[1:-1]):
             raise ValueError(f"cardinality={self.cardinality} needs config.model.block='bottleneck'")
-        shortcut, first = SHORTCUTS[self.shortcut], self.features(0)[-1]
-        if shortcut.add and shortcut.project == "never" and self.stem_width > first:
-            raise ValueError(
-                f"stem_width={self.stem_width} is more than the {first} channels of the first block, to which "
-                f"config.model.shortcut={self.shortcut!r} only adds; choices: B, C"
-            )
         must_divide("cardinality", self.cardinality, "width", self.inner_width or self.width)
         return super().check()

@@ -5,7 +5,7 @@ follows the average over space.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -33,16 +33,12 @@ class VGGConfig(NetworkConfig):
     """
 
     dropout: float = 0.0
+    last_pool: ClassVar = 2
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
         """See NetworkConfig."""
         return tuple((multiple * self.width, 2**stage) for stage, multiple in enumerate(MULTIPLES))
-
-    @property
-    def shrinks(self) -> int:
-        """See NetworkConfig; a max pool follows the last stage."""
-        return 2 * super().shrinks
 
     def check(self) -> Self:
         """See NetworkConfig."""
@@ -58,17 +54,9 @@ class VGG(Network):
 
     @nn.compact
     def __call__(self, images_NHWC: jax.Array) -> jax.Array:
-        """Returns logits_NK in at least float32 for images_NHWC of any floating dtype.
-
-        Raises:
-          ValueError: images smaller than the product of the strides.
-        """
+        """Returns logits_NK in at least float32 for images_NHWC of any floating dtype; see check_image."""
         config = self.config
-        if min(images_NHWC.shape[1:3]) < config.shrinks:
-            height, width = images_NHWC.shape[1:3]
-            raise ValueError(
-                f"images of {height}x{width} are too small: the strides of this network make {config.shrinks}"
-            )
+        config.check_image(*images_NHWC.shape[1:3])
         x = images_NHWC.astype(config.dtype)
         for stage, (channels, _) in enumerate(config.stages):
             for number in range(1, DEPTHS[config.depth][stage] + 1):

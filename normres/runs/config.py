@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from normres import files
 from normres.data import sources, splits
 from normres.errors import UserError, nearest
-from normres.models import MODELS
+from normres.models import MODELS, SHORTCUTS
 from normres.runs.fields import declared, flatten, recipe_of_command, shown
 
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
@@ -140,14 +140,15 @@ def _validate_model(config: ConfigDict) -> None:
         network = MODELS[model.family].configured(model)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from None
-    if config.data.image_size < network.shrinks:
+    try:
+        network.check_image(config.data.image_size, config.data.image_size)
+    except ValueError as error:
+        raise UserError(f"config.data.image_size={config.data.image_size}: {error}") from None
+    _validate_stem(network)
+    blocks = sum(getattr(network, "blocks", ()))
+    if model.unroll == "always" and blocks > MOST_UNROLLED:
         raise UserError(
-            f"config.data.image_size={config.data.image_size} is too small: the strides of config.model.family="
-            f"{model.family!r}, config.model.layout={model.layout!r} make {network.shrinks}"
-        )
-    if model.unroll == "always" and sum(getattr(network, "blocks", ())) > MOST_UNROLLED:
-        raise UserError(
-            f"config.model.unroll='always' compiles each of the {sum(network.blocks):,} blocks of config.model.depth="
+            f"config.model.unroll='always' compiles each of the {blocks:,} blocks of config.model.depth="
             f"{model.depth} on its own, at most {MOST_UNROLLED}; choices: never, auto"
         )
     if network.norm_spec.sub_batches > 1 and config.train.batch_size % model.norm_sub_batches:
@@ -159,6 +160,17 @@ def _validate_model(config: ConfigDict) -> None:
         raise UserError(
             f"config.optim.auxiliary_weights={weights}: write one weight, or one for each of the "
             f"{len(model.auxiliary)} stages of config.model.auxiliary"
+        )
+
+
+def _validate_stem(network: Any) -> None:
+    """Raises UserError if the first block's shortcut, which can only add channels, would have to drop some."""
+    shortcut = SHORTCUTS[getattr(network, "shortcut", "none")]
+    stem = getattr(network, "stem_width", 0)
+    if shortcut.add and shortcut.project == "never" and stem > (first := network.features(0)[-1]):
+        raise UserError(
+            f"config.model.stem_width={stem} must be at most {first}, the channels of the first block, with "
+            f"config.model.shortcut={network.shortcut!r}; B and C project"
         )
 
 

@@ -28,7 +28,7 @@ from normres.data.seeds import stream_seed
 from normres.data.stream import Change, Stream
 from normres.errors import UserError
 from normres.layers import PLAIN, Ops
-from normres.training.memory import refuse_large_program, refuse_large_state
+from normres.training import limits
 from normres.training.networks import UserNetwork, build_network
 from normres.training.step import TrainState, build_state, eval_step, train_step
 from normres.training.traced import shape_of, traced, with_traced
@@ -176,20 +176,10 @@ class Programs:
                 raise UserError(
                     f"config.train.{field}={config.train[field]} is not a multiple of the {len(devices)} devices"
                 )
-        examples, image = len(dataset.train_labels), dataset.train_images.shape[1:]
-        if config.train.batch_size > examples:
-            raise UserError(
-                f"config.train.batch_size={config.train.batch_size} is larger than the training set of {examples:,} "
-                f"images, config.data.source={config.data.source!r}"
-            )
         self.config = config
         self.network = build_network(config, len(dataset.class_names), dtype, devices[0].platform, ops)
-        if not config.model.module and min(image[:2]) < self.model.shrinks:
-            raise UserError(
-                f"config.data.source={config.data.source!r}: images of {image[0]}x{image[1]} pixels are too small; the "
-                f"strides of the network make {self.model.shrinks}"
-            )
-        self.sizes = {"train": examples, "test": len(dataset.test_labels)}
+        limits.refuse_data(config, getattr(self.network, "config", None), dataset, len(devices))
+        self.sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, P())
         self.sharded = NamedSharding(mesh, P("data"))
@@ -236,10 +226,9 @@ class Programs:
 
         Raises UserError if the run cannot fit into a device's memory.
         """
-        image_shape = self._dataset.train_images.shape[1:]
         arrays = [self.arrays(split) for split in ("train", "test")]
-        model = getattr(self.network, "config", None)
-        refuse_large_state(self.config, self.state_shapes(), arrays, image_shape, model)
+        image, model = self._dataset.train_images.shape[1:], getattr(self.network, "config", None)
+        limits.refuse_large_state(self.config, self.state_shapes(), arrays, image, model)
         key = jax.random.key(stream_seed(self.config, "initialization"))
         return placed(self._steps.initialize(key), self.replicated)
 
@@ -280,7 +269,7 @@ class Programs:
         started = time.perf_counter()
         if self._steps.compiled is None:
             program = self.lower("train").compile()
-            refuse_large_program(self.config, program)
+            limits.refuse_large_program(self.config, program)
             self._steps.compiled = program
         self.compile_seconds = time.perf_counter() - started
         return self._steps.compiled

@@ -1,13 +1,15 @@
 """Any value of any field is one line, or a config whose steps trace; the values come from the declarations."""
 
 import math
-from functools import cache, partial
+from collections import Counter
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from normres.configs import base
@@ -16,18 +18,18 @@ from normres.data.flat import FlatImages
 from normres.errors import UserError
 from normres.runs import config as configs
 from normres.runs import traps
-from normres.runs.fields import digest
+from normres.runs.local import load_data
 from normres.training import step
-from normres.training.loop import fit
+from normres.training.metrics import METRICS
 from normres.training.networks import build_network
 from normres.training.programs import Programs
 from normres.training.traced import shape_of, traced, with_traced
 
 TINY = {"model.depth": 8, "model.width": 4, "model.norm_groups": 2, "optim.warmup_steps": 1, "train.steps": 2}
 TINY |= {"train.dtype": "float32", "train.ops": "plain", "train.batch_size": 8, "train.eval_batch_size": 8}
-TRACED = 60  # at most; a trace takes half a second
+TRACED = 25  # at most; a trace takes half a second
 
-MESH = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+MESH = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
 
 # What is no value of most fields, or is so only by accident.
 JUNK = (None, True, (), [], {}, b"1", 1j, [None], "", " ", "()", "(1", "1,", ",", "nan", "-inf", "1e999", "1e-999")
@@ -74,24 +76,33 @@ CHANGES = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True).
 )
 
 
-def loaded(changes):
-    """Returns the config, or None if it is refused, which is one line."""
+FIXED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+FIXED |= {"phases": (Phase.generate,)}
+
+
+def refused(call):
+    """Returns what `call()` returns, or None if it is refused, which is one line."""
     try:
-        return configs.load("base:demo", TINY | changes)
+        return call()
     except UserError as error:
-        assert str(error).strip()
-        assert len(str(error).splitlines()) == 1, str(error)
-        assert len(str(error)) < 2_000
-        return None
+        line = str(error)
+    assert line.strip()
+    assert len(line.splitlines()) == 1, line
+    assert len(line) < 2_000
+    return None
+
+
+def loaded(changes):
+    """Returns the config, or None if it is refused."""
+    return refused(lambda: configs.load("base:demo", TINY | changes))
 
 
 def trace(config):
     """Traces a run's steps from shapes alone, as Programs does; returns whether there is such a network."""
     size = config.data.image_size
-    try:
-        network = build_network(config, 10, "float32")
-    except UserError as error:  # of model.module
-        assert "config.model.module" in str(error) or "no such file" in str(error)
+    network = refused(lambda: build_network(config, 10, "float32"))
+    if network is None:
+        assert config.model.module
         return False
     state = jax.eval_shape(partial(step.build_state, config, network, (size, size, 3)), jax.random.key(0))
 
@@ -117,3 +128,54 @@ def trace(config):
     of_batch = (arrays, array(count), array(count, dtype=np.float32))
     jax.eval_shape(partial(step.eval_step, config, network), state.params, state.batch_stats, *of_batch)
     return True
+
+
+@pytest.fixture(scope="module")
+def count():
+    return Counter()
+
+
+@settings(max_examples=300, **FIXED)
+@given(changes=CHANGES)
+def test_any_value_is_one_line_or_a_config_whose_steps_trace(count, changes):
+    config = loaded(changes)
+    count["refused" if config is None else "valid"] += 1
+    if config is None:
+        return
+    assert all(len(line.splitlines()) == 1 for line in traps.of(config))
+    # Of what only says where or how often something is done, the steps know nothing.
+    if count["traced"] < TRACED and not all(base.FIELDS[name].how for name in changes):
+        count["traced"] += trace(config)
+
+
+def test_of_these_many_are_refused_and_many_are_not(count):
+    assert min(count["refused"], count["valid"]) > 60
+    assert count["traced"] == TRACED
+
+
+def small(field):
+    """Strategy of a field's values that a second of training allows."""
+    if field.kind is int and not isinstance(field.value, tuple):
+        return st.integers(field.least, field.least + 8)
+    return valid(field)
+
+
+SIZES = ("data.source", "data.path", "data.name", "data.image_size", "data.stream", "model.module", *TINY)
+STARTED = st.lists(st.sampled_from([name for name in NAMES if name not in SIZES]), min_size=1, max_size=3, unique=True)
+STARTED = STARTED.flatmap(lambda names: st.fixed_dictionaries({name: small(base.FIELDS[name]) for name in names}))
+
+
+@settings(max_examples=10, **FIXED)
+@given(changes=STARTED)
+def test_ten_of_them_train(changes):
+    own = {"data.source": "synthetic", "data.image_size": 8, "train.eval_batch_size": 250, "train.steps_per_program": 1}
+    config = loaded(own | changes)
+    assume(config is not None)
+    programs = refused(lambda: Programs(config, load_data(config), "float32", jax.devices()[:1]))
+    assume(programs is not None)
+    state = programs.initial_state()
+    for number in range(2):
+        state, metrics = programs.train(state, number)
+        assert set(METRICS) < set(metrics)
+    assert int(state.step) == 2
+    assert 0 <= programs.evaluate(state, "test")["error"] <= 1

@@ -1,4 +1,4 @@
-"""What cannot fit into a device's memory is refused before it is allocated, in a line that names the fields."""
+"""What cannot run, as soon as data and devices are known: a line that names the fields, before anything is allocated."""
 
 import math
 from typing import Any
@@ -6,8 +6,31 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from normres.data import Dataset
 from normres.data.lazy import device_memory
 from normres.errors import UserError
+
+
+def refuse_data(config: ConfigDict, model: Any, dataset: Dataset, devices: int) -> None:
+    """Raises UserError if the network or the batch does not suit the data or the devices; see refuse_large_state."""
+    batch, examples, source = config.train.batch_size, len(dataset.train_labels), config.data.source
+    if batch > examples:
+        raise UserError(
+            f"config.train.batch_size={batch} is larger than the training set of {examples:,} images, "
+            f"config.data.source={source!r}"
+        )
+    if model is None:
+        return
+    try:
+        model.check_image(*dataset.train_images.shape[1:3])
+    except ValueError as error:
+        raise UserError(f"config.data.source={source!r}: {error}") from None
+    share = batch // devices
+    if config.train.parallel == "pmap" and share % model.norm_spec.sub_batches:
+        raise UserError(
+            f"config.model.norm_sub_batches={model.norm_sub_batches} does not divide the {share} examples of "
+            f"config.train.batch_size={batch} that config.train.parallel='pmap' gives each device"
+        )
 
 
 def refuse_large_state(config: ConfigDict, state: Any, data: Any, image_shape: tuple[int, ...], model: Any) -> None:

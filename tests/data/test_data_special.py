@@ -1,0 +1,74 @@
+"""What could be read without end, or fits no memory, is one line before anything is read."""
+
+import os
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normres.data import load
+from normres.errors import UserError
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))  # a socket's path has at most 107 bytes
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a FIFO, a socket or a device"),
+        (make_socket, "a FIFO, a socket or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), "a FIFO, a socket or a device"),
+        (lambda path: path.symlink_to("nothing"), "a broken link"),
+        (os.mkdir, "a folder"),
+    ],
+)
+def test_a_special_file_among_images_is_one_line(tmp_path, monkeypatch, make, kind):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / split / "cat" / "a.png")
+    assert load("mine", "folder", str(tmp_path), image_size=4).train_images.shape == (1, 4, 4, 3)
+    make(tmp_path / "test" / "cat" / "b.png")
+    with pytest.raises(UserError, match=rf"^data\.path: .*test/cat/b\.png is {kind}, no regular file$"):
+        load("mine", "folder", str(tmp_path), image_size=4)
+
+
+@pytest.mark.parametrize("source", ["npz", "binary", "python", "parquet", "folder", "auto"])
+@pytest.mark.parametrize("name", ["data.npz", "data.tar.gz"])
+def test_a_fifo_as_the_path_is_one_line(tmp_path, source, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=rf"^data\.path: .*{name} is a FIFO, a socket or a device, no regular file$"):
+        load("cifar10", source, str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("parquet", "train-0.parquet"), ("tfds", "dataset_info.json"), ("tfds", "features.json"), ("auto", "train.bin")],
+)
+def test_a_fifo_in_the_folder_is_one_line(tmp_path, source, name):
+    folder = tmp_path / "cifar10" / "3.0.2" if source == "tfds" else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "features.json":
+        (folder / "dataset_info.json").write_text("{}")
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=r"^data\.path") as caught:
+        load("cifar10", source, str(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_images_that_fit_no_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2_000_000, "SC_PAGE_SIZE": 4_096}.get)
+    with pytest.raises(
+        UserError, match=r"^data\.image_size=4096: 1,500 images of 4096x4096x3 take 75\.5 GB, more than half"
+    ):
+        load("cifar10", "synthetic", image_size=4096)
+    for place in (tmp_path / "train" / "cat", tmp_path / "test" / "cat"):
+        place.mkdir(parents=True)
+        for number in range(3):
+            (place / f"{number}.png").touch()
+    with pytest.raises(UserError, match=r"^data\.path: .*train: 3 images of 1000000x1000000x3 take 9,000\.0 GB"):
+        load("mine", "folder", str(tmp_path), image_size=10**6)
