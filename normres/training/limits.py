@@ -1,4 +1,4 @@
-"""What cannot run, as soon as data and devices are known: a line that names the fields, before anything is allocated."""
+"""What cannot run, once data and devices are known: a line that names the fields, before anything is allocated."""
 
 import math
 from typing import Any
