@@ -270,7 +270,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train.batch_size": 64,
         "train.log_every": 10,
         "train.eval_every": 100,
-        "train.checkpoint_every": 50,
+        "train.checkpoint_every": 100,
         "optim.schedule": "cosine",
         "optim.boundaries": (),
         "optim.warmup_steps": 120,

@@ -147,7 +147,6 @@ class Journal:
             self.lines.append(f"the run goes on with other code: {other}")
         step = self.saved.step if self.saved else 0
         attempt = {
-            "started": now(),
             "ended": None,
             "end": None,
             "from_step": step,

@@ -19,9 +19,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@cache
 def provenance() -> dict[str, Any]:
-    """Returns commit, hash of the uncommitted changes, versions and host of this process."""
+    """Returns the time, and commit, hash of the uncommitted changes, versions and host of this process."""
+    return {"started": now(), **_of_this_process()}
+
+
+@cache
+def _of_this_process() -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
     commit = _git(root, "rev-parse", "HEAD")
     diff = (_git(root, "status", "--porcelain") or "") + (_git(root, "diff", "HEAD") or "") if commit else ""

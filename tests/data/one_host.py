@@ -27,7 +27,9 @@ def noted(self, indices):
 
 def train(streaming, parallel):
     data = load("colors", "tfds", directory, image_size=SIZE, stream=streaming)
-    programs = Programs(config(directory, train__steps=2, train__parallel=parallel), data, "float32")
+    programs = Programs(
+        config(directory, train__steps=2, optim__warmup_steps=1, train__parallel=parallel), data, "float32"
+    )
     state = programs.initial_state()
     read.clear()
     for step in range(2):

@@ -121,6 +121,7 @@ SMALL = {
     "model.depth": 8,
     "model.width": 4,
     "train.steps": 2,
+    "optim.warmup_steps": 1,
     "train.steps_per_program": 1,
     "train.batch_size": 16,
     "train.eval_batch_size": 16,
@@ -138,7 +139,7 @@ def programs():
 
 def test_a_finished_run_says_the_error_under_each_severity(programs):
     events = [(event, state) for event, state in fit(programs, programs.initial_state())]
-    assert [event.kind for event, _ in events] == ["train", "test", "corrupted", "finished"]
+    assert [event.kind for event, _ in events] == ["checkpoint", "train", "test", "corrupted", "finished"]
     errors, state = events[2][0].values, events[-1][1]
     assert list(errors) == ["contrast", "gaussian_noise"]
     # By hand: the corrupted images themselves as test set.
@@ -154,7 +155,7 @@ def test_told_to_stop_under_a_corruption_the_run_is_saved(programs):
     # Steps 2, batches of the training set 3, of the test set 2: the tenth question comes at a corrupted batch.
     calls = iter([False] * 9)
     kinds = [event.kind for event, _ in fit(programs, programs.initial_state(), lambda: next(calls, True))]
-    assert kinds == ["train", "checkpoint"]
+    assert kinds == ["checkpoint", "train"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -276,13 +275,14 @@ def test_a_run_records_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "model.remat": "nothing",
         "train.ops": "plain",
         "train.steps": 2,
+        "optim.warmup_steps": 1,
         "train.steps_per_program": 1,
         "train.batch_size": 16,
         "train.eval_batch_size": 16,
         "train.dtype": "float32",
     }
     config = configs.apply(base.get_config("demo"), changes)
-    record = local.run(config, tmp_path / "run", threading.Event(), Console(quiet=True), "run")
+    record = local.run(config, tmp_path / "run", Console(quiet=True), "run")
     assert record["status"] == "finished"
     expected = {
         "source": "synthetic",
@@ -304,8 +304,8 @@ def test_a_run_records_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "label noise (rate 0.5, replaced 20, seed 0)" in text
 
     # A run that began with other data, say because `auto` now finds something else, does not go on with these.
-    held = results.read_json(tmp_path / "run" / "record.json")
+    held = results.read_record(tmp_path / "run")
     held |= {"status": "running", "data": {**held["data"], "source": "binary", "sha256": "0" * 64}}
-    results.write_json(tmp_path / "run" / "record.json", held)
+    results.write_record(tmp_path / "run", held)
     with pytest.raises(UserError, match=r"the run began with other data \(binary\)"):
-        local.run(config, tmp_path / "run", threading.Event(), Console(quiet=True), "run")
+        local.run(config, tmp_path / "run", Console(quiet=True), "run")
