@@ -140,7 +140,7 @@ def programs():
 def test_a_finished_run_says_the_error_under_each_severity(programs):
     events = [(event, state) for event, state in fit(programs, programs.initial_state())]
     assert [event.kind for event, _ in events] == ["checkpoint", "train", "test", "corrupted", "finished"]
-    errors, state = events[2][0].values, events[-1][1]
+    errors, state = events[3][0].values, events[-1][1]
     assert list(errors) == ["contrast", "gaussian_noise"]
     # By hand: the corrupted images themselves as test set.
     for name, severity in (("contrast", 5), ("gaussian_noise", 1)):
