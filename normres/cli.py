@@ -30,6 +30,8 @@ DEVICES = """\
 Devices: local (where some steps are timed too), h100 (needs the extra cuda13), or a TPU such as tpu-v5e:1x1,
 tpu-v5e:2x2 or tpu-v6e:1x1 (needs the extra tpu)."""
 
+MISTAKE = 2  # the exit status
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
@@ -245,9 +247,15 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.launcher == "slurm":
         print(slurm.submit(options.arguments, len(arms), options.workdir, options.slurm))
         return 0
+    if options.retries < 0:
+        raise UserError(f"--retries={options.retries} must be at least 0")
+    if not 1 <= options.dead_after <= 86_400:
+        raise UserError(f"--dead-after={options.dead_after:g} must be from 1 to 86,400 seconds")
     number = workers.count(options.workers, options.workers_per_device)
     if number > 1:
-        workers.start(min(number, len(arms)), options.arguments, options.workers_per_device)
+        worst = workers.start(min(number, len(arms)), options.arguments)
+        if worst == MISTAKE:  # which a worker has said
+            return worst
     else:
         how = queue.Options(options.retries, not options.no_wait, options.dead_after)
         queue.Worker(arms, options.workdir, Console(), how).work()
@@ -355,7 +363,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, FaultInFile):
             print(error.trace, end="", file=sys.stderr)
         print(f"normres: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     except BrokenPipeError:
         # Who read the output has what was wanted; Python would say so again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

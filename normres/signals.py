@@ -20,6 +20,11 @@ _received: list[int] = []
 at_exit: list[Callable[[], None]] = []  # what a process does that is ended by a signal where no run is to be saved
 
 
+def received() -> bool:
+    """Returns whether a signal has come."""
+    return bool(_received)
+
+
 def name() -> str:
     """Returns the name of the signal that came first, such as "SIGTERM"."""
     return signal.Signals(_received[0]).name if _received else "another process"
@@ -43,7 +48,7 @@ def _on_signal(number: int, _frame: Any) -> None:
 
 def _leave() -> None:
     """Ends the process at once: an exception would abort it in the middle of an import of C++ code, or be lost."""
-    os.write(2, f"normres: stopped by {name()} before training; the same command starts again\n".encode())
+    os.write(2, f"normres: stopped by {name()}; the same command starts again\n".encode())
     for act in at_exit:
         act()
     os._exit(status())
@@ -68,6 +73,8 @@ def polled() -> Iterator[threading.Event]:
     """While the context lasts, a signal sets a flag; a second Ctrl-C ends the process all the same."""
     global _flag
     _flag = threading.Event()
+    if _received:  # when the last run had just been saved
+        _flag.set()
     try:
         yield _flag
     finally:

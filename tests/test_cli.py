@@ -155,7 +155,7 @@ def test_a_signal_at_the_start_ends_it_in_one_line(name, seconds, tmp_path):
     process.send_signal(number)
     _, said = process.communicate(timeout=300)
     assert process.returncode == (130 if name == "SIGINT" else 75)
-    assert said == f"normres: stopped by {name} before training; the same command starts again\n"
+    assert said == f"normres: stopped by {name}; the same command starts again\n"
     assert not list(tmp_path.glob("new/claim.json"))
 
 

@@ -30,6 +30,7 @@ from normres.runs import durable, hosts
 
 MANIFEST = "normres_manifest.json"
 DOCUMENT = "run.json"
+NOT_READABLE = "not readable"  # at this moment; perhaps later
 KEEP = 2  # intact ones, in case that the newest is damaged later
 
 
@@ -48,7 +49,7 @@ class Saved:
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return int(self.path.name.removeprefix("step_"))
+        return _step(self.path)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -86,16 +87,29 @@ class Saved:
         return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in named])
 
 
-def save(directory: Path, step: int, state: Any, document: dict[str, Any], kept: Callable[[int], bool]) -> None:
+def save(
+    directory: Path,
+    step: int,
+    state: Any,
+    document: dict[str, Any],
+    kept: Callable[[int], bool],
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Saves a tree of arrays and a document as directory/step_..., unless an intact one of that step is there.
 
     Then it removes the other checkpoints but the newest KEEP intact ones and those whose step is `kept`.
+
+    Args:
+      directory: of the run's checkpoints.
+      step, state, document: what is saved.
+      kept: says of a step whether its checkpoint stays.
+      check: raises if this process may not write any more; asked after each part that may take long.
 
     Raises:
       OSError: the disk is full or gone; what was saved before is untouched.
     """
     target, writer = path_of(directory, step), hosts.is_writer()
-    if hosts.from_writer(writer and _fault(target) is not None):
+    if wanted := hosts.from_writer(writer and _fault(target) is not None):
         arrays = _named(state)
         if writer:
             if target.exists():
@@ -105,41 +119,53 @@ def save(directory: Path, step: int, state: Any, document: dict[str, Any], kept:
         hosts.barrier()
         with _one_line_errors(target):
             ocp.save(target, arrays)
-    if writer and _fault(target) is not None:
+    if writer and wanted:
+        check()
         durable.write_json(target / DOCUMENT, document)
         for file in [*target.rglob("*"), target]:
             durable.sync(file)
         sums = {
             str(file.relative_to(target)): durable.sha256(file) for file in sorted(target.rglob("*")) if file.is_file()
         }
+        check()
         durable.write_json(target / MANIFEST, sums)
         durable.sync(directory)
     if writer and (chosen := choose(directory, kept)):
+        check()
         keep_only(directory, chosen)
     hosts.barrier()  # The others do not go on, and end perhaps, before all is on the disk.
 
 
-def choose(directory: Path, kept: Callable[[int], bool], newest: int = KEEP) -> list[Saved]:
-    """Returns the `newest` intact checkpoints and the intact ones whose step is `kept`, in the order of their steps."""
-    chosen: list[Saved] = []
+def choose(directory: Path, kept: Callable[[int], bool], newest: int = KEEP) -> list[Path]:
+    """Returns the `newest` intact checkpoints and the ones whose step is `kept`, in the order of their steps."""
+    chosen: list[Path] = []
     for path in _steps(directory):
-        wanted = len(chosen) < newest or kept(int(path.name.removeprefix("step_")))
-        if wanted and (saved := read(path)):
-            chosen.append(saved)
+        sealed = kept(_step(path)) and (path / MANIFEST).is_file()
+        if sealed or (len(chosen) < newest and _fault(path) is None):
+            chosen.append(path)
     return chosen[::-1]
 
 
-def keep_only(directory: Path, chosen: list[Saved]) -> None:
-    """Removes all checkpoints but these, and what is left of saves that were interrupted."""
-    for path in directory.resolve().glob("step_*"):
-        if path not in [saved.path for saved in chosen]:
+def keep_only(directory: Path, chosen: list[Path]) -> None:
+    """Removes all checkpoints but these, and what is left of saves that were interrupted.
+
+    Those stay that cannot be read at this moment, and intact ones of later steps, which another process has saved.
+    """
+    last = max(map(_step, chosen), default=-1)
+    for path in [*_steps(directory), *directory.resolve().glob("step_*.orbax-checkpoint-tmp*")]:
+        unfinished = "." in path.name
+        if path in chosen or (not unfinished and chosen and _step(path) > last and _fault(path) is None):
+            continue
+        if unfinished or not (_fault(path) or "").startswith(NOT_READABLE):
             shutil.rmtree(path)
 
 
-def newest(directory: Path) -> tuple[Saved | None, list[str]]:
-    """Returns the newest intact checkpoint, or None, and a line for each one that was passed over."""
+def newest(directory: Path, before: int | None = None) -> tuple[Saved | None, list[str]]:
+    """Returns the newest intact checkpoint (of a step below `before`), and a line for each that was passed over."""
     passed_over: list[str] = []
     for path in _steps(directory):
+        if before is not None and _step(path) >= before:
+            continue
         if saved := read(path):
             return saved, passed_over
         passed_over.append(f"{path}: {_fault(path)}; passed over")
@@ -185,6 +211,10 @@ def _named(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
 def _steps(directory: Path) -> list[Path]:
     """The checkpoint directories, newest first."""
     return sorted(directory.resolve().glob("step_" + "[0-9]" * 9), reverse=True)
@@ -206,7 +236,7 @@ def _fault(path: Path) -> str | None:
     except (ValueError, AttributeError):
         return "damaged manifest"
     except OSError as error:
-        return f"not readable: {error.strerror}"
+        return f"{NOT_READABLE}: {error.strerror}"
     return None
 
 

@@ -12,18 +12,20 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from normres import signals
 from normres.errors import InterruptedRun, UserError
+from normres.runs import durable
 
 NAME = "claim.json"
 DEAD_SECONDS = 60.0
 BEATS = 6  # in DEAD_SECONDS
 NOTE_SECONDS = 1.0
+TRIES, TRY_SECONDS = 4, 0.1  # to read a claim that is not there for a moment
 SIZE = 512  # bytes of the file, so that a heartbeat is one write in place, also on a full disk
 
 # When this process first saw a claim as it is now: the claim's file, its content and the time.
@@ -47,32 +49,37 @@ class Claim:
 
     def __init__(self, path: Path, descriptor: int, dead_seconds: float):
         self.path, self._descriptor, self._beat_seconds = path, descriptor, dead_seconds / BEATS
-        self._content = {"token": secrets.token_hex(8), **_this_process(), "beat": 0, "step": None}
+        own = {"token": secrets.token_hex(8), "dead_seconds": dead_seconds, "beat": 0, "step": None}
+        self._content: dict[str, Any] = {**own, **_this_process()}
         self._released = threading.Event()
         self._beat()
-        threading.Thread(target=self._keep_beating, daemon=True).start()
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True)
+        self._thread.start()
 
     def note(self, **progress: Any) -> None:
         """Tells how far the run is, at most every NOTE_SECONDS."""
         self._content |= progress
         if time.monotonic() - self._last >= NOTE_SECONDS:
-            self._beat()
+            with suppress(OSError):
+                self._beat()
 
     def check(self) -> None:
         """Raises LostClaim if another process has the run; call before each write."""
-        holder = read(self.path)
+        for _ in range(TRIES):
+            if holder := read(self.path):
+                break
+            time.sleep(TRY_SECONDS)  # somebody looks at it, see _remove, or the disk is slow
         if not holder or holder.get("token") != self._content["token"]:
-            other = "its claim was removed" if holder is None else f"{in_words(holder)} has taken it over"
+            other = f"{in_words(holder)} has taken it over" if holder else "its claim was removed"
             raise LostClaim(f"{self.path}: {other} while this process stood still")
 
     def release(self) -> None:
         """Ends the claim."""
         self._released.set()
-        try:
+        self._thread.join()
+        with suppress(LostClaim, OSError):
             self.check()
             (self.path / NAME).unlink()
-        except (LostClaim, FileNotFoundError):
-            pass
         os.close(self._descriptor)
 
     def _beat(self) -> None:
@@ -83,20 +90,27 @@ class Claim:
 
     def _keep_beating(self) -> None:
         while not self._released.wait(self._beat_seconds):
-            try:
+            with suppress(OSError):
                 self._beat()
-            except OSError:
-                continue
 
 
 @contextmanager
-def hold(path: Path, dead_seconds: float = DEAD_SECONDS) -> Iterator[Claim]:
+def hold(path: Path, dead_seconds: float = DEAD_SECONDS, say: Callable[[str], None] | None = None) -> Iterator[Claim]:
     """Claims the run's directory, which is made if need be, as long as the context lasts.
+
+    Args:
+      path: the run's directory.
+      dead_seconds: after which a process that gives no sign is taken for dead.
+      say: if given, this waits until it is known whether a holder on another machine is dead, and says so.
 
     Raises:
       Busy: another process has it, or nobody knows yet that it is dead.
+      InterruptedRun: told to stop while it waited.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.mkdir(parents=True)
+        durable.sync(path.parent)
+    first: dict[str, Any] | None = None
     while True:
         try:
             descriptor = os.open(path / NAME, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
@@ -105,9 +119,17 @@ def hold(path: Path, dead_seconds: float = DEAD_SECONDS) -> Iterator[Claim]:
             holder = read(path)
             if holder is None:
                 continue
-            if not is_dead(path, holder, dead_seconds):
+            if is_dead(path, holder, dead_seconds):
+                _remove(path / NAME, holder)
+                continue
+            if say is None or _is_here(holder) or holder != (first or holder):
                 raise Busy(path, holder) from None
-            _remove(path / NAME, holder)
+            if first is None:
+                first = holder
+                say(f"{in_words(holder)} has claimed this run; waiting {dead_seconds:g} s for a sign of it")
+            with signals.polled() as stop:
+                if stop.wait(1):
+                    raise InterruptedRun("stopped before training") from None
     try:
         claim = Claim(path, descriptor, dead_seconds)
     except OSError:  # the disk is full
@@ -139,14 +161,12 @@ def _content(file: Path) -> dict[str, Any] | None:
 
 def is_dead(path: Path, holder: dict[str, Any], dead_seconds: float = DEAD_SECONDS) -> bool:
     """Returns whether the holder is known to be dead; for one on another machine, ask again later."""
-    here = _this_process()
-    same_machine = all(holder.get(name) == here[name] for name in ("host", "boot", "pid_space"))
-    if same_machine and _started(holder["pid"]) != holder["started"]:
+    if _is_here(holder) and _started(holder["pid"]) not in (holder["started"], "running"):
         return True
     now, content = time.monotonic(), json.dumps(holder)
     if _seen.get(path, ("",))[0] != content:
         _seen[path] = (content, now)
-    return now - _seen[path][1] >= dead_seconds
+    return now - _seen[path][1] >= max(dead_seconds, holder.get("dead_seconds", 0))
 
 
 def in_words(holder: dict[str, Any]) -> str:
@@ -162,8 +182,15 @@ def _remove(file: Path, holder: dict[str, Any]) -> None:
     except FileNotFoundError:
         return
     if (_content(aside) or {}).get("token") != holder.get("token"):
-        os.link(aside, file)
+        with suppress(OSError):  # where nothing can be linked, that holder stops and another one starts
+            os.link(aside, file)
     aside.unlink()
+
+
+def _is_here(holder: dict[str, Any]) -> bool:
+    """Returns whether a holder's process can be seen from this one."""
+    here = _this_process()
+    return all(holder.get(name) == here[name] for name in ("host", "boot", "pid_space"))
 
 
 def _this_process() -> dict[str, Any]:
@@ -186,7 +213,7 @@ def _started(pid: int) -> str | None:
     """Returns when a process of this machine was started, in the kernel's ticks; None if there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except OSError:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

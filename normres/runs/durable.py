@@ -22,7 +22,7 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old one or the new one and never a part, also after a power failure."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # of two processes, each has its own
     with temporary.open("w") as file:
         file.write(text)
         file.flush()

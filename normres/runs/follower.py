@@ -20,6 +20,9 @@ class _NoClaim:
     def check(self) -> None: ...
 
 
+NO_CLAIM: Any = _NoClaim()  # of who only reads
+
+
 class Follower(Journal):
     """Knows what process 0's journal knows, and writes nothing but its shards of checkpoints."""
 
@@ -29,7 +32,7 @@ class Follower(Journal):
         Raises:
           UserError: the checkpoint is not to be seen here.
         """
-        self.path, self.claim, self.lines, self.sinks = path, _NoClaim(), [], []  # type: ignore[assignment]
+        self.path, self.claim, self.lines, self.sinks = path, NO_CLAIM, [], []
         self.config = json.loads(json.dumps(config.to_dict()))
         self._kept, self._every = config.train.keep, config.train.keep_every
         self.done, self.record, self.metrics, step = hosts.from_writer(None)

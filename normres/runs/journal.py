@@ -52,9 +52,7 @@ class Journal:
         if held and record and self._is_done(record, held):
             self.done, self.record = True, record
             return
-        self.metrics = []
-        self.saved, passed_over = checkpoint.newest(self.path / "checkpoints")
-        self.lines += passed_over
+        self._find_saved()
         document = self.saved.document if self.saved else {}
         copy = document.get("record") or {}
         if not record or len(record["attempts"]) < len(copy.get("attempts", ())):
@@ -62,7 +60,7 @@ class Journal:
         known = document.get("config")
         if not known and record and record.get("config_digest") == digest(config):
             known = self.config
-        if known and (not held or identity(held) != identity(known)):
+        if known and (not held or _but_steps(held) != _but_steps(known)):
             self.lines.append(f"{self.path / 'config.json'} was lost or damaged; it is written anew")
             held = known
         if not held:
@@ -98,13 +96,27 @@ class Journal:
                 self.lines.append(f"{fault}; the run goes back to its last checkpoint")
                 return False
         self.metrics = results.read_metrics(self.path)
-        for step in record.get("kept", ()):
-            path = checkpoint.path_of(self.path / "checkpoints", step)
-            wanted = self._keeps(step) or ("last" in self._kept and step == record["kept"][-1])
-            if wanted and not checkpoint.read(path):
+        return not self._is_lost([step for step in record.get("kept", ()) if self._keeps(step) or "last" in self._kept])
+
+    def _find_saved(self) -> None:
+        """Finds the newest intact checkpoint before which no weights are lost that the run is to keep."""
+        before = None
+        while True:
+            self.saved, passed_over = checkpoint.newest(self.path / "checkpoints", before)
+            self.lines += [line for line in passed_over if line not in self.lines]
+            self.metrics = self.saved.document.get("metrics", []) if self.saved else []
+            best = best_of(self.metrics)["best_test_step"]
+            if best is None or not self._keeps(best) or not self._is_lost([best]):
+                return
+            before = best
+
+    def _is_lost(self, steps: list[int]) -> bool:
+        """Returns whether the weights of one of the steps are lost or damaged, and notes a line that says it."""
+        for path in map(self._path, steps):
+            if not checkpoint.read(path):
                 self.lines.append(f"{path} is lost or damaged; the run goes back (not so with config.train.keep=none)")
-                return False
-        return True
+                return True
+        return False
 
     def _check(self, held: dict[str, Any], config: ConfigDict, record: dict[str, Any]) -> None:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
@@ -123,10 +135,9 @@ class Journal:
         """Takes the metric lines from the checkpoint, and says what the other files lack of them."""
         try:
             lines = results.read_metrics(self.path)
-        except (UserError, UnicodeDecodeError):
+        except UserError:
             lines = []
         if self.saved and self.saved.document:
-            self.metrics = self.saved.document["metrics"]
             if lines[: len(self.metrics)] != self.metrics:
                 self.lines.append(
                     f"{self.path / 'metrics.jsonl'} was lost or damaged; the checkpoint has the lines up to its step"
@@ -136,8 +147,6 @@ class Journal:
             self.metrics = [line for line in lines if line["step"] < step + (line["split"] == "train")]
         elif record.get("step") or lines:
             self.lines.append(f"{self.path}: no intact checkpoint; the run starts anew")
-            if record.get("status") in results.DONE:
-                (self.path / "record.json").replace(self.path / "record.before.json")
         self.record = record
 
     def begin(self, record: dict[str, Any], attempt: dict[str, Any]) -> None:
@@ -157,6 +166,9 @@ class Journal:
         self.record = {**record, "step": step, "seconds": 0.0, "attempts": [*before, attempt]}
         self._began = time.perf_counter()
         self.claim.check()
+        for leftover in self.path.glob("*.*.tmp"):
+            if not leftover.name.startswith(claims.NAME):
+                leftover.unlink()
         durable.write_json(self.path / "config.json", self.config)
         command = note.repeat_command(self.config, self.path)
         text = note.note(command, [self.config], attempt["commit"], attempt["diff"], attempt["versions"])
@@ -196,7 +208,7 @@ class Journal:
         self.record |= best_of(self.metrics)
         document = {"config": self.config, "record": self.record, "metrics": self.metrics, "measured": measured}
         document["preprocess"] = self.preprocess
-        checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps)
+        checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps, self.claim.check)
         self.write()
 
     def write(self) -> None:
@@ -212,21 +224,29 @@ class Journal:
             self.claim.check()
             self._write_metrics()
             self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
-            self.record["kept"] = [saved.step for saved in self._chosen()]
+            chosen = checkpoint.choose(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
+            self.record["kept"] = [int(path.name.removeprefix("step_")) for path in chosen]
         self.write()
         if how in results.DONE:
             self.tidy()
 
     def tidy(self) -> None:
-        """Removes what a run that is done does not keep."""
-        checkpoint.keep_only(self.path / "checkpoints", self._chosen())
+        """Removes what a run that is done has not kept, whatever the config of this visit says."""
+        self.claim.check()
+        if "kept" in self.record:
+            checkpoint.keep_only(self.path / "checkpoints", [self._path(step) for step in self.record["kept"]])
         (self.path / "error.txt").unlink(missing_ok=True)
-        before = self.path / "record.before.json"
-        if before.exists() and (self._json(before.name) or {}).get("final") == self.record["final"]:
-            before.unlink()
 
-    def _chosen(self) -> list[checkpoint.Saved]:
-        return checkpoint.choose(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
+    @property
+    def is_tidy(self) -> bool:
+        """Whether there is nothing to remove."""
+        there = {path.name for path in self.path.glob("checkpoints/*")}
+        return not (self.path / "error.txt").exists() and (
+            "kept" not in self.record or there <= {self._path(step).name for step in self.record["kept"]}
+        )
+
+    def _path(self, step: int) -> Path:
+        return checkpoint.path_of(self.path / "checkpoints", step)
 
     def _keeps(self, step: int) -> bool:
         best = "best" in self._kept and step == best_of(self.metrics)["best_test_step"]
@@ -249,6 +269,11 @@ def _depends_on_end(config: ConfigDict) -> bool:
     """Returns whether a step is another one if the last step is, so that a run cannot go on beyond its end."""
     fading = bool(config.model.auxiliary) and config.optim.auxiliary_decay == "linear"
     return config.optim.schedule == "cosine" or fading
+
+
+def _but_steps(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the identity of a config without its last step, which may be raised."""
+    return {name: value for name, value in identity(config).items() if name != "train.steps"}
 
 
 def _passing(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
 from normres.runs import claims, finished, hosts, machine, results, sinks, traps
 from normres.runs.fields import digest
-from normres.runs.follower import Follower, tell
+from normres.runs.follower import NO_CLAIM, Follower, tell
 from normres.runs.journal import Journal
 from normres.runs.progress import Reporter
 from normres.runs.provenance import provenance
@@ -45,8 +46,9 @@ def run(
     path: Path,
     console: Console,
     label: str,
-    dataset: Dataset | None = None,
+    load: Callable[[], Dataset] | None = None,
     dead_seconds: float = claims.DEAD_SECONDS,
+    wait: bool = True,
 ) -> dict[str, Any]:
     """Trains one config in the run directory `path`, from its newest checkpoint if there is one.
 
@@ -55,8 +57,9 @@ def run(
       path: made if need be; a run that is done there is left as it is.
       console: where progress goes.
       label: names the run in the progress.
-      dataset: the config's data, if loaded already.
+      load: returns the config's data; not called if the run is done.
       dead_seconds: after which a process that gives no sign is taken for dead, see claims.py.
+      wait: for such a sign of a process on another machine that has claimed the run.
 
     Returns:
       The run's record, see results.py.
@@ -66,18 +69,28 @@ def run(
       InterruptedRun: told to stop.
     """
     sinks.check(config.train.sinks)
+    load = load or partial(load_data, config)
     if not hosts.is_writer():
         follower = Follower(path, config)
         if follower.done:
             return follower.record
-        return _train(follower, config, dataset or load_data(config), console, label)
-    with claims.hold(path, dead_seconds) as claim:
+        return _train(follower, config, load(), console, label)
+
+    def say(text: str) -> None:
+        console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    if (path / "record.json").is_file():  # perhaps in a directory where nobody may write
+        journal = Journal(path, config, NO_CLAIM)
+        if journal.done and journal.is_tidy:
+            tell(journal)
+            return journal.record
+    with claims.hold(path, dead_seconds, say if wait else None) as claim:
         journal = Journal(path, config, claim)
         tell(journal)
         if journal.done:
             journal.tidy()
             return journal.record
-        return _train(journal, config, dataset or load_data(config), console, label)
+        return _train(journal, config, load(), console, label)
 
 
 def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Console, label: str) -> dict[str, Any]:

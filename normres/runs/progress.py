@@ -8,6 +8,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from normres import signals
+
 LINE_SECONDS = 10.0  # between lines in a log
 RECENT = 20  # updates from which the rate is taken
 
@@ -17,7 +19,7 @@ class Reporter:
 
     def __init__(self, label: str, start: int, total: int, console: Console):
         self.label, self.start, self.total, self.console = label, start, total, console
-        self._last_line, self._note = time.monotonic(), ""
+        self._last_line = time.monotonic()
         self._marks = deque([(self._last_line, start)], maxlen=RECENT)
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -37,6 +39,7 @@ class Reporter:
         """Starts the bar."""
         if self._bar:
             self._bar.start()
+            signals.at_exit.append(self._bar.stop)  # which shows the cursor again
         return self
 
     def __exit__(
@@ -44,6 +47,7 @@ class Reporter:
     ) -> None:
         """Stops the bar and leaves it on the screen."""
         if self._bar:
+            signals.at_exit.remove(self._bar.stop)
             self._bar.stop()
 
     def compiled(self, seconds: float) -> None:
@@ -56,14 +60,14 @@ class Reporter:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """How far the run is: step, steps, seconds per step of late, and the last note."""
+        """How far the run is: step, steps, and seconds per step of late."""
         (then, first), (now, last) = self._marks[0], self._marks[-1]
         rate = (now - then) / (last - first) if last > first else None
-        return {"step": last, "steps": self.total, "seconds_per_step": rate, "note": self._note}
+        return {"step": last, "steps": self.total, "seconds_per_step": rate}
 
     def update(self, step: int, note: str) -> None:
         """Shows that `step` steps are done; in a log, at most every LINE_SECONDS."""
-        now, self._note = time.monotonic(), note
+        now = time.monotonic()
         self._marks.append((now, step))
         if self._bar:
             self._bar.update(self._task, completed=step, note=note)

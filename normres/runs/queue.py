@@ -5,11 +5,13 @@ and until then waits for those that others train, as a worker may die.
 """
 
 import os
+import re
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -55,6 +57,7 @@ class Worker:
     _not_before: dict[str, float] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
+    _unreadable: bool = False
 
     def work(self) -> None:
         """Trains arms until all are done or set aside.
@@ -64,7 +67,8 @@ class Worker:
           InterruptedRun: told to stop.
         """
         since = os.environ.get(SINCE) or now()
-        waiting = list(self.arms)
+        # An arm that has ended its process before its first checkpoint comes last, as it may do so again.
+        waiting = sorted(self.arms, key=lambda arm: _has_killed(self.workdir / arm.run_id))
         while waiting:
             before, waiting = waiting, [arm for arm in waiting if not self._settle(arm, since)]
             if not waiting or (not self.options.wait and not self._not_before):
@@ -76,13 +80,17 @@ class Worker:
 
     def _settle(self, arm: Arm, since: str) -> bool:
         """Trains an arm if it is free; returns whether it is done or set aside."""
-        path = self.workdir / arm.run_id
+        path, load = self.workdir / arm.run_id, partial(self._data, arm)
+        if signals.received():
+            raise InterruptedRun(f"stopped by {signals.name()} between two arms")
         if failures(path, since) > self.options.retries:
+            self._not_before.pop(arm.run_id, None)
             return True
         if time.monotonic() < self._not_before.get(arm.run_id, 0.0):
             return False
+        self._not_before.pop(arm.run_id, None)
         try:
-            run(arm.config, path, self.console, self._label(arm), self._data(arm), self.options.dead_seconds)
+            run(arm.config, path, self.console, self._label(arm), load, self.options.dead_seconds, wait=False)
         except claims.Busy as busy:
             if self._told.get(arm.run_id) != (holder := claims.in_words(busy.holder)):
                 self._told[arm.run_id] = holder
@@ -91,10 +99,9 @@ class Worker:
         except InterruptedRun:
             raise
         except Exception as error:
-            if not self._loaded and len({repr(arm.config.data) for arm in self.arms}) == 1:
+            if self._unreadable and len({repr(arm.config.data) for arm in self.arms}) == 1:
                 raise
             return self._failed(arm, path, error, since)
-        self._not_before.pop(arm.run_id, None)
         return True
 
     def _failed(self, arm: Arm, path: Path, error: Exception, since: str) -> bool:
@@ -104,8 +111,10 @@ class Worker:
         hopeless = isinstance(error, UserError) and not isinstance(error, FaultInFile)
         tries = self.options.retries + 1 - failures(path, since) if hopeless else 1
         self._failures[arm.run_id] = self._failures.get(arm.run_id, 0) + tries
-        with suppress(OSError), (path / "error.txt").open("a") as file:  # the disk may be what failed
-            file.write(f"{results.FAILURE}{now()} (counts as {tries}): {reason}\n{traceback.format_exc()}\n")
+        with suppress(OSError):  # the disk may be what failed
+            path.mkdir(parents=True, exist_ok=True)
+            with (path / "error.txt").open("a") as file:
+                file.write(f"{results.FAILURE}{now()} (counts as {tries}): {reason}\n{traceback.format_exc()}\n")
         count = max(failures(path, since), self._failures[arm.run_id])
         if count > self.options.retries:
             self._say(arm, f"failed and is set aside: {reason}; see {path / 'error.txt'}")
@@ -117,7 +126,9 @@ class Worker:
     def _data(self, arm: Arm) -> Dataset:
         key = repr(arm.config.data)
         if key not in self._loaded:
+            self._unreadable = True
             self._loaded = {key: load_data(arm.config)}
+            self._unreadable = False
         return self._loaded[key]
 
     def _label(self, arm: Arm) -> str:
@@ -129,19 +140,31 @@ class Worker:
 
 def failures(path: Path, since: str = "") -> int:
     """Returns how often the run in `path` has failed since a time."""
-    file = path / "error.txt"
-    if not file.is_file():
+    try:
+        text = (path / "error.txt").read_text(errors="replace")
+    except OSError:
         return 0
-    heads = [line for line in file.read_text(errors="replace").splitlines() if line.startswith(results.FAILURE)]
-    times = [line.removeprefix(results.FAILURE).partition(" (counts as ") for line in heads]
-    return sum(int(rest.partition(")")[0] or 1) for time, _, rest in times if time >= since)
+    entries = re.findall(rf"^{results.FAILURE}(\S+) \(counts as (\d+)\)", text, re.MULTILINE)
+    return sum(int(count) for time, count in entries if time >= since)
+
+
+def _has_killed(path: Path) -> bool:
+    """Returns whether the last attempt at a run has ended without a word, and had saved nothing."""
+    try:
+        attempts = results.read_record(path)["attempts"]
+    except (OSError, UserError):
+        return False
+    return (
+        bool(attempts) and attempts[-1].get("end") is None and attempts[-1].get("step") == attempts[-1].get("from_step")
+    )
 
 
 def conclude(arms: Sequence[Arm], workdir: Path) -> int:
     """Prints how the arms stand at this moment, and returns the exit status."""
     paths = [workdir / arm.run_id for arm in arms]
     done = [path for path in paths if results.status_of(path) in results.DONE]
-    failed = [path for path in paths if path not in done and failures(path)]
+    open_ = [path for path in paths if path not in done and results.status_of(path) == "running"]
+    failed = [path for path in paths if path not in done and path not in open_ and failures(path)]
     left = [path for path in paths if path not in done and path not in failed]
     parts = [f"{len(done)} of {len(arms)} arms done"]
     parts += [f"{len(failed)} set aside (see error.txt in {failed[0]})"] if failed else []

@@ -35,7 +35,6 @@ OURS = (
     "error.txt",
     "README.md",
     "lock",
-    "record.before.json",
     "tensorboard",
     "wandb",
 )
@@ -113,7 +112,7 @@ def status_of(path: Path) -> str:
         return _status(path, read_record(path))
     except FileNotFoundError:
         return "running" if _is_claimed(path) else "to do"
-    except UserError:
+    except (OSError, UserError):
         return "damaged"
 
 
@@ -149,7 +148,12 @@ def read_record(path: Path) -> dict[str, Any]:
     attempt = {name: record.pop(name, None) for name in names}
     attempt["diff"] = "unknown" if record.pop("uncommitted_changes", None) else None
     record.pop("restarts", None)
-    return {**record, "attempts": [{**attempt, "step": record.get("step"), "end": record["status"]}]}
+    return {
+        **record,
+        "attempts": [
+            {**attempt, "step": record.get("step"), "seconds": record.get("seconds"), "end": record["status"]}
+        ],
+    }
 
 
 def seal_of(record: dict[str, Any]) -> str:
@@ -171,10 +175,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
     if not file.is_file():
         return []
-    lines = file.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
     try:
+        lines = file.read_text().splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()
         return [json.loads(line) for line in lines]
     except ValueError as error:
         raise UserError(f"{file}: not readable as JSON lines ({error})") from None

@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from normres import signals
 from normres.errors import UserError
 from normres.runs import claims, durable, note, results
 from normres.runs.provenance import provenance
@@ -27,7 +29,8 @@ def note_sweep(workdir: Path, command: str, arms: Sequence[Arm]) -> None:
     if known.get(command) != run_ids:
         origin = provenance()
         text = note.note(command, [arm.config for arm in arms], origin["commit"], origin["diff"], origin["versions"])
-        durable.write_text(workdir / "README.md", text)
+        if not (workdir / "README.md").exists():  # as the commit of the first is what made the runs
+            durable.write_text(workdir / "README.md", text)
         durable.write_json(workdir / SWEEP, {**known, command: run_ids})
 
 
@@ -38,14 +41,13 @@ def show(workdir: Path, console: Console, watch: bool) -> None:
     if not watch:
         console.print(*_view(workdir)[:2])
         return
-    with Live(console=console, auto_refresh=False) as live:
+    with signals.polled() as stop, Live(console=console, auto_refresh=False) as live:
         while True:
             table, last, ended = _view(workdir)
             table.caption = last
             live.update(table, refresh=True)
-            if ended:
+            if ended or stop.wait(WATCH_SECONDS):
                 return
-            time.sleep(WATCH_SECONDS)
 
 
 def _view(workdir: Path) -> tuple[Table, str, bool]:
@@ -59,7 +61,7 @@ def _view(workdir: Path) -> tuple[Table, str, bool]:
     for path in sorted({*below, *arms}):
         row = _row(path)
         counts[row[0]] = counts.get(row[0], 0) + 1
-        table.add_row(str(path.relative_to(workdir)) if path != workdir else path.name, *row)
+        table.add_row(*map(Text, (str(path.relative_to(workdir)) if path != workdir else path.name, *row)))
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     return table, f"{words or 'no runs here'}", set(counts) <= {*results.DONE, "failed"}
 
@@ -83,8 +85,17 @@ def _row(path: Path) -> tuple[str, str, str, str, str, str]:
         f"{errors[-1]:.1%}" if errors else "",
         f"{rate:.3g}" if rate else "",
         _duration((steps - step) * rate) if rate and steps and step else "",
-        claims.in_words(holder) if holder else failed if status == "failed" else "",
+        f"{claims.in_words(holder)}{_silence(path)}" if holder else failed if status == "failed" else "",
     )
+
+
+def _silence(path: Path) -> str:
+    """Returns for how long the claim of a run has given no sign, if that is long."""
+    try:
+        seconds = time.time() - (path / claims.NAME).stat().st_mtime
+    except OSError:
+        return ""
+    return f", no sign for {_duration(seconds)}" if seconds > claims.DEAD_SECONDS else ""
 
 
 def _failure(path: Path) -> str:
@@ -99,14 +110,15 @@ def _failure(path: Path) -> str:
 def _metrics(path: Path) -> list[dict[str, Any]]:
     try:
         return results.read_metrics(path)
-    except (UserError, UnicodeDecodeError):
+    except (OSError, UserError):
         return []
 
 
 def _noted(workdir: Path) -> dict[str, list[str]]:
     try:
-        return dict(json.loads((workdir / SWEEP).read_text()))
-    except (OSError, ValueError):
+        noted = json.loads((workdir / SWEEP).read_text())
+        return {command: list(map(str, run_ids)) for command, run_ids in noted.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 

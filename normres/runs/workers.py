@@ -30,23 +30,25 @@ def count(wanted: str, per_device: int) -> int:
     return int(wanted)
 
 
-def start(number: int, arguments: Sequence[str], per_device: int) -> None:
+def start(number: int, arguments: Sequence[str]) -> int:
     """Runs `number` workers, `normres ARGUMENTS` each, until all have ended; one that dies is started again.
+
+    Returns the greatest exit status of a worker, 0 if all ended well.
 
     Raises:
       InterruptedRun: told to stop, as the workers were then.
     """
     devices: list[dict[str, str]] = machine.accelerators() or [{}]
-    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / per_device:.3f}"} if devices[0] and per_device > 1 else {}
+    sharing = -(-number // len(devices))
+    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"} if devices[0] and sharing > 1 else {}
     common = os.environ | share | {queue.SINCE: os.environ.get(queue.SINCE) or now()}
 
     def begin(worker: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "normres", *arguments, "--workers=1"]
         return subprocess.Popen(command, env=common | devices[worker % len(devices)])
 
-    processes, restarts = [begin(worker) for worker in range(number)], 0
     with signals.polled() as stop:
-        told = False
+        processes, restarts, told = [begin(worker) for worker in range(number)], 0, False
         while any(process.poll() is None for process in processes):
             if stop.is_set() and not told:
                 told = True
@@ -61,3 +63,4 @@ def start(number: int, arguments: Sequence[str], per_device: int) -> None:
             time.sleep(0.2)
         if stop.is_set():
             raise InterruptedRun(f"stopped by {signals.name()}")
+    return max(abs(process.returncode) for process in processes)

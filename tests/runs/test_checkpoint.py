@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back, and what is damaged is passed over for the one before."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,7 +99,7 @@ def test_all_of_it_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(durable.os, "fsync", lambda descriptor: synced.append(named(descriptor)))
     save(tmp_path, 10)
     target = tmp_path / "step_000000010"
-    seal = synced.index(str(target / checkpoint.MANIFEST) + ".tmp")
+    seal = synced.index(f"{target / checkpoint.MANIFEST}.{os.getpid()}.tmp")
     for path in [target, *(path for path in target.rglob("*") if path.name != checkpoint.MANIFEST)]:
         assert str(path) in synced[:seal], path
     assert synced[seal + 1 :] == [str(target), str(tmp_path)]

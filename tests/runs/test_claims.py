@@ -1,14 +1,18 @@
 """Who may write in a run's directory: one process, until it is known to be dead."""
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from normres import signals
 from normres.runs import claims
 
 # Claims the directory argv[1], says so, and does what argv[2] says.
@@ -76,6 +80,32 @@ def test_on_another_machine_it_is_dead_if_nothing_changes_for_a_minute(tmp_path,
     clock[0] += 1
     with claims.hold(tmp_path) as claim:
         claim.check()
+
+
+def test_who_has_one_run_alone_waits_for_a_sign(tmp_path, monkeypatch):
+    said, now = [], itertools.count(0, 10)
+    monkeypatch.setattr(claims.time, "monotonic", lambda: next(now))
+    stop = SimpleNamespace(wait=lambda seconds: False)
+    monkeypatch.setattr(signals, "polled", lambda: contextlib.nullcontext(stop))
+    elsewhere(tmp_path)
+    with claims.hold(tmp_path, say=said.append):
+        pass
+    assert said == ["process 1 on elsewhere has claimed this run; waiting 60 s for a sign of it"]
+    # A sign comes.
+    elsewhere(tmp_path, beat=2)
+    stop.wait = lambda seconds: elsewhere(tmp_path, beat=3)
+    with pytest.raises(claims.Busy, match="process 1 on elsewhere is training here"):
+        claims.hold(tmp_path, say=said.append).__enter__()
+
+
+def test_a_worker_that_beats_slowly_is_not_taken_for_dead_by_a_quick_one(tmp_path, clock):
+    elsewhere(tmp_path)
+    holder = claims.read(tmp_path) | {"dead_seconds": 60}
+    assert not claims.is_dead(tmp_path, holder, 5)
+    clock[0] += 59
+    assert not claims.is_dead(tmp_path, holder, 5)
+    clock[0] += 1
+    assert claims.is_dead(tmp_path, holder, 5)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"token":'])

@@ -1,6 +1,7 @@
 """A sweep's queue: what fails is tried again and set aside, what others train is waited for, and the end is true."""
 
 import contextlib
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -20,15 +21,15 @@ class Arms(list):
         super().__init__(ARMS)
         self.plan, self.workdir, self.tries = plan, workdir, []
 
-    def run(self, _config, path, *_):
+    def run(self, _config, path, _console, _label, load, _dead_seconds, wait):
+        assert not wait
+        load()
         self.tries.append(path.name)
         path.mkdir(parents=True, exist_ok=True)
         todo = self.plan.get(path.name, [])
         if todo and (error := todo.pop(0)) is not None:
             raise error
-        record = {"status": "finished", "attempts": []}
-        durable.write_json(path / "record.json", record)
-        return record
+        results.write_record(path, {"status": "finished", "attempts": []})
 
 
 @pytest.fixture
@@ -39,8 +40,7 @@ def work(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(queue, "load_data", data)
         monkeypatch.setattr(queue, "RETRY_SECONDS", 0.01)
         monkeypatch.setattr(queue, "WAIT_SECONDS", 0.01)
-        with contextlib.suppress(RuntimeError):
-            queue.Worker(arms, tmp_path, Console(), queue.Options(retries, wait)).work()
+        queue.Worker(arms, tmp_path, Console(), queue.Options(retries, wait)).work()
         code = queue.conclude(arms, tmp_path)
         return code, arms.tries, capsys.readouterr().out
 
@@ -83,6 +83,36 @@ def test_data_that_no_arm_can_read_ends_the_sweep(work, monkeypatch):
         work({}, data=unreadable)
 
 
+def test_of_several_data_sets_one_that_cannot_be_read_stops_its_own_arms(work, tmp_path):
+    def unreadable(config):
+        if config.data == "b":
+            raise UserError("data.path='/none' does not exist")
+
+    code, tries, said = work({}, data=unreadable)
+    assert (code, tries) == (queue.SET_ASIDE, ["a", "c"])
+    assert "/none" in (tmp_path / "b" / "error.txt").read_text()
+    assert "2 of 3 arms done, 1 set aside" in said
+
+
+def test_an_arm_that_ends_its_process_comes_last(work, tmp_path):
+    attempt = {"end": None, "from_step": 0, "step": 0}
+    for name, attempts in (("a", [attempt]), ("b", [attempt | {"step": 5}])):
+        (tmp_path / name).mkdir()
+        results.write_record(tmp_path / name, {"status": "running", "attempts": attempts})
+    assert work({})[1] == ["b", "c", "a"]
+
+
+def test_a_signal_at_the_end_of_an_arm_is_not_forgotten(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "_received", [])
+
+    def ended(_config, path, *_, **__):
+        signals._received.append(signal.SIGTERM)
+
+    monkeypatch.setattr(Arms, "run", ended)
+    with pytest.raises(InterruptedRun, match="stopped by SIGTERM between two arms"):
+        work({})
+
+
 def busy(tmp_path):
     return claims.Busy(tmp_path / "b", {"pid": 7, "host": "elsewhere"})
 
@@ -109,10 +139,11 @@ def test_told_to_stop_while_it_waits(work, tmp_path, monkeypatch):
 def test_status_tells_every_arm(tmp_path, capsys):
     for name, state in (("done", "finished"), ("killed", "running"), ("wild", "diverged"), ("alive", "running")):
         (tmp_path / name).mkdir()
-        durable.write_json(tmp_path / name / "record.json", {"status": state, "attempts": [], "step": 5, "steps": 10})
+        results.write_record(tmp_path / name, {"status": state, "attempts": [], "step": 5, "steps": 10})
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 5, "split": "test", "error": 0.125}\n')
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "error.txt").write_text(f"{results.FAILURE}2026 (counts as 1): no luck\nTraceback\n")
+    (tmp_path / "broken" / "error.txt").write_text(f"{results.FAILURE}2026 (counts as 1): no [/luck]\nTraceback\n")
+    (tmp_path / "odd" / "record.json").mkdir(parents=True)
     durable.write_json(tmp_path / status.SWEEP, {"normres sweep": ["done", "later"]})
     with claims.hold(tmp_path / "alive") as claim:
         claim.note(step=6, steps=10, seconds_per_step=60.0)
@@ -125,5 +156,5 @@ def test_status_tells_every_arm(tmp_path, capsys):
     assert lines["later"].split()[1:] == ["to", "do"]
     assert lines["alive"].split()[1:6] == ["running", "6/10", "12.5%", "60", "0:04:00"]
     assert "process" in lines["alive"]
-    assert "no luck" in lines["broken"]
-    assert lines["1"].startswith("1 diverged, 1 failed, 1 finished, 1 interrupted, 1 running, 1 to do")
+    assert "no [/luck]" in lines["broken"]
+    assert lines["1"].startswith("1 damaged, 1 diverged, 1 failed, 1 finished, 1 interrupted, 1 running, 1 to do")

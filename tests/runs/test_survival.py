@@ -239,6 +239,53 @@ def test_a_lost_or_damaged_file_is_named_and_made_good(of, name, damage, tmp_pat
     assert expected in text, text
 
 
+def test_best_weights_that_are_lost_are_trained_again(tmp_path, monkeypatch):
+    """Before the last step, too: the run goes back behind them."""
+    fields = {"optim__learning_rate": 3.0}
+    train(tmp_path / "straight", **fields)
+    story_of = results.read_run(tmp_path / "straight" / NAME).record
+    assert story_of["kept"] == [3, 6], "the best must not be the last: this test would show nothing"
+    for step in (3, 6):
+        folder = tmp_path / str(step)
+        shutil.copytree(tmp_path / "straight", folder)
+        remove(folder / NAME / "checkpoints" / f"step_{step:09d}")
+        with (tmp_path / "said").open("w") as said:
+            train(folder, said, **fields)
+        assert f"step_{step:09d} is lost or damaged; the run goes back" in (tmp_path / "said").read_text()
+        assert_same(folder, tmp_path / "straight")
+
+
+def test_a_visit_with_another_config_of_what_is_kept_removes_nothing(tmp_path, whole):
+    folder = copy_of(whole, tmp_path)
+    before = story(folder)
+    train(folder, train__keep=("last",), train__keep_every=4)
+    assert story(folder) == before
+
+
+def test_a_finished_run_is_visited_where_nobody_may_write(tmp_path, whole, monkeypatch):
+    folder = copy_of(whole, tmp_path)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(claims.os, "open", refuse)
+    assert train(folder)["status"] == "finished"
+
+
+def test_what_cannot_be_read_at_the_moment_is_not_removed(tmp_path, stopped, monkeypatch):
+    folder = copy_of(stopped, tmp_path)
+    sha256, checkpoints = durable.sha256, folder / NAME / "checkpoints"
+
+    def fails(path):
+        if "step_000000005" in str(path):
+            raise OSError(5, "Input/output error")
+        return sha256(path)
+
+    monkeypatch.setattr(durable, "sha256", fails)
+    checkpoint.keep_only(checkpoints, checkpoint.choose(checkpoints, lambda step: False))
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_000000004", "step_000000005"]
+
+
 def test_weights_that_nobody_wants_kept_may_be_removed(tmp_path, whole):
     folder = copy_of(whole, tmp_path)
     remove(folder / NAME / "checkpoints")
@@ -282,7 +329,7 @@ def test_resuming_with_other_data_is_refused(tmp_path, stopped):
     (folder / NAME / "record.json").unlink()  # the checkpoint has the checksum too
     other = local.load_data(config(data__split_seed=1))
     with pytest.raises(UserError, match="began with other data"):
-        local.run(config(), folder / NAME, Console(quiet=True), "run", other)
+        local.run(config(), folder / NAME, Console(quiet=True), "run", lambda: other)
 
 
 @pytest.mark.parametrize(("steps", "schedule"), [(9, "step"), (9, "cosine"), (4, "step")])
