@@ -41,10 +41,11 @@ def test_sub_batches_divide_a_devices_share():
         programs(ghost | {"train.parallel": "pmap"}, devices=4)
 
 
+# 288 width^2 weights, each with its gradient and its momentum.
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model.width": 16_384}, r"^config\.model\.width=16384, config\.model\.depth=8: parameters take [\d,.]+ GB"),
+        ({"model.width": 16_384}, r"^config\.model\.width=16384, config\.model\.depth=8: parameters take 927\.7 GB"),
         ({"train.eval_batch_size": 2**20}, r"^config\.train\.eval_batch_size=1048576: activations take 2\.\d GB"),
     ],
 )
