@@ -90,7 +90,7 @@ def test_the_record_says_what_was_subtracted():
 
 def test_the_statistics_are_those_of_the_training_images_alone():
     dataset = Dataset("cifar10", "embedded", IMAGES, LABELS, 255 - IMAGES, LABELS, tuple("abcdefghij"))
-    chosen = configs.apply(base.get_config("demo"), {"data.preprocess": "channel_mean"})
+    chosen = configs.apply(base.get_config("demo"), {"data.preprocess": "channel_mean", "train.batch_size": 8})
     built = Programs(chosen, dataset, "float32", jax.devices()[:1])
     expected = IMAGES.mean((0, 1, 2)) / 255
     np.testing.assert_allclose(built.data["train"]["mean"].ravel(), expected, rtol=1e-6)

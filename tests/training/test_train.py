@@ -338,7 +338,13 @@ def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset
     ],
 )
 def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, unrolled):
-    fields = {"model__unroll": unroll, "model__depth": depth, "train__steps": steps, "model__remat": "auto"}
+    fields = {
+        "model__unroll": unroll,
+        "model__depth": depth,
+        "train__steps": steps,
+        "model__remat": "auto",
+        "optim__warmup_steps": 0,
+    }
     computed = model_config(config(**fields), 10, "float32", platform)
     assert (computed.unrolled, computed.remat) == (unrolled, "loops")
     assert model_config(config(model__remat="block"), 10, "float32", platform).remat == "block"
