@@ -127,7 +127,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "preprocess": programs.preprocess.summary(),
         "init_from": started_from,
         "computed": {**computed, "ops": in_words},
-        "warnings": traps.of(config, len(dataset.train_labels)),
+        "warnings": traps.of(config),
         "step": 0,
         "steps": config.train.steps,
         "diverged_at_step": None,

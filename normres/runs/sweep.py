@@ -17,6 +17,9 @@ from normres.runs import sinks
 from normres.runs.fields import digest
 
 
+MOST_SEEDS = 10_000
+
+
 @dataclass(frozen=True)
 class Arm:
     """One run of a sweep: its directory name, its short label and its validated config."""
@@ -70,8 +73,8 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
         )
     if arms == []:
         raise UserError(f"{name_and_argument}: the sweep has no arms")
-    if seeds < 1:
-        raise UserError(f"--seeds={seeds} must be at least 1")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds={seeds} must be from 1 to {MOST_SEEDS:,}")
     points = grid(vary)
     of_file = {name for arm in arms or [] for name in arm}
     for name in points[0]:

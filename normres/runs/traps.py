@@ -66,8 +66,8 @@ READ_IF: dict[str, tuple[str, Condition]] = {
 }
 
 
-def of(config: ConfigDict, examples: int | None = None) -> list[str]:
-    """Returns a sentence for each trap of a config; `examples` is the number of its training images, if known."""
+def of(config: ConfigDict) -> list[str]:
+    """Returns a sentence for each trap of a config."""
     return [*_unread(config), *_norm(config), *_optimization(config), *_recipe(config)]
 
 

@@ -287,7 +287,7 @@ def test_a_sweep_expands_to_stable_names():
         (("configs/base.py", {}, 1), "defines no sweep()"),
         ((DEMO, {"model.depth": "20"}, 1), "config.model.depth is what the sweep varies"),
         ((DEMO, {"model.norm": "goup"}, 1), "did you mean 'group'?"),
-        ((DEMO, {}, 0), "--seeds=0 must be at least 1"),
+        ((DEMO, {}, 0), "--seeds=0 must be from 1 to 10,000"),
     ],
 )
 def test_a_bad_sweep_fails_before_any_arm(arguments, message):
