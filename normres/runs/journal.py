@@ -100,15 +100,25 @@ class Journal:
 
     def _find_saved(self) -> None:
         """Finds the newest intact checkpoint before which no weights are lost that the run is to keep."""
-        before = None
+        before, lines = None, self._lines()
         while True:
             self.saved, passed_over = checkpoint.newest(self.path / "checkpoints", before)
             self.lines += [line for line in passed_over if line not in self.lines]
             self.metrics = self.saved.document.get("metrics", []) if self.saved else []
-            best = best_of(self.metrics)["best_test_step"]
-            if best is None or not self._keeps(best) or not self._is_lost([best]):
+            # What was best before this checkpoint may have been removed for what was better after it.
+            known = lines if lines[: len(self.metrics)] == self.metrics else self.metrics
+            best = best_of(known)["best_test_step"]
+            wanted = self.saved and "best" in self._kept and best is not None and best < self.saved.step
+            if not wanted or not self._is_lost([best]):
                 return
             before = best
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Returns what can be read of metrics.jsonl."""
+        try:
+            return results.read_metrics(self.path)
+        except UserError:
+            return []
 
     def _is_lost(self, steps: list[int]) -> bool:
         """Returns whether the weights of one of the steps are lost or damaged, and notes a line that says it."""
@@ -133,10 +143,7 @@ class Journal:
 
     def _restore(self, record: dict[str, Any]) -> None:
         """Takes the metric lines from the checkpoint, and says what the other files lack of them."""
-        try:
-            lines = results.read_metrics(self.path)
-        except UserError:
-            lines = []
+        lines = self._lines()
         if self.saved and self.saved.document:
             if lines[: len(self.metrics)] != self.metrics:
                 self.lines.append(

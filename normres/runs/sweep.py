@@ -16,7 +16,6 @@ from normres.runs import config as configs
 from normres.runs import sinks
 from normres.runs.fields import digest
 
-
 MOST_SEEDS = 10_000
 
 
