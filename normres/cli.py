@@ -3,10 +3,9 @@
 import argparse
 import importlib.metadata
 import os
-import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,77 +13,23 @@ from normres import files, signals
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
 from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
+from normres.runs import commands as run_commands
 from normres.runs import finished_commands, hosts, machine, slurm
 
 # jax is imported inside the commands, after machine.prepare has set its flags.
 
 DESCRIPTION = "Train residual and plain networks with any normalization, sweep over them, and draw what came out."
 
-OVERRIDES = """\
-A config is a name in configs/, such as degradation, or a file of yours, such as mine.py.  It may take an argument after
-a colon: --config=base:short.  Any field of configs/base.py can be set with --config.FIELD=VALUE, for example
-  --config.model.depth=56 --config.model.norm=group --config.optim.boundaries=1000,1500
---config.recipe=NAME replaces the recipe that the file names, and keeps the file's own lines."""
-
 DEVICES = """\
 Devices: local (where some steps are timed too), h100 (needs the extra cuda13), or a TPU such as tpu-v5e:1x1,
 tpu-v5e:2x2 or tpu-v6e:1x1 (needs the extra tpu)."""
-
-MISTAKE = 2  # the exit status
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"normres {importlib.metadata.version('normres')}")
     add = _adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
-    train = add(
-        "train",
-        "Train one network; the same command goes on where an interrupted run was.",
-        f"{OVERRIDES}\n\nexample:\n  normres train --config=base:demo --config.model.depth=8 --workdir=runs/try",
-    )
-    sweep = add(
-        "sweep",
-        "Train every arm of a config file's sweep(), or of a grid; arms that are done are skipped, others go on.",
-        f"{OVERRIDES}\n\nTwo sweeps over one --workdir share the work: an arm is trained by one process at a time.\n"
-        "\nexample:\n  normres sweep --config=degradation:demo --workdir=runs/demo\n"
-        "  normres sweep --config=base:demo --vary model.norm=batch,group --vary model.depth=8,20 --workdir=runs/grid",
-    )
-    for command in (train, sweep):
-        command.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
-    train.add_argument("--workdir", required=True, type=Path, help="the run's own directory")
-    sweep.add_argument("--workdir", required=True, type=Path, help="holds one directory per arm")
-    train.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="of a run of several processes: process 0's address, the same for all",
-    )
-    train.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
-    train.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0 on")
-    sweep.add_argument(
-        "--workers", default="auto", metavar="N", help="processes; auto: one an accelerator, one on a CPU"
-    )
-    sweep.add_argument(
-        "--workers-per-device", type=int, default=1, metavar="N", help="with auto: so many share an accelerator"
-    )
-    sweep.add_argument(
-        "--retries", type=int, default=2, metavar="N", help="tries of an arm after its first failure (default 2)"
-    )
-    sweep.add_argument("--no-wait", action="store_true", help="end although other workers still train some arms")
-    sweep.add_argument(
-        "--dead-after",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="take over the arm of a worker that gives no sign for so long (default 60)",
-    )
-    sweep.add_argument(
-        "--launcher",
-        choices=("local", "slurm"),
-        default="local",
-        help="slurm: submit the workers as an array (extra slurm); --slurm.OPTION=VALUE is sbatch's --OPTION=VALUE, "
-        "--slurm.workers=N their number",
-    )
-    sweep.add_argument("--list", action="store_true", help="print the arms and their state, and train nothing")
+    run_commands.add_commands(add)
     report = add(
         "report",
         "Draw an experiment's figures, tables and page from the runs of a sweep; trains nothing.",
@@ -97,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         "show",
         "Print what a network consists of and what it costs, and draw it; trains nothing.",
         "Per stage: blocks, shape, parameters, multiply-adds, activations, the norm's axes; then the order of norm\n"
-        f"and ReLU.  Networks of the imagenet layout are shown for 224x224x3 images and 1000 classes.\n\n{OVERRIDES}"
-        "\n\nexample:\n  normres show --config=base --config.model.order=pre --svg=pre.svg",
+        "and ReLU.  Networks of the imagenet layout are shown for 224x224x3 images and 1000 classes.\n\n"
+        f"{run_commands.OVERRIDES}\n\nexample:\n  normres show --config=base --config.model.order=pre --svg=pre.svg",
     )
     show.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     show.add_argument("--image", metavar="HxWxC", help="size of an image (default: the data's, 32x32x3)")
@@ -107,19 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     plan = add(
         "plan",
         "Say whether a run, or a sweep, fits a device that need not be there, and what it costs; trains nothing.",
-        f"The device's real compiler compiles the training step.  {DEVICES}\n\n{OVERRIDES}\n\nexample:\n"
+        f"The device's real compiler compiles the training step.  {DEVICES}\n\n{run_commands.OVERRIDES}\n\nexample:\n"
         "  normres plan --config=base --config.model.depth=1202 --device=h100\n"
         "  normres plan --config=degradation:short --sweep --seeds=3",
     )
     plan.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     plan.add_argument("--device", default="local", metavar="NAME", help="the device (default: local, the one at hand)")
-    status = add(
-        "status",
-        "Show every arm of a sweep: who trains it, its step, error, speed and time left, what failed and why.",
-        "example:\n  normres status runs/demo --watch",
-    )
-    status.add_argument("workdir", type=Path, metavar="WORKDIR", help="the sweep's directory, or a run's")
-    status.add_argument("--watch", action="store_true", help="show it anew until everything is done")
     collect = add(
         "collect",
         "Write the runs below a directory as one table, a row each: config, final and best numbers, attempts.",
@@ -129,11 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--to", required=True, type=Path, metavar="FILE", help=".parquet or .csv")
     collect.add_argument("--curves", action="store_true", help="a row for each line of metrics.jsonl instead")
     plan.add_argument("--sweep", action="store_true", help="every arm of the config's sweep(), or of a grid")
-    for command in (sweep, plan):
-        command.add_argument("--seeds", type=int, default=1, metavar="N", help="every arm with N seeds (default 1)")
-        command.add_argument(
-            "--vary", action="append", default=[], metavar="FIELD=A,B", help="a grid: every combination of these values"
-        )
+    run_commands.add_grid(plan)
     finished_commands.add_commands(add)
     data = add(
         "data",
@@ -169,8 +103,8 @@ def _adder(commands: Any) -> Callable[[str, str, str], argparse.ArgumentParser]:
     return add
 
 
-def parse_overrides(arguments: list[str]) -> dict[str, str]:
-    """Turns `--config.FIELD=VALUE` (or `--config.FIELD VALUE`) into {FIELD: VALUE}.
+def parse_overrides(arguments: list[str], known: Iterable[str] = ()) -> dict[str, str]:
+    """Turns `--config.FIELD=VALUE` (or `--config.FIELD VALUE`) into {FIELD: VALUE}; `known` are the command's options.
 
     Raises:
       UserError: anything else, which would otherwise be ignored.
@@ -183,96 +117,13 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
         if not name.startswith("--config."):
             if name.startswith("config."):
                 raise UserError(f"{argument!r}: did you mean --{argument}?")
-            options = (
-                "--config",
-                "--workdir",
-                "--seeds",
-                "--list",
-                "--workers",
-                "--workers-per-device",
-                "--retries",
-                "--no-wait",
-                "--dead-after",
-                "--vary",
-                "--sweep",
-                "--watch",
-                "--to",
-                *("--which", "--json", "--format", "--fold", "--naming", "--dtype"),
-                "--curves",
-                "--experiment",
-                "--output",
-                "--image",
-                "--svg",
-                "--device",
-                "--fields",
-                "--help",
-            )
-            raise UserError(f"{argument!r} is no argument here; {nearest(name, options)}")
+            raise UserError(f"{argument!r} is no argument here; {nearest(name, known)}")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"{argument!r} lacks its value; write {argument}=VALUE")
             value = rest.pop(0)
         overrides[name.removeprefix("--config.")] = value
     return overrides
-
-
-def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    machine.prepare()
-    from rich.console import Console
-
-    from normres.runs import config, local
-
-    loaded = config.load(options.config, overrides)
-    with hosts.joined(options.coordinator, options.processes, options.process):
-        if not hosts.is_writer():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-        record = local.run(loaded, options.workdir, Console(), options.workdir.name)
-        print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
-    return 0
-
-
-def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    machine.prepare()
-    from rich.console import Console
-
-    from normres.runs import queue, results, status, sweep, workers
-
-    arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
-    if options.list:
-        for arm in arms:
-            print(f"{results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")
-        return 0
-    if queue.SINCE not in os.environ:
-        status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), arms)
-    if options.launcher == "slurm":
-        print(slurm.submit(options.arguments, len(arms), options.workdir, options.slurm))
-        return 0
-    if options.retries < 0:
-        raise UserError(f"--retries={options.retries} must be at least 0")
-    if not 1 <= options.dead_after <= 86_400:
-        raise UserError(f"--dead-after={options.dead_after:g} must be from 1 to 86,400 seconds")
-    number = workers.count(options.workers, options.workers_per_device)
-    if number > 1:
-        worst = workers.start(min(number, len(arms)), options.arguments)
-        if worst == MISTAKE:  # which a worker has said
-            return worst
-    else:
-        how = queue.Options(options.retries, not options.no_wait, options.dead_after)
-        queue.Worker(arms, options.workdir, Console(), how).work()
-        if queue.SINCE in os.environ:  # one of several, of which the one that started them says the end
-            return 0
-    return queue.conclude(arms, options.workdir)
-
-
-def _status(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    if overrides:
-        raise UserError(f"--config.{next(iter(overrides))}: status shows what is there and takes no config")
-    from rich.console import Console
-
-    from normres.runs import status
-
-    status.show(options.workdir, Console(), options.watch)
-    return 0
 
 
 def _collect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -333,12 +184,10 @@ def _plan(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 COMMANDS: dict[str, Any] = {
-    "train": _train,
-    "sweep": _sweep,
+    **run_commands.COMMANDS,
     "report": _report,
     "show": _show,
     "plan": _plan,
-    "status": _status,
     **finished_commands.COMMANDS,
     "collect": _collect,
 }
@@ -352,18 +201,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"normres: {error}", file=sys.stderr)
         return 2
     options, rest = _parser().parse_known_args(arguments)
+    known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "command"] + ["--help"]
     options.arguments, options.slurm = arguments, slurm_options
     try:
         if options.command == "bench":
             return benchmarks.run(options, rest)
         if options.command == "data":
             return of_data.run(options, rest)
-        return COMMANDS[options.command](options, parse_overrides(rest))
+        return COMMANDS[options.command](options, parse_overrides(rest, known))
     except UserError as error:
         if isinstance(error, FaultInFile):
             print(error.trace, end="", file=sys.stderr)
         print(f"normres: {error}", file=sys.stderr)
-        return MISTAKE
+        return run_commands.MISTAKE
     except BrokenPipeError:
         # Who read the output has what was wanted; Python would say so again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
