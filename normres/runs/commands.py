@@ -155,7 +155,8 @@ def _status(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     from normres.runs import status
 
-    status.show(options.workdir, Console(), options.watch)
+    width = None if sys.stdout.isatty() else 160  # of a pipe, rich takes 80
+    status.show(options.workdir, Console(width=width), options.watch)
     return 0
 
 
