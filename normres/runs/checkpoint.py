@@ -248,7 +248,8 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     threading.excepthook, sys.unraisablehook, logger.disabled = lambda _: None, lambda _: None, True
     try:
         yield
-    except ValueError as error:
+    except (OSError, ValueError) as error:
+        disabled = True  # for threads that are still at it
         if "os_error_code" not in str(error):
             raise
         number = int(str(error).partition("os_error_code='")[2].partition("'")[0])
