@@ -130,16 +130,18 @@ def save(
         check()
         durable.write_json(target / MANIFEST, sums)
         durable.sync(directory)
-    if writer and (chosen := choose(directory, kept)):
+    if writer and (chosen := choose(directory, kept, until=step)):
         check()
         keep_only(directory, chosen)
     hosts.barrier()  # The others do not go on, and end perhaps, before all is on the disk.
 
 
-def choose(directory: Path, kept: Callable[[int], bool], newest: int = KEEP) -> list[Path]:
-    """Returns the `newest` intact checkpoints and the ones whose step is `kept`, in the order of their steps."""
+def choose(directory: Path, kept: Callable[[int], bool], newest: int = KEEP, until: float = float("inf")) -> list[Path]:
+    """Returns, of the checkpoints `until` a step, the `newest` intact ones and those whose step is `kept`, in order."""
     chosen: list[Path] = []
     for path in _steps(directory):
+        if _step(path) > until:
+            continue  # of an earlier attempt, which has gone back
         sealed = kept(_step(path)) and (path / MANIFEST).is_file()
         if sealed or (len(chosen) < newest and _fault(path) is None):
             chosen.append(path)

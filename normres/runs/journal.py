@@ -1,5 +1,6 @@
 """A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone."""
 
+import errno
 import json
 import time
 from collections.abc import Callable
@@ -233,6 +234,10 @@ class Journal:
             self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
             chosen = checkpoint.choose(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
             self.record["kept"] = [int(path.name.removeprefix("step_")) for path in chosen]
+            best = self.record["best_test_step"]
+            if "best" in self._kept and best is not None and best not in self.record["kept"]:
+                # Not done: the next attempt goes back behind it.
+                raise OSError(errno.ENOENT, "the best weights were lost while the run went on", str(self._path(best)))
         self.write()
         if how in results.DONE:
             self.tidy()

@@ -255,6 +255,23 @@ def test_best_weights_that_are_lost_are_trained_again(tmp_path, monkeypatch):
         assert_same(folder, tmp_path / "straight")
 
 
+def test_best_weights_that_are_lost_while_it_trains_are_noticed(tmp_path, monkeypatch):
+    train(tmp_path / "straight", seed=3)
+    line = journal.Journal.line
+
+    def lose(self, step, split, values):
+        if (step, split) == (6, "train"):
+            remove(self.path / "checkpoints" / "step_000000003")
+        line(self, step, split, values)
+
+    monkeypatch.setattr(journal.Journal, "line", lose)
+    with pytest.raises(OSError, match="best weights were lost"):
+        train(tmp_path / "lost", seed=3)
+    monkeypatch.setattr(journal.Journal, "line", line)
+    train(tmp_path / "lost", seed=3)
+    assert_same(tmp_path / "lost", tmp_path / "straight")
+
+
 def test_a_visit_with_another_config_of_what_is_kept_removes_nothing(tmp_path, whole):
     folder = copy_of(whole, tmp_path)
     before = story(folder)
