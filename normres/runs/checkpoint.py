@@ -132,7 +132,7 @@ def save(
         durable.sync(directory)
     if writer and (chosen := choose(directory, kept, until=step)):
         check()
-        keep_only(directory, chosen)
+        keep_only(directory, chosen, until=step)
     hosts.barrier()  # The others do not go on, and end perhaps, before all is on the disk.
 
 
@@ -148,15 +148,14 @@ def choose(directory: Path, kept: Callable[[int], bool], newest: int = KEEP, unt
     return chosen[::-1]
 
 
-def keep_only(directory: Path, chosen: list[Path]) -> None:
+def keep_only(directory: Path, chosen: list[Path], until: float = float("inf")) -> None:
     """Removes all checkpoints but these, and what is left of saves that were interrupted.
 
-    Those stay that cannot be read at this moment, and intact ones of later steps, which another process has saved.
+    Those stay that cannot be read at this moment, and intact ones of steps beyond `until`.
     """
-    last = max(map(_step, chosen), default=-1)
     for path in [*_steps(directory), *directory.resolve().glob("step_*.orbax-checkpoint-tmp*")]:
         unfinished = "." in path.name
-        if path in chosen or (not unfinished and chosen and _step(path) > last and _fault(path) is None):
+        if path in chosen or (not unfinished and _step(path) > until and _fault(path) is None):
             continue
         if unfinished or not (_fault(path) or "").startswith(NOT_READABLE):
             shutil.rmtree(path)
