@@ -4,12 +4,12 @@ He, Zhang, Ren, Sun 2016, arXiv 1603.05027, section 4 and table 2: ResNet-110 an
 """
 
 from normres.configs.activation_order import VARIANTS
-from normres.report.clauses import Lower, Network
-from normres.report.comparison import Comparison
+from normres.report.clauses import Lower, Setting
+from normres.report.experiment import Experiment
 
 ORIGINAL, AFTER, BEFORE, RELU_ONLY, FULL = VARIANTS
 
-COMPARISON = Comparison(
+EXPERIMENT = Experiment(
     title="Activation order: test error by where norm and ReLU stand",
     claim=(
         "At depth 110 and 164, full pre-activation has a lower test error than the original order, and what changes "
@@ -23,12 +23,12 @@ COMPARISON = Comparison(
     variants=VARIANTS,
     # Table 2: CIFAR-10 test error (%), median of 5 runs.
     published={
-        Network(110): {ORIGINAL: 6.61, AFTER: 8.17, BEFORE: 7.84, RELU_ONLY: 6.71, FULL: 6.37},
-        Network(164, "bottleneck"): {ORIGINAL: 5.93, AFTER: 6.50, BEFORE: 6.14, RELU_ONLY: 5.91, FULL: 5.46},
+        Setting(110): {ORIGINAL: 6.61, AFTER: 8.17, BEFORE: 7.84, RELU_ONLY: 6.71, FULL: 6.37},
+        Setting(164, "bottleneck"): {ORIGINAL: 5.93, AFTER: 6.50, BEFORE: 6.14, RELU_ONLY: 5.91, FULL: 5.46},
     },
     held={"model.shortcut": "A", "model.norm": "batch"},
     clauses=[
-        Lower(f"({letter}) {sentence}", better, worse, from_depth=110)
+        Lower(f"({letter}) {sentence}", better, worse, at_least=110)
         for letter, sentence, better, worse in (
             ("a", "Full pre-activation has a lower test error than the original order", FULL, ORIGINAL),
             ("b", "A norm after the addition has a higher one than the original order", ORIGINAL, AFTER),

@@ -6,14 +6,14 @@ the claim is a conjecture: auxiliary losses shorten the path to the lower stages
 """
 
 from normres.configs.aux_loss import VARIANTS
-from normres.report.clauses import Lower, Network, Trend
-from normres.report.comparison import Comparison
+from normres.report.clauses import TRAIN, Lower, Setting, Trend
+from normres.report.experiment import Experiment
 
 PLAIN, AUXILIARY, RESIDUAL = VARIANTS
 # He et al. 2015, table 6: CIFAR-10 test error (%); at depth 110 the mean of 5 runs, of which the best has 6.43.
 PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61}
 
-COMPARISON = Comparison(
+EXPERIMENT = Experiment(
     title="Auxiliary losses: plain networks with inner classifiers, against plain and residual networks",
     claim=(
         "At the largest depth, auxiliary classifiers lower the training error of plain networks, but they do not "
@@ -27,20 +27,20 @@ COMPARISON = Comparison(
     ),
     config="configs/aux_loss.py",
     variants=VARIANTS,
-    published={Network(depth): {RESIDUAL: error} for depth, error in PAPER_RESIDUAL.items()},
+    published={Setting(depth): {RESIDUAL: error} for depth, error in PAPER_RESIDUAL.items()},
     held={"model.order": "post", "model.norm": "batch", "model.auxiliary": ()},
     clauses=[
         Lower(
             "(a) At the largest depth, auxiliary classifiers lower the plain network’s training error",
             AUXILIARY,
             PLAIN,
-            metric="train_error",
+            quantity=TRAIN,
         ),
         Lower(
             "(b) At the largest depth, the residual network’s training error is lower still",
             RESIDUAL,
             AUXILIARY,
-            metric="train_error",
+            quantity=TRAIN,
         ),
         Trend(
             "(c) The training error of plain networks with auxiliary classifiers rises with depth",
@@ -53,5 +53,5 @@ COMPARISON = Comparison(
         "networks’ are of He et al. 2015, table 6. The deeply-supervised net of Lee et al. 2015, another and shallower "
         "network, has 8.22 % on CIFAR-10 and 34.57 % on CIFAR-100, as quoted by He et al. 2016.",
     ],
-    over_depth=True,
+    lines=True,
 )

@@ -4,14 +4,14 @@ He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2: figure 6 and table 6.
 """
 
 from normres.configs.degradation import VARIANTS
-from normres.report.clauses import Lower, Network, Trend
-from normres.report.comparison import Comparison
+from normres.report.clauses import TRAIN, Lower, Setting, Trend
+from normres.report.experiment import Experiment
 
 PLAIN, RESIDUAL = VARIANTS
 # Table 6: CIFAR-10 test error (%).
 PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
 
-COMPARISON = Comparison(
+EXPERIMENT = Experiment(
     title="Degradation: training error of plain and residual networks against depth",
     claim=(
         "With depth, the training error of plain networks rises, although a deeper network could copy a shallower one. "
@@ -20,7 +20,7 @@ COMPARISON = Comparison(
     source="He, Zhang, Ren, Sun 2015, Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2.",
     config="configs/degradation.py",
     variants=VARIANTS,
-    published={Network(depth): {RESIDUAL: error} for depth, error in PAPER_RESIDUAL.items()},
+    published={Setting(depth): {RESIDUAL: error} for depth, error in PAPER_RESIDUAL.items()},
     held={"model.order": "post", "model.norm": "batch"},
     clauses=[
         Trend("(a) Plain: the training error is higher at the deepest than at the shallowest", PLAIN, rises=True),
@@ -32,7 +32,7 @@ COMPARISON = Comparison(
             "(c) Residual: at the largest depth, the training error is below that of the plain network",
             RESIDUAL,
             PLAIN,
-            metric="train_error",
+            quantity=TRAIN,
         ),
     ],
     notes=[
@@ -40,5 +40,5 @@ COMPARISON = Comparison(
         "For plain networks the paper gives an order and no table: training error of plain-20 < plain-32 < plain-44 < "
         "plain-56 (figure 6). Plain-110 stays above 60 % error and is not drawn.",
     ],
-    over_depth=True,
+    lines=True,
 )

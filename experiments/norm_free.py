@@ -6,12 +6,12 @@ networks, adaptive clipping).
 """
 
 from normres.configs.norm_free import VARIANTS
-from normres.report.clauses import Lower, Network
-from normres.report.comparison import Comparison
+from normres.report.clauses import TRAIN, Lower, Setting
+from normres.report.experiment import Experiment
 
 BATCH, NONE, SKIPINIT, FIXUP, BATCH_PRE, NORMALIZER_FREE = VARIANTS
 
-COMPARISON = Comparison(
+EXPERIMENT = Experiment(
     title="Without norms: error of norm-free residual networks and of batch norm against depth",
     claim=(
         "Without norms, a deep residual network trains if its branches start at or near zero (SkipInit, ReZero, Fixup) "
@@ -27,9 +27,9 @@ COMPARISON = Comparison(
     variants={**VARIANTS, "ReZero": {"model.norm": "none", "model.residual_scale": "rezero"}},
     # CIFAR-10 test error (%): He et al. 2015, table 6 (at depth 110 the mean of 5 runs), and He et al. 2016, table 2.
     published={
-        Network(20): {BATCH: 8.75},
-        Network(56): {BATCH: 6.97},
-        Network(110): {BATCH: 6.61, BATCH_PRE: 6.37},
+        Setting(20): {BATCH: 8.75},
+        Setting(56): {BATCH: 6.97},
+        Setting(110): {BATCH: 6.61, BATCH_PRE: 6.37},
     },
     held={
         "model.shortcut": "A",
@@ -44,12 +44,12 @@ COMPARISON = Comparison(
                 f"({letter}) At the largest depth, {name} trains to a lower error than no norm",
                 name,
                 NONE,
-                metric="train_error",
+                quantity=TRAIN,
             )
             for letter, name in zip("abcd", (BATCH, SKIPINIT, FIXUP, NORMALIZER_FREE), strict=True)
         ),
         *(
-            Lower(f"({letter}) Batch norm has a lower test error than {name}", BATCH, name, from_depth=110)
+            Lower(f"({letter}) Batch norm has a lower test error than {name}", BATCH, name, at_least=110)
             for letter, name in zip("ef", (SKIPINIT, FIXUP), strict=True)
         ),
     ],
@@ -60,5 +60,5 @@ COMPARISON = Comparison(
         "SkipInit. The normalizer-free network differs from “batch norm, pre-activation” in all of its parts at once: "
         "no norm, standardized kernels, SkipInit and adaptive clipping.",
     ],
-    over_depth=True,
+    lines=True,
 )

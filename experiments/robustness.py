@@ -7,14 +7,14 @@ over severities are those of Hendrycks, Dietterich 2019, arXiv 1903.12261.
 """
 
 from normres.configs.robustness import VARIANTS
-from normres.report.clauses import Lower, Network
-from normres.report.robustness import SmallerRise, UnderCorruptions
+from normres.report.clauses import Lower, Setting
+from normres.report.robustness import UnderCorruptions, smaller_rise
 
 BATCH, INSTANCE, LAYER, GROUP, _ = VARIANTS
 APPEARANCE = ("contrast", "brightness", "color_cast")  # what an instance norm is said to remove
 OTHERS = ("gaussian_blur", "gaussian_noise")  # and what it does not remove
 
-COMPARISON = UnderCorruptions(
+EXPERIMENT = UnderCorruptions(
     title="Robustness: test error under corruptions, by norm",
     claim=(
         "An instance norm removes each image’s own mean and contrast in every channel: under changes of contrast, "
@@ -30,11 +30,11 @@ COMPARISON = UnderCorruptions(
     config="configs/robustness.py",
     variants=VARIANTS,
     # Wu, He 2018, arXiv 1803.08494, figure 1 and table 1: validation error (%), no corruption.
-    published={Network(50, "bottleneck", "imagenet"): {BATCH: "23.6", INSTANCE: "28.4", LAYER: "25.3", GROUP: "24.1"}},
+    published={Setting(50, "bottleneck", "imagenet"): {BATCH: "23.6", INSTANCE: "28.4", LAYER: "25.3", GROUP: "24.1"}},
     held={"model.shortcut": "A", "model.order": "post"},
     clauses=[
         *(
-            SmallerRise(
+            smaller_rise(
                 f"({letter}) Under {corruption.replace('_', ' ')}, the error of instance norm rises less than that of "
                 "batch norm",
                 INSTANCE,
@@ -43,7 +43,7 @@ COMPARISON = UnderCorruptions(
             )
             for letter, corruption in zip("abc", APPEARANCE, strict=True)
         ),
-        SmallerRise(
+        smaller_rise(
             "(d) Under these, it rises less by more points than under blur and noise",
             INSTANCE,
             BATCH,

@@ -5,12 +5,12 @@ He, Zhang, Ren, Sun 2016, arXiv 1603.05027, section 3.1 and table 1: ResNet-110 
 """
 
 from normres.configs.shortcuts import VARIANTS
-from normres.report.clauses import Lower, Network
-from normres.report.comparison import FAIL, Comparison
+from normres.report.clauses import Lower, Setting
+from normres.report.experiment import FAIL, Experiment
 
 IDENTITY, PLAIN, B, C, *OTHERS = VARIANTS
 
-COMPARISON = Comparison(
+EXPERIMENT = Experiment(
     title="Shortcuts: test error by what stands beside the branch",
     claim=(
         "At depth 110, the identity has a lower test error than no shortcut, than one that is scaled, gated, dropped "
@@ -25,7 +25,7 @@ COMPARISON = Comparison(
     variants=VARIANTS,
     # Table 1: CIFAR-10 test error (%), median of 5 runs.
     published={
-        Network(110): {
+        Setting(110): {
             IDENTITY: 6.61,
             PLAIN: FAIL,
             C: 12.22,
@@ -47,7 +47,7 @@ COMPARISON = Comparison(
             for letter, name in zip("abc", (IDENTITY, B, C), strict=True)
         ),
         *(
-            Lower(f"(d) The identity has a lower test error than {name}", IDENTITY, name, from_depth=110)
+            Lower(f"(d) The identity has a lower test error than {name}", IDENTITY, name, at_least=110)
             for name in (C, *OTHERS)
         ),
     ],

@@ -13,6 +13,7 @@ from normres import files, signals
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
 from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
+from normres.report import commands as report_commands
 from normres.runs import commands as run_commands
 from normres.runs import finished_commands, hosts, machine, slurm
 
@@ -30,14 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"normres {importlib.metadata.version('normres')}")
     add = _adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
     run_commands.add_commands(add)
-    report = add(
-        "report",
-        "Draw an experiment's figures, tables and page from the runs of a sweep; trains nothing.",
-        "example:\n  normres report --experiment=degradation --workdir=runs/demo",
-    )
-    report.add_argument("--experiment", required=True, metavar="NAME", help="a name in experiments/, or a file")
-    report.add_argument("--workdir", required=True, type=Path, help="where the sweep's runs are")
-    report.add_argument("--output", type=Path, help="where to write (default: WORKDIR/report)")
+    report_commands.add_commands(add)
     show = add(
         "show",
         "Print what a network consists of and what it costs, and draw it; trains nothing.",
@@ -58,14 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
     plan.add_argument("--device", default="local", metavar="NAME", help="the device (default: local, the one at hand)")
-    collect = add(
-        "collect",
-        "Write the runs below a directory as one table, a row each: config, final and best numbers, attempts.",
-        "example:\n  normres collect runs/demo --to=runs.parquet",
-    )
-    collect.add_argument("workdir", type=Path, metavar="WORKDIR", help="where the runs are")
-    collect.add_argument("--to", required=True, type=Path, metavar="FILE", help=".parquet or .csv")
-    collect.add_argument("--curves", action="store_true", help="a row for each line of metrics.jsonl instead")
     plan.add_argument("--sweep", action="store_true", help="every arm of the config's sweep(), or of a grid")
     run_commands.add_grid(plan)
     finished_commands.add_commands(add)
@@ -126,35 +112,6 @@ def parse_overrides(arguments: list[str], known: Iterable[str] = ()) -> dict[str
     return overrides
 
 
-def _collect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    if overrides:
-        raise UserError(f"--config.{next(iter(overrides))}: collect takes the runs as they are, and no config")
-    from normres.report import collect
-    from normres.runs import results
-
-    print(collect.collect(results.read_runs(options.workdir), options.to, options.curves, options.workdir))
-    return 0
-
-
-def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    if overrides:
-        raise UserError(f"--config.{next(iter(overrides))}: report draws what is there and takes no config")
-    from normres.runs import results
-
-    module = files.load(options.experiment, "experiments")
-    experiment = getattr(module, "COMPARISON", module)
-    if not hasattr(experiment, "draw"):
-        raise UserError(f"{options.experiment}: defines neither COMPARISON nor draw(runs, output)")
-    runs = results.read_runs(options.workdir)
-    if not runs:
-        raise UserError(f"{options.workdir}: no runs here; `normres sweep` makes them")
-    output = options.output or options.workdir / "report"
-    output.mkdir(parents=True, exist_ok=True)
-    for path in experiment.draw(runs, output):
-        print(path)
-    return 0
-
-
 def _show(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from normres.show import commands
@@ -185,11 +142,10 @@ def _plan(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 COMMANDS: dict[str, Any] = {
     **run_commands.COMMANDS,
-    "report": _report,
     "show": _show,
     "plan": _plan,
     **finished_commands.COMMANDS,
-    "collect": _collect,
+    **report_commands.COMMANDS,
 }
 
 

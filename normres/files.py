@@ -26,9 +26,8 @@ def load(name: str, folder: str = "") -> ModuleType:
     """
     own = PACKAGE / folder if folder else None
     if own and "/" not in name and not name.endswith(".py"):
-        names = sorted(path.stem for path in own.glob("*.py") if path.stem != "__init__")
-        if name not in names:
-            raise UserError(f"{name!r} is no file of {folder}/; {nearest(name, names)}")
+        if name not in names(folder):
+            raise UserError(f"{name!r} is no file of {folder}/; {nearest(name, names(folder))}")
         file = own / f"{name}.py"
     else:
         file = Path(name)
@@ -53,6 +52,11 @@ def load(name: str, folder: str = "") -> ModuleType:
         raise
     except Exception as error:
         raise fault(file, error) from error
+
+
+def names(folder: str) -> list[str]:
+    """Returns the names of the files of this project's `folder`."""
+    return sorted(path.stem for path in (PACKAGE / folder).glob("*.py") if path.stem != "__init__")
 
 
 def fault(file: Path, error: Exception) -> FaultInFile:

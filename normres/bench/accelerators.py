@@ -24,7 +24,7 @@ from normres.bench.step import flax_network
 from normres.bench.step.cells import Cell
 from normres.data import Dataset, augment
 from normres.errors import UserError
-from normres.report.style import PAGE_INCHES, STYLE, VARIANTS
+from normres.report.paper import PAGE_INCHES, STYLE, VARIANTS
 from normres.runs import config as configs
 from normres.runs import machine
 from normres.runs.durable import read_json

@@ -1,164 +1,257 @@
-"""Clauses that experiments share: one variant has a lower error than another; the error rises, or not, with depth."""
+"""Clauses of a claim: one variant has a lower error than another; an error rises with depth, or does not.
+
+A clause turns the arms into comparisons; inference.py judges all comparisons of a page together.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
+from statistics import fmean
 
-from normres.report.statistics import Arm, Network, Summary, metric_words
+from normres.report import inference
+from normres.report.arms import Arm, Setting, final, metric_words, runs_text, seed
+from normres.report.inference import Comparison, Difference, Outcome, Seeds, summarize
 from normres.report.tables import percent
-from normres.report.verdict import Clause, Difference, Outcome, chance, diverged_note, together
+from normres.runs.results import Run
 
-UNKNOWN: Outcome = "cannot be judged yet"
-# The arms of one context, by variant and network.
-Grid = Mapping[tuple[str, Network], Arm]
+# The arms of one context, by variant and setting.
+Grid = Mapping[tuple[str, Setting], Arm]
 
 
-# What networks of one kind show: the largest depth, the outcome and the numbers.
-Part = tuple[int, Outcome, str]
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a finished run.
+
+    Attributes:
+      words: what it is, such as "test error".
+      metric: the final number of the record.
+      unit: of the number; "%" and "points" are printed times 100.
+      chance: whether a diverged run counts at the error of guessing; otherwise it is left out.
+    """
+
+    words: str
+    metric: str = ""
+    unit: str = "%"
+    chance: bool = True
+
+    def of(self, run: Run) -> float | None:
+        """Returns the number of a finished run; None if its record lacks it."""
+        return final(run, self.metric)
+
+    def by_seed(self, arm: Arm) -> Seeds:
+        """Returns the number of each seed; of several runs with one seed, their mean."""
+        values: dict[object, list[float]] = {}
+        for run in arm.finished:
+            if (value := self.of(run)) is not None:
+                values.setdefault(seed(run), []).append(value)
+        for run in arm.diverged if self.chance else ():
+            values.setdefault(seed(run), []).append(arm.chance)
+        return {number: fmean(several) for number, several in values.items()}
+
+    def text(self, arm: Arm) -> str:
+        """Returns "8.75 ± 0.12 %" over the seeds of an arm."""
+        return f"{percent(summarize(self.by_seed(arm).values()))} {self.unit}"
+
+
+def error(metric: str) -> Quantity:
+    """Returns the final error called `metric`, such as "test_error"."""
+    return Quantity(metric_words(metric), metric)
+
+
+TRAIN, TEST = error("train_error"), error("test_error")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A clause before it is judged.
+
+    Attributes:
+      claim: the sentence.
+      comparisons: all of them must be as claimed; none if something is missing.
+      evidence: the numbers, a sentence for each comparison; or what is missing.
+      note: what else must be said.
+    """
+
+    claim: str
+    comparisons: Sequence[Comparison] = ()
+    evidence: Sequence[str] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A clause, what came of it, and the numbers (or the lack) that this rests on."""
+
+    claim: str
+    outcome: Outcome
+    evidence: str
+
+
+def judge(statements: Sequence[Statement]) -> list[Verdict]:
+    """Judges the statements of a page together."""
+    judgements = iter(inference.judge([one for statement in statements for one in statement.comparisons]))
+    verdicts = []
+    for statement in statements:
+        own = [next(judgements) for _ in statement.comparisons]
+        texts = list(statement.evidence)
+        for number, judgement in enumerate(own):
+            texts[number] += f"; difference {judgement.text()}."
+        outcome = inference.together([judgement.outcome for judgement in own])
+        verdicts.append(Verdict(statement.claim, outcome, " ".join(texts) + statement.note))
+    return verdicts
 
 
 @dataclass(frozen=True)
 class Lower:
-    """One variant has a lower error than another, in the deepest network of each kind in which either was run.
+    """One variant has a lower number than another, in the last setting of each kind in which either was run.
 
     Attributes:
       claim: the sentence.
       better, worse: names of variants.
-      metric: a final number of the records, such as "test_error".
-      from_depth: the depth from which the source makes the claim; shallower networks cannot refute or support it.
-      every_depth: whether all networks of that depth and more must agree, not only the deepest.
+      quantity: the number.
+      at_least: the depth (or other value) from which the source makes the claim; others neither refute nor support it.
+      everywhere: whether all settings from there on must agree, not only the last.
+      best: compare each variant at the setting where its own mean is lowest, such as its own learning rate.
     """
 
     claim: str
     better: str
     worse: str
-    metric: str = "test_error"
-    from_depth: int = 0
-    every_depth: bool = False
+    quantity: Quantity = TEST
+    at_least: float = 0
+    everywhere: bool = False
+    best: bool = False
 
-    unit: ClassVar[str] = "%"
-
-    @property
-    def measured(self) -> str:
-        """What the numbers are, as the beginning of a sentence."""
-        return metric_words(self.metric).capitalize()
-
-    def summary(self, arm: Arm) -> Summary | None:
-        """Returns the statistics of an arm's numbers; None if it has none."""
-        return arm.summary(self.metric, diverged_as=chance(arm))
-
-    def lack(self, name: str, network: Network) -> str:
-        """Returns what is said of a variant without numbers."""
-        return f"No run of {name} is done at {network.name}."
-
-    def note(self, arms: Sequence[Arm]) -> str:
-        """Returns what is said of diverged runs; begins with a space, empty if there are none."""
-        return diverged_note(arms)
-
-    def judge(self, grid: Grid) -> Clause:
-        """Returns the clause with its outcome and the numbers that it rests on."""
-        variants = (self.better, self.worse)
-        for name in variants:
-            if not any(variant == name for variant, _ in grid):
-                return Clause(self.claim, UNKNOWN, f"There is no run of {name}.")
-        compared = []
-        for networks in _by_kind(network for variant, network in grid if variant in variants):
-            compared += networks if self.every_depth else networks[-1:]
-        return _conclude(self.claim, self.from_depth, [self._at(grid, network) for network in compared])
-
-    def _at(self, grid: Grid, network: Network) -> Part:
-        """Judges one network."""
-        arms: list[Arm] = []
-        errors: list[Summary] = []
+    def state(self, grid: Grid) -> Statement:
+        """Returns the comparisons that the arms allow."""
         for name in (self.better, self.worse):
-            arm = grid.get((name, network))
-            error = self.summary(arm) if arm else None
-            if arm is None or error is None:
-                lack = self.lack(name, network) if arm else f"There is no run of {name} at {network.name}."
-                return (network.depth, UNKNOWN, lack)
+            if not any(variant == name for variant, _ in grid):
+                return Statement(self.claim, evidence=[f"There is no run of {name}."])
+        variants = (self.better, self.worse)
+        chosen: list[Sequence[Setting]] = []
+        for settings in _by_kind(setting for variant, setting in grid if variant in variants):
+            if self.best:
+                chosen.append([self._best(grid, name, settings) for name in variants])
+            else:
+                chosen += [(one, one) for one in (settings if self.everywhere else settings[-1:])]
+        return _state(self.claim, self.at_least, [self._at(grid, *settings) for settings in chosen])
+
+    def _best(self, grid: Grid, name: str, settings: Iterable[Setting]) -> Setting:
+        """Returns the setting with the variant's lowest mean."""
+        done = {one: self.quantity.by_seed(grid[name, one]) for one in settings if (name, one) in grid}
+        return min(done, key=lambda one: fmean(done[one].values()) if done[one] else 2.0)
+
+    def _at(self, grid: Grid, of_better: Setting, of_worse: Setting) -> "_Part":
+        arms = []
+        for name, setting in ((self.better, of_better), (self.worse, of_worse)):
+            arm = grid.get((name, setting))
+            if arm is None:
+                return _Part(setting, f"There is no run of {name} at {setting.name}.")
+            if not self.quantity.by_seed(arm):
+                return _Part(setting, f"No run of {name} at {setting.name} has a {self.quantity.words} yet.")
             arms.append(arm)
-            errors.append(error)
-        difference = Difference(before=errors[1], after=errors[0])
+        better, worse = arms
+        where = "" if of_better != of_worse else f" at {of_better.name}"
         numbers = ", ".join(
-            f"{arm.variant} {percent(error)} {self.unit}" for arm, error in zip(arms, errors, strict=True)
+            f"{arm.variant}{'' if where else f' at {arm.setting.name}'} {self.quantity.text(arm)}" for arm in arms
         )
-        evidence = f"{self.measured} at {network.name}: {numbers}; difference {difference.text()}.{self.note(arms)}"
-        return (network.depth, difference.is_lower(), evidence)
+        difference = Difference(self.quantity.by_seed(worse), self.quantity.by_seed(better))
+        text = f"{self.quantity.words.capitalize()}{where}: {numbers}"
+        return _Part(of_better, text, Comparison(difference, above=False), _diverged_note(self.quantity, arms))
 
 
 @dataclass(frozen=True)
 class Trend:
-    """The error of one variant rises, or does not rise, from the shallowest to the deepest network of each kind.
+    """The number of one variant rises, or does not rise, from the first to the last setting of each kind.
 
     Attributes:
       claim: the sentence.
       variant: its name.
       rises: whether it should.
-      metric: a final number of the records, such as "train_error".
-      from_depth: the depth that the deepest network must have for the source's claim to apply.
-      every_step: whether it must hold from each network to the next deeper one, not only from end to end.
+      quantity: the number.
+      at_least: the depth that the deepest network must have for the source's claim to apply.
+      every_step: whether it must hold from each setting to the next, not only from end to end.
+      margin: by how much it may rise and still be "no higher"; named beforehand, an error from 0 to 1.
     """
 
     claim: str
     variant: str
     rises: bool
-    metric: str = "train_error"
-    from_depth: int = 0
+    quantity: Quantity = TRAIN
+    at_least: float = 0
     every_step: bool = False
+    margin: float = 0.01
 
-    def judge(self, grid: Grid) -> Clause:
-        """Returns the clause with its outcome and the numbers that it rests on."""
-        kinds = _by_kind(network for variant, network in grid if variant == self.variant)
+    def state(self, grid: Grid) -> Statement:
+        """Returns the comparisons that the arms allow."""
+        kinds = _by_kind(setting for variant, setting in grid if variant == self.variant)
         if not kinds:
-            return Clause(self.claim, UNKNOWN, f"There is no run of {self.variant}.")
-        parts = [self._along(grid, networks) for networks in kinds if len(networks) > 1]
+            return Statement(self.claim, evidence=[f"There is no run of {self.variant}."])
+        parts = [part for settings in kinds if len(settings) > 1 for part in self._along(grid, settings)]
         if not parts:
-            only = ", ".join(network.name for networks in kinds for network in networks)
-            return Clause(self.claim, UNKNOWN, f"Two depths of {self.variant} are needed; there is {only}.")
-        return _conclude(self.claim, self.from_depth, parts)
+            only = ", ".join(setting.name for settings in kinds for setting in settings)
+            return Statement(self.claim, evidence=[f"Two settings of {self.variant} are needed; there is {only}."])
+        return _state(self.claim, self.at_least, parts)
 
-    def _along(self, grid: Grid, networks: Sequence[Network]) -> Part:
-        """Judges networks of one kind, from shallow to deep."""
-        arms = {network: grid[self.variant, network] for network in networks}
-        errors = {
-            network: summary
-            for network, arm in arms.items()
-            if (summary := arm.summary(self.metric, diverged_as=chance(arm)))
-        }
-        deepest = networks[-1].depth
-        if waiting := [network.name for network in networks if network not in errors]:
-            return (deepest, UNKNOWN, f"No run of {self.variant} is done at {', '.join(waiting)}.")
-        ends = list(errors.values())
-        pairs = list(pairwise(ends)) if self.every_step else [(ends[0], ends[-1])]
-        differences = [Difference(before, after) for before, after in pairs]
-        evidence = (
-            f"{metric_words(self.metric).capitalize()} of {self.variant}: "
-            + ", ".join(f"{network.name} {percent(error)} %" for network, error in errors.items())
-            + f"; difference {', then '.join(difference.text() for difference in differences)}."
-            + diverged_note(list(arms.values()))
-        )
-        outcomes = [step.is_higher() if self.rises else step.is_not_higher() for step in differences]
-        return (deepest, together(outcomes), evidence)
+    def _along(self, grid: Grid, settings: Sequence[Setting]) -> "list[_Part]":
+        arms = [grid[self.variant, setting] for setting in settings]
+        if missing := [arm.setting.name for arm in arms if not self.quantity.by_seed(arm)]:
+            words = f"No run of {self.variant} at {', '.join(missing)} has a {self.quantity.words} yet."
+            return [_Part(settings[-1], words)]
+        parts = []
+        for first, last in pairwise(arms) if self.every_step else [(arms[0], arms[-1])]:
+            difference = Difference(self.quantity.by_seed(first), self.quantity.by_seed(last))
+            comparison = Comparison(difference, self.rises, 0.0 if self.rises else self.margin)
+            numbers = ", ".join(f"{arm.setting.name} {self.quantity.text(arm)}" for arm in (first, last))
+            text = f"{self.quantity.words.capitalize()} of {self.variant}: {numbers}"
+            parts.append(_Part(settings[-1], text, comparison, _diverged_note(self.quantity, [first, last])))
+        return parts
 
 
-def _by_kind(networks: Iterable[Network]) -> list[list[Network]]:
-    """Returns the distinct networks of each kind, from shallow to deep."""
-    kinds: dict[tuple[str, str], list[Network]] = {}
-    for network in sorted(set(networks), key=lambda network: (network.kind, network.depth)):
-        kinds.setdefault(network.kind, []).append(network)
+@dataclass(frozen=True)
+class _Part:
+    """One comparison of a clause, or what it lacks."""
+
+    setting: Setting
+    text: str
+    comparison: Comparison | None = None
+    notes: Sequence[str] = field(default=())
+
+
+def _by_kind(settings: Iterable[Setting]) -> list[list[Setting]]:
+    """Returns the distinct settings of each kind, in order."""
+    kinds: dict[tuple[str, str], list[Setting]] = {}
+    for setting in sorted(set(settings), key=lambda setting: (setting.kind, setting.at)):
+        kinds.setdefault(setting.kind, []).append(setting)
     return list(kinds.values())
 
 
-def _conclude(claim: str, from_depth: int, parts: Sequence[Part]) -> Clause:
-    """Returns the clause that the parts of sufficient depth decide; all of them must hold."""
-    deep = [part for part in parts if part[0] >= from_depth]
-    evidence = " ".join(text for _, _, text in deep or parts)
-    if deep:
-        return Clause(claim, together([outcome for _, outcome, _ in deep]), evidence)
-    deepest = max(depth for depth, _, _ in parts)
-    too_shallow = (
-        f"The source’s claim is about depth {from_depth:,} and more; the deepest network compared here has depth "
-        f"{deepest:,}. Its errors decide nothing: "
-    )
-    return Clause(claim, UNKNOWN, too_shallow + evidence)
+def _state(claim: str, at_least: float, parts: Sequence[_Part]) -> Statement:
+    """Returns the statement of the parts that the source speaks of; all of them must hold."""
+    applicable = [part for part in parts if part.setting.at >= at_least]
+    texts = [part.text for part in applicable or parts]
+    note = "".join(f" {note}" for note in dict.fromkeys(note for part in applicable for note in part.notes))
+    comparisons = [part.comparison for part in applicable if part.comparison]
+    if not applicable:
+        over = parts[0].setting.over.rpartition(".")[2].replace("_", " ")
+        largest = max(part.setting.at for part in parts)
+        return Statement(
+            claim,
+            evidence=[
+                f"The source’s claim is about {over} {at_least:,} and more; the largest compared here is {largest:,}. "
+                f"These numbers decide nothing: {'. '.join(texts)}."
+            ],
+        )
+    if len(comparisons) < len(applicable):  # one that is missing leaves the clause open
+        return Statement(claim, evidence=[part.text for part in applicable if not part.comparison], note=note)
+    return Statement(claim, comparisons, texts, note)
+
+
+def _diverged_note(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
+    """Says of each arm how its diverged runs count."""
+    counts = f"count at the error of guessing, {100 * arms[0].chance:g} %" if quantity.chance else "are left out"
+    return [
+        f"Diverged runs {counts}: {runs_text(len(arm.diverged), len(arm.runs))} of {arm.label}."
+        for arm in arms
+        if arm.diverged
+    ]

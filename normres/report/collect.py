@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError, nearest
+from normres.report.arms import run_id
 from normres.report.files import write_file
-from normres.report.statistics import run_id
 from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
 from normres.runs.results import Run
 

@@ -3,12 +3,23 @@
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from normres.report.statistics import Arm, final, metric_words, metrics_of, run_id, seed, sort_key
+from normres.report.arms import (
+    Arm,
+    field,
+    final,
+    grouped,
+    metric_words,
+    metrics_of,
+    run_id,
+    runs_text,
+    seed,
+    sort_key,
+)
 from normres.report.tables import NOTHING, Table
-from normres.report.verdict import runs_text
 from normres.runs.fields import flatten
 from normres.runs.results import Run
 
@@ -97,26 +108,22 @@ def provenance(runs: Sequence[Run]) -> str:
 
 
 def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
-    """Returns what weakens the numbers of `arms`, a sentence each; `missing` names arms without runs."""
+    """Returns what weakens all numbers of a page, a sentence each; `missing` names arms without runs."""
     runs = [run for arm in arms for run in arm.runs]
-    sentences = []
-    if single := [arm.label for arm in arms if len({str(seed(run)) for run in arm.runs}) == 1]:
-        which = "every arm" if len(single) == len(arms) else "; ".join(single)
-        sentences.append(f"One seed only, so no spread: {which}.")
-    sentences += [sentence for arm in arms for sentence in _warnings_of(arm)]
-    sentences += [f"No run of {name}." for name in missing]
+    sentences = [f"No run of {name}." for name in missing]
     data = [run.record.get("data") or {} for run in runs]
     if any(of_run.get("source") == "synthetic" for of_run in data):
         sentences.append("Synthetic images: random pixels, for tests of shapes and speed. These errors mean nothing.")
+    if small := [of_run for of_run in data if of_run.get("source") == "embedded"]:
+        counts = " and ".join(_text(small[0].get(name)) for name in ("train_examples", "test_examples"))
+        sentences.append(f"Embedded images: {counts} images in place of the full data set’s 50,000 and 10,000.")
     if any(of_run.get("evaluated_on") == "validation" for of_run in data):
         sentences.append("What is called test error was measured on a validation set, part of the training images.")
     for what, value in EQUAL.items():
-        counts = Counter(str(value(run)) for run in runs)
-        if len(counts) > 1:
-            listed = "; ".join(f"{name} ({_runs(count)})" for name, count in counts.most_common())
+        counts_of = Counter(str(value(run)) for run in runs)
+        if len(counts_of) > 1:
+            listed = "; ".join(f"{name} ({_runs(count)})" for name, count in counts_of.most_common())
             sentences.append(f"{what} differ among the runs: {listed}.")
-    said = Counter(warning for run in runs for warning in run.record.get("warnings") or [])
-    sentences += [f"{warning} ({runs_text(count, len(runs))})." for warning, count in said.items()]
     if changed := [run_id(run) for run in runs if run.attempt.get("diff")]:
         which = "every run" if len(changed) == len(runs) else ", ".join(changed)
         sentences.append(f"Code with uncommitted changes: {which}. The commit alone does not reproduce it.")
@@ -125,28 +132,72 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
     return sentences
 
 
-def _warnings_of(arm: Arm) -> list[str]:
-    """Returns what weakens the numbers of one arm."""
+def notes_of(arm: Arm) -> list[str]:
+    """Returns what weakens the numbers of one arm, and what its runs' records warn of, a sentence each."""
     sentences = []
+    if len({str(seed(run)) for run in arm.runs}) == 1:
+        sentences.append("One seed only, so no spread.")
     if arm.diverged:
         which = ", ".join(f"{run_id(run)} at step {run.record.get('diverged_at_step')}" for run in arm.diverged)
-        sentences.append(f"Diverged, {runs_text(len(arm.diverged), len(arm.runs))} of {arm.label}: {which}.")
+        sentences.append(f"Diverged, {runs_text(len(arm.diverged), len(arm.runs))}: {which}.")
     if arm.unfinished:
-        which = ", ".join(map(run_id, arm.unfinished))
-        sentences.append(f"Not finished, and in no mean: {which} of {arm.label}.")
+        sentences.append(f"Not finished, and in no mean: {', '.join(map(run_id, arm.unfinished))}.")
     if without := [run_id(run) for run in arm.finished if final(run, "train_error") is None]:
-        sentences.append(f"Finished without a final training error: {', '.join(without)} of {arm.label}.")
+        sentences.append(f"Finished without a final training error: {', '.join(without)}.")
     seeds = Counter(str(seed(run)) for run in arm.runs)
     if repeated := [name for name, count in seeds.items() if count > 1]:
-        sentences.append(
-            f"{arm.label} has more than one run of seed {', '.join(repeated)}: these are not independent, and the "
-            "spread is understated."
-        )
-    return sentences
+        sentences.append(f"More than one run of seed {', '.join(repeated)}: they are not independent.")
+    said = Counter(warning for run in arm.runs for warning in run.record.get("warnings") or [])
+    return sentences + [f"{warning} ({runs_text(count, len(arm.runs))})." for warning, count in said.items()]
+
+
+def with_notes(table: Table, arms: Sequence[Arm]) -> Table:
+    """Returns the table, whose rows are the arms, with a column of letters and what each letter stands for."""
+    notes = [notes_of(arm) for arm in arms]
+    letters = {
+        sentence: _letter(number)
+        for number, sentence in enumerate(dict.fromkeys(sentence for own in notes for sentence in own))
+    }
+    if not letters:
+        return table
+    rows = [(*row, " ".join(map(letters.__getitem__, own))) for row, own in zip(table.rows, notes, strict=True)]
+    footnotes = [f"{letter}: {sentence}" for sentence, letter in letters.items()]
+    return replace(table, header=(*table.header, "notes"), rows=rows, footnotes=footnotes)
+
+
+def _letter(number: int) -> str:
+    """Returns "a" to "z", then "aa"."""
+    return (_letter(number // 26 - 1) if number > 25 else "") + chr(ord("a") + number % 26)
+
+
+def digits(arms: Sequence[Arm]) -> int:
+    """Returns the decimals of an error in percent: 2 if every set has 5,000 images or more, otherwise 1."""
+    sizes = [arm.count(name) for arm in arms for name in ("train_examples", "test_examples")]
+    return 2 if min(sizes, default=0) >= 5_000 else 1
+
+
+# The training of He et al. 2015 and 2016 on CIFAR.
+PAPER_SCALE: Mapping[str, Any] = {"model.width": 16, "train.steps": 64_000, "train.batch_size": 128}
+PAPER_TRAINING_IMAGES = 50_000
+
+
+def scale_notes(arms: Sequence[Arm]) -> list[str]:
+    """Returns a sentence on how these runs differ in scale from the papers'; none if they do not."""
+    runs = [run for arm in arms for run in arm.runs]
+    scale = []
+    for name, paper in PAPER_SCALE.items():
+        here = sorted({field(run, name) for run in runs})
+        if here != [paper]:
+            word = name.rpartition(".")[2].replace("_", " ")
+            scale.append(f"{word} {', '.join(map(grouped, here))} here, {paper:,} there")
+    images = sorted({arm.count("train_examples") for arm in arms})
+    if images != [PAPER_TRAINING_IMAGES]:
+        scale.append(f"{', '.join(map(grouped, images))} training images here, {PAPER_TRAINING_IMAGES:,} there")
+    return [f"The scale differs, so only the order can be compared: {'; '.join(scale)}."] if scale else []
 
 
 def run_table(arms: Sequence[Arm]) -> Table:
-    """Returns one row per run: arm, id, status, seed, seconds and every final number."""
+    """Returns one row per run: id, arm, status, seed, seconds and every final number."""
     metrics = metrics_of(run for arm in arms for run in arm.runs)
     rows = []
     for arm, run in _pairs(arms):
@@ -155,13 +206,13 @@ def run_table(arms: Sequence[Arm]) -> Table:
         numbers = {name: final(run, name) for name in metrics} | {"best_test_error": run.record.get("best_test_error")}
         cells = [_metric_cell(metric, value) for metric, value in numbers.items()]
         times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
-        rows.append((arm.label, run_id(run), status, str(seed(run)), *times, *cells))
+        rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
     titles = [metric_words(name) + " (%)" * name.endswith("error") for name in (*metrics, "best_test_error")]
     caption = (
         "Every run. Numbers are of the last step over the whole set. The best test error is the lowest of all "
         "evaluations, so it was chosen on the test set."
     )
-    return Table(("arm", "run", "status", "seed", "steps", "seconds", *titles), rows, caption, 3)
+    return Table(("run", "arm", "status", "seed", "steps", "seconds", *titles), rows, caption, 3)
 
 
 def runs_csv(arms: Sequence[Arm]) -> str:

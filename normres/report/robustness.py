@@ -4,22 +4,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import ClassVar
 
 from normres.errors import UserError
 from normres.report import facts, tables
-from normres.report.clauses import Lower
-from normres.report.comparison import Comparison
-from normres.report.figures import error_against_severity
-from normres.report.statistics import Arm, Network, Summary, field, final, joined, summarize
-from normres.report.style import Drawing
-from normres.report.verdict import digits, runs_text
+from normres.report.arms import Arm, field, final, joined
+from normres.report.charts import Chart, over_severity
+from normres.report.clauses import Lower, Quantity
+from normres.report.experiment import Experiment
+from normres.report.inference import Summary, summarize
 from normres.runs.results import Run
 
 
 @dataclass(frozen=True)
-class SmallerRise(Lower):
-    """The error of one variant rises less under corruptions than another's.
+class Rise(Quantity):
+    """How far the test error rises above the clean one, in points.
 
     Attributes:
       under: the corruptions.
@@ -29,39 +27,25 @@ class SmallerRise(Lower):
     under: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
 
-    unit: ClassVar[str] = "points"
+    def of(self, run: Run) -> float | None:
+        """Returns the rise of a finished run; None if it was not measured."""
+        upper = rise(run, self.under)
+        lower = rise(run, self.beyond) if self.beyond else 0.0
+        return None if upper is None or lower is None else upper - lower
 
-    @property
-    def measured(self) -> str:
-        """What the numbers are, as the beginning of a sentence."""
-        less = f", less the rise under {_listed(self.beyond)}," if self.beyond else ""
-        return f"Rise of the test error under {_listed(self.under)}{less}"
 
-    def summary(self, arm: Arm) -> Summary | None:
-        """Returns the statistics of the rise over the seeds that finished; None if none has it."""
+def smaller_rise(claim: str, better: str, worse: str, under: tuple[str, ...], beyond: tuple[str, ...] = ()) -> Lower:
+    """Returns the clause that the error of one variant rises less under corruptions than another's.
 
-        def number(run: Run) -> float | None:
-            upper = rise(run, self.under)
-            lower = rise(run, self.beyond) if self.beyond else 0.0
-            return None if upper is None or lower is None else upper - lower
-
-        return _over_seeds(arm, number)
-
-    def lack(self, name: str, network: Network) -> str:
-        """Returns what is said of a variant without numbers."""
-        return f"No finished run of {name} at {network.name} was measured under {_listed(self.under + self.beyond)}."
-
-    def note(self, arms: Sequence[Arm]) -> str:
-        """Returns which runs diverged; they are left out, because the error of guessing cannot rise."""
-        return "".join(
-            f" {runs_text(len(arm.diverged), len(arm.runs))} of {arm.label} diverged and are in no rise."
-            for arm in arms
-            if arm.diverged
-        )
+    Diverged runs are left out, because the error of guessing cannot rise.
+    """
+    less = f", less the rise under {_listed(beyond)}," if beyond else ""
+    words = f"rise of the test error under {_listed(under)}{less}"
+    return Lower(claim, better, worse, Rise(words, unit="points", chance=False, under=under, beyond=beyond))
 
 
 @dataclass(frozen=True)
-class UnderCorruptions(Comparison):
+class UnderCorruptions(Experiment):
     """A comparison whose figure and table are of the errors under corruptions."""
 
     def missing(self, arms: Sequence[Arm]) -> list[str]:
@@ -76,7 +60,7 @@ class UnderCorruptions(Comparison):
 
     def table(self, arms: Sequence[Arm]) -> tables.Table:
         """Returns a row per arm: clean error, mean error under each corruption, mean over all, and its rise."""
-        places = digits(arms)
+        places = facts.digits(arms)
         corruptions = _corruptions(arms)
 
         def over_seeds(number: Callable[[Run, Sequence[str]], float | None], *chosen: str) -> Callable[[Arm], str]:
@@ -84,7 +68,7 @@ class UnderCorruptions(Comparison):
 
         columns: dict[str, Callable[[Arm], str]] = {
             "variant": lambda arm: joined(arm.variant, arm.context),
-            "network": lambda arm: arm.network.name,
+            "setting": lambda arm: arm.setting.name,
             "seeds": tables.seeds_cell,
             "clean (%)": lambda arm: tables.error_cell(arm, "test_error", places),
             **{f"{_word(corruption)} (%)": over_seeds(mean_error, corruption) for corruption in corruptions},
@@ -96,12 +80,12 @@ class UnderCorruptions(Comparison):
             "corruptions, and how far that is above the clean error; mean ± sample standard deviation over the seeds "
             "that finished. " + facts.provenance([run for arm in arms for run in arm.runs])
         )
-        return tables.of_columns(columns, arms, caption)
+        return facts.with_notes(tables.of_columns(columns, arms, caption), arms)
 
-    def drawing(self, arms: Sequence[Arm]) -> Drawing:
+    def main_chart(self, arms: Sequence[Arm]) -> Chart:
         """Returns test error against severity."""
-        several_networks = len({arm.network for arm in arms}) > 1
-        labels = [joined(arm.variant, arm.network.name * several_networks, arm.context) for arm in arms]
+        several = len({arm.setting for arm in arms}) > 1
+        labels = [joined(arm.variant, arm.setting.name * several, arm.context) for arm in arms]
         panels = {
             _word(corruption): {
                 label: [curve for run in arm.finished if (curve := severities(run, corruption))]
@@ -109,7 +93,7 @@ class UnderCorruptions(Comparison):
             }
             for corruption in _corruptions(arms)
         }
-        return error_against_severity(Path(self.config).stem, panels)
+        return over_severity(Path(self.config).stem, panels)
 
 
 def severities(run: Run, corruption: str) -> list[float] | None:

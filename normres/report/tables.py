@@ -1,13 +1,13 @@
-"""Tables as Markdown, LaTeX and HTML, which tabulate writes; and the cells that all tables share."""
+"""Tables as Markdown and LaTeX, which tabulate writes; and the cells that all tables share."""
 
-import html
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from normres.report.statistics import Arm, Summary
+from normres.report.arms import Arm
+from normres.report.inference import Summary
 
 NOTHING = "–"
 
@@ -20,6 +20,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
     text_columns: int = 1
+    footnotes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -44,13 +45,17 @@ def percent(summary: Summary | None, digits: int = 2) -> str:
 
 
 def error_cell(arm: Arm, metric: str, digits: int = 2) -> str:
-    """Returns an arm's error over the seeds that finished, and the steps at which the others diverged."""
+    """Returns an arm's error over the seeds that finished; "fail" for those that diverged."""
     summary = arm.summary(metric)
     if not arm.diverged:
         return percent(summary, digits) if summary or not arm.unfinished else "not finished"
-    steps = sorted({int(run.record["diverged_at_step"] or 0) for run in arm.diverged})
-    diverged = f"diverged at step {', '.join(f'{step:,}' for step in steps)}"
-    return f"{percent(summary, digits)} ({len(arm.diverged)} {diverged})" if summary else diverged
+    return f"{percent(summary, digits)} ({len(arm.diverged)} fail)" if summary else "fail"
+
+
+def percent_of(arm: Arm, statistic: str, digits: int = 2) -> str:
+    """Returns a statistic of Summary, over the test errors of the seeds that finished."""
+    summary = arm.summary("test_error")
+    return f"{100 * getattr(summary, statistic):.{digits}f}" if summary else NOTHING
 
 
 def seeds_cell(arm: Arm) -> str:
@@ -68,7 +73,8 @@ def parameters_cell(arm: Arm) -> str:
 def markdown(table: Table) -> str:
     """Returns the table as a Markdown (GitHub) table under its caption."""
     caption = f"{_markdown_text(table.caption)}\n\n" if table.caption else ""
-    return f"{caption}{_written(table, 'pipe', _markdown_text)}\n"
+    footnotes = "".join(f"\n{_markdown_text(note)}\n" for note in table.footnotes)
+    return f"{caption}{_written(table, 'pipe', _markdown_text)}\n{footnotes}"
 
 
 def latex(table: Table) -> str:
@@ -77,17 +83,8 @@ def latex(table: Table) -> str:
     text = _written(table, "latex_booktabs").translate(_LATEX)
     # At the start of a row, these two would be read as arguments of the \\ before it.
     text = re.sub(r"^ (?=[\[*])", " {}", text, flags=re.M)
-    return f"{caption}% needs \\usepackage{{booktabs}}\n{text}\n"
-
-
-def html_table(table: Table) -> str:
-    """Returns the table as an HTML table inside a box that scrolls sideways on a narrow screen."""
-    # Above the box and not a <caption> in it, because it would scroll away with the columns.
-    caption = f'<p class="quiet">{html.escape(table.caption)}</p>\n' if table.caption else ""
-    name = html.escape(table.caption or "table", quote=True)
-    # tabindex lets a keyboard scroll the box.
-    box = f'<div class="scroll" role="region" tabindex="0" aria-label="{name}">'
-    return f"{caption}{box}\n{_written(table, 'html')}\n</div>"
+    footnotes = "".join(f"% {_one_line(note)}\n" for note in table.footnotes)
+    return f"{caption}% needs \\usepackage{{booktabs}}\n{text}\n{footnotes}"
 
 
 def _one_line(text: str) -> str:
@@ -101,7 +98,7 @@ def _markdown_text(text: str) -> str:
 
 
 def _written(table: Table, style: str, cleaned: Callable[[str], str] = _one_line) -> str:
-    """Returns what tabulate makes of the cleaned cells; for LaTeX and HTML, tabulate escapes them itself."""
+    """Returns what tabulate makes of the cleaned cells; for LaTeX it escapes them itself."""
     header, *rows = [list(map(cleaned, row)) for row in (table.header, *table.rows)]
     alignment = ["left" if column < table.text_columns else "right" for column in range(len(header))]
     return str(tabulate(rows, header, tablefmt=style, colalign=alignment, disable_numparse=True))

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from normres.report.style import FONT, STYLE, VARIANTS
+from normres.report.paper import FONT, STYLE, VARIANTS
 from normres.show import table
 from normres.show.blocks import Block, line
 from normres.show.count import Counts

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from normres.bench import output
-from normres.report.style import PAGE_INCHES, STYLE, VARIANTS
+from normres.report.paper import PAGE_INCHES, STYLE, VARIANTS
 
 HEADER = """\
 One training step of a CIFAR ResNet: forward, backward, SGD with momentum and weight decay.  Every contender has a

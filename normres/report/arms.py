@@ -1,4 +1,4 @@
-"""Statistics over seeds.  An arm is a set of runs that agree in the fields that matter, not in the seed.
+"""Arms: the runs that agree in the fields that matter, and not in the seed.
 
 No run is dropped silently: an arm knows which of its runs finished, which diverged and which are not done,
 and the mean of an arm is always the mean of a number of runs that the arm names.
@@ -6,12 +6,12 @@ and the mean of an arm is always the mean of a number of runs that the arm names
 
 import json
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from normres.errors import UserError
+from normres.report.inference import Summary, summarize
 from normres.runs.fields import identity
 from normres.runs.results import Run
 
@@ -21,42 +21,26 @@ DATA_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "Imag
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Statistics of one number over seeds; the standard deviation is the sample's (n - 1), None for one."""
+class Setting:
+    """A column of the papers' tables: a value of the field that an experiment is over, a block and a data set.
 
-    count: int
-    mean: float
-    standard_deviation: float | None
-    median: float
+    Attributes:
+      at: the value, such as a depth or a number of images per batch.
+      block: the kind of block.
+      data: the data set.
+      over: the config field.
+    """
 
-    @property
-    def standard_error(self) -> float | None:
-        """The standard error of the mean, s / sqrt(n); None for one seed."""
-        return None if self.standard_deviation is None else self.standard_deviation / math.sqrt(self.count)
-
-
-def summarize(values: Iterable[float]) -> Summary | None:
-    """Summarizes finite numbers; None if there are none."""
-    numbers = list(values)
-    if not numbers:
-        return None
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Summary(len(numbers), statistics.fmean(numbers), deviation, statistics.median(numbers))
-
-
-@dataclass(frozen=True)
-class Network:
-    """A column of the papers' tables: a depth, a kind of block and a data set."""
-
-    depth: int
+    at: Any
     block: str = "basic"
     data: str = "cifar10"
+    over: str = "model.depth"
 
     @property
     def name(self) -> str:
         """Returns "depth 110", "depth 164 (bottleneck), CIFAR-100"."""
         block = "" if self.block == "basic" else f" ({self.block})"
-        return joined(f"depth {self.depth:,}{block}", self.data_title)
+        return joined(f"{short_label({self.over: self.at})}{block}", self.data_title)
 
     @property
     def data_title(self) -> str:
@@ -65,7 +49,7 @@ class Network:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Returns what must agree for two depths to be compared."""
+        """Returns what must agree for two settings to be compared along the field."""
         return (self.data, self.block)
 
 
@@ -75,14 +59,14 @@ class Arm:
 
     Attributes:
       variant: its name.
-      network: what it was tried on.
+      setting: where it was tried.
       context: what tells it from other arms besides these two, such as "width 8".
       key: the config fields that the runs share, as far as they tell arms apart.
       runs: at least one.
     """
 
     variant: str
-    network: Network
+    setting: Setting
     context: str
     key: Mapping[str, Any]
     runs: tuple[Run, ...]
@@ -90,7 +74,7 @@ class Arm:
     @property
     def label(self) -> str:
         """Returns "plain, depth 20, width 8"."""
-        return joined(self.variant, self.network.name, self.context)
+        return joined(self.variant, self.setting.name, self.context)
 
     @property
     def finished(self) -> tuple[Run, ...]:
@@ -107,17 +91,22 @@ class Arm:
         """The runs that still run or were stopped."""
         return tuple(run for run in self.runs if run.record["status"] not in ("finished", "diverged"))
 
-    def values(self, metric: str, *, diverged_as: float | None = None) -> list[float]:
-        """Returns the final numbers called `metric` (such as "train_error") of the runs that are done.
+    def values(self, metric: str) -> list[float]:
+        """Returns the final numbers called `metric` (such as "train_error") of the runs that finished."""
+        return [value for run in self.finished if (value := final(run, metric)) is not None]
 
-        A diverged run counts as `diverged_as`, or not at all if that is None.
-        """
-        values = [value for run in self.finished if (value := final(run, metric)) is not None]
-        return values + [diverged_as] * len(self.diverged) if diverged_as is not None else values
-
-    def summary(self, metric: str, *, diverged_as: float | None = None) -> Summary | None:
+    def summary(self, metric: str) -> Summary | None:
         """Returns the statistics of `values(metric)`; None if there are none."""
-        return summarize(self.values(metric, diverged_as=diverged_as))
+        return summarize(self.values(metric))
+
+    def count(self, name: str) -> int:
+        """Returns a count of the record's data, such as "train_examples"; 0 if it is not known."""
+        return int((self.runs[0].record.get("data") or {}).get(name) or 0)
+
+    @property
+    def chance(self) -> float:
+        """The error of guessing, 1 - 1/classes, at which a diverged network counts."""
+        return 1 - 1 / (self.count("classes") or 10)
 
 
 def final(run: Run, metric: str) -> float | None:
@@ -169,10 +158,27 @@ def joined(*words: str) -> str:
 def short_label(key: Mapping[str, Any]) -> str:
     """Returns "depth 20, batch norm" of {"model.depth": 20, "model.norm": "batch"}."""
     words = {name: name.rpartition(".")[2].replace("_", " ") for name in key}
-    named = ("norm", "order", "recipe")  # values that read as adjectives
+    adjectives = ("norm", "order", "recipe")
     return ", ".join(
-        f"{value} {words[name]}" if words[name] in named else f"{words[name]} {value}" for name, value in key.items()
+        f"{value} {words[name]}" if words[name] in adjectives else f"{words[name]} {grouped(value)}"
+        for name, value in key.items()
     )
+
+
+def grouped(value: Any) -> str:
+    """Returns a whole number with separators of thousands, anything else as it is."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def runs_text(count: int, of: int) -> str:
+    """Returns "1 of 2 runs"."""
+    return f"{count} of {of} run{'s' * (of != 1)}"
+
+
+def seeds_text(arms: Sequence[Arm]) -> str:
+    """Returns "3 seeds" or "1 to 3 seeds"."""
+    fewest, most = min(len(arm.runs) for arm in arms), max(len(arm.runs) for arm in arms)
+    return f"{most if fewest == most else f'{fewest} to {most}'} seed{'s' * (most > 1)}"
 
 
 def group(runs: Iterable[Run], fields: Sequence[str]) -> list[tuple[dict[str, Any], tuple[Run, ...]]]:

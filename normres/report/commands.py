@@ -1,0 +1,132 @@
+"""The commands `normres report`, `compare` and `collect`: they read records and train nothing."""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from normres import files
+from normres.errors import UserError
+from normres.runs import results
+from normres.runs.results import Run
+
+
+def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """Adds the commands to the command line."""
+    report = add(
+        "report",
+        "Draw figures, tables and a page from finished runs; trains nothing.",
+        "Without --experiment, the page shows the runs as they are: what differs, curves, error over each number.\n\n"
+        "examples:\n  normres report --experiment=degradation --workdir=runs/demo\n  normres report runs/demo\n"
+        "  normres report --all runs",
+    )
+    report.add_argument("runs", nargs="?", type=Path, metavar="WORKDIR", help="where the runs are")
+    report.add_argument("--workdir", type=Path, help="the same")
+    report.add_argument("--experiment", metavar="NAME", help="a name in experiments/, or a file")
+    report.add_argument("--all", action="store_true", help="a page for each folder of WORKDIR, and an index of them")
+    report.add_argument("--output", type=Path, help="where to write (default: WORKDIR/report)")
+    compare = add(
+        "compare",
+        "Compare two sets of runs, arm by arm: both means, difference, confidence interval; trains nothing.",
+        "Arms are matched by the fields that vary within the sets.  What differs between the sets is named.\n\n"
+        "example:\n  normres compare results/degradation-short runs/again",
+    )
+    compare.add_argument("first", type=Path, metavar="A", help="a directory of runs")
+    compare.add_argument("second", type=Path, metavar="B", help="another")
+    compare.add_argument("--metric", default="test_error", metavar="NAME", help="a final number (default: test_error)")
+    collect = add(
+        "collect",
+        "Write the runs below a directory as one table, a row each: config, final and best numbers, attempts.",
+        "example:\n  normres collect runs/demo --to=runs.parquet",
+    )
+    collect.add_argument("workdir", type=Path, metavar="WORKDIR", help="where the runs are")
+    collect.add_argument("--to", required=True, type=Path, metavar="FILE", help=".parquet or .csv")
+    collect.add_argument("--curves", action="store_true", help="a row for each line of metrics.jsonl instead")
+
+
+def _runs(folder: Path) -> list[Run]:
+    if runs := results.read_runs(folder):
+        return runs
+    raise UserError(f"{folder}: no runs here; `normres sweep` makes them")
+
+
+def _experiment(name: str) -> Any:
+    module = files.load(name, "experiments")
+    experiment = getattr(module, "EXPERIMENT", module)
+    if not hasattr(experiment, "draw"):
+        raise UserError(f"{name}: defines neither EXPERIMENT nor draw(runs, output)")
+    return experiment
+
+
+def _draw(name: str | None, runs: Sequence[Run], output: Path) -> list[Path]:
+    """Draws an experiment, or what the runs are if it has no name."""
+    from normres.report import experiment
+
+    output.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = (_experiment(name) if name else experiment.of_unknown(runs)).draw(runs, output)
+    return paths
+
+
+def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    _take_no_config("report draws what is there", overrides)
+    if (options.runs is None) == (options.workdir is None):
+        raise UserError("report: name the directory of the runs once, as WORKDIR or --workdir=WORKDIR")
+    workdir = options.runs or options.workdir
+    if options.all and options.experiment:
+        raise UserError("--all finds the experiments itself; it goes without --experiment")
+    output = options.output or workdir / "report"
+    paths = _draw_all(workdir, output) if options.all else _draw(options.experiment, _runs(workdir), output)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _draw_all(workdir: Path, output: Path) -> list[Path]:
+    """Draws each folder of runs below `workdir` and the index; returns the pages' paths."""
+    from normres.report import page
+
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such directory")
+    entries, paths = [], []
+    for folder in sorted(child for child in workdir.iterdir() if child.is_dir() and child != output):
+        if not (runs := results.read_runs(folder)):
+            continue
+        name = experiment_of(folder)
+        paths.append(_draw(name, runs, output / folder.name)[-1])
+        entries.append(page.Entry.of(name and _experiment(name), folder.name, runs))
+    if not entries:
+        raise UserError(f"{workdir}: no folder of runs here; `normres sweep` makes them")
+    return [*paths, page.write_index(entries, output)]
+
+
+def experiment_of(folder: Path) -> str | None:
+    """Returns the experiment that a sweep's folder is of: by its note's command, or by the folder's name."""
+    note = folder / "README.md"
+    words = re.findall(r"--config=(\w+)", note.read_text()) if note.is_file() else []
+    names = files.names("experiments")
+    return next((word for word in [*words, folder.name.partition("-")[0]] if word in names), None)
+
+
+def _compare(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    _take_no_config("compare takes the runs as they are", overrides)
+    from normres.report import pairs
+
+    print(pairs.compare(_runs(options.first), _runs(options.second), options.metric, (options.first, options.second)))
+    return 0
+
+
+def _collect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    _take_no_config("collect takes the runs as they are", overrides)
+    from normres.report import collect
+
+    print(collect.collect(results.read_runs(options.workdir), options.to, options.curves, options.workdir))
+    return 0
+
+
+def _take_no_config(what: str, overrides: dict[str, str]) -> None:
+    if overrides:
+        raise UserError(f"--config.{next(iter(overrides))}: {what} and takes no config")
+
+
+COMMANDS: dict[str, Any] = {"report": _report, "compare": _compare, "collect": _collect}

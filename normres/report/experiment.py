@@ -1,0 +1,294 @@
+"""An experiment: what a sweep was run for, and the page that is made of its runs.
+
+A file of experiments/ declares one Experiment.  A subclass may replace its charts and its table.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from normres.errors import UserError
+from normres.report import charts, clauses, facts, paper, tables
+from normres.report.arms import (
+    Arm,
+    Setting,
+    distinguishing_fields,
+    error_metrics,
+    field,
+    group,
+    joined,
+    metric_words,
+    short_label,
+)
+from normres.report.clauses import Grid, Lower, Statement, Trend, Verdict
+from normres.report.page import Page
+from normres.runs.results import Run
+
+BLOCK, DATA = "model.block", "data.name"
+FAIL = "fail"  # what He et al. 2016 print for an error above 20 %
+
+# Of the fields that tell runs apart, those that say most come first; the others follow in alphabetical order.
+PREFERRED = ("recipe", "data.name", "data.source", "model.norm", "model.order", "model.width", "train.steps")
+
+Published = Mapping[Setting, Mapping[str, float | str]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiments file declares.
+
+    Attributes:
+      title, claim, source: sentences for the page; without a claim there is no verdict.
+      config: the config file whose sweep makes the runs; its name is also the main figure's.
+      variants: the config fields that make each variant, by its name, in the order in which they are listed.  A field
+        that other variants name and this one does not has its value in `held`, or any value if it is not there.
+      published: the papers' test error of a variant in a setting, in percent, or a text such as FAIL.
+      held: config fields that every variant has unless it names them; a published error is of such a network.
+      clauses: the claim in parts.
+      notes: sentences about the papers' numbers.
+      over: the field along which arms are lines; a depth unless said otherwise.
+      lines: draw error over that field instead of a row per variant.
+      follows: fields that follow from `over`, such as the steps from the batch size; they tell no arms apart.
+      alone: each of these numeric fields gets a figure of its own, too.
+    """
+
+    title: str
+    claim: str
+    source: str
+    config: str
+    variants: Mapping[str, Mapping[str, Any]]
+    published: Published
+    held: Mapping[str, Any]
+    clauses: Sequence[Lower | Trend]
+    notes: Sequence[str] = ()
+    over: str = "model.depth"
+    lines: bool = False
+    follows: Sequence[str] = ()
+    alone: Sequence[str] = ()
+
+    @property
+    def _own(self) -> tuple[str, ...]:
+        """Returns the fields that say which variant an arm is."""
+        return tuple(dict.fromkeys(name for fields in self.variants.values() for name in fields))
+
+    def arms(self, runs: Sequence[Run]) -> list[Arm]:
+        """Returns the arms: runs that agree in variant, setting and all else in which the runs differ."""
+        identity = (*self._own, self.over, BLOCK, DATA)
+        others = distinguishing_fields(runs, ignore=(*identity, *self.follows), first=PREFERRED)
+        arms = [
+            Arm(
+                self.variant(key),
+                Setting(key[self.over], key[BLOCK], key[DATA], self.over),
+                short_label({name: key[name] for name in others}),
+                key,
+                members,
+            )
+            for key, members in group(runs, [*others, *identity])
+        ]
+        order = list(self.variants)
+
+        def place(arm: Arm) -> tuple[Any, ...]:
+            of_variant = (order.index(arm.variant) if arm.variant in order else len(order), arm.variant)
+            of_setting = (arm.setting.at, arm.setting.block)
+            along = (*of_variant, *of_setting) if self.lines else (*of_setting, *of_variant)
+            return (arm.context != "", arm.context, arm.setting.data, *along)
+
+        return sorted(arms, key=place)
+
+    def variant(self, key: Mapping[str, Any]) -> str:
+        """Returns the name of the variant that has these config fields; the fields themselves if it has no name."""
+        for name, fields in self.variants.items():
+            wanted = {**self.held, **fields}
+            if all(_as_json(key[own]) == _as_json(wanted.get(own, key[own])) for own in self._own):
+                return name
+        return short_label({own: key[own] for own in self._own})
+
+    def grids(self, arms: Sequence[Arm]) -> dict[str, Grid]:
+        """Returns the arms by context, and in it by variant and setting."""
+        return {
+            context: {(arm.variant, arm.setting): arm for arm in arms if arm.context == context}
+            for context in dict.fromkeys(arm.context for arm in arms)
+        }
+
+    def judge(self, arms: Sequence[Arm]) -> list[Verdict]:
+        """Returns the claim clause by clause; arms are compared only where nothing but the variant differs."""
+        statements: list[Statement] = []
+        for context, grid in (self.grids(arms) or {"": {}}).items():
+            made = [clause.state(grid) for clause in self.clauses]
+            statements += [replace(one, claim=f"{one.claim} [{context}]") for one in made] if context else made
+        return clauses.judge(statements)
+
+    def missing(self, arms: Sequence[Arm]) -> list[str]:
+        """Returns the labels of arms without runs: of a variant and a setting that were run, but not together."""
+        return [
+            joined(name, setting.name, context)
+            for context, grid in self.grids(arms).items()
+            for setting in dict.fromkeys(setting for _, setting in grid)
+            for name in dict.fromkeys(name for name, _ in grid)
+            if (name, setting) not in grid
+        ]
+
+    def warnings(self, arms: Sequence[Arm]) -> list[str]:
+        """Returns what weakens all numbers of the page, a sentence each."""
+        chosen = [clause for clause in self.clauses if isinstance(clause, Lower) and clause.best]
+        on_test = any(
+            (run.record.get("data") or {}).get("evaluated_on") != "validation" for arm in arms for run in arm.runs
+        )
+        over = short_label({self.over: ""}).strip()
+        selection = f"The {over} of each variant was chosen on the test set: its test error is too low by the choice."
+        return [*facts.warnings(arms, missing=self.missing(arms)), *[selection] * bool(chosen and on_test)]
+
+    def table(self, arms: Sequence[Arm]) -> tables.Table:
+        """Returns the table of results, one row per arm, the paper's number beside the setting that it is of."""
+        runs = [run for arm in arms for run in arm.runs]
+        places = facts.digits(arms)
+        columns: dict[str, Callable[[Arm], str]] = {
+            "variant": lambda arm: joined(arm.variant, arm.context),
+            "setting": lambda arm: arm.setting.name,
+            "parameters": tables.parameters_cell,
+            "seeds": tables.seeds_cell,
+        }
+        for metric in error_metrics(runs):
+            columns[f"{metric_words(metric)} (%)"] = partial(tables.error_cell, metric=metric, digits=places)
+        several = any(len(arm.runs) > 1 for arm in arms)
+        if several:
+            columns["median"] = lambda arm: tables.percent_of(arm, "median", places)
+            columns["interquartile mean"] = lambda arm: tables.percent_of(arm, "interquartile_mean", places)
+        if self.published:
+            columns["paper, test (%)"] = self._paper_cell
+        caption = (
+            "Errors at the last step over the whole training and test set; mean ± sample standard deviation over the "
+            "seeds that finished"
+            + ("; median and interquartile mean are those of the test error" if several else "")
+            + f". {facts.provenance(runs)}"
+        )
+        return facts.with_notes(tables.of_columns(columns, arms, caption), arms)
+
+    def _paper_cell(self, arm: Arm) -> str:
+        """Returns the paper's number for this setting, where the paper has it."""
+        wanted = {**self.held, **self.variants.get(arm.variant, {})}
+        if any(_as_json(field(arm.runs[0], name)) != _as_json(value) for name, value in wanted.items()):
+            return tables.NOTHING
+        return _number(self.published.get(arm.setting, {}).get(arm.variant))
+
+    def paper_table(self, arms: Sequence[Arm]) -> tables.Table | None:
+        """Returns every number that the papers have, and ours of the same settings; None if they have none."""
+        grids = self.grids(arms)
+        rows = []
+        for setting, errors in self.published.items():
+            for name, error in errors.items():
+                ours = [grid.get((name, setting)) for grid in grids.values()]
+                here = [tables.error_cell(arm, "test_error") if arm else "not run" for arm in ours]
+                rows.append((name, setting.name, _number(error), *here))
+        header = ("variant", "setting", "paper (%)", *(f"{joined('here', context)} (%)" for context in grids))
+        return tables.Table(header, rows, "Test error in the paper, and here.", 2) if rows else None
+
+    def along(self, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+        """Returns the arms of each line of a plot; blocks are told apart where one place has both."""
+        places = {(arm.context, arm.variant, arm.setting.data, arm.setting.at) for arm in arms}
+        both = len(places) < len(arms)
+        lines: dict[str, list[Arm]] = {}
+        for arm in arms:
+            block = arm.setting.block if both and arm.setting.block != "basic" else ""
+            label = joined(arm.variant, block, arm.setting.data_title, arm.context) or "all"
+            lines.setdefault(label, []).append(arm)
+        return {label: sorted(members, key=lambda arm: arm.setting.at) for label, members in lines.items()}
+
+    def main_chart(self, arms: Sequence[Arm]) -> charts.Chart:
+        """Returns the main figure, named after the config: error over a field, or a row per variant."""
+        name = Path(self.config).stem
+        if self.lines:
+            published: dict[str, dict[float, float]] = {}
+            shown = {arm.setting.data for arm in arms}  # another data set's errors would only stretch the axis
+            for setting, errors in self.published.items():
+                for variant, error in errors.items():
+                    if setting.data in shown and not isinstance(error, str):
+                        label = joined(variant, setting.data_title)
+                        published.setdefault(label, {})[setting.at] = error
+            lines = self.along(arms)
+            note = charts.overfitting_note(lines) if self.over == "model.depth" else ""
+            return charts.error_over(name, lines, published, AXES.get(self.over, self.over), note)
+        panels: dict[str, dict[str, Arm]] = {}
+        for arm in arms:
+            panels.setdefault(joined(arm.setting.name, arm.context), {})[arm.variant] = arm
+        of_papers = {setting.name: errors for setting, errors in self.published.items()}
+        present = [variant for row in (*of_papers.values(), *panels.values()) for variant in row]
+        variants = [variant for variant in self.variants if variant in present]
+        return charts.error_per_variant(name, panels, of_papers, list(dict.fromkeys([*variants, *present])))
+
+    def charts(self, runs: Sequence[Run], arms: Sequence[Arm]) -> list[charts.Chart]:
+        """Returns all figures: the main one, one over each field of `alone`, and the curves."""
+        made = [self.main_chart(arms)]
+        for name in self.alone:
+            other = replace(self, over=name, lines=True, config=f"error-over-{name}", alone=())
+            made.append(other.main_chart(other.arms(runs)))
+        return [*made, charts.training_curves(self.along(arms))]
+
+    def draw(self, runs: Sequence[Run], output: Path) -> list[Path]:
+        """Writes the figures, table.md, table.tex, table.csv and index.html to `output`; returns their paths.
+
+        Raises:
+          UserError: there is no run, or a result file lacks a field.
+        """
+        if not runs:
+            raise UserError(f"there is no run to report; `normres sweep --config={self.config}` makes them")
+        arms = self.arms(runs)
+        page = Page(
+            title=self.title,
+            claim=self.claim,
+            source=self.source,
+            verdicts=self.judge(arms) if self.clauses else [],
+            warnings=self.warnings(arms),
+            charts=self.charts(runs, arms),
+            table=self.table(arms),
+            paper_table=self.paper_table(arms),
+            paper_notes=[*self.notes, *(facts.scale_notes(arms) if self.published else [])],
+            facts=facts.what_was_run([run for arm in arms for run in arm.runs]),
+            arms=arms,
+        )
+        return [*(path for chart in page.charts for path in paper.save(chart, output)), *page.write(output)]
+
+
+# What the axis of a field is called.
+AXES = {
+    "model.depth": "depth (layers)",
+    "train.batch_size": "images per batch",
+    "optim.learning_rate": "learning rate",
+}
+
+
+def of_unknown(runs: Sequence[Run]) -> Experiment:
+    """Returns an experiment without a claim for any runs: a variant for each choice, a figure for each number."""
+    if not runs:
+        raise UserError("there is no run to report; `normres sweep` makes them")
+    names = distinguishing_fields(runs, first=PREFERRED)
+    values = {name: {str(field(run, name)): field(run, name) for run in runs} for name in names}
+    numbers = [name for name in names if all(type(value) in (int, float) for value in values[name].values())]
+    choices = [name for name in names if name not in numbers and name not in (BLOCK, DATA)]
+    variants = {short_label(key): key for key, _ in group(runs, choices)} if choices else {}
+    over = "model.depth" if "model.depth" in numbers or not numbers else numbers[0]
+    differ = ", ".join(f"{name} ({', '.join(values[name])})" for name in names)
+    return Experiment(
+        title=f"{len(runs)} runs",
+        claim="",
+        source=f"Fields that differ: {differ or 'none but the seed'}.",
+        config="error",
+        variants=variants,
+        published={},
+        held={},
+        clauses=[],
+        over=over,
+        lines=over in numbers,
+        alone=[name for name in numbers if name != over],
+    )
+
+
+def _as_json(value: Any) -> Any:
+    """Returns lists for tuples, which JSON does not have."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _number(error: float | str | None) -> str:
+    return tables.NOTHING if error is None else error if isinstance(error, str) else f"{error:.2f}"

@@ -1,0 +1,127 @@
+"""Charts for the page: plotly draws them in the browser, with zoom, hover and a legend that hides lines."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import plotly.offline
+from plotly.subplots import make_subplots
+
+from normres.report.charts import Chart, Panel, Series, named_ticks
+from normres.report.paper import MARKERS, depth_colours, look, on_dark
+
+DASHES = {"-": "solid"}
+MARKER_NAMES = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+}
+PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
+
+
+def script() -> str:
+    """Returns plotly's JavaScript, which the page holds so that it needs no network."""
+    return str(plotly.offline.get_plotlyjs())
+
+
+def figure(chart: Chart) -> dict[str, Any]:
+    """Returns the data and layout that plotly draws."""
+    columns = min(3, len(chart.panels))
+    rows = -(-len(chart.panels) // columns)
+    made = make_subplots(
+        rows,
+        columns,
+        subplot_titles=[panel.title for panel in chart.panels],
+        horizontal_spacing=0.25 / columns / 2,
+        vertical_spacing=0.3 / rows,
+    )
+    shown: set[str] = set()
+    for number, panel in enumerate(chart.panels):
+        row, column = number // columns + 1, number % columns + 1
+        for one in panel.series:
+            made.add_trace(_trace(chart, panel, one, one.label not in shown), row=row, col=column)
+            shown.add(one.label)
+        x: dict[str, Any] = {"title": chart.x, "showgrid": False, "ticks": "outside"}
+        y: dict[str, Any] = {"title": chart.y if column == 1 else "", "rangemode": "tozero", "ticks": "outside"}
+        if chart.log_x:
+            x["type"] = "log"
+        if chart.ticks and not chart.rows:
+            named = named_ticks(chart.places(panel), chart.log_x)
+            x |= {"tickvals": named, "ticktext": [f"{tick:g}" for tick in named], "tickangle": 0}
+        if chart.rows:
+            names = list(chart.rows)
+            y = {"categoryorder": "array", "categoryarray": names[::-1], "range": [-0.6, len(names) - 0.4]}
+            y["showticklabels"] = column == 1
+        elif chart.largest:
+            y["range"] = [0, chart.largest]
+        made.update_xaxes(x, row=row, col=column)
+        made.update_yaxes(y, row=row, col=column)
+    height = ROW_HEIGHT * len(chart.rows) + 150 if chart.rows else PANEL_HEIGHT
+    made.update_layout(
+        template="none",
+        height=height * rows + 80,
+        margin={"l": 70, "r": 20, "t": 80, "b": 60},
+        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        hovermode="closest",
+        font={"family": "system-ui, sans-serif", "size": 13},
+    )
+    content: dict[str, Any] = json.loads(made.to_json())
+    return content
+
+
+def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mapping[str, Any]:
+    """Returns a series as a trace."""
+    number = chart.labels.index(series.label)
+    own = look(number)
+    colours = depth_colours(number, len(chart.labels)) if chart.by_depth else (own["color"], on_dark(own["color"]))
+    colour = colours[0]
+    marker = MARKER_NAMES[MARKERS[number % len(MARKERS)]]
+    symbol = {"color": colour, "size": 8, "symbol": f"{marker}-open" if series.hollow else marker}
+    line: dict[str, Any] = {"color": colour, "width": 2, "dash": _dash(own["linestyle"])}
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "name": series.label,
+        "legendgroup": series.label,
+        "showlegend": in_legend,
+        "x": list(series.x),
+        "y": list(series.y),
+        "text": list(series.texts),
+        "hovertemplate": "%{text}<extra></extra>"
+        if series.texts
+        else "%{x}: %{y:.2f} %<extra>%{fullData.name}</extra>",
+        "marker": symbol,
+        "meta": colours,  # on a light and on a dark page
+    }
+    if series.kind == "line":
+        trace |= {"mode": "markers" if chart.rows else "lines+markers", "line": line}
+        if any(series.bars):
+            trace["error_x" if chart.rows else "error_y"] = {
+                "array": list(series.bars),
+                "color": colour,
+                "thickness": 1,
+            }
+    elif series.kind == "points":
+        trace |= {"mode": "markers", "marker": symbol if series.hollow else symbol | {"size": 5, "opacity": 0.5}}
+    elif series.kind == "curve":
+        trace |= {"mode": "lines+markers", "line": line | {"dash": "solid"}, "marker": symbol | {"size": 5}}
+    elif series.kind == "thin":
+        trace |= {"mode": "lines", "line": {"color": colour, "width": 1}}
+    else:
+        edge = chart.edge(panel)
+        trace |= {
+            "mode": "markers",
+            "marker": {"color": colour, "size": 10, "symbol": "x-thin-open", "line": {"width": 2}},
+        }
+        trace["x"], trace["y"] = ([edge if value is None else value for value in axis] for axis in (series.x, series.y))
+    return trace
+
+
+def _dash(style: Any) -> str:
+    """Returns matplotlib's dashes as plotly writes them."""
+    return DASHES.get(style) or ",".join(f"{2 * length}px" for length in style[1])

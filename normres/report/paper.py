@@ -1,0 +1,233 @@
+"""Charts for print: legible at the width of a column and of a page, in grey, and by the colour-blind.
+
+The object-oriented interface of matplotlib only, so that drawing changes no global state; one font is added to it.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, fontManager
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from normres.report.charts import Chart, Panel, Series, named_ticks
+from normres.report.files import write_file
+
+# Of a two-column page: the width in inches, and the most panels side by side.
+COLUMN_INCHES, PAGE_INCHES = 3.4, 6.8
+WIDTHS = {"column": (COLUMN_INCHES, 2), "page": (PAGE_INCHES, 3)}
+ROW_INCHES = 2.0
+PNG_DOTS_PER_INCH = 300
+
+# Okabe and Ito's colours, told apart by people with every common kind of colour vision, in an order in which
+# neighbours also differ in lightness; the markers and dashes tell them apart in grey.
+VARIANTS: tuple[tuple[str, str, Any], ...] = (
+    ("#D55E00", "o", "-"),
+    ("#0072B2", "s", (0, (5, 1.5))),
+    ("#009E73", "^", (0, (1.5, 1.2))),
+    ("#CC79A7", "D", (0, (5, 1.2, 1.2, 1.2))),
+    ("#000000", "v", (0, (8, 2))),
+    ("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1))),
+    ("#56B4E9", "X", (0, (2, 2))),
+)
+MARKERS = "os^DvPX"
+
+FONT = "normres DejaVu Sans"
+
+
+# The DejaVu Sans that ships with matplotlib, since a system may have another version under its own name.
+for _file, _weight in (("DejaVuSans.ttf", "normal"), ("DejaVuSans-Bold.ttf", "bold")):
+    _path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / _file
+    fontManager.ttflist.append(FontEntry(fname=str(_path), name=FONT, weight=_weight, size="scalable"))
+
+STYLE: dict[Any, Any] = {
+    "font.family": [FONT],  # so figures look the same everywhere
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's default Type 3
+    "svg.fonttype": "path",  # the letters are in the file
+    "svg.hashsalt": "normres",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+@matplotlib.rc_context(STYLE)
+def draw(chart: Chart, width: str = "page") -> Figure:
+    """Returns the chart as a figure of a row of WIDTHS."""
+    inches, most = WIDTHS[width]
+    columns = max(1, min(most, len(chart.panels)))
+    rows = max(1, math.ceil(len(chart.panels) / columns))
+    height = 0.7 + 0.17 * len(chart.rows) if chart.rows else ROW_INCHES if rows < 3 else 0.85 * ROW_INCHES
+    figure = Figure(figsize=(inches if len(chart.panels) > 1 else COLUMN_INCHES, height * rows), layout="constrained")
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
+    shared = [axes for axes, panel in zip(every, chart.panels, strict=False) if not panel.own_scale]
+    for number, (axes, panel) in enumerate(zip(every, chart.panels, strict=False)):
+        axes.set_title(literal(panel.title))
+        if number % columns == 0:
+            axes.set_ylabel(chart.y)
+        if number + columns >= len(chart.panels):
+            axes.set_xlabel(chart.x)
+        for series in panel.series:
+            _draw_series(axes, chart, panel, series)
+        _scale(axes, chart, panel)
+    for axes in every[len(chart.panels) :]:
+        axes.set_axis_off()
+    if not chart.rows:
+        for axes in shared[1:]:
+            axes.sharey(shared[0])
+        _error_axis(shared, chart)
+    _legend_above(figure, [_handle(chart, label) for label in chart.labels])
+    return figure
+
+
+def _draw_series(axes: Axes, chart: Chart, panel: Panel, series: Series) -> None:
+    number = chart.labels.index(series.label)
+    own = look(number)
+    if chart.by_depth:
+        own |= {"color": depth_colours(number, len(chart.labels))[0], "linestyle": "-", "marker": MARKERS[number % 7]}
+    if chart.rows:
+        own["linestyle"] = "none"
+    colour, edge = own["color"], chart.edge(panel)
+    x, y = ([edge if value is None else value for value in values] for values in (series.x, series.y))
+    if chart.rows:
+        y = [chart.rows.index(row) for row in y]
+    if series.hollow:
+        own |= {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.0}
+    if series.kind == "line" or (series.kind == "points" and series.hollow):
+        bars: dict[str, Any] = {"xerr" if chart.rows else "yerr": series.bars} if any(series.bars) else {}
+        own |= {"linestyle": "none"} if series.kind == "points" else {}
+        axes.errorbar(x, y, **bars, **own, elinewidth=0.7, capsize=2.5, zorder=3)
+    elif series.kind == "points":
+        axes.plot(x, y, ".", color=colour, markersize=2.5, alpha=0.6, zorder=2)
+    elif series.kind == "curve":
+        # About eight markers, at other steps for other labels, so that they do not cover each other.
+        every = max(1, math.ceil(len(x) / 8))
+        axes.plot(x, y, **own, linewidth=1.6, markevery=(number % every, every), zorder=3)
+    elif series.kind == "thin":
+        axes.plot(x, y, color=colour, linewidth=0.7, zorder=2)
+    else:
+        axes.plot(x, y, "x", color=colour, markersize=5, markeredgewidth=1.4, clip_on=False, zorder=4)
+
+
+def _scale(axes: Axes, chart: Chart, panel: Panel) -> None:
+    """Sets ticks and limits along x, and names the rows."""
+    if chart.rows:
+        axes.set_yticks(range(len(chart.rows)), [literal(name) for name in chart.rows])
+        axes.set_ylim(len(chart.rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", color="0.88", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    elif chart.ticks:
+        _ticks_at(axes, chart.places(panel), chart.log_x)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _ticks_at(axes: Axes, places: Sequence[float], log: bool) -> None:
+    """Puts ticks at the values that were run and names those that have the room."""
+    if log:
+        axes.set_xscale("log")
+    named = named_ticks(places, log)
+    others = [place for place in places if place not in named]
+    axes.set_xticks(named, [f"{place:g}" for place in named])
+    axes.set_xticks(others, [""] * len(others), minor=True)
+    # Set, not left to the data: every value has its place, even if no run of it is done yet.
+    size = math.log if log else float
+    room = 0.06 * ((size(places[-1]) - size(places[0])) or 1.0)
+    ends = (size(places[0]) - room, size(places[-1]) + room)
+    axes.set_xlim(*(map(math.exp, ends) if log else ends))
+
+
+def _error_axis(shared: Sequence[Axes], chart: Chart) -> None:
+    """Makes the shared axis of errors begin and end at ticks; it begins at zero unless that hides the differences."""
+    panels = [panel for panel in chart.panels if not panel.own_scale]
+    values = [y for panel in panels for one in panel.series for y in one.y if y is not None]
+    high = chart.largest or max([*values, *(chart.edge(panel) for panel in panels if panel.has_cross)], default=100.0)
+    low = min(values, default=0.0)
+    locator = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+    ticks = [float(tick) for tick in locator.tick_values(low if low > high / 3 and not chart.largest else 0.0, high)]
+    for axes in shared:
+        axes.yaxis.set_major_locator(locator)
+        axes.set_ylim(max(0.0, ticks[0]), min(100.0, ticks[-1]))
+
+
+def _legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Puts the legend above the panels, in as many columns as fit, and makes the figure higher by its rows."""
+    # Inches: about 0.055 per letter, 0.5 for the sample and the spaces.
+    widest = max((0.5 + 0.055 * len(str(line.get_label())) for line in handles), default=1.0)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
+    figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(handles) / columns))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6, columnspacing=1.4)
+
+
+def _handle(chart: Chart, label: str) -> Line2D:
+    number = chart.labels.index(label)
+    own = look(number)
+    if chart.by_depth:
+        own |= {"color": depth_colours(number, len(chart.labels))[0], "linestyle": "-"}
+    return Line2D([], [], label=literal(label), **own | ({"linestyle": "none"} if chart.rows else {}))
+
+
+def literal(text: str) -> str:
+    """Keeps matplotlib from reading dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def look(number: int) -> dict[str, Any]:
+    """Returns how the line of the variant with this number is drawn."""
+    colour, marker, dashes = VARIANTS[number % len(VARIANTS)]
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    return {"color": colour, "marker": marker, "linestyle": dashes, **edge}
+
+
+def on_dark(colour: str) -> str:
+    """Returns the colour of a line on a dark page, where black would vanish."""
+    return {"#000000": "#e6e6e6"}.get(colour, colour)
+
+
+def depth_colours(number: int, of: int) -> tuple[str, str]:
+    """Returns colours of viridis for a light and a dark page: the deepest stands out most."""
+    share = number / max(1, of - 1)
+    light, dark = (to_hex(matplotlib.colormaps["viridis"](at)) for at in (0.72 * (1 - share), 0.35 + 0.6 * share))
+    return light, dark
+
+
+def save(chart: Chart, folder: Path) -> list[Path]:
+    """Writes NAME-column and NAME-page as PNG, PDF and SVG; the same chart gives the same bytes."""
+    written = []
+    undated = {"png": {"Software": None}, "pdf": {"Creator": "normres", "Producer": None, "CreationDate": None}}
+    for width in WIDTHS:
+        figure = draw(chart, width)
+        for suffix in ("png", "pdf", "svg"):
+            buffer = io.BytesIO()
+            with matplotlib.rc_context(STYLE):
+                metadata = undated.get(suffix, {"Date": None, "Creator": "normres"})
+                figure.savefig(buffer, format=suffix, dpi=PNG_DOTS_PER_INCH, metadata=metadata)
+            written.append(write_file(folder / f"{chart.name}-{width}.{suffix}", buffer.getvalue()))
+    return written
