@@ -103,7 +103,7 @@ def judge(statements: Sequence[Statement]) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class Lower:
-    """One variant has a lower number than another, in the last setting of each kind in which either was run.
+    """One variant has a lower number than another, in the last setting of each kind where either was run.
 
     Attributes:
       claim: the sentence.
@@ -112,6 +112,7 @@ class Lower:
       at_least: the depth (or other value) from which the source makes the claim; others neither refute nor support it.
       everywhere: whether all settings from there on must agree, not only the last.
       best: compare each variant at the setting where its own mean is lowest, such as its own learning rate.
+      first: compare in the first setting in place of the last.
     """
 
     claim: str
@@ -121,6 +122,7 @@ class Lower:
     at_least: float = 0
     everywhere: bool = False
     best: bool = False
+    first: bool = False
 
     def state(self, grid: Grid) -> Statement:
         """Returns the comparisons that the arms allow."""
@@ -133,7 +135,8 @@ class Lower:
             if self.best:
                 chosen.append([self._best(grid, name, settings) for name in variants])
             else:
-                chosen += [(one, one) for one in (settings if self.everywhere else settings[-1:])]
+                ends = settings[:1] if self.first else settings[-1:]
+                chosen += [(one, one) for one in (settings if self.everywhere else ends)]
         return _state(self.claim, self.at_least, [self._at(grid, *settings) for settings in chosen])
 
     def _best(self, grid: Grid, name: str, settings: Iterable[Setting]) -> Setting:
