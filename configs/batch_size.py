@@ -25,7 +25,6 @@ def get_config(size: str = "demo") -> ConfigDict:
     """Returns the fields that all arms share."""
     config = sizes.get_config(size, FILE)
     config.model.depth = 8 if size == "demo" else 20
-    config.model.norm_groups = 4 if size == "demo" else 8  # of 8 channels, 8 groups would be an instance norm
     return config
 
 
@@ -33,7 +32,7 @@ def sweep(size: str = "demo") -> list[dict[str, Any]]:
     """Returns the arms: each norm at each batch size, from large to small."""
     images = sizes.at(IMAGES, size, FILE)
     return [
-        {**fields, **_batch(size, batch, images // batch)}
+        sizes.with_groups({**fields, **_batch(size, batch, images // batch)}, size)
         for batch in reversed(BATCHES[size])
         for fields in VARIANTS.values()
     ]

@@ -24,7 +24,6 @@ def get_config(size: str = "demo") -> ConfigDict:
     """Returns the fields that all arms share."""
     config = sizes.get_config(size, FILE)
     config.model.depth = 8 if size == "demo" else 20
-    config.model.norm_groups = 4 if size == "demo" else 8  # of 8 channels, 8 groups would be an instance norm
     config.data.validation = VALIDATION[size]
     config.data.evaluate_on = "validation"
     return config
@@ -33,4 +32,8 @@ def get_config(size: str = "demo") -> ConfigDict:
 def sweep(size: str = "demo") -> list[dict[str, Any]]:
     """Returns the arms: each norm at each rate."""
     sizes.check(size, FILE)
-    return [{**fields, "optim.learning_rate": rate} for rate in RATES for fields in VARIANTS.values()]
+    return [
+        sizes.with_groups({**fields, "optim.learning_rate": rate}, size)
+        for rate in RATES
+        for fields in VARIANTS.values()
+    ]

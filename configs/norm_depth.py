@@ -30,12 +30,14 @@ SHORT = (*NORMS, "batch, pre", "group, pre")
 
 def get_config(size: str = "demo") -> ConfigDict:
     """Returns the fields that all arms share."""
-    config = sizes.get_config(size, FILE)
-    config.model.norm_groups = 4 if size == "demo" else 8  # of 8 channels, 8 groups would be an instance norm
-    return config
+    return sizes.get_config(size, FILE)
 
 
 def sweep(size: str = "demo") -> list[dict[str, Any]]:
     """Returns the arms: every norm in every form at each depth, from shallow to deep."""
     names = SHORT if size == "short" else VARIANTS
-    return [{**VARIANTS[name], "model.depth": depth} for depth in sizes.at(DEPTHS, size, FILE) for name in names]
+    return [
+        sizes.with_groups({**VARIANTS[name], "model.depth": depth}, size)
+        for depth in sizes.at(DEPTHS, size, FILE)
+        for name in names
+    ]

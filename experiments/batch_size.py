@@ -47,5 +47,5 @@ EXPERIMENT = Experiment(
     notes=["The paper’s numbers are errors on ImageNet’s validation set: their order can be compared with ours."],
     over=OVER,
     lines=True,
-    follows=("train.steps", "optim.learning_rate", "optim.warmup_steps", "optim.boundaries"),
+    follows=("train.steps", "optim.learning_rate", "optim.warmup_steps", "optim.boundaries", "model.norm_groups"),
 )

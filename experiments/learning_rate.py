@@ -27,4 +27,5 @@ EXPERIMENT = Experiment(
     ],
     over="optim.learning_rate",
     lines=True,
+    follows=("model.norm_groups",),
 )

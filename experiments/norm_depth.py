@@ -32,4 +32,5 @@ EXPERIMENT = Experiment(
         "norm; `learning_rate` asks what that costs the others.",
     ],
     lines=True,
+    follows=("model.norm_groups",),
 )

@@ -50,7 +50,8 @@ class Experiment:
       notes: sentences about the papers' numbers.
       over: the field along which arms are lines; a depth unless said otherwise.
       lines: draw error over that field instead of a row per variant.
-      follows: fields that follow from `over`, such as the steps from the batch size; they tell no arms apart.
+      follows: fields that follow from variant and `over`, such as the steps from the batch size; they tell arms apart
+        only where they do not.
       alone: each of these numeric fields gets a figure of its own, too.
     """
 
@@ -77,6 +78,8 @@ class Experiment:
         """Returns the arms: runs that agree in variant, setting and all else in which the runs differ."""
         identity = (*self._own, self.over, BLOCK, DATA)
         others = distinguishing_fields(runs, ignore=(*identity, *self.follows), first=PREFERRED)
+        known = (*identity, *others)
+        others += [name for name in self.follows if len(group(runs, (*known, name))) > len(group(runs, known))]
         arms = [
             Arm(
                 self.variant(key),
