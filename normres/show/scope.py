@@ -4,7 +4,6 @@ It is the figure of Wu and He 2018 (arXiv 1803.08494, figure 2), drawn from the 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
 from normres.norms.spec import NormSpec
 
@@ -92,5 +91,6 @@ def svg(specs: Mapping[str, NormSpec], columns: int = 6) -> str:
     body = "\n".join(filter(None, parts))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" '
-        f'aria-label="What each norm averages over" font-family="sans-serif" font-size="11" fill="{LINE}">\n{body}\n</svg>\n'
+        f'aria-label="What each norm averages over" font-family="sans-serif" font-size="11" '
+        f'fill="{LINE}">\n{body}\n</svg>\n'
     )
