@@ -1,4 +1,4 @@
-# make demo    train plain and residual networks at three depths on embedded images, and draw what came out
+# make demo    train plain and residual networks at two depths, four seeds each, on embedded images, and draw it all
 # make test    run the tests, on up to four workers of about 2.5 GB each; norms, layers, models and training without cpu/
 # make test-plain   the other tests in a copy from which normres/cpu is deleted
 # make test-oldest  the subject's tests and one training with the oldest versions that are supported
@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@touch $@
 
 demo: setup
-	@$(BIN)/normres sweep --config=degradation:demo --workdir=$(DEMO)
+	@$(BIN)/normres sweep --config=degradation:demo --seeds=4 --workdir=$(DEMO)
 	@$(BIN)/normres report --experiment=degradation --workdir=$(DEMO)
 
 test: setup

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/norms.md, which are made from the rows of the code.
+"""Writes the tables and pictures of docs/norms.md, and the pictures of reports, from the rows of the code.
 
 python scripts/make_norms_tables.py
 """
@@ -11,8 +11,10 @@ from normres.models import variants
 from normres.norms import TABLE, NormSpec
 from normres.norms import kernels as weights
 from normres.norms.spec import About
+from normres.show import scope
 
-PAGE = Path(__file__).parent.parent / "docs/norms.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/norms.md"
 MARKERS = re.compile(r"(<!-- begin generated -->\n)(.*)(\n<!-- end generated -->)", re.S)
 
 AXES = (
@@ -59,5 +61,16 @@ def text() -> str:
     return "\n\n".join(f"{caption}\n\n{table(header, rows, len(header), True)}" for caption, header, rows in parts)
 
 
+def pictures() -> dict[Path, str]:
+    """Returns the scope pictures by their path: of all norms for the docs, of each one for reports."""
+    each = {
+        ROOT / f"normres/report/templates/scopes/{name}.svg": scope.svg({name: spec}) for name, spec in TABLE.items()
+    }
+    return {ROOT / "docs/scope.svg": scope.svg(TABLE), **each}
+
+
 if __name__ == "__main__":
+    for path, picture in pictures().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(picture)
     PAGE.write_text(MARKERS.sub(lambda parts: parts[1] + text() + parts[3], PAGE.read_text()))

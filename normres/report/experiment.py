@@ -178,12 +178,12 @@ class Experiment:
 
     def paper_table(self, arms: Sequence[Arm]) -> tables.Table | None:
         """Returns every number that the papers have, and ours of the same settings; None if they have none."""
-        grids = self.grids(arms)
+        grids, places = self.grids(arms), facts.digits(arms)
         rows = []
         for setting, errors in self.published.items():
             for name, error in errors.items():
                 ours = [grid.get((name, setting)) for grid in grids.values()]
-                here = [tables.error_cell(arm, "test_error") if arm else "not run" for arm in ours]
+                here = [tables.error_cell(arm, "test_error", places) if arm else "not run" for arm in ours]
                 rows.append((name, setting.name, _number(error), *here))
         header = ("variant", "setting", "paper (%)", *(f"{joined('here', context)} (%)" for context in grids))
         return tables.Table(header, rows, "Test error in the paper, and here.", 2) if rows else None

@@ -160,9 +160,14 @@ def with_notes(table: Table, arms: Sequence[Arm]) -> Table:
     }
     if not letters:
         return table
-    rows = [(*row, " ".join(map(letters.__getitem__, own))) for row, own in zip(table.rows, notes, strict=True)]
+    at = table.text_columns
+    rows = [
+        (*row[:at], " ".join(map(letters.__getitem__, own)), *row[at:])
+        for row, own in zip(table.rows, notes, strict=True)
+    ]
     footnotes = [f"{letter}: {sentence}" for sentence, letter in letters.items()]
-    return replace(table, header=(*table.header, "notes"), rows=rows, footnotes=footnotes)
+    header = (*table.header[:at], "notes", *table.header[at:])
+    return replace(table, header=header, rows=rows, footnotes=footnotes, text_columns=at + 1)
 
 
 def _letter(number: int) -> str:

@@ -66,6 +66,7 @@ class Page:
                 "Markdown": texts["table.md"],
                 "BibTeX": bibtex(runs),
             },
+            scopes=[Markup(_asset(name)) for name in _scopes(runs)],
             figures=[(chart, interactive.figure(chart)) for chart in self.charts],
         )
         return [
@@ -101,6 +102,12 @@ def bibtex(runs: Sequence[Run]) -> str:
     versions = runs[-1].attempt.get("versions") or {}
     entries = [papers.software(versions.get("normres", ""), runs[-1].attempt.get("commit"))]
     return "\n\n".join([*entries, *map(papers.bibtex, papers.cited([run.config for run in runs]))])
+
+
+def _scopes(runs: Sequence[Run]) -> list[str]:
+    """Returns the pictures of what the runs' norms average over; an unnamed combination of axes has none."""
+    names = dict.fromkeys(f"scopes/{run.config['model'].get('norm')}.svg" for run in runs)
+    return [name for name in names if name in _environment().list_templates(extensions=["svg"])]
 
 
 def _relative(run: Run, output: Path) -> str:

@@ -16,6 +16,11 @@ SIDE, SLANT = 15, (7.5, 5.0)  # pixels: of a cell, and of a step into the depth
 BLUE, LINE = "#56b4e9", "#808080"
 GAP, TITLE = 44, 34
 
+LEGEND = (
+    "Across: channels C; down: pixels S; into the depth: examples N. "
+    "Blue is averaged together with the front upper right cell."
+)
+
 
 def averaged_with_corner(spec: NormSpec, over: str) -> set[Cell]:
     """Returns the cells that one reduction of the spec averages together with CORNER."""
@@ -63,15 +68,15 @@ CUBE = (CHANNELS * SIDE + EXAMPLES * SLANT[0], PIXELS * SIDE + EXAMPLES * SLANT[
 
 
 def svg(specs: Mapping[str, NormSpec], columns: int = 6) -> str:
-    """Returns the picture of all specs, a cube for each reduction, as SVG."""
+    """Returns the picture of all specs, a cube for each reduction, as SVG; of several, with a legend."""
     titles = [(name, words, cells) for name, spec in specs.items() for words, cells in cubes(spec).items()]
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
-    width, height = columns * (CUBE[0] + GAP) + GAP, rows * (CUBE[1] + TITLE + GAP / 2) + TITLE
+    width, height = columns * (CUBE[0] + GAP) + GAP, rows * (CUBE[1] + TITLE + 12) + (TITLE if len(specs) > 1 else 0)
     parts = []
     for number, (name, words, cells) in enumerate(titles):
         x = GAP + number % columns * (CUBE[0] + GAP)
-        y = TITLE + number // columns * (CUBE[1] + TITLE + GAP / 2)
+        y = TITLE + number // columns * (CUBE[1] + TITLE + 12)
         label = f"{name} ({words})" if words else name
         parts.append(f'<text x="{x + CUBE[0] / 2:g}" y="{y - 6:g}" text-anchor="middle">{label}</text>')
         # One path for each colour keeps the file small.
@@ -83,11 +88,8 @@ def svg(specs: Mapping[str, NormSpec], columns: int = 6) -> str:
                 if own == colour
             )
             parts.append(f'<path d="{path}" fill="{colour}" stroke="{LINE}" stroke-width=".7"/>' if path else "")
-    y = height - 8
-    parts.append(
-        f'<text x="{GAP}" y="{y:g}">right: channels C; down: pixels S; into the depth: examples N; blue: averaged '
-        "together with the front upper right cell</text>"
-    )
+    if len(specs) > 1:
+        parts.append(f'<text x="{GAP}" y="{height - 8:g}">{LEGEND}</text>')
     body = "\n".join(filter(None, parts))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" '
