@@ -227,6 +227,9 @@ class Experiment:
         for name in self.alone:
             other = replace(self, over=name, lines=True, config=f"error-over-{name}", alone=())
             made.append(other.main_chart(other.arms(runs)))
+        if not self.claim and any(len(arm.runs) > 1 for arm in arms):
+            by_label = {arm.label: arm for arm in arms}
+            made.append(charts.error_per_variant("seeds", {"over seeds": by_label}, {}, list(by_label)))
         return [*made, charts.training_curves(self.along(arms))]
 
     def draw(self, runs: Sequence[Run], output: Path) -> list[Path]:
