@@ -55,7 +55,7 @@ def figure(chart: Chart) -> dict[str, Any]:
         if chart.rows:
             names = list(chart.rows)
             y = {"categoryorder": "array", "categoryarray": names[::-1], "range": [-0.6, len(names) - 0.4]}
-            y["showticklabels"] = column == 1
+            y |= {"showticklabels": column == 1, "automargin": True}
         elif chart.largest:
             y["range"] = [0, chart.largest]
         made.update_xaxes(x, row=row, col=column)
