@@ -2,6 +2,7 @@
 # make test    run the tests, on up to four workers of about 2.5 GB each; norms, layers, models and training without cpu/
 # make test-plain   the other tests in a copy from which normres/cpu is deleted
 # make test-oldest  the subject's tests and one training with the oldest versions that are supported
+# make test-browser  a report's page in headless Chromium, if there is one on PATH
 # make test-all     all of these
 # make chaos   twelve small runs and two workers, disturbed by dice for five minutes: everything must end as undisturbed
 # make slurm-test  a sweep and a run of two processes on a real Slurm of one node (root, Debian or Ubuntu), 4 minutes
@@ -21,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-plain test-oldest test-all chaos slurm-test accelerator setup lint lock clean help
+.PHONY: demo test test-plain test-oldest test-browser test-all chaos slurm-test accelerator setup lint lock clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -52,7 +53,11 @@ test-plain: setup
 	PYTHONPATH="$$copy" $(CURDIR)/$(PYTEST) $(addprefix --ignore=,$(SUBJECT))
 
 test-all: export NORMRES_TEST_ALL := 1
-test-all: test test-plain test-oldest slurm-test chaos
+test-all: test test-plain test-oldest test-browser slurm-test chaos
+
+test-browser: setup
+	@$(BIN)/python -m pip install --quiet --quiet --no-build-isolation -e ".[browser]"
+	@NORMRES_TEST_ALL=1 $(PYTEST) tests/report/test_browser.py
 
 slurm-test: setup
 	@PYTHON=$(CURDIR)/$(BIN)/python scripts/slurm-test
