@@ -70,7 +70,7 @@ def library(name: str, extra: str) -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"data.source: {name} is needed: pip install 'normres[{extra}]' ({one_line(error)})") from None
+        raise UserError(f"{name} is needed: pip install 'normres[{extra}]' ({one_line(error)})") from None
 
 
 def square(picture: Image.Image, size: int) -> np.ndarray:
