@@ -38,12 +38,17 @@ def regular(file: Path) -> Path:
     return file
 
 
+def physical_memory() -> int:
+    """Returns the bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def must_fit(count: int, image_shape: tuple[int, ...], what: str) -> None:
     """Raises UserError, a line that begins with `what`, if so many images take more than half of the memory.
 
     They are copied at least once: out of a list, or to the device.
     """
-    size, memory = count * math.prod(image_shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size, memory = count * math.prod(image_shape), physical_memory()
     if size > memory / 2:
         raise UserError(
             f"{what}: {count:,} images of {'x'.join(map(str, image_shape))} take {size / 1e9:,.1f} GB, more than half "

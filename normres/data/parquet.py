@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from normres.data.dataset import Dataset, check_labels
+from normres.data.dataset import CLASSES, Dataset, of_ones_own
 from normres.data.files import decode, find, library, must_fit, one_line, readable, regular
 from normres.data.official import ALTERED, LAYOUTS, check_counts
-from normres.data.releases import CLASSES, default_names
 from normres.errors import UserError
 
 WANTED = "the source 'parquet' needs a folder with train-*.parquet and test-*.parquet"
@@ -40,11 +39,7 @@ def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32
             images, labels, own = zip(*(_read(file, image_size) for file in _files(place, words)), strict=True)
             names = names or own[0]
             arrays |= {f"{split}_images": np.concatenate(images), f"{split}_labels": np.concatenate(labels)}
-    names = names or default_names(name, arrays["train_labels"])
-    for split in SPLITS:
-        check_labels(arrays[f"{split}_labels"], len(names), f"data.path: {place}: {split}")
-        arrays[f"{split}_labels"] = arrays[f"{split}_labels"].astype(np.int32)
-    dataset = Dataset(name=name, source="parquet", class_names=names, **arrays)
+    dataset = of_ones_own(name, "parquet", place, arrays, names)
     return _official(dataset, place) if verify and name in CLASSES else dataset
 
 
@@ -98,8 +93,7 @@ def _columns(file: Path, types: dict[str, str]) -> tuple[str, str]:
 def _official(dataset: Dataset, place: Path) -> Dataset:
     """Returns the examples in the official order: the hub has CIFAR-10's files one after the other in another one.
 
-    Raises:
-      UserError: these are not the official images, or single examples have changed places.
+    Raises `UserError` if these are not the official images, or if single examples have changed places.
     """
     layout = LAYOUTS["binary", dataset.name]
     *train, test = layout.md5.values()
