@@ -166,7 +166,7 @@ def prepared_set(
             picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
             yield {"image": picture, "label": label} | ({"id": f"{split}_{number:05d}"} if ids else {})
 
-    prepared.build(to, name, "1.2.0", columns, {split: examples(split) for split in splits}, {}, shards)
+    prepared.build(to / name / "1.2.0", columns, {split: examples(split) for split in splits}, shards)
     return to
 
 

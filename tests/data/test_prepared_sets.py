@@ -69,21 +69,14 @@ def test_tfrecords_have_the_same_images(pets: Path, tmp_path: Path) -> None:
     assert load("pets", "tfds", str(other), image_size=8, stream="auto").why_streamed == ""
 
 
-def test_grey_images_keep_their_one_channel_and_train(tmp_path: Path) -> None:
+def test_grey_images_keep_their_one_channel_and_the_network_takes_it(tmp_path: Path) -> None:
     digits = {"train": [(image[:10, :10], label) for image, label in pictures(16, channels=1)], "test": pictures(4, 1)}
     to = prepared_set(tmp_path / "data", "digits", digits, classes=3, shape=(None, None, 1))
-    assert load("digits", "tfds", str(to), image_size=10).train_images.shape == (16, 10, 10, 1)
-    changes = {
-        "model.depth": 8,
-        "model.width": 4,
-        "model.remat": "nothing",
-        "train.batch_size": 8,
-        "train.eval_batch_size": 8,
-    }
-    config = configs.apply(base.get_config("demo"), changes)
-    built = Programs(config, load("digits", "tfds", str(to), image_size=10), "float32", jax.devices()[:1])
-    _, metrics = built.train(built.initial_state(), 0)
-    assert np.isfinite(metrics["loss"]).all()
+    data = load("digits", "tfds", str(to), image_size=10)
+    assert data.train_images.shape == (16, 10, 10, 1)
+    changes = {"model.depth": 8, "model.width": 4, "train.batch_size": 8, "train.eval_batch_size": 8}
+    built = Programs(configs.apply(base.get_config("demo"), changes), data, "float32", jax.devices()[:1])
+    assert built.initial_state().params["stem_conv1"]["kernel"].shape == (3, 3, 1, 4)
 
 
 @pytest.mark.parametrize(
