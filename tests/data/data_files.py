@@ -187,7 +187,7 @@ def as_tfrecords(directory: Path) -> None:
 
 @contextmanager
 def serving(handler: Any) -> Iterator[str]:
-    """The address of a server on this machine, which says nothing of what it is asked for."""
+    """The address of a server on this machine."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -98,19 +98,6 @@ def test_a_test_split_without_labels_gives_way_to_validation(tmp_path: Path) -> 
     assert data.splits == {"test_set": {"split": "validation"}}
 
 
-def test_image_size_reaches_auto_s_choice(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", x=np.zeros(1))
-    line = error_line("mine", "auto", tmp_path / "x.npz", image_size=64)
-    assert line.startswith("data.image_size=64: the source 'npz' does not resize")
-    line = error_line("mine", "auto", tmp_path / "x.npz", stream="always")
-    assert line == "data.stream='always': the source 'npz' does not stream; data.source=tfds, auto can"
-
-
-def test_without_a_path_auto_neither_resizes_nor_streams() -> None:
-    assert error_line("cifar10", "auto", image_size=64).startswith("data.image_size=64: the source 'embedded' does not")
-    assert error_line("cifar10", "auto", stream="always").startswith("data.stream='always': the source 'embedded' does")
-
-
 def test_the_config_says_that_a_source_does_not_stream() -> None:
     with pytest.raises(configs.UserError, match=r"config\.data\.stream='always': the source 'embedded' does not"):
         configs.apply(base.get_config(), {"data.stream": "always"})
