@@ -5,7 +5,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,18 @@ def square(picture: Image.Image, size: int) -> np.ndarray:
         picture = picture.crop((left, top, left + size, top + size))
     pixels = np.asarray(picture)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, what: str) -> tuple[Any, Any]:
+    """Returns images uint8 (count, size, size, 3) and labels (count,) of examples: where, encoded image, label.
+
+    Raises `UserError`, one line that begins with `what` or where, if they take too much memory or one is damaged.
+    """
+    must_fit(count, (size, size, 3), what)
+    images, labels = np.empty((count, size, size, 3), np.uint8), np.empty(count, np.int64)
+    for number, (where, content, label) in enumerate(examples):
+        images[number], labels[number] = decode(content, size, where), label
+    return images, labels
 
 
 def decode(content: bytes, size: int, what: str) -> np.ndarray:

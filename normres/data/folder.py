@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from normres.data.dataset import Dataset, of_ones_own
-from normres.data.files import decode, find, must_fit, readable, regular
+from normres.data.files import decoded, find, readable, regular
 from normres.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -36,9 +36,9 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
             ]
             if not files:
                 raise UserError(f"data.path: {place / split} has no images")
-            must_fit(len(files), (image_size, image_size, 3), f"data.path: {place / split}")
-            images = [decode(file.read_bytes(), image_size, f"data.path: {file}") for file, _ in files]
-            arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": np.array([label for _, label in files])}
+            examples = ((f"data.path: {file}", file.read_bytes(), label) for file, label in files)
+            images, labels = decoded(len(files), examples, image_size, f"data.path: {place / split}")
+            arrays |= {f"{split}_images": images, f"{split}_labels": labels}
     return of_ones_own(name, "folder", place, arrays, names)
 
 

@@ -63,9 +63,8 @@ def norm_from_torch(
 
     Args:
       state_dict: of the module, or of one that contains it at `prefix`.
-      prefix: see the module's docstring.
-      average: what the Norm has; if it counts its updates, `updates` is made of num_batches_tracked, which old
-        checkpoints lack and which no other average needs.
+      prefix: see above.
+      average: what the Norm has; one that counts its updates needs num_batches_tracked, which old checkpoints lack.
       channel_axis: of a weight with several axes, the one with the channels, which becomes the last: 0 for a
         LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  Only then it is needed.
 
@@ -78,7 +77,7 @@ def norm_from_torch(
     count = arrays.pop(UPDATES, None)
     variables = {place: _moved(names[place], array, channel_axis, True) for place, array in arrays.items()}
     if count is not None and counted:
-        variables[UPDATES] = count.astype(np.float32)
+        variables[UPDATES] = leaf_from_torch(UPDATES, count)
     return unflatten_dict(variables, sep="/")
 
 
@@ -94,11 +93,8 @@ def norm_to_torch(
     Running averages are passed on as they are: PyTorch evaluates as normres does, and trains on as it did if the
     average was that of average_from_torch.  A bias without a scale is refused: PyTorch has no such norm.
 
-    Args:
-      variables: {"params": {"scale", "bias"}, "batch_stats": {"mean", "var", "updates"}}, or what there is of them.
-      prefix: put before the keys; "" for none.
-      num_batches_tracked: a number, written beside running averages; None takes `updates`, or 0 if there is none.
-      channel_axis: where the last axis of a scale with several axes goes; see norm_from_torch.
+    Beside running averages stands `num_batches_tracked`: None takes `updates`, or 0 if there is none.
+    The last axis of a scale with several axes goes to `channel_axis`.
     """
     arrays = _norm_arrays(flatten_dict(variables, sep="/"), {place: place for place in NORM})
     count = arrays.pop(UPDATES, 0)
@@ -106,7 +102,7 @@ def norm_to_torch(
     state_dict = {names[place]: _moved(place, array, channel_axis, False) for place, array in arrays.items()}
     if MEAN in arrays:
         count = count if num_batches_tracked is None else num_batches_tracked
-        state_dict[names[UPDATES]] = np.asarray(count).astype(np.int64)
+        state_dict[names[UPDATES]] = leaf_to_torch(UPDATES, np.asarray(count))
     return state_dict
 
 
@@ -130,8 +126,7 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "") -> Variables:
     shapes = {BIAS: kernel.shape[:1], KERNEL_SCALE: kernel.shape[:1] + (1,) * (kernel.ndim - 1), KERNEL: kernel.shape}
     for place, array in arrays.items():
         _expect(array.shape == shapes[place], names[place], array, str(shapes[place]))
-        # Only the spatial axes keep their order.
-        arrays[place] = np.moveaxis(array, (1, 0), (-2, -1)).copy() if place == KERNEL else array.ravel()
+        arrays[place] = leaf_from_torch(place, array)
     return unflatten_dict(arrays, sep="/")
 
 
@@ -140,10 +135,7 @@ def kernel_to_torch(
 ) -> dict[str, np.ndarray]:
     """Converts a layer's variables to the state dict of torch.nn.Linear or Conv*: the reverse of kernel_from_torch.
 
-    Args:
-      variables: {"params": {"kernel", "kernel_scale", "bias"}}, or what there is of them.
-      prefix: put before the keys; "" for none.
-      weight_norm: the keys of a kernel with a scale: "parametrization", or "weight_g" for the older ones.
+    `weight_norm` says which keys a kernel with a scale has: "parametrization", or "weight_g" for the older ones.
     """
     if weight_norm not in (weight_norms := ["parametrization", "weight_g"]):
         raise ValueError(f"weight_norm={weight_norm!r} does not exist; {nearest(weight_norm, weight_norms)}")
@@ -153,11 +145,25 @@ def kernel_to_torch(
     _expect(2 <= kernel.ndim <= 5, KERNEL, kernel, "from 2 to 5 axes")
     for place in arrays.keys() - {KERNEL}:
         _expect(arrays[place].shape == kernel.shape[-1:], place, arrays[place], str(kernel.shape[-1:]))
-    arrays[KERNEL] = np.moveaxis(kernel, (-2, -1), (1, 0)).copy()
-    if KERNEL_SCALE in arrays:
-        arrays[KERNEL_SCALE] = arrays[KERNEL_SCALE].reshape((-1,) + (1,) * (kernel.ndim - 1))
     keys = KERNELS[weight_norm if KERNEL_SCALE in arrays else "plain"] | {BIAS: "bias"}
-    return {name: arrays[place] for place, name in _names(keys, prefix).items() if place in arrays}
+    names = _names(keys, prefix)
+    return {name: leaf_to_torch(place, arrays[place], kernel.ndim) for place, name in names.items() if place in arrays}
+
+
+def leaf_from_torch(place: str, array: np.ndarray) -> np.ndarray:
+    """Returns what PyTorch holds at a place as normres does; of a kernel only the spatial axes keep their order."""
+    if place == KERNEL:
+        return np.moveaxis(array, (1, 0), (-2, -1)).copy()
+    return array.astype(np.float32) if place == UPDATES else array.ravel()
+
+
+def leaf_to_torch(place: str, array: np.ndarray, axes: int = 4) -> np.ndarray:
+    """Returns what normres holds at a place as PyTorch does; `axes` has the kernel that a scale belongs to."""
+    if place == KERNEL:
+        return np.moveaxis(array, (-2, -1), (1, 0)).copy()
+    if place == KERNEL_SCALE:
+        return array.reshape((-1,) + (1,) * (axes - 1))
+    return array.astype(np.int64) if place == UPDATES else array
 
 
 def check_names(names: Collection[str], allowed: Collection[str], needed: Collection[str] = ()) -> None:
@@ -203,7 +209,7 @@ def _arrays(
         modules = sorted({key.rpartition(".")[0] for key in arrays})
         raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], _few(start[:-1], modules))}")
     check_names(own, names.values(), [names[place] for place in needed])
-    return {place: _copied(name, arrays[name]) for place, name in names.items() if name in arrays}
+    return {place: as_array(name, arrays[name]) for place, name in names.items() if name in arrays}
 
 
 def _norm_arrays(arrays: Arrays, names: Mapping[str, str], prefix: str = "", counted: bool = False) -> Any:
@@ -221,7 +227,8 @@ def _norm_arrays(arrays: Arrays, names: Mapping[str, str], prefix: str = "", cou
     return held
 
 
-def _copied(key: str, value: Any) -> np.ndarray:
+def as_array(key: str, value: Any) -> np.ndarray:
+    """Returns a copy of what a state dict has at a key."""
     try:
         array = np.asarray(value)
     except (TypeError, RuntimeError) as error:  # a tensor that is on a GPU, in bfloat16, or wants a gradient

@@ -9,7 +9,7 @@ network has what PyTorch's ResNets do not, or there is no such naming.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,19 @@ from normres.interop.modules import (
     BIAS,
     KERNEL,
     KERNEL_SCALE,
+    KERNELS,
+    MEAN,
     NORM,
     UPDATES,
     Arrays,
+    as_array,
     check_names,
     check_shapes,
-    kernel_from_torch,
-    kernel_to_torch,
-    norm_from_torch,
-    norm_to_torch,
+    leaf_from_torch,
+    leaf_to_torch,
 )
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import BRANCHES
-from normres.norms import Average
 
 
 @dataclass(frozen=True)
@@ -65,35 +65,12 @@ NAMINGS: dict[str, Naming] = {
 }
 
 
-@dataclass(frozen=True)
-class _Module:
-    """Names of a module's variables by place, and its index where these are stacks of a scanned stage."""
+class _Leaf(NamedTuple):
+    """What a key of PyTorch is here: what a module holds there, our variable ("" for a count that we do not hold)."""
 
-    variables: dict[str, str]
-    index: int | None
-
-    def own(self, arrays: Arrays) -> dict[str, Any]:
-        """Returns the module's arrays by place."""
-        own = {place: arrays[variable] for place, variable in self.variables.items()}
-        return own if self.index is None else {place: stack[self.index] for place, stack in own.items()}
-
-    def to_torch(
-        self, arrays: Arrays, name: str, count: int | None = None, weight_norm: str = "parametrization"
-    ) -> dict[str, np.ndarray]:
-        """Returns the module's part of the state dict."""
-        own = unflatten_dict(self.own(arrays), sep="/")
-        if KERNEL in self.variables:
-            return kernel_to_torch(own, name, weight_norm=weight_norm)
-        return norm_to_torch(own, name, num_batches_tracked=count)
-
-    def from_torch(self, state: Arrays, name: str, config: ResNetConfig) -> dict[str, np.ndarray]:
-        """Returns the module's arrays by the names of its variables."""
-        if KERNEL in self.variables:
-            nested = kernel_from_torch(state, name)
-        else:
-            average = Average(config.norm_average) if UPDATES in self.variables else None
-            nested = norm_from_torch(state, name, average=average)
-        return {self.variables[place]: array for place, array in flatten_dict(nested, sep="/").items()}
+    place: str
+    variable: str
+    index: int | None  # in the stack of a scanned stage
 
 
 def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | None = None) -> dict[str, Any]:
@@ -115,19 +92,18 @@ def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | N
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): array for key, array in state.items()}
     shapes = _shapes(config, state.get("conv1.weight"), axis=1)
-    by_naming = {name: _modules(config, shapes, name) for name in ([naming] if naming else NAMINGS)}
-    modules = max(by_naming.values(), key=lambda modules: sum(key.rpartition(".")[0] in modules for key in state))
-    form = "weight_g" if any(key.endswith(".weight_g") for key in state) else "parametrization"
+    weight_norm = "weight_g" if any(key.endswith(".weight_g") for key in state) else "parametrization"
+    by_naming = [_leaves(config, shapes, name, weight_norm) for name in ([naming] if naming else NAMINGS)]
+    leaves = max(by_naming, key=lambda leaves: len(leaves.keys() & state.keys()))
     zeros = {name: np.zeros(shape, np.int8) for name, shape in shapes.items()}
-    wanted: dict[str, tuple[int, ...]] = {}
-    for name, module in modules.items():
-        wanted |= {key: zero.shape for key, zero in module.to_torch(zeros, name, weight_norm=form).items()}
-    check_names(state, wanted, [key for key in wanted if not key.endswith("num_batches_tracked")])
+    wanted = {key: leaf_to_torch(leaf.place, _own(leaf, zeros)).shape for key, leaf in leaves.items()}
+    check_names(state, wanted, [key for key, leaf in leaves.items() if leaf.variable])
     check_shapes(state, wanted)
     variables: dict[str, list[np.ndarray]] = {}
-    for name, module in modules.items():
-        for variable, array in module.from_torch(state, name, config).items():
-            variables.setdefault(variable, []).append(array)
+    for key, leaf in leaves.items():
+        if leaf.variable:
+            array = leaf_from_torch(leaf.place, as_array(key, state[key]))
+            variables.setdefault(leaf.variable, []).append(array)
     # A scanned stage may have one block in its stack, so the number of arrays does not tell.
     return unflatten_dict(
         {name: np.stack(arrays) if "_rest/" in name else arrays[0] for name, arrays in variables.items()}, sep="/"
@@ -154,17 +130,13 @@ def network_to_torch(
     """
     arrays = flatten_dict(variables, sep="/")
     shapes = _shapes(config, arrays.get("params/stem_conv1/kernel"), axis=2)
-    modules = _modules(config, shapes, naming)
+    leaves = _leaves(config, shapes, naming)
     check_names(arrays, shapes, shapes)
     check_shapes(arrays, shapes)
-    state_dict: dict[str, np.ndarray] = {}
-    before = ""
-    for name, module in modules.items():
-        if module.variables.keys() == {BIAS}:  # what folding left of a norm; its convolution comes before it
-            state_dict[f"{before}.bias"] = np.array(module.own(arrays)[BIAS])
-        else:
-            state_dict |= module.to_torch(arrays, name, num_batches_tracked)
-        before = name
+    state_dict = {}
+    for key, leaf in leaves.items():
+        counted = num_batches_tracked is not None and leaf.place == UPDATES
+        state_dict[key] = leaf_to_torch(leaf.place, np.array(num_batches_tracked if counted else _own(leaf, arrays)))
     return state_dict
 
 
@@ -176,24 +148,40 @@ def _shapes(config: ResNetConfig, kernel: Any, axis: int) -> dict[str, tuple[int
     return {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
 
 
-def _modules(config: ResNetConfig, shapes: Mapping[str, Any], naming: str) -> dict[str, _Module]:
-    """Returns the network's modules by PyTorch's names, in PyTorch's order."""
+def _own(leaf: _Leaf, arrays: Arrays) -> Any:
+    """Returns a leaf's array, out of its stack; 0 for a count that we do not hold."""
+    if not leaf.variable:
+        return np.zeros((), np.int64)
+    return arrays[leaf.variable] if leaf.index is None else arrays[leaf.variable][leaf.index]
+
+
+def _leaves(
+    config: ResNetConfig, shapes: Mapping[str, Any], naming: str, weight_norm: str = "parametrization"
+) -> dict[str, _Leaf]:
+    """Returns what each key of PyTorch is here, in PyTorch's order."""
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r} does not exist; {nearest(naming, NAMINGS)}")
     # A kernel's scale is PyTorch's weight norm only in the row "l2".
-    places = {KERNEL, *NORM} | ({KERNEL_SCALE} if config.weights == "l2" else set())
-    by_path: dict[str, dict[str, str]] = {path: {} for _, path, _ in _paths(config)}
+    places = [KERNEL, *NORM] + ([KERNEL_SCALE] if config.weights == "l2" else [])
+    leaves: dict[str, _Leaf] = {}
+    module = ""
+    for start, path, index in _paths(config):
+        names = {place: place.replace("/", f"/{path}/") for place in places}
+        own = {place: name for place, name in names.items() if name in shapes}
+        if own.keys() != {BIAS}:  # what folding left of a norm, which goes to the convolution before it
+            module = start + NAMINGS[naming].of(path.rpartition("/")[2])
+        keys = NORM
+        if KERNEL in own:
+            keys = KERNELS[weight_norm if KERNEL_SCALE in own else "plain"] | {BIAS: "bias"}
+        if MEAN in own:
+            own.setdefault(UPDATES, "")
+        leaves |= {f"{module}.{key}": _Leaf(place, own[place], index) for place, key in keys.items() if place in own}
+    known = {leaf.variable for leaf in leaves.values()}
     for variable in shapes:
-        collection, _, name = variable.partition("/")
-        path, _, leaf = name.rpartition("/")
-        if path not in by_path or f"{collection}/{leaf}" not in places:
+        if variable not in known:
+            name = variable.partition("/")[2]
             raise ValueError(f"the config's network has {name!r}, which PyTorch's ResNets have not")
-        by_path[path][f"{collection}/{leaf}"] = variable
-    return {
-        start + NAMINGS[naming].of(path.rpartition("/")[2]): _Module(by_path[path], index)
-        for start, path, index in _paths(config)
-        if by_path[path]
-    }
+    return leaves
 
 
 def _paths(config: ResNetConfig) -> list[tuple[str, str, int | None]]:

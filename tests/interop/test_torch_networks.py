@@ -245,7 +245,7 @@ MISTAKES = [
     (
         from_torch,
         {"change": lambda state: state.pop("bn1.num_batches_tracked"), "norm_average": "cumulative"},
-        "'bn1.num_batches_tracked' is missing; there are: bn1.weight, bn1.bias, ",
+        "'bn1.num_batches_tracked' is missing; there are: layer",
     ),
     (from_torch, {"weights": "l2"}, "'conv1.parametrizations.weight.original0' is missing; there are: conv1.weight, "),
     (from_torch, {"change": old_weight_norm}, "'conv1.weight' is missing; there are: conv1.weight_v, conv1.weight_g, "),
