@@ -17,7 +17,7 @@ from PIL import Image
 
 from normres.data.builtin import COLUMNS, TILE
 from normres.data.dataset import sha256
-from normres.data.official import load_binary
+from normres.data.official import load_official
 from normres.errors import UserError
 
 PER_CLASS = {"train": 256, "test": 64}
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=default, help="the folder to write")
     options = parser.parse_args(arguments)
     try:
-        dataset = load_binary("cifar10", options.cifar10, verify=True)
+        dataset = load_official("binary", "cifar10", options.cifar10)
     except UserError as error:
         print(f"make_embedded: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from normres.data.flat import looked_up
+from normres.data.batches import look_up
 from normres.data.preprocess import preprocess
 from normres.data.seeds import step_key
 
@@ -39,31 +39,26 @@ def crop_flip(images_NHWC: jax.Array, keys: jax.Array, padding: str = "zero") ->
     The images are centered, so that zeros are the mean colour; `keys` (N,) has one random key per image; `padding` is
     zero, or reflect (Zagoruyko, Komodakis 2016), which does not repeat the edge.
     """
-    drawn = jax.vmap(_draw)(keys)
     # A TPU would cut the slices out in a loop over the images; products with ones and zeros are exact.
-    return lax.platform_dependent(
-        images_NHWC,
-        drawn,
-        tpu=partial(by_products, reflect=padding == "reflect"),
-        default=partial(by_slices, mode=PADDINGS[padding]),
-    )
+    ways = {"tpu": partial(by_products, padding=padding), "default": partial(by_slices, padding=padding)}
+    return lax.platform_dependent(images_NHWC, jax.vmap(_draw)(keys), **ways)
 
 
-def by_slices(images_NHWC: jax.Array, drawn: jax.Array, mode: str) -> jax.Array:
+def by_slices(images_NHWC: jax.Array, drawn: jax.Array, padding: str) -> jax.Array:
     """Crops and flips as `drawn` (N, 3) says; see _draw."""
-    padded = jnp.pad(images_NHWC, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)), mode=mode)
+    padded = jnp.pad(images_NHWC, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)), mode=PADDINGS[padding])
     cropped = jax.vmap(lambda image, row, column: lax.dynamic_slice(image, (row, column, 0), images_NHWC.shape[1:]))(
         padded, drawn[:, 0], drawn[:, 1]
     )
     return _flipped(cropped, drawn)
 
 
-def by_products(images_NHWC: jax.Array, drawn: jax.Array, reflect: bool) -> jax.Array:
+def by_products(images_NHWC: jax.Array, drawn: jax.Array, padding: str) -> jax.Array:
     """The same as by_slices, as products with matrices of which each row has a single one, or none outside."""
 
     def matrices(corners: jax.Array, size: int) -> jax.Array:
         places = corners[:, None] - PAD + jnp.arange(size)[None]
-        if reflect:
+        if padding == "reflect":
             places = jnp.abs(places)
             places = jnp.where(places >= size, 2 * (size - 1) - places, places)
         return jax.nn.one_hot(places, size, dtype=images_NHWC.dtype)
@@ -93,18 +88,13 @@ AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array, str], jax.Array]] = {
 }
 
 
-def _box(center: jax.Array, sides: jax.Array, height: int, width: int) -> jax.Array:
-    """Returns a boolean (H, W): true in the box of `sides` (2,) around the pixel `center` (2,), cut at the edges."""
-    start = center - sides // 2
-    rows, columns = (jnp.arange(size) for size in (height, width))
+def _box(key: jax.Array, sides: Any, height: int, width: int) -> jax.Array:
+    """Returns a boolean (H, W): true in the box of `sides` around any pixel, each as probable, cut at the edges."""
+    start = jax.random.randint(key, (2,), 0, jnp.array([height, width])) - jnp.asarray(sides) // 2
+    rows, columns = jnp.arange(height), jnp.arange(width)
     in_rows = (rows >= start[0]) & (rows < start[0] + sides[0])
     in_columns = (columns >= start[1]) & (columns < start[1] + sides[1])
     return in_rows[:, None] & in_columns[None, :]
-
-
-def _pixel(key: jax.Array, height: int, width: int) -> jax.Array:
-    """Returns a pixel (row, column) of the image, each as probable as any other."""
-    return jax.random.randint(key, (2,), 0, jnp.array([height, width]))
 
 
 def cutout(images_NHWC: jax.Array, keys: jax.Array, side: int) -> jax.Array:
@@ -113,8 +103,7 @@ def cutout(images_NHWC: jax.Array, keys: jax.Array, side: int) -> jax.Array:
     The square's center may be any pixel, so a part of the square may lie outside the image.
     """
     height, width = images_NHWC.shape[1:3]
-    sides = jnp.array([side, side])
-    square = jax.vmap(lambda key: _box(_pixel(key, height, width), sides, height, width))(keys)
+    square = jax.vmap(lambda key: _box(key, (side, side), height, width))(keys)
     return jnp.where(square[..., None], 0.0, images_NHWC)
 
 
@@ -143,7 +132,7 @@ def cutmix(
         # A key of its own, so that the boxes that are left are those of probability 1; a box of no side has no pixel.
         side *= jax.random.bernoulli(jax.random.fold_in(key, _APPLIED), probability)
     sides = (side * jnp.array([height, width])).astype(jnp.int32)
-    inside = _box(_pixel(of_place, height, width), sides, height, width)
+    inside = _box(of_place, sides, height, width)
     share = 1 - inside.sum() / inside.size
     return jnp.where(inside[None, :, :, None], others, images), share
 
@@ -179,8 +168,8 @@ def training_batch(
 ) -> tuple[jax.Array, Targets]:
     """Returns the batch of a step as the network sees it, images float32 (B, H, W, C), and its targets.
 
-    `data` is as `look_up` takes it, with the arrays of preprocess.Statistics; `indices` int32 (B,), or (B, 2) where
-    config.data mixes images: each example and its partner.
+    `data` is as batches.look_up takes it, with the arrays of preprocess.Statistics; `indices` int32 (B,), or (B, 2)
+    where config.data mixes images: each example and its partner.
     """
     chosen = config.data
     key = step_key(config, "augmentation", step)
@@ -197,21 +186,12 @@ def training_batch(
     if not mixes(config):
         return seen(images, indices), Targets(labels)
     own, partner = (seen(images[:, member], indices[:, member]) for member in (0, 1))
-    boxes = partial(cutmix, alpha=chosen.cutmix, probability=chosen.cutmix_probability)
-    mix = partial(mixup, alpha=chosen.mixup) if chosen.mixup else boxes
-    mixed, share = mix(own, partner, jax.random.fold_in(key, _MIXTURE))
+    mixture = jax.random.fold_in(key, _MIXTURE)
+    if chosen.mixup:
+        mixed, share = mixup(own, partner, mixture, chosen.mixup)
+    else:
+        mixed, share = cutmix(own, partner, mixture, chosen.cutmix, chosen.cutmix_probability)
     return mixed, Targets(labels[:, 0], labels[:, 1], share)
-
-
-def look_up(data: dict[str, Any], indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns images uint8 (*indices.shape, H, W, C) and labels int32 of the examples `indices`.
-
-    `data` has "images" (FlatImages) and "labels" (N,) of the whole data set or, streamed, "batch": the images and
-    labels of `indices`.
-    """
-    if "batch" in data:
-        return data["batch"]["images"], data["batch"]["labels"]
-    return data["images"].look_up(indices), looked_up(data["labels"], indices)
 
 
 def mixes(config: ConfigDict) -> bool:

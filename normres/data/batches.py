@@ -1,8 +1,11 @@
-"""Which examples make a batch: functions of (seed, step), so that resuming needs no iterator state."""
+"""Which examples make a batch, functions of (seed, step), so that resuming needs no iterator state; looking them up."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -20,8 +23,7 @@ def train_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
     """
     position = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(position, size)
-    orders = {epoch: epoch_order(seed, int(epoch), size) for epoch in np.unique(epochs)}
-    return np.array([orders[epoch][offset] for epoch, offset in zip(epochs, offsets, strict=True)], np.int32)
+    return np.concatenate([epoch_order(seed, int(e), size)[offsets[epochs == e]] for e in np.unique(epochs)])
 
 
 def with_partners(indices: np.ndarray) -> np.ndarray:
@@ -42,3 +44,34 @@ def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.nd
         indices = np.arange(start, start + batch_size)
         real = indices < size
         yield np.where(real, indices, 0).astype(np.int32), real.astype(np.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FlatImages:
+    """Images on the devices, of which each is a row: `rows` uint8 (N, H * W * C), `shape` (H, W, C).
+
+    A TPU lays an array (N, 32, 32, 3) out with N last.  To look images up it would copy the whole of it in every step.
+    """
+
+    rows: Any
+    shape: tuple[int, ...] = field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, images_NHWC: Any) -> "FlatImages":
+        """Returns images uint8 (N, H, W, C) as rows; copies nothing."""
+        return cls(images_NHWC.reshape(len(images_NHWC), -1), images_NHWC.shape[1:])
+
+
+def look_up(data: dict[str, Any], indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns images uint8 (*indices.shape, H, W, C) and labels int32 of the examples `indices`.
+
+    `data` has "images" (FlatImages) and "labels" (N,) of the whole data set or, streamed, "batch": the images and
+    labels of `indices`, which are not negative and less than N.
+    """
+    if "batch" in data:
+        return data["batch"]["images"], data["batch"]["labels"]
+    images: FlatImages = data["images"]
+    # The indices are not checked, which would cost operations of their own.
+    rows, labels = (array.at[indices].get(mode="promise_in_bounds") for array in (images.rows, data["labels"]))
+    return rows.reshape(*indices.shape, *images.shape), labels

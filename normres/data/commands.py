@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from normres.data import Dataset, fetch, load, prepared
-from normres.data.releases import LAYOUTS
-from normres.data.sources import NAMES
+from normres.data.dataset import CLASSES
+from normres.data.official import LAYOUTS
 from normres.errors import UserError, nearest
 
 PREPARE = """\
 Writes DIR/NAME/VERSION as tensorflow_datasets writes it (ArrayRecord, which has checksums);
 data.source=tfds and tfds.data_source read it.  Needs the extra `tfds`.
-
---from FILE|DIR  the official binary or python files, Parquet files, an npz, or a prepared directory
-without --from   downloads the official archive into DIR, or the Hugging Face hub's Parquet files where the university's
-                 host fails; goes on where a download was cut off
+Without --from it downloads the official archive into DIR, or the Hugging Face hub's Parquet files where the
+university's host fails; it goes on where a download was cut off.
 
 examples:
   normres data prepare cifar10 --from cifar-10-binary.tar.gz --to data
@@ -26,15 +24,11 @@ examples:
 VERIFY = """\
 Finds a flipped bit, a truncated or missing file and wrong counts, and names the file.
 
-examples:
-  normres data verify data
+example:
   normres data verify cifar-10-binary.tar.gz"""
 
 SHOW = """\
-Writes a contact sheet: the first images of each class, as stored and randomly cropped and flipped.
-
-examples:
-  normres data show
+example:
   normres data show --source=binary --path=cifar-10-binary.tar.gz --out=sheet.png"""
 
 PER_CLASS = 6  # images on a contact sheet
@@ -45,8 +39,10 @@ Add = Callable[[str, str, str], argparse.ArgumentParser]
 def add_commands(add: Add) -> None:
     """Adds the sub-commands of `normres data`; add(name, summary, epilog) makes a parser."""
     prepare = add("prepare", "Turn the official files into a tensorflow_datasets directory.", PREPARE)
-    prepare.add_argument("name", metavar="NAME", help=" or ".join(NAMES))
-    prepare.add_argument("--from", dest="source", metavar="FILE|DIR", help="default: download")
+    prepare.add_argument("name", metavar="NAME", help=" or ".join(CLASSES))
+    prepare.add_argument(
+        "--from", dest="source", metavar="FILE|DIR", help="whatever a data source reads; default: download"
+    )
     prepare.add_argument("--to", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     prepare.set_defaults(data=_prepare, options=("--from", "--to", "--help"))
     verify = add("verify", "Check prepared or official files, bit by bit.", VERIFY)
@@ -70,20 +66,13 @@ def run(options: argparse.Namespace, left: list[str]) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from rich.progress import Progress
-
-    if options.name not in NAMES:
-        raise UserError(f"{options.name!r} is no data set; {nearest(options.name, NAMES)}")
+    if options.name not in CLASSES:
+        raise UserError(f"{options.name!r} is no data set; {nearest(options.name, CLASSES)}")
     target = options.to / options.name / prepared.VERSION
     if target.exists():
         raise UserError(f"{target} is there already; `normres data verify {options.to}` checks it, or set another --to")
-    source = options.source
-    if source is None:
-        with Progress(transient=True) as bar:  # on a terminal; nothing in a log
-            task = bar.add_task("downloading", total=None)
-            update = lambda done, total: bar.update(task, completed=done, total=total or None)  # noqa: E731
-            source = str(fetch.download(options.name, options.to, update))
-    dataset = load(options.name, "auto", source)
+    source = options.source or fetch.download(options.name, options.to)
+    dataset = load(options.name, "auto", str(source))
     directory = prepared.write_tfds(dataset, options.to)
     print(f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images: {directory}")
 

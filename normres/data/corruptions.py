@@ -6,7 +6,6 @@ image's noise is a function of (seed, example), the same at every severity but f
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -46,7 +45,7 @@ def color_cast(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.A
 def gaussian_blur(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.Array:
     """Convolves with a Gaussian of `amount` pixels, cut after four of them; outside, the nearest pixel counts."""
     height, width = image_HWC.shape[:2]
-    reach = int(4 * max(CORRUPTIONS["gaussian_blur"].amounts) + 0.5)
+    reach = int(4 * max(CORRUPTIONS["gaussian_blur"][1]) + 0.5)
     apart = jnp.arange(-reach, reach + 1)
     weights = jnp.where(jnp.abs(apart) <= jnp.floor(4 * amount + 0.5), jnp.exp(-((apart / amount) ** 2) / 2), 0.0)
     weights /= weights.sum()
@@ -60,20 +59,13 @@ def gaussian_noise(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> j
     return image_HWC + amount * jax.random.normal(key, image_HWC.shape)
 
 
-@dataclass(frozen=True)
-class Corruption:
-    """What is done to an image in [0, 1], and how much of it at each of the five severities."""
-
-    apply: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    amounts: tuple[float, float, float, float, float]
-
-
-CORRUPTIONS: dict[str, Corruption] = {
-    "contrast": Corruption(contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "brightness": Corruption(brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    "color_cast": Corruption(color_cast, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    "gaussian_blur": Corruption(gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
-    "gaussian_noise": Corruption(gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
+# What is done to an image in [0, 1], and how much of it at each of the five severities.
+CORRUPTIONS: dict[str, tuple[Callable[[jax.Array, jax.Array, jax.Array], jax.Array], tuple[float, ...]]] = {
+    "contrast": (contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "brightness": (brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "color_cast": (color_cast, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "gaussian_blur": (gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "gaussian_noise": (gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
 }
 
 
@@ -84,13 +76,13 @@ def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: ja
     `examples` (N,) are the images' numbers in their data set, of which (with `seed`) each one's noise is made;
     `severity` is 1 to 5.
     """
-    row = CORRUPTIONS[name]
-    amount = jnp.array(row.amounts)[severity - 1]
+    apply, amounts = CORRUPTIONS[name]
+    amount = jnp.array(amounts)[severity - 1]
 
     def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         image, example = pair
         key = jax.random.fold_in(jax.random.key(seed), example)
-        corrupted = row.apply(image.astype(jnp.float32) / 255, amount, key)
+        corrupted = apply(image.astype(jnp.float32) / 255, amount, key)
         # CIFAR-10-C truncates; a thousandth of a level keeps float32 from losing a whole one.
         return (jnp.clip(corrupted, 0, 1) * 255 + 1e-3).astype(jnp.uint8)
 
@@ -104,11 +96,11 @@ def errors(config: ConfigDict, evaluate: Callable[..., dict[str, float] | None])
     that returns them corrupted, uint8; it returns at least "error".
     """
     seed = np.uint32(config.corruption_seed % 2**32)
-    errors_of: dict[str, list[float]] = {name: [] for name in config.corruptions}
-    for name, at_severities in errors_of.items():
+    errors_of: dict[str, list[float]] = {}
+    for name in config.corruptions:
         for severity in SEVERITIES:
             values = evaluate(change=partial(corrupt, name=name, severity=np.int32(severity), seed=seed))
             if values is None:
                 return None
-            at_severities.append(values["error"])
+            errors_of.setdefault(name, []).append(values["error"])
     return errors_of

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,8 @@ import numpy as np
 from normres.data.lazy import Images, LazyImages, chunks
 from normres.errors import UserError
 
-
-def sha256(arrays: Iterable[np.ndarray]) -> str:
-    """Returns the sha256, in hexadecimal, of the C-order bytes of `arrays`, one after the other."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def check_labels(labels: np.ndarray, classes: int, what: str) -> None:
-    """Raises `UserError`, a line that begins with `what`, unless every label is the number of a class."""
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if outside.size:
-        raise UserError(f"{what} has label {labels[outside[0]]} in record {outside[0]}, outside 0..{classes - 1}")
+CLASSES = {"cifar10": 10, "cifar100": 100}  # by data.name
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 # eq=False: comparing arrays field by field is ambiguous, so two data sets are equal when they are one object.
@@ -66,14 +55,8 @@ class Dataset:
 
         The same examples in the same order have the same, whichever source they were read from.
         """
-        return sha256(
-            chain(
-                chunks(self.train_images),
-                [self.train_labels.astype("<i4")],
-                chunks(self.test_images),
-                [self.test_labels.astype("<i4")],
-            )
-        )
+        splits = map(self.split, ("train", "test"))
+        return sha256(chain.from_iterable(chain(chunks(images), [labels.astype("<i4")]) for images, labels in splits))
 
     def summary(self) -> dict[str, Any]:
         """Returns what the run record says about the data; every value goes into JSON as it is."""
@@ -89,3 +72,41 @@ class Dataset:
             "streamed": bool(self.why_streamed),
             "sha256": self.sha256,
         }
+
+
+def sha256(arrays: Iterable[np.ndarray]) -> str:
+    """Returns the sha256, in hexadecimal, of the C-order bytes of `arrays`, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def check_labels(labels: np.ndarray, classes: int, what: str) -> None:
+    """Raises `UserError`, a line that begins with `what`, unless every label is the number of a class."""
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if outside.size:
+        raise UserError(f"{what} has label {labels[outside[0]]} in record {outside[0]}, outside 0..{classes - 1}")
+
+
+def of_ones_own(
+    name: str, source: str, place: Path, arrays: dict[str, Any], class_names: tuple[str, ...] = ()
+) -> Dataset:
+    """Returns the data set of `arrays`, which are called as Dataset's fields, labels of any type of integer.
+
+    Classes that no file names have CIFAR-10's own names or their numbers, up to the largest label.
+    Raises `UserError` for a label that is no class, and for a known name of data with other classes.
+    """
+    if not class_names:
+        numbers = range(CLASSES.get(name, min(int(arrays["train_labels"].max()), 2**16) + 1))
+        class_names = CIFAR10_NAMES if name == "cifar10" else tuple(map(str, numbers))
+    if len(class_names) != CLASSES.get(name, len(class_names)):
+        names = ", ".join(class_names[:3])
+        raise UserError(
+            f"data.name={name}, but {place} has {len(class_names)} classes ({names}, ...); give it a name of its own"
+        )
+    for split in ("train", "test"):
+        labels = arrays[f"{split}_labels"]
+        check_labels(labels, len(class_names), f"data.path: {place}: {split}_labels")
+        arrays[f"{split}_labels"] = labels.astype(np.int32)
+    return Dataset(name=name, source=source, class_names=class_names, **arrays)

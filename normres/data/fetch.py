@@ -1,10 +1,9 @@
 """Downloading CIFAR: the official archive, or Parquet files of it from the Hugging Face hub; the reader checks both."""
 
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
-from normres.data.releases import LAYOUTS
+from normres.data.official import LAYOUTS
 from normres.errors import UserError
 
 SITE = "https://www.cs.toronto.edu/~kriz/"
@@ -20,14 +19,12 @@ OFFLINE = (
     "or data.source=embedded, which needs nothing"
 )
 
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all
-
 
 class Unreachable(UserError):
     """A host does not answer, or does not have the file."""
 
 
-def download(name: str, to: Path, progress: Progress, site: str = SITE, hub: str = HUB) -> Path:
+def download(name: str, to: Path, site: str = SITE, hub: str = HUB) -> Path:
     """Downloads CIFAR into `to`; returns the archive or, where its host fails, the folder of the hub's files.
 
     A download goes on where it was cut off: the bytes go to FILE.part, which is renamed when it is complete.
@@ -36,24 +33,26 @@ def download(name: str, to: Path, progress: Progress, site: str = SITE, hub: str
     archive = LAYOUTS["binary", name].archive
     folder = to / f"{name}-parquet"
     try:
-        return _file(site + archive, to / archive, progress)
+        return _file(site + archive, to / archive)
     except Unreachable as error:
         first = error
     try:
         for file in HUB_FILES[name]:
-            _file(hub + file, folder / Path(file).name, progress)
+            _file(hub + file, folder / Path(file).name)
     except Unreachable as error:
         raise UserError(f"{first}; {error}; {OFFLINE}") from None
     print(f"{first}; took {hub}{HUB_FILES[name][0].partition('/')[0]}")
     return folder
 
 
-def _file(address: str, target: Path, progress: Progress) -> Path:
+def _file(address: str, target: Path) -> Path:
     """Downloads one file, unless it is there."""
+    from rich.progress import Progress
+
     if target.is_file():
         return target
     part = target.with_name(target.name + ".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -61,15 +60,16 @@ def _file(address: str, target: Path, progress: Progress) -> Path:
     except OSError as error:
         raise Unreachable(f"{address}: not reachable ({error})") from None
     try:
-        with answer:
+        # The bar is shown on a terminal; in a log there is nothing of it.
+        with answer, Progress(transient=True) as bar:
             if answer.status != 206:
                 have = 0  # the server sends the whole
             total = have + int(answer.headers.get("Content-Length", 0))
+            task = bar.add_task(target.name, total=total or None, completed=have)
             with part.open("ab" if have else "wb") as file:
                 while block := answer.read(2**18):
-                    file.write(block)
-                    have += len(block)
-                    progress(have, total)
+                    have += file.write(block)
+                    bar.update(task, completed=have)
             if total and have != total:
                 raise OSError(f"of {total:,}")
     except OSError as error:

@@ -5,7 +5,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,17 @@ def regular(file: Path) -> Path:
     return file
 
 
+def physical_memory() -> int:
+    """Returns the bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def must_fit(count: int, image_shape: tuple[int, ...], what: str) -> None:
     """Raises UserError, a line that begins with `what`, if so many images take more than half of the memory.
 
     They are copied at least once: out of a list, or to the device.
     """
-    size, memory = count * math.prod(image_shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size, memory = count * math.prod(image_shape), physical_memory()
     if size > memory / 2:
         raise UserError(
             f"{what}: {count:,} images of {'x'.join(map(str, image_shape))} take {size / 1e9:,.1f} GB, more than half "
@@ -70,7 +75,7 @@ def library(name: str, extra: str) -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"data.source: {name} is needed: pip install 'normres[{extra}]' ({one_line(error)})") from None
+        raise UserError(f"{name} is needed: pip install 'normres[{extra}]' ({one_line(error)})") from None
 
 
 def square(picture: Image.Image, size: int) -> np.ndarray:
@@ -87,6 +92,18 @@ def square(picture: Image.Image, size: int) -> np.ndarray:
         picture = picture.crop((left, top, left + size, top + size))
     pixels = np.asarray(picture)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, what: str) -> tuple[Any, Any]:
+    """Returns images uint8 (count, size, size, 3) and labels (count,) of examples: where, encoded image, label.
+
+    Raises `UserError`, one line that begins with `what` or where, if they take too much memory or one is damaged.
+    """
+    must_fit(count, (size, size, 3), what)
+    images, labels = np.empty((count, size, size, 3), np.uint8), np.empty(count, np.int64)
+    for number, (where, content, label) in enumerate(examples):
+        images[number], labels[number] = decode(content, size, where), label
+    return images, labels
 
 
 def decode(content: bytes, size: int, what: str) -> np.ndarray:

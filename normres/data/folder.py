@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from normres.data.dataset import Dataset
-from normres.data.files import decode, find, must_fit, readable, regular
-from normres.data.releases import check_name
+from normres.data.dataset import Dataset, of_ones_own
+from normres.data.files import decoded, find, readable, regular
 from normres.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -24,36 +23,36 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
     Raises `UserError`, one line that names the folder or the image.
     """
     place = find(path, WANTED)
-    for split in ("train", "test"):
-        if not (place / split).is_dir():
-            raise UserError(f"data.path: {place} has no folder {split}; {WANTED}")
+    arrays: dict[str, np.ndarray] = {}
     with readable(place):
         names = _classes(place / "train")
-        strangers = [stranger for stranger in _classes(place / "test") if stranger not in names]
-        if strangers:
+        if strangers := [stranger for stranger in _classes(place / "test") if stranger not in names]:
             raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
-        check_name(name, place, names)
-        train, test = (_read(place / split, names, image_size) for split in ("train", "test"))
-    return Dataset(name, "folder", *train, *test, names)
+        for split in ("train", "test"):
+            files = [
+                (file, label)
+                for label, class_name in enumerate(names)
+                for file in _pictures(place / split / class_name)
+            ]
+            if not files:
+                raise UserError(f"data.path: {place / split} has no images")
+            examples = ((f"data.path: {file}", file.read_bytes(), label) for file, label in files)
+            images, labels = decoded(len(files), examples, image_size, f"data.path: {place / split}")
+            arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    return of_ones_own(name, "folder", place, arrays, names)
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _classes(split: Path) -> tuple[str, ...]:
+    folders = split.iterdir() if split.is_dir() else []
+    classes = sorted(entry.name for entry in folders if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise UserError(f"data.path: {folder} has no class folders; {WANTED}")
+        raise UserError(f"data.path: {split} has no folders of classes; {WANTED}")
     return tuple(classes)
 
 
-def _read(split: Path, names: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images and labels of a split; hidden files are no images."""
-    files: list[tuple[Path, int]] = []
-    for label, name in enumerate(names):
-        own = sorted(file for file in (split / name).glob("[!.]*") if file.suffix.lower() in SUFFIXES)
-        if not own and split.name == "train":
-            raise UserError(f"data.path: {split / name} has no {', '.join(SUFFIXES)} files")
-        files += [(regular(file), label) for file in own]
-    if not files:
-        raise UserError(f"data.path: {split} has no images")
-    must_fit(len(files), (size, size, 3), f"data.path: {split}")
-    images = np.stack([decode(file.read_bytes(), size, f"data.path: {file}") for file, _ in files])
-    return images, np.array([label for _, label in files], np.int32)
+def _pictures(folder: Path) -> list[Path]:
+    """Returns the images of a class; hidden files are none."""
+    files = sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
+    if not files and folder.parent.name == "train":
+        raise UserError(f"data.path: {folder} has no {', '.join(SUFFIXES)} files")
+    return [regular(file) for file in files]

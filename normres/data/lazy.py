@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normres.data.files import library, one_line
+from normres.data.files import library, one_line, physical_memory
 from normres.errors import UserError
 
 SHARE = 0.25  # of a device's memory that images may take; the rest is for activations and copies
@@ -26,16 +26,15 @@ def device_memory() -> int:
 
     devices = jax.local_devices()
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(min(limit or physical // len(devices) for limit in limits))
+    return int(min(limit or physical_memory() // len(devices) for limit in limits))
 
 
-def too_large(image_bytes: int, memory: int | None = None) -> str:
+def too_large(image_bytes: int) -> str:
     """Returns why images of so many bytes are streamed where `data.stream` is auto, or "" if they fit.
 
-    Every device holds the whole data set, so what counts is the memory of one (default: the smallest here).
+    Every device holds the whole data set, so what counts is the memory of the smallest one.
     """
-    memory = device_memory() if memory is None else memory
+    memory = device_memory()
     if image_bytes <= SHARE * memory:
         return ""
     return f"the images take {image_bytes / 1e9:,.1f} GB, more than {SHARE:.0%} of a device's {memory / 1e9:,.1f} GB"
@@ -86,9 +85,7 @@ class LazyImages:
 Images = np.ndarray | LazyImages
 
 
-def read_ahead(
-    images: LazyImages, wanted: Callable[[int], np.ndarray], start: int, stop: int, threads: int = THREADS
-) -> Iterator[np.ndarray]:
+def read_ahead(images: LazyImages, wanted: Callable[[int], np.ndarray], start: int, stop: int) -> Iterator[np.ndarray]:
     """Yields images[wanted(number)] for every number from `start` to `stop`, in order, several being decoded ahead.
 
     Each thread decodes a whole batch.  The iterator has no state but its number, so it may begin anywhere.
@@ -102,7 +99,7 @@ def read_ahead(
             return error
 
     grain = library("grain", "tfds")
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS + 2)
     iterator = iter(grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options))
     try:
         for batch in iterator:

@@ -10,13 +10,11 @@ The file must hold no Python objects: nothing in it can be executed.
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from normres.data.dataset import Dataset, check_labels
+from normres.data.dataset import CLASSES, Dataset, of_ones_own
 from normres.data.files import find, one_line, readable
-from normres.data.releases import check_name, default_names
 from normres.errors import UserError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -30,28 +28,23 @@ def load_npz(name: str, path: str) -> Dataset:
     Raises `UserError`, one line that names the file and the array.
     """
     place = find(path, WANTED)
-    arrays: dict[str, Any] = _read(place)
-    shape = arrays["train_images"].shape[1:]
+    arrays = _read(place)
+    class_names = tuple(map(str, arrays.pop("class_names", np.array([])).ravel()))
+    shape = (32, 32, 3) if name in CLASSES else arrays["train_images"].shape[1:]
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         what = f"data.path: {place}: {split}"
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
             raise UserError(f"{what}_images is {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
         if images.shape[1:] != shape:
-            raise UserError(f"{what}_images has images of {images.shape[1:]}, train_images of {shape}")
+            raise UserError(f"{what}_images has images of {images.shape[1:]}, not {shape} as {name}'s others")
         # A last axis this long is a plane: such images are stored channels first.
         if shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
             raise UserError(f"{what}_images is {images.shape}: channels first, not (N, H, W, C)")
         if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
             raise UserError(f"{what}_labels is {labels.dtype} {labels.shape}, not integers ({len(images)},)")
-    names = arrays.pop("class_names", None)
-    class_names = default_names(name, arrays["train_labels"]) if names is None else tuple(map(str, names.ravel()))
-    for split in ("train", "test"):
-        check_labels(arrays[f"{split}_labels"], len(class_names), f"data.path: {place}: {split}_labels")
-        arrays[f"{split}_labels"] = arrays[f"{split}_labels"].astype(np.int32)
-        arrays[f"{split}_images"] = np.ascontiguousarray(arrays[f"{split}_images"])
-    check_name(name, place, class_names, shape)
-    return Dataset(name=name, source="npz", class_names=class_names, **arrays)
+        arrays[f"{split}_images"] = np.ascontiguousarray(images)
+    return of_ones_own(name, "npz", place, arrays, class_names)
 
 
 def _read(place: Path) -> dict[str, np.ndarray]:
@@ -60,13 +53,12 @@ def _read(place: Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         with readable(place), zipfile.ZipFile(place), np.load(place, allow_pickle=False) as file:
-            missing = [key for key in ARRAYS if key not in file]
-            if missing:
-                raise UserError(f"data.path: {place} has no array {missing[0]}; {WANTED}")
             for key in (*ARRAYS, "class_names"):
                 if key in file:
                     what = f"{place}: {key}"
                     arrays[key] = np.asarray(file[key])
+                elif key in ARRAYS:
+                    raise UserError(f"data.path: {place} has no array {key}; {WANTED}")
     # A forged header asks for more memory than there is: MemoryError.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, MemoryError) as error:
         raise UserError(f"data.path: {what} cannot be read: damaged or no .npz file ({one_line(error)})") from error

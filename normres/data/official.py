@@ -1,6 +1,7 @@
-"""The official releases of CIFAR (rows of `LAYOUTS`), read from their folder or a tar archive and checked.
+"""The sources `binary` and `python`: the official releases of CIFAR, rows of LAYOUTS, read and checked.
 
-The source `binary` is here, `python` in python.py.  Nothing is unpacked onto the disk.
+Each is read from its folder or a tar archive; nothing is unpacked onto the disk, and nothing in a file is executed.
+Formats, archives and their md5: Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
 import gzip
@@ -8,66 +9,113 @@ import hashlib
 import io
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 import numpy as np
 
-from normres.data.dataset import Dataset, check_labels
+from normres.data.dataset import CIFAR10_NAMES, CLASSES, Dataset, check_labels
 from normres.data.files import find, one_line, readable
-from normres.data.releases import CIFAR10_NAMES, LAYOUTS, Layout
+from normres.data.unpickle import text, unpickle
 from normres.errors import UserError
 
 ALTERED = "get it again, or for altered data set data.verify=False"
-
-# (release, how messages begin, content) -> pixels uint8 (N, 3, 1024), labels (N, kinds of label)
-ReadFile = Callable[[Layout, str, bytes], tuple[np.ndarray, np.ndarray]]
-ReadNames = Callable[[str, bytes], tuple[str, ...]]
-
 MOST_BYTES = 2**30  # of a file in an archive; the largest official one has 184 MB
 
 
-def load_binary(name: str, path: str, verify: bool = True) -> Dataset:
-    """Returns the source `binary`; see `load_release`.
+@dataclass(frozen=True)
+class Layout:
+    """One official release: its files, and what is known about them."""
 
-    A file is a sequence of records: the label bytes (CIFAR-10: one; CIFAR-100: coarse, then fine), then 3,072
-    pixel bytes, channel-major: the 32x32 red plane row by row, then green, then blue.
-    """
-    return load_release(LAYOUTS["binary", name], path, verify, _read_records, _read_lines)
+    source: str  # the row of SOURCES that reads it
+    name: str  # data.name
+    folder: str
+    md5: dict[str, str]  # data file -> md5, "" where it is not known; in official order, the test file last
+    names_file: str = ""  # of the classes; CIFAR-10's are known without
+    archive_md5: str = ""  # of the .tar.gz; asked for only where the files' own are not known
+    examples: tuple[int, int] = (50_000, 10_000)  # training and test
+
+    @property
+    def title(self) -> str:
+        """CIFAR-10 or CIFAR-100."""
+        return f"CIFAR-{CLASSES[self.name]}"
+
+    @property
+    def archive(self) -> str:
+        """The name of the .tar.gz."""
+        return f"{self.title.lower()}-{self.source}.tar.gz"
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """The classes that each label of a record counts, by its name in the python version; the last is used."""
+        return {"labels": 10} if self.name == "cifar10" else {"coarse_labels": 20, "fine_labels": 100}
 
 
-def _read_lines(what: str, content: bytes) -> tuple[str, ...]:
-    return tuple(line.strip() for line in content.decode(errors="replace").splitlines() if line.strip())
+_RELEASES = (
+    Layout(
+        "binary",
+        "cifar10",
+        folder="cifar-10-batches-bin",
+        md5={
+            "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+            "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+            "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+            "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+            "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+            "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+        },
+    ),
+    Layout(
+        "binary",
+        "cifar100",
+        folder="cifar-100-binary",
+        names_file="fine_label_names.txt",
+        md5={"train.bin": "", "test.bin": ""},
+        archive_md5="03b5dce01913d631647c71ecec9e9cb8",
+    ),
+    Layout(
+        "python",
+        "cifar10",
+        folder="cifar-10-batches-py",
+        md5={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+        },
+    ),
+    Layout(
+        "python",
+        "cifar100",
+        folder="cifar-100-python",
+        names_file="meta",
+        md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    ),
+)
+LAYOUTS = {(layout.source, layout.name): layout for layout in _RELEASES}
 
 
-def _read_records(layout: Layout, what: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    labels = len(layout.label_classes)
-    size = labels + 3 * 32 * 32
-    if not content or len(content) % size:
-        raise UserError(
-            f"{what} has {len(content):,} bytes, not a whole number of {size:,}-byte records: "
-            f"truncated or not {layout.title}; get {layout.archive} again"
-        )
-    table = np.frombuffer(content, np.uint8).reshape(-1, size)
-    return table[:, labels:].reshape(-1, 3, 32 * 32), table[:, :labels]
-
-
-def load_release(layout: Layout, path: str, verify: bool, read_file: ReadFile, read_names: ReadNames) -> Dataset:
-    """Returns a release in the official order; `read_file` and `read_names` know the format of its files.
+def load_official(source: str, name: str, path: str, verify: bool = True) -> Dataset:
+    """Returns a release in the official order.
 
     `path` is the folder of the files, its parent, or a .tar.gz or .tar archive of it.  `verify` compares the md5 of
     every file before it is read.  Of CIFAR-100's binary files no md5 is known: there the archive's is compared, and in
     a folder (or .tar), where a changed pixel is not noticed, the number of records of each class.
     Raises `UserError`, one line that names the file and what to do about it.
     """
+    layout = LAYOUTS[source, name]
+    read_file = _read_records if source == "binary" else _read_pickle
     files = _read(layout, path, verify)
     names: tuple[str, ...] = CIFAR10_NAMES
     if layout.names_file:
         what, content = files[layout.names_file]
-        names = read_names(what, content)
-        if len(names) != layout.label_classes[-1]:
-            raise UserError(f"{what} names {len(names)} classes, not {layout.label_classes[-1]}; {ALTERED}")
+        names = _class_names(source, what, content)
+        if len(names) != CLASSES[name]:
+            raise UserError(f"{what} names {len(names)} classes, not {CLASSES[name]}; {ALTERED}")
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for file, md5 in layout.md5.items():
@@ -75,17 +123,57 @@ def load_release(layout: Layout, path: str, verify: bool, read_file: ReadFile, r
         what, content = files.pop(file)
         if verify:
             check_md5(what, io.BytesIO(content), md5)
-        planes, kinds = read_file(layout, what, content)
-        for kind, classes in enumerate(layout.label_classes):
-            check_labels(kinds[:, kind], classes, what)
+        planes, labels_NK = read_file(layout, what, content)
+        for column, classes in enumerate(layout.labels.values()):
+            check_labels(labels_NK[:, column], classes, what)
         if verify and not md5:
-            check_counts(layout, what, kinds, test=bool(images))
+            check_counts(layout, what, labels_NK, test=bool(images))
         # Plane by plane reads whole rows of memory: twice as fast as one transpose.
-        images.append(np.stack([planes[:, channel] for channel in range(3)], axis=-1))
-        labels.append(kinds[:, -1].astype(np.int32))
-    test_images, test_labels = images.pop().reshape(-1, 32, 32, 3), labels.pop()
-    train_images = np.concatenate(images).reshape(-1, 32, 32, 3)
-    return Dataset(layout.name, layout.source, train_images, np.concatenate(labels), test_images, test_labels, names)
+        planes = planes.reshape(-1, 3, 32 * 32)
+        images.append(np.stack([planes[:, channel] for channel in range(3)], axis=-1).reshape(-1, 32, 32, 3))
+        labels.append(labels_NK[:, -1].astype(np.int32))
+    *train_images, test_images = images
+    *train_labels, test_labels = labels
+    train = np.concatenate(train_images), np.concatenate(train_labels)
+    return Dataset(name, source, *train, test_images, test_labels, names)
+
+
+def _read_records(layout: Layout, what: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pixels uint8 (N, 3072), the red plane row by row, then green, then blue, and labels (N, K).
+
+    A record of a binary file is K bytes with labels (CIFAR-10: one; CIFAR-100: coarse, then fine), then the pixels.
+    """
+    count = len(layout.labels)
+    size = count + 3072
+    if not content or len(content) % size:
+        raise UserError(
+            f"{what} has {len(content):,} bytes, not a whole number of {size:,}-byte records: "
+            f"truncated or not {layout.title}; get {layout.archive} again"
+        )
+    table = np.frombuffer(content, np.uint8).reshape(-1, size)
+    return table[:, count:], table[:, :count]
+
+
+def _read_pickle(layout: Layout, what: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The same as _read_records of the python version: a pickled dict of `data` and lists of labels."""
+    batch = unpickle(content, what)
+    pixels = batch.get("data")
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,) or not len(pixels):
+        kind = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise UserError(f"{what}: 'data' is {kind}, not uint8 (N, 3072); get {layout.archive} again")
+    labels = {key: np.asarray(batch.get(key)) for key in layout.labels}
+    for key, values in labels.items():
+        if values.dtype.kind not in "iu" or values.shape != (len(pixels),):
+            raise UserError(f"{what}: {key!r} is not {len(pixels):,} integers; get {layout.archive} again")
+    return pixels, np.stack([*labels.values()], axis=1)
+
+
+def _class_names(source: str, what: str, content: bytes) -> tuple[str, ...]:
+    """Returns the names of CIFAR-100's classes: of the binary version one on a line."""
+    if source == "binary":
+        return tuple(line.strip() for line in content.decode(errors="replace").splitlines() if line.strip())
+    names = unpickle(content, what).get("fine_label_names")
+    return tuple(map(text, names)) if isinstance(names, list) else ()
 
 
 def check_md5(what: str, content: IO[bytes], expected: str) -> None:
@@ -97,7 +185,7 @@ def check_md5(what: str, content: IO[bytes], expected: str) -> None:
 
 def check_counts(layout: Layout, what: str, labels_NK: np.ndarray, test: bool) -> None:
     """Raises `UserError` unless these are the records of a split: as many of each class, with one coarse class each."""
-    classes, records = layout.label_classes[-1], layout.examples[test]
+    classes, records = CLASSES[layout.name], layout.examples[test]
     kinds, counts = np.unique(labels_NK, axis=0, return_counts=True)
     if len(kinds) != classes or set(counts) != {records // classes}:
         raise UserError(
@@ -147,9 +235,7 @@ def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, st
                     name, content = PurePosixPath(member.name).name, None
                     if name in wanted:
                         if not 0 <= member.size <= MOST_BYTES:
-                            raise UserError(
-                                f"data.path: {place}: {name} has {member.size:,} bytes, too many for an official file"
-                            )
+                            raise UserError(f"data.path: {place}: {name} has {member.size:,} bytes, too many")
                         content = cast(IO[bytes], archive.extractfile(member)).read()
                     yield name, f"{place}: {name}", content
             # tarfile stops at its end mark; only the very end of the stream has gzip's checksum compared.

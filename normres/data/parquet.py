@@ -7,16 +7,16 @@ CIFAR-10 make the official binary files, whose md5 is compared.
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from normres.data.dataset import Dataset, check_labels
-from normres.data.files import decode, find, library, must_fit, one_line, readable, regular
+from normres.data.dataset import CLASSES, Dataset, of_ones_own
+from normres.data.files import decoded, find, library, one_line, readable, regular
 from normres.data.official import ALTERED, LAYOUTS, check_counts
-from normres.data.releases import CLASSES, default_names
 from normres.errors import UserError
 
 WANTED = "the source 'parquet' needs a folder with train-*.parquet and test-*.parquet"
@@ -40,11 +40,7 @@ def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32
             images, labels, own = zip(*(_read(file, image_size) for file in _files(place, words)), strict=True)
             names = names or own[0]
             arrays |= {f"{split}_images": np.concatenate(images), f"{split}_labels": np.concatenate(labels)}
-    names = names or default_names(name, arrays["train_labels"])
-    for split in SPLITS:
-        check_labels(arrays[f"{split}_labels"], len(names), f"data.path: {place}: {split}")
-        arrays[f"{split}_labels"] = arrays[f"{split}_labels"].astype(np.int32)
-    dataset = Dataset(name=name, source="parquet", class_names=names, **arrays)
+    dataset = of_ones_own(name, "parquet", place, arrays, names)
     return _official(dataset, place) if verify and name in CLASSES else dataset
 
 
@@ -59,30 +55,30 @@ def _files(place: Path, words: tuple[str, ...]) -> list[Path]:
 def _read(file: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Returns a file's images, labels, and names of classes, () if it has none."""
     arrow, parquet = library("pyarrow", "parquet"), library("pyarrow.parquet", "parquet")
-    labels: list[int] = []
+
+    def examples() -> Iterator[tuple[str, bytes, int]]:
+        batches = opened.iter_batches(batch_size=ROWS, columns=[image, label])
+        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+            where, content = f"data.path: {file}: row {number}", (row[image] or {}).get("bytes")
+            if content is None or row[label] is None or row[label] < 0:
+                raise UserError(f"{where} lacks its image or its label")
+            yield where, content, row[label]
+
     try:
         with parquet.ParquetFile(file) as opened:
             schema = opened.schema_arrow
-            must_fit(opened.metadata.num_rows, (size, size, 3), f"data.path: {file}")
-            images = np.empty((opened.metadata.num_rows, size, size, 3), np.uint8)
             image, label = _columns(file, {field.name: str(field.type) for field in schema})
-            for batch in opened.iter_batches(batch_size=ROWS, columns=[image, label]):
-                for row in batch.to_pylist():
-                    what, content = f"data.path: {file}: row {len(labels)}", (row[image] or {}).get("bytes")
-                    if content is None or row[label] is None or row[label] < 0:
-                        raise UserError(f"{what} lacks its image or its label")
-                    images[len(labels)] = decode(content, size, what)
-                    labels.append(row[label])
+            images, labels = decoded(opened.metadata.num_rows, examples(), size, f"data.path: {file}")
     except (arrow.ArrowException, OSError) as error:
         raise UserError(f"data.path: {file} is no Parquet file, or damaged ({one_line(error)})") from error
-    if not labels:
+    if not len(labels):
         raise UserError(f"data.path: {file} has no rows")
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = tuple(map(str, features[label]["names"]))
     except (KeyError, TypeError, ValueError):
         names = ()
-    return images, np.array(labels), names
+    return images, labels, names
 
 
 def _columns(file: Path, types: dict[str, str]) -> tuple[str, str]:
@@ -98,8 +94,7 @@ def _columns(file: Path, types: dict[str, str]) -> tuple[str, str]:
 def _official(dataset: Dataset, place: Path) -> Dataset:
     """Returns the examples in the official order: the hub has CIFAR-10's files one after the other in another one.
 
-    Raises:
-      UserError: these are not the official images, or single examples have changed places.
+    Raises `UserError` if these are not the official images, or if single examples have changed places.
     """
     layout = LAYOUTS["binary", dataset.name]
     *train, test = layout.md5.values()

@@ -30,7 +30,6 @@ VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogu
 # Channels that a feature declares -> Pillow's mode; a set that leaves them open is read as colour.
 MODES = {1: "L", 3: "RGB", 4: "RGBA", None: "RGB", 0: "RGB"}
 AT_ONCE = 1024  # records that are read together, to bound the memory
-TEST_SPLITS = ("test", "validation")  # of which one is read as the test set, the first that is there
 
 Shards = dict[Path, int]  # of a split, in order: how many records dataset_info.json says each has
 
@@ -78,7 +77,7 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
         raise UserError(f"{directory / 'dataset_info.json'}: not readable: {one_line(error)}") from None
     decoder = Decoder(info.features, image_size, directory)
     _, train = _split(info, directory, decoder, ("train",))
-    test_split, test = _split(info, directory, decoder, TEST_SPLITS)
+    test_split, test = _split(info, directory, decoder, ("test", "validation"))
     why = _why_streamed(directory, stream, decoder.image_shape, train | test)
     if not why:
         count = sum((train | test).values())
@@ -89,10 +88,7 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
 
 
 class Decoder:
-    """Makes label, id and image of a serialized example.
-
-    `image_shape` is (size, size, C), with the C of 1, 3 or 4 channels that the data set declares.
-    """
+    """Takes serialized examples apart; images become `image_shape`, (size, size, C), with the C that is declared."""
 
     def __init__(self, features: Any, image_size: int, place: Path):
         """Takes tensorflow_datasets' features, the side in pixels and, for messages, the directory."""
@@ -157,24 +153,24 @@ def _why_streamed(directory: Path, stream: str, image_shape: tuple[int, ...], sh
 
 
 def _read_split(shards: Shards, decoder: Decoder, why: str) -> tuple[lazy.Images, np.ndarray]:
-    """Returns images and labels of one split; reads it once, shard by shard, and checks each shard's record count."""
-    size = sum(shards.values())
-    images = np.empty((0 if why else size, *decoder.image_shape), np.uint8)
-    labels = np.empty(size, np.int32)
+    """Returns images, streamed if there is a reason why, and labels of one split; reads it once, shard by shard."""
+    images = np.empty((0 if why else sum(shards.values()), *decoder.image_shape), np.uint8)
+    labels: list[int] = []
     keys: list[bytes] = []
     for path, length in shards.items():
         for label, key, image in _records(path, length, decoder, images=not why):
-            labels[len(keys)] = label
             if not why:
                 images[len(keys)] = image
+            labels.append(label)
             keys.append(key)
     # Writers shuffle; the ids restore the official order, and with it equal checksums from every source.
     order = np.argsort(np.array(keys), kind="stable")
+    sorted_labels = np.array(labels, np.int32)[order]
     if not why:
-        return images[order], labels[order]
+        return images[order], sorted_labels
     source = library("grain", "tfds").sources.ArrayRecordDataSource([*map(os.fspath, shards)])
     decode = lambda record: decoder.image(decoder.parts(record)[2])  # noqa: E731
-    return lazy.LazyImages(source, order, decode, decoder.image_shape, why, next(iter(shards)).parent), labels[order]
+    return lazy.LazyImages(source, order, decode, decoder.image_shape, why, next(iter(shards)).parent), sorted_labels
 
 
 def _records(path: Path, expected: int, decoder: Decoder, images: bool) -> Iterator[tuple[int, bytes, Any]]:
@@ -223,11 +219,6 @@ def read(path: Path) -> Iterator[bytes]:
 
 def write_tfds(dataset: Dataset, to: Path) -> Path:
     """Writes `to`/NAME/VERSION, which must not be there, as ArrayRecord; returns that directory."""
-    about = {
-        "description": f"{dataset.name}, from the official files (Krizhevsky 2009).",
-        "homepage": "https://www.cs.toronto.edu/~kriz/cifar.html",
-        "supervised_keys": ("image", "label"),
-    }
     features = tfds().features
     columns = {
         "id": features.Text(),
@@ -240,27 +231,31 @@ def write_tfds(dataset: Dataset, to: Path) -> Path:
         for index, label in enumerate(labels.tolist()):
             yield {"id": f"{split}_{index:05d}", "image": Image.fromarray(images[index]), "label": label}
 
-    splits = {split: examples(split) for split in ("train", "test")}
-    return build(to, dataset.name, VERSION, columns, splits, about)
+    return build(
+        to / dataset.name / VERSION,
+        columns,
+        {split: examples(split) for split in ("train", "test")},
+        description=f"{dataset.name}, from the official files (Krizhevsky 2009).",
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+        supervised_keys=("image", "label"),
+    )
 
 
 def build(
-    to: Path,
-    name: str,
-    version: str,
+    directory: Path,
     columns: dict[str, Any],
     splits: dict[str, Iterator[dict[str, Any]]],
-    about: dict[str, Any],
     shards: int | None = None,
+    **about: Any,
 ) -> Path:
-    """Writes examples as ArrayRecord into `to` as tensorflow_datasets does, atomically; returns the directory.
+    """Writes examples as ArrayRecord into `directory`, DATA_DIR/NAME/VERSION, as tensorflow_datasets does, atomically.
 
     `columns` has the library's features by name, `about` more arguments of its DatasetInfo.
     """
     core, features = tfds().core, tfds().features.FeaturesDict(columns)
     members = {
-        "VERSION": core.Version(version),
-        "name": name,
+        "VERSION": core.Version(directory.name),
+        "name": directory.parent.name,
         "_info": lambda self: core.DatasetInfo(builder=self, features=features, **about),
         "_split_generators": lambda self, dl_manager: {split: enumerate(splits[split]) for split in splits},
         "_generate_examples": lambda self: iter(()),
@@ -271,8 +266,7 @@ def build(
     with tempfile.TemporaryDirectory() as empty, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         builder_class = type(base)("Prepared", (base,), members, skip_registration=True)
-        builder = builder_class(data_dir=os.fspath(to), file_format="array_record")
-        builder.download_and_prepare(
-            download_dir=empty, download_config=tfds().download.DownloadConfig(num_shards=shards)
-        )
-    return Path(os.fspath(builder.data_dir))
+        builder = builder_class(data_dir=os.fspath(directory.parents[1]), file_format="array_record")
+        config = tfds().download.DownloadConfig(num_shards=shards)
+        builder.download_and_prepare(download_dir=empty, download_config=config)
+    return directory

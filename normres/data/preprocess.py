@@ -1,5 +1,6 @@
 """From uint8 images to numbers around zero, as the papers differ in it; statistics are of the training images alone."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -34,10 +35,15 @@ class Statistics:
         """
         if summary["kind"] == "pixel_mean" and "mean" not in arrays:
             return None
-        known = {name: values for name, values in (dict(summary) | dict(arrays)).items() if name in ("mean", "std")}
-        wide = {name: None if values is None else np.asarray(values, np.float64) for name, values in known.items()}
-        shaped = {name: None if a is None else a.reshape((1,) * (4 - a.ndim) + a.shape) for name, a in wide.items()}
-        return cls(summary["kind"], **shaped)
+        known = {**summary, **arrays}
+
+        def four_axes(name: str) -> np.ndarray | None:
+            if known.get(name) is None:
+                return None
+            values = np.asarray(known[name], np.float64)
+            return values.reshape((1,) * (4 - values.ndim) + values.shape)
+
+        return cls(summary["kind"], four_axes("mean"), four_axes("std"))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `preprocess` reads, float32: "mean", both it and "std", or neither."""
@@ -60,23 +66,23 @@ def measure(images_NHWC: Images, kind: str) -> Statistics:
     """Returns the statistics of uint8 images that `kind` (a row of KINDS) needs: exact sums, divided in float64."""
     if kind in ("none", "image_standardization"):
         return Statistics(kind, None, None)
-    if kind == "pixel_mean":
-        total = np.zeros(images_NHWC.shape[1:], np.int64)
-        for images in chunks(images_NHWC):
-            total += images.sum(axis=0, dtype=np.int64)
-        return Statistics(kind, (total / (len(images_NHWC) * 255.0))[None], None)
-    histograms = np.zeros((images_NHWC.shape[-1], 256), np.int64)
+    sum_HWC = np.zeros(images_NHWC.shape[1:], np.int64)
+    squares_C = np.zeros(images_NHWC.shape[-1], np.int64)
     for images in chunks(images_NHWC):
-        for channel, histogram in enumerate(histograms):
-            histogram += np.bincount(images[..., channel].ravel(), minlength=256)
-    means, stds = [], []
+        sum_HWC += images.sum(axis=0, dtype=np.int64)
+        if kind == "channel_mean_std":
+            squares_C += np.einsum("nhwc,nhwc->c", images, images, dtype=np.int64)
+    if kind == "pixel_mean":
+        return Statistics(kind, (sum_HWC / (len(images_NHWC) * 255.0))[None], None)
+    count = math.prod(images_NHWC.shape[:3])
     # Python's integers have no end, so nothing is lost before the division.
-    for histogram in histograms:
-        count, first, second = (int(histogram @ np.arange(256) ** power) for power in range(3))
-        means.append(first / (count * 255))
-        stds.append(((count * second - first**2) / (count * 255) ** 2) ** 0.5)
-    mean, std = np.reshape(means, (1, 1, 1, -1)), np.reshape(stds, (1, 1, 1, -1))
-    return Statistics(kind, mean, np.where(std > 0, std, 1.0) if kind == "channel_mean_std" else None)
+    sums, squares = sum_HWC.sum((0, 1)).tolist(), squares_C.tolist()
+    mean = np.reshape([first / (count * 255) for first in sums], (1, 1, 1, -1))
+    if kind == "channel_mean":
+        return Statistics(kind, mean, None)
+    variances = [(count * second - first**2) / (count * 255) ** 2 for first, second in zip(sums, squares, strict=True)]
+    std = np.sqrt(np.reshape(variances, (1, 1, 1, -1)))
+    return Statistics(kind, mean, np.where(std > 0, std, 1.0))
 
 
 def standardized(images_NHWC: jax.Array) -> jax.Array:

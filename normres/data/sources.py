@@ -2,25 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from normres.data import official
 from normres.data.builtin import load_embedded, load_synthetic
-from normres.data.dataset import Dataset
+from normres.data.dataset import CLASSES, Dataset
 from normres.data.files import find, readable
 from normres.data.folder import load_folder
 from normres.data.npz import load_npz
 from normres.data.parquet import load_parquet
 from normres.data.prepared import load_tfds
-from normres.data.python import load_python
-from normres.data.releases import CLASSES
 from normres.errors import UserError, nearest
 
-__all__ = ["NAMES", "SOURCES", "Dataset", "check", "load"]
+__all__ = ["SOURCES", "Dataset", "check", "load"]
 
-NAMES = tuple(CLASSES)
 CIFAR_SIZE = 32  # pixels
-ALL_READ = ("verify", "image_size", "stream")  # fields that some source reads
 
 
 @dataclass(frozen=True)
@@ -29,16 +26,21 @@ class Source:
 
     load: Callable[..., Dataset]  # of data.name, data.path and, by their names, the fields in `reads`
     path: str = ""  # what data.path has to be; empty if the source can do without one
-    reads: tuple[str, ...] = ()  # of ALL_READ
+    reads: tuple[str, ...] = ()  # of verify, image_size, stream
     own_names: bool = False  # whether data.name may be any name, because the data may be any
     # Whether this source's data lie at a place; asked by `auto`, in the order of the rows.
     lies_at: Callable[[Path], bool] = lambda place: False
 
 
-def _official(source: str) -> Callable[[Path], bool]:
-    """Returns the `lies_at` of an official release: whether a data file of it is there."""
+def _official(source: str) -> Source:
+    """Returns the row of an official release, which lies where a data file of it is."""
     known = {file for layout in official.LAYOUTS.values() if layout.source == source for file in layout.md5}
-    return lambda place: place.suffix != ".npz" and any(name in known for name, _, _ in official.entries(place))
+    return Source(
+        partial(official.load_official, source),
+        path=f"the official cifar-10-{source}.tar.gz (or cifar-100-{source}.tar.gz) or the folder in it",
+        reads=("verify",),
+        lies_at=lambda place: place.suffix != ".npz" and any(name in known for name, *_ in official.entries(place)),
+    )
 
 
 def _load_auto(name: str, path: str, verify: bool, image_size: int, stream: str) -> Dataset:
@@ -56,18 +58,8 @@ def _load_auto(name: str, path: str, verify: bool, image_size: int, stream: str)
 
 SOURCES: dict[str, Source] = {
     "embedded": Source(load_embedded),
-    "binary": Source(
-        official.load_binary,
-        path="the official cifar-10-binary.tar.gz (or cifar-100-binary.tar.gz) or the folder in it",
-        reads=("verify",),
-        lies_at=_official("binary"),
-    ),
-    "python": Source(
-        load_python,
-        path="the official cifar-10-python.tar.gz (or cifar-100-python.tar.gz) or the folder in it",
-        reads=("verify",),
-        lies_at=_official("python"),
-    ),
+    "binary": _official("binary"),
+    "python": _official("python"),
     "parquet": Source(
         load_parquet,
         path="a folder of train-*.parquet and test-*.parquet, as the Hugging Face hub has them",
@@ -96,7 +88,7 @@ SOURCES: dict[str, Source] = {
         lies_at=lambda place: (place / "train").is_dir() and (place / "test").is_dir(),
     ),
     "synthetic": Source(load_synthetic, reads=("image_size",)),
-    "auto": Source(_load_auto, reads=ALL_READ, own_names=True),
+    "auto": Source(_load_auto, reads=("verify", "image_size", "stream"), own_names=True),
 }
 
 
@@ -105,17 +97,20 @@ def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE, 
     if source not in SOURCES:
         raise UserError(f"data.source: unknown source {source!r}; {nearest(source, SOURCES)}")
     row = SOURCES[source]
-    if name not in NAMES and not row.own_names:
-        raise UserError(f"data.name: unknown data set {name!r}; {nearest(name, NAMES)}")
+    if name not in CLASSES and not row.own_names:
+        raise UserError(f"data.name: unknown data set {name!r}; {nearest(name, CLASSES)}")
     if row.path and not path:
         raise UserError(f"data.path is empty; data.source={source!r} needs {row.path}")
-    can = {field: ", ".join(key for key in SOURCES if field in SOURCES[key].reads) for field in ALL_READ}
     if image_size != CIFAR_SIZE and "image_size" not in row.reads:
-        raise UserError(
-            f"data.image_size={image_size}: the source {source!r} does not resize; data.source={can['image_size']} can"
-        )
+        mistake = f"data.image_size={image_size}: the source {source!r} does not resize"
+        raise UserError(f"{mistake}; data.source={_readers('image_size')} can")
     if stream == "always" and "stream" not in row.reads:
-        raise UserError(f"data.stream='always': the source {source!r} does not stream; data.source={can['stream']} can")
+        mistake = f"data.stream='always': the source {source!r} does not stream"
+        raise UserError(f"{mistake}; data.source={_readers('stream')} can")
+
+
+def _readers(field: str) -> str:
+    return ", ".join(source for source, row in SOURCES.items() if field in row.reads)
 
 
 def load(

@@ -6,6 +6,7 @@ all the seeds of a sweep see the same data, and differ in initialization, order 
 The order is validation set first, from the whole training set, then the subset of the rest, then noise on its labels.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,51 +15,37 @@ import numpy as np
 from normres.data.dataset import Dataset
 from normres.errors import UserError
 
-# Config fields of `apply`, all of the section `data`, with the values that change nothing.
-FIELDS: dict[str, Any] = {
-    "validation": 0,
-    "stratified": False,
-    "evaluate_on": "test",
-    "fraction": 1.0,
-    "per_class": 0,
-    "split_seed": 0,
-    "label_noise": 0.0,
-    "label_noise_seed": 0,
-}
 # What tells the streams apart that may have the same seed.
 _STREAMS = {"validation": 1, "subset": 2, "label_noise": 3}
 
 
-def check(**fields: Any) -> None:
-    """Raises `UserError`, one line that names the field, for values that fit no data set.  Arguments as of `apply`."""
-    chosen = FIELDS | fields
-    fraction, per_class = chosen["fraction"], chosen["per_class"]
-    if chosen["evaluate_on"] == "validation" and not chosen["validation"]:
+def check(fields: Mapping[str, Any]) -> None:
+    """Raises `UserError`, one line that names the field, if these fields of config.data fit no data set."""
+    fraction, per_class = fields["fraction"], fields["per_class"]
+    if fields["evaluate_on"] == "validation" and not fields["validation"]:
         raise UserError("data.evaluate_on='validation' needs data.validation, such as 5000; it is 0")
     if not 0 < fraction <= 1:
         raise UserError(f"data.fraction={fraction} must lie above 0 and not above 1")
     if per_class and fraction < 1:
         raise UserError(f"data.fraction={fraction} and data.per_class={per_class} exclude each other; set one of them")
-    if chosen["stratified"] and not chosen["validation"] and fraction == 1:
+    if fields["stratified"] and not fields["validation"] and fraction == 1:
         raise UserError("data.stratified=True needs data.validation or data.fraction: nothing is drawn")
 
 
-def apply(dataset: Dataset, **fields: Any) -> Dataset:
-    """Returns the data set after all splits; the arguments are the config fields of `data` that `FIELDS` lists.
+def apply(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
+    """Returns the data set after all splits that these fields of config.data ask for, which `check` has seen.
 
-    Raises `UserError`, one line that names the field, if the values fit no data set, or not this one.
+    Raises `UserError`, one line that names the field, if the values do not fit this data set.
     """
-    check(**fields)
-    chosen = FIELDS | fields
-    seed, stratified = chosen["split_seed"], chosen["stratified"]
-    if chosen["validation"]:
-        dataset = set_aside(dataset, chosen["validation"], chosen["evaluate_on"], seed, stratified)
-    if chosen["fraction"] < 1:
-        dataset = keep_fraction(dataset, chosen["fraction"], seed, stratified)
-    if chosen["per_class"]:
-        dataset = keep_per_class(dataset, chosen["per_class"], seed)
-    if chosen["label_noise"]:
-        dataset = add_label_noise(dataset, chosen["label_noise"], chosen["label_noise_seed"])
+    seed, stratified = fields["split_seed"], fields["stratified"]
+    if fields["validation"]:
+        dataset = set_aside(dataset, fields["validation"], fields["evaluate_on"], seed, stratified)
+    if fields["fraction"] < 1:
+        dataset = keep_fraction(dataset, fields["fraction"], seed, stratified)
+    if fields["per_class"]:
+        dataset = keep_per_class(dataset, fields["per_class"], seed)
+    if fields["label_noise"]:
+        dataset = add_label_noise(dataset, fields["label_noise"], fields["label_noise_seed"])
     return dataset
 
 
@@ -70,13 +57,13 @@ def set_aside(
     He et al. 2015 and 2016 set 5,000 of CIFAR-10's 50,000 aside.  The examples keep their order.
     """
     size = len(dataset.train_labels)
-    if not 0 < count < size:
+    if count >= size:
         raise UserError(f"data.validation={count} must be less than the {size:,} training examples")
-    order = _order(dataset.train_labels, _random(seed, "validation"), stratified)
-    rest = _train(dataset, order[count:], {"validation": {"examples": count, "seed": seed, "stratified": stratified}})
+    order = _order(dataset.train_labels, "validation", seed, stratified)
+    rest = _train(dataset, order[count:], validation={"examples": count, "seed": seed, "stratified": stratified})
     if evaluate_on == "test":
         return rest
-    aside = _train(dataset, order[:count], {})
+    aside = _train(dataset, order[:count])
     return replace(rest, test_images=aside.train_images, test_labels=aside.train_labels, evaluated_on="validation")
 
 
@@ -85,21 +72,20 @@ def keep_fraction(dataset: Dataset, fraction: float, seed: int = 0, stratified: 
     count = round(fraction * len(dataset.train_labels))
     if not count:
         raise UserError(f"data.fraction={fraction} of {len(dataset.train_labels):,} training examples is none")
-    order = _order(dataset.train_labels, _random(seed, "subset"), stratified)
-    return _train(dataset, order[:count], {"subset": {"fraction": fraction, "seed": seed, "stratified": stratified}})
+    order = _order(dataset.train_labels, "subset", seed, stratified)
+    return _train(dataset, order[:count], subset={"fraction": fraction, "seed": seed, "stratified": stratified})
 
 
 def keep_per_class(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
     """Keeps `count` random training examples of every class, in their order."""
     have = np.bincount(dataset.train_labels, minlength=len(dataset.class_names))
-    if have.min() < count:
-        least = int(have.argmin())
-        raise UserError(
-            f"data.per_class={count}: the class {dataset.class_names[least]!r} has only {have[least]:,} examples"
-        )
-    order = _random(seed, "subset").permutation(len(dataset.train_labels))
+    least = int(have.argmin())
+    if have[least] < count:
+        name = dataset.class_names[least]
+        raise UserError(f"data.per_class={count}: the class {name!r} has only {have[least]:,} examples")
+    order = _order(dataset.train_labels, "subset", seed)
     kept = order[_rank(dataset.train_labels[order]) < count]
-    return _train(dataset, kept, {"subset": {"per_class": count, "seed": seed}})
+    return _train(dataset, kept, subset={"per_class": count, "seed": seed})
 
 
 def add_label_noise(dataset: Dataset, rate: float, seed: int = 0) -> Dataset:
@@ -111,7 +97,7 @@ def add_label_noise(dataset: Dataset, rate: float, seed: int = 0) -> Dataset:
     classes = len(dataset.class_names)
     if classes < 2:
         raise UserError(f"data.label_noise={rate} needs another class to put; there is only {dataset.class_names[0]!r}")
-    random = _random(seed, "label_noise")
+    random = np.random.default_rng([seed, _STREAMS["label_noise"]])
     chosen = random.permutation(len(labels))[: round(rate * len(labels))]
     # All are drawn, whatever the rate, so that a label replaced at two rates is replaced by the same class.
     shift = random.integers(1, classes, len(labels))
@@ -120,17 +106,13 @@ def add_label_noise(dataset: Dataset, rate: float, seed: int = 0) -> Dataset:
     return replace(dataset, train_labels=labels, splits=dataset.splits | {"label_noise": noise})
 
 
-def _random(seed: int, stream: str) -> np.random.Generator:
-    return np.random.default_rng([seed, _STREAMS[stream]])
-
-
-def _order(labels: np.ndarray, random: np.random.Generator, stratified: bool) -> np.ndarray:
+def _order(labels: np.ndarray, stream: str, seed: int, stratified: bool = False) -> np.ndarray:
     """Returns a random order of the examples, any beginning of which is, stratified, in proportion of the classes.
 
     The r-th of a class's n examples comes at (r + 1/2) / n of the way, so each beginning has every class's share
     to within one example.
     """
-    order = random.permutation(len(labels))
+    order = np.random.default_rng([seed, _STREAMS[stream]]).permutation(len(labels))
     if not stratified:
         return order
     shuffled = labels[order]
@@ -146,7 +128,7 @@ def _rank(labels: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _train(dataset: Dataset, kept: np.ndarray, split: dict[str, Any]) -> Dataset:
+def _train(dataset: Dataset, kept: np.ndarray, **split: Any) -> Dataset:
     """Returns the data set with these training examples, in their order, and `split` in its record."""
     kept = np.sort(kept)
     images, labels = dataset.train_images.take(kept, axis=0), dataset.train_labels[kept]

@@ -5,7 +5,6 @@ What torch.save writes holds a pickle, which is a program: it may call what its 
 """
 
 import io
-import json
 import math
 import struct
 import zipfile
@@ -16,11 +15,12 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from normres.data.files import library, one_line
 from normres.data.unpickle import Refused, Unpickler
 from normres.errors import UserError, nearest
 
-# Little-endian, as both formats are.
-SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
+# By safetensors' names; little-endian, as both formats are.
+DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(bool),
     **{f"I{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)},
     **{f"U{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)},
@@ -61,8 +61,7 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.
       arrays by key, in the file's order.
 
     Raises:
-      UserError: one line that names the file: it cannot be read, is damaged or cut short, calls what it must not,
-        or it is not clear which state dict is meant.
+      UserError: one line that names the file, or says that the package of `.safetensors` is missing.
     """
     path = Path(path)
     try:
@@ -89,29 +88,14 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.
         raise UserError(f"{path}: {error.strerror or error}") from error
     except Exception as error:
         # A damaged pickle can raise anything.
-        raise UserError(f"{path}: is damaged: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path}: is damaged: {type(error).__name__}: {one_line(error)[:200]}") from error
 
 
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
-    """Reads 8 bytes with the header's length, the header in JSON, and the arrays one after the other."""
-    (length,) = struct.unpack_from("<Q", data)
-    start = 8 + length
-    _check(start <= len(data), f"the header has {length} bytes, but {len(data) - 8} are there")
-    header = json.loads(data[8:start])
-    _check(isinstance(header, dict), "the header is no dict")
-    header.pop("__metadata__", None)
-    arrays, ranges = {}, []
-    for key, fields in header.items():
-        dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
-        _check(dtype in SAFETENSORS_DTYPES, f"{key!r} is of {dtype}, not of {', '.join(SAFETENSORS_DTYPES)}")
-        kind = SAFETENSORS_DTYPES[dtype]
-        _check(0 <= begin <= end <= len(data) - start, f"{key!r} ends after byte {len(data)}, the file's last")
-        _check(end - begin == math.prod(shape) * kind.itemsize, f"{key!r} of shape {shape} has {end - begin} bytes")
-        arrays[key] = np.frombuffer(data[start + begin : start + end], kind).reshape(shape).copy()
-        ranges.append((begin, end))
-    begins, ends = zip(*sorted(ranges), strict=True) if ranges else ((), ())
-    _check((*begins, len(data) - start) == (0, *ends), "the arrays leave gaps")
-    return arrays
+    return {
+        key: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"]).copy()
+        for key, tensor in library("safetensors", "export").deserialize(data)
+    }
 
 
 class _Storage(NamedTuple):
@@ -132,8 +116,6 @@ class _Tensor(NamedTuple):
 
 
 class _Entries(dict[Any, Any]):
-    __slots__ = ()
-
     def set_state(self, state: Any) -> None:
         """Drops what a state dict has beside its entries, the versions of modules."""
 
@@ -158,7 +140,7 @@ class _Unpickler(Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _device, elements, *view = pid
-        _check(kind == "storage" and dtype in SAFETENSORS_DTYPES, f"{kind!r} is no storage of a known dtype")
+        _check(kind == "storage" and dtype in DTYPES, f"{kind!r} is no storage of a known dtype")
         _check(view in ([], [None]), "a storage is a view of another one")
         storage = _Storage(str(key), dtype, elements)
         _check(self.storages.setdefault(storage.key, storage) == storage, f"storage {key!r} is described twice")
@@ -194,7 +176,7 @@ def _read_old(data: bytes) -> tuple[Any, dict[str, bytes]]:
         storage = unpickler.storages[str(key)]
         (elements,) = struct.unpack("<q", stream.read(8))
         _check(elements == storage.elements, f"storage {key!r} says it has {elements} elements, not {storage.elements}")
-        storages[storage.key] = stream.read(elements * SAFETENSORS_DTYPES[storage.dtype].itemsize)
+        storages[storage.key] = stream.read(elements * DTYPES[storage.dtype].itemsize)
     return content, storages
 
 
@@ -209,18 +191,19 @@ def _state_dict(content: Any, path: Path, entry: str | None) -> Mapping[str, _Te
     if entry is None and is_one(content):
         return content
     entries = [key for key, value in content.items() if is_one(value)] if isinstance(content, dict) else []
-    if entry is not None and entry not in entries:
+    if entry in entries:
+        return content[entry]
+    if entry is not None:
         raise UserError(f"{path}: has no state dict in an entry {entry!r}; {nearest(entry, entries or ['none'])}")
-    if entry is None and len(entries) != 1:
-        held = f"entries with one: {', '.join(map(str, entries))}" if entries else "nor has an entry that is one"
-        raise UserError(f"{path}: is no state dict; {held}")
-    return content[entries[0] if entry is None else entry]
+    if len(entries) != 1:
+        raise UserError(f"{path}: is no state dict; entries with one: {', '.join(map(str, entries)) or 'none'}")
+    return content[entries[0]]
 
 
 def _array(tensor: _Tensor, storages: Mapping[str, bytes]) -> np.ndarray:
     """Returns a copy of a tensor's elements, all of which lie in its storage."""
     storage, offset, shape, strides = tensor
-    dtype = SAFETENSORS_DTYPES[storage.dtype]
+    dtype = DTYPES[storage.dtype]
     flat = np.frombuffer(storages[storage.key], dtype)
     _check(flat.size == storage.elements, f"storage {storage.key!r} has {flat.size} elements, not {storage.elements}")
     # numpy checks no strides: what they reach must lie in the storage, and not so often that it would fill the memory.

@@ -20,17 +20,12 @@ FOLDED = NormSpec(over=(), affine=("bias",), form=forms.identity)
 
 
 def as_evaluated(config: Any, variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Returns a network with the same logits in evaluation, without normalized kernels and auxiliary classifiers.
+    """Returns config and variables of a network without normalized kernels and auxiliary classifiers.
 
-    Args:
-      config: a NetworkConfig.
-      variables: {"params", "batch_stats"} of its module.
-
-    Returns:
-      The config, whose `weights` are "plain", and its variables.
+    Its logits in evaluation are those of `config`, a NetworkConfig, with {"params", "batch_stats"} of its module.
     """
     arrays = flatten_dict(variables, sep="/")
-    row = kernels.TABLE[config.weights]
+    apply = jax.jit(lambda kernel, scale, state: kernels.TABLE[config.weights].apply(kernel, scale, state, False)[0])
     for name, kernel in list(arrays.items()):
         path, _, leaf = name.removeprefix("params/").rpartition("/")
         stacked = "_rest/" in name
@@ -38,22 +33,16 @@ def as_evaluated(config: Any, variables: Mapping[str, Any]) -> tuple[Any, dict[s
             del arrays[name]
         elif leaf == "kernel" and np.ndim(kernel) - stacked == 4:
             scale, state = arrays.pop(f"params/{path}/kernel_scale", None), arrays.pop(f"batch_stats/{path}/u", None)
-            apply: Any = lambda kernel, scale, state: row.apply(kernel, scale, state, False)[0]  # noqa: E731
             arrays[name] = np.asarray((jax.vmap(apply) if stacked else apply)(kernel, scale, state))
     others = {"auxiliary": ()} if hasattr(config, "auxiliary") else {}
     return replace(config, weights="plain", **others), _nested(arrays)
 
 
 def fold(config: Any, variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Folds every batch norm into the convolution before it.
+    """Returns config and variables of a network whose batch norms are folded into the convolutions before them.
 
-    Args:
-      config: a NetworkConfig.
-      variables: {"params", "batch_stats"} of its module.
-
-    Returns:
-      The config of a network whose norms only add a bias, and its variables: the same logits in evaluation, within
-      rounding.
+    Its norms only add a bias.  Its logits in evaluation are those of `config`, a NetworkConfig, with {"params",
+    "batch_stats"} of its module, within rounding.
 
     Raises:
       ValueError: not every norm can be folded; the message begins with the name of a field.
@@ -90,12 +79,8 @@ def why_not(config: NetworkConfig) -> str:
         return ""
     order = ORDERS[config.order]
     words = order.branch(len(BRANCHES[config.block].kernels))
-    loose = [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if "norm" in word and not before.startswith("conv")
-    ]
-    loose += [word for word in f"{order.after} {order.head}".split() if "norm" in word]
+    pairs = [*zip(["", *words], words, strict=False), ("", order.after), ("", order.head)]
+    loose = [word for before, word in pairs if "norm" in word and not before.startswith("conv")]
     if loose:
         where = f"in the order {' '.join(words)}{f', + {order.after}' if order.after else ''}"
         return f"order={config.order!r}: {where}, {loose[0]} follows no convolution directly and cannot be folded"

@@ -5,11 +5,12 @@ not needed: a state dict is any mapping of what `np.asarray` reads, such as tens
 that `torch.from_numpy` takes.  Channels are last here and first there, and averages differ (`average_from_torch`).
 
 Everywhere `prefix` is the module's path in the state dict, such as "layer1.0.bn1"; "" if it is the module's own.  Keys
-of other modules are not looked at; of the module's own each must be known.  Errors are one line that names the key.
+of other modules are not looked at; of the module's own each must be known.  All functions raise ValueError, one line
+that names the key: it is missing or unexpected, its array has a wrong shape, or no key begins with `prefix`.
 """
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,39 +22,27 @@ from normres.norms import Average
 Arrays = Mapping[str, Any]
 Variables = dict[str, dict[str, np.ndarray]]
 
-# What PyTorch calls what a norm holds: scale, bias, mean, variance and count, in its order.
-NORM = {
-    "weight": "params/scale",
-    "bias": "params/bias",
-    "running_mean": "batch_stats/mean",
-    "running_var": "batch_stats/var",
-    "num_batches_tracked": "batch_stats/updates",
-}
+# The places of variables, and what PyTorch calls what a norm holds there, in its order.
+SCALE, BIAS, KERNEL, KERNEL_SCALE = "params/scale", "params/bias", "params/kernel", "params/kernel_scale"
+MEAN, VAR, UPDATES = "batch_stats/mean", "batch_stats/var", "batch_stats/updates"
+NORM = {SCALE: "weight", BIAS: "bias", MEAN: "running_mean", VAR: "running_var", UPDATES: "num_batches_tracked"}
 _ORIGINAL = "parametrizations.weight.original"
 # How a state dict may hold a kernel: as it is, or as weight norm's length and direction, new style and old.
 KERNELS = {
-    "plain": {"weight": "params/kernel"},
-    "parametrization": {_ORIGINAL + "0": "params/kernel_scale", _ORIGINAL + "1": "params/kernel"},
-    "weight_g": {"weight_g": "params/kernel_scale", "weight_v": "params/kernel"},
+    "plain": {KERNEL: "weight"},
+    "parametrization": {KERNEL_SCALE: _ORIGINAL + "0", KERNEL: _ORIGINAL + "1"},
+    "weight_g": {KERNEL_SCALE: "weight_g", KERNEL: "weight_v"},
 }
-
-
 FEW = 5  # names in one message: a model has hundreds
 
 
 def average_from_torch(momentum: float | None = 0.1) -> Average:
-    """Returns the Average with which layers.Norm goes on training as PyTorch does.
+    """Returns the Average with which layers.Norm goes on training as PyTorch does; ValueError outside of 0 to 1.
 
     PyTorch's momentum is the share of the NEW value, and it averages the UNBIASED variance, count / (count - 1) times
     the one it normalizes with.  `flax.linen.BatchNorm` does neither: with momentum 1 - `momentum` its running mean
-    follows PyTorch's, its running variance does not.
-
-    Args:
-      momentum: the module's.  None is the cumulative average, in batch norms; a torch.nn.InstanceNorm with None never
-        updates, which is 0 here.
-
-    Raises:
-      ValueError: a momentum outside of 0 to 1.
+    follows PyTorch's, its running variance does not.  None is the cumulative average, in batch norms; a
+    torch.nn.InstanceNorm with None never updates, which is 0 here.
     """
     if momentum is None:
         return Average("cumulative", unbiased=True)
@@ -74,27 +63,22 @@ def norm_from_torch(
 
     Args:
       state_dict: of the module, or of one that contains it at `prefix`.
-      prefix: see the module's docstring.
-      average: what the Norm has; if it counts its updates, `updates` is made of num_batches_tracked.
+      prefix: see above.
+      average: what the Norm has; one that counts its updates needs num_batches_tracked, which old checkpoints lack.
       channel_axis: of a weight with several axes, the one with the channels, which becomes the last: 0 for a
         LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  Only then it is needed.
 
     Returns:
       {"params": {"scale", "bias"}, "batch_stats": {"mean", "var", "updates"}}, without what the norm has not.
-
-    Raises:
-      ValueError: a key is missing or unexpected (num_batches_tracked, which old checkpoints lack, is missing only if
-        `average` needs it), a shape is wrong, no key begins with `prefix`, or there is no `channel_axis`.
     """
-    start = _start(prefix)
-    arrays = _taken(state_dict, start, NORM)
+    names = _names(NORM, prefix)
     counted = average is not None and average.kind != "exponential"
-    _check_norm(arrays, start, list(NORM), counted)
-    count = arrays.pop("num_batches_tracked", None)
-    variables = {NORM[key]: _moved(start + key, array, channel_axis) for key, array in arrays.items()}
+    arrays = _norm_arrays(state_dict, names, prefix, counted)
+    count = arrays.pop(UPDATES, None)
+    variables = {place: _moved(names[place], array, channel_axis, True) for place, array in arrays.items()}
     if count is not None and counted:
-        variables["batch_stats/updates"] = count.astype(np.float32)
-    return _nested(variables)
+        variables[UPDATES] = leaf_from_torch(UPDATES, count)
+    return unflatten_dict(variables, sep="/")
 
 
 def norm_to_torch(
@@ -104,33 +88,21 @@ def norm_to_torch(
     num_batches_tracked: Any = None,
     channel_axis: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Converts a norm's variables to the state dict of PyTorch's, with the keys that load_state_dict wants.
+    """Converts a norm's variables, as of norm_from_torch, to PyTorch's, with the keys that load_state_dict wants.
 
     Running averages are passed on as they are: PyTorch evaluates as normres does, and trains on as it did if the
-    average was that of average_from_torch.
+    average was that of average_from_torch.  A bias without a scale is refused: PyTorch has no such norm.
 
-    Args:
-      variables: {"params": {"scale", "bias"}, "batch_stats": {"mean", "var", "updates"}}, or what there is of them.
-      prefix: put before the keys; "" for none.
-      num_batches_tracked: a number, written beside running averages; None takes `updates`, or 0 if there is none.
-      channel_axis: where the last axis of a scale with several axes goes; see norm_from_torch.
-
-    Raises:
-      ValueError: a variable is missing (a bias alone: PyTorch has no such norm) or unexpected, a shape is wrong, or
-        there is no `channel_axis`.
+    Beside running averages stands `num_batches_tracked`: None takes `updates`, or 0 if there is none.
+    The last axis of a scale with several axes goes to `channel_axis`.
     """
-    start = _start(prefix)
-    arrays = _taken(flatten_dict(variables, sep="/"), "", NORM.values())
-    _check_norm(arrays, "", list(NORM.values()))
-    running = "batch_stats/mean" in arrays
-    count = arrays.pop("batch_stats/updates", 0) if num_batches_tracked is None else num_batches_tracked
-    state_dict = {
-        start + key: _moved(place, arrays[place], channel_axis, back=True)
-        for key, place in list(NORM.items())[:4]
-        if place in arrays
-    }
-    if running:
-        state_dict[start + "num_batches_tracked"] = np.asarray(count).astype(np.int64)
+    arrays = _norm_arrays(flatten_dict(variables, sep="/"), {place: place for place in NORM})
+    count = arrays.pop(UPDATES, 0)
+    names = _names(NORM, prefix)
+    state_dict = {names[place]: _moved(place, array, channel_axis, False) for place, array in arrays.items()}
+    if MEAN in arrays:
+        count = count if num_batches_tracked is None else num_batches_tracked
+        state_dict[names[UPDATES]] = leaf_to_torch(UPDATES, np.asarray(count))
     return state_dict
 
 
@@ -141,33 +113,21 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "") -> Variables:
     default (torch.nn.utils.parametrizations.weight_norm and the older torch.nn.utils.weight_norm), becomes what
     layers.Conv(weights="l2") stores.  A transposed convolution has other axes, which no key tells: do not bring it.
 
-    Args:
-      state_dict: of the module, or of one that contains it at `prefix`.
-      prefix: see the module's docstring.
-
     Returns:
       {"params": {"kernel", "kernel_scale", "bias"}}, without what the layer has not; the last two are (O,).
-
-    Raises:
-      ValueError: a key is missing or unexpected, a shape is wrong, or no key begins with `prefix`.
     """
-    start = _start(prefix)
     # Keys of a second form, beside those of the first, are unexpected: which kernel would be meant?
-    forms = [keys for keys in KERNELS.values() if any(start + key in state_dict for key in keys)]
+    forms = [keys for keys in KERNELS.values() if any(name in state_dict for name in _names(keys, prefix).values())]
     keys = (forms or [KERNELS["plain"]])[0]
-    places = keys | {"bias": "params/bias"}
-    arrays = _taken(state_dict, start, places, keys)
-    kernel_key = [*keys][-1]
-    kernel = arrays[kernel_key]
-    _expect(2 <= kernel.ndim <= 5, start + kernel_key, kernel, "from 2 to 5 axes")
-    outputs = kernel.shape[0]
-    for key in arrays.keys() - {kernel_key}:
-        shape = (outputs,) if key == "bias" else (outputs,) + (1,) * (kernel.ndim - 1)
-        _expect(arrays[key].shape == shape, start + key, arrays[key], str(shape))
-        arrays[key] = arrays[key].reshape(outputs)
-    # Only the spatial axes keep their order.
-    arrays[kernel_key] = np.moveaxis(kernel, (1, 0), (-2, -1)).copy()
-    return _nested({places[key]: array for key, array in arrays.items()})
+    names = _names(keys | {BIAS: "bias"}, prefix)
+    arrays = _arrays(state_dict, names, keys, prefix)
+    kernel = arrays[KERNEL]
+    _expect(2 <= kernel.ndim <= 5, names[KERNEL], kernel, "from 2 to 5 axes")
+    shapes = {BIAS: kernel.shape[:1], KERNEL_SCALE: kernel.shape[:1] + (1,) * (kernel.ndim - 1), KERNEL: kernel.shape}
+    for place, array in arrays.items():
+        _expect(array.shape == shapes[place], names[place], array, str(shapes[place]))
+        arrays[place] = leaf_from_torch(place, array)
+    return unflatten_dict(arrays, sep="/")
 
 
 def kernel_to_torch(
@@ -175,54 +135,59 @@ def kernel_to_torch(
 ) -> dict[str, np.ndarray]:
     """Converts a layer's variables to the state dict of torch.nn.Linear or Conv*: the reverse of kernel_from_torch.
 
-    Args:
-      variables: {"params": {"kernel", "kernel_scale", "bias"}}, or what there is of them.
-      prefix: put before the keys; "" for none.
-      weight_norm: the keys of a kernel with a scale: "parametrization", or "weight_g" for the older ones.
-
-    Raises:
-      ValueError: a variable is missing or unexpected, a shape is wrong, or `weight_norm` is neither.
+    `weight_norm` says which keys a kernel with a scale has: "parametrization", or "weight_g" for the older ones.
     """
     if weight_norm not in (weight_norms := ["parametrization", "weight_g"]):
         raise ValueError(f"weight_norm={weight_norm!r} does not exist; {nearest(weight_norm, weight_norms)}")
-    places = ["params/kernel", "params/kernel_scale", "params/bias"]
-    arrays = _taken(flatten_dict(variables, sep="/"), "", places, places[:1])
-    kernel = arrays["params/kernel"]
-    _expect(2 <= kernel.ndim <= 5, "params/kernel", kernel, "from 2 to 5 axes")
-    for place in arrays.keys() - {"params/kernel"}:
+    places = {place: place for place in (KERNEL, KERNEL_SCALE, BIAS)}
+    arrays = _arrays(flatten_dict(variables, sep="/"), places, [KERNEL])
+    kernel = arrays[KERNEL]
+    _expect(2 <= kernel.ndim <= 5, KERNEL, kernel, "from 2 to 5 axes")
+    for place in arrays.keys() - {KERNEL}:
         _expect(arrays[place].shape == kernel.shape[-1:], place, arrays[place], str(kernel.shape[-1:]))
-    keys = KERNELS[weight_norm if "params/kernel_scale" in arrays else "plain"] | {"bias": "params/bias"}
-    arrays["params/kernel"] = np.moveaxis(kernel, (-2, -1), (1, 0)).copy()
-    if "params/kernel_scale" in arrays:
-        arrays["params/kernel_scale"] = arrays["params/kernel_scale"].reshape((-1,) + (1,) * (kernel.ndim - 1))
-    return {_start(prefix) + key: arrays[place] for key, place in keys.items() if place in arrays}
+    keys = KERNELS[weight_norm if KERNEL_SCALE in arrays else "plain"] | {BIAS: "bias"}
+    names = _names(keys, prefix)
+    return {name: leaf_to_torch(place, arrays[place], kernel.ndim) for place, name in names.items() if place in arrays}
 
 
-def check_names(names: Collection[str], allowed: Collection[str], needed: Iterable[str] = ()) -> None:
+def leaf_from_torch(place: str, array: np.ndarray) -> np.ndarray:
+    """Returns what PyTorch holds at a place as normres does; of a kernel only the spatial axes keep their order."""
+    if place == KERNEL:
+        return np.moveaxis(array, (1, 0), (-2, -1)).copy()
+    return array.astype(np.float32) if place == UPDATES else array.ravel()
+
+
+def leaf_to_torch(place: str, array: np.ndarray, axes: int = 4) -> np.ndarray:
+    """Returns what normres holds at a place as PyTorch does; `axes` has the kernel that a scale belongs to."""
+    if place == KERNEL:
+        return np.moveaxis(array, (-2, -1), (1, 0)).copy()
+    if place == KERNEL_SCALE:
+        return array.reshape((-1,) + (1,) * (axes - 1))
+    return array.astype(np.int64) if place == UPDATES else array
+
+
+def check_names(names: Collection[str], allowed: Collection[str], needed: Collection[str] = ()) -> None:
     """Raises ValueError if a needed name is missing or a name is not allowed."""
-    choices, present = set(allowed), set(names)
     for name in needed:
-        if name not in present:
-            few, more = near(name, names)
-            raise ValueError(f"{name!r} is missing; there are: {', '.join(map(repr, few)) or 'none'}{more}")
+        if name not in names:
+            raise ValueError(f"{name!r} is missing; there are: {', '.join(_few(name, names))}")
+    choices = set(allowed)
     for name in names:
         if name not in choices:
-            few, more = near(name, allowed)
-            raise ValueError(f"{name!r} is unexpected; {nearest(name, few or ['none'])}{more}")
+            raise ValueError(f"{name!r} is unexpected; {nearest(name, _few(name, allowed))}")
 
 
-def check_shapes(arrays: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises ValueError if an array has another shape than `shapes` says."""
     for name, array in arrays.items():
-        if np.shape(array) != shapes[name]:
-            raise ValueError(f"{name!r} has shape {np.shape(array)}, expected {shapes[name]}")
+        _expect(np.shape(array) == shapes[name], name, array, str(shapes[name]))
 
 
-def near(name: str, choices: Collection[str]) -> tuple[list[str], str]:
-    """Returns the FEW choices that are nearest to a name, and ", ..." if there are more."""
+def _few(name: str, choices: Collection[str]) -> list[str]:
+    """Returns the FEW choices that are nearest to a name, and "..." if there are more."""
     if len(choices) <= FEW:
-        return list(choices), ""
-    return difflib.get_close_matches(name, choices, n=FEW, cutoff=0), ", ..."
+        return [*choices] or ["none"]
+    return [*difflib.get_close_matches(name, choices, n=FEW, cutoff=0), "..."]
 
 
 def _start(prefix: str) -> str:
@@ -230,17 +195,40 @@ def _start(prefix: str) -> str:
     return prefix.rstrip(".") + "." if prefix else ""
 
 
-def _taken(arrays: Arrays, start: str, choices: Iterable[str], needed: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Returns copies of the arrays whose keys begin with `start`, by the rest of the key, which is one of `choices`."""
-    own = {key: array for key, array in arrays.items() if key.startswith(start)}
+def _names(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {place: _start(prefix) + key for place, key in keys.items()}
+
+
+def _arrays(
+    arrays: Arrays, names: Mapping[str, str], needed: Collection[str], prefix: str = ""
+) -> dict[str, np.ndarray]:
+    """Returns copies of a module's arrays by place; `names` has what they are called, and none is called otherwise."""
+    start = _start(prefix)
+    own = [key for key in arrays if key.startswith(start)]
     if start and not own:
-        few, more = near(start[:-1], sorted({key.rpartition(".")[0] for key in arrays}))
-        raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], few or ['none'])}{more}")
-    check_names(own, [start + choice for choice in choices], [start + key for key in needed])
-    return {key.removeprefix(start): _array(key, array) for key, array in own.items()}
+        modules = sorted({key.rpartition(".")[0] for key in arrays})
+        raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], _few(start[:-1], modules))}")
+    check_names(own, names.values(), [names[place] for place in needed])
+    return {place: as_array(name, arrays[name]) for place, name in names.items() if name in arrays}
 
 
-def _array(key: str, value: Any) -> np.ndarray:
+def _norm_arrays(arrays: Arrays, names: Mapping[str, str], prefix: str = "", counted: bool = False) -> Any:
+    """Returns copies of what a norm holds, by place, all of one shape but the count."""
+    present = {place for place, name in names.items() if name in arrays}
+    needed = [SCALE] if BIAS in present else []  # PyTorch has no norm with a bias alone
+    if present & {MEAN, VAR, UPDATES}:
+        needed += [MEAN, VAR, UPDATES] if counted else [MEAN, VAR]
+    held = _arrays(arrays, names, needed, prefix)
+    shape = next((array.shape for place, array in held.items() if place != UPDATES), ())
+    for place, array in held.items():
+        expected = () if place == UPDATES else shape
+        _expect(array.shape == expected, names[place], array, str(expected))
+        _expect(array.ndim == 1 or place not in (MEAN, VAR), names[place], array, "one axis")
+    return held
+
+
+def as_array(key: str, value: Any) -> np.ndarray:
+    """Returns a copy of what a state dict has at a key."""
     try:
         array = np.asarray(value)
     except (TypeError, RuntimeError) as error:  # a tensor that is on a GPU, in bfloat16, or wants a gradient
@@ -248,38 +236,15 @@ def _array(key: str, value: Any) -> np.ndarray:
     return array.copy()  # a tensor shares its memory, and its owner may train on
 
 
-def _expect(condition: bool, key: str, array: np.ndarray, expected: str) -> None:
+def _expect(condition: bool, key: str, array: Any, expected: str) -> None:
     if not condition:
-        raise ValueError(f"{key!r} has shape {array.shape}, expected {expected}")
+        raise ValueError(f"{key!r} has shape {np.shape(array)}, expected {expected}")
 
 
-def _moved(key: str, array: np.ndarray, channel_axis: int | None, back: bool = False) -> np.ndarray:
-    """Moves the channels of a norm's parameter from `channel_axis` to the end, or `back`; a vector is channels only."""
-    _expect(array.ndim > 0, key, array, "an axis or more")
+def _moved(key: str, array: np.ndarray, channel_axis: int | None, to_last: bool) -> np.ndarray:
+    """Moves the channels of a norm's parameter from `channel_axis` to the end, or back; a vector is channels only."""
     if array.ndim == 1:
         return array
     if channel_axis is None or not -array.ndim <= channel_axis < array.ndim:
         raise ValueError(f"{key!r} has shape {array.shape}: channel_axis={channel_axis} must be one of its axes, or -1")
-    return np.moveaxis(array, *((-1, channel_axis) if back else (channel_axis, -1))).copy()
-
-
-def _check_norm(arrays: Mapping[str, np.ndarray], start: str, names: Sequence[str], counted: bool = False) -> None:
-    """Checks what a norm holds by `names`, those of scale, bias, mean, variance and count; all have one shape."""
-    scale, bias, mean, variance, count = names
-    needed = [scale] if bias in arrays else []  # PyTorch has no norm with a bias alone
-    if arrays.keys() & {mean, variance, count}:
-        needed += [mean, variance, *([count] if counted else [])]
-    present = [start + name for name in arrays]
-    check_names(present, present, [start + name for name in needed])
-    if count in arrays:
-        _expect(arrays[count].ndim == 0, start + count, arrays[count], "()")
-    sized = [name for name in arrays if name != count]
-    for name in sized:
-        array, shape = arrays[name], arrays[sized[0]].shape
-        _expect(array.ndim == 1 or name not in (mean, variance), start + name, array, "one axis")
-        _expect(array.shape == shape, start + name, array, f"{shape} as {start + sized[0]!r}")
-
-
-def _nested(flat: Mapping[str, np.ndarray]) -> Variables:
-    nested: Variables = unflatten_dict(flat, sep="/")
-    return nested
+    return np.moveaxis(array, *((channel_axis, -1) if to_last else (-1, channel_axis))).copy()

@@ -2,11 +2,14 @@
 
 What a state dict does not tell is the config's: where the stride is (torchvision: "3x3"), the order ("post"), on which
 side shortcut A pads, epsilon; and `norm_unbiased=True` with norm_momentum = 1 - PyTorch's trains on as PyTorch does.
+
+Both functions raise ValueError, one line: a name is missing or unexpected, an array has a wrong shape, the config's
+network has what PyTorch's ResNets do not, or there is no such naming.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +18,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normres.errors import nearest
 from normres.interop.modules import (
+    BIAS,
+    KERNEL,
+    KERNEL_SCALE,
+    KERNELS,
+    MEAN,
     NORM,
+    UPDATES,
     Arrays,
+    as_array,
     check_names,
     check_shapes,
-    kernel_from_torch,
-    kernel_to_torch,
-    norm_from_torch,
-    norm_to_torch,
+    leaf_from_torch,
+    leaf_to_torch,
 )
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import BRANCHES
-from normres.norms import Average
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -38,64 +43,34 @@ class Naming:
     Attributes:
       shortcut: of a projection, whose convolution and norm are numbers 0 and 1 of it.
       head: of the classifier.
-      users: whose names they are.
     """
 
     shortcut: str = "downsample"
     head: str = "fc"
-    users: str = ""
 
     def of(self, name: str) -> str:
         """Returns PyTorch's name of a module of resnet.py, within its block."""
         names = {"shortcut_conv": f"{self.shortcut}.0", "shortcut_norm": f"{self.shortcut}.1", "classifier": self.head}
         # torchvision has neither: a norm after the addition, and pre-activation's after the last block.
         names |= {"after_norm1": "bn_after", "head_norm1": "bn_head"}
-        kind, number = name.rstrip("0123456789").removeprefix("stem_"), name[-1:]
-        return names.get(name) or {"conv": "conv", "norm": "bn"}[kind] + number
+        return names.get(name) or name.removeprefix("stem_").replace("norm", "bn")
 
 
 # To add a naming, add a row.  Shortcut A has no parameters, so with it only the classifier's name matters.
 NAMINGS: dict[str, Naming] = {
-    "torchvision": Naming(users="torchvision, and the CIFAR ResNets that follow it"),
-    "pytorch_cifar": Naming("shortcut", "linear", users="Kuang Liu's pytorch-cifar, Yerlan Idelbayev's ResNets"),
+    "torchvision": Naming(),  # and the CIFAR ResNets that follow it
+    "pytorch_cifar": Naming("shortcut", "linear"),  # Kuang Liu's pytorch-cifar, Yerlan Idelbayev's ResNets
     "shortcut_fc": Naming(shortcut="shortcut"),
     "downsample_linear": Naming(head="linear"),
 }
 
-# What a module may hold, as "collection/name"; a kernel's scale is PyTorch's weight norm only in the row "l2".
-LEAVES = {"params/kernel", *NORM.values()}
 
+class _Leaf(NamedTuple):
+    """What a key of PyTorch is here: what a module holds there, our variable ("" for a count that we do not hold)."""
 
-@dataclass(frozen=True)
-class _Module:
-    """Names of a module's variables by place, and its index where these are stacks of a scanned stage."""
-
-    variables: dict[str, str]
-    index: int | None
-
-    def to_torch(
-        self, arrays: Arrays, name: str, count: int | None = None, weight_norm: str = "parametrization"
-    ) -> Any:
-        """Returns the module's part of the state dict."""
-        own = self.own(arrays)
-        nested = unflatten_dict(own, sep="/")
-        if "params/kernel" in own:
-            return kernel_to_torch(nested, name, weight_norm=weight_norm)
-        return norm_to_torch(nested, name, num_batches_tracked=count)
-
-    def own(self, arrays: Arrays) -> dict[str, Any]:
-        """Returns the module's arrays by place."""
-        own = {place: arrays[variable] for place, variable in self.variables.items()}
-        return own if self.index is None else {place: stack[self.index] for place, stack in own.items()}
-
-    def from_torch(self, state: Arrays, name: str, config: ResNetConfig) -> dict[str, np.ndarray]:
-        """Returns the module's arrays by the names of its variables."""
-        if "params/kernel" in self.variables:
-            nested = kernel_from_torch(state, name)
-        else:
-            counts = "batch_stats/updates" in self.variables
-            nested = norm_from_torch(state, name, average=Average(config.norm_average) if counts else None)
-        return {self.variables[place]: array for place, array in flatten_dict(nested, sep="/").items()}
+    place: str
+    variable: str
+    index: int | None  # in the stack of a scanned stage
 
 
 def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | None = None) -> dict[str, Any]:
@@ -112,35 +87,27 @@ def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | N
 
     Returns:
       {"params": ..., "batch_stats": ...} of NumPy arrays, the latter only if the norm has running averages.
-
-    Raises:
-      ValueError: a key is missing or unexpected, an array has a wrong shape, the config's network has what PyTorch's
-        ResNets do not, or there is no such naming.
     """
     state = dict(state_dict)
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): array for key, array in state.items()}
-    shape = np.shape(state.get("conv1.weight", ()))
-    shapes = _shapes(config, channels=shape[1] if len(shape) == 4 else 3)
-    by_naming = {name: _modules(config, shapes, name) for name in ([naming] if naming else NAMINGS)}
-    modules = max(by_naming.values(), key=lambda modules: sum(key.rpartition(".")[0] in modules for key in state))
-    form = "weight_g" if any(key.endswith(".weight_g") for key in state) else "parametrization"
+    shapes = _shapes(config, state.get("conv1.weight"), axis=1)
+    weight_norm = "weight_g" if any(key.endswith(".weight_g") for key in state) else "parametrization"
+    by_naming = [_leaves(config, shapes, name, weight_norm) for name in ([naming] if naming else NAMINGS)]
+    leaves = max(by_naming, key=lambda leaves: len(leaves.keys() & state.keys()))
     zeros = {name: np.zeros(shape, np.int8) for name, shape in shapes.items()}
-    expected = {name: module.to_torch(zeros, name, weight_norm=form) for name, module in modules.items()}
-    wanted = {key: np.shape(zero) for own in expected.values() for key, zero in own.items()}
-    check_names(state, wanted, [key for key in wanted if not key.endswith("num_batches_tracked")])
+    wanted = {key: leaf_to_torch(leaf.place, _own(leaf, zeros)).shape for key, leaf in leaves.items()}
+    check_names(state, wanted, [key for key, leaf in leaves.items() if leaf.variable])
     check_shapes(state, wanted)
     variables: dict[str, list[np.ndarray]] = {}
-    for name, module in modules.items():
-        own = {key: state[key] for key in expected[name] if key in state}
-        for variable, array in module.from_torch(own, name, config).items():
-            variables.setdefault(variable, []).append(array)
+    for key, leaf in leaves.items():
+        if leaf.variable:
+            array = leaf_from_torch(leaf.place, as_array(key, state[key]))
+            variables.setdefault(leaf.variable, []).append(array)
     # A scanned stage may have one block in its stack, so the number of arrays does not tell.
-    stacked = {v for module in modules.values() if module.index is not None for v in module.variables.values()}
-    nested: dict[str, Any] = unflatten_dict(
-        {name: np.stack(arrays) if name in stacked else arrays[0] for name, arrays in variables.items()}, sep="/"
+    return unflatten_dict(
+        {name: np.stack(arrays) if "_rest/" in name else arrays[0] for name, arrays in variables.items()}, sep="/"
     )
-    return nested
 
 
 def network_to_torch(
@@ -160,58 +127,70 @@ def network_to_torch(
       naming: a row of NAMINGS.
       num_batches_tracked: a number, written beside running averages; None takes the count of an average that counts,
         or else 0.
-
-    Raises:
-      ValueError: a variable is missing or unexpected, a shape is wrong, the config's network has what PyTorch's
-        ResNets do not, or there is no such naming.
     """
     arrays = flatten_dict(variables, sep="/")
-    kernel = np.shape(arrays.get("params/stem_conv1/kernel", ()))
-    shapes = _shapes(config, channels=kernel[2] if len(kernel) == 4 else 3)
-    modules = _modules(config, shapes, naming)
+    shapes = _shapes(config, arrays.get("params/stem_conv1/kernel"), axis=2)
+    leaves = _leaves(config, shapes, naming)
     check_names(arrays, shapes, shapes)
     check_shapes(arrays, shapes)
-    state_dict: dict[str, np.ndarray] = {}
-    before = ""
-    for name, module in modules.items():
-        if module.variables.keys() == {"params/bias"}:  # what folding left of a norm; its convolution comes before it
-            state_dict[f"{before}.bias"] = np.array(module.own(arrays)["params/bias"])
-        else:
-            state_dict |= module.to_torch(arrays, name, num_batches_tracked)
-        before = name
+    state_dict = {}
+    for key, leaf in leaves.items():
+        counted = num_batches_tracked is not None and leaf.place == UPDATES
+        state_dict[key] = leaf_to_torch(leaf.place, np.array(num_batches_tracked if counted else _own(leaf, arrays)))
     return state_dict
 
 
-def _shapes(config: ResNetConfig, channels: int) -> Shapes:
-    """Returns the shapes of the network's variables by name; the images' size does not matter."""
-    images = jnp.zeros((1, 32, 32, channels))
+def _shapes(config: ResNetConfig, kernel: Any, axis: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the network's variables by name; `axis` of the first kernel, if it has one, is colours."""
+    channels = np.shape(kernel)[axis] if np.ndim(kernel) == 4 else 3
+    images = jnp.zeros((1, 32, 32, channels))  # of any size
     variables = jax.eval_shape(ResNet(config).init, jax.random.key(0), images)
     return {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
 
 
-def _modules(config: ResNetConfig, shapes: Shapes, naming: str) -> dict[str, _Module]:
-    """Returns the network's modules by PyTorch's names, in PyTorch's order."""
+def _own(leaf: _Leaf, arrays: Arrays) -> Any:
+    """Returns a leaf's array, out of its stack; 0 for a count that we do not hold."""
+    if not leaf.variable:
+        return np.zeros((), np.int64)
+    return arrays[leaf.variable] if leaf.index is None else arrays[leaf.variable][leaf.index]
+
+
+def _leaves(
+    config: ResNetConfig, shapes: Mapping[str, Any], naming: str, weight_norm: str = "parametrization"
+) -> dict[str, _Leaf]:
+    """Returns what each key of PyTorch is here, in PyTorch's order."""
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r} does not exist; {nearest(naming, NAMINGS)}")
-    row = NAMINGS[naming]
+    # A kernel's scale is PyTorch's weight norm only in the row "l2".
+    places = [KERNEL, *NORM] + ([KERNEL_SCALE] if config.weights == "l2" else [])
+    leaves: dict[str, _Leaf] = {}
+    module = ""
+    for start, path, index in _paths(config):
+        names = {place: place.replace("/", f"/{path}/") for place in places}
+        own = {place: name for place, name in names.items() if name in shapes}
+        if own.keys() != {BIAS}:  # what folding left of a norm, which goes to the convolution before it
+            module = start + NAMINGS[naming].of(path.rpartition("/")[2])
+        keys = NORM
+        if KERNEL in own:
+            keys = KERNELS[weight_norm if KERNEL_SCALE in own else "plain"] | {BIAS: "bias"}
+        if MEAN in own:
+            own.setdefault(UPDATES, "")
+        leaves |= {f"{module}.{key}": _Leaf(place, own[place], index) for place, key in keys.items() if place in own}
+    known = {leaf.variable for leaf in leaves.values()}
+    for variable in shapes:
+        if variable not in known:
+            name = variable.partition("/")[2]
+            raise ValueError(f"the config's network has {name!r}, which PyTorch's ResNets have not")
+    return leaves
+
+
+def _paths(config: ResNetConfig) -> list[tuple[str, str, int | None]]:
+    """Returns of each module how PyTorch's name begins, our path, and the index in a stack."""
     kinds = [f"{kind}{k + 1}" for k in range(len(BRANCHES[config.block].kernels)) for kind in ("conv", "norm")]
-    places: list[tuple[str, str, int | None]] = [("", "stem_conv1", None), ("", "stem_norm1", None)]
+    paths: list[tuple[str, str, int | None]] = [("", "stem_conv1", None), ("", "stem_norm1", None)]
     for stage, blocks in enumerate(config.blocks, start=1):
         for number in range(blocks):
-            block = f"stage{stage}_rest" if number else f"stage{stage}_first"
+            block, index = (f"stage{stage}_rest", number - 1) if number else (f"stage{stage}_first", None)
             for kind in [*kinds, "after_norm1", "shortcut_conv", "shortcut_norm"]:
-                places.append((f"layer{stage}.{number}.", f"{block}/{kind}", number - 1 if number else None))
-    places += [("", "head_norm1", None), ("", "classifier", None)]
-    leaves = LEAVES | ({"params/kernel_scale"} if config.weights == "l2" else set())
-    by_path: dict[str, dict[str, str]] = {path: {} for _, path, _ in places}
-    for variable in shapes:
-        collection, _, name = variable.partition("/")
-        path, _, leaf = name.rpartition("/")
-        if path not in by_path or f"{collection}/{leaf}" not in leaves:
-            raise ValueError(f"the config's network has {name!r}, which PyTorch's ResNets have not")
-        by_path[path][f"{collection}/{leaf}"] = variable
-    return {
-        f"{start}{row.of(path.rpartition('/')[2])}": _Module(by_path[path], index)
-        for start, path, index in places
-        if by_path[path]
-    }
+                paths.append((f"layer{stage}.{number}.", f"{block}/{kind}", index))
+    return [*paths, ("", "head_norm1", None), ("", "classifier", None)]

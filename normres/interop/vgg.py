@@ -17,11 +17,7 @@ def vgg_to_torch(
 
     Without norms, or with folded ones, they are those of vgg11 to vgg19.  PyTorch's convolutions have a bias, which is
     zero or a folded norm's.  The classifier is "classifier", as Kuang Liu's pytorch-cifar has it.
-
-    Args:
-      variables: {"params": ..., "batch_stats": ...}.
-      config: the network's.
-      num_batches_tracked: see network_to_torch.
+    `num_batches_tracked` is as of network_to_torch.
     """
 
     def of(name: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"config.data.cutout={data.cutout} must be at most config.data.image_size={data.image_size}")
     try:
         sources.check(data.name, data.source, data.path, data.image_size, data.stream)
-        splits.check(**{name: data[name] for name in splits.FIELDS})
+        splits.check(data)
     except UserError as error:
         raise UserError(f"config.{error}") from None
     _validate_model(config)

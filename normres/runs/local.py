@@ -38,7 +38,7 @@ def load_data(config: ConfigDict) -> Dataset:
         print(f"data.source=tfds: the test set is the split {whole.splits['test_set']['split']!r}")
     if whole.why_streamed:
         print(f"streaming images from disk: {whole.why_streamed}")
-    return splits.apply(whole, **{name: wanted[name] for name in splits.FIELDS})
+    return splits.apply(whole, wanted)
 
 
 def run(

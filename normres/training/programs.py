@@ -23,7 +23,6 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from normres.data import Dataset, augment, batches, preprocess
-from normres.data.flat import FlatImages
 from normres.data.seeds import stream_seed
 from normres.data.stream import Change, Stream
 from normres.errors import UserError
@@ -209,7 +208,7 @@ class Programs:
         if self.stream:
             return dict(self.preprocess.arrays())
         images, labels = self._dataset.split(split)
-        return {"images": FlatImages.of(images), "labels": labels} | self.preprocess.arrays()
+        return {"images": batches.FlatImages.of(images), "labels": labels} | self.preprocess.arrays()
 
     @cached_property
     def data(self) -> dict[str, dict[str, Any]]:
@@ -290,7 +289,7 @@ class Programs:
             return
         if change:
             images, _ = self._dataset.split(split)
-            changed = FlatImages.of(change(np.asarray(images), np.arange(len(images))))
+            changed = batches.FlatImages.of(change(np.asarray(images), np.arange(len(images))))
             data = data | {"images": placed(changed, self.replicated)}
         yield from repeat(data, len(wanted))
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from normres.data import augment, preprocess
+from normres.data import augment, batches, preprocess
 from normres.data.seeds import step_key
 from normres.training import optim
 from normres.training.losses import LOSSES
@@ -133,7 +133,7 @@ def eval_step(
     weights: jax.Array,
 ) -> dict[str, jax.Array]:
     """Returns the sums of METRICS over the examples `indices` (B,) with `weights` (B,), and of the weights: "count"."""
-    pixels, labels = augment.look_up(data, indices)
+    pixels, labels = batches.look_up(data, indices)
     images = preprocess.preprocess(config.data.preprocess, pixels, data)
     logits: Any = network.apply({"params": params, "batch_stats": batch_stats}, images)
     values = measured("examples", Outcome(loss_of(config)(logits, labels), logits, labels))

@@ -1,9 +1,13 @@
 """Writes small files in the layouts of the official releases, for the tests of the data sources."""
 
 import gzip
+import http.server
 import io
 import struct
 import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +170,7 @@ def prepared_set(
             picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
             yield {"image": picture, "label": label} | ({"id": f"{split}_{number:05d}"} if ids else {})
 
-    prepared.build(to, name, "1.2.0", columns, {split: examples(split) for split in splits}, {}, shards)
+    prepared.build(to / name / "1.2.0", columns, {split: examples(split) for split in splits}, shards)
     return to
 
 
@@ -179,3 +183,15 @@ def as_tfrecords(directory: Path) -> None:
         shard.unlink()
     info = directory / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
+
+
+@contextmanager
+def serving(handler: Any) -> Iterator[str]:
+    """The address of a server on this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()

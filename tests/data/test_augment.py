@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 from normres.configs import base
-from normres.data import Dataset, augment, batches
+from normres.data import Dataset, augment
 from normres.errors import UserError
 from normres.runs import config as configs
 from normres.training.losses import cross_entropy
@@ -33,27 +33,41 @@ def programs(devices=1, parallel="jit", **data):
     return Programs(chosen, dataset, "float32", jax.devices()[:devices])
 
 
-def test_reflect_padding_gives_windows_of_the_reflected_image():
-    image = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
-    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
-    windows = set()
+@pytest.mark.parametrize("padding", augment.PADDINGS)
+def test_crop_flip_gives_every_window_of_the_padded_image(padding):
+    # Every pixel of this image is different and none is zero, so a window tells where it was cut and whether flipped.
+    image = np.arange(1, 6 * 6 + 1, dtype=np.float32).reshape(6, 6, 1)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode=augment.PADDINGS[padding])
+    windows = {}
     for row in range(9):
         for column in range(9):
-            window = padded[row : row + 8, column : column + 8]
-            windows |= {window.tobytes(), np.ascontiguousarray(window[:, ::-1]).tobytes()}
-    cut = np.asarray(augment.crop_flip(np.broadcast_to(image, (40, 8, 8, 1)), KEYS, "reflect"))
-    seen = {np.ascontiguousarray(one).tobytes() for one in cut}
-    assert seen <= windows
-    assert len(seen) > 25
+            window = padded[row : row + 6, column : column + 6]
+            windows[window.tobytes()] = (row, column, False)
+            windows[np.ascontiguousarray(window[:, ::-1]).tobytes()] = (row, column, True)
+    keys = jax.random.split(jax.random.key(0), 2_000)
+    crop_flip = jax.jit(augment.crop_flip, static_argnums=2)
+    cut = np.asarray(crop_flip(np.broadcast_to(image, (2_000, 6, 6, 1)), keys, padding))
+    places = [windows[np.ascontiguousarray(one).tobytes()] for one in cut]  # a KeyError is a window that is none
+    rows, columns, flips = (np.array(values) for values in zip(*places, strict=True))
+    # An image's crop depends on its own key alone.
+    np.testing.assert_array_equal(cut[3:5], augment.crop_flip(np.broadcast_to(image, (2, 6, 6, 1)), keys[3:5], padding))
+    if padding == "reflect":  # of a reflected image, some windows are others flipped
+        return
+    # 2,000 draws: each of 9 places 222 +- 14, each side 1,000 +- 22; five standard deviations.
+    assert np.abs(np.bincount(rows, minlength=9) - 222).max() < 70
+    assert np.abs(np.bincount(columns, minlength=9) - 222).max() < 70
+    assert abs(flips.sum() - 1_000) < 112
+    assert abs(np.corrcoef(rows, columns)[0, 1]) < 0.12
 
 
-@pytest.mark.parametrize(("mode", "shape"), [("constant", (32, 32)), ("reflect", (9, 12))])
-def test_products_move_the_same_pixels_as_slices(mode, shape):
+@pytest.mark.parametrize(("padding", "shape"), [("zero", (32, 32)), ("reflect", (9, 12))])
+def test_products_move_the_same_pixels_as_slices(padding, shape):
     images = jnp.asarray(np.random.default_rng(0).standard_normal((64, *shape, 3)), jnp.float32)
     drawn = jax.vmap(augment._draw)(jax.random.split(jax.random.key(1), len(images)))
     assert len(np.unique(drawn[:, 2])) == 2
-    by_slices = jax.jit(partial(augment.by_slices, mode=mode))(images, drawn)
-    by_products = jax.jit(partial(augment.by_products, reflect=mode == "reflect"))(images, drawn)
+    by_slices, by_products = (
+        jax.jit(partial(way, padding=padding))(images, drawn) for way in (augment.by_slices, augment.by_products)
+    )
     np.testing.assert_array_equal(by_products, by_slices)
 
 
@@ -93,21 +107,16 @@ def test_cutout_sets_a_square_around_any_pixel_to_zero(side):
         assert abs(counts[square] - 47 * number) < 5 * 7 * number**0.5 + number
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_the_share_of_mixup_is_beta_distributed(alpha):
+def test_mixup_is_its_formula_with_a_beta_distributed_share():
+    images, others = (RANDOM.normal(size=(4, 8, 8, 3)).astype(np.float32) for _ in range(2))
     keys = jax.random.split(jax.random.key(2), 2_000)
-    ones, zeros = jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1))
-    mixed, shares = jax.jit(jax.vmap(lambda key: augment.mixup(ones, zeros, key, alpha)))(keys)
-    np.testing.assert_array_equal(mixed.ravel(), shares)
+    mixed, shares = jax.jit(jax.vmap(lambda key: augment.mixup(images, others, key, 0.2)))(keys)
+    expected = (
+        shares[:3, None, None, None, None] * images[None] + (1 - shares[:3, None, None, None, None]) * others[None]
+    )
+    np.testing.assert_allclose(mixed[:3], expected, rtol=1e-5, atol=1e-6)
     # float32 rounds shares near 1 to 1, which the test of the distribution takes.
-    assert stats.kstest(np.asarray(shares), stats.beta(alpha, alpha).cdf).pvalue > 1e-3
-
-
-def test_mixup_is_its_formula():
-    a, b = (RANDOM.normal(size=(4, 8, 8, 3)).astype(np.float32) for _ in range(2))
-    mixed, share = augment.mixup(a, b, jax.random.key(3), 1.0)
-    assert 0 < share < 1
-    np.testing.assert_allclose(mixed, float(share) * a + (1 - float(share)) * b, rtol=1e-5, atol=1e-6)
+    assert stats.kstest(np.asarray(shares), stats.beta(0.2, 0.2).cdf).pvalue > 1e-3
 
 
 def test_cutmix_takes_a_box_and_counts_its_pixels():
@@ -140,13 +149,11 @@ def test_cutmix_is_applied_at_its_share_of_the_steps_and_leaves_the_others_alone
     keys = jax.random.split(jax.random.key(6), 2_000)
     ones, zeros = jnp.ones((1, 8, 8, 1)), jnp.zeros((1, 8, 8, 1))
 
-    def mixed(probability, key):
-        return augment.cutmix(ones, zeros, key, 1.0, probability)
+    def mixed(probability):
+        draw = jax.jit(jax.vmap(lambda key: augment.cutmix(ones, zeros, key, 1.0, probability)))
+        return map(np.asarray, draw(keys))
 
-    drawn = {p: jax.jit(jax.vmap(lambda key, p=p: mixed(p, key)))(keys) for p in (0.0, 0.25, 1.0)}
-    images, shares = map(np.asarray, drawn[0.25])
-    always, all_shares = map(np.asarray, drawn[1.0])
-    assert (np.asarray(drawn[0.0][1]) == 1).all()
+    (images, shares), (always, all_shares) = mixed(0.25), mixed(1.0)
     # Where a box is left, it is the box of probability 1; elsewhere the image is whole and the share 1.
     applied = shares < 1
     np.testing.assert_array_equal(images[applied], always[applied])
@@ -164,7 +171,7 @@ def test_a_step_without_cutmix_has_the_plain_loss_and_error():
     always = configs.apply(built.config, {"data.cutmix_probability": 1})
     logits = jnp.asarray(RANDOM.normal(size=(16, 10)), jnp.float32)
     applied = []
-    for step in range(12):
+    for step in range(8):
         indices = built.examples(step)
         images, targets = augment.training_batch(built.config, jnp.int32(step), built.data["train"], indices)
         mixed, all_targets = augment.training_batch(always, jnp.int32(step), built.data["train"], indices)
@@ -176,15 +183,7 @@ def test_a_step_without_cutmix_has_the_plain_loss_and_error():
         np.testing.assert_array_equal(targets.mixed(loss), like.mixed(loss))
         np.testing.assert_array_equal(targets.right, like.right)
         np.testing.assert_array_equal(targets.labels, own.labels)
-    assert 2 < sum(applied) < 10
-
-
-def test_each_example_is_mixed_with_the_one_before_it_in_the_whole_batch():
-    indices = batches.train_indices(0, 3, 16, 40)
-    pairs = batches.with_partners(indices)
-    np.testing.assert_array_equal(pairs[:, 0], indices)
-    assert pairs[0, 1] == indices[15]
-    np.testing.assert_array_equal(pairs[1:, 1], indices[:15])
+    assert 0 < sum(applied) < 8
 
 
 def test_the_label_with_the_larger_share_is_right():
@@ -198,8 +197,7 @@ def test_the_label_with_the_larger_share_is_right():
     "data",
     [
         {"preprocess": "channel_mean_std", "augmentation": "crop_flip", "padding": "reflect", "cutout": 4},
-        {"preprocess": "image_standardization", "augmentation": "flip", "mixup": 0.4},
-        {"augmentation": "crop_flip", "cutmix": 1.0, "cutout": 3},
+        {"preprocess": "image_standardization", "augmentation": "flip", "cutout": 3, "cutmix": 1.0},
     ],
     ids=lambda data: "-".join(map(str, data.values())),
 )
@@ -249,10 +247,7 @@ def test_mixed_images_follow_the_seed_of_augmentation():
         ({"cutout": 33}, "config.data.cutout=33 must be at most config.data.image_size=32"),
         ({"cutmix_probability": 1.5}, "config.data.cutmix_probability=1.5 must be at most 1"),
         ({"mixup": -0.5}, "config.data.mixup=-0.5 must be at least 0"),
-        (
-            {"mixup": 0.2, "cutmix": 1.0},
-            "config.data.cutmix=1.0 and config.data.mixup=0.2 exclude each other; set one to 0",
-        ),
+        ({"mixup": 0.2, "cutmix": 1.0}, "config.data.cutmix=1.0 and config.data.mixup=0.2 exclude each other; set one"),
     ],
 )
 def test_a_mistake_is_named(data, message):

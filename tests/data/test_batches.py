@@ -1,10 +1,9 @@
-"""Which examples make a batch, and what is done to them before the network sees them."""
+"""Which examples make a batch."""
 
-import jax
 import numpy as np
 import pytest
 
-from normres.data import augment, batches
+from normres.data import batches
 
 
 @pytest.mark.parametrize("size", [10, 7])
@@ -33,29 +32,9 @@ def test_evaluation_weighs_every_example_once(size):
     assert weight.tolist() == [1.0] * size
 
 
-def test_crop_flip_gives_every_window_of_the_padded_image():
-    # Every pixel of this image is different and none is zero, so a window tells where it was cut and whether flipped.
-    image = np.arange(1, 6 * 6 + 1, dtype=np.float32).reshape(6, 6, 1)
-    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
-    windows = {}
-    for row in range(9):
-        for column in range(9):
-            window = padded[row : row + 6, column : column + 6]
-            windows[window.tobytes()] = (row, column, False)
-            windows[np.ascontiguousarray(window[:, ::-1]).tobytes()] = (row, column, True)
-    keys = jax.random.split(jax.random.key(0), 2_000)
-    cut = np.asarray(jax.jit(augment.crop_flip)(np.broadcast_to(image, (2_000, 6, 6, 1)), keys))
-    places = [windows[np.ascontiguousarray(one).tobytes()] for one in cut]  # a KeyError is a window that is none
-    rows, columns, flips = (np.array(values) for values in zip(*places, strict=True))
-    # 2,000 draws: each of 9 places 222 +- 14, each side 1,000 +- 22; five standard deviations.
-    assert np.abs(np.bincount(rows, minlength=9) - 222).max() < 70
-    assert np.abs(np.bincount(columns, minlength=9) - 222).max() < 70
-    assert abs(flips.sum() - 1_000) < 112
-    assert abs(np.corrcoef(rows, columns)[0, 1]) < 0.12
-
-
-def test_an_images_crop_depends_on_its_own_key_alone():
-    images = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32)
-    keys = jax.random.split(jax.random.key(0), 6)
-    whole = augment.crop_flip(images, keys)
-    np.testing.assert_array_equal(whole[3:5], augment.crop_flip(images[3:5], keys[3:5]))
+def test_each_example_is_mixed_with_the_one_before_it_in_the_whole_batch():
+    indices = batches.train_indices(0, 3, 16, 40)
+    pairs = batches.with_partners(indices)
+    np.testing.assert_array_equal(pairs[:, 0], indices)
+    assert pairs[0, 1] == indices[15]
+    np.testing.assert_array_equal(pairs[1:, 1], indices[:15])

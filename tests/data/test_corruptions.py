@@ -1,19 +1,15 @@
-"""Corrupted test sets against CIFAR-10-C's formulas in numpy, and what a finished run says of them."""
+"""Corrupted test sets against CIFAR-10-C's formulas in numpy, and the errors under them."""
 
 import colorsys
-import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
 from normres.configs import base
-from normres.data import Dataset, corruptions, load
+from normres.data import corruptions, load
 from normres.errors import UserError
 from normres.runs import config as configs
-from normres.training.loop import fit
-from normres.training.programs import Programs
 
 NAMES = tuple(corruptions.CORRUPTIONS)
 # make_cifar_c.py, severities 1 to 5.
@@ -88,7 +84,7 @@ def test_a_color_cast_has_its_length_any_hue_and_no_brightness(severity):
     assert np.ptp(cast, axis=(1, 2)).max() == 0
     # Truncation is worth up to half a level either way in each of three channels.
     np.testing.assert_allclose(shift.sum(1), 0, atol=1.6 / 255)
-    amount = corruptions.CORRUPTIONS["color_cast"].amounts[severity - 1]
+    amount = corruptions.CORRUPTIONS["color_cast"][1][severity - 1]
     np.testing.assert_allclose(np.linalg.norm(shift, axis=1), amount, atol=0.9 / 255)
     angles = np.arctan2(np.sqrt(3) * (shift[:, 1] - shift[:, 2]), 2 * shift[:, 0] - shift[:, 1] - shift[:, 2])
     assert stats.kstest(angles / (2 * np.pi) + 0.5, "uniform").pvalue > 1e-3
@@ -110,62 +106,30 @@ def test_an_image_is_a_function_of_seed_and_example(images, name):
     assert np.any(whole[:4] != corrupt(images[:4], name, 3, examples=range(4, 8))) == random
 
 
-def dataset():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 10, 40).astype(np.int32)
-    images = (20 * labels[:, None, None, None] + random.integers(0, 50, (40, 8, 8, 3))).astype(np.uint8)
-    return Dataset("cifar10", "embedded", images, labels, images[:21], labels[:21], tuple("abcdefghij"))
+def test_the_errors_under_each_severity_are_those_of_corrupted_images(images):
+    config = base.get_config().data
+    config.corruptions, config.corruption_seed = ("contrast", "gaussian_noise"), 3
+    stopped = []
 
+    def evaluate(change):
+        return None if stopped else {"error": np.asarray(change(images, np.arange(len(images)))).mean()}
 
-SMALL = {
-    "model.depth": 8,
-    "model.width": 4,
-    "train.steps": 2,
-    "optim.warmup_steps": 1,
-    "train.steps_per_program": 1,
-    "train.batch_size": 16,
-    "train.eval_batch_size": 16,
-    "train.eval_every": 10,
-    "train.checkpoint_every": 10,
-    "data.augmentation": "none",
-}
-
-
-@pytest.fixture(scope="module")
-def programs():
-    config = configs.apply(base.get_config("demo"), SMALL | {"data.corruptions": "contrast,gaussian_noise"})
-    return Programs(config, dataset(), "float32", jax.devices()[:1])
-
-
-def test_a_finished_run_says_the_error_under_each_severity(programs):
-    events = [(event, state) for event, state in fit(programs, programs.initial_state())]
-    assert [event.kind for event, _ in events] == ["checkpoint", "train", "test", "corrupted", "finished"]
-    errors, state = events[3][0].values, events[-1][1]
-    assert list(errors) == ["contrast", "gaussian_noise"]
-    # By hand: the corrupted images themselves as test set.
-    for name, severity in (("contrast", 5), ("gaussian_noise", 1)):
-        images = corrupt(dataset().test_images, name, severity)
-        other = Programs(
-            programs.config, dataclasses.replace(dataset(), test_images=images), "float32", jax.devices()[:1]
-        )
-        assert other.evaluate(state, "test")["error"] == errors[name][severity - 1]
-
-
-def test_told_to_stop_under_a_corruption_the_run_is_saved(programs):
-    # Steps 2, batches of the training set 3, of the test set 2: the tenth question comes at a corrupted batch.
-    calls = iter([False] * 9)
-    kinds = [event.kind for event, _ in fit(programs, programs.initial_state(), lambda: next(calls, True))]
-    assert kinds == ["checkpoint", "train"]
+    errors = corruptions.errors(config, evaluate)
+    assert errors == {
+        name: [corrupt(images, name, severity, seed=3).mean() for severity in corruptions.SEVERITIES]
+        for name in config.corruptions
+    }
+    stopped.append("at the next batch")
+    assert corruptions.errors(config, evaluate) is None
+    config.corruptions = ()
+    assert corruptions.errors(config, evaluate) == {}
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         ("contrats", "config.data.corruptions=('contrats',) does not exist; did you mean 'contrast'?"),
-        (
-            ("contrast", "fog"),
-            "config.data.corruptions=('contrast', 'fog') does not exist; choices: contrast, brightness",
-        ),
+        (("contrast", "fog"), "config.data.corruptions=('contrast', 'fog') does not exist; choices: contrast, brightn"),
         (3, "config.data.corruptions=3 does not exist; choices: contrast"),
     ],
 )

@@ -109,16 +109,16 @@ def broken_archives(good: bytes) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("damage", broken_archives(b""))
-def test_a_damaged_archive(cifar10: Path, damage: str) -> None:
+def test_a_damaged_archive(cifar10: Path) -> None:
     # Pixels that do not compress, so that the middle of the archive is image data.
     noise = np.random.default_rng(0).integers(0, 256, 3072, dtype=np.uint8)
     (cifar10 / "data_batch_3.bin").write_bytes(record(3, pixels=noise))
     path = archive(cifar10)
-    path.write_bytes(broken_archives(path.read_bytes())[damage])
-    line = error_line("cifar10", "binary", path, verify=False)
-    assert f"{path} is damaged" in line
-    assert "get it again" in line
+    for damage, content in broken_archives(path.read_bytes()).items():
+        path.write_bytes(content)
+        line = error_line("cifar10", "binary", path, verify=False)
+        assert line.startswith(f"data.path: {path} is damaged"), damage
+        assert line.endswith("get it again")
 
 
 def test_damage_far_behind_the_last_member(cifar10: Path) -> None:
@@ -143,7 +143,7 @@ def test_other_archives(cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(official, "MOST_BYTES", 3073 * 2 - 1)
         line = error_line("cifar10", "binary", path, verify=False)
-    assert "data_batch_1.bin has 6,146 bytes, too many" in line
+    assert line.endswith("data_batch_1.bin has 6,146 bytes, too many")
     whole = path.read_bytes()
     path.write_bytes(whole[:10_000])
     assert str(path) in error_line("cifar10", "binary", path, verify=False)
@@ -183,27 +183,15 @@ def test_a_path_without_the_files(cifar10: Path, tmp_path: Path) -> None:
     assert f"{tmp_path} has no data_batch_1.bin and 5 more; give the complete folder cifar-10-batches-bin" in line
 
 
-@pytest.mark.parametrize("form", ["folder", "archive"])
-@pytest.mark.parametrize("file", ["data_batch_1.bin", "test_batch.bin"])
-def test_a_missing_file_is_named(cifar10: Path, file: str, form: str) -> None:
-    (cifar10 / file).unlink()
-    path = cifar10 if form == "folder" else archive(cifar10)
-    assert f"{path} has no {file};" in error_line("cifar10", "binary", path, verify=False)
+@pytest.mark.parametrize(("name", "write", "other"), [("cifar10", binary100, "100"), ("cifar100", binary10, "10")])
+def test_the_other_data_set_is_recognized(tmp_path: Path, name: str, write: Any, other: str) -> None:
+    folder = write(tmp_path)
+    for path in (folder, tmp_path, archive(folder)):
+        mend = f"set data.source=binary and data.name=cifar{other}"
+        assert f"it holds the binary version of CIFAR-{other}; {mend}" in error_line(name, "binary", path)
 
 
-@pytest.mark.parametrize("form", ["folder", "parent", "archive"])
-def test_the_other_data_set_is_recognized(tmp_path: Path, form: str) -> None:
-    for number, (name, write, other) in enumerate(
-        (("cifar10", binary100, "CIFAR-100"), ("cifar100", binary10, "CIFAR-10"))
-    ):
-        (tmp_path / str(number)).mkdir()
-        folder = write(tmp_path / str(number))
-        path = {"folder": folder, "parent": folder.parent}.get(form) or archive(folder)
-        mend = f"set data.source=binary and data.name={other.replace('-', '').lower()}"
-        assert f"it holds the binary version of {other}; {mend}" in error_line(name, "binary", path)
-
-
-@pytest.mark.parametrize(("size", "form"), [(0, "folder"), (100, "archive"), (6145, "folder"), (6147, "archive")])
+@pytest.mark.parametrize(("size", "form"), [(0, "folder"), (6145, "folder"), (6147, "archive")])
 def test_a_truncated_file(cifar10: Path, form: str, size: int) -> None:
     content = (cifar10 / "data_batch_3.bin").read_bytes() + b"\0"
     (cifar10 / "data_batch_3.bin").write_bytes(content[:size])

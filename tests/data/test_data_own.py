@@ -67,7 +67,7 @@ def test_npz_in_column_order_and_with_grey_images(tmp_path: Path) -> None:
         ({"train_images": np.zeros((6, 8, 6, 3))}, "train_images is float64 (6, 8, 6, 3), not uint8 (N, H, W, C)"),
         ({"train_images": np.zeros((6, 8, 6), np.uint8)}, "train_images is uint8 (6, 8, 6), not uint8 (N, H, W, C)"),
         (arrays((3, 8, 6)), "train_images is (6, 3, 8, 6): channels first"),
-        ({"test_images": np.zeros((4, 8, 8, 3), np.uint8)}, "images of (8, 8, 3), train_images of (8, 6, 3)"),
+        ({"test_images": np.zeros((4, 8, 8, 3), np.uint8)}, "images of (8, 8, 3), not (8, 6, 3) as mine's others"),
         ({"test_images": np.zeros((0, 8, 6, 3), np.uint8)}, "test_images is uint8 (0, 8, 6, 3)"),
         ({"train_labels": np.zeros(5, int)}, "train_labels is int64 (5,), not integers (6,)"),
         ({"train_labels": np.zeros((6, 1), int)}, "train_labels is int64 (6, 1), not integers (6,)"),
@@ -82,12 +82,8 @@ def test_npz_with_wrong_arrays(tmp_path: Path, changes: dict[str, Any], message:
     line = error_line("mine", "npz", path)
     assert str(path) in line
     assert message in line
-
-
-def test_npz_that_is_not_what_its_name_says(tmp_path: Path) -> None:
-    line = error_line("cifar10", "npz", written(tmp_path))
-    assert line.startswith("data.name=cifar10, but ")
-    assert "images of shape (8, 6, 3) and 10 classes" in line
+    # A data set of a known name looks like it.
+    assert "train_images has images of (" in error_line("cifar10", "npz", written(tmp_path))
 
 
 class Harm:
@@ -137,11 +133,6 @@ def test_npz_with_a_header_that_asks_for_all_memory(tmp_path: Path) -> None:
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
 
 
-def test_npz_that_is_a_folder_or_missing(tmp_path: Path) -> None:
-    assert f"{tmp_path} cannot be read: Is a directory" in error_line("mine", "npz", tmp_path)
-    assert "does not exist" in error_line("mine", "npz", tmp_path / "none.npz")
-
-
 # ---- folder
 
 
@@ -170,15 +161,9 @@ def test_folder_order(pictures: Path) -> None:
     # dog: b 20, a 40, c 60; cat: b 80, a 100, c 120; by class, then by file name.  JPEG may be off by one.
     red = data.train_images[:, 0, 0, 0].astype(int)
     np.testing.assert_allclose(red, [100, 80, 120, 40, 20, 60], atol=2)
-    assert data.test_images[:, 0, 0, 0].tolist() == [160, 140]
+    assert data.test_images[:, 0, 0, 0].tolist() == [160, 140]  # PNG files that fit keep their pixels
     assert data.train_labels.dtype == np.int32
     assert (data.name, data.source) == ("pets", "folder")
-
-
-def test_folder_keeps_the_pixels_of_images_that_fit(pictures: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
-    Image.fromarray(pixels).save(pictures / "test" / "cat" / "x.png")
-    np.testing.assert_array_equal(load("pets", "folder", str(pictures), image_size=4).test_images[0], pixels)
 
 
 @pytest.mark.parametrize("size", [(4, 10), (100, 41)])
@@ -223,27 +208,21 @@ def test_folder_that_lacks_something(pictures: Path, tmp_path: Path) -> None:
     (pictures / "train" / "ant").mkdir()
     assert f"{pictures / 'train' / 'ant'} has no .png, .jpg, .jpeg files" in error_line("pets", "folder", pictures)
     (pictures / "train" / "ant").rmdir()
+    line = error_line("cifar10", "folder", pictures)
+    assert line.startswith(f"data.name=cifar10, but {pictures} has 2 classes (cat, dog, ...)")
     shutil.rmtree(pictures / "test" / "cat")
     assert load("pets", "folder", str(pictures)).test_labels.tolist() == [1]  # a class may lack test images
     (pictures / "test" / "dog" / "x.png").unlink()
     assert f"{pictures / 'test'} has no images" in error_line("pets", "folder", pictures)
     shutil.rmtree(pictures / "test")
-    assert f"{pictures} has no folder test" in error_line("pets", "folder", pictures)
-    (tmp_path / "bare" / "train").mkdir(parents=True)
-    (tmp_path / "bare" / "test").mkdir()
-    assert "train has no class folders" in error_line("pets", "folder", tmp_path / "bare")
-
-
-def test_folder_of_other_images_under_a_known_name(pictures: Path) -> None:
-    line = error_line("cifar10", "folder", pictures)
-    assert line.startswith("data.name=cifar10, but")
-    assert "2 classes (cat, dog, ...)" in line
+    assert f"{pictures / 'test'} has no folders of classes" in error_line("pets", "folder", pictures)
+    assert f"{tmp_path / 'train'} has no folders of classes" in error_line("pets", "folder", tmp_path)
 
 
 def test_folder_finds_any_flipped_bit_of_a_png(pictures: Path) -> None:
     file = pictures / "test" / "cat" / "x.png"
     good = file.read_bytes()
     # The last 12 bytes are the end mark, whose checksum nothing reads.
-    for position in range(len(good) - 12):
+    for position in range(0, len(good) - 12, 2):
         file.write_bytes(good[:position] + bytes([good[position] ^ 4]) + good[position + 1 :])
         assert f"{file} is no readable PNG or JPEG image" in error_line("pets", "folder", pictures, image_size=4)

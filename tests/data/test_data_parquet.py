@@ -5,18 +5,17 @@ import hashlib
 import http.server
 import io
 import json
-import threading
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_files import CIFAR10_NAMES, error_line, serving
 from PIL import Image
 
 from normres.data import fetch, load, official
 from normres.errors import UserError
-
-NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def images(count, side=32, seed=0):
@@ -29,17 +28,15 @@ def encoded(image, kind="PNG"):
     return stream.getvalue()
 
 
-def write(file, pixels, labels, image="img", label="label", names=None, **other):
+def write(file, pixels, labels, image="img", label="label", names=None):
     structs = [{"bytes": encoded(one), "path": None} for one in pixels]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    columns = {image: pa.array(structs, kind), label: pa.array(labels, pa.int64()), **other}
-    table = pa.table(columns)
+    table = pa.table({image: pa.array(structs, kind), label: pa.array(labels, pa.int64())})
     if names:
         features = {label: {"names": list(names), "_type": "ClassLabel"}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, file)
-    return file
 
 
 @pytest.fixture
@@ -58,9 +55,9 @@ def small(tmp_path, monkeypatch):
     folder = tmp_path / "hub"
     # The second official file comes first, as the hub has it; two Parquet files of one split, and a folder between.
     hub = np.concatenate([train[10:], train[:10]])
-    write(folder / "plain_text/train-00000-of-00002.parquet", hub[:12], labels[:12], names=NAMES)
-    write(folder / "plain_text/train-00001-of-00002.parquet", hub[12:], labels[12:], names=NAMES)
-    write(folder / "plain_text/test-00000-of-00001.parquet", test, labels[:10], names=NAMES)
+    write(folder / "plain_text/train-0.parquet", hub[:12], labels[:12], names=CIFAR10_NAMES)
+    write(folder / "plain_text/train-1.parquet", hub[12:], labels[12:], names=CIFAR10_NAMES)
+    write(folder / "plain_text/test-0.parquet", test, labels[:10], names=CIFAR10_NAMES)
     return folder, train, labels
 
 
@@ -71,13 +68,13 @@ def test_rows_become_the_official_images(small):
         assert dataset.source == "parquet"
         np.testing.assert_array_equal(dataset.train_images, train)
         np.testing.assert_array_equal(dataset.train_labels, labels)
-        assert (dataset.class_names, len(dataset.test_labels)) == (NAMES, 10)
+        assert (dataset.class_names, len(dataset.test_labels)) == (tuple(CIFAR10_NAMES), 10)
 
 
 def test_a_changed_pixel_or_order_is_not_official(small):
     folder, train, labels = small
-    test = folder / "plain_text/test-00000-of-00001.parquet"
-    write(test, images(10, seed=1)[::-1], labels[:10], names=NAMES)
+    test = folder / "plain_text/test-0.parquet"
+    write(test, images(10, seed=1)[::-1], labels[:10], names=CIFAR10_NAMES)
     with pytest.raises(UserError, match=r"test rows from 0 on make no official file .*altered.*data\.verify=False"):
         load("cifar10", "parquet", str(folder))
     assert len(load("cifar10", "parquet", str(folder), verify=False).test_labels) == 10
@@ -89,8 +86,8 @@ def test_a_changed_pixel_or_order_is_not_official(small):
 def test_a_file_that_stands_twice_is_not_official(small):
     folder, train, labels = small
     twice = np.concatenate([train[10:], train[10:]])
-    write(folder / "plain_text/train-00000-of-00002.parquet", twice[:12], labels[:12], names=NAMES)
-    write(folder / "plain_text/train-00001-of-00002.parquet", twice[12:], labels[12:], names=NAMES)
+    write(folder / "plain_text/train-0.parquet", twice[:12], labels[:12], names=CIFAR10_NAMES)
+    write(folder / "plain_text/train-1.parquet", twice[12:], labels[12:], names=CIFAR10_NAMES)
     with pytest.raises(UserError, match="train rows from 10 on make no official file"):
         load("cifar10", "parquet", str(folder))
 
@@ -103,81 +100,44 @@ def test_any_images_of_any_size_under_a_name_of_their_own(tmp_path):
     assert dataset.class_names == ("0", "1", "2")
 
 
-def broken(folder, fault):
-    file = folder / "plain_text/test-00000-of-00001.parquet"
-    match fault:
-        case "cut off":
-            file.write_bytes(file.read_bytes()[:-40])
-        case "no parquet":
-            file.write_bytes(b"PAR1 nothing PAR1")
-        case "missing":
-            file.unlink()
-        case "no image":
-            pq.write_table(pa.table({"pixels": [1], "label": [2]}), file)
-        case "no label":
-            write(file, images(1), [0], label="target")
-        case "no rows":
-            write(file, [], [])
-        case "damaged image":
-            structs = [{"bytes": encoded(images(1)[0])[:-30], "path": None}]
-            kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-            pq.write_table(pa.table({"img": pa.array(structs, kind), "label": [0]}), file)
-        case "null":
-            write(file, images(1), [None])
-        case "label":
-            write(file, images(1), [10])
+def rows(file, pixels, labels):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"img": pa.array(pixels, kind), "label": labels}), file)
+
+
+DAMAGED = [{"bytes": encoded(images(1)[0])[:-30], "path": None}]
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("damage", "message"),
     [
-        ("cut off", "test-00000-of-00001.parquet is no Parquet file, or damaged"),
-        ("no parquet", "test-00000-of-00001.parquet is no Parquet file, or damaged"),
-        ("missing", "has no test-*.parquet; the source 'parquet' needs"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-40]), "test-0.parquet is no Parquet file, or damaged"),
+        (lambda file: file.write_bytes(b"PAR1 nothing PAR1"), "test-0.parquet is no Parquet file, or damaged"),
+        (lambda file: file.unlink(), "has no test-*.parquet; the source 'parquet' needs"),
         (
-            "no image",
+            lambda file: pq.write_table(pa.table({"pixels": [1], "label": [2]}), file),
             "needs a column of images (a struct with `bytes`) and one of integer labels",
         ),
-        ("no label", "and one of integer labels (label, fine_label, labels); it has img, target"),
-        ("no rows", "test-00000-of-00001.parquet has no rows"),
-        ("damaged image", "test-00000-of-00001.parquet: row 0 is no readable PNG or JPEG"),
-        ("null", "test-00000-of-00001.parquet: row 0 lacks its image or its label"),
-        ("label", "test has label 10 in record 0, outside 0..9"),
+        (lambda file: write(file, images(1), [0], label="target"), "(label, fine_label, labels); it has img, target"),
+        (lambda file: write(file, [], []), "test-0.parquet has no rows"),
+        (lambda file: rows(file, DAMAGED, [0]), "test-0.parquet: row 0 is no readable PNG or JPEG"),
+        (lambda file: write(file, images(1), [None]), "test-0.parquet: row 0 lacks its image or its label"),
+        (lambda file: write(file, images(1), [10]), "test_labels has label 10 in record 0, outside 0..9"),
     ],
 )
-def test_a_bad_file_is_one_line(small, fault, message):
-    broken(small[0], fault)
-    with pytest.raises(UserError) as caught:
-        load("cifar10", "parquet", str(small[0]), verify=False)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
+def test_a_bad_file_is_one_line(small, damage, message):
+    damage(small[0] / "plain_text/test-0.parquet")
+    assert message in error_line("cifar10", "parquet", small[0], verify=False)
 
 
 def test_the_hub_stands_in_for_a_university_that_fails(small, tmp_path, monkeypatch, capsys):
     served = tmp_path / "served"
     (served / "cifar10/resolve/main").mkdir(parents=True)
     small[0].rename(served / "cifar10/resolve/main/hub")
-    names = [
-        f"plain_text/{split}-0000{n}-of-0000{c}.parquet"
-        for split, n, c in (("train", 0, 2), ("train", 1, 2), ("test", 0, 1))
-    ]
-    monkeypatch.setitem(fetch.HUB_FILES, "cifar10", [f"cifar10/resolve/main/hub/{name}" for name in names])
-    handler = lambda *arguments: Quiet(*arguments, directory=served)  # noqa: E731
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    site = f"http://127.0.0.1:{server.server_port}/"
-    try:
-        folder = fetch.download("cifar10", tmp_path / "data", lambda *_: None, f"{site}gone/", site)
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert (
-        f"gone/cifar-10-binary.tar.gz: not reachable (HTTP Error 404: File not found); took {site}cifar10"
-        in capsys.readouterr().out
-    )
+    files = [f"cifar10/resolve/main/hub/plain_text/{name}.parquet" for name in ("train-0", "train-1", "test-0")]
+    monkeypatch.setitem(fetch.HUB_FILES, "cifar10", files)
+    with serving(partial(http.server.SimpleHTTPRequestHandler, directory=served)) as site:
+        folder = fetch.download("cifar10", tmp_path / "data", f"{site}gone/", site)
+    said = f"gone/cifar-10-binary.tar.gz: not reachable (HTTP Error 404: File not found); took {site}cifar10"
+    assert said in capsys.readouterr().out
     assert len(load("cifar10", "auto", str(folder)).train_labels) == 20

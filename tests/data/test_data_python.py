@@ -156,22 +156,9 @@ def test_a_forged_pickle_is_one_line(how: str) -> None:
     assert line.startswith("the file ")
     assert reason in line
     assert "\n" not in line
-
-
-def test_a_forged_pickle_leaves_the_next_one_readable() -> None:
+    # The next one is read.
     good = pickle.dumps({"data": np.arange(3, dtype=np.uint8)}, 3)
-    for forged, _ in FORGED.values():
-        with pytest.raises(UserError):
-            unpickle(forged, "the file")
     assert unpickle(good, "the file")["data"].tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize(("file", "size"), [("data_batch_1", 0), ("data_batch_5", 1000), ("test_batch", -1)])
-def test_truncated_file(cifar10: Path, file: str, size: int) -> None:
-    (cifar10 / file).write_bytes((cifar10 / file).read_bytes()[:size])
-    line = error_line("cifar10", "python", cifar10, verify=False)
-    assert str(cifar10 / file) in line
-    assert "truncated or damaged" in line
 
 
 def test_any_flipped_bit_is_survived(cifar10: Path) -> None:
@@ -192,14 +179,12 @@ def test_any_flipped_bit_is_survived(cifar10: Path) -> None:
         (batch(3, -1, values=(0, 0)), "label -1 in record 1, outside 0..9"),
         (batch(3, values=(0, 0)), "'labels' is not 2 integers"),
         (batch(3, 4, values=(0, 0), labels=listed([text("3"), text("4")])), "'labels' is not 2 integers"),
-        (
-            batch(3, values=(0,), data=array(np.zeros((1, 100), np.uint8))),
-            "'data' is uint8 (1, 100), not uint8 (N, 3072)",
-        ),
+        (batch(3, values=(0,), data=array(np.zeros((1, 100), np.uint8))), "'data' is uint8 (1, 100), not uint8 (N, 3"),
         (batch(values=(), data=array(np.zeros((0, 3072), np.uint8))), "'data' is uint8 (0, 3072)"),
         (pickled(data=array(np.zeros((1, 3072), np.uint8))), "'labels' is not 1 integers"),
         (pickled(labels=listed([])), "'data' is NoneType, not uint8"),
         (pickled(data=integer(1), fine_labels=integer(1)), "'data' is int, not uint8"),
+        (batch(3, 4, values=(0, 0))[:1000], "truncated or damaged"),
     ],
 )
 def test_wrong_content(cifar10: Path, content: bytes, message: str) -> None:
@@ -209,9 +194,7 @@ def test_wrong_content(cifar10: Path, content: bytes, message: str) -> None:
     assert message in line
 
 
-def test_the_other_release_is_recognized(tmp_path: Path) -> None:
-    binary = binary10(tmp_path)
-    line = error_line("cifar10", "python", binary)
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_other_release_is_recognized(tmp_path: Path, name: str) -> None:
+    line = error_line(name, "python", binary10(tmp_path))
     assert "it holds the binary version of CIFAR-10; set data.source=binary and data.name=cifar10, or" in line
-    line = error_line("cifar100", "python", binary)
-    assert "it holds the binary version of CIFAR-10; set data.source=binary and data.name=cifar10" in line

@@ -12,7 +12,7 @@ from data_files import CIFAR10_NAMES, archive, binary10, binary100, error_line, 
 from PIL import Image
 
 from normres.configs import base
-from normres.data import load, sources
+from normres.data import load
 from normres.runs import config as configs
 from normres.runs import local
 
@@ -22,11 +22,46 @@ def cifar10(tmp_path: Path) -> Path:
     return binary10(tmp_path)
 
 
-def test_unknown_source_and_data_set() -> None:
-    assert error_line("cifar10", "binery").startswith("data.source: unknown source 'binery'; did you mean 'binary'?")
-    assert error_line("cifar-10", "binary").startswith(
-        "data.name: unknown data set 'cifar-10'; did you mean 'cifar10'?"
-    )
+@pytest.mark.parametrize(
+    ("name", "source", "fields", "message"),
+    [
+        ("cifar10", "binery", {}, "data.source: unknown source 'binery'; did you mean 'binary'?"),
+        ("cifar-10", "binary", {}, "data.name: unknown data set 'cifar-10'; did you mean 'cifar10'?"),
+        (
+            "cifar1",
+            "synthetic",
+            {},
+            "data.name: unknown data set 'cifar1'; did you mean 'cifar10'?",
+        ),  # no data of one's own
+        *(
+            ("cifar10", source, {}, f"data.path is empty; data.source='{source}' needs")
+            for source in ("binary", "python", "npz", "folder", "parquet", "tfds")
+        ),
+        # Without a path, auto is the embedded images.
+        (
+            "cifar10",
+            "auto",
+            {"image_size": 64},
+            "data.image_size=64: the source 'embedded' does not resize; data.source=",
+        ),
+        (
+            "cifar10",
+            "auto",
+            {"stream": "always"},
+            "data.stream='always': the source 'embedded' does not stream; data.s",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_anything_is_read(name: str, source: str, fields: Any, message: str) -> None:
+    assert error_line(name, source, **fields).startswith(message)
+
+
+def test_what_auto_takes_does_not_ignore_a_field(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros(1))
+    line = error_line("mine", "auto", tmp_path / "x.npz", image_size=64)
+    assert line.startswith("data.image_size=64: the source 'npz' does not resize; data.source=parquet, tfds, folder, ")
+    line = error_line("mine", "auto", tmp_path / "x.npz", stream="always")
+    assert line == "data.stream='always': the source 'npz' does not stream; data.source=tfds, auto can"
 
 
 def test_home_directory(cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,23 +95,6 @@ def test_summary_is_json_and_depends_on_every_array(cifar10: Path) -> None:
         changed = getattr(data, field).copy()
         changed.flat[0] += 1
         assert dataclasses.replace(data, **{field: changed}).summary()["sha256"] != summary["sha256"]
-
-
-def test_every_source_with_a_path_asks_for_it_before_anything_is_read() -> None:
-    needing = [name for name, row in sources.SOURCES.items() if row.path]
-    assert {"binary", "python", "npz", "folder"} <= set(needing)
-    for source in needing:
-        assert error_line("cifar10", source).startswith(f"data.path is empty; data.source='{source}' needs")
-
-
-def test_image_size_is_not_ignored(cifar10: Path) -> None:
-    line = error_line("cifar10", "binary", cifar10, image_size=64)
-    assert line.startswith("data.image_size=64: the source 'binary' does not resize")
-    assert "folder, synthetic" in line
-
-
-def test_names_of_ones_own_are_for_data_of_ones_own(tmp_path: Path) -> None:
-    assert "did you mean 'cifar10'" in error_line("cifar1", "synthetic")
 
 
 # ---- synthetic

@@ -3,19 +3,18 @@
 import http.server
 import shutil
 import socket
-import threading
 import time
 
 import numpy as np
 import pytest
-from data_files import as_tfrecords
+from data_files import CIFAR10_NAMES, as_tfrecords, serving
 from PIL import Image
 
 from normres import cli
 from normres.data import Dataset, commands, fetch, load, prepared
 from normres.errors import UserError
 
-NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NAMES = tuple(CIFAR10_NAMES)
 
 
 def small(per_class=3):
@@ -171,23 +170,16 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_download_goes_on_where_it_was_cut_off(tmp_path):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    site, seen = f"http://127.0.0.1:{server.server_port}/", []
-    try:
+    with serving(Server) as site:
         with pytest.raises(UserError, match=r"cut off at .* the same command goes on from there"):
-            fetch.download("cifar10", tmp_path, lambda done, total: seen.append((done, total)), site)
+            fetch.download("cifar10", tmp_path, site)
         part = tmp_path / "cifar-10-binary.tar.gz.part"
         assert part.stat().st_size == len(BODY) // 2
-        archive = fetch.download("cifar10", tmp_path, lambda done, total: seen.append((done, total)), site)
-    finally:
-        server.shutdown()
-        server.server_close()
+        archive = fetch.download("cifar10", tmp_path, site)
     assert archive.read_bytes() == BODY
     assert not part.exists()
     assert asked_ranges == [None, f"bytes={len(BODY) // 2}-"]
-    assert seen[-1] == (len(BODY), len(BODY))
-    assert fetch.download("cifar10", tmp_path, lambda *_: None, "http://nowhere.invalid/") == archive
+    assert fetch.download("cifar10", tmp_path, "http://nowhere.invalid/") == archive
 
 
 def test_no_network_is_said_at_once_with_the_offline_ways(tmp_path):
@@ -196,7 +188,7 @@ def test_no_network_is_said_at_once_with_the_offline_ways(tmp_path):
         site = f"http://127.0.0.1:{unused.getsockname()[1]}/"
     started = time.monotonic()
     with pytest.raises(UserError, match=r"not reachable .* not reachable .*offline ways: --from FILE"):
-        fetch.download("cifar10", tmp_path, lambda *_: None, site, site)
+        fetch.download("cifar10", tmp_path, site, site)
     assert time.monotonic() - started < fetch.FAST + 1
 
 

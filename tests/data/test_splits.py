@@ -2,20 +2,15 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 from normres.configs import base
 from normres.data import Dataset, splits
 from normres.errors import UserError
-from normres.report import facts
 from normres.runs import config as configs
-from normres.runs import local, results
 
 CLASSES = 10
 
@@ -42,15 +37,17 @@ def train(data: Dataset) -> list[int]:
 WHOLE = dataset()
 
 
-def unchanged(data: Dataset, labels: np.ndarray | None = None) -> bool:
+def unchanged(data: Dataset) -> bool:
     """Whether every training image still has the label that it has in WHOLE."""
     return data.train_labels.tolist() == WHOLE.train_labels[train(data)].tolist()
 
 
+def apply(**fields: Any) -> Dataset:
+    return splits.apply(WHOLE, {**base.get_config().data, **fields})
+
+
 def test_nothing_asked_for_is_nothing_done() -> None:
-    assert splits.apply(WHOLE) is WHOLE
-    defaults = {name: base.get_config().data[name] for name in splits.FIELDS}
-    assert splits.apply(WHOLE, **defaults) is WHOLE
+    assert apply() is WHOLE
     assert WHOLE.summary()["splits"] == {}
 
 
@@ -71,22 +68,17 @@ def test_validation_set(stratified: bool) -> None:
     assert data.summary()["evaluated_on"] == "validation"
     assert data.summary()["splits"] == {"validation": {"examples": 100, "seed": 0, "stratified": stratified}}
     assert json.loads(json.dumps(data.summary())) == data.summary()
-
-
-def test_evaluating_on_the_test_set_trains_on_the_same_images() -> None:
-    on_test, on_validation = (splits.set_aside(WHOLE, 100, on) for on in ("test", "validation"))
-    assert train(on_test) == train(on_validation)
+    # To evaluate on the test set leaves the training images the same.
+    on_test = splits.set_aside(WHOLE, 100, stratified=stratified)
+    assert train(on_test) == train(data)
     assert on_test.test_images is WHOLE.test_images
     assert on_test.summary()["evaluated_on"] == "test"
 
 
 def test_the_validation_set_is_the_same_on_every_machine() -> None:
     # Published runs are compared over it, so a change of the draw has to be noticed.
-    assert ids(splits.set_aside(dataset(50), 6, "validation").test_images) == VALIDATION_OF_50
-    assert ids(splits.set_aside(dataset(50), 6, "validation", seed=1).test_images) != VALIDATION_OF_50
-
-
-VALIDATION_OF_50 = [5, 9, 21, 26, 31, 41]
+    aside, other = (ids(splits.set_aside(dataset(50), 6, "validation", seed).test_images) for seed in (0, 1))
+    assert aside == [5, 9, 21, 26, 31, 41] != other
 
 
 @pytest.mark.parametrize("count", [10, 37, 549])
@@ -179,7 +171,7 @@ def test_label_noise_is_deterministic_and_nested() -> None:
 
 def test_all_together_in_order() -> None:
     fields: dict[str, Any] = {"validation": 200, "evaluate_on": "validation", "fraction": 0.5, "label_noise": 0.25}
-    data = splits.apply(WHOLE, **fields)
+    data = apply(**fields)
     assert (len(data.train_labels), len(data.test_labels)) == (400, 200)
     assert not set(train(data)) & set(ids(data.test_images))
     assert (data.train_labels != WHOLE.train_labels[train(data)]).sum() == 100
@@ -190,7 +182,7 @@ def test_all_together_in_order() -> None:
 
 def test_no_split_moves_another() -> None:
     def run(**fields: Any) -> Dataset:
-        return splits.apply(WHOLE, **({"validation": 200, "evaluate_on": "validation"} | fields))
+        return apply(**({"validation": 200, "evaluate_on": "validation"} | fields))
 
     alone = ids(run().test_images)
     for fields in ({"fraction": 0.5}, {"per_class": 7}, {"label_noise": 0.5}, {"label_noise_seed": 3}):
@@ -199,7 +191,7 @@ def test_no_split_moves_another() -> None:
     assert train(run(fraction=0.5, label_noise=0.5)) == half
     assert train(run(fraction=0.5, label_noise=0.5, label_noise_seed=1)) == half
     # Nor does the seed of the noise depend on that of the splits.
-    one, two = (splits.apply(WHOLE, label_noise=0.5, split_seed=seed) for seed in (0, 1))
+    one, two = (apply(label_noise=0.5, split_seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(one.train_labels, two.train_labels)
 
 
@@ -225,11 +217,8 @@ def test_streams_of_one_seed_are_not_the_same_numbers() -> None:
 )
 def test_more_than_there_is(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        splits.apply(WHOLE, **fields)
+        apply(**fields)
     assert str(caught.value).startswith(message)
-
-
-def test_noise_needs_another_class() -> None:
     one = dataclasses.replace(dataset(labels=np.zeros(5, np.int32)), class_names=("only",))
     with pytest.raises(UserError, match="there is only 'only'"):
         splits.add_label_noise(one, 0.5)
@@ -238,10 +227,7 @@ def test_noise_needs_another_class() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (
-            {"data.evaluate_on": "validation"},
-            "config.data.evaluate_on='validation' needs data.validation, such as 5000",
-        ),
+        ({"data.evaluate_on": "validation"}, "config.data.evaluate_on='validation' needs data.validation, such as 50"),
         ({"data.fraction": "0"}, "config.data.fraction=0.0 must lie above 0 and not above 1"),
         ({"data.fraction": "0.5", "data.per_class": "10"}, "config.data.fraction=0.5 and data.per_class=10 exclude"),
         ({"data.stratified": "true"}, "config.data.stratified=True needs data.validation or data.fraction"),
@@ -255,57 +241,3 @@ def test_a_mistake_in_the_config(override: dict[str, str], message: str) -> None
         configs.apply(base.get_config(), override)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-# ---- in a run
-
-
-def test_a_run_records_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda: device)
-    changes = {
-        "data.source": "synthetic",
-        "data.image_size": 8,
-        "data.validation": 40,
-        "data.evaluate_on": "validation",
-        "data.per_class": 4,
-        "data.label_noise": 0.5,
-        "model.depth": 8,
-        "model.width": 4,
-        "model.remat": "nothing",
-        "train.ops": "plain",
-        "train.steps": 2,
-        "optim.warmup_steps": 1,
-        "train.steps_per_program": 1,
-        "train.batch_size": 16,
-        "train.eval_batch_size": 16,
-        "train.dtype": "float32",
-    }
-    config = configs.apply(base.get_config("demo"), changes)
-    record = local.run(config, tmp_path / "run", Console(quiet=True), "run")
-    assert record["status"] == "finished"
-    expected = {
-        "source": "synthetic",
-        "train_examples": 40,
-        "test_examples": 40,
-        "image_shape": [8, 8, 3],
-        "evaluated_on": "validation",
-        "splits": {
-            "validation": {"examples": 40, "seed": 0, "stratified": False},
-            "subset": {"per_class": 4, "seed": 0},
-            "label_noise": {"rate": 0.5, "replaced": 20, "seed": 0},
-        },
-    }
-    assert record["data"] == record["data"] | expected
-    run = results.read_run(tmp_path / "run")
-    assert run is not None
-    text = dict(facts.what_was_run([run]))["Data"]
-    assert "40 training and 40 validation images" in text
-    assert "label noise (rate 0.5, replaced 20, seed 0)" in text
-
-    # A run that began with other data, say because `auto` now finds something else, does not go on with these.
-    held = results.read_record(tmp_path / "run")
-    held |= {"status": "running", "data": {**held["data"], "source": "binary", "sha256": "0" * 64}}
-    results.write_record(tmp_path / "run", held)
-    with pytest.raises(UserError, match=r"the run began with other data \(binary\)"):
-        local.run(config, tmp_path / "run", Console(quiet=True), "run")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -278,104 +279,64 @@ def test_updates_are_counted_only_if_somebody_does():
 
 ONE, TWO, MATRIX, IMAGES = np.ones(()), np.ones(2), np.ones((2, 3)), np.ones((4, 2, 3, 3))
 RUNNING = {"running_mean": TWO, "running_var": TWO}
+CUMULATIVE = {"average": average_from_torch(None)}
 
-# What is converted and how, and the whole message.
+# The function, its arguments, and how the message begins.
 MISTAKES = [
     (
-        lambda: norm_from_torch({"bn.weight": TWO, "bn.running_maen": TWO}, "bn"),
-        "'bn.running_maen' is unexpected; did you mean 'bn.running_mean'? choices: bn.weight, bn.bias, "
-        "bn.running_mean, bn.running_var, bn.num_batches_tracked",
+        norm_from_torch,
+        ({"bn.weight": TWO, "bn.running_maen": TWO}, "bn"),
+        "'bn.running_maen' is unexpected; did you mean 'bn.running_mean'? choices: bn.weight, bn.bias, bn.running_mean",
     ),
+    (norm_from_torch, ({"bn.running_mean": TWO}, "bn"), "'bn.running_var' is missing; there are: bn.running_mean"),
+    (norm_from_torch, ({"bias": TWO},), "'weight' is missing; there are: bias"),
+    (partial(norm_from_torch, **CUMULATIVE), (RUNNING,), "'num_batches_tracked' is missing; there are: running_mean"),
     (
-        lambda: norm_from_torch({"bn.running_mean": TWO, "bn.weight": TWO}, "bn"),
-        "'bn.running_var' is missing; there are: 'bn.running_mean', 'bn.weight'",
-    ),
-    (lambda: norm_from_torch({"bias": TWO}), "'weight' is missing; there are: 'bias'"),
-    (
-        lambda: norm_from_torch(RUNNING, average=average_from_torch(None)),
-        "'num_batches_tracked' is missing; there are: 'running_mean', 'running_var'",
-    ),
-    (
-        lambda: norm_from_torch({"layer1.bn1.weight": TWO, "layer1.conv1.weight": TWO}, "layer1.bn"),
+        norm_from_torch,
+        ({"layer1.bn1.weight": TWO, "layer1.conv1.weight": TWO}, "layer1.bn"),
         "no key begins with 'layer1.bn.'; did you mean 'layer1.bn1'? choices: layer1.bn1, layer1.conv1",
     ),
+    (norm_from_torch, ({"weight": TWO, "bias": np.ones(3)},), "'bias' has shape (3,), expected (2,)"),
+    (norm_from_torch, ({"running_mean": MATRIX, "running_var": MATRIX},), "'running_mean' has shape (2, 3), expected"),
+    (norm_from_torch, ({**RUNNING, "num_batches_tracked": TWO},), "'num_batches_tracked' has shape (2,), expected ()"),
+    (norm_from_torch, ({"weight": ONE},), "'weight' has shape (): channel_axis=None must be one of its axes"),
+    (partial(norm_from_torch, channel_axis=2), ({"weight": MATRIX},), "'weight' has shape (2, 3): channel_axis=2 must"),
+    (norm_from_torch, ({"weight": FarTensor()},), "'weight' is not readable as an array: can't convert cuda:0 device"),
+    (kernel_from_torch, ({"fc.weight": TrainedTensor()}, "fc"), "'fc.weight' is not readable as an array: Can't call"),
+    (norm_to_torch, ({"scale": TWO},), "'scale' is unexpected; did you mean 'params/scale'? choices: params/scale, "),
+    (norm_to_torch, ({"params": {"bias": TWO}},), "'params/scale' is missing; there are: params/bias"),
+    (norm_to_torch, ({"batch_stats": {"mean": TWO}},), "'batch_stats/var' is missing; there are: batch_stats/mean"),
+    (norm_to_torch, ({"params": {"scale": MATRIX}},), "'params/scale' has shape (2, 3): channel_axis=None must be one"),
+    (kernel_from_torch, ({"bias": TWO},), "'weight' is missing; there are: bias"),
+    (kernel_from_torch, ({"weight_v": IMAGES},), "'weight_g' is missing; there are: weight_v"),
+    (kernel_from_torch, ({"weight": IMAGES, "weight_v": IMAGES},), "'weight_v' is unexpected; did you mean 'weight'?"),
+    (kernel_to_torch, ({"params": {"kernel": TWO}},), "'params/kernel' has shape (2,), expected from 2 to 5 axes"),
+    (kernel_from_torch, ({"weight": TWO},), "'weight' has shape (2,), expected from 2 to 5 axes"),
+    (kernel_from_torch, ({"weight": IMAGES, "bias": TWO},), "'bias' has shape (2,), expected (4,)"),
+    # Weight norm with dim=None has one length for the whole kernel.
+    (kernel_from_torch, ({"c.weight_g": ONE, "c.weight_v": IMAGES}, "c"), "'c.weight_g' has shape (), expected (4, 1"),
+    (kernel_to_torch, ({},), "'params/kernel' is missing; there are: none"),
     (
-        lambda: norm_from_torch({"weight": TWO, "bias": np.ones(3)}),
-        "'bias' has shape (3,), expected (2,) as 'weight'",
-    ),
-    (
-        lambda: norm_from_torch({"bn.running_mean": MATRIX, "bn.running_var": TWO}, "bn"),
-        "'bn.running_mean' has shape (2, 3), expected one axis",
-    ),
-    (
-        lambda: norm_from_torch({**RUNNING, "num_batches_tracked": TWO}),
-        "'num_batches_tracked' has shape (2,), expected ()",
-    ),
-    (lambda: norm_from_torch({"weight": ONE}), "'weight' has shape (), expected an axis or more"),
-    (
-        lambda: norm_from_torch({"weight": MATRIX}, channel_axis=2),
-        "'weight' has shape (2, 3): channel_axis=2 must be one of its axes, or -1",
-    ),
-    (
-        lambda: norm_from_torch({"weight": FarTensor()}),
-        "'weight' is not readable as an array: can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()",
-    ),
-    (
-        lambda: kernel_from_torch({"fc.weight": TrainedTensor()}, "fc"),
-        "'fc.weight' is not readable as an array: Can't call numpy() on Tensor that requires grad. "
-        "Use tensor.detach().numpy() instead.",
-    ),
-    (
-        lambda: norm_to_torch({"scale": TWO}),
-        "'scale' is unexpected; did you mean 'params/scale'? choices: params/scale, params/bias, "
-        "batch_stats/mean, batch_stats/var, batch_stats/updates",
-    ),
-    (lambda: norm_to_torch({"params": {"bias": TWO}}), "'params/scale' is missing; there are: 'params/bias'"),
-    (
-        lambda: norm_to_torch({"batch_stats": {"mean": TWO}}),
-        "'batch_stats/var' is missing; there are: 'batch_stats/mean'",
-    ),
-    (
-        lambda: norm_to_torch({"params": {"scale": MATRIX}}),
-        "'params/scale' has shape (2, 3): channel_axis=None must be one of its axes, or -1",
-    ),
-    (lambda: kernel_from_torch({"bias": TWO}), "'weight' is missing; there are: 'bias'"),
-    (lambda: kernel_from_torch({"weight_v": IMAGES}), "'weight_g' is missing; there are: 'weight_v'"),
-    (
-        lambda: kernel_from_torch({"weight": IMAGES, "weight_v": IMAGES}),
-        "'weight_v' is unexpected; did you mean 'weight'? choices: weight, bias",
-    ),
-    (lambda: kernel_to_torch({"params": {"kernel": TWO}}), "'params/kernel' has shape (2,), expected from 2 to 5 axes"),
-    (lambda: kernel_from_torch({"weight": TWO}), "'weight' has shape (2,), expected from 2 to 5 axes"),
-    (
-        lambda: kernel_from_torch({"weight": IMAGES, "bias": TWO}),
-        "'bias' has shape (2,), expected (4,)",
-    ),
-    (
-        # Weight norm with dim=None has one length for the whole kernel.
-        lambda: kernel_from_torch({"c.weight_g": ONE, "c.weight_v": IMAGES}, "c"),
-        "'c.weight_g' has shape (), expected (4, 1, 1, 1)",
-    ),
-    (lambda: kernel_to_torch({}), "'params/kernel' is missing; there are: none"),
-    (
-        lambda: kernel_to_torch({"params": {"kernel": MATRIX, "kernel_scale": TWO}}),
+        kernel_to_torch,
+        ({"params": {"kernel": MATRIX, "kernel_scale": TWO}},),
         "'params/kernel_scale' has shape (2,), expected (3,)",
     ),
     (
-        lambda: kernel_to_torch({"params": {"kernel": MATRIX}}, weight_norm="weight_v"),
+        partial(kernel_to_torch, weight_norm="weight_v"),
+        ({"params": {"kernel": MATRIX}},),
         "weight_norm='weight_v' does not exist; did you mean 'weight_g'? choices: parametrization, weight_g",
+    ),
+    # A wrong prefix in a large model names few of its modules.
+    (
+        norm_from_torch,
+        ({f"layer{stage}.{block}.bn1.weight": TWO for stage in range(9) for block in range(9)}, "layer4.bn1"),
+        "no key begins with 'layer4.bn1.'; did you mean 'layer",
     ),
 ]
 
 
-@pytest.mark.parametrize(("convert", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
-def test_mistakes_are_one_line(convert, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        convert()
-
-
-def test_a_wrong_prefix_in_a_large_model_names_few_modules():
-    model = {f"layer{stage}.{block}.bn1.weight": TWO for stage in range(9) for block in range(9)}
-    with pytest.raises(ValueError, match="did you mean") as caught:
-        norm_from_torch(model, "layer4.bn1")
+@pytest.mark.parametrize(("convert", "arguments", "message"), MISTAKES, ids=[message for *_, message in MISTAKES])
+def test_mistakes_are_one_line(convert, arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}.*$") as caught:
+        convert(*arguments)
     assert len(str(caught.value)) < 200

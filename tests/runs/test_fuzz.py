@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from normres.configs import base
 from normres.data import preprocess
-from normres.data.flat import FlatImages
+from normres.data.batches import FlatImages
 from normres.errors import UserError
 from normres.runs import config as configs
 from normres.runs import traps

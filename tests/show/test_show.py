@@ -313,7 +313,7 @@ def test_the_command_prints_the_table_and_draws(tmp_path, capsys):
 
 
 def test_every_data_set_has_its_images_and_classes(capsys):
-    assert set(commands.CLASSES) == set(sources.NAMES)
+    assert set(commands.CLASSES) == set(sources.CLASSES)
     assert show("--config.data.name=cifar100") == 0
     # 64 * 100 + 100 parameters of the classifier.
     assert row("classifier", capsys.readouterr().out)[1:3] == ["100", "6,500"]
