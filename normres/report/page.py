@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -88,7 +89,7 @@ class Entry:
         """Returns the entry of an experiment, or of runs without one (None), whose page is in `folder`."""
         verdicts = experiment.judge(experiment.arms(runs)) if getattr(experiment, "clauses", ()) else []
         outcome = together([verdict.outcome for verdict in verdicts]) if verdicts else "no claim"
-        return cls(getattr(experiment, "title", folder), outcome, f"{folder}/index.html", len(runs))
+        return cls(getattr(experiment, "title", folder), outcome, quote(f"{folder}/index.html"), len(runs))
 
 
 def write_index(entries: Sequence[Entry], output: Path) -> Path:
@@ -105,7 +106,7 @@ def bibtex(runs: Sequence[Run]) -> str:
 
 def _relative(run: Run, output: Path) -> str:
     """Returns the address of a run's record, from the page's folder."""
-    return Path(os.path.relpath(run.path / "record.json", output)).as_posix()
+    return quote(Path(os.path.relpath(run.path / "record.json", output)).as_posix())
 
 
 @cache
