@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _draw_all(workdir: Path, output: Path) -> list[Path]:
-    """Draws each folder of runs below `workdir` and the index; returns the pages' paths."""
+    """Draws each folder of runs below `workdir` and the index; returns the pages' paths.  A faulty one is left out."""
     from normres.report import page
 
     if not workdir.is_dir():
@@ -93,7 +94,11 @@ def _draw_all(workdir: Path, output: Path) -> list[Path]:
         if not (runs := results.read_runs(folder)):
             continue
         name = experiment_of(folder)
-        paths.append(_draw(name, runs, output / folder.name)[-1])
+        try:
+            paths.append(_draw(name, runs, output / folder.name)[-1])
+        except UserError as error:  # the other folders have their pages
+            print(f"normres: {error}; {folder} left out", file=sys.stderr)
+            continue
         entries.append(page.Entry.of(name and _experiment(name), folder.name, runs))
     if not entries:
         raise UserError(f"{workdir}: no folder of runs here; `normres sweep` makes them")

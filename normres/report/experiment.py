@@ -198,7 +198,7 @@ class Experiment:
 
     def main_chart(self, arms: Sequence[Arm]) -> charts.Chart:
         """Returns the main figure, named after the config: error over a field, or a row per variant."""
-        name = Path(self.config).stem
+        name = Path(self.config).name.removesuffix(".py")
         if self.lines:
             published: dict[str, dict[float, float]] = {}
             shown = {arm.setting.data for arm in arms}  # another data set's errors would only stretch the axis

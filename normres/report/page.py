@@ -59,6 +59,7 @@ class Page:
             rule=RULE,
             runs=facts.run_table(self.arms),
             links_of_arms=[f"#{run_id(arm.runs[0])}" for arm in self.arms],
+            links_of_runs=[f"#{run_id(run)}" for run in runs],  # of two copies of a run to the same details
             commands={run_id(run): shlex.join(note.repeat_command(run.config, Path("runs/again"))) for run in runs},
             records={run_id(run): _relative(run, output) for run in runs},
             copies={
@@ -114,7 +115,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("normres.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"outcome_class": CLASSES.__getitem__, "run_anchor": "#{}".format}
+    environment.filters["outcome_class"] = CLASSES.__getitem__
     return environment
 
 

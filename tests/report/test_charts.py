@@ -1,6 +1,5 @@
 """The numbers in the figures by hand, and the files that are drawn of them."""
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -61,7 +60,7 @@ def test_error_over_depth():
     assert published.series[0].y == [8.75, 7.51, 7.17, 6.97, 6.61, 7.93]
     assert chart.ticks == [14, 20, 32, 44, 56, 110, 1202]
     assert chart.places(test) == [14, 56]
-    assert chart.edge(test) == pytest.approx(50 * 1.08)
+    assert chart.edge(test) == pytest.approx(60 * 1.08)  # above the worst seed
 
 
 def test_another_data_sets_numbers_would_stretch_the_axis():
@@ -119,8 +118,8 @@ def test_overfitting_is_told_from_degradation():
     caption = degradation.main_chart(degradation.arms(runs)).caption
     assert "test error of plain" not in caption
     assert caption.endswith(
-        " From depth 14 to depth 56 the mean test error of residual (A) rises, but its training error falls: the deeper "
-        "network overfits the 2,560 training images, which is not degradation."
+        " From depth 14 to depth 56 the mean test error of residual (A) rises, but its training error falls: the "
+        "deeper network overfits the 2,560 training images, which is not degradation."
     )
 
 
@@ -167,25 +166,6 @@ def test_the_page_has_the_numbers_of_the_chart(chart):
     assert plain[0]["marker"]["color"] == to_hex(paper.look(0)["color"]).upper()
     assert sum(trace["showlegend"] for trace in drawn["data"]) == 2
     assert drawn["layout"]["xaxis"]["type"] == "log"
-
-
-def test_the_files_of_a_chart(chart, tmp_path):
-    paths = paper.save(chart, tmp_path)
-    assert [path.name for path in paths] == [
-        f"degradation-{width}.{kind}" for width in ("column", "page") for kind in ("png", "pdf", "svg")
-    ]
-    assert sorted(tmp_path.iterdir()) == sorted(paths)  # nothing else is left, temporary files for example
-    for path in paths:
-        content = path.read_bytes()
-        if path.suffix == ".png":
-            assert content.startswith(b"\x89PNG")
-        elif path.suffix == ".pdf":
-            assert b"/FontFile2" in content  # TrueType; Type 3 fonts have no file
-            assert b"/Type3" not in content
-        else:
-            assert not re.search(rb"<text\b|font-family|https?://(?!www\.w3\.org|purl\.org|creativecommons)", content)
-    again = paper.save(chart, tmp_path / "again")
-    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
 
 
 def test_dollars_are_no_mathematics():

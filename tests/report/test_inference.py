@@ -15,8 +15,8 @@ def numbered(values, first=0):
 
 
 def test_summary_by_hand():
-    # Mean 20/4 = 5; squared deviations 9 + 1 + 1 + 9 = 20, over n - 1 = 3; median (4 + 6) / 2, which the middle half has
-    # as its mean.
+    # Mean 20/4 = 5; squared deviations 9 + 1 + 1 + 9 = 20, over n - 1 = 3; median (4 + 6) / 2, also the mean of
+    # the middle half.
     assert summarize([8.0, 2.0, 6.0, 4.0]) == Summary(4, 5, pytest.approx(math.sqrt(20 / 3)), 5, 5)
     # Without the two least and the two greatest: (2 + 3 + 4 + 9) / 4.
     assert summarize([0, 0, 2, 3, 4, 9, 70, 80]).interquartile_mean == 4.5
