@@ -87,6 +87,7 @@ class Experiment:
             )
             for key, members in group(runs, [*others, *identity])
         ]
+        arms = self._told_apart(arms)
         order = list(self.variants)
 
         def place(arm: Arm) -> tuple[Any, ...]:
@@ -96,6 +97,20 @@ class Experiment:
             return (arm.context != "", arm.context, arm.setting.data, *along)
 
         return sorted(arms, key=place)
+
+    def _told_apart(self, arms: Sequence[Arm]) -> list[Arm]:
+        """Returns the arms, of which those with one label say in which fields they differ; none hides another."""
+        alike: dict[str, list[Arm]] = {}
+        for arm in arms:
+            alike.setdefault(arm.label, []).append(arm)
+        apart = []
+        for members in alike.values():
+            differ = [own for own in self._own if len({str(arm.key[own]) for arm in members}) > 1]
+            for arm in members:
+                apart.append(
+                    replace(arm, context=joined(arm.context, short_label({own: arm.key[own] for own in differ})))
+                )
+        return apart
 
     def variant(self, key: Mapping[str, Any]) -> str:
         """Returns the name of the variant that has these config fields; the fields themselves if it has no name."""

@@ -162,6 +162,16 @@ def test_arms_are_over_seeds_and_unlike_things_are_told_apart():
     assert [one.claim for one in experiment("degradation").judge(arms)][4].endswith("[pre order]")
 
 
+def test_no_arm_hides_another():
+    # A gate's bias means nothing to the identity, and yet these are not seeds of one arm.
+    runs = [made((0.1, 0.2), seed=s, change={"model.gate_bias": bias}) for bias in (0.0, -6.0) for s in (0, 1)]
+    shortcuts = experiment("shortcuts")
+    arms = shortcuts.arms(runs)
+    assert [one.context for one in arms] == ["gate bias -6.0", "gate bias 0.0"]
+    assert sum(len(grid) for grid in shortcuts.grids(arms).values()) == 2
+    assert len(shortcuts.main_chart(arms).panels) == 3
+
+
 def test_a_recipe_stands_for_its_fields_and_how_it_was_computed_tells_nothing():
     short = made((0.4, 0.5), seed=5, change={"recipe": "short", "train.steps": 3200, "data.path": "x"})
     assert distinguishing_fields([made((0.4, 0.5)), short], first=["recipe"]) == ["recipe"]

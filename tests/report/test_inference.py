@@ -101,6 +101,7 @@ def test_no_higher_needs_the_interval_below_the_margin():
     assert outcome(0.399, 0.400, 0.401) == YES  # 0.0 ± 0.25 points
     assert outcome(0.40, 0.41, 0.405) == OPEN  # 0.5 ± 1.2 points: no sign of a rise is no sign of none
     assert outcome(0.45, 0.46, 0.455) == NO
+    assert outcome(0.4049, 0.405, 0.4052) == YES  # surely higher, and surely by less than the margin
     assert outcome(0.35, 0.36, 0.355) == YES
 
 
