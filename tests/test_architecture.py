@@ -20,7 +20,7 @@ ARROWS = {
     "cpu": {"norms", "layers"},
     "interop": {"norms", "models", "data"},
     "runs": {"norms", "layers", "models", "data", "training", "interop", "cpu", "files", "configs", "signals"},
-    "report": {"runs"},
+    "report": {"runs", "files"},
     "show": {"norms", "layers", "models", "training", "runs", "report"},
     "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "report", "show", "configs"},
     "cli": {"runs", "report", "show", "bench", "data", "files", "signals"},
@@ -31,8 +31,9 @@ ARROWS = {
 }
 # The one door of cpu/, and who may open it.
 DOOR = {"runs": "machine.py"}
-# Of runs/, what is no more than records and the declarations of fields: report/ knows nothing of training.
-RECORDS = {"results", "fields"}
+# Of runs/, what is no more than records, the declarations of fields, and what follows from these: the command that
+# repeats a run and the papers to cite.  report/ knows nothing of training.
+RECORDS = {"results", "fields", "note", "papers"}
 
 
 def part(path):

@@ -233,7 +233,7 @@ def test_sweep_skips_what_is_done_and_report_draws_it(tmp_path, capsys):
     assert normres("report", "--experiment=degradation", f"--workdir={workdir}") == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert all(path.stat().st_size > 500 for path in paths)
-    assert {path.suffix for path in paths} == {".png", ".pdf", ".md", ".tex", ".csv", ".html"}
+    assert {path.suffix for path in paths} == {".png", ".pdf", ".svg", ".md", ".tex", ".csv", ".html"}
 
 
 MISTAKES = [
@@ -267,7 +267,7 @@ def test_help_names_what_a_newcomer_needs(command, capsys):
         normres(*filter(None, [command, "--help"]))
     assert left.value.code == 0
     said = capsys.readouterr().out
-    for needed in ("--workdir", "example:") if command else ("train", "sweep", "report"):
+    for needed in ("--workdir", "example") if command else ("train", "sweep", "report"):
         assert needed in said
 
 

@@ -1,4 +1,4 @@
-"""An installed wheel has the configs and experiments, and finds them by name."""
+"""An installed wheel has the configs, the experiments and the templates of pages, and finds them by name."""
 
 import os
 import subprocess
@@ -30,6 +30,14 @@ def normres(installed, *arguments):
 
 def test_it_brings_no_other_top_level_package(installed):
     assert {path.name.split("-")[0] for path in installed.iterdir()} == {"normres"}
+
+
+def test_the_templates_of_pages_are_in_it(installed):
+    def names(root):
+        return {path.name for path in (root / "normres/report/templates").iterdir()}
+
+    assert names(installed) == names(ROOT)
+    assert "page.html" in names(installed)
 
 
 def test_configs_and_experiments_are_there_by_name(installed, tmp_path):

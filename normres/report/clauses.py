@@ -3,6 +3,7 @@
 A clause turns the arms into comparisons; inference.py judges all comparisons of a page together.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -47,6 +48,15 @@ class Quantity:
         for run in arm.diverged if self.chance else ():
             values.setdefault(seed(run), []).append(arm.chance)
         return {number: fmean(several) for number, several in values.items()}
+
+    def step(self, arm: Arm) -> float:
+        """Returns the difference between neighbouring values, one image of those evaluated; 0 if it is not known."""
+        images = arm.count("train_examples" if self.metric.startswith("train_") else "test_examples")
+        return 1 / images if images and (self.metric.endswith("error") or not self.metric) else 0.0
+
+    def difference(self, before: Arm, after: Arm) -> Difference:
+        """Returns the difference of two arms."""
+        return Difference(self.by_seed(before), self.by_seed(after), max(self.step(before), self.step(after)))
 
     def text(self, arm: Arm) -> str:
         """Returns "8.75 ± 0.12 %" over the seeds of an arm."""
@@ -133,16 +143,16 @@ class Lower:
         chosen: list[Sequence[Setting]] = []
         for settings in _by_kind(setting for variant, setting in grid if variant in variants):
             if self.best:
-                chosen.append([self._best(grid, name, settings) for name in variants])
+                chosen.append([self._best(grid, name, settings) or settings[-1] for name in variants])
             else:
                 ends = settings[:1] if self.first else settings[-1:]
                 chosen += [(one, one) for one in (settings if self.everywhere else ends)]
         return _state(self.claim, self.at_least, [self._at(grid, *settings) for settings in chosen])
 
-    def _best(self, grid: Grid, name: str, settings: Iterable[Setting]) -> Setting:
-        """Returns the setting with the variant's lowest mean."""
+    def _best(self, grid: Grid, name: str, settings: Iterable[Setting]) -> Setting | None:
+        """Returns the setting with the variant's lowest mean; None if it was run in none of them."""
         done = {one: self.quantity.by_seed(grid[name, one]) for one in settings if (name, one) in grid}
-        return min(done, key=lambda one: fmean(done[one].values()) if done[one] else 2.0)
+        return min(done, key=lambda one: fmean(done[one].values()) if done[one] else math.inf, default=None)
 
     def _at(self, grid: Grid, of_better: Setting, of_worse: Setting) -> "_Part":
         arms = []
@@ -158,7 +168,7 @@ class Lower:
         numbers = ", ".join(
             f"{arm.variant}{'' if where else f' at {arm.setting.name}'} {self.quantity.text(arm)}" for arm in arms
         )
-        difference = Difference(self.quantity.by_seed(worse), self.quantity.by_seed(better))
+        difference = self.quantity.difference(worse, better)
         text = f"{self.quantity.words.capitalize()}{where}: {numbers}"
         return _Part(of_better, text, Comparison(difference, above=False), _diverged_note(self.quantity, arms))
 
@@ -203,7 +213,7 @@ class Trend:
             return [_Part(settings[-1], words)]
         parts = []
         for first, last in pairwise(arms) if self.every_step else [(arms[0], arms[-1])]:
-            difference = Difference(self.quantity.by_seed(first), self.quantity.by_seed(last))
+            difference = self.quantity.difference(first, last)
             comparison = Comparison(difference, self.rises, 0.0 if self.rises else self.margin)
             numbers = ", ".join(f"{arm.setting.name} {self.quantity.text(arm)}" for arm in (first, last))
             text = f"{self.quantity.words.capitalize()} of {self.variant}: {numbers}"

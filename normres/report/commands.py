@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,12 @@ def _experiment(name: str) -> Any:
     return experiment
 
 
-def _draw(name: str | None, runs: Sequence[Run], output: Path) -> list[Path]:
-    """Draws an experiment, or what the runs are if it has no name."""
-    from normres.report import experiment
+def _draw(experiment: Any, runs: Sequence[Run], output: Path) -> list[Path]:
+    """Draws an experiment, or what the runs are if it is None."""
+    from normres.report.experiment import of_unknown
 
     output.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = (_experiment(name) if name else experiment.of_unknown(runs)).draw(runs, output)
+    paths: list[Path] = (experiment or of_unknown(runs)).draw(runs, output)
     return paths
 
 
@@ -76,14 +77,15 @@ def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.all and options.experiment:
         raise UserError("--all finds the experiments itself; it goes without --experiment")
     output = options.output or workdir / "report"
-    paths = _draw_all(workdir, output) if options.all else _draw(options.experiment, _runs(workdir), output)
+    experiment = _experiment(options.experiment) if options.experiment else None
+    paths = _draw_all(workdir, output) if options.all else _draw(experiment, _runs(workdir), output)
     for path in paths:
         print(path)
     return 0
 
 
 def _draw_all(workdir: Path, output: Path) -> list[Path]:
-    """Draws each folder of runs below `workdir` and the index; returns the pages' paths."""
+    """Draws each folder of runs below `workdir` and the index; returns the pages' paths.  A faulty one is left out."""
     from normres.report import page
 
     if not workdir.is_dir():
@@ -93,8 +95,13 @@ def _draw_all(workdir: Path, output: Path) -> list[Path]:
         if not (runs := results.read_runs(folder)):
             continue
         name = experiment_of(folder)
-        paths.append(_draw(name, runs, output / folder.name)[-1])
-        entries.append(page.Entry.of(name and _experiment(name), folder.name, runs))
+        experiment = _experiment(name) if name else None
+        try:
+            paths.append(_draw(experiment, runs, output / folder.name)[-1])
+        except UserError as error:  # the other folders have their pages
+            print(f"normres: {error}; {folder} left out", file=sys.stderr)
+            continue
+        entries.append(page.Entry.of(experiment, folder.name, runs))
     if not entries:
         raise UserError(f"{workdir}: no folder of runs here; `normres sweep` makes them")
     return [*paths, page.write_index(entries, output)]

@@ -90,6 +90,7 @@ class Experiment:
             )
             for key, members in group(runs, [*others, *identity])
         ]
+        arms = self._told_apart(arms)
         order = list(self.variants)
 
         def place(arm: Arm) -> tuple[Any, ...]:
@@ -99,6 +100,20 @@ class Experiment:
             return (arm.context != "", arm.context, arm.setting.data, *along)
 
         return sorted(arms, key=place)
+
+    def _told_apart(self, arms: Sequence[Arm]) -> list[Arm]:
+        """Returns the arms, of which those with one label say in which fields they differ; none hides another."""
+        alike: dict[str, list[Arm]] = {}
+        for arm in arms:
+            alike.setdefault(arm.label, []).append(arm)
+        apart = []
+        for members in alike.values():
+            differ = [own for own in self._own if len({str(arm.key[own]) for arm in members}) > 1]
+            for arm in members:
+                apart.append(
+                    replace(arm, context=joined(arm.context, short_label({own: arm.key[own] for own in differ})))
+                )
+        return apart
 
     def variant(self, key: Mapping[str, Any]) -> str:
         """Returns the name of the variant that has these config fields; the fields themselves if it has no name."""
@@ -201,7 +216,7 @@ class Experiment:
 
     def main_chart(self, arms: Sequence[Arm]) -> charts.Chart:
         """Returns the main figure, named after the config: error over a field, or a row per variant."""
-        name = Path(self.config).stem
+        name = Path(self.config).name.removesuffix(".py")
         if self.lines:
             published: dict[str, dict[float, float]] = {}
             shown = {arm.setting.data for arm in arms}  # another data set's errors would only stretch the axis

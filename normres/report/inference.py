@@ -58,10 +58,17 @@ def summarize(values: Iterable[float]) -> Summary | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of `after` minus that of `before`, each a value per seed."""
+    """The mean of `after` minus that of `before`.
+
+    Attributes:
+      before, after: a value per seed.
+      step: between neighbouring values, such as 1 / (number of images) for an error.  Few seeds can have the same
+        value by rounding alone, so the spread counts as no smaller than that of rounding, step / sqrt(12).
+    """
 
     before: Seeds
     after: Seeds
+    step: float = 0.0
 
     @cached_property
     def paired(self) -> bool:
@@ -87,9 +94,10 @@ class Difference:
         if self.paired:
             count = seeds or len(self.before)
             pairs = [self.after[seed] - self.before[seed] for seed in self.before]
-            return stdev(pairs) / math.sqrt(count), count - 1
+            return max(stdev(pairs), self.step / math.sqrt(6)) / math.sqrt(count), count - 1
         counts = [seeds or len(side) for side in (self.before, self.after)]
-        parts = [stdev(side.values()) ** 2 / n for side, n in zip((self.before, self.after), counts, strict=True)]
+        spreads = [max(stdev(side.values()), self.step / math.sqrt(12)) for side in (self.before, self.after)]
+        parts = [spread**2 / n for spread, n in zip(spreads, counts, strict=True)]
         # Welch 1947: the degrees of freedom of a sum of two variances.
         each = sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
         return math.sqrt(sum(parts)), sum(parts) ** 2 / each if each else sum(counts) - 2
@@ -98,8 +106,9 @@ class Difference:
         """Returns the two-sided p of the true difference being `limit`."""
         error, freedom = self.spread()
         distance = abs(self.mean - limit)
-        if error <= 1e-12 * (distance + abs(limit)):  # equal to the last digit in every seed
-            return float(distance == 0)
+        rounding = 1e-12 * max(map(abs, (limit, *self.before.values(), *self.after.values())))
+        if error <= rounding:  # equal to the last digit in every seed
+            return float(distance <= rounding)
         return float(2 * stats.t.sf(distance / error, freedom))
 
     def interval(self, level: float) -> tuple[float, float]:

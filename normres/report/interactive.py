@@ -23,6 +23,11 @@ MARKER_NAMES = {
 PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
 
 
+def literal(text: str) -> str:
+    """Keeps plotly from reading tags, and a link to another place, in a text."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def script() -> str:
     """Returns plotly's JavaScript, which the page holds so that it needs no network."""
     return str(plotly.offline.get_plotlyjs())
@@ -35,7 +40,7 @@ def figure(chart: Chart) -> dict[str, Any]:
     made = make_subplots(
         rows,
         columns,
-        subplot_titles=[panel.title for panel in chart.panels],
+        subplot_titles=[literal(panel.title) for panel in chart.panels],
         horizontal_spacing=0.25 / columns / 2,
         vertical_spacing=0.3 / rows,
     )
@@ -53,7 +58,7 @@ def figure(chart: Chart) -> dict[str, Any]:
             named = named_ticks(chart.places(panel), chart.log_x)
             x |= {"tickvals": named, "ticktext": [f"{tick:g}" for tick in named], "tickangle": 0}
         if chart.rows:
-            names = list(chart.rows)
+            names = list(map(literal, chart.rows))
             y = {"categoryorder": "array", "categoryarray": names[::-1], "range": [-0.6, len(names) - 0.4]}
             y |= {"showticklabels": column == 1, "automargin": True}
         elif chart.largest:
@@ -84,14 +89,15 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
     marker = MARKER_NAMES[MARKERS[number % len(MARKERS)]]
     symbol = {"color": colour, "size": 8, "symbol": f"{marker}-open" if series.hollow else marker}
     line: dict[str, Any] = {"color": colour, "width": 2, "dash": _dash(own["linestyle"])}
+    y = [literal(row) for row in series.y] if chart.rows else series.y
     trace: dict[str, Any] = {
         "type": "scatter",
-        "name": series.label,
-        "legendgroup": series.label,
+        "name": literal(series.label),
+        "legendgroup": series.label,  # as it is: the boxes below the figure know a line by it
         "showlegend": in_legend,
         "x": list(series.x),
-        "y": list(series.y),
-        "text": list(series.texts),
+        "y": list(y),
+        "text": list(map(literal, series.texts)),
         "hovertemplate": "%{text}<extra></extra>"
         if series.texts
         else "%{x}: %{y:.2f} %<extra>%{fullData.name}</extra>",
@@ -118,7 +124,7 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
             "mode": "markers",
             "marker": {"color": colour, "size": 10, "symbol": "x-thin-open", "line": {"width": 2}},
         }
-        trace["x"], trace["y"] = ([edge if value is None else value for value in axis] for axis in (series.x, series.y))
+        trace["x"], trace["y"] = ([edge if value is None else value for value in axis] for axis in (series.x, y))
     return trace
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -58,6 +59,7 @@ class Page:
             rule=RULE,
             runs=facts.run_table(self.arms),
             links_of_arms=[f"#{run_id(arm.runs[0])}" for arm in self.arms],
+            links_of_runs=[f"#{run_id(run)}" for run in runs],  # of two copies of a run to the same details
             commands={run_id(run): shlex.join(note.repeat_command(run.config, Path("runs/again"))) for run in runs},
             records={run_id(run): _relative(run, output) for run in runs},
             copies={
@@ -89,7 +91,7 @@ class Entry:
         """Returns the entry of an experiment, or of runs without one (None), whose page is in `folder`."""
         verdicts = experiment.judge(experiment.arms(runs)) if getattr(experiment, "clauses", ()) else []
         outcome = together([verdict.outcome for verdict in verdicts]) if verdicts else "no claim"
-        return cls(getattr(experiment, "title", folder), outcome, f"{folder}/index.html", len(runs))
+        return cls(getattr(experiment, "title", folder), outcome, quote(f"{folder}/index.html"), len(runs))
 
 
 def write_index(entries: Sequence[Entry], output: Path) -> Path:
@@ -112,7 +114,7 @@ def _scopes(runs: Sequence[Run]) -> list[str]:
 
 def _relative(run: Run, output: Path) -> str:
     """Returns the address of a run's record, from the page's folder."""
-    return Path(os.path.relpath(run.path / "record.json", output)).as_posix()
+    return quote(Path(os.path.relpath(run.path / "record.json", output)).as_posix())
 
 
 @cache
@@ -120,7 +122,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("normres.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"outcome_class": CLASSES.__getitem__, "run_anchor": "#{}".format}
+    environment.filters["outcome_class"] = CLASSES.__getitem__
     return environment
 
 

@@ -19,7 +19,7 @@ from normres.report.arms import (
 )
 from normres.report.clauses import error
 from normres.report.experiment import BLOCK, DATA, PREFERRED
-from normres.report.inference import Comparison, Difference, summarize
+from normres.report.inference import Comparison, summarize
 from normres.runs.fields import identity
 from normres.runs.results import Run
 
@@ -45,18 +45,20 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     if not shared:
         raise UserError(f"{names[0]} and {names[1]} have no arm in common; arms are told apart by {', '.join(within)}")
     quantity = error(metric)
-    sides = [(quantity.by_seed(ours[label]), quantity.by_seed(theirs[label])) for label in shared]
-    measured = [number for number, (a, b) in enumerate(sides) if a and b]
-    judged = inference.judge([Comparison(Difference(*sides[number]), above=True) for number in measured])
+    differences = [quantity.difference(ours[label], theirs[label]) for label in shared]
+    measured = [number for number, one in enumerate(differences) if one.before and one.after]
+    judged = inference.judge([Comparison(differences[number], above=True) for number in measured])
     rows = []
+    unit, scale, words = ("points", 100.0, " in percent") if metric.endswith("error") else ("", 1.0, "")
     for number, label in enumerate(shared):
-        means = [tables.percent(summarize(side.values())) for side in sides[number]]
-        text = judged[measured.index(number)].text() if number in measured else "not finished"
+        sides = (differences[number].before, differences[number].after)
+        means = [tables.percent(summarize(scale / 100 * value for value in side.values())) for side in sides]
+        text = judged[measured.index(number)].text(unit, scale) if number in measured else "not finished"
         rows.append((label or "all", *means, text))
     table = tables.Table(
         ("arm", *map(str, names), "difference"),
         rows,
-        f"Final {metric_words(metric)} in percent, mean ± sample standard deviation; B minus A. The intervals are "
+        f"Final {metric_words(metric)}{words}, mean ± sample standard deviation; B minus A. The intervals are "
         "Holm’s for all rows together.",
     )
     differ = [f"{name} ({a} in A, {b} in B)" for name, (a, b) in between.items()]

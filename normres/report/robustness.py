@@ -93,7 +93,7 @@ class UnderCorruptions(Experiment):
             }
             for corruption in _corruptions(arms)
         }
-        return over_severity(Path(self.config).stem, panels)
+        return over_severity(Path(self.config).name.removesuffix(".py"), panels)
 
 
 def severities(run: Run, corruption: str) -> list[float] | None:

@@ -1,15 +1,18 @@
-"""Run directories in the documented format, with chosen errors: nothing is trained."""
+"""Runs with chosen errors, in memory or as directories in the documented format: nothing is trained."""
 
 import copy
 import importlib
 import json
+from functools import cache
 from pathlib import Path
 
+from normres.report.arms import Arm, Setting
 from normres.runs import sweep
 from normres.runs.fields import flatten
-from normres.runs.results import read_runs, write_json
+from normres.runs.results import Run, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
+YES, NO, OPEN = "borne out", "not borne out", "cannot be judged yet"
 CONFIG = {
     "seed": 0,
     "recipe": "demo",
@@ -18,19 +21,26 @@ CONFIG = {
     "optim": {"learning_rate": 0.1, "schedule": "cosine", "warmup_steps": 100, "boundaries": []},
     "train": {"steps": 320, "batch_size": 128, "log_every": 10, "eval_every": 80},
 }
+ATTEMPT = {
+    "commit": "0123456789abcdef",
+    "diff": None,
+    "device": {"platform": "cpu", "kind": "cpu", "count": 1},
+    "versions": {"jax": "0.12.0"},
+    "host": {"system": "Linux", "cpu": "a processor", "cpu_count": 2},
+}
+DATA = {"name": "cifar10", "source": "embedded", "train_examples": 2560, "test_examples": 640, "sha256": "ab" * 32}
 
 
-def write_run(root, errors, *, seed=0, name=None, status="finished", change=(), record=(), final=()):
-    """Writes one run with (training, test) errors; `change` are config fields by dotted name, `record` and `final`
-    are entries of record.json and of its final numbers.
+def made(errors, *, seed=0, name=None, status="finished", change=(), record=(), final=(), attempt=(), data=()):
+    """Returns a run with (training, test) errors.
+
+    `change` are config fields by dotted name; `record`, `final`, `attempt` and `data` are entries of record.json, its
+    final numbers, its only attempt and its data.
     """
     config = copy.deepcopy(CONFIG)
     for field, value in {"seed": seed, **dict(change)}.items():
         section, _, key = field.rpartition(".")
         (config[section] if section else config)[key] = value
-    path = root / f"run{len(list(root.glob('*')))}"
-    path.mkdir(parents=True)
-    write_json(path / "config.json", config)
     last = 320 if status == "finished" else 100
     train, test = errors if status == "finished" else (None, None)
     lines = [{"step": s, "split": "train", "loss": 1.9, "error": 0.9 - 0.001 * s} for s in range(10, last + 1, 10)]
@@ -38,20 +48,15 @@ def write_run(root, errors, *, seed=0, name=None, status="finished", change=(), 
         lines.append({"step": last, "split": "train", "loss": None, "error": None})
     else:
         lines += [{"step": s, "split": "test", "loss": 1.9, "error": 0.9 - 0.001 * s} for s in range(80, last + 1, 80)]
-    write_lines(path, lines)
-    data = {"name": "cifar10", "source": "embedded", "train_examples": 2560, "test_examples": 640, "sha256": "ab" * 32}
+    name = name or f"depth={config['model']['depth']},shortcut={config['model']['shortcut']},seed={seed}"
     values = {
         "status": status,
-        "run_id": name or path.name,
+        "run_id": name,
         "seed": seed,
         "dtype": "float32",
-        "device": {"platform": "cpu", "kind": "cpu", "count": 1},
-        "versions": {"jax": "0.12.0"},
-        "commit": "0123456789abcdef",
-        "uncommitted_changes": False,
-        "host": {"system": "Linux", "cpu": "a processor", "cpu_count": 2},
+        "attempts": [ATTEMPT | dict(attempt)],
         "parameters": 1000 * config["model"]["depth"],
-        "data": data,
+        "data": DATA | dict(data),
         "step": last,
         "steps": 320,
         "seconds": 60.0,
@@ -60,7 +65,17 @@ def write_run(root, errors, *, seed=0, name=None, status="finished", change=(), 
         "final": {"train_loss": 1.0, "train_error": train, "test_loss": 1.5, "test_error": test} | dict(final),
         "best_test_error": test,
     }
-    write_json(path / "record.json", values | dict(record))
+    return Run(Path(name), config, values | dict(record), lines)
+
+
+def write_run(root, errors, **more):
+    """Writes what `made` returns as root/runN, and returns that directory."""
+    path = root / f"run{len(list(root.glob('*')))}"
+    path.mkdir(parents=True)
+    run = made(errors, **{"name": path.name} | more)
+    write_json(path / "config.json", run.config)
+    write_json(path / "record.json", run.record)
+    write_lines(path, run.metrics)
     return path
 
 
@@ -69,50 +84,52 @@ def write_lines(path, lines):
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_grid(root, errors, seeds=(0.0,)):
-    """Writes runs with (training, test) errors by shortcut and depth; each seed is an offset to every error."""
-    for (shortcut, depth), both in errors.items():
-        for seed, offset in enumerate(seeds):
-            change = {"model.shortcut": shortcut, "model.depth": depth}
-            write_run(root, [error + offset for error in both], seed=seed, change=change)
-    return read_runs(root)
+def arm(variant, at, errors, *, status=(), over="model.depth", block="basic", **more):
+    """Returns an arm whose seeds have the errors, for training and test; `status` is by seed."""
+    runs = [
+        made((e, e), seed=s, status=dict(status).get(s, "finished"), name=f"{variant}{at}-{s}", **more)
+        for s, e in enumerate(errors)
+    ]
+    return Arm(variant, Setting(at, block, over=over), "", {}, tuple(runs))
 
 
-def comparison(name):
+def grid(*arms):
+    """Returns the arms by variant and setting."""
+    return {(one.variant, one.setting): one for one in arms}
+
+
+def experiment(name):
     """Returns what experiments/NAME.py declares."""
-    return importlib.import_module(f"normres.experiments.{name}").COMPARISON
+    return importlib.import_module(f"normres.experiments.{name}").EXPERIMENT
 
 
-def arms_of_sweep(name, size, overrides=()):
+@cache
+def arms_of_sweep(name, size):
     """Returns (variant, config fields) of each arm of configs/NAME.py:SIZE."""
-    expanded = sweep.expand(f"{ROOT / 'configs' / name}.py:{size}", dict(overrides), 1)
-    flat = [flatten(arm.config) for arm in expanded]
+    flat = [flatten(arm.config) for arm in sweep.expand(f"{ROOT / 'configs' / name}.py:{size}", {}, 1)]
     flat = [{field: value for field, value in fields.items() if not field.startswith("seeds.")} for fields in flat]
-    return [(comparison(name).variant(fields), fields) for fields in flat]
+    return [(experiment(name).variant(fields), fields) for fields in flat]
 
 
-def write_sweep(root, name, size, errors, *, seeds=(0.0,), skip=(), status=None, overrides=(), record=None):
-    """Writes a run per arm of the sweep and seed.
+def runs_of_sweep(name, size, errors, *, seeds=3, status=(), record=None, change=()):
+    """Returns a run per arm of the sweep and seed, whose spread is small and not the same in every arm.
 
-    `errors` gives (training, test) error of a variant and depth, a seed is an offset to both; `skip` are (variant,
-    depth) without runs; `status` is by (variant, depth); `record` gives entries of record.json by variant and seed.
+    `errors` gives (training, test) error of a variant and depth; `status` is by both; `record` gives entries of
+    record.json by variant and seed.
     """
-    for variant, fields in arms_of_sweep(name, size, overrides):
+    runs = []
+    for number, (variant, fields) in enumerate(arms_of_sweep(name, size)):
         place = (variant, fields["model.depth"])
-        if place in skip:
-            continue
-        for seed, offset in enumerate(seeds):
-            write_run(
-                root,
-                [error + offset for error in errors(*place)],
-                seed=seed,
-                change=fields | {"seed": seed},
-                status=(status or {}).get(place, "finished"),
-                record=record(variant, seed) if record else {},
-            )
-    return read_runs(root)
+        for seed in range(seeds):
+            offset = 0.0004 * ((number + seed) % 3 - 1)
+            more = {"status": dict(status).get(place, "finished"), "record": record(variant, seed) if record else {}}
+            fields = fields | {"seed": seed} | dict(change)
+            both = [error + offset for error in errors(*place)]
+            runs.append(made(both, seed=seed, change=fields, name=f"{name}{number}-{seed}", **more))
+    return runs
 
 
 def outcomes(name, runs):
     """Returns the outcomes of the clauses of experiments/NAME.py."""
-    return [clause.outcome for clause in comparison(name).judge(comparison(name).arms(runs))]
+    declared = experiment(name)
+    return [verdict.outcome for verdict in declared.judge(declared.arms(runs))]

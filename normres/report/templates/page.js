@@ -74,12 +74,12 @@ for (const element of document.querySelectorAll("figure .chart")) {
   const boxes = [...figure.querySelectorAll(".lines input")];
   const follow = () => {
     const shown = boxes.filter((box) => box.checked).map((box) => box.value);
-    for (const trace of data) trace.visible = shown.includes(trace.name) || "legendonly";
+    for (const trace of data) trace.visible = shown.includes(trace.legendgroup) || "legendonly";
     paint();
   };
   for (const box of boxes) box.addEventListener("change", follow);
   element.on("plotly_restyle", () => {
-    const hidden = new Set(data.filter((trace) => trace.visible === "legendonly").map((trace) => trace.name));
+    const hidden = new Set(data.filter((trace) => trace.visible === "legendonly").map((trace) => trace.legendgroup));
     for (const box of boxes) box.checked = !hidden.has(box.value);
   });
   for (const box of figure.querySelectorAll(".axes input")) {

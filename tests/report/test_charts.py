@@ -1,0 +1,180 @@
+"""The numbers in the figures by hand, and the files that are drawn of them."""
+
+from dataclasses import replace
+
+import pytest
+from matplotlib.colors import to_hex
+from synthetic import arm, experiment, made, runs_of_sweep
+
+from normres.report import charts, interactive, paper
+from normres.report.charts import Series
+
+degradation = experiment("degradation")
+PLAIN = {"model.shortcut": "none"}
+
+
+def lines(*errors, split="test"):
+    return [{"step": 10 * n, "split": split, "error": error} for n, error in enumerate(errors)]
+
+
+def with_lines(run, metrics):
+    return replace(run, metrics=metrics)
+
+
+def close(*values):
+    return pytest.approx(values)
+
+
+def test_means_seeds_and_crosses_by_hand():
+    # Deviation of -1 and 1 points: sqrt(2).  A mean of one seed has neither a bar nor a seed beside it.
+    two = arm("A", 20, [0.29, 0.31, 0.5], status={2: "diverged"})
+    mean, seeds, cross = charts.means_and_seeds("a", [(20, two), (56, arm("A", 56, [0.4]))], "test_error")
+    assert (mean.kind, mean.x, mean.y, mean.bars) == ("line", [20, 56], close(30, 40), close(2**0.5, 0))
+    assert mean.texts == ["A, depth 20: mean 30.00 % of 2 seeds", "A, depth 56: mean 40.00 % of 1 seed"]
+    assert (seeds.kind, seeds.x, seeds.y, seeds.bars) == ("points", [20, 20], close(29, 31), ())
+    assert seeds.texts == ["A20-0: seed 0, 29.00 %", "A20-1: seed 1, 31.00 %"]
+    assert cross == Series("a", "cross", [20], [None], (), ["A20-2: diverged"])
+    sideways = charts.means_and_seeds("a", [("row", two)], "test_error", sideways=True)
+    assert [(one.x, one.y) for one in sideways] == [
+        (close(30), ["row"]),
+        (close(29, 31), ["row", "row"]),
+        ([None], ["row"]),
+    ]
+
+
+def test_error_over_depth():
+    runs = [made((e, e + 0.1), seed=s, change=PLAIN) for s, e in enumerate((0.3, 0.5))]
+    runs += [made((0, 0), status="diverged", change=PLAIN | {"model.depth": 56}), made((0.2, 0.3))]
+    chart = degradation.main_chart(degradation.arms(runs))
+    assert (chart.name, chart.x, chart.log_x) == ("degradation", "depth (layers)", True)
+    training, test, published = chart.panels
+    assert [panel.title for panel in chart.panels] == ["training", "test", "test, in the paper"]
+    assert [(one.label, one.kind) for one in test.series] == [
+        ("plain", "line"),
+        ("plain", "points"),
+        ("plain", "cross"),
+        ("residual (A)", "line"),
+    ]
+    assert (training.series[0].y, test.series[0].y, test.series[3].y) == (close(40), close(50), close(30))
+    assert published.own_scale
+    assert published.series[0].y == [8.75, 7.51, 7.17, 6.97, 6.61, 7.93]
+    assert chart.ticks == [14, 20, 32, 44, 56, 110, 1202]
+    assert chart.places(test) == [14, 56]
+    assert chart.edge(test) == pytest.approx(60 * 1.08)  # above the worst seed
+
+
+def test_another_data_sets_numbers_would_stretch_the_axis():
+    preactivation = experiment("preactivation")
+    chart = preactivation.main_chart(preactivation.arms(runs_of_sweep("preactivation", "demo", lambda *_: (0.1, 0.2))))
+    assert [one.y for one in chart.panels[2].series] == [[6.61, 5.93, 7.61], [6.37, 5.46, 4.92]]
+    # Ours and the paper's line have one label, so one look.
+    assert {one.label for one in chart.panels[2].series} <= {one.label for one in chart.panels[1].series}
+
+
+def test_a_row_per_variant():
+    shortcuts = experiment("shortcuts")
+    identity, plain, b, c, *_ = shortcuts.variants
+    runs = [made((0.3, 0.5), seed=s, change={"model.gate_bias": 0.0}) for s in (0, 1)]
+    runs += [made((0, 0), status="diverged", change=PLAIN | {"model.gate_bias": 0.0})]
+    chart = shortcuts.main_chart(shortcuts.arms(runs))
+    ours, published = chart.panels
+    assert [(one.label, one.kind, one.x, one.y) for one in ours.series if one.kind != "points"] == [
+        ("training error", "line", close(30), [identity]),
+        ("training error", "cross", [None], [plain]),
+        ("test error", "line", close(50), [identity]),
+        ("test error", "cross", [None], [plain]),
+    ]
+    assert chart.rows[:3] == [identity, plain, c]  # B was neither run nor is it in the paper's table
+    assert b not in chart.rows
+    assert published.series[0].x[:3] == [6.61, 12.22, 12.35]  # "fail" has no place
+
+
+def test_a_curve_is_the_mean_over_seeds_at_shared_steps():
+    runs = [with_lines(made((0.4, 0.5), seed=s), lines(*e)) for s, e in enumerate(([0.8, 0.6, 0.4], [0.6, 0.5]))]
+    diverged = lines(0.9, 0.95, None, split="train")
+    runs.append(with_lines(made((0, 0), seed=2, status="diverged"), diverged))
+    chart = charts.training_curves({"A": degradation.arms(runs)})
+    curve, thin, cross = chart.panels[0].series
+    assert (curve.kind, curve.x, curve.y) == ("curve", [0, 10], close(70, 55))
+    assert curve.texts[1] == "residual (A), depth 14, test error, mean of 2 runs: 55.00 % at step 10"
+    assert (thin.kind, thin.x, thin.y) == ("thin", [0, 10], close(90, 95))
+    assert (cross.kind, cross.x, cross.y) == ("cross", [10], [None])
+    assert chart.largest == 100  # twice the final 50 %
+    long = [(n % 2) / 2 for n in range(1, 2 * charts.CURVE_POINTS + 2)]
+    (blocks,) = (
+        charts.training_curves({"A": degradation.arms([with_lines(made((0.4, 0.5)), lines(*long, split="train"))])})
+        .panels[0]
+        .series
+    )
+    assert blocks.x[:2] == [20, 50]  # the last steps of blocks of three
+    assert blocks.x[-1] == 10 * (len(long) - 1)
+    assert blocks.y[:2] == close(100 / 3, 50 / 3)  # of 50, 0, 50 and of 0, 50, 0 percent
+
+
+def test_overfitting_is_told_from_degradation():
+    change = [{"model.depth": at, "model.shortcut": s} for s in ("A", "none") for at in (14, 56)]
+    errors = [(0.4, 0.45), (0.3, 0.50), (0.4, 0.45), (0.5, 0.60)]
+    runs = [made(both, change=fields) for both, fields in zip(errors, change, strict=True)]
+    caption = degradation.main_chart(degradation.arms(runs)).caption
+    assert "test error of plain" not in caption
+    assert caption.endswith(
+        " From depth 14 to depth 56 the mean test error of residual (A) rises, but its training error falls: the "
+        "deeper network overfits the 2,560 training images, which is not degradation."
+    )
+
+
+# --- drawn
+
+
+@pytest.fixture
+def chart():
+    runs = [made((e, e), seed=s, change=PLAIN) for s, e in enumerate((0.29, 0.31))]
+    runs += [made((0.3, 0.4), change={"model.depth": 56}), made((0, 0), status="diverged", change={"model.depth": 20})]
+    return degradation.main_chart(degradation.arms(runs))
+
+
+def test_print_has_the_numbers_of_the_chart(chart):
+    figure = paper.draw(chart)
+    training, _, published = figure.axes
+    markers = {line.get_marker(): line for line in training.lines}
+    assert markers["o"].get_ydata() == close(30)
+    assert list(markers["."].get_ydata()) == close(29, 31)
+    assert list(markers["x"].get_xdata()) == [20]
+    (bar,) = (c.get_segments()[0] for c in training.collections)
+    assert [end[1] for end in bar] == close(30 - 2**0.5, 30 + 2**0.5)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["plain", "residual (A)"]
+    assert published.lines[0].get_color() == markers["s"].get_color()  # ours and the paper's residual network
+    for width, (inches, _) in paper.WIDTHS.items():
+        assert paper.draw(chart, width).get_figwidth() == inches
+
+
+def test_the_page_has_the_numbers_of_the_chart(chart):
+    drawn = interactive.figure(chart)
+    plain = [trace for trace in drawn["data"] if trace["name"] == "plain" and trace["xaxis"] == "x"]
+    assert [(trace["mode"], trace["y"]) for trace in plain] == [
+        ("lines+markers", close(30)),
+        ("markers", close(29, 31)),
+    ]
+    assert plain[0]["error_y"]["array"] == close(2**0.5)
+    assert plain[1]["text"] == [
+        "depth=14,shortcut=none,seed=0: seed 0, 29.00 %",
+        "depth=14,shortcut=none,seed=1: seed 1, 31.00 %",
+    ]
+    cross = next(trace for trace in drawn["data"] if trace["marker"]["symbol"] == "x-thin-open")
+    assert (cross["x"], cross["y"]) == ([20], close(31 * 1.08))
+    # One look in print and on the page, and one entry of the legend for each label.
+    assert plain[0]["marker"]["color"] == to_hex(paper.look(0)["color"]).upper()
+    assert sum(trace["showlegend"] for trace in drawn["data"]) == 2
+    assert drawn["layout"]["xaxis"]["type"] == "log"
+
+
+def test_dollars_are_no_mathematics():
+    panel = charts.Panel("$x", [Series("$a_b$", "line", [3.0], ["$r^$"])])
+    paper.draw(charts.Chart("d", [panel], "", "", "x", rows=["$r^$"])).draw_without_rendering()
+
+
+def test_names_on_the_axis_have_room():
+    # On a logarithmic axis from 20 to 1202, an eighth of the length is a factor of 1.63.
+    assert charts.named_ticks([20, 32, 44, 56, 110, 1202], log=True) == [1202, 110, 56, 32]
+    assert charts.named_ticks([1], log=True) == [1]
+    assert charts.named_ticks([0, 1, 2], log=False) == [2, 1, 0]

@@ -1,0 +1,296 @@
+"""Clauses on arms made by hand, and every experiment: its sweep's arms, its verdicts, the papers' numbers."""
+
+import importlib
+import re
+
+import pytest
+from synthetic import NO, OPEN, ROOT, YES, arm, arms_of_sweep, experiment, grid, made, outcomes, runs_of_sweep
+
+from normres.errors import UserError
+from normres.report.arms import Arm, Setting, distinguishing_fields, group
+from normres.report.clauses import TEST, TRAIN, Lower, Trend, error, judge
+from normres.runs import config as configs
+
+
+def seeds(mean):
+    return [mean - 0.001, mean, mean + 0.0012]
+
+
+def verdict(clause, *arms):
+    (one,) = judge([clause.state(grid(*arms))])
+    return one
+
+
+LOWER = Lower("x", "A", "B")
+RISES = Trend("x", "A", rises=True)
+
+
+# --- Lower
+
+
+def test_lower_is_about_the_last_setting_or_all():
+    arms = [arm("A", at, seeds(e)) for at, e in ((20, 0.5), (56, 0.2))]
+    arms += [arm("B", at, [e, e, e]) for at, e in ((20, 0.3), (56, 0.3))]
+    assert verdict(LOWER, *arms).outcome == YES
+    assert verdict(Lower("x", "B", "A"), *arms).outcome == NO
+    assert verdict(Lower("x", "A", "B", everywhere=True), *arms).outcome == NO
+    assert verdict(Lower("x", "A", "B", everywhere=True, at_least=50), *arms).outcome == YES
+    assert verdict(LOWER, *arms).evidence.startswith(
+        "Test error at depth 56: A 20.01 ± 0.11 %, B 30.00 ± 0.00 %; difference −9.99 points, 95 % interval −10.27 to "
+    )
+
+
+def test_shallower_than_the_source_decides_nothing():
+    arms = [arm("A", 20, seeds(0.2)), arm("B", 20, seeds(0.4))]
+    one = verdict(Lower("x", "A", "B", at_least=1001), *arms)
+    assert one.outcome == OPEN
+    assert one.evidence == (
+        "The source’s claim is about depth 1,001 and more; the largest compared here is 20. These numbers decide "
+        "nothing: Test error at depth 20: A 20.01 ± 0.11 %, B 40.01 ± 0.11 %."
+    )
+
+
+def test_the_best_setting_of_each_variant():
+    rates = {"over": "optim.learning_rate"}
+    arms = [arm("A", at, seeds(e), **rates) for at, e in ((0.1, 0.5), (0.3, 0.2), (1.0, 0.6))]
+    arms += [arm("B", at, [e, e, e], **rates) for at, e in ((0.1, 0.3), (0.3, 0.9), (1.0, 0.25))]
+    one = verdict(Lower("x", "A", "B", best=True), *arms)
+    assert one.outcome == YES
+    assert one.evidence.startswith("Test error: A at learning rate 0.3 20.01 ± 0.11 %, B at learning rate 1.0 25.00 ")
+    assert verdict(Lower("x", "A", "B"), *arms).outcome == NO  # at 1.0
+    # Of one kind there are runs of one variant only.
+    one = verdict(Lower("x", "A", "B", best=True), *arms, arm("A", 0.1, [0.2], block="bottleneck", **rates))
+    assert (one.outcome, one.evidence[:20]) == (OPEN, "There is no run of B")
+
+
+@pytest.mark.parametrize(
+    ("clause", "arms", "evidence"),
+    [
+        (LOWER, [], "There is no run of A."),
+        (LOWER, [arm("A", 20, [0.1])], "There is no run of B."),
+        (LOWER, [arm("A", 20, [0.1]), arm("B", 56, [0.1])], "There is no run of A at depth 56."),
+        (
+            LOWER,
+            [arm("A", 20, [0.1]), arm("B", 20, [0.1], status={0: "running"})],
+            "No run of B at depth 20 has a test error yet.",
+        ),
+        (RISES, [], "There is no run of A."),
+        (RISES, [arm("A", 20, [0.1])], "Two settings of A are needed; there is depth 20."),
+        (
+            RISES,
+            [arm("A", 20, [0.1]), arm("A", 56, [0.1], status={0: "running"})],
+            "No run of A at depth 56 has a training error yet.",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(clause, arms, evidence):
+    one = verdict(clause, *arms)
+    assert (one.outcome, one.evidence) == (OPEN, evidence)
+
+
+# --- Trend
+
+
+def test_a_trend_from_end_to_end_or_at_every_step():
+    arms = [arm("A", at, [e, e + shift, e]) for at, e, shift in ((8, 0.3, 0), (20, 0.2, 0.001), (56, 0.4, 0.002))]
+    assert verdict(RISES, *arms).outcome == YES
+    assert verdict(Trend("x", "A", rises=True, every_step=True), *arms).outcome == NO
+    assert verdict(Trend("x", "A", rises=False), *arms).outcome == NO
+    assert verdict(Trend("x", "A", rises=False), *arms[:2]).outcome == YES
+    # Steps of different kinds are not joined.
+    assert verdict(RISES, arms[2], arm("A", 110, [0.1], block="bottleneck")).outcome == OPEN
+
+
+def test_no_higher_has_a_margin():
+    arms = [arm("A", 20, seeds(0.300)), arm("A", 56, [0.3055, 0.305, 0.3045])]
+    assert verdict(Trend("x", "A", rises=False, margin=0.02), *arms).outcome == YES
+    assert verdict(Trend("x", "A", rises=False, margin=0.006), *arms).outcome == OPEN
+    assert verdict(Trend("x", "A", rises=False, margin=0.003), *arms).outcome == OPEN
+    assert "limit +2.00" in verdict(Trend("x", "A", rises=False, margin=0.02), *arms).evidence
+
+
+# --- what counts
+
+
+def test_a_diverged_run_counts_as_guessing_and_is_named():
+    plain = arm("B", 20, [0.3, 0.31, 0.3], status={1: "diverged"}, data={"classes": 100})
+    assert TEST.by_seed(plain) == {0: 0.3, 1: 0.99, 2: 0.3}
+    one = verdict(LOWER, arm("A", 20, [0.2, 0.2, 0.2], data={"classes": 100}), plain)
+    assert one.evidence.endswith("Diverged runs count at the error of guessing, 99 %: 1 of 3 runs of B, depth 20.")
+    assert one.outcome == OPEN  # one in three is a large spread
+    everyone = arm("B", 20, [0, 0, 0], status=dict.fromkeys(range(3), "diverged"))
+    assert verdict(LOWER, arm("A", 20, [0.2, 0.2, 0.2]), everyone).outcome == YES
+
+
+def test_runs_of_one_seed_are_one_value():
+    runs = [made((0.1, 0.2)), made((0.1, 0.4)), made((0.1, 0.5), seed=1), made((0, 0), seed=2, status="running")]
+    one = Arm("A", Setting(14), "", {}, tuple(runs))
+    assert TEST.by_seed(one) == {0: pytest.approx(0.3), 1: 0.5}
+
+
+def test_the_step_of_an_error_is_one_image():
+    one = arm("A", 14, [0.1])
+    assert (TRAIN.step(one), TEST.step(one), error("test_top5_error").step(one)) == (1 / 2560, 1 / 640, 1 / 640)
+    assert error("test_loss").step(one) == 0
+    # Two seeds with the same rise by one of 640 images: equal by rounding, not without spread.
+    arms = [arm("A", at, [e, e]) for at, e in ((8, 0.3), (20, 0.3 + 1 / 640))]
+    assert verdict(Trend("x", "A", rises=True, quantity=TEST), *arms).outcome == OPEN
+
+
+def test_the_clauses_of_a_page_are_corrected_together():
+    # t = 4.85 with two degrees of freedom: p = 0.040, enough alone and not beside another.
+    clause = Trend("x", "A", rises=True)
+    arms = grid(*(arm("A", at, e) for at, e in ((8, [0.3, 0.3, 0.3]), (20, [0.31, 0.32, 0.33]))))
+    after = grid(*(arm("A", at, e) for at, e in ((8, [0.3, 0.3, 0.3]), (20, [0.318, 0.328, 0.338]))))
+    assert [one.outcome for one in judge([clause.state(after)])] == [YES]
+    assert [one.outcome for one in judge([clause.state(after), clause.state(arms)])] == [OPEN, OPEN]
+
+
+# --- arms
+
+
+def test_arms_are_over_seeds_and_unlike_things_are_told_apart():
+    runs = [made((0.1, 0.2), seed=s, change={"model.order": o}) for s in (1, 0) for o in ("post", "pre")]
+    runs.append(made((0.1, 0.2), change={"model.depth": 8, "model.shortcut": "B"}))
+    arms = experiment("degradation").arms(runs)
+    assert [one.label for one in arms] == [
+        "residual (A), depth 14, post order",
+        "shortcut B, depth 8, post order",
+        "residual (A), depth 14, pre order",
+    ]
+    assert [run.record["seed"] for run in arms[0].runs] == [0, 1]
+    assert [one.claim for one in experiment("degradation").judge(arms)][4].endswith("[pre order]")
+
+
+def test_no_arm_hides_another():
+    # A gate's bias means nothing to the identity, and yet these are not seeds of one arm.
+    runs = [made((0.1, 0.2), seed=s, change={"model.gate_bias": bias}) for bias in (0.0, -6.0) for s in (0, 1)]
+    shortcuts = experiment("shortcuts")
+    arms = shortcuts.arms(runs)
+    assert [one.context for one in arms] == ["gate bias -6.0", "gate bias 0.0"]
+    assert sum(len(grid) for grid in shortcuts.grids(arms).values()) == 2
+    assert len(shortcuts.main_chart(arms).panels) == 3
+
+
+def test_a_recipe_stands_for_its_fields_and_how_it_was_computed_tells_nothing():
+    short = made((0.4, 0.5), seed=5, change={"recipe": "short", "train.steps": 3200, "data.path": "x"})
+    assert distinguishing_fields([made((0.4, 0.5)), short], first=["recipe"]) == ["recipe"]
+    how = {"model.remat": "block", "model.unroll": "always", "train.ops": "plain", "train.seeds_per_program": 4}
+    assert distinguishing_fields([made((0.4, 0.5)), made((0.4, 0.5), change=how)]) == []
+    with pytest.raises(UserError, match=r"config\.json: has no field 'model\.colour'"):
+        group([short], ["model.colour"])
+
+
+# --- every experiment
+
+# The fields in which the arms may differ, and the number of arms at each size: counted by hand.
+STUDIED = {
+    "degradation": ("shortcut depth", {"demo": 6, "short": 8, "paper": 10}),
+    "shortcuts": ("shortcut gate_bias", {"demo": 11, "short": 13, "paper": 13}),
+    "activation_order": ("order depth block", {"demo": 10, "short": 10, "paper": 10}),
+    "preactivation": ("order depth block", {"demo": 6, "short": 4, "paper": 6}),
+    "aux_loss": ("shortcut auxiliary depth", {"demo": 9, "short": 12, "paper": 15}),
+    "norm_free": ("norm residual_scale order weights depth clip_factor", {"demo": 12, "short": 18, "paper": 18}),
+    "robustness": ("norm", {"demo": 5, "short": 5, "paper": 5}),
+}
+# Those that are judged by clean errors; test_robustness.py has the other.
+JUDGED = [name for name in STUDIED if name != "robustness"]
+RANKS = {
+    "degradation": lambda variant, depth: depth / 1000 if variant == "plain" else -depth / 1000,
+    # The first of the variants is the best; the plain net is the worst; B and C lie between.
+    "shortcuts": lambda variant, depth: 0.3 if variant.startswith("none") else 0.1 * (not variant.startswith("id")),
+    "activation_order": lambda variant, depth: {"full pre-activation": 0.0, "original": 0.1}.get(variant, 0.2),
+    "preactivation": lambda variant, depth: (0.1 + depth / 10_000) if variant == "original" else -depth / 10_000,
+    "aux_loss": lambda variant, depth: {"plain": 0.2, "plain + auxiliary": 0.1}.get(variant, 0) * depth / 50,
+    "norm_free": lambda variant, depth: 0.3 if variant == "no norm" else 0.1 * (not variant.startswith("batch")),
+}
+
+
+def bearing_out(name):
+    """Returns (training, test) errors by variant and depth with which every clause that applies is borne out."""
+    return lambda variant, depth: (0.3 + RANKS[name](variant, depth), 0.4 + RANKS[name](variant, depth))
+
+
+def test_no_experiment_is_forgotten():
+    assert {path.stem for path in (ROOT / "experiments").glob("[a-z]*.py")} == STUDIED.keys()
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_a_sweep_varies_only_the_studied_fields_and_names_every_arm(name):
+    words, counts = STUDIED[name]
+    for size, steps in {"demo": 400, "short": 3_200, "paper": 64_000}.items():
+        arms = arms_of_sweep(name, size)
+        assert len(arms) == counts[size]
+        assert {variant for variant, _ in arms} <= set(experiment(name).variants)
+        flat = [fields for _, fields in arms]
+        varied = {field.rpartition(".")[2] for field in flat[0] if any(one[field] != flat[0][field] for one in flat)}
+        assert varied <= set(words.split())
+        # A bottleneck is among the networks of the papers only.
+        assert set(words.split()) - varied <= {"block"}
+        assert (flat[0]["train.steps"], flat[0]["model.width"]) == (steps, 8 if size == "demo" else 16)
+    for function in ("load", "load_sweep"):
+        with pytest.raises(UserError, match=rf"configs/{name}.py:papr is no size; did you mean 'paper'\?"):
+            getattr(configs, function)(f"{ROOT / 'configs' / name}.py:papr")
+    assert experiment(name).config == f"configs/{name}.py"
+    text = importlib.import_module(f"normres.configs.{name}").__doc__
+    assert re.findall(r"--(?:config|experiment)=(\w+)", text)[:2] == [name, name]
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_the_verdict_follows_the_errors(name):
+    holds = bearing_out(name)
+    assert set(outcomes(name, runs_of_sweep(name, "paper", holds))) == {YES}
+
+    # Mirrored about 0.5: what was lower is higher, what rose falls.
+    def mirrored(variant, depth):
+        return tuple(1 - error for error in holds(variant, depth))
+
+    assert set(outcomes(name, runs_of_sweep(name, "paper", mirrored))) == {NO}
+    assert set(outcomes(name, runs_of_sweep(name, "paper", holds, seeds=1))) == {OPEN}
+
+
+# Clauses that a demo can decide: all; options A, B, C against plain; none; none; all; the first four.
+@pytest.mark.parametrize(("name", "judged"), list(zip(JUDGED, (4, 3, 0, 0, 3, 4), strict=True)))
+def test_a_demo_decides_what_its_depth_allows(name, judged):
+    decided = outcomes(name, runs_of_sweep(name, "demo", bearing_out(name)))
+    assert decided == [YES] * judged + [OPEN] * (len(decided) - judged)
+
+
+def test_the_papers_numbers():
+    # Transcribed once more from the papers' tables.
+    def numbers(name):
+        return [tuple(errors.values()) for errors in experiment(name).published.values()]
+
+    fail = "fail"
+    table_1 = (6.61, fail, 12.22, fail, 12.35, fail, fail, 8.70, 9.81, 12.86, 6.91, fail)
+    assert numbers("shortcuts") == [table_1]
+    assert numbers("activation_order") == [(6.61, 8.17, 7.84, 6.71, 6.37), (5.93, 6.50, 6.14, 5.91, 5.46)]
+    assert numbers("preactivation") == [(6.61, 6.37), (5.93, 5.46), (7.61, 4.92), (25.16, 24.33), (27.82, 22.71)]
+    table_6 = [(8.75,), (7.51,), (7.17,), (6.97,), (6.61,), (7.93,)]
+    assert numbers("degradation") == table_6
+    assert numbers("aux_loss") == table_6[:5]
+    assert numbers("norm_free") == [(8.75,), (6.97,), (6.61, 6.37)]
+    assert numbers("robustness") == [("23.6", "28.4", "25.3", "24.1")]
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_the_papers_numbers_stand_beside_their_networks(name):
+    declared = experiment(name)
+    runs = runs_of_sweep(name, "paper", bearing_out(name))
+    arms = declared.arms(runs)
+    numbers = {
+        (variant, setting.name): error if error == "fail" else f"{error:.2f}"
+        for setting, errors in declared.published.items()
+        for variant, error in errors.items()
+    }
+    column = declared.table(arms).header.index("paper, test (%)")
+    cells = {row[:2]: row[column] for row in declared.table(arms).rows}
+    assert {place: cell for place, cell in cells.items() if cell != "–"} == {
+        place: number for place, number in numbers.items() if place in cells
+    }
+    here = {row[:2]: row[2:] for row in declared.paper_table(arms).rows}
+    assert {place: number for place, (number, _) in here.items()} == numbers
+    assert {place for place, (_, cell) in here.items() if cell != "not run"} == numbers.keys() & cells.keys()
+    # A paper's number is not of a network with another stem, say.
+    other = runs_of_sweep(name, "paper", bearing_out(name), seeds=1, change=dict.fromkeys(declared.held, "other"))
+    assert {row[-2] for row in declared.table(declared.arms(other)).rows} <= {"–", "9.99", ""}

@@ -1,0 +1,337 @@
+"""The page, its index, the comparison of two sets, and the command line that makes them."""
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from synthetic import ROOT, experiment, made, runs_of_sweep, write_run
+
+from normres import cli
+from normres.errors import UserError
+from normres.report import page, paper
+from normres.report.commands import experiment_of
+from normres.report.experiment import of_unknown
+from normres.report.pairs import compare
+from normres.runs.results import read_runs
+
+degradation = experiment("degradation")
+PLAIN = {"model.shortcut": "none"}
+HOSTILE = '"><script>alert(1)</script><img src=http://x.example/ onerror="x">&$_^'
+
+
+class Reader(HTMLParser):
+    """Collects tags, ids, addresses, scripts, what the figures hold, and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.addresses, self.scripts, self.figures, self.text = [], [], [], [], [], ""
+        self.policy = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            assert not name.startswith("on")
+            if name in ("src", "href", "srcset", "action", "data", "style"):
+                self.addresses.append(value)
+        named = dict(attributes)
+        self.ids += filter(None, [named.get("id")])
+        self.figures += map(json.loads, filter(None, [named.get("data-figure")]))
+        self.policy += named.get("content", "") * ("http-equiv" in named)
+
+    def handle_endtag(self, tag):
+        self.tags.append("/" + tag)
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] == "script":
+            self.scripts.append(data)
+        else:
+            self.text += data
+
+
+def fill(root):
+    """Writes plain and residual runs of two seeds, a diverged and a running one, and one with a hostile name."""
+    for shortcut, depth, error in (("none", 14, 0.4), ("none", 56, 0.7), ("A", 14, 0.35), ("A", 56, 0.25)):
+        for seed, offset in enumerate((-0.01, 0.01)):
+            fields = {"model.shortcut": shortcut, "model.depth": depth}
+            write_run(root, (error + offset, error + 0.1 + offset), seed=seed, change=fields)
+    write_run(root, (0, 0), status="diverged", change=PLAIN | {"model.depth": 110})
+    write_run(root, (0, 0), status="running", change={"model.depth": 110})
+    hostile = {"dtype": "</style><b>", "warnings": [HOSTILE]}
+    change = {"model.depth": 110, "data.path": HOSTILE, "model.norm": "<i>norm"}
+    write_run(root, (0.2, 0.4), seed=1, name=HOSTILE, change=change, record=hostile)
+    return read_runs(root)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Draws an experiment with every file, and the same runs as unknown ones."""
+    root = tmp_path_factory.mktemp("report")
+    runs = fill(root / "50% #1?")  # addresses of records have such letters quoted
+    return degradation.draw(runs, root / "out"), root
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out the files for papers, which take most of the time."""
+    monkeypatch.setattr(paper, "save", lambda chart, folder: [])
+
+
+def test_files(drawn):
+    paths, root = drawn
+    figures = [f"{f}-{w}" for f in ("degradation", "curves") for w in ("column", "page")]
+    names = [f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf", "svg")]
+    assert [path.name for path in paths] == [*names, "table.md", "table.tex", "table.csv", "index.html"]
+    # Nothing else is left, temporary files for example.
+    assert {path.name for path in (root / "out").iterdir()} == {path.name for path in paths}
+    for path in paths[:12]:
+        content = path.read_bytes()
+        if path.suffix == ".png":
+            assert content.startswith(b"\x89PNG")
+        elif path.suffix == ".pdf":
+            assert b"/FontFile2" in content  # TrueType; Type 3 fonts have no file
+            assert b"/Type3" not in content
+        else:
+            assert not re.search(rb"<text\b|font-family|<image\b|<script\b", content)
+
+
+def test_the_page_is_self_contained(drawn):
+    paths, root = drawn
+    text = paths[-1].read_text()
+    reader = Reader(text)
+    assert len(reader.scripts) == 2
+    assert not {"link", "iframe", "object", "img", "b", "i"} & set(reader.tags) - {"link"}
+    for address in reader.addresses:
+        if address.startswith("#"):
+            assert address[1:] in reader.ids, address
+        elif address != "data:,":
+            assert (root / "out" / unquote(address)).resolve().is_file(), address
+    assert sum(address.endswith("record.json") for address in reader.addresses) == 11
+    assert not any(word in page._asset("page.css") for word in ("url(", "@import"))
+    sums = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in reader.scripts]
+    policy = dict(part.split(" ", 1) for part in reader.policy.split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == " ".join(f"'sha256-{one}'" for one in sums)
+
+
+def test_hostile_names_are_text(drawn):
+    paths, root = drawn
+    reader = Reader(paths[-1].read_text())
+    assert HOSTILE in reader.text
+    assert HOSTILE in reader.ids
+    assert "</style><b>" in reader.text
+    assert len(re.findall("<script", paths[-1].read_text().replace(reader.scripts[0], ""))) == 2
+    # Plotly reads some tags in names and texts: here there are none but its own line breaks.
+    texts = [str(trace.get("text")) + trace["name"] for data in reader.figures for trace in data["data"]]
+    assert any("&lt;i&gt;norm" in one for one in texts)
+    assert not any("<" in one for one in texts)
+    assert str(root) not in paths[-1].read_text()
+
+
+def test_the_page_says_what_matters(drawn):
+    text = Reader(drawn[0][-1].read_text()).text
+    for part in (
+        "count at the error of guessing, 90 %: 1 of 1 run of plain, depth 110",
+        "Rule: a comparison is decided by the confidence interval",
+        "without any true difference, less than 5% of all pages",
+        "cifar10 (embedded), 2,560 training and 640 test images, SHA-256 abababababab…",
+        "width 8 here, 16 there",
+        "Plain-110 stays above 60 % error",
+        "11 min 0 s in 11 runs",
+        "diverged at step 100",
+        "normres train --config=base:demo",
+        "@software{",
+        "@misc{",
+        r"\toprule",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py")))
+def test_every_experiment_has_a_page(name, undrawn, tmp_path):
+    corrupted = dict.fromkeys(("contrast", "brightness", "color_cast", "gaussian_blur", "gaussian_noise"), [0.5] * 5)
+    runs = runs_of_sweep(name, "demo", lambda *_: (0.2, 0.3), seeds=2, record=lambda *_: {"corrupted": corrupted})
+    text = Reader(experiment(name).draw(runs, tmp_path)[-1].read_text()).text
+    assert "No run of" not in text
+    # With one variant only, with one that runs, and with none.
+    assert experiment(name).draw(runs[:1], tmp_path)[-1].is_file()
+    running = runs_of_sweep(
+        name,
+        "demo",
+        lambda *_: (0, 0),
+        seeds=1,
+        status={(v, d): "running" for v in experiment(name).variants for d in range(200)},
+    )
+    assert "not finished" in experiment(name).draw(running, tmp_path)[0].read_text()
+    with pytest.raises(UserError, match=rf"there is no run to report; `normres sweep --config=configs/{name}\.py`"):
+        experiment(name).draw([], tmp_path)
+
+
+# --- runs without an experiment
+
+
+def test_unknown_runs_have_a_page(undrawn, tmp_path):
+    runs = [
+        made((e, e + rate), seed=s, change={"model.norm": norm, "optim.learning_rate": rate, "model.depth": depth})
+        for s, e in enumerate((0.2, 0.3))
+        for norm in ("batch", "group")
+        for rate in (0.1, 0.2)
+        for depth in (14, 56)
+    ]
+    made_of = of_unknown(runs)
+    assert made_of.source == (
+        "Fields that differ: model.norm (batch, group), model.depth (14, 56), optim.learning_rate (0.1, 0.2)."
+    )
+    figures = made_of.charts(runs, made_of.arms(runs))
+    assert [(chart.name, chart.x) for chart in figures] == [
+        ("error", "depth (layers)"),
+        ("error-over-optim.learning_rate", "learning rate"),
+        ("curves", "training step"),
+    ]
+    assert figures[1].labels == [
+        "batch norm, depth 14",
+        "group norm, depth 14",
+        "batch norm, depth 56",
+        "group norm, depth 56",
+    ]
+    line = figures[1].panels[1].series[0]
+    assert (line.x, line.y) == ([0.1, 0.2], pytest.approx([35, 45]))
+    reader = Reader(made_of.draw(runs, tmp_path)[-1].read_text())
+    assert len(set(reader.ids)) == len(reader.ids)  # although the runs have four names here, as copies of runs do
+    text = reader.text
+    assert "16 runs" in text
+    assert "Verdict" not in text
+    assert of_unknown(runs[:1]).draw(runs[:1], tmp_path)[-1].is_file()  # one run differs in nothing
+    with pytest.raises(UserError, match="there is no run to report; `normres sweep` makes them"):
+        of_unknown([])
+
+
+def test_an_index_of_all(undrawn, tmp_path, capsys):
+    fill(tmp_path / "w" / "degradation-short")
+    write_run(tmp_path / "w" / "mine #1", (0.1, 0.2))
+    (tmp_path / "w" / "empty").mkdir()
+    write_run(tmp_path / "w" / "robustness-1", (0.1, 0.2), change={"data.corruptions": []})
+    noted = tmp_path / "w" / "noted"
+    write_run(noted, (0.1, 0.2))
+    (noted / "README.md").write_text("    normres sweep --config=degradation:demo --workdir=x\n")
+    assert experiment_of(noted) == "degradation"
+    for _ in range(2):  # a report that is there is no folder of runs
+        assert cli.main(["report", "--all", str(tmp_path / "w")]) == 0
+    said = capsys.readouterr()
+    assert "data.corruptions is empty" in said.err
+    assert said.err.endswith("robustness-1 left out\n")
+    *pages, index = [Path(line) for line in said.out.splitlines()][-4:]
+    assert index == tmp_path / "w/report/index.html"
+    assert [path.parent.name for path in pages] == ["degradation-short", "mine #1", "noted"]
+    reader = Reader(index.read_text())
+    assert [unquote(address) for address in reader.addresses[1:]] == [
+        f"{path.parent.name}/index.html" for path in pages
+    ]
+    assert all((index.parent / unquote(address)).is_file() for address in reader.addresses[1:])
+    words = " ".join(reader.text.split())
+    assert re.search(rf"{degradation.title} ?cannot be judged yet ?11", words)
+    assert re.search(r"mine #1 ?no claim ?1", words)
+
+
+# --- two sets
+
+
+def test_two_sets_by_hand(tmp_path, capsys):
+    for at, norm, shift in (("a", "batch", (0.0, 0.0)), ("b", "group", (0.01, 0.03))):
+        for seed, more in enumerate(shift):
+            for depth in (14, 56):
+                change = {"model.norm": norm, "model.depth": depth}
+                losses = {"test_loss": 1.5 + more}
+                write_run(tmp_path / at, (0.1, 0.2 + more), seed=seed, change=change, final=losses)
+    write_run(tmp_path / "b", (0.1, 0.2), change={"model.norm": "group", "model.depth": 8})
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert cli.main(["compare", a, b]) == 0
+    said = capsys.readouterr().out
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line.startswith("| ")
+    ]
+    # Mean 22 of 21 and 23; the standard error is 1 point, and Holm's level for two rows 97.5 %: t(0.9875, 1) = 25.45.
+    assert rows[1:] == [
+        [
+            f"depth {depth}",
+            "20.00 ± 0.00",
+            "22.00 ± 1.41",
+            "+2.00 points, 97.5 % interval −23.45 to +27.45 (paired over 2 seeds); 6 more seeds a side would decide",
+        ]
+        for depth in (14, 56)
+    ]
+    assert "Fields that differ between the sets: model.norm (batch in A, group in B)." in said
+    assert "Only in B: depth 8." in said
+    assert cli.main(["compare", a, b, "--metric=test_loss"]) == 0
+    said = re.sub(" +", " ", capsys.readouterr().out)
+    assert "1.50 ± 0.00 | 1.52 ± 0.01 | +0.02, 97.5 % interval −0.23 to +0.27" in said
+    assert "percent" not in said
+
+
+def test_sets_that_share_nothing_are_one_line():
+    names = (Path("a"), Path("b"))
+    first = [made((0.1, 0.2), change={"model.depth": at}) for at in (14, 20)]
+    second = [made((0.1, 0.2), change={"model.depth": at}) for at in (56, 110)]
+    with pytest.raises(UserError, match=r"^a and b have no arm in common; arms are told apart by model\.depth$"):
+        compare(first, second, "test_error", names)
+    with pytest.raises(UserError, match="=test_eror is no final number of these runs; did you mean 'test_error'"):
+        compare(first, first, "test_eror", names)
+    assert "none" in compare(first[:1], first[:1], "test_error", names)
+    assert "not finished" in compare(first[:1], [made((0, 0), status="running")], "test_error", names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "."], "no runs here; `normres sweep` makes them"),
+        (["report", "none"], "no such directory"),
+        (["report"], "name the directory of the runs once, as WORKDIR or --workdir=WORKDIR"),
+        (["report", ".", "--workdir=."], "name the directory of the runs once"),
+        (["report", ".", "--all", "--experiment=degradation"], "it goes without --experiment"),
+        (["report", ".", "--all"], "no folder of runs here"),
+        (["report", ".", "--config.model.depth=3"], "report draws what is there and takes no config"),
+        (["compare", ".", "."], "no runs here"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+# --- no jax
+
+
+def test_reports_need_no_jax_and_are_the_same_again(drawn, tmp_path):
+    paths, root = drawn
+    # In another process, with another hash seed, where an import of jax fails.
+    code = (
+        "import sys; from pathlib import Path\n"
+        "for name in ('jax', 'flax', 'pandas'): sys.modules[name] = None\n"
+        "from normres import cli, files; from normres.report import paper\n"
+        "names = files.names('experiments')\n"
+        "for name in names: assert files.load(name, 'experiments').EXPERIMENT.draw\n"
+        "assert cli.main(['report', sys.argv[1], '--output', sys.argv[2], '--experiment', 'degradation']) == 0\n"
+        "paper.save = lambda chart, folder: []\n"
+        "assert cli.main(['report', sys.argv[1], '--output', sys.argv[2] + '/any']) == 0\n"
+        "assert not {'normres.training', 'normres.models', 'matplotlib.pyplot'} & set(sys.modules)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, root / "50% #1?", root / "out2"],
+        cwd=ROOT,
+        check=True,
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)},
+    )
+    for path in paths:
+        assert (root / "out2" / path.name).read_bytes() == path.read_bytes(), path.name

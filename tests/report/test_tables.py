@@ -1,0 +1,165 @@
+"""Tables, the notes beside an arm's numbers, warnings about all of them, and the facts."""
+
+import csv
+import re
+from dataclasses import replace
+
+import pytest
+from synthetic import experiment, made
+
+from normres.report import facts, tables
+from normres.report.clauses import Lower
+
+degradation = experiment("degradation")
+PLAIN, DEEP = {"model.shortcut": "none"}, {"model.shortcut": "none", "model.depth": 56}
+
+
+def test_the_results_exactly():
+    runs = [made((t, e), seed=s) for s, (t, e) in enumerate([(0.25, 0.45), (0.27, 0.47), (0.28, 0.49), (0.20, 0.41)])]
+    runs += [made((0.4, 0.5), seed=s, change=PLAIN) for s in (0, 0)]
+    runs += [made((0, 0), seed=2, status="diverged", change=PLAIN, name="two"), made((None, 0.5), seed=3, change=PLAIN)]
+    runs += [made((0, 0), status="diverged", change=DEEP, name="deep", record={"warnings": ["odd"]})]
+    runs += [made((0, 0), status="running", change={"model.depth": 20}, name="late")]
+    table = degradation.table(degradation.arms(runs))
+    assert table.header == (
+        "variant",
+        "setting",
+        "parameters",
+        "seeds",
+        "training error (%)",
+        "test error (%)",
+        "median",
+        "interquartile mean",
+        "paper, test (%)",
+        "notes",
+    )
+    # Of 41, 45, 47 and 49: deviations 4.5, 0.5, 1.5, 3.5 about 45.5, squared 35 over 3; the middle two have mean 46.
+    assert [tuple(row) for row in table.rows] == [
+        (
+            "plain",
+            "depth 14",
+            "14,000",
+            "3 of 4",
+            "40.0 ± 0.0 (1 fail)",
+            "50.0 ± 0.0 (1 fail)",
+            "50.0",
+            "50.0",
+            "–",
+            "a b c",
+        ),
+        ("plain", "depth 56", "56,000", "0 of 1", "fail", "fail", "–", "–", "–", "d e f"),
+        ("residual (A)", "depth 14", "14,000", "4", "25.0 ± 3.6", "45.5 ± 3.4", "46.0", "46.0", "–", ""),
+        ("residual (A)", "depth 20", "20,000", "0 of 1", *2 * ["not finished"], "–", "–", "8.75", "d g"),
+    ]
+    assert table.footnotes == [
+        "a: Diverged, 1 of 4 runs: two at step 100.",
+        "b: Finished without a final training error: depth=14,shortcut=none,seed=3.",
+        "c: More than one run of seed 0: they are not independent.",
+        "d: One seed only, so no spread.",
+        "e: Diverged, 1 of 1 run: deep at step 100.",
+        "f: odd (1 of 1 run).",
+        "g: Not finished, and in no mean: late.",
+    ]
+    clean = degradation.table(degradation.arms(runs[:4]))
+    assert (clean.header[-1], clean.footnotes) == ("paper, test (%)", ())
+
+
+def test_letters_go_on_after_z():
+    arms = degradation.arms([made((0.1, 0.2), record={"warnings": [f"w{n}" for n in range(30)]})])
+    letters = facts.with_notes(tables.Table(("a",), [("x",)]), arms).rows[0][-1].split()
+    assert (letters[:2], letters[25:28], len(letters)) == (["a", "b"], ["z", "aa", "ab"], 31)
+
+
+def test_any_metric_has_a_column_where_a_record_has_it():
+    calibrated = {"test_top5_error": 0.125, "test_calibration": 0.0625}
+    arms = degradation.arms([made((0.4, 0.5), change=PLAIN, final=calibrated), made((0.3, 0.5))])
+    table = degradation.table(arms)
+    assert table.header[4:7] == ("training error (%)", "test error (%)", "test top-5 error (%)")
+    assert [row[6] for row in table.rows] == ["12.5", "–"]
+    runs = facts.run_table(arms)
+    assert runs.header[-3:] == ("test top-5 error (%)", "test calibration", "best test error (%)")
+    assert [row[-3:] for row in runs.rows] == [("12.50", "0.062", "50.00"), ("–", "–", "50.00")]
+    rows = list(csv.DictReader(facts.runs_csv(arms).splitlines()))
+    assert [row["test_top5_error"] for row in rows] == ["0.125", ""]
+    assert [(row["arm"], row["model.shortcut"], row["train_error"], row["seconds"]) for row in rows] == [
+        ("plain, depth 14", "none", "0.4", "60.0"),
+        ("residual (A), depth 14", "A", "0.3", "60.0"),
+    ]
+
+
+def test_cells_and_notes_are_escaped():
+    rows = (("x|y", "8.75 ± 0.12"), ("[*]\n<b>", "–"))
+    table = tables.Table(("a_b", "error (%)"), rows, "Cap & 1 %", footnotes=["a: *odd*\n50 %"])
+    assert tables.markdown(table).splitlines() == [
+        "Cap &amp; 1 %",
+        "",
+        "| a\\_b         |   error (%) |",
+        "|:-------------|------------:|",
+        "| x\\|y         | 8.75 ± 0.12 |",
+        "| \\[\\*\\] \\<b\\> |           – |",
+        "",
+        "a: \\*odd\\* 50 %",
+    ]
+    latex = re.sub(" +", " ", tables.latex(table)).splitlines()
+    assert latex[:2] == ["% Cap & 1 %", "% needs \\usepackage{booktabs}"]
+    assert latex[4:] == [
+        " a\\_b & error (\\%) \\\\",
+        "\\midrule",
+        " x|y & 8.75 $\\pm$ 0.12 \\\\",
+        " {}[*] \\ensuremath{<}b\\ensuremath{>} & -- \\\\",  # [*] would be an argument of the \\ before it
+        "\\bottomrule",
+        "\\end{tabular}",
+        "% a: *odd* 50 %",
+    ]
+    with pytest.raises(ValueError, match="a row of 1 cells under a header of 2"):
+        tables.Table(("a", "b"), (("c",),))
+
+
+# --- warnings and facts
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"data": {"source": "synthetic"}}, "Synthetic images: random pixels"),
+        ({}, "Embedded images: 2,560 and 640 images in place of the full data set’s 50,000 and 10,000."),
+        ({"data": {"evaluated_on": "validation"}}, "measured on a validation set, part of the training images."),
+        ({"attempt": {"commit": "fedcba9876543210"}}, "Commits differ among the runs: 0123456789ab (2 runs); fedcba98"),
+        ({"attempt": {"commit": None}}, "The commit is not known for every run."),
+        ({"attempt": {"diff": "x"}}, "Code with uncommitted changes: odd. The commit alone does not reproduce it."),
+        ({"record": {"dtype": "bfloat16"}}, "Number formats differ among the runs: float32 (2 runs); bfloat16 (1 run)"),
+        ({"change": {"model.depth": 56}}, "No run of plain, depth 56."),
+    ],
+)
+def test_a_warning_for_each_weakness(more, words):
+    normal = [made((0.1, 0.2), change=PLAIN, data={"source": "binary"}), made((0.1, 0.2), data={"source": "binary"})]
+    arms = degradation.arms(normal)
+    assert degradation.warnings(arms) == []
+    more = {"data": {"source": "binary"}} | more if more else {}
+    said = degradation.warnings(degradation.arms([*normal, made((0.1, 0.2), seed=1, name="odd", **more)]))
+    assert sum(words in sentence for sentence in said) == 1, said
+
+
+def test_what_was_chosen_on_the_test_set_is_said():
+    best = replace(degradation, clauses=[Lower("x", "plain", "residual (A)", best=True)], over="optim.learning_rate")
+    words = "The learning rate of each variant was chosen on the test set: its test error is too low by the choice."
+    assert words in best.warnings(best.arms([made((0.1, 0.2))]))
+    assert words not in best.warnings(best.arms([made((0.1, 0.2), data={"evaluated_on": "validation"})]))
+    assert words not in degradation.warnings(degradation.arms([made((0.1, 0.2))]))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(47.6, "48 s"), (60, "1 min 0 s"), (9000, "2 h 30 min")])
+def test_duration(seconds, text):
+    assert facts.duration(seconds) == text
+
+
+def test_the_scale_is_named_where_it_is_not_the_papers():
+    (said,) = facts.scale_notes(degradation.arms([made((0.1, 0.2))]))
+    assert said == (
+        "The scale differs, so only the order can be compared: width 8 here, 16 there; steps 320 here, 64,000 there; "
+        "2,560 training images here, 50,000 there."
+    )
+    papers = {"model.width": 16, "train.steps": 64_000}
+    arms = degradation.arms([made((0.1, 0.2), change=papers, data={"train_examples": 50_000, "test_examples": 10_000})])
+    assert facts.scale_notes(arms) == []
+    assert degradation.table(arms).rows[0][5] == "20.00"
