@@ -74,7 +74,7 @@ class _Leaf(NamedTuple):
 
     place: str
     variable: str
-    index: int | None  # in the stack of a scanned stage
+    block: int | None  # its number in the stack of a scanned stage
 
 
 def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | None = None) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _own(leaf: _Leaf, arrays: Arrays) -> Any:
     """Returns a leaf's array, out of its stack; 0 for a count that we do not hold."""
     if not leaf.variable:
         return np.zeros((), np.int64)
-    return arrays[leaf.variable] if leaf.index is None else arrays[leaf.variable][leaf.index]
+    return arrays[leaf.variable] if leaf.block is None else arrays[leaf.variable][leaf.block]
 
 
 def _leaves(
