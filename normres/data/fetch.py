@@ -2,6 +2,7 @@
 
 import urllib.request
 from pathlib import Path
+from urllib.error import HTTPError
 
 from normres.data.official import LAYOUTS
 from normres.errors import UserError
@@ -58,6 +59,8 @@ def _file(address: str, target: Path) -> Path:
     try:
         answer = urllib.request.urlopen(request, timeout=FAST)
     except OSError as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is an answer too, with a socket
         raise Unreachable(f"{address}: not reachable ({error})") from None
     try:
         # The bar is shown on a terminal; in a log there is nothing of it.

@@ -27,8 +27,7 @@ from normres.data.files import library, must_fit, one_line, regular, square
 from normres.errors import UserError
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
-# Channels that a feature declares -> Pillow's mode; a set that leaves them open is read as colour.
-MODES = {1: "L", 3: "RGB", 4: "RGBA", None: "RGB", 0: "RGB"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 AT_ONCE = 1024  # records that are read together, to bound the memory
 
 Shards = dict[Path, int]  # of a split, in order: how many records dataset_info.json says each has
@@ -97,10 +96,10 @@ class Decoder:
         if not hasattr(features["label"], "num_classes"):
             raise UserError(f"{place}: its label is {features['label']!r}, not one class of several")
         declared = features["image"].shape
-        channels = declared[-1] if len(declared) == 3 else -1
+        channels = (declared[-1] or 3) if len(declared) == 3 else -1  # a set that leaves them open is read as colour
         if np.dtype(features["image"].np_dtype) != np.uint8 or channels not in MODES:
             raise UserError(f"{place}: its image is {features['image']!r}, not uint8 of 1, 3 or 4 channels")
-        self.image_shape = (image_size, image_size, channels or 3)
+        self.image_shape = (image_size, image_size, channels)
         self.class_names = tuple(features["label"].names or map(str, range(features["label"].num_classes)))
         self._features, self._mode = features, MODES[channels]
         self._undecoded = {"image": tfds().decode.SkipDecoding()}

@@ -9,8 +9,7 @@ from normres.data import official
 from normres.data.builtin import load_embedded, load_synthetic
 from normres.data.dataset import CLASSES, Dataset
 from normres.data.files import find, readable
-from normres.data.folder import load_folder
-from normres.data.npz import load_npz
+from normres.data.own import load_folder, load_npz
 from normres.data.parquet import load_parquet
 from normres.data.prepared import load_tfds
 from normres.errors import UserError, nearest

@@ -1,4 +1,4 @@
-"""To and from PyTorch: norms and kernels (modules.py), ResNets (networks.py), VGGs (vgg.py), files (files.py).
+"""To and from PyTorch: norms and kernels (modules.py), ResNets and VGGs (networks.py), files (files.py).
 
 PyTorch is not needed for any of it.  To go on with torchvision's weights:
 
@@ -16,8 +16,7 @@ from normres.interop.modules import (
     norm_from_torch,
     norm_to_torch,
 )
-from normres.interop.networks import NAMINGS, network_from_torch, network_to_torch
-from normres.interop.vgg import vgg_to_torch
+from normres.interop.networks import NAMINGS, network_from_torch, network_to_torch, vgg_to_torch
 
 __all__ = [
     "NAMINGS",

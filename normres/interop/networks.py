@@ -1,4 +1,4 @@
-"""ResNets of PyTorch and variables of resnet.py, both ways: whole state dicts, by the names of a table.
+"""ResNets of PyTorch and variables of resnet.py, both ways: whole state dicts, by the names of a table; VGGs one way.
 
 What a state dict does not tell is the config's: where the stride is (torchvision: "3x3"), the order ("post"), on which
 side shortcut A pads, epsilon; and `norm_unbiased=True` with norm_momentum = 1 - PyTorch's trains on as PyTorch does.
@@ -29,11 +29,15 @@ from normres.interop.modules import (
     as_array,
     check_names,
     check_shapes,
+    kernel_to_torch,
     leaf_from_torch,
     leaf_to_torch,
+    norm_to_torch,
 )
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import BRANCHES
+from normres.models.vgg import DEPTHS, VGGConfig
+from normres.norms import forms
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class _Leaf(NamedTuple):
 
     place: str
     variable: str
-    index: int | None  # in the stack of a scanned stage
+    block: int | None  # its number in the stack of a scanned stage
 
 
 def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | None = None) -> dict[str, Any]:
@@ -140,6 +144,37 @@ def network_to_torch(
     return state_dict
 
 
+def vgg_to_torch(
+    variables: Mapping[str, Any], config: VGGConfig, *, num_batches_tracked: int | None = None
+) -> dict[str, np.ndarray]:
+    """Converts the variables of VGG(config) to a state dict: the keys of torchvision's vgg11_bn to vgg19_bn.
+
+    Without norms, or with folded ones, they are those of vgg11 to vgg19.  PyTorch's convolutions have a bias, which is
+    zero or a folded norm's.  The classifier is "classifier", as Kuang Liu's pytorch-cifar has it.
+    `num_batches_tracked` is as of network_to_torch.
+    """
+
+    def of(name: str) -> dict[str, Any]:
+        return {collection: modules[name] for collection, modules in variables.items() if name in modules}
+
+    state: dict[str, np.ndarray] = {}
+    index, normalized = 0, config.norm_spec.form is not forms.identity
+    for stage, convolutions in enumerate(DEPTHS[config.depth], start=1):
+        for number in range(1, convolutions + 1):
+            norm = of(f"stage{stage}_norm{number}")
+            state |= kernel_to_torch(of(f"stage{stage}_conv{number}"), f"features.{index}")
+            channels = len(state[f"features.{index}.weight"])
+            bias = np.zeros(channels, np.float32) if normalized or not norm else norm["params"]["bias"]
+            state[f"features.{index}.bias"] = np.array(bias)
+            index += 1
+            if normalized:
+                state |= norm_to_torch(norm, f"features.{index}", num_batches_tracked=num_batches_tracked)
+                index += 1
+            index += 1  # the ReLU
+        index += 1  # the pooling
+    return state | kernel_to_torch(of("classifier"), "classifier")
+
+
 def _shapes(config: ResNetConfig, kernel: Any, axis: int) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the network's variables by name; `axis` of the first kernel, if it has one, is colours."""
     channels = np.shape(kernel)[axis] if np.ndim(kernel) == 4 else 3
@@ -152,7 +187,7 @@ def _own(leaf: _Leaf, arrays: Arrays) -> Any:
     """Returns a leaf's array, out of its stack; 0 for a count that we do not hold."""
     if not leaf.variable:
         return np.zeros((), np.int64)
-    return arrays[leaf.variable] if leaf.index is None else arrays[leaf.variable][leaf.index]
+    return arrays[leaf.variable] if leaf.block is None else arrays[leaf.variable][leaf.block]
 
 
 def _leaves(

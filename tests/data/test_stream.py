@@ -92,7 +92,8 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 # ---- the images
 
 
-def test_images_on_disk_are_the_images_in_memory(streamed: Any, whole: Any) -> None:
+def test_images_on_disk_are_the_images_in_memory(streamed: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "AT_ONCE", 8)  # so that sums are of several chunks
     assert isinstance(streamed.train_images, lazy.LazyImages)
     assert streamed.train_images.shape == whole.train_images.shape == (43, SIZE, SIZE, 3)
     np.testing.assert_array_equal(whole.train_images[:, 0, 0, 0], np.arange(43))  # the official order
