@@ -17,10 +17,11 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nothing outside the tests' own folders.
-CACHE = Path(__file__).parent.parent / ".pytest_cache"
-os.environ["XDG_CACHE_HOME"] = str(CACHE / "home")
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "home")
 # What was compiled once is read by the next test and the next call, and by no other worker, which may be writing it.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).parent.parent / ".pytest_cache" / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

@@ -1,9 +1,9 @@
 """What numbers over seeds allow to say: means, differences with confidence intervals, and the verdict on them.
 
-A comparison is a difference of two means.  Where both sides have the same seeds it is judged by the paired t test, as
-arms that share a seed share its data order; otherwise by Welch's.  Which of the two is thus fixed before any result is
-known.  All comparisons of a page are corrected together by Holm's method (1979, Scandinavian Journal of Statistics 6),
-so that a page without any true difference has a verdict in less than 5 % of the cases.
+A comparison is a difference of two means.  Seeds that both sides have are judged by the paired t test, because arms that
+share a seed share its data order; sides that share fewer than two seeds are judged by Welch's.  So no result decides
+which test it is.  All comparisons of a page are corrected together by Holm's method (1979, Scandinavian Journal of
+Statistics 6), so that a page without any true difference has a verdict in less than 5 % of the cases.
 """
 
 import math
@@ -23,13 +23,13 @@ POWER = 0.8  # the chance that the number of seeds which is named decides the co
 MOST_SEEDS = 200
 
 RULE = (
-    "Rule: a comparison is decided by the confidence interval of the difference of two means: paired t where both arms "
-    "have the same seeds, else Welch’s. It is borne out if the whole interval lies on the claimed side, not borne out "
-    "if it lies on the other, and cannot be judged yet if it holds the limit. The limit is 0, or for “no higher” the "
-    "margin that the claim names. The levels are Holm’s for all comparisons of the page together: without any true "
-    f"difference, less than {FALSE_VERDICTS:.0%} of all pages have a verdict. One seed has no spread and decides "
-    f"nothing. The number of seeds that would decide is the one with {POWER:.0%} power, if mean and spread stay the "
-    "same."
+    "Rule: a comparison is decided by the confidence interval of the difference of two means: paired t over the seeds "
+    "that both arms have, Welch’s where they share fewer than two. It is borne out if the whole interval lies on the "
+    "claimed side, not borne out if it lies on the other, and cannot be judged yet if it holds the limit. The limit is "
+    "0, or for “no higher” the margin that the claim names. The levels are Holm’s for all comparisons of the page "
+    f"together: without any true difference, less than {FALSE_VERDICTS:.0%} of all pages have a verdict. One seed has "
+    f"no spread and decides nothing. The number of seeds that would decide is the one with {POWER:.0%} power, if mean "
+    "and spread stay the same."
 )
 
 # A value of each seed.
@@ -71,19 +71,32 @@ class Difference:
     step: float = 0.0
 
     @cached_property
+    def shared(self) -> list[Hashable]:
+        """The seeds that both sides have."""
+        return [seed for seed in self.before if seed in self.after]
+
+    @cached_property
     def paired(self) -> bool:
-        """Whether both sides have the same seeds."""
-        return self.before.keys() == self.after.keys()
+        """Whether the seeds that both sides have are compared one by one, and no others."""
+        return len(self.shared) > 1
+
+    @cached_property
+    def sides(self) -> tuple[list[float], list[float]]:
+        """The values that are compared, before and after."""
+        if self.paired:
+            return [self.before[seed] for seed in self.shared], [self.after[seed] for seed in self.shared]
+        return list(self.before.values()), list(self.after.values())
 
     @cached_property
     def mean(self) -> float:
         """The difference of the means."""
-        return fmean(self.after.values()) - fmean(self.before.values())
+        before, after = self.sides
+        return fmean(after) - fmean(before)
 
     @cached_property
     def has_spread(self) -> bool:
         """Whether both sides have two seeds or more."""
-        return min(len(self.before), len(self.after)) > 1
+        return min(map(len, self.sides)) > 1
 
     def spread(self, seeds: int = 0) -> tuple[float, float]:
         """Returns (standard error, degrees of freedom) with the measured spread.
@@ -91,22 +104,25 @@ class Difference:
         Args:
           seeds: on each side, if there were so many; 0 = as many as there are.
         """
+        before, after = self.sides
         if self.paired:
-            count = seeds or len(self.before)
-            pairs = [self.after[seed] - self.before[seed] for seed in self.before]
+            count = seeds or len(before)
+            pairs = [b - a for a, b in zip(before, after, strict=True)]
             return max(stdev(pairs), self.step / math.sqrt(6)) / math.sqrt(count), count - 1
-        counts = [seeds or len(side) for side in (self.before, self.after)]
-        spreads = [max(stdev(side.values()), self.step / math.sqrt(12)) for side in (self.before, self.after)]
+        counts = [seeds or len(side) for side in self.sides]
+        spreads = [max(stdev(side), self.step / math.sqrt(12)) for side in self.sides]
         parts = [spread**2 / n for spread, n in zip(spreads, counts, strict=True)]
-        # Welch 1947: the degrees of freedom of a sum of two variances.
         each = sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
-        return math.sqrt(sum(parts)), sum(parts) ** 2 / each if each else sum(counts) - 2
+        if counts[0] != counts[1] or not each:
+            # Welch's degrees of freedom are too many if the side with fewer seeds has the larger spread.
+            return math.sqrt(sum(parts)), min(counts) - 1
+        return math.sqrt(sum(parts)), sum(parts) ** 2 / each  # Welch 1947
 
     def p_value(self, limit: float) -> float:
         """Returns the two-sided p of the true difference being `limit`."""
         error, freedom = self.spread()
         distance = abs(self.mean - limit)
-        rounding = 1e-12 * max(map(abs, (limit, *self.before.values(), *self.after.values())))
+        rounding = 1e-12 * max(map(abs, (limit, *self.sides[0], *self.sides[1])))
         if error <= rounding:  # equal to the last digit in every seed
             return float(distance <= rounding)
         return float(2 * stats.t.sf(distance / error, freedom))
@@ -160,7 +176,7 @@ class Judgement:
             return f"{text} (one seed on a side has no spread: at least {_more(2, difference)})"
         low, high = difference.interval(self.level)
         kind = (
-            f"paired over {len(difference.before)} seeds"
+            f"paired over {len(difference.shared)} seeds"
             if difference.paired
             else f"Welch, {len(difference.before)} and {len(difference.after)} seeds"
         )
@@ -170,7 +186,7 @@ class Judgement:
         if self.outcome != OPEN:
             return text
         needed = difference.seeds_to_decide(self.comparison.limit, self.level)
-        fewest = max(needed or 0, min(len(difference.before), len(difference.after)) + 1)
+        fewest = max(needed or 0, min(map(len, difference.sides)) + 1)
         return f"{text}; " + (
             f"{_more(fewest, difference)} would decide" if needed else f"{MOST_SEEDS} seeds would not decide"
         )
@@ -210,5 +226,5 @@ def _signed(value: float) -> str:
 
 def _more(seeds: int, difference: Difference) -> str:
     """Returns how many more seeds a side needs to have `seeds`."""
-    more = seeds - min(len(difference.before), len(difference.after))
+    more = seeds - min(map(len, difference.sides))
     return f"{more} more seed{'s' * (more > 1)} a side"

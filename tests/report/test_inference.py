@@ -43,8 +43,8 @@ def test_paired_as_scipy_has_it(limit):
 @pytest.mark.parametrize("limit", [0.0, 0.01])
 def test_welch_as_scipy_has_it(limit):
     rng = np.random.default_rng(1)
-    before, after = rng.normal(0.4, 0.02, 3), rng.normal(0.42, 0.05, 5)
-    for first in (0, 3):  # where the seeds are not the same, nothing is paired, not even those that are on both sides
+    before, after = rng.normal(0.4, 0.02, 5), rng.normal(0.42, 0.05, 5)
+    for first in (4, 5):  # one seed that both sides have makes no pairs
         difference = Difference(numbered(before), numbered(after, first))
         reference = stats.ttest_ind(after - limit, before, equal_var=False)
         assert not difference.paired
@@ -59,6 +59,15 @@ def test_welch_by_hand():
     difference = Difference(numbered([1, 2, 3]), numbered([4, 6, 8], 3))
     assert difference.mean == 4
     assert difference.spread() == pytest.approx((math.sqrt(5 / 3), 50 / 17))
+
+
+def test_seeds_of_both_sides_are_paired_and_unequal_numbers_are_judged_with_care():
+    before, after = numbered([0.40, 0.42, 0.41, 0.9, 0.9]), numbered([0.43, 0.44, 0.46])
+    extra = Difference(before, after)
+    same = Difference(numbered([0.40, 0.42, 0.41]), after)
+    assert (extra.paired, extra.mean, extra.spread()) == (True, same.mean, same.spread())
+    # Two noisy seeds against five: Welch's degrees of freedom would be 1.02, those of two seeds are 1.
+    assert Difference(numbered([0.3, 0.5]), numbered([0.4, 0.41, 0.39, 0.4, 0.42], 9)).spread()[1] == 1
 
 
 # --- Holm
@@ -150,8 +159,9 @@ def test_the_spread_is_no_smaller_than_that_of_rounding():
 # --- the promises
 
 
-def pages(rng, counts, deviations, *, comparisons, number, shift=0.0, images=0):
-    """Returns the share of pages with a verdict; `images` rounds errors to those of so many images."""
+def pages(rng, counts, deviations, *, comparisons, number, shift=0.0, images=0, first=0):
+    """Returns the share of pages with a verdict; `images` rounds errors to those of so many images, and the second
+    side's seeds begin at `first`."""
     decided = 0
     for _ in range(number):
         page = []
@@ -159,19 +169,22 @@ def pages(rng, counts, deviations, *, comparisons, number, shift=0.0, images=0):
             sides = [rng.normal(0.4 + d, s, n) for n, s, d in zip(counts, deviations, (0, shift), strict=True)]
             if images:
                 sides = [np.round(side * images) / images for side in sides]
-            page.append(Comparison(Difference(*map(numbered, sides), 1 / images if images else 0.0), True))
+            page.append(
+                Comparison(
+                    Difference(numbered(sides[0]), numbered(sides[1], first), 1 / images if images else 0.0), True
+                )
+            )
         decided += any(one.outcome != OPEN for one in judge(page))
     return decided / number
 
 
-# Welch's test is approximate: where the side with fewer seeds spreads more, 8 % of the pages with four comparisons have
-# a verdict.  Such a case is not here.
-@pytest.mark.parametrize("deviations", [(0.01, 0.01), (0.005, 0.01)])
-@pytest.mark.parametrize("counts", [(2, 2), (3, 3), (5, 5), (3, 5)])
-def test_without_a_difference_few_pages_have_a_verdict(counts, deviations):
+@pytest.mark.parametrize("first", [0, 9], ids=["paired", "welch"])
+@pytest.mark.parametrize("deviations", [(0.01, 0.01), (0.01, 0.005)])
+@pytest.mark.parametrize("counts", [(2, 2), (3, 3), (2, 5), (5, 3)])
+def test_without_a_difference_few_pages_have_a_verdict(counts, deviations, first):
     rng = np.random.default_rng(sum(counts))
-    for comparisons, number in ((1, 1500), (4, 800)):
-        share = pages(rng, counts, deviations, comparisons=comparisons, number=number)
+    for comparisons, number in ((1, 1000), (4, 600)):
+        share = pages(rng, counts, deviations, comparisons=comparisons, number=number, first=first)
         assert share <= stats.binom.isf(1e-3, number, 0.05) / number
 
 
