@@ -55,4 +55,4 @@ def run(config: ConfigDict, networks: Iterable[dict[str, Any]], dtype: str, step
     sizes = f"batch {config.train.batch_size}, width {config.model.width}, {dtype}"
     print(f"\ntraining step, {sizes}; memory is the program's; ratio: to the compile time of the first depth")
     print(output.table(HEADER, lines, text_columns=3))
-    output.write(json, {"rows": rows})
+    output.write(json, {"networks": rows})

@@ -67,9 +67,8 @@ def timed(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
     """Returns the seconds per call of each function, sampled in turns."""
     samplers = {}
     for name, function in functions.items():
-        _sample(function, 1)
-        calls = max(1, round(SAMPLE_SECONDS / min(_sample(function, 1) for _ in range(3))))
-        samplers[name] = partial(_sample, function, calls)
+        seconds = min(_sample(function, 1) for _ in range(4))  # the first one compiles
+        samplers[name] = partial(_sample, function, max(1, round(SAMPLE_SECONDS / seconds)))
     return output.in_turns(samplers, repeats)
 
 

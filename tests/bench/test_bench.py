@@ -114,7 +114,7 @@ def test_numerics_prints_every_input_and_norm(capsys, tmp_path):
     (large,) = (row for row in rows if (row["norm"], row["case"]) == ("batch", "mean 1e4 x std"))
     assert large["Flax fwd"] > 1e5 > large["normres fwd"]
     written = json.loads((tmp_path / "n.json").read_text(), parse_constant=pytest.fail)
-    assert [(row["norm"], row["case"]) for row in written["rows"]] == [
+    assert [(row["norm"], row["case"]) for row in written["errors"]] == [
         (n, case) for n in names for case in numerics.CASES
     ]
     assert "commit" in written["provenance"]
@@ -140,9 +140,18 @@ def test_numerics_names_where_normres_is_worse():
     assert numerics.worse(row(40.0, 21.0, None)) == []  # not twice
 
 
-def test_numerics_stops_at_a_contender_that_computes_something_else(monkeypatch):
-    in_flax = contenders.in_flax
-    monkeypatch.setattr(contenders, "in_flax", lambda norm, groups, dtype: in_flax(norm, 2, dtype))
+@pytest.fixture
+def other_flax(monkeypatch):
+    """Flax's group norm has other groups than asked for."""
+    norm_of = contenders.norm_of
+    monkeypatch.setattr(contenders, "norm_of", lambda spec: norm_of(spec | {"groups": 2}))
+    contenders.steps.cache_clear()
+    yield
+    contenders.steps.cache_clear()
+
+
+@pytest.mark.usefixtures("other_flax")
+def test_numerics_stops_at_a_contender_that_computes_something_else():
     with pytest.raises(UserError, match="Flax does not compute group norm in float32"):
         numerics.measure(("group",), "float32", ("normal",), TINY, None)
 
@@ -172,8 +181,7 @@ def test_pytorch_answers_in_a_process_of_its_own(monkeypatch, tmp_path):
 
 def test_pytorch_agrees():
     pytest.importorskip("torch")
-    torch = workers.find_torch(None)[0]["torch"]
-    rows = numerics.measure(contenders.NORMS, "float32", ("normal",), TINY, torch)
+    rows = numerics.measure(contenders.NORMS, "float32", ("normal",), TINY, workers.pytorch(None))
     assert all(row["PyTorch fwd"] < 20 for row in rows)
 
 
@@ -186,10 +194,9 @@ def test_samples_are_taken_in_turns(monkeypatch):
     assert {name: len(each) for name, each in seconds.items()} == {"a": 4, "b": 4}
 
 
+@pytest.mark.usefixtures("other_flax")
 def test_nothing_is_timed_if_the_modules_differ(monkeypatch):
     monkeypatch.setattr(speed, "timed", lambda *arguments: pytest.fail("timed"))
-    in_flax = contenders.in_flax
-    monkeypatch.setattr(contenders, "in_flax", lambda norm, groups, dtype: in_flax(norm, 2, dtype))
     with pytest.raises(UserError, match="differ by"):
         speed.run(("group",), (TINY,), "float32", 3, None)
     one = {"y": np.ones(3, np.float32)}
@@ -225,7 +232,7 @@ def test_compile_bench_measures_scanned_and_unrolled(tmp_path, capsys):
     file = tmp_path / "compile.json"
     sizes = ["--depths=8", "--width=2", "--batch=8", "--dtype=float32"]
     assert cli.main(["bench", "compile", *sizes, "--step", f"--json={file}"]) == 0
-    rows = json.loads(file.read_text())["rows"]
+    rows = json.loads(file.read_text())["networks"]
     assert [(row["depth"], row["unrolled"]) for row in rows] == [(8, False), (8, True)]
     assert all(row["step_seconds"] > 0 and row["activation_megabytes"] > 0 for row in rows)
     seconds = [row["compile_seconds"] for row in rows]

@@ -119,7 +119,7 @@ def test_the_command_measures_writes_draws_and_goes_on(monkeypatch, tmp_path, ca
 def test_each_contender_has_its_own_code_and_flags(tmp_path, monkeypatch):
     machine.prepare()
     monkeypatch.setenv("PYTHONPATH", "/users")
-    chosen = workers.contenders(("flax",), before=tmp_path)
+    chosen, _ = workers.contenders(("flax",), before=tmp_path)
     assert list(chosen) == ["normres", "before", "flax"]
     for name, path in (("normres", f"{ROOT}:/users"), ("before", str(tmp_path)), ("flax", f"{ROOT}:/users")):
         assert chosen[name].environment["PYTHONPATH"] == path
@@ -131,7 +131,7 @@ def test_each_contender_has_its_own_code_and_flags(tmp_path, monkeypatch):
 @pytest.mark.parametrize("norm", cells.NORMS)
 def test_pytorch_computes_the_same(norm, tmp_path):
     pytest.importorskip("torch")
-    chosen = workers.contenders(()) | workers.find_torch(None)[0]
+    chosen, _ = workers.contenders(("torch",))
     cell = cells.Cell(depth=8, dtype="float32", norm=norm, batch=8, width=8)
     assert list(measure.measure(cell, chosen, 5)["contenders"]) == ["normres", "torch"]
 
@@ -187,7 +187,7 @@ def test_who_does_not_run_is_left_out_unless_it_is_normres(monkeypatch):
     assert list(cell["contenders"]) == ["normres", "torch"]
     assert cell["left_out"] == {"flax": "broken does not work here: no memory"}
     assert cell["contenders"]["torch"]["differs_by"]["loss"] == 0
-    row, reason = show.text(cell).splitlines()[-2:]
+    row, reason = show.text_of_cell(cell).splitlines()[-2:]
     assert row.split() == ["PyTorch", "400", "(400–400)", "1.00", "(1.00–1.00)", "20", "0.6", "5"]
     assert reason == "broken does not work here: no memory"
     with pytest.raises(UserError, match="no memory"):
@@ -263,13 +263,15 @@ def test_a_page_without_markers_is_an_error(tmp_path):
 
 def test_the_pages_hold_what_was_measured(tmp_path):
     for name, module, file in (
-        ("step", (measure, show), "performance/step"),
-        ("accelerators", (accelerators, accelerators), "accelerators/accelerators"),
+        ("step", show, "performance/step"),
+        ("accelerators", accelerators, "accelerators/accelerators"),
     ):
         page = ROOT / f"docs/{file.split('/')[0]}.md"
         copy = tmp_path / page.name
         copy.write_text(page.read_text())
-        output.put_between_markers(copy, name, module[1].markdown(module[0].read(ROOT / f"docs/{file}.json")))
+        output.put_between_markers(
+            copy, name, module.markdown(output.read(ROOT / f"docs/{file}.json", *module.WRITTEN))
+        )
         assert (ROOT / f"docs/{file}.png").is_file()
         command = f"normres bench {name} --from=docs/{file}.json --markdown={page.relative_to(ROOT)}"
         assert copy.read_text() == page.read_text(), f"run: {command}"
@@ -291,6 +293,7 @@ def test_the_pages_hold_what_was_measured(tmp_path):
         ("--markdown=/nowhere.md", "--markdown=/nowhere.md: there is no such page"),
         ("--from=/nowhere.json", "/nowhere.json: No such file"),
         ("--from=CITATION.cff", "CITATION.cff: not readable as JSON"),
+        ("--from=docs/accelerators/accelerators.json", "no measurements of `normres bench step`"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, monkeypatch, argument, message):
@@ -303,7 +306,7 @@ def test_a_mistake_is_one_line(capsys, monkeypatch, argument, message):
 
 
 def test_without_pytorch_it_is_left_out_unless_it_was_asked_for(capsys, monkeypatch):
-    monkeypatch.setattr(workers, "find_torch", lambda python, names: None)
+    monkeypatch.setattr(workers, "pytorch", lambda python: None)
     measured = []
     monkeypatch.setattr(measure, "measure_all", lambda *arguments: measured.append(arguments))
     assert cli.main(["bench", "step", "--depths=8"]) == 0
