@@ -51,10 +51,9 @@ def dataset(config: ConfigDict, streamed: bool) -> Dataset:
 def programs(config: ConfigDict, of: list[Any], change: str = "") -> Programs:
     """Returns the programs of a run on these devices, without the mean image, which takes little memory."""
     streamed = change == "data.stream=always" or config.data.stream == "always" or config.model.layout == "imagenet"
-    # The source need not be one that can be streamed.
-    fields = {"data.preprocess": "none", "data.stream": "auto"}
-    if change.startswith("model."):
-        fields |= [change.split("=")]
+    field, _, value = change.partition("=")
+    fields = {field: value} if field.startswith("model.") else {}
+    fields |= {"data.preprocess": "none", "data.stream": "auto"}  # the source need not be one that can be streamed
     dtype = config.train.dtype if config.train.dtype != "auto" else "bfloat16"
     ops, _ = machine.operations(config.train.ops, of)
     return Programs(configs.apply(config, fields), dataset(config, streamed), dtype, of, ops=ops)
