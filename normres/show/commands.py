@@ -43,7 +43,10 @@ def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | Non
     """
     module, shape = network(configs.load(path, overrides))
     if image is not None:
-        shape = _shape(image)
+        sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", image)
+        if sizes is None:
+            raise UserError(f"--image={image}: write HxWxC, such as 224x224x3")
+        shape = (int(sizes[1]), int(sizes[2]), int(sizes[3]))
     if svg is not None and (svg.suffix != ".svg" or svg.is_dir()):
         raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
     if svg is not None and not svg.parent.is_dir():
@@ -65,12 +68,3 @@ def print_fields(path: str, overrides: dict[str, Any]) -> None:
         print(f"config.{name} = {values[name]!r}{changed}")
         choices = f" ({', '.join(field.names())})" if field.choices else ""
         print(textwrap.fill(field.meaning + choices, 100, initial_indent="    ", subsequent_indent="    "))
-
-
-def _shape(image: str) -> tuple[int, int, int]:
-    """Reads "224x224x3"."""
-    sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", image)
-    if sizes is None:
-        raise UserError(f"--image={image}: write HxWxC, such as 224x224x3")
-    height, width, channels = map(int, sizes.groups())
-    return height, width, channels
