@@ -58,13 +58,9 @@ def steps(norm: str, spec: norms.NormSpec, dtype: Any) -> dict[str, Step]:
 
 
 def in_torch(torch: Contender, dtype: str, cases: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Applies PyTorch's norms to every case (x, dy), each (N, H, W, C); float32 holds the narrower dtypes exactly.
+    """Returns {"NORM/CASE": pair} of PyTorch for every case (x, dy), each (N, H, W, C), without what it refuses.
 
-    Returns:
-      {"NORM/CASE": pair}, without those that PyTorch refuses.
-
-    Raises:
-      UserError: it fails.
+    float32 holds the narrower dtypes exactly.
     """
     with tempfile.TemporaryDirectory() as folder, Worker(torch, Path(folder)) as worker:
         files = {"source": f"{folder}/inputs.npz", "destination": f"{folder}/outputs.npz"}

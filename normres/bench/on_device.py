@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,17 @@ def checks() -> Section:
     def on(where: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         return jax.device_get(jax.jit(function)(*jax.device_put(arguments, where)))
 
+    def forward_and_back(spec: norms.NormSpec, x: jax.Array, dy: jax.Array) -> Any:
+        y, back = jax.vjp(lambda x: norms.normalization(x, spec)[0], x)
+        return y, back(dy)[0]
+
     keys = jax.random.split(jax.random.key(0), len(images))
     crops = [on(where, augment.crop_flip, images, keys) for where in (host, device)]
     errors = {}
     for name in norms.TABLE:
-        spec = norms.find_spec(name, groups=4, sub_batches=2)
-
-        def forward_and_back(x: jax.Array, dy: jax.Array, spec: Any = spec) -> Any:
-            y, back = jax.vjp(lambda x: norms.normalization(x, spec)[0], x)
-            return y, back(dy)[0]
-
+        of_norm = partial(forward_and_back, norms.find_spec(name, groups=4, sub_batches=2))
         x, dy = (random.standard_normal((16, 8, 8, 16)).astype(np.float32) for _ in range(2))
-        pairs = zip(*(on(where, forward_and_back, x, dy) for where in (host, device)), strict=True)
+        pairs = zip(*(on(where, of_norm, x, dy) for where in (host, device)), strict=True)
         errors[name] = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
     return {"crops_equal": bool(np.array_equal(*crops)), "errors_of_norms": errors}
 

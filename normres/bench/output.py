@@ -63,11 +63,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def put_between_markers(page: Path, name: str, content: str) -> None:
-    """Puts content between the lines <!-- begin NAME --> and <!-- end NAME --> of a page.
-
-    Raises:
-      UserError: the page has no such lines, or several.
-    """
+    """Puts content between the lines <!-- begin NAME --> and <!-- end NAME --> of a page, which must be there once."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     text, pattern = page.read_text(), re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.S)
     if len(pattern.findall(text)) != 1:

@@ -1,7 +1,6 @@
 """`normres plan`: whether a run fits a device that need not be there, what a step costs, and what would change it."""
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from normres.bench import devices, output, program
 from normres.bench.accelerators import hollow
+from normres.bench.step.own import seconds_of_steps
 from normres.data import Dataset
 from normres.data.lazy import LazyImages, device_memory
 from normres.errors import UserError
@@ -88,21 +88,11 @@ def parts(run: Programs) -> list[tuple[str, str]]:
 
 def seconds_of_a_step(config: ConfigDict, of: list[Any]) -> float:
     """Returns the median of some training steps on the devices at hand; every image is black."""
-    run = programs(config, of)
-    state, times = run.initial_state(), []
-    for number in range(TIMED):
-        began = time.perf_counter()
-        state = jax.block_until_ready(run.train(state, number)[0])
-        times.append(time.perf_counter() - began)
-    return float(np.median(times[1:]))
+    return float(np.median(seconds_of_steps(programs(config, of), TIMED)))
 
 
 def find(device: str) -> tuple[list[Any], float]:
-    """Returns the devices of that name and the bytes of memory that each has.
-
-    Raises:
-      UserError: there is no such device.
-    """
+    """Returns the devices of that name and the bytes of memory that each has; what does not exist is a UserError."""
     of = devices.find(device)
     memory = device_memory() if device == devices.LOCAL else MEMORY.get(device.partition(":")[0])
     if memory is None:
@@ -111,11 +101,7 @@ def find(device: str) -> tuple[list[Any], float]:
 
 
 def run_sweep(arms: Sequence[Arm], device: str) -> None:
-    """Prints what each arm of a sweep costs on a device, and all together; arms of one shape are compiled once.
-
-    Raises:
-      UserError: a device that does not exist.
-    """
+    """Prints what each arm of a sweep costs on a device, and all together; arms of one shape are compiled once."""
     of, memory = find(device)
     shapes: dict[Any, list[Arm]] = {}
     for arm in arms:
@@ -150,11 +136,7 @@ def run_sweep(arms: Sequence[Arm], device: str) -> None:
 
 
 def run(path: str, overrides: dict[str, Any], device: str) -> None:
-    """Prints what a run with a config costs on a device.
-
-    Raises:
-      UserError: a config that cannot run, a device that does not exist, or a network without a choice of what it keeps.
-    """
+    """Prints what a run with a config costs on a device, and with each of CHANGES that its network has."""
     config = configs.load(path, overrides)
     of, memory = find(device)
     network = build_network(config, 10, "bfloat16")

@@ -36,11 +36,7 @@ def network(config: Any) -> tuple[nn.Module, tuple[int, int, int]]:
 
 
 def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | None) -> None:
-    """Prints the network of a config, and draws it if `svg` says where to.
-
-    Raises:
-      UserError: a config that cannot run, or an image or file that cannot be.
-    """
+    """Prints the network of a config, and draws it if `svg` says where to."""
     module, shape = network(configs.load(path, overrides))
     if image is not None:
         sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", image)

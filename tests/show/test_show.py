@@ -309,8 +309,8 @@ def test_every_data_set_has_its_images_and_classes(capsys):
     assert show("--config.data.name=cifar100", "--config.model.depth=8") == 0
     # 64 * 100 + 100 parameters of the classifier.
     assert row("classifier", capsys.readouterr().out)[1:3] == ["100", "6,500"]
-    own = ("--config.model.depth=8", "--config.data.source=folder", "--config.data.path=.", "--config.data.name=flowers")
-    assert show(*own, "--config.data.image_size=64") == 0
+    own = ("source=folder", "path=.", "name=flowers", "image_size=64")
+    assert show("--config.model.depth=8", *(f"--config.data.{field}" for field in own)) == 0
     assert "one image of 64×64×3" in capsys.readouterr().out
 
 

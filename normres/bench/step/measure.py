@@ -65,8 +65,7 @@ def take_samples(
 ) -> dict[str, list[float]]:
     """Times the workers in turns after a warm-up, and returns the seconds of a step, sample by sample.
 
-    A sample is of whole programs: rows[name]["steps_per_program"] says how many steps a worker dispatches at once, as
-    it does in training.
+    A sample is of whole programs, which have rows[name]["steps_per_program"] steps, as in training.
     """
 
     def sample(worker: Worker, steps: int) -> float:

@@ -38,9 +38,6 @@ def contenders(
         modes of torch.compile.
       torch: a Python that has PyTorch, see `pytorch`.
       before: a checkout of another commit of normres, which then takes part.
-
-    Raises:
-      UserError: the Python that is named has no PyTorch.
     """
     # The workers import this very code, wherever the command was started (-P: and not what lies there).
     path = os.pathsep.join(filter(None, (str(Path(normres.__file__).parent.parent), os.environ.get("PYTHONPATH"))))
@@ -92,11 +89,7 @@ class Worker:
             raise UserError(f"{contender.command[0]}: {error.strerror or error}") from None
 
     def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
-        """Sends a request and returns the answer.
-
-        Raises:
-          UserError: the answer is an error, or the worker has ended.
-        """
+        """Sends a request and returns the answer; an error, or a worker that has ended, is a UserError."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
