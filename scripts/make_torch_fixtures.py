@@ -1,18 +1,28 @@
-"""Writes tests/fixtures/torch_norms.npz: what PyTorch computes for its norms and for a strided convolution.
+"""Writes what PyTorch computes for its layers: tests/fixtures/torch_norms.npz and torch_compat.npz.
 
-    python scripts/make_torch_fixtures.py [--out FILE]
+    python scripts/make_torch_fixtures.py [--out FOLDER]
 
-Runs wherever torch and numpy import; the tests only read the file.  Everything is float32 and NCHW, keys are
-`<case>/<array>`: input, output, dy (the cotangent of the output), and the gradients d_input, d_weight, d_bias.
-Takes a few seconds.
+Runs wherever torch (2.13 or later) and numpy import; the tests only read the files.  Everything is float32 and channels
+first, keys are `<case>/<array>`.  Takes a few seconds.
+
+torch_norms.npz has norms and a strided convolution: input, output, dy (the cotangent of the output), and the gradients
+d_input, d_weight, d_bias.
+
+torch_compat.npz has state dicts of norms, convolutions and linear layers in use.  Every module starts from random
+weights and takes two training steps: gradient descent with RATE on the sum of sin(output).  `state/<key>` is the state
+dict then; `input` and `output` are in evaluation with that state; `next_input`, and `next/<key>`, the state dict after
+a third training step, on that input.
 """
 
 import argparse
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 SHAPE = (3, 6, 4, 5)
 EPSILON = 1e-5
@@ -74,19 +84,110 @@ def convolution(generator: np.random.Generator) -> dict[str, np.ndarray]:
     return gradients(y, drawn(generator, *y.shape), input=x, weight=weight)
 
 
+RATE = 0.02
+IMAGES, VECTORS = (5, 4, 3, 2), (3, 5, 4)
+weight_norm = nn.utils.parametrizations.weight_norm
+
+
+def old_weight_norm(module: nn.Module) -> nn.Module:
+    """Weight norm with the keys weight_g and weight_v, which PyTorch deprecates but checkpoints have."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(module)
+
+
+# The module and the shape of its input.
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "batch1d": (lambda: nn.BatchNorm1d(4), (6, 4, 3)),
+    "batch1d_vectors": (lambda: nn.BatchNorm1d(4), (6, 4)),
+    "batch2d": (lambda: nn.BatchNorm2d(4, momentum=0.3), IMAGES),
+    "batch3d": (lambda: nn.BatchNorm3d(4, eps=1e-2), (3, 4, 2, 3, 2)),
+    "batch_cumulative": (lambda: nn.BatchNorm2d(4, momentum=None), IMAGES),
+    "batch_plain": (lambda: nn.BatchNorm2d(4, affine=False), IMAGES),
+    "batch_without_bias": (lambda: nn.BatchNorm2d(4, bias=False), IMAGES),
+    "batch_untracked": (lambda: nn.BatchNorm2d(4, track_running_stats=False), IMAGES),
+    "instance_plain": (lambda: nn.InstanceNorm2d(4), IMAGES),
+    "instance": (lambda: nn.InstanceNorm2d(4, affine=True), IMAGES),
+    "instance_tracked": (
+        lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True, momentum=0.3),
+        IMAGES,
+    ),
+    "instance_plain_tracked": (lambda: nn.InstanceNorm1d(4, track_running_stats=True), (6, 4, 5)),
+    "instance_never_updated": (lambda: nn.InstanceNorm2d(4, track_running_stats=True, momentum=None), IMAGES),
+    "layer_vectors": (lambda: nn.LayerNorm(4), VECTORS),
+    "layer_images": (lambda: nn.LayerNorm(IMAGES[1:]), IMAGES),
+    "layer_rows": (lambda: nn.LayerNorm(VECTORS[1:], bias=False), VECTORS),
+    "layer_plain": (lambda: nn.LayerNorm(IMAGES[1:], elementwise_affine=False), IMAGES),
+    "group": (lambda: nn.GroupNorm(2, 4), IMAGES),
+    "group_plain": (lambda: nn.GroupNorm(2, 4, affine=False), IMAGES),
+    "rms_vectors": (lambda: nn.RMSNorm(4), VECTORS),
+    "rms_images": (lambda: nn.RMSNorm(IMAGES[1:], eps=1e-5), IMAGES),
+    "linear": (lambda: nn.Linear(4, 3), VECTORS),
+    "conv1d": (lambda: nn.Conv1d(4, 3, 2), (2, 4, 5)),
+    "conv2d": (lambda: nn.Conv2d(4, 3, (3, 2)), (2, 4, 5, 6)),
+    "conv3d": (lambda: nn.Conv3d(4, 3, (2, 1, 3), bias=False), (2, 4, 3, 2, 4)),
+    "conv_in_groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 6)),
+    "linear_weight_norm": (lambda: weight_norm(nn.Linear(4, 3)), VECTORS),
+    "conv_weight_norm": (lambda: weight_norm(nn.Conv2d(4, 3, 3, padding=1, bias=False)), (2, 4, 5, 6)),
+    "conv_old_weight_norm": (lambda: old_weight_norm(nn.Conv2d(4, 3, 3, padding=1, bias=False)), (2, 4, 5, 6)),
+}
+
+
+def train(module: nn.Module, x: torch.Tensor) -> None:
+    """One step of gradient descent."""
+    module.train().zero_grad()
+    y = module(x)
+    if y.requires_grad:
+        y.sin().sum().backward()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter -= RATE * parameter.grad
+
+
+def state(module: nn.Module) -> dict[str, np.ndarray]:
+    """Returns copies of the state dict's arrays; the tensors change with the next step."""
+    return {key: tensor.numpy().copy() for key, tensor in module.state_dict().items()}
+
+
+def arrays_of(generator: np.random.Generator, name: str) -> dict[str, np.ndarray]:
+    """Makes, trains and uses the module of a case."""
+    make, shape = CASES[name]
+    module = make()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(drawn(generator, *parameter.shape, mean=0.8, std=0.5))
+    # So small that a wrong epsilon shows, where it is the smallest: that of float32.
+    size = 1e-3 if name == "rms_vectors" else 1.0
+    first, second, third = (drawn(generator, *shape, mean=0.5 * size, std=1.5 * size).detach() for _ in range(3))
+    train(module, first)
+    train(module, second)
+    computed = {f"state/{key}": array for key, array in state(module).items()}
+    with torch.no_grad():
+        computed |= {"input": first.numpy(), "output": module.eval()(first).numpy()}
+    train(module, third)
+    return computed | {"next_input": third.numpy()} | {f"next/{key}": array for key, array in state(module).items()}
+
+
 def main() -> None:
-    """Parses the command line and writes the file."""
+    """Parses the command line and writes the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent.parent / "tests" / "fixtures" / "torch_norms.npz"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "tests" / "fixtures")
     out = parser.parse_args().out
     generator = np.random.default_rng(0)
-    cases = {"batch": batch_norm(generator)}
-    cases |= {name: own_statistics(generator, name) for name in ("instance", "group", "layer", "rms")}
-    cases["conv"] = convolution(generator)
+    computed = {"batch": batch_norm(generator)}
+    computed |= {name: own_statistics(generator, name) for name in ("instance", "group", "layer", "rms")}
+    computed["conv"] = convolution(generator)
+    save(out / "torch_norms.npz", computed)
+    generator = np.random.default_rng(0)
+    save(out / "torch_compat.npz", {case: arrays_of(generator, case) for case in CASES}, rate=np.array(RATE))
+
+
+def save(file: Path, cases: dict[str, dict[str, np.ndarray]], **more: np.ndarray) -> None:
+    """Writes the arrays of all cases."""
     arrays = {f"{case}/{name}": array for case, computed in cases.items() for name, array in computed.items()}
-    np.savez(out, torch_version=np.array(torch.__version__), **arrays)
-    print(f"{out}: {len(arrays)} arrays, {out.stat().st_size} bytes, torch {torch.__version__}")
+    # Hundreds of small arrays: most of what is not compressed would be headers.
+    np.savez_compressed(file, torch_version=np.array(torch.__version__), **arrays, **more)
+    print(f"{file}: {len(arrays)} arrays, {file.stat().st_size} bytes, torch {torch.__version__}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
     python scripts/make_torch_network_fixtures.py [--out FOLDER]
 
-Runs wherever torch (2.13 or later) and numpy import; the tests only read the files.  The networks have the structure
-and the names of torchvision's resnet18 and resnet50 and of the usual CIFAR ResNets (He et al. 2015, arXiv 1512.03385;
-a bottleneck's stride is on its 3x3), with fewer channels.  Where torchvision imports, the first two ARE torchvision's,
-each layer replaced by a narrower one, and the plain modules below must agree with them; elsewhere the plain modules are
-used alone.  `structure` in the file says which it was.
+Runs wherever torch (2.13 or later), torchvision, safetensors and numpy import; the tests only read the files.  The
+networks are torchvision's resnet18 and resnet50, with fewer channels, and the usual CIFAR ResNets (He et al. 2015,
+arXiv 1512.03385) with the names of PyTorch's users.
 
 Everything is computed in float64, because in float32 rounding moves ReLUs, and with them gradients, the more the
 deeper; the weights are numbers that float16 has, so the file keeps them exactly.  Per case: `shapes`, those of the
@@ -20,17 +18,17 @@ The files hold one small state dict, in every format and dtype that is read.  Ta
 import argparse
 import collections
 import copy
-import importlib.metadata
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 FULL = ("conv1.weight", "bn1.weight", "layer2.1.conv1.weight", "layer2.1.bn2.bias")
 
 
@@ -40,74 +38,45 @@ def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Con
 
 
 class Block(nn.Module):
-    """A post-activation block of two 3x3, or of 1x1, 3x3 and 1x1 convolutions; `shortcut` names its projection."""
+    """Two 3x3 convolutions beside a shortcut: zeros for new channels, or a projection."""
 
-    def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool, shortcut: str, option: str) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, project: bool) -> None:
         super().__init__()
-        outputs = 4 * width if bottleneck else width
-        widths = [inputs, width, width, outputs] if bottleneck else [inputs, width, outputs]
-        sizes, strides = ([1, 3, 1], [1, stride, 1]) if bottleneck else ([3, 3], [stride, 1])
-        self.count = len(sizes)
-        for i in range(self.count):
-            setattr(self, f"conv{i + 1}", convolution(widths[i], widths[i + 1], sizes[i], strides[i]))
-            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
-        self.stride, self.zeros, self.projection = stride, 0, None
-        if stride != 1 or inputs != outputs:
-            self.zeros = outputs - inputs
-            if option == "B":
-                projection = nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
-                setattr(self, shortcut, projection)
-                self.projection = shortcut
+        self.conv1, self.bn1 = convolution(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = convolution(outputs, outputs, 3), nn.BatchNorm2d(outputs)
+        self.stride, self.zeros = stride, outputs - inputs
+        if project and self.zeros:
+            self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Adds the branch to the shortcut."""
-        branch = x
-        for i in range(1, self.count + 1):
-            branch = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(branch))
-            branch = functional.relu(branch) if i < self.count else branch
-        if self.projection:
-            side = getattr(self, self.projection)(x)
-        else:
-            # Option A: zeros on both sides of the channels.
-            before = self.zeros // 2
-            side = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.zeros - before))
+        branch = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        if hasattr(self, "shortcut"):
+            return functional.relu(branch + self.shortcut(x))
+        # Option A: zeros on both sides of the channels.
+        before = self.zeros // 2
+        side = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.zeros - before))
         return functional.relu(branch + side)
 
 
-class Network(nn.Module):
-    """Stem, stages layer1, layer2, ..., and a classifier that is called `head`."""
+class Cifar(nn.Module):
+    """The CIFAR ResNet with so many blocks in each of its three stages."""
 
-    def __init__(
-        self,
-        blocks: tuple[int, ...],
-        width: int,
-        bottleneck: bool = False,
-        imagenet: bool = False,
-        shortcut: str = "downsample",
-        head: str = "fc",
-        option: str = "B",
-    ) -> None:
+    def __init__(self, blocks: int, width: int, project: bool) -> None:
         super().__init__()
-        self.conv1 = convolution(3, width, 7, 2) if imagenet else convolution(3, width, 3)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.imagenet, self.stages, self.head, channels = imagenet, len(blocks), head, width
-        for stage, count in enumerate(blocks):
-            made = []
-            for number in range(count):
-                stride = 2 if stage > 0 and number == 0 else 1
-                made.append(Block(channels, width * 2**stage, stride, bottleneck, shortcut, option))
-                channels = width * 2**stage * (4 if bottleneck else 1)
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*made))
-        setattr(self, head, nn.Linear(channels, 10))
+        self.conv1, self.bn1, inputs = convolution(3, width, 3), nn.BatchNorm2d(width), width
+        for stage in range(3):
+            outputs = width * 2**stage
+            first = Block(inputs, outputs, 2 if stage else 1, project)
+            others = [Block(outputs, outputs, 1, project) for _ in range(blocks - 1)]
+            setattr(self, f"layer{stage + 1}", nn.Sequential(first, *others))
+            inputs = outputs
+        self.linear = nn.Linear(inputs, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns logits."""
         x = functional.relu(self.bn1(self.conv1(x)))
-        if self.imagenet:
-            x = functional.max_pool2d(x, 3, stride=2, padding=1)
-        for stage in range(self.stages):
-            x = getattr(self, f"layer{stage + 1}")(x)
-        return getattr(self, self.head)(x.mean((2, 3)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
 def narrowed(module: nn.Module, divisor: int) -> nn.Module:
@@ -118,14 +87,8 @@ def narrowed(module: nn.Module, divisor: int) -> nn.Module:
 
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d):
-            new = nn.Conv2d(
-                fewer(child.in_channels),
-                fewer(child.out_channels),
-                child.kernel_size,
-                child.stride,
-                child.padding,
-                bias=False,
-            )
+            inputs, outputs = fewer(child.in_channels), fewer(child.out_channels)
+            new = nn.Conv2d(inputs, outputs, child.kernel_size, child.stride, child.padding, bias=False)
             setattr(module, name, new)
         elif isinstance(child, nn.BatchNorm2d):
             setattr(module, name, nn.BatchNorm2d(fewer(child.num_features), child.eps, child.momentum))
@@ -134,15 +97,6 @@ def narrowed(module: nn.Module, divisor: int) -> nn.Module:
         else:
             narrowed(child, divisor)
     return module
-
-
-def torchvisions(depth: int, width: int) -> nn.Module | None:
-    """Returns torchvision's own network with fewer channels, where torchvision imports."""
-    try:
-        from torchvision import models
-    except ImportError:
-        return None
-    return narrowed(getattr(models, f"resnet{depth}")(num_classes=10), 64 // width)
 
 
 def fill(generator: np.random.Generator, network: nn.Module) -> None:
@@ -183,23 +137,15 @@ def flat(arrays: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def case_arrays(
-    generator: np.random.Generator, network: nn.Module, twin: nn.Module | None, images: np.ndarray, labels: np.ndarray
+    generator: np.random.Generator, network: nn.Module, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Returns what is recorded of a network; `twin`, another implementation, must agree."""
+    """Returns what is recorded of a network."""
     network.double()
     fill(generator, network)
     state = {key: tensor.numpy().copy() for key, tensor in network.state_dict().items()}
     single = copy.deepcopy(network).float()
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
-    if twin is not None:
-        twin.double().load_state_dict(network.state_dict(), strict=True)
-        assert list(twin.state_dict()) == list(state)
     computed = results(network, x, y)
-    if twin is not None:
-        for kind, arrays in results(twin, x, y).items():
-            for key, array in arrays.items():
-                # torchvision adds and pools by other calls, whose sums may run in another order.
-                np.testing.assert_allclose(array, computed[kind][key], rtol=1e-9, atol=1e-12, err_msg=f"{kind} {key}")
     rough = results(single, x.float(), y)
     errors = {
         name: np.abs(rough["logits"][name] - exact).max() / np.abs(exact).max()
@@ -239,13 +185,8 @@ def write_files(folder: Path, generator: np.random.Generator) -> dict[str, np.nd
     torch.save(checkpoint | {"average": module.state_dict()}, folder / "two.pth")
     torch.save(module, folder / "module.pth")
     torch.save(collections.Counter("ab"), folder / "counter.pth")
-    try:
-        from safetensors.torch import save_file
-    except ImportError:
-        print(f"{folder / 'state.safetensors'}: left as it is, the package safetensors is not there")
-    else:
-        apart = {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
-        save_file(apart, folder / "state.safetensors", metadata={"format": "pt"})
+    apart = {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
+    save_file(apart, folder / "state.safetensors", metadata={"format": "pt"})
     return {
         key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
         for key, tensor in state.items()
@@ -261,24 +202,22 @@ def main() -> None:
     generator = np.random.default_rng(0)
     images = generator.standard_normal((6, 3, 32, 32)).astype(np.float16).astype(np.float64)
     labels = generator.integers(0, 10, 6)
+    models = torchvision.models
     cases = {
-        "resnet18": (Network(BLOCKS[18], 4, imagenet=True), torchvisions(18, 4)),
-        "resnet50": (Network(BLOCKS[50], 2, bottleneck=True, imagenet=True), torchvisions(50, 2)),
-        "cifar20": (Network((3, 3, 3), 4, head="linear", option="A"), None),
-        "cifar14_projection": (Network((2, 2, 2), 4, shortcut="shortcut", head="linear"), None),
+        "resnet18": narrowed(models.resnet18(num_classes=10), 16),
+        "resnet50": narrowed(models.resnet50(num_classes=10), 32),
+        "cifar20": Cifar(3, 4, project=False),
+        "cifar14_projection": Cifar(2, 4, project=True),
     }
-    theirs = cases["resnet18"][1] is not None
     arrays = {"images": images.astype(np.float16), "labels": labels}
-    for case, (plain, own) in cases.items():
-        # torchvision's are recorded where they are there.
-        pair = (plain, None) if own is None else (own, plain)
-        arrays |= {f"{case}/{name}": array for name, array in case_arrays(generator, *pair, images, labels).items()}
+    for case, network in cases.items():
+        arrays |= {f"{case}/{name}": array for name, array in case_arrays(generator, network, images, labels).items()}
         print(case, "errors in float32:", arrays[f"{case}/errors"])
     arrays |= {f"files/{key}": array for key, array in write_files(out / "torch_files", generator).items()}
-    structure = f"torchvision {importlib.metadata.version('torchvision')}" if theirs else "plain modules"
+    versions = {"torch_version": np.array(torch.__version__), "torchvision_version": np.array(torchvision.__version__)}
     path = out / "torch_networks.npz"
-    np.savez_compressed(path, torch_version=np.array(torch.__version__), structure=np.array(structure), **arrays)
-    print(f"{path}: {len(arrays)} arrays, {path.stat().st_size} bytes, torch {torch.__version__}, {structure}")
+    np.savez_compressed(path, **versions, **arrays)
+    print(f"{path}: {len(arrays)} arrays, {path.stat().st_size} bytes, torch {torch.__version__}")
 
 
 if __name__ == "__main__":

@@ -6,131 +6,55 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from normres.errors import UserError, nearest
 from normres.runs import machine
-
-NUMERICS = """\
-Prints a table for each norm and dtype: a row per input (large means, constants, denormals, an infinity, ...), a column
-per contender; then where Flax or PyTorch is better.  A minute on two cores.
-
-example:
-  normres bench numerics --norms=batch,layer --dtypes=float32 --torch=$HOME/torch/bin/python --json=numerics.json"""
-
-NORMS = """\
-Outputs and gradients are compared, then both libraries are timed in turns under the flags of a training run.  Two
-minutes on two cores.
-
-example:
-  normres bench norms --norms=batch --shapes=128x32x32x16,256x7x7x512 --dtype=float32 --repeats=31"""
-
-STEP = """\
-Every contender runs in a process of its own, as its users start it: normres with the flags of a training run, Flax with
-those of your environment.  Losses, gradients and updates are compared; nothing is timed if they differ.  Then all are
-timed in turns.  The default cells are batch norm at every depth and the other norms at the first one, in both dtypes.
-With --json each cell is written when it is done, and the same command goes on where it was killed if code, machine and
-options are the same.
-
-examples:
-  normres bench step --depths=20 --dtypes=bfloat16 --norms=batch
-  normres bench step --torch=$HOME/torch/bin/python --json=step.json --chart=step.png
-  normres bench step --from=docs/performance/step.json --chart=step.png --markdown=docs/performance.md"""
-
-COMPILE = """\
-Prints a line for each order, shortcut and depth: seconds to trace and compile the training step, how many times those
-of the first depth, and the memory of the step's activations; up to depth 110 the unrolled network beside it.
-
-examples:
-  normres bench compile --depths=20,110 --orders=post,pre --shortcuts=A --step
-  normres bench compile --depths=1202 --batch=128 --remat=block --step"""
-
-ACCELERATORS = """\
-Compiles the training and the evaluation step of `normres train`, and stock Flax's, for devices that need not be there.
-Each kind of device has an environment of its own (make setup EXTRA=tpu, or EXTRA=cuda13); with --json, rows of other
-devices stay in the file, and those that are there for this code are not compiled again.  A TPU's compiler takes one to
-five minutes a program.
-
-examples:
-  normres bench accelerators --device=h100 --depths=20,56 --json=docs/accelerators/accelerators.json
-  normres bench accelerators --from=docs/accelerators/accelerators.json --markdown=docs/accelerators.md"""
-
-DEVICE = """\
-Compares the accelerator at hand with the CPU, times the training step beside Flax and every mode of PyTorch, unrolled
-and scanned, and several processes at once; then trains ResNet-20 by the whole recipe until the time is over.
-`make accelerator` runs it.
-
-examples:
-  normres bench device --path=cifar-10-binary.tar.gz --json=device.json
-  normres bench device --from=device.json --markdown=docs/accelerators.md"""
 
 # Of `bench step`.
 CONTENDERS = ("normres", "scanned", "flax", "torch", "torch-default", "torch-reduce-overhead", "torch-max-autotune")
 LEAST = {"norms": 7, "step": 5}  # samples of --repeats
 
-# "--OPTION=METAVAR": (default, help).  The default's type is the option's; one of FOLDER and FILE is a path.
-Options = dict[str, tuple[Any, str]]
-COMMON: Options = {"--json=FILE": (None, "write the numbers to this file too")}
-TORCH: Options = {"--torch=PYTHON": (None, "a Python that imports torch (default: this, if it does)")}
-SIZES: Options = {"--width=N": (16, "of the first stage"), "--batch=N": (128, "examples")}
-SHOWN: Options = {
-    "--chart=FILE.png": (None, "draw the numbers"),
-    "--markdown=FILE.md": (None, "put the table between this page's markers"),
-    "--from=FILE": (None, "measure nothing; show this --json file"),
+# Each option's metavar, of which FILE and FOLDER are paths, and its help.
+OPTIONS = {
+    "norms": ("A,B", "which norms, or all"),
+    "depths": ("A,B", "of the networks"),
+    "orders": ("A,B", "rows of variants.py, or all"),
+    "shortcuts": ("A,B", "rows of variants.py, or all"),
+    "contenders": ("A,B", "who takes part, or all"),
+    "parallel": ("A,B", "on several chips: jit, pmap (with sync_batch_norm) or all"),
+    "dtypes": ("A,B", "of float32, bfloat16, float16 (only numerics), or all"),
+    "dtype": ("DTYPE", "of the activations"),
+    "shapes": ("NxHxWxC,...", "of the input"),
+    "device": ("A,B", "tpu-GENERATION:TOPOLOGY, h100, or local"),
+    "width": ("N", "of the first stage"),
+    "batch": ("N", "examples"),
+    "remat": ("ROW", "nothing, elementwise, loops, block or auto; see configs/base.py"),
+    "repeats": ("N", "samples of each"),
+    "minutes": ("N", "in all; what is left after the measurements is training"),
+    "steps": ("N", "of each process, where several run at once"),
+    "step": ("", "also run and time the step"),
+    "path": ("PATH", "CIFAR-10's binary archive or folder; without it, the embedded images"),
+    "torch": ("PYTHON", "a Python that imports torch; without it, this one if it does"),
+    "before": ("FOLDER", "a checkout of another commit, to be timed beside"),
+    "chart": ("FILE.png", "draw the numbers"),
+    "markdown": ("FILE.md", "put the table between this page's markers"),
+    "from": ("FILE", "measure nothing; show this --json file"),
+    "json": ("FILE", "write the numbers to this file too"),
 }
-OPTIONS: dict[str, Options] = {
-    "numerics": {
-        "--norms=A,B": (None, "which norms (default: all that standardize)"),
-        "--dtypes=A,B": (None, "which of float32, bfloat16, float16 (default: all)"),
-        **TORCH,
-    },
-    "norms": {
-        "--norms=A,B": (None, "which norms (default: all that Flax has)"),
-        "--shapes=NxHxWxC,...": ("128x32x32x16,128x8x8x64", "of the input"),
-        "--dtype=DTYPE": ("bfloat16", "of input and output"),
-        "--repeats=N": (15, "samples of each, 7 or more"),
-    },
-    "step": {
-        "--depths=A,B": ("20,56,110", "of the networks"),
-        "--dtypes=A,B": (None, "default: float32,bfloat16"),
-        "--norms=A,B": (None, "of batch, group, layer, instance at every depth, or all"),
-        "--contenders=A,B": (None, f"of {', '.join(CONTENDERS)}; default: normres,flax,torch"),
-        **SIZES,
-        "--repeats=N": (5, "samples of each, 5 or more"),
-        **TORCH,
-        "--before=FOLDER": (None, "a checkout of another commit, to be timed beside"),
-        **SHOWN,
-    },
-    "accelerators": {
-        "--device=A,B": ("tpu-v5e:1x1", "tpu-GENERATION:TOPOLOGY, h100, or local"),
-        "--depths=A,B": ("20", "of the networks"),
-        "--norms=A,B": ("batch", "of batch, group, layer, instance, or all"),
-        "--contenders=A,B": ("normres,evaluation,flax,flax-data", "of these, unrolled and scanned"),
-        "--parallel=A,B": ("jit", "on several chips: jit, pmap (with sync_batch_norm) or all"),
-        **SIZES,
-        "--dtype=DTYPE": ("bfloat16", "of the activations"),
-        **SHOWN,
-    },
-    "device": {
-        "--minutes=N": (9, "in all; what is left after the measurements is training"),
-        "--depths=A,B": ("20,56,110", "of the networks"),
-        **SIZES,
-        "--repeats=N": (5, "samples of each"),
-        "--steps=N": (500, "of each process, where several run at once"),
-        "--path=PATH": ("", "CIFAR-10's binary archive or folder (default: train on the embedded images)"),
-        **TORCH,
-        **{key: value for key, value in SHOWN.items() if "chart" not in key},
-    },
-    "compile": {
-        "--depths=A,B": ("20,110,1202", "of the networks"),
-        "--orders=A,B": ("post", "rows of variants.py, or all"),
-        "--shortcuts=A,B": ("A", "rows of variants.py, or all"),
-        **SIZES,
-        "--dtype=DTYPE": ("auto", "auto, float32 or bfloat16"),
-        "--remat=ROW": ("auto", "nothing, elementwise, loops, block or auto; see configs/base.py"),
-        "--step": (False, "also run and time the step"),
-    },
-}
+Defaults = dict[str, Any]  # of a benchmark's options; its type is the option's
+SIZES: Defaults = {"width": 16, "batch": 128, "json": None}
+SHOWN: Defaults = {"markdown": None, "from": None}
+STEPS: Defaults = {"depths": "20,56,110", "repeats": 5, "torch": None, **SIZES, **SHOWN}
+
+
+class Benchmark(NamedTuple):
+    """A sub-command: what runs it, its summary, what `--help` says after the options, and its options' defaults."""
+
+    run: Callable[[Namespace], None]
+    summary: str
+    details: str
+    options: Defaults
 
 
 def _numerics(options: Namespace) -> None:
@@ -153,37 +77,69 @@ def _norms(options: Namespace) -> None:
 
 
 def _step(options: Namespace) -> None:
-    source, before, page = getattr(options, "from"), options.before, options.markdown
-    if before and not (before / "normres").is_dir():
-        raise UserError(f"--before={before}: holds no folder normres")
+    if options.before and not (options.before / "normres").is_dir():
+        raise UserError(f"--before={options.before}: holds no folder normres")
     names = chosen(options, "contenders", CONTENDERS) if options.contenders else ("normres", "flax", "torch")
-    # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from normres.bench import output
     from normres.bench.step import cells, measure, show, workers
 
-    if source:
-        document = measure.read(source)
-        print("\n\n".join(show.text(cell) for cell in document["cells"]))
-    else:
+    def measured() -> dict[str, Any]:
         depths, dtypes = integers("--depths", options.depths), chosen(options, "dtypes", cells.DTYPES)
         norms = chosen(options, "norms", cells.NORMS) if options.norms else None
         selected = cells.select(depths, dtypes, norms, options.batch, options.width)
-        contenders, version = workers.contenders(names, before), "absent"
-        of_torch = [name for name in names if name.startswith("torch")]
-        if of_torch and (found := workers.find_torch(options.torch, of_torch)):
-            contenders, version = contenders | found[0], found[1]
-        elif of_torch:
+        contenders, torch = workers.contenders(names, options.torch, options.before)
+        if torch == workers.ABSENT and any(name.startswith("torch") for name in names):
             message = "no PyTorch here; --torch=PYTHON names a Python that has it"
             if options.contenders:
                 raise UserError(f"--contenders={options.contenders}: {message}")
             print(f"{message}; its rows are left out", flush=True)
-        conditions = measure.conditions(selected, contenders, version, options.repeats, before)
-        document = measure.measure_all(selected, contenders, conditions, options.json)
-    if options.chart:
-        show.draw(document, options.chart)
-    if page:
-        output.put_between_markers(page, "step", show.markdown(document))
+        conditions = measure.conditions(selected, contenders, torch, options.repeats, options.before)
+        return measure.measure_all(selected, contenders, conditions, options.json)
+
+    _show(options, show, measured)
+
+
+def _accelerators(options: Namespace) -> None:
+    from normres.bench import devices
+
+    devices.prepare()
+    from normres.bench import accelerators
+    from normres.bench.step import cells
+
+    def measured() -> dict[str, Any]:
+        depths, norms = integers("--depths", options.depths), chosen(options, "norms", cells.NORMS)
+        selected = cells.select(depths, [options.dtype], norms, options.batch, options.width)
+        contenders = chosen(options, "contenders", accelerators.CONTENDERS)
+        modes = chosen(options, "parallel", accelerators.MODES)
+        return accelerators.run(options.device.split(","), selected, contenders, modes, options.json)
+
+    _show(options, accelerators, measured)
+
+
+def _device(options: Namespace) -> None:
+    from normres.bench import on_device
+
+    def measured() -> dict[str, Any]:
+        if not options.json:
+            raise UserError("--json=FILE is missing: where the measurements go")
+        options.depths = integers("--depths", options.depths)
+        return on_device.run(options)
+
+    _show(options, on_device, measured)
+
+
+def _show(options: Namespace, module: Any, measured: Callable[[], dict[str, Any]]) -> None:
+    """Measures, or prints what --from says; draws it and puts it into a page, by the module's functions."""
+    from normres.bench import output
+
+    if source := getattr(options, "from"):
+        document = output.read(source, *module.WRITTEN)
+        print(module.text(document))
+    else:
+        document = measured()
+    if getattr(options, "chart", None):
+        module.draw(document, options.chart)
+    if options.markdown:
+        output.put_between_markers(options.markdown, options.benchmark, module.markdown(document))
 
 
 def _compile(options: Namespace) -> None:
@@ -205,91 +161,99 @@ def _compile(options: Namespace) -> None:
     compile.run(applied, networks, dtype, options.step, options.json)
 
 
-def _accelerators(options: Namespace) -> None:
-    from normres.bench import devices
-
-    devices.prepare()
-    from normres.bench import accelerators, output
-    from normres.bench.step import cells
-
-    if source := getattr(options, "from"):
-        document = accelerators.read(source)
-        print(accelerators.table(document["rows"]))
-    else:
-        depths, norms = integers("--depths", options.depths), chosen(options, "norms", cells.NORMS)
-        selected = cells.select(depths, [options.dtype], norms, options.batch, options.width)
-        contenders = chosen(options, "contenders", accelerators.CONTENDERS)
-        modes = chosen(options, "parallel", accelerators.MODES)
-        document = accelerators.run(options.device.split(","), selected, contenders, modes, options.json)
-    if options.chart:
-        accelerators.draw(document, options.chart)
-    if options.markdown:
-        output.put_between_markers(options.markdown, "accelerators", accelerators.markdown(document))
-
-
-def _device(options: Namespace) -> None:
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from normres.bench import on_device, output
-
-    if source := getattr(options, "from"):
-        text = on_device.markdown(on_device.read(source))
-        print(text)
-        if options.markdown:
-            output.put_between_markers(options.markdown, "device", text)
-        return
-    if not options.json:
-        raise UserError("--json=FILE is missing: where the measurements go")
-    options.depths = integers("--depths", options.depths)
-    on_device.run(options)
-
-
-BENCHMARKS: dict[str, tuple[Callable[[Namespace], None], str, str]] = {
-    "numerics": (_numerics, "Print each norm's error on hard inputs, beside Flax and PyTorch.", NUMERICS),
-    "norms": (_norms, "Time forward and backward of each norm, beside Flax.", NORMS),
-    "step": (_step, "Time a whole training step beside stock Flax and PyTorch.", STEP),
-    "accelerators": (
+BENCHMARKS = {
+    "numerics": Benchmark(
+        _numerics,
+        "Print each norm's error on hard inputs, beside Flax and PyTorch.",
+        "Inputs are large means, constants, denormals, an infinity, ...  Takes a minute on two cores.\n\nexample:\n"
+        "  normres bench numerics --norms=batch,layer --dtypes=float32 --torch=$HOME/torch/bin/python",
+        {"norms": None, "dtypes": None, "torch": None, "json": None},
+    ),
+    "norms": Benchmark(
+        _norms,
+        "Time forward and backward of each norm, beside Flax.",
+        "Outputs and gradients are compared, then both libraries are timed in turns.  Takes two minutes.\n\nexample:\n"
+        "  normres bench norms --norms=batch --shapes=128x32x32x16,256x7x7x512 --dtype=float32 --repeats=31",
+        {"norms": None, "shapes": "128x32x32x16,128x8x8x64", "dtype": "bfloat16", "repeats": 15, "json": None},
+    ),
+    "step": Benchmark(
+        _step,
+        "Time a whole training step beside stock Flax and PyTorch.",
+        "Every contender has a process of its own, and nothing is timed if they compute different things.  With\n"
+        "--json a killed command goes on.  By default normres, flax and torch are measured, with batch norm at\n"
+        f"every depth and other norms at the first.  Contenders: {', '.join(CONTENDERS)}.\n\nexamples:\n"
+        "  normres bench step --depths=20 --dtypes=bfloat16 --norms=batch\n"
+        "  normres bench step --torch=$HOME/torch/bin/python --json=step.json --chart=step.png\n"
+        "  normres bench step --from=docs/performance/step.json --markdown=docs/performance.md",
+        {"dtypes": None, "norms": None, "contenders": None, "before": None, "chart": None} | STEPS,
+    ),
+    "accelerators": Benchmark(
         _accelerators,
         "Compile the training step for TPUs and GPUs that are not there, and count what it costs.",
-        ACCELERATORS,
+        "Each kind of device has an environment of its own (make setup EXTRA=tpu, or EXTRA=cuda13).  With --json,\n"
+        "other rows stay in the file, and what is there for this code is not compiled again.  Contenders are also\n"
+        "unrolled and scanned.\n\nexamples:\n"
+        "  normres bench accelerators --device=h100 --depths=20,56 --json=docs/accelerators/accelerators.json\n"
+        "  normres bench accelerators --from=docs/accelerators/accelerators.json --markdown=docs/accelerators.md",
+        {"device": "tpu-v5e:1x1", "depths": "20", "norms": "batch", "contenders": "normres,evaluation,flax,flax-data"}
+        | {"parallel": "jit", "dtype": "bfloat16", "chart": None, **SIZES, **SHOWN},
     ),
-    "device": (_device, "Measure everything that only a real accelerator can say, in one file.", DEVICE),
-    "compile": (_compile, "Measure the training step's compile time and memory against depth.", COMPILE),
+    "device": Benchmark(
+        _device,
+        "Measure everything that only a real accelerator can say, in one file.",
+        "Compares the device with the CPU, times the training step beside Flax and every mode of PyTorch, and several\n"
+        "processes at once; then trains ResNet-20 by the whole recipe until the time is over.\n\nexamples:\n"
+        "  normres bench device --path=cifar-10-binary.tar.gz --json=device.json\n"
+        "  normres bench device --from=device.json --markdown=docs/accelerators.md",
+        {"minutes": 9, "steps": 500, "path": ""} | STEPS,
+    ),
+    "compile": Benchmark(
+        _compile,
+        "Measure the training step's compile time and memory against depth.",
+        "Up to depth 110 the unrolled network is measured, too.\n\nexample:\n"
+        "  normres bench compile --depths=20,110 --orders=post,pre --shortcuts=A --step",
+        {"depths": "20,110,1202", "orders": "post", "shortcuts": "A", "dtype": "auto", "remat": "auto", "step": False}
+        | SIZES,
+    ),
 }
 
 
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Adds the sub-commands of `normres bench`; add(name, summary, epilog) makes a parser."""
-    for benchmark, (_, summary, epilog) in BENCHMARKS.items():
-        parser = add(benchmark, summary, epilog)
-        for option, (default, text) in (OPTIONS[benchmark] | COMMON).items():
-            name, _, metavar = option.partition("=")
+    for name, benchmark in BENCHMARKS.items():
+        parser = add(name, benchmark.summary, benchmark.details)
+        for option, default in benchmark.options.items():
+            metavar, text = OPTIONS[option]
             if default is False:
-                parser.add_argument(name, action="store_true", help=text)
+                parser.add_argument(f"--{option}", action="store_true", help=text)
                 continue
             kind = Path if metavar.startswith(("FILE", "FOLDER")) else int if isinstance(default, int) else str
             text += f" (default {default})" if default else ""
-            parser.add_argument(name, type=kind, metavar=metavar, default=default, help=text)
+            parser.add_argument(f"--{option}", type=kind, metavar=metavar, default=default, help=text)
 
 
 def run(options: Namespace, left: list[str]) -> int:
     """Runs a sub-command; `left` are arguments that none of its options took."""
-    benchmark = options.benchmark
+    benchmark = BENCHMARKS[options.benchmark]
     if left:
-        known = [option.partition("=")[0] for option in (*OPTIONS[benchmark], *COMMON, "--help")]
+        known = [f"--{option}" for option in (*benchmark.options, "help")]
         raise UserError(f"{left[0]!r} is no argument here; {nearest(left[0].partition('=')[0], known)}")
-    for name in ("json", "chart"):
-        if (file := getattr(options, name, None)) and not file.parent.is_dir():
+    json, chart, page = (getattr(options, name, None) for name in ("json", "chart", "markdown"))
+    for name, file in (("json", json), ("chart", chart)):
+        if file and not file.parent.is_dir():
             raise UserError(f"--{name}={file}: there is no directory {file.parent}")
-    chart, page = (getattr(options, name, None) for name in ("chart", "markdown"))
     if chart and chart.suffix != ".png":
         raise UserError(f"--chart={chart}: the name must end in .png")
     if page and not page.is_file():
         raise UserError(f"--markdown={page}: there is no such page")
-    if benchmark in LEAST and options.repeats < LEAST[benchmark]:
-        raise UserError(f"--repeats={options.repeats} must be at least {LEAST[benchmark]}")
-    if benchmark != "step":  # whose parent process computes nothing, and whose Flax must not get our flags
+    if options.benchmark in LEAST and options.repeats < LEAST[options.benchmark]:
+        raise UserError(f"--repeats={options.repeats} must be at least {LEAST[options.benchmark]}")
+    if options.benchmark in ("step", "device"):
+        # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if options.benchmark != "step":  # whose parent process computes nothing, and whose Flax must not get our flags
         machine.prepare()
-    BENCHMARKS[benchmark][0](options)
+    benchmark.run(options)
     return 0
 
 

@@ -1,16 +1,14 @@
 """`normres bench compile`: compile time and memory of a training step against depth, beside the unrolled network."""
 
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from normres.bench import output
 from normres.bench.step.cells import random_batch
-from normres.bench.step.own import programs
+from normres.bench.step.own import programs, seconds_of_steps
 from normres.runs import config as configs
 from normres.runs import machine
 
@@ -20,14 +18,9 @@ HEADER = ("order", "shortcut", "blocks", "depth", "compile (s)", "ratio", "memor
 def measure(config: ConfigDict, dtype: str, step: bool) -> dict[str, Any]:
     """Returns seconds of tracing and compiling, MB of activations, and, if `step`, seconds of a steady step."""
     run, operations = programs(config, *random_batch(config.train.batch_size), dtype)
-    state = run.initial_state()  # the first compilation starts the compiler
+    run.initial_state()  # the first compilation starts the compiler
     memory: Any = run.compile().memory_analysis()
     machine.return_freed_memory()
-    times = []
-    for number in range(4 if step else 0):
-        began = time.perf_counter()
-        state = jax.block_until_ready(run.train(state, number)[0])
-        times.append(time.perf_counter() - began)
     return {
         **{field: config.model[field] for field in ("depth", "order", "shortcut")},
         "unrolled": run.model.unrolled,
@@ -35,7 +28,7 @@ def measure(config: ConfigDict, dtype: str, step: bool) -> dict[str, Any]:
         "ops": operations,
         "compile_seconds": run.compile_seconds,
         "activation_megabytes": memory.temp_size_in_bytes / 2**20,
-        "step_seconds": min(times[1:], default=None),
+        "step_seconds": min(seconds_of_steps(run, 4)) if step else None,
     }
 
 
@@ -55,4 +48,4 @@ def run(config: ConfigDict, networks: Iterable[dict[str, Any]], dtype: str, step
     sizes = f"batch {config.train.batch_size}, width {config.model.width}, {dtype}"
     print(f"\ntraining step, {sizes}; memory is the program's; ratio: to the compile time of the first depth")
     print(output.table(HEADER, lines, text_columns=3))
-    output.write(json, {"rows": rows})
+    output.write(json, {"networks": rows})

@@ -31,46 +31,36 @@ def spec(norm: str, shape: tuple[int, ...]) -> norms.NormSpec:
 
 
 @cache
-def in_normres(spec: norms.NormSpec) -> Step:
-    """Returns the training step of a norm as normres computes it, compiled; params are those of spec.affine."""
-    return _step(lambda params, x: norms.normalization(x, spec, params)[0])
+def steps(norm: str, spec: norms.NormSpec, dtype: Any) -> dict[str, Step]:
+    """Returns the compiled training steps of the libraries of this process that have the norm, normres's first.
 
+    Params are those of spec.affine; Flax's stock module is at the start of training, and its x is of the dtype.
+    """
 
-@cache
-def in_flax(norm: str, groups: int, dtype: Any) -> Step:
-    """Returns the training step of Flax's stock module, at the start of training, compiled; x is of the dtype."""
-    layer = norm_of({"norm": norm, "groups": groups, "dtype": dtype, "epsilon": EPSILON, "kept": 0.9})()
+    def in_normres(params: Any, x: jax.Array) -> jax.Array:
+        return norms.normalization(x, spec, params)[0]
 
-    def apply(params: Any, x: jax.Array) -> Any:
+    def in_flax(params: Any, x: jax.Array) -> jax.Array:
+        described = {"norm": norm, "groups": spec.groups, "dtype": dtype, "epsilon": EPSILON, "kept": 0.9}
+        layer = norm_of(described)()
         variables = layer.init(jax.random.key(0), x)
         return layer.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
 
-    return _step(apply)
+    def compiled(apply: Callable[..., jax.Array]) -> Step:
+        def step(params: Any, x: jax.Array, dy: jax.Array) -> Any:
+            y, backward = jax.vjp(apply, params, x)
+            return y, backward(dy)
 
+        return jax.jit(step)
 
-def steps(norm: str, spec: norms.NormSpec, dtype: Any) -> dict[str, Step]:
-    """Returns the training steps of the libraries of this process that have the norm, normres's first."""
-    flax = {"Flax": in_flax(norm, spec.groups, dtype)} if norm in NORMS else {}
-    return {"normres": in_normres(spec)} | flax
-
-
-def _step(apply: Callable[[Any, jax.Array], jax.Array]) -> Step:
-    @jax.jit
-    def step(params: Any, x: jax.Array, dy: jax.Array) -> Any:
-        y, backward = jax.vjp(apply, params, x)
-        return y, backward(dy)
-
-    return step
+    libraries = {"normres": in_normres} | ({"Flax": in_flax} if norm in NORMS else {})
+    return {library: compiled(apply) for library, apply in libraries.items()}
 
 
 def in_torch(torch: Contender, dtype: str, cases: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Applies PyTorch's norms to every case (x, dy), each (N, H, W, C); float32 holds the narrower dtypes exactly.
+    """Returns {"NORM/CASE": pair} of PyTorch for every case (x, dy), each (N, H, W, C), without what it refuses.
 
-    Returns:
-      {"NORM/CASE": pair}, without those that PyTorch refuses.
-
-    Raises:
-      UserError: it fails.
+    float32 holds the narrower dtypes exactly.
     """
     with tempfile.TemporaryDirectory() as folder, Worker(torch, Path(folder)) as worker:
         files = {"source": f"{folder}/inputs.npz", "destination": f"{folder}/outputs.npz"}

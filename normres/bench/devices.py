@@ -54,8 +54,7 @@ def prepare() -> None:
 def find(name: str) -> list[Any]:
     """Returns the devices of a name: one of CHOICES, or a TPU of another topology, such as tpu-v5e:4x4.
 
-    Raises:
-      UserError: there is no such device, or the extra that compiles for it is not installed.
+    What does not exist, or lacks the extra that compiles for it, is a UserError.
     """
     import jax
     from jax.experimental import topologies

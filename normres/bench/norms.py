@@ -31,11 +31,7 @@ JAX {jax.__version__} on {{device}}; XLA_FLAGS={{flags}}"""
 
 
 def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callable[[], Any]]:
-    """Returns a call of the compiled training step on the same arrays for "normres" and "flax".
-
-    Raises:
-      UserError: the libraries do not compute the same.
-    """
+    """Returns a call of the compiled training step on the same arrays for "normres" and "flax", see check_same."""
     random = np.random.default_rng(0)
     x, dy = (jnp.asarray(0.5 + random.standard_normal(shape), dtype) for _ in range(2))
     spec = contenders.spec(norm, shape)
@@ -48,11 +44,7 @@ def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callabl
 
 
 def check_same(what: str, one: Any, other: Any) -> None:
-    """Compares two trees of outputs.
-
-    Raises:
-      UserError: two arrays differ by more than TOLERANCE, or in number, shape or dtype.
-    """
+    """Raises a UserError if two trees' arrays differ by more than TOLERANCE, or in number, shape or dtype."""
     if jax.tree.map(jax.typeof, one) != jax.tree.map(jax.typeof, other):
         raise UserError(f"{what}: the contenders return different things, so their times say nothing")
     for (path, a), b in zip(jax.tree.leaves_with_path(one), jax.tree.leaves(other), strict=True):
@@ -67,9 +59,8 @@ def timed(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
     """Returns the seconds per call of each function, sampled in turns."""
     samplers = {}
     for name, function in functions.items():
-        _sample(function, 1)
-        calls = max(1, round(SAMPLE_SECONDS / min(_sample(function, 1) for _ in range(3))))
-        samplers[name] = partial(_sample, function, calls)
+        seconds = min(_sample(function, 1) for _ in range(4))  # the first one compiles
+        samplers[name] = partial(_sample, function, max(1, round(SAMPLE_SECONDS / seconds)))
     return output.in_turns(samplers, repeats)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normres import norms
 from normres.bench import contenders, output
-from normres.bench.step.workers import Contender, find_torch
+from normres.bench.step import workers
 from normres.errors import UserError
 from normres.norms import NormSpec, forms
 
@@ -121,7 +121,9 @@ def errors(pair: contenders.Pair, truth: tuple[Array, Array, Array], dy: Array, 
     return worst[0], worst[1]
 
 
-def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape, torch: Contender | None) -> list[Row]:
+def measure(
+    names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape, torch: workers.Contender | None
+) -> list[Row]:
     """Returns the errors of every library for each norm and input, in this dtype; without PyTorch, of two.
 
     Raises:
@@ -143,10 +145,10 @@ def measure(names: Sequence[str], dtype: str, cases: Iterable[str], shape: Shape
         steps = contenders.steps(norm, spec, dtype)
         outputs = {library: step(params, x, dy) for library, step in steps.items()}
         pairs: dict[str, contenders.Pair] = {library: (y, dx) for library, (y, (_, dx)) in outputs.items()}
-        if torch and norm in contenders.NORMS:
-            rows[-1] |= {f"PyTorch {kind}": "refuses" for kind in KINDS}
         if torch_pair := torch_pairs.get(f"{norm}/{case}"):
             pairs["PyTorch"] = torch_pair
+        elif torch and norm in contenders.NORMS:
+            rows[-1] |= {f"PyTorch {kind}": "refuses" for kind in KINDS}
         for library, pair in pairs.items():
             worst = errors(pair, truth, wide_dy, epsilon)
             rows[-1] |= {f"{library} {kind}": error for kind, error in zip(KINDS, worst, strict=True)}
@@ -178,10 +180,10 @@ def run(
     names: Sequence[str], dtypes: Sequence[str], torch: str | None, json: Path | None, shape: Shape = SHAPE
 ) -> list[Row]:
     """Measures and prints all; `torch` is the Python that has PyTorch, and `json` a file for the same numbers."""
-    found, version = find_torch(torch) or ({}, None)
-    pytorch = found.get("torch")
+    known, version = workers.contenders(("torch",), torch)
+    pytorch = known.get("torch")
     epsilons = ", ".join(f"{dtype} {float(jnp.finfo(dtype).eps):.2g}" for dtype in dtypes)
-    about_torch = f"PyTorch {version}" if version else "no PyTorch here (--torch=PYTHON names a Python that has it)"
+    about_torch = f"PyTorch {version}" if pytorch else "no PyTorch here (--torch=PYTHON names a Python that has it)"
     print(HEADER.format(epsilons=epsilons, shape=shape, device=output.device_name(), torch=about_torch))
     rows: list[Row] = []
     for dtype in dtypes:
@@ -194,5 +196,5 @@ def run(
     print("\n".join(f"  {sentence}" for row in rows for sentence in worse(row)) or "  nowhere")
     # JSON has no infinity.
     finite = [{key: cell(value) if value == math.inf else value for key, value in row.items()} for row in rows]
-    output.write(json, {"rows": finite})
+    output.write(json, {"errors": finite})
     return rows

@@ -1,5 +1,6 @@
 """How the benchmarks print and write what they measured: tables, quartiles, JSON, and the machine's name."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from normres.errors import UserError
-from normres.runs.durable import write_json
+from normres.runs.durable import read_json, write_json
 from normres.runs.provenance import provenance
 
 NOTHING = "–"
@@ -26,6 +27,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: in
     sides = ["left"] * text_columns + ["right"] * (len(header) - text_columns)
     style = "pipe" if markdown else "simple"
     return str(tabulate.tabulate(rows, header, tablefmt=style, colalign=sides, disable_numparse=True))
+
+
+def text(value: float | None, form: str = ",.0f", unit: float = 1) -> str:
+    """Returns a value in a unit as a text, and a dash for None."""
+    return NOTHING if value is None else f"{value / unit:{form}}"
 
 
 def number(value: float) -> str:
@@ -57,11 +63,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def put_between_markers(page: Path, name: str, content: str) -> None:
-    """Puts content between the lines <!-- begin NAME --> and <!-- end NAME --> of a page.
-
-    Raises:
-      UserError: the page has no such lines, or several.
-    """
+    """Puts content between the lines <!-- begin NAME --> and <!-- end NAME --> of a page, which must be there once."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     text, pattern = page.read_text(), re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.S)
     if len(pattern.findall(text)) != 1:
@@ -73,6 +75,24 @@ def write(file: Path | None, content: dict[str, Any]) -> None:
     """Writes the content to a JSON file, if there is one, with the versions, the commit and the host beside it."""
     if file:
         write_json(file, content | {"provenance": provenance()})
+
+
+def read(file: Path, benchmark: str, keys: set[str]) -> dict[str, Any]:
+    """Reads what a benchmark wrote, a JSON object with these keys; anything else is a UserError."""
+    document = read_json(file)
+    if not (isinstance(document, dict) and keys <= set(document)):
+        raise UserError(f"{file}: no measurements of `normres bench {benchmark}`")
+    return document
+
+
+def digest(*paths: Path) -> str:
+    """Returns a digest of the Python and C++ code in files and below folders."""
+    whole = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.suffix in (".py", ".cc", ".h"):
+                whole.update(file.read_bytes())
+    return whole.hexdigest()[:16]
 
 
 def device_name() -> str:

@@ -1,6 +1,6 @@
 """`normres plan`: whether a run fits a device that need not be there, what a step costs, and what would change it."""
 
-import time
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from normres.bench import devices, output, program
 from normres.bench.accelerators import hollow
+from normres.bench.step.own import seconds_of_steps
 from normres.data import Dataset
 from normres.data.lazy import LazyImages, device_memory
 from normres.errors import UserError
@@ -29,6 +30,7 @@ TIMED = 5  # steps, of which the first is not counted
 
 # What a user could change, as fields of the config.
 CHANGES = ("", "model.remat=elementwise", "model.remat=block", "data.stream=always")
+SIZES = ("argument_bytes", "temporary_bytes", "in_all")
 HEADER = ("", "arguments (MB)", "temporary (MB)", "in all (MB)", "fits", "kernels", "MB moved", "estimate (ms)")
 
 
@@ -48,71 +50,49 @@ def dataset(config: ConfigDict, streamed: bool) -> Dataset:
 
 def programs(config: ConfigDict, of: list[Any], change: str = "") -> Programs:
     """Returns the programs of a run on these devices, without the mean image, which takes little memory."""
-    streamed = (
-        "data.stream=always" in (change, f"data.stream={config.data.stream}") or config.model.layout == "imagenet"
-    )
+    streamed = change == "data.stream=always" or config.data.stream == "always" or config.model.layout == "imagenet"
     field, _, value = change.partition("=")
-    changed = {field: value} if field.startswith("model.") else {}
-    changed |= {"data.preprocess": "none", "data.stream": "auto"}
+    fields = {field: value} if field.startswith("model.") else {}
+    fields |= {"data.preprocess": "none", "data.stream": "auto"}  # the source need not be one that can be streamed
     dtype = config.train.dtype if config.train.dtype != "auto" else "bfloat16"
     ops, _ = machine.operations(config.train.ops, of)
-    return Programs(configs.apply(config, changed), dataset(config, streamed), dtype, of, ops=ops)
+    return Programs(configs.apply(config, fields), dataset(config, streamed), dtype, of, ops=ops)
 
 
-def measured(run: Programs) -> dict[str, Any]:
-    """Compiles the training step, and returns program.cost and "bytes_in_all", or "refused": why it cannot be."""
+def measured(run: Programs, memory: float) -> dict[str, Any]:
+    """Compiles the training step, and returns program.cost, bytes "in_all", and whether they "fit" the memory.
+
+    Of a program that the compiler refuses, "refused" says why, and numbers are None.
+    """
     try:
         compiled = run.lower("train").compile()
     except jax.errors.JaxRuntimeError as error:
-        return {"refused": next(line for line in str(error).splitlines() if line.strip())}
-    memory: Any = compiled.memory_analysis()
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    cost = program.cost(compiled)
-    return cost | {"bytes_in_all": cost["argument_bytes"] + cost["temporary_bytes"] + results}
-
-
-def line(name: str, cost: dict[str, Any], memory: float) -> tuple[str, ...]:
-    """Returns a row of texts, see HEADER."""
-    if "refused" in cost:
-        return (name, *[output.NOTHING] * 3, "no", *[output.NOTHING] * 3)
-    sizes = (f"{cost[key] / 1e6:,.1f}" for key in ("argument_bytes", "temporary_bytes", "bytes_in_all"))
-    estimate = f"{cost['estimate_ms']:.2f}" if cost["estimate_ms"] else output.NOTHING
-    fits = "yes" if cost["bytes_in_all"] < memory else "no"
-    return (name, *sizes, fits, f"{cost['kernels']:,}", f"{cost['bytes'] / 1e6:,.0f}", estimate)
+        reason = next(line for line in str(error).splitlines() if line.strip())
+        return dict.fromkeys((*SIZES, "kernels", "bytes", "estimate_ms")) | {"fit": "no", "refused": reason}
+    sizes: Any = compiled.memory_analysis()
+    in_all = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+    in_all += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return program.cost(compiled) | {"in_all": in_all, "fit": "yes" if in_all < memory else "no"}
 
 
 def parts(run: Programs) -> list[tuple[str, str]]:
     """Returns what lies on each device before a step, in MB."""
     state = run.state_shapes()
-    trees = {
-        "parameters": state.params,
-        "running statistics": state.batch_stats,
-        "optimizer": state.opt_state,
-        "data set": run.arrays("train"),
+    trees = {"parameters": state.params, "running statistics": state.batch_stats, "optimizer": state.opt_state}
+    trees |= {"data set": run.arrays("train")}
+    sizes = {
+        name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for name, tree in trees.items()
     }
-    return [
-        (name, f"{sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6:,.1f}")
-        for name, tree in trees.items()
-    ]
+    return [(name, output.text(size, ",.1f", 1e6)) for name, size in sizes.items()]
 
 
-def seconds_of_a_step(config: ConfigDict) -> float:
+def seconds_of_a_step(config: ConfigDict, of: list[Any]) -> float:
     """Returns the median of some training steps on the devices at hand; every image is black."""
-    run = programs(config, jax.devices())
-    state, times = run.initial_state(), []
-    for number in range(TIMED):
-        began = time.perf_counter()
-        state = jax.block_until_ready(run.train(state, number)[0])
-        times.append(time.perf_counter() - began)
-    return float(np.median(times[1:]))
+    return float(np.median(seconds_of_steps(programs(config, of), TIMED)))
 
 
 def find(device: str) -> tuple[list[Any], float]:
-    """Returns the devices of that name and the bytes of memory that each has.
-
-    Raises:
-      UserError: there is no such device.
-    """
+    """Returns the devices of that name and the bytes of memory that each has; what does not exist is a UserError."""
     of = devices.find(device)
     memory = device_memory() if device == devices.LOCAL else MEMORY.get(device.partition(":")[0])
     if memory is None:
@@ -121,48 +101,47 @@ def find(device: str) -> tuple[list[Any], float]:
 
 
 def run_sweep(arms: Sequence[Arm], device: str) -> None:
-    """Prints what each arm of a sweep costs on a device, and all together; arms of one shape are compiled once.
-
-    Raises:
-      UserError: a device that does not exist.
-    """
+    """Prints what each arm of a sweep costs on a device, and all together; arms of one shape are compiled once."""
     of, memory = find(device)
     shapes: dict[Any, list[Arm]] = {}
     for arm in arms:
         shapes.setdefault(shape_of(arm.config), []).append(arm)
     print(f"{len(arms)} arms of {len(shapes)} shapes, on {len(of)} x {device} of {memory / 1e9:.0f} GB\n")
-    rows, hours, largest = [], 0.0, 0.0
+    rows, hours, costs = [], 0.0, []
     for of_shape in shapes.values():
         config, label = of_shape[0].config, of_shape[0].label
         built = programs(config, of)
-        cost = measured(built)
-        bytes_in_all = cost.get("bytes_in_all", float("inf"))
-        seconds = seconds_of_a_step(config) if device == devices.LOCAL else (cost.get("estimate_ms") or 0) / 1e3
-        total = seconds * config.train.steps * len(of_shape) / 3600
-        hours, largest = hours + total, max(largest, bytes_in_all)
+        cost = measured(built, memory)
+        milliseconds = 1e3 * seconds_of_a_step(config, of) if device == devices.LOCAL else cost["estimate_ms"]
+        total = milliseconds and milliseconds / 3.6e6 * config.train.steps * len(of_shape)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(built.state_shapes().params))
-        times = (f"{1e3 * seconds:.1f}", f"{total:.2f}") if seconds else (output.NOTHING, output.NOTHING)
-        fits = "yes" if bytes_in_all < memory else "no"
-        rows.append((label, str(len(of_shape)), f"{parameters:,}", f"{bytes_in_all / 1e6:,.0f}", fits, *times))
-    fits = "yes" if largest < memory else "no"
-    together = ("together", str(len(arms)), "", f"{largest / 1e6:,.0f}", fits, "", f"{hours:.2f}" if hours else "")
+        sizes = (f"{len(of_shape)}", f"{parameters:,}", output.text(cost["in_all"], unit=1e6), cost["fit"])
+        rows.append((label, *sizes, output.text(milliseconds, ".1f"), output.text(total, ".2f")))
+        hours += total or 0.0
+        costs.append(cost)
+    largest = max(cost["in_all"] or math.inf for cost in costs)
+    fit = "no" if any(cost["fit"] == "no" for cost in costs) else "yes"
+    together = (
+        "together",
+        str(len(arms)),
+        "",
+        output.text(largest, unit=1e6),
+        fit,
+        "",
+        f"{hours:.2f}" if hours else "",
+    )
     print(output.table(("first arm", "arms", "parameters", "MB", "fits", "ms a step", "hours"), [*rows, together]))
     how = f"the median of {TIMED - 1} steps here" if device == devices.LOCAL else "the compiler's estimate"
     print(f"\nms a step: {how}; hours: of all these arms, one after the other, without compiling and evaluating")
 
 
 def run(path: str, overrides: dict[str, Any], device: str) -> None:
-    """Prints what a run with a config costs on a device.
-
-    Raises:
-      UserError: a config that cannot run, a device that does not exist, or a network without a choice of what it keeps.
-    """
+    """Prints what a run with a config costs on a device, and with each of CHANGES that its network has."""
     config = configs.load(path, overrides)
     of, memory = find(device)
     network = build_network(config, 10, "bfloat16")
-    print(
-        f"{type(network).__name__}, batch {config.train.batch_size}, on {len(of)} x {device} of {memory / 1e9:.0f} GB\n"
-    )
+    where = f"on {len(of)} x {device} of {memory / 1e9:.0f} GB"
+    print(f"{type(network).__name__}, batch {config.train.batch_size}, {where}\n")
     print(output.table(("on each device", "MB"), parts(programs(config, of))))
     rows, refusals = [], []
     for change in CHANGES:
@@ -170,10 +149,13 @@ def run(path: str, overrides: dict[str, Any], device: str) -> None:
             continue
         if "stream" in change and config.model.layout == "imagenet":
             continue  # it is streamed anyway
-        cost = measured(programs(config, of, change))
-        rows.append(line(change or "as configured", cost, memory))
+        cost = measured(programs(config, of, change), memory)
+        sizes = (output.text(cost[key], ",.1f", 1e6) for key in SIZES)
+        moved = (output.text(cost["kernels"]), output.text(cost["bytes"], unit=1e6))
+        texts = (*sizes, cost["fit"], *moved, output.text(cost["estimate_ms"], ".2f"))
+        rows.append((change or "as configured", *texts))
         refusals += [f"{change}: {cost['refused']}"] if "refused" in cost else []
     print(f"\n{output.table(HEADER, rows)}")
     print("\n".join(refusals), end="")
     if device == devices.LOCAL:
-        print(f"\na step takes {1e3 * seconds_of_a_step(config):.1f} ms here, the median of {TIMED - 1}")
+        print(f"\na step takes {1e3 * seconds_of_a_step(config, of):.1f} ms here, the median of {TIMED - 1}")

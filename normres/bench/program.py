@@ -16,6 +16,9 @@ FREE = {
     *("partition-id", "replica-id", "while", "conditional", "call", "async-start", "get-dimension-size", "domain"),
 }
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+# The attribute that names the computations which an instruction runs.
+INNER = {"while": "body", "call": "to_apply", "conditional": "(?:branch_computations|true_computation)"}
+INNER |= {"async-start": "calls"}
 # Instructions that read of their first operand no more than they return.
 SLICES = {"gather", "dynamic-slice", "slice"}
 
@@ -71,9 +74,8 @@ def _trips(computations: Computations, loop: Instruction) -> int:
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known[1])
     condition = computations[loop.names("condition")[0]]
-    numbers = [
-        int(found[1]) for each in condition if (found := re.match(r"(\d+)\)", each.rest)) and each.kind == "constant"
-    ]
+    constants = (each.rest.partition(")")[0] for each in condition if each.kind == "constant")
+    numbers = [int(constant) for constant in constants if constant.isdecimal()]
     return numbers[0] if len(numbers) == 1 else 1
 
 
@@ -82,16 +84,8 @@ def _runs(computations: Computations, name: str, times: int = 1) -> Iterator[tup
     types = {each.name: each.type for each in computations[name]}
     for each in computations[name]:
         yield each, times, types
-        inner, trips = [], 1
-        if each.kind == "while":
-            inner, trips = each.names("body"), _trips(computations, each)
-        elif each.kind == "call":
-            inner = each.names("to_apply")
-        elif each.kind == "conditional":
-            inner = each.names("branch_computations") or each.names("true_computation")
-        elif each.kind == "async-start":
-            inner = each.names("calls")
-        for computation in inner:
+        trips = _trips(computations, each) if each.kind == "while" else 1
+        for computation in each.names(INNER[each.kind]) if each.kind in INNER else ():
             yield from _runs(computations, computation, times * trips)
 
 
@@ -154,33 +148,27 @@ def cost(compiled: Any) -> dict[str, Any]:
     kernels: instructions that start one, a loop's as often as it turns.
     bytes: that they read and write, by the sizes of their arrays; of a lookup, the rows.
     collectives: how many of each kind.
-    estimate_ms, flops: the compiler's own, None where it has none; it counts a loop's body once.
+    estimate_ms: the compiler's own, None where it has none; it counts a loop's body once.
     temporary_bytes, argument_bytes: memory.
     largest: the instructions that move the most, as (bytes, times, name, type).
     """
     computations, entry = parse(compiled.as_text())
-    kernels, moved, collectives = 0, 0.0, Counter[str]()
-    largest = []
+    moved, collectives = [], Counter[str]()
     for each, times, types in _runs(computations, entry):
         if each.kind in FREE or each.kind.endswith("-done"):
             continue
-        kernels += times
-        each_moves = _moved(computations, each, types)
-        moved += times * each_moves
-        largest.append((times * each_moves, times, each.name, each.type[:80]))
-        kind = each.kind.removesuffix("-start")
-        if kind in COLLECTIVES:
+        moved.append((times * _moved(computations, each, types), times, each.name, each.type[:80]))
+        if (kind := each.kind.removesuffix("-start")) in COLLECTIVES:
             collectives[kind] += times
     analysis, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     seconds = analysis.get("optimal_seconds", 0)
     return {
-        "kernels": kernels,
-        "bytes": moved,
+        "kernels": sum(times for _, times, *_ in moved),
+        "bytes": sum(size for size, *_ in moved),
         "bytes_by_compiler": analysis.get("bytes accessed") or None,
         "collectives": dict(collectives),
         "estimate_ms": 1e3 * seconds if seconds > 0 else None,
-        "flops": analysis.get("flops") or None,
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
-        "largest": sorted(largest, reverse=True)[:10],
+        "largest": sorted(moved, reverse=True)[:10],
     }

@@ -1,6 +1,6 @@
 """Addition and rectifier in one pass, forward and backward, with a gradient that is read off the output.
 
-Reverse mode only (jax.custom_vjp).
+Reverse mode only (jax.custom_gradient).
 """
 
 from typing import Any
@@ -56,27 +56,13 @@ def _rectified(y: jax.Array, dy: jax.Array) -> jax.Array:
     return jnp.where(y.astype(wide) > 0, dy.astype(wide), 0).astype(dy.dtype)
 
 
-@jax.custom_vjp
-def _relu(x: jax.Array) -> jax.Array:
-    return jnp.maximum(x, 0)
+@jax.custom_gradient
+def _relu(x: jax.Array) -> Any:
+    y = jnp.maximum(x, 0)
+    return y, lambda dy: _rectified(y, dy)
 
 
-def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    y = _relu(x)
-    return y, y
-
-
-_relu.defvjp(_relu_forward, lambda y, dy: (_rectified(y, dy),))
-
-
-@jax.custom_vjp
-def _relu_of_sum(x: jax.Array, other: jax.Array) -> jax.Array:
-    return elementwise(lambda x, other: jnp.maximum(x + other, 0), x, other)
-
-
-def _relu_of_sum_forward(x: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
-    y = _relu_of_sum(x, other)
-    return y, y
-
-
-_relu_of_sum.defvjp(_relu_of_sum_forward, lambda y, dy: (elementwise(_rectified, *alike(y, dy)),) * 2)
+@jax.custom_gradient
+def _relu_of_sum(x: jax.Array, other: jax.Array) -> Any:
+    y = elementwise(lambda x, other: jnp.maximum(x + other, 0), x, other)
+    return y, lambda dy: (elementwise(_rectified, *alike(y, dy)),) * 2

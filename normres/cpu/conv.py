@@ -5,7 +5,7 @@ autodiff makes falls to a naive loop inside a scan.  Both gradients of a convolu
 are written as forward ones, and the kernel's, where its sides allow it, as one matrix product, which needs no
 transposes; or all three are C++ code (native/).
 
-Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does not (jax.custom_vjp).
+Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does not.
 """
 
 from functools import partial
@@ -41,21 +41,13 @@ def conv(
     return checkpoint_name(_conv(*alike(x_NHWC, kernel_HWIO), stride, groups), CONVOLVED)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
-    return plain_conv(x, kernel, stride, groups)
+    @jax.custom_gradient
+    def convolved(x: jax.Array, kernel: jax.Array) -> Any:
+        return plain_conv(x, kernel, stride, groups), partial(_written_out, stride, groups, x, kernel)
 
-
-def _conv_forward(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> tuple[jax.Array, Any]:
-    return _conv(x, kernel, stride, groups), (x, kernel)
-
-
-def _conv_backward(stride: int, groups: int, residuals: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    return _written_out(stride, groups, x, kernel, dy)
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
+    y: jax.Array = convolved(x, kernel)
+    return y
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -77,34 +69,25 @@ def _native_backward(stride: int, residuals: Any, dy: Any) -> tuple[jax.Array, j
 _native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _native_gradients(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, of_input: bool
 ) -> tuple[jax.Array, jax.Array]:
-    dx, d_kernel = code.gradients(x, kernel, dy, stride, of_input)
-    dx = jnp.zeros_like(x) if dx is None else dx
-    return tuple(alike(dx, d_kernel, x)[:2])
+    """Both gradients; zeros for that of x if it is not asked for."""
 
-
-def _native_gradients_forward(x: Any, kernel: Any, dy: Any, stride: int, of_input: bool) -> Any:
-    return _native_gradients(x, kernel, dy, stride, of_input), (x, kernel, dy)
-
-
-def _native_gradients_backward(stride: int, of_input: bool, arrays: Any, cotangents: Any) -> Any:
-    """The derivative of a gradient is that of the plain operation's."""
-
-    def gradients(x: Any, kernel: Any, dy: Any) -> Any:
-        dx, d_kernel = _autodiff(stride, 1, x, kernel.astype(x.dtype), dy)
+    def plain(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        backward = jax.vjp(lambda x, kernel: plain_conv(x, kernel, stride), x, kernel.astype(x.dtype))[1]
+        dx, d_kernel = backward(dy)
         return dx if of_input else jnp.zeros_like(x), d_kernel.astype(kernel.dtype)
 
-    return jax.vjp(gradients, *arrays)[1](tuple(cotangents))
+    @jax.custom_gradient
+    def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Any:
+        dx, d_kernel = code.gradients(x, kernel, dy, stride, of_input)
+        both = tuple(alike(jnp.zeros_like(x) if dx is None else dx, d_kernel, x)[:2])
+        # The derivative of a gradient is that of the plain operation's.
+        return both, lambda *cotangents: jax.vjp(plain, x, kernel, dy)[1](cotangents)
 
-
-_native_gradients.defvjp(_native_gradients_forward, _native_gradients_backward)
-
-
-def _autodiff(stride: int, groups: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.vjp(lambda x, kernel: plain_conv(x, kernel, stride, groups), x, kernel)[1](dy)
+    both: tuple[jax.Array, jax.Array] = gradients(x, kernel, dy)
+    return both
 
 
 def _written_out(

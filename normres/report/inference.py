@@ -1,6 +1,6 @@
 """What numbers over seeds allow to say: means, differences with confidence intervals, and the verdict on them.
 
-A comparison is a difference of two means.  Seeds that both sides have are judged by the paired t test, because arms that
+A comparison is a difference of two means.  Seeds that both sides have are judged by the paired t test, as arms that
 share a seed share its data order; sides that share fewer than two seeds are judged by Welch's.  So no result decides
 which test it is.  All comparisons of a page are corrected together by Holm's method (1979, Scandinavian Journal of
 Statistics 6), so that a page without any true difference has a verdict in less than 5 % of the cases.

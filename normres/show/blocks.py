@@ -10,25 +10,15 @@ GATES = ("sigmoid", "hard_sigmoid", "tanh", "softmax")
 
 @dataclass(frozen=True)
 class Block:
-    """A block: after(shortcut(x) + branch(lead(x))).
+    """A block: after(shortcut(x) + branch(lead(x)))."""
 
-    Attributes:
-      times: how many such blocks the network has.
-      lead: what both paths have in common at their start.
-      branch: the rest, up to the addition; of a block without one, everything.
-      joint: how the paths are put together: "+", "∥" (concatenated); "" if there is one path only.
-      shortcut: what stands on it; empty if it is the identity.
-      after: what follows the addition.
-      from_lead: whether the shortcut reads the output of `lead` rather than the block's input.
-    """
-
-    times: int
-    lead: tuple[Op, ...]
-    branch: tuple[Op, ...]
-    joint: str = ""
-    shortcut: tuple[Op, ...] = ()
-    after: tuple[Op, ...] = ()
-    from_lead: bool = False
+    times: int  # how many such blocks the network has
+    lead: tuple[Op, ...]  # what both paths have in common at their start
+    branch: tuple[Op, ...]  # the rest, up to the addition; of a block without one, everything
+    joint: str = ""  # how the paths are put together: "+", "∥" (concatenated); "" if there is one path only
+    shortcut: tuple[Op, ...] = ()  # what stands on it; empty if it is the identity
+    after: tuple[Op, ...] = ()  # what follows the addition
+    from_lead: bool = False  # whether the shortcut reads the output of `lead` rather than the block's input
 
     @property
     def line(self) -> str:

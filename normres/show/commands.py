@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from normres.data.dataset import CLASSES
 from normres.errors import UserError
 from normres.report.files import write_file
 from normres.runs import config as configs
@@ -18,7 +19,6 @@ from normres.show.count import count
 from normres.training.networks import build_network
 
 # Classes by data set; images of one's own are read by training only, and shown with as many as CIFAR-10 has.
-CLASSES = {"cifar10": 10, "cifar100": 100}
 # There is no source of ImageNet here, but there are published counts.
 IMAGENET = (224, 224, 3), 1000
 
@@ -36,14 +36,13 @@ def network(config: Any) -> tuple[nn.Module, tuple[int, int, int]]:
 
 
 def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | None) -> None:
-    """Prints the network of a config, and draws it if `svg` says where to.
-
-    Raises:
-      UserError: a config that cannot run, or an image or file that cannot be.
-    """
+    """Prints the network of a config, and draws it if `svg` says where to."""
     module, shape = network(configs.load(path, overrides))
     if image is not None:
-        shape = _shape(image)
+        sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", image)
+        if sizes is None:
+            raise UserError(f"--image={image}: write HxWxC, such as 224x224x3")
+        shape = (int(sizes[1]), int(sizes[2]), int(sizes[3]))
     if svg is not None and (svg.suffix != ".svg" or svg.is_dir()):
         raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
     if svg is not None and not svg.parent.is_dir():
@@ -65,12 +64,3 @@ def print_fields(path: str, overrides: dict[str, Any]) -> None:
         print(f"config.{name} = {values[name]!r}{changed}")
         choices = f" ({', '.join(field.names())})" if field.choices else ""
         print(textwrap.fill(field.meaning + choices, 100, initial_indent="    ", subsequent_indent="    "))
-
-
-def _shape(image: str) -> tuple[int, int, int]:
-    """Reads "224x224x3"."""
-    sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", image)
-    if sizes is None:
-        raise UserError(f"--image={image}: write HxWxC, such as 224x224x3")
-    height, width, channels = map(int, sizes.groups())
-    return height, width, channels

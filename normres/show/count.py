@@ -13,46 +13,30 @@ from normres.show.watch import Op, watch
 
 @dataclass
 class Part:
-    """The stem, a stage or the classifier.
+    """The stem, a stage or the classifier."""
 
-    Attributes:
-      name: "stem", "stage 1", ..., "classifier".
-      blocks: number of blocks; 0 for stem and classifier.
-      output: (height, width, channels) of its output for one image; (classes,) of the classifier's.
-      single: the operations on the way to the logits that are in no block.
-      norm: the last norm; None if there is none.
-      parameters: learned scalars.
-      multiply_adds: of convolutions and dense layers, forward, for one image.  Norms, ReLUs, additions and pooling are
-        left out, as the papers do, and so is the arithmetic on kernels, which is done once per batch.
-      kept_bytes: arrays made in this part that the backward pass needs, for one image.  It is what automatic
-        differentiation keeps, to which a compiler may add its workspace, and of which it may compute some anew.
-    """
-
-    name: str
-    blocks: int = 0
-    output: tuple[int, ...] = ()
-    single: tuple[Op, ...] = ()
-    norm: Op | None = None
-    parameters: int = 0
+    name: str  # "stem", "stage 1", ..., "classifier"
+    blocks: int = 0  # of stem and classifier 0
+    output: tuple[int, ...] = ()  # (height, width, channels) for one image; (classes,) of the classifier
+    single: tuple[Op, ...] = ()  # the operations on the way to the logits that are in no block
+    norm: Op | None = None  # the last norm
+    parameters: int = 0  # learned scalars
+    # Of convolutions and dense layers, forward, for one image.  Norms, ReLUs, additions and pooling are left out, as
+    # the papers do, and so is the arithmetic on kernels, which is done once per batch.
     multiply_adds: int = 0
+    # Arrays made in this part that the backward pass needs, for one image.  It is what automatic differentiation keeps,
+    # to which a compiler may add its workspace, and of which it may compute some anew.
     kept_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """A network.
+    """A network."""
 
-    Attributes:
-      image: (height, width, channels).
-      parts: in the order in which an image passes them.
-      blocks: each kind of block once, the most frequent first.
-      layers: convolutions and dense layers between image and logits, along the blocks' branches.
-    """
-
-    image: tuple[int, ...]
-    parts: tuple[Part, ...]
-    blocks: tuple[Block, ...]
-    layers: int
+    image: tuple[int, ...]  # (height, width, channels)
+    parts: tuple[Part, ...]  # in the order in which an image passes them
+    blocks: tuple[Block, ...]  # each kind once, the most frequent first
+    layers: int  # convolutions and dense layers between image and logits, along the blocks' branches
 
     @property
     def total(self) -> Part:
@@ -62,11 +46,9 @@ class Counts:
 
 
 def count(network: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Counts:
-    """Returns what a network consists of and costs.
+    """Returns what a Flax module, images (N, H, W, C) -> logits, consists of and costs.
 
-    Args:
-      network: a Flax module, images_NHWC -> logits.  If it has a field or an argument `train`, that is True.
-      image_shape: (H, W, C).
+    If it has a field or an argument `train`, that is True.
     """
     record = watch(network, image_shape)
     ops, keys = record.ops, block_keys(record.ops)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -140,18 +141,16 @@ def _cube(axes: Axes, over: Sequence[str], x: float, y: float, name: str) -> Non
     channels = CHANNELS if "C" in over else 2 if "C/" in "".join(over) else 1
     examples = EXAMPLES if "N" in over else 2 if "N/" in "".join(over) else 1
     rows = POSITIONS if {"H", "W"} & set(over) else 1
+    # The corner of each cell's face, and its two sides, as (channel, position, example).
     front = [((c, r, 0), (1, 0, 0), (0, 1, 0)) for c, r in product(range(CHANNELS), range(POSITIONS))]
     right = [((CHANNELS, r, e), (0, 1, 0), (0, 0, 1)) for r, e in product(range(POSITIONS), range(EXAMPLES))]
     above = [((c, 0, e), (1, 0, 0), (0, 0, 1)) for c, e in product(range(CHANNELS), range(EXAMPLES))]
-    for (channel, row, example), *sides in (*front, *right, *above):
+    steps = np.array([(CELL, 0), (0, CELL), (BACK, -UP)])  # along each of them, on paper
+    for corner, one, other in (*front, *right, *above):
+        channel, row, example = corner
         inside = channel >= CHANNELS - channels and row < rows and example < examples
-        corner = x + channel * CELL + example * BACK, y + (EXAMPLES - example) * UP + row * CELL
-        (a, b), (c, d) = ((i * CELL + k * BACK, j * CELL - k * UP) for i, j, k in sides)
-        points = [(0, 0), (a, b), (a + c, b + d), (c, d)]
-        xs, ys = (
-            [start + step for step in steps] for start, steps in zip(corner, zip(*points, strict=True), strict=True)
-        )
-        axes.fill(xs, ys, facecolor=COLOURED if inside else "white", edgecolor=GREY, linewidth=0.6)
+        face = np.add(corner, [(0, 0, 0), one, np.add(one, other), other]) @ steps + (x, y + EXAMPLES * UP)
+        axes.fill(*face.T, facecolor=COLOURED if inside else "white", edgecolor=GREY, linewidth=0.6)
     bottom = y + EXAMPLES * UP + POSITIONS * CELL
     vertical = "H, W" if ("H" in over) == ("W" in over) else "H" if "H" in over else "W"
     axes.text(x - 4, bottom - POSITIONS * CELL / 2, vertical, ha="right", va="center")

@@ -26,47 +26,29 @@ EXAMPLES = 10_007
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a module.
+    """A call of a module."""
 
-    Attributes:
-      path: of the module, as in the tree of parameters.
-      kind: "norm" or "dropout", which are one operation each; "layer" (a convolution or dense layer); "" for others.
-      text: of a norm or dropout, what the operation is called; of a layer, what its operation is called besides.
-      activation: the name of the nonlinearity that a norm is asked to apply.
-      reductions: of a norm, see names.reductions.
-    """
-
-    path: tuple[str, ...]
-    kind: str = ""
-    text: str = ""
-    activation: str = ""
-    reductions: tuple[tuple[str, ...], ...] = ()
+    path: tuple[str, ...]  # of the module, as in the tree of parameters
+    kind: str = ""  # "norm" or "dropout", which are one operation each; "layer" (a convolution or dense layer)
+    text: str = ""  # of a norm or dropout, what the operation is called; of a layer, what it is called besides
+    activation: str = ""  # the name of the nonlinearity that a norm is asked to apply
+    reductions: tuple[tuple[str, ...], ...] = ()  # of a norm, see names.reductions
 
 
 @dataclass(frozen=True)
 class Op:
-    """An operation on the image or on what was made of it.
+    """An operation on the image or on what was made of it."""
 
-    Attributes:
-      kind: "conv", "dense", "norm", "activation", "add", "gate" (a product of two such arrays), "scale", "dropout",
-        "pool", "average", "pad", "other".
-      text: a few words.
-      inputs: the operations that it reads, as indices into Record.ops; -1 is the image.
-      shape: of its output for one image.
-      calls: the modules around it from the network inwards, as indices into Record.calls.
-      call: of the innermost module; of a norm, dropout or layer its own.
-      times: how often a loop (nn.scan) repeats it.
-      multiply_adds: of a convolution or dense layer for one image, each time.
-    """
-
+    # "conv", "dense", "norm", "activation", "add", "gate" (a product of two such arrays), "scale", "dropout", "pool",
+    # "average", "pad", "other".
     kind: str
-    text: str
-    inputs: tuple[int, ...]
-    shape: tuple[int, ...]
-    calls: tuple[int, ...]
-    call: Call
-    times: int
-    multiply_adds: int = 0
+    text: str  # a few words
+    inputs: tuple[int, ...]  # the operations that it reads, as indices into Record.ops; -1 is the image
+    shape: tuple[int, ...]  # of its output for one image
+    calls: tuple[int, ...]  # the modules around it from the network inwards, as indices into Record.calls
+    call: Call  # of the innermost module; of a norm, dropout or layer its own
+    times: int  # how often a loop (nn.scan) repeats it
+    multiply_adds: int = 0  # of a convolution or dense layer for one image, each time
 
 
 # Where a value is from: the operation that made it, or a word for what does not depend on the image.
@@ -78,26 +60,17 @@ ENTRY = "entry"  # marks the input of such a call, where its operation stands
 
 @dataclass
 class Record:
-    """What a network does; see watch().
+    """What a network does; see watch()."""
 
-    Attributes:
-      calls: of modules.
-      params: the parameters' shapes.
-      ops: in the order in which they run.
-      output: the operation that makes the logits.
-      kept: the arrays that the backward pass needs, as (the last operation before it is made, bytes for one image).
-      batch: examples in the traced batch.
-      origins, made: of each of JAX's variables, and the last operation that was met before it was made.
-    """
-
-    calls: list[Call] = field(default_factory=list)
-    params: Any = None
-    ops: list[Op] = field(default_factory=list)
-    output: Any = -1
+    calls: list[Call] = field(default_factory=list)  # of modules
+    params: Any = None  # the parameters' shapes
+    ops: list[Op] = field(default_factory=list)  # in the order in which they run
+    output: Any = -1  # the operation that makes the logits
+    # The arrays that the backward pass needs, as (the last operation before it is made, bytes for one image).
     kept: list[tuple[int, int]] = field(default_factory=list)
-    batch: int = EXAMPLES
-    origins: dict[Any, Origin] = field(default_factory=dict)
-    made: dict[Any, int] = field(default_factory=dict)
+    batch: int = EXAMPLES  # in the trace
+    origins: dict[Any, Origin] = field(default_factory=dict)  # of each of JAX's variables
+    made: dict[Any, int] = field(default_factory=dict)  # the last operation that was met before a variable was made
 
     def origin(self, variable: Any) -> Origin:
         """Returns the origin of a variable or literal."""

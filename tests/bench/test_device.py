@@ -3,48 +3,61 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from normres.bench import devices, on_device, output, plan
+from normres.bench.step.cells import Cell
 from normres.cli import main
 from normres.errors import UserError
+from normres.runs import config
 
 
+@pytest.fixture
+def one_device(monkeypatch):
+    monkeypatch.setattr(devices, "find", lambda name: jax.devices()[:1])
+
+
+@pytest.mark.usefixtures("one_device")
 def test_a_plan_says_what_lies_on_the_device_and_what_would_change_it(capsys, monkeypatch):
     monkeypatch.setattr(plan, "CHANGES", ("", "data.stream=always"))
     monkeypatch.setattr(plan, "TIMED", 2)
+    monkeypatch.setattr(plan, "device_memory", lambda: 100e6)  # less than the data set
     small = ["--config.model.depth=8", "--config.model.width=4", "--config.train.batch_size=16"]
     assert main(["plan", "--config=base:demo", *small]) == 0
     text = capsys.readouterr().out
     assert "data set            153.8" in text  # 50,000 images of 3,072 bytes and their labels
-    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
-    arguments = {
-        name: float(rows[name][2 if name == "as configured" else 1]) for name in ("as configured", "data.stream=always")
-    }
-    assert arguments["as configured"] - arguments["data.stream=always"] == pytest.approx(153.7, abs=0.2)
-    assert "yes" in rows["as configured"]
+    whole, streamed = (
+        next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name).split()
+        for name in ("as configured", "data.stream=always")
+    )
+    assert float(whole[0]) - float(streamed[0]) == pytest.approx(153.7, abs=0.2)
+    assert (whole[3], streamed[3]) == ("no", "yes")
     assert "a step takes" in text
 
 
+@pytest.mark.usefixtures("one_device")
 def test_the_plan_of_a_sweep_has_a_row_for_each_shape_and_their_sum(capsys, monkeypatch):
-    monkeypatch.setattr(plan, "seconds_of_a_step", lambda config: 0.9)
-    small = ["--config.model.width=4", "--config.train.batch_size=16", "--config.train.steps=1000"]
-    vary = ["--vary", "model.depth=8,14", "--vary", "optim.learning_rate=0.1,0.2", "--seeds=2"]
+    monkeypatch.setattr(plan, "seconds_of_a_step", lambda config, of: 0.9)
+    small = ["--config.model.depth=8", "--config.train.batch_size=16", "--config.train.steps=1000"]
+    vary = ["--vary", "model.width=2,4", "--vary", "optim.learning_rate=0.1,0.2", "--seeds=2"]
     assert main(["plan", "--sweep", "--config=base:demo", *small, *vary]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("8 arms of 2 shapes, on 8 x local")
+    assert lines[0].startswith("8 arms of 2 shapes, on 1 x local")
     rows = {line.split("  ")[0]: line.split() for line in lines[4:]}
-    assert rows["depth=8 learning_rate=0.1 seed=0"][3:5] == ["4", "5,006"]
     # 4 arms of 1,000 steps of 0.9 s are an hour.
-    assert rows["depth=14 learning_rate=0.1 seed=0"][-3:] == ["yes", "900.0", "1.00"]
+    row = rows["width=4 learning_rate=0.1 seed=0"]
+    assert (row[3:5], row[-3:]) == (["4", "5,006"], ["yes", "900.0", "1.00"])
     assert (rows["together"][1], rows["together"][-1]) == ("8", "2.00")
 
 
-def test_what_does_not_fit_is_said(monkeypatch):
-    cost = {"argument_bytes": 1e9, "temporary_bytes": 2e9, "bytes_in_all": 3.5e9, "kernels": 7, "bytes": 1e6}
-    row = plan.line("x", cost | {"estimate_ms": None}, 3e9)
-    assert row == ("x", "1,000.0", "2,000.0", "3,500.0", "no", "7", "1", "–")
-    assert plan.line("x", {"refused": "out of memory"}, 3e9)[4] == "no"
+def test_what_the_compiler_refuses_does_not_fit():
+    class Refused:
+        def lower(self, name):
+            raise jax.errors.JaxRuntimeError("\nout of memory\nmore")
+
+    cost = plan.measured(Refused(), 1e9)
+    assert (cost["refused"], cost["fit"], cost["in_all"]) == ("out of memory", "no", None)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +88,10 @@ def test_a_section_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(on_device, "checks", fails)
     monkeypatch.setattr(on_device, "steps", lambda *arguments: {"error": "none"})
+    of_the_recipe = on_device.base.get_config
+    shallow = {"model.depth": 8, "train.steps_per_program": 1}
+    monkeypatch.setattr(on_device.base, "get_config", lambda recipe: config.apply(of_the_recipe(recipe), shallow))
+    monkeypatch.setattr(jax, "devices", lambda *arguments: [jax.local_devices()[0]])
     monkeypatch.setattr(on_device, "together", lambda *arguments: {"images_per_second": {"1": 10.0, "2": 19.0}})
     file = tmp_path / "device.json"
     small = ["--minutes=0", "--depths=8", "--batch=16", "--width=4"]
@@ -90,11 +107,11 @@ def test_a_section_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
 
 def test_no_network_begins_when_the_time_is_over(monkeypatch):
     begun = []
-    monkeypatch.setattr(on_device.workers, "find_torch", lambda python, names: None)
-    monkeypatch.setattr(on_device.measure, "measure_all", lambda cells, *_: begun.extend(cells) or {"cells": [*cells]})
-    document = on_device.steps((8, 14, 20), 16, 4, 5, None, until=0.0)
-    assert [cell.depth for cell in begun] == [8]
-    assert document["left_out"] == [14, 20]
+    monkeypatch.setattr(on_device.workers, "pytorch", lambda python: None)
+    monkeypatch.setattr(on_device.measure, "measure", lambda cell, *_: begun.append(cell.depth) or {})
+    monkeypatch.setattr(on_device.measure.show, "text_of_cell", str)
+    on_device.steps((8, 14, 20), (16, 4), 5, None, until=0.0)
+    assert begun == [8]
 
 
 def test_what_a_process_side_by_side_raises_is_raised(monkeypatch):
@@ -105,7 +122,7 @@ def test_what_a_process_side_by_side_raises_is_raised(monkeypatch):
 
     monkeypatch.setattr(on_device.workers.Worker, "ask", ask)
     with pytest.raises(UserError, match="out of memory"):
-        on_device.together(8, 16, 4, 1)
+        on_device.together(Cell(8, "bfloat16", "batch", 16, 4), 1)
 
 
 def test_it_imports_no_more_than_a_gpus_image_has():

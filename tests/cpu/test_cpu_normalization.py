@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -70,18 +71,22 @@ def close(computed, expected, tolerance=1e-10):
 def test_values_gradients_and_second_derivatives_are_the_plain_ones(name):
     run, params = case(name)
 
-    def loss(function, point):
-        y, mean, var = run(function, *point)
-        return jnp.sum(jnp.sin(y) * WEIGHTS) + jnp.sum(jnp.cos(mean)) + jnp.sum(jnp.sin(var))
+    def both(function):
+        def loss(point):
+            y, mean, var = run(function, *point)
+            return jnp.sum(jnp.sin(y) * WEIGHTS) + jnp.sum(jnp.cos(mean)) + jnp.sum(jnp.sin(var)), (y, mean, var)
 
-    def slope(function, point):
-        gradient = jax.grad(partial(loss, function))(point)
-        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(gradient))
+        def slope(point):
+            gradient, values = jax.grad(loss, has_aux=True)(point)
+            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(gradient)), (gradient, values)
 
-    point = (jnp.asarray(X), params)
-    for of in (run, lambda function, *point: jax.grad(partial(loss, function))(point)):
-        close(of(normalization, *point), of(norms.normalization, *point))
-    close(jax.grad(partial(slope, normalization))(point), jax.grad(partial(slope, norms.normalization))(point), 1e-8)
+        return jax.grad(slope, has_aux=True)
+
+    computed, expected = jax.jit(lambda point: [both(f)(point) for f in (normalization, norms.normalization)])(
+        (jnp.asarray(X), params)
+    )
+    close(computed, expected, 1e-8)
+    close(computed[1], expected[1])
 
 
 @pytest.mark.usefixtures("float64")
@@ -93,7 +98,7 @@ def test_vmap_adds_a_batch_of_gradients(name):
         return jax.grad(lambda x: jnp.sum(jnp.sin(run(normalization, x, params)[0]) * WEIGHTS))(x)
 
     several = jnp.stack([X, 2 * X + WEIGHTS])
-    close(jax.vmap(gradient)(several), jnp.stack([gradient(x) for x in several]))
+    close(*jax.jit(lambda several: (jax.vmap(gradient)(several), jnp.stack([gradient(x) for x in several])))(several))
 
 
 @pytest.mark.usefixtures("float64")
@@ -117,7 +122,7 @@ def test_statistics_and_gradients_merge_over_devices(check, masked):
         y, var = loss(norms.normalization, None, x, where)
         return jnp.sum(y * WEIGHTS) + (jnp.sum(jnp.sin(var)) if check else 0)
 
-    close(jax.value_and_grad(spread)(jnp.asarray(X)), jax.value_and_grad(whole)(jnp.asarray(X)))
+    close(*jax.jit(lambda x: [jax.value_and_grad(function)(x) for function in (spread, whole)])(jnp.asarray(X)))
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e4])
@@ -180,16 +185,19 @@ FORWARD = {
 }
 
 
-@pytest.mark.parametrize("operation", ["normalization", "relu", "conv"])
-@pytest.mark.parametrize("mode", FORWARD)
+KERNEL = jnp.ones((3, 3, 6, 2), jnp.float32)
+OPERATIONS = {
+    "normalization": lambda x: normalization(x, norms.TABLE["batch"])[0],
+    "relu": XLA.activation,
+    "conv": lambda x: XLA.conv(x, KERNEL),
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"), [*product(["conv"], FORWARD), ("normalization", "jvp"), ("relu", "hessian")]
+)
 def test_forward_mode_is_refused_in_one_line_that_names_the_way_out(operation, mode):
-    kernel = jnp.ones((3, 3, 6, 2), jnp.float32)
-    function = {
-        "normalization": lambda x: normalization(x, norms.TABLE["batch"])[0],
-        "relu": XLA.activation,
-        "conv": lambda x: XLA.conv(x, kernel),
-    }[operation]
     with pytest.raises(
         TypeError, match=r"^the CPU.s operations have no forward-mode derivative .*; use ops=plain(\n-|$)"
     ):
-        FORWARD[mode](function, jnp.asarray(X, jnp.float32))
+        FORWARD[mode](OPERATIONS[operation], jnp.asarray(X, jnp.float32))

@@ -1,6 +1,7 @@
 """The CPU's elementwise passes in rows, and its rectifier: the plain operation's values and gradients."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -47,38 +48,33 @@ def test_rows_give_what_the_operation_gives(shape, others):
     [
         ((2, 4, 3, 5), (0, 1, 2), [(1, 1, 1, 5), None]),
         ((2, 4, 3, 5), (1, 2), [(2, 1, 1, 5), (2, 4, 3, 5)]),
-        ((2, 4, 3, 5), (1, 2, 3), [(2, 1, 1, 1), (1, 4, 1, 1)]),
         ((2, 4, 3, 5), (0, 1), [(1, 1, 3, 5), None]),
         ((2, 4, 3, 5), (3,), [(1, 1, 1, 5), None]),  # not along the rows' axis: stays as it is
         ((2, 4, 3, 5), (0, 1, 2), [(2, 4, 3, 1), None]),  # one number per position: stays as it is
         ((2, 3, 2 * ADDED, 2, LONG), (2, 3), [(1, 1, 1, 1, LONG), None]),  # in parts of ADDED rows
         ((2, ADDED + 5, 3, 5), (0, 1, 2), [(1, 1, 1, 5), None]),  # 37 rows, a prime: stay as they are
-        ((4, 3, 5), (0, 1), [(1, 1, 5), None]),
         ((3, 5), (0,), [(1, 5), None]),
     ],
 )
 def test_sums_of_rows_and_their_gradients_are_those_of_the_plain_sum(shape, axes, others):
     x, *rest = (None if size is None else draw(*size, seed=seed) for seed, size in enumerate((shape, *others)))
 
-    def computed(x, scale):
-        return jnp.sum(jnp.sin(summed(scaled, axes, x, scale, *rest[1:])))
+    def slopes(total, x, scale):
+        def value(x, scale):
+            return jnp.sum(jnp.sin(total(x, scale, *rest[1:])))
 
-    def expected(x, scale):
-        return jnp.sum(jnp.sin(jnp.sum(scaled(x, scale, *rest[1:]), axes, keepdims=True)))
+        gradients = jax.grad(value, (0, 1))
+        return total(x, scale, *rest[1:]), gradients(x, scale), jax.jvp(gradients, (x, scale), (x, scale))[1]
+
+    def plain(*arrays):
+        return jnp.sum(scaled(*arrays), axes, keepdims=True)
 
     with jax.enable_x64(True):
         arrays = jnp.asarray(x, jnp.float64), jnp.asarray(rest[0], jnp.float64)
-        assert summed(scaled, axes, *arrays, *rest[1:]).shape == tuple(
-            1 if axis in axes else size for axis, size in enumerate(shape)
-        )
-        for function in (lambda f: f, lambda f: jax.grad(f, (0, 1)), lambda f: jax.hessian(f, 1)):
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10),
-                jax.jit(function(computed))(*arrays),
-                function(expected)(*arrays),
-            )
-        tangents = jax.jvp(computed, arrays, arrays)[1], jax.jvp(expected, arrays, arrays)[1]
-        np.testing.assert_allclose(*tangents, rtol=1e-10)
+        both = jax.jit(lambda *arrays: [slopes(total, *arrays) for total in (partial(summed, scaled, axes), plain)])
+        for one, other in zip(*map(jax.tree.leaves, both(*arrays)), strict=True):
+            assert one.shape == other.shape
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
 def lowered(function, *shapes):

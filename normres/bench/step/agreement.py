@@ -40,13 +40,10 @@ class Outcome(NamedTuple):
 
 
 def check(dtype: str, before: StateDict, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, float]]:
-    """Compares every contender with the first one; `before` is the first state dict.
-
-    Returns:
-      {contender: {a key of TOLERANCES: difference}}.
+    """Returns {contender: {a key of TOLERANCES: difference from the first one}}; `before` is the first state dict.
 
     Raises:
-      UserError: it names the contender, what differs and by how much.
+      UserError: one differs by more; it names the contender, what differs and by how much.
     """
     (first, reference), *others = outcomes.items()
     by_contender: dict[str, dict[str, float]] = {}

@@ -1,6 +1,5 @@
 """Cells, one after another: all contenders side by side, checked against each other and then timed in turns."""
 
-import hashlib
 import math
 import os
 import subprocess
@@ -21,7 +20,7 @@ from normres.bench.step import agreement, show
 from normres.bench.step.cells import Cell, arrays
 from normres.bench.step.workers import Contender, Worker
 from normres.errors import UserError
-from normres.runs.durable import read_json, write_json
+from normres.runs.durable import write_json
 from normres.runs.provenance import provenance
 
 SAMPLE_SECONDS = 1.0  # that the steps of a sample fill, and at least one program
@@ -66,8 +65,7 @@ def take_samples(
 ) -> dict[str, list[float]]:
     """Times the workers in turns after a warm-up, and returns the seconds of a step, sample by sample.
 
-    A sample is of whole programs: rows[name]["steps_per_program"] says how many steps a worker dispatches at once, as
-    it does in training.
+    A sample is of whole programs, which have rows[name]["steps_per_program"] steps, as in training.
     """
 
     def sample(worker: Worker, steps: int) -> float:
@@ -86,14 +84,14 @@ def take_samples(
 
 
 def conditions(
-    cells: Sequence[Cell], names: Iterable[str], torch: str, repeats: int, before: Path | None
+    cells: Sequence[Cell], names: Iterable[str], torch: str, repeats: int, before: Path | None = None
 ) -> dict[str, Any]:
     """Returns what must be equal for measurements to stand in one table."""
     origin = provenance()
     git = ["git", "-C", str(before), "rev-parse", "HEAD"]
     return {
-        "code": digest_of(Path(normres.__file__).parent),
-        "before": digest_of(before / "normres") if before else "",
+        "code": output.digest(Path(normres.__file__).parent),
+        "before": output.digest(before / "normres") if before else "",
         "before_commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if before else "",
         "device": output.device_name(),
         "versions": {**origin["versions"], "torch": torch},
@@ -107,51 +105,41 @@ def conditions(
     }
 
 
-def digest_of(root: Path) -> str:
-    """Returns a digest of a package's Python and C++ code."""
-    digest = hashlib.sha256()
-    for file in sorted(file for file in root.rglob("*") if file.suffix in (".py", ".cc", ".h")):
-        digest.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def measure_all(
-    cells: Sequence[Cell], contenders: Mapping[str, Contender], conditions: dict[str, Any], json: Path | None
+    cells: Sequence[Cell],
+    contenders: Mapping[str, Contender],
+    conditions: dict[str, Any],
+    json: Path | None = None,
+    until: float = math.inf,
 ) -> dict[str, Any]:
     """Measures every cell, conditions["repeats"] samples of each contender, prints each when it is done, returns all.
 
     Args:
       cells: of one batch and width.
+      contenders: by name.
+      conditions: what `conditions` returns.
       json: gets each cell when it is done; the cells in it are kept if their conditions are the same.
+      until: when this time (time.monotonic) is over, no cell but the first is begun.
 
     Returns:
       {"conditions", "provenance", "cells": what measure returns}.
     """
     document: dict[str, Any] = {"conditions": conditions, "provenance": provenance(), "cells": []}
-    if json and json.is_file() and (earlier := read(json))["conditions"] == conditions:
+    if json and json.is_file() and (earlier := output.read(json, *show.WRITTEN))["conditions"] == conditions:
         document = earlier
         print(f"{json}: kept {len(earlier['cells'])} cells, which were measured under the same conditions", flush=True)
     print(show.HEADER.format(**conditions), flush=True)
     for number, cell in enumerate(cells, start=1):
-        began = time.perf_counter()
+        began = time.monotonic()
+        if number > 1 and began > until:
+            print(f"depth {cell.depth} is left out: the time is over", flush=True)
+            continue
         measured = next((each for each in document["cells"] if asdict(cell).items() <= each.items()), None)
         if measured is None:
             measured = measure(cell, contenders, conditions["repeats"])
             document["cells"].append(measured)
             if json:
                 write_json(json, document)
-        print(f"\n{show.text(measured)}", flush=True)
-        print(f"cell {number} of {len(cells)}, {time.perf_counter() - began:.0f} s", flush=True)
-    return document
-
-
-def read(file: Path) -> dict[str, Any]:
-    """Reads what measure_all wrote.
-
-    Raises:
-      UserError: it is something else.
-    """
-    document = read_json(file)
-    if not (isinstance(document, dict) and document.get("cells") and "conditions" in document):
-        raise UserError(f"{file}: no measurements of `normres bench step`")
+        print(f"\n{show.text_of_cell(measured)}", flush=True)
+        print(f"cell {number} of {len(cells)}, {time.monotonic() - began:.0f} s", flush=True)
     return document

@@ -1,6 +1,7 @@
 """normres as a contender: the very programs of a training run, of as many steps as a run lets them have."""
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,16 @@ def programs(config: ConfigDict, images: np.ndarray, labels: np.ndarray, dtype: 
     ops, operations = machine.operations(config.train.ops, devices)
     data = Dataset("cifar10", "random", images, labels, images, labels, tuple("abcdefghij"))
     return Programs(config, data, dtype, devices, ops=ops), operations
+
+
+def seconds_of_steps(run: Programs, count: int) -> list[float]:
+    """Returns the seconds of each of some training steps but the first, which may compile."""
+    state, times = run.initial_state(), []
+    for number in range(count):
+        began = time.perf_counter()
+        state = jax.block_until_ready(run.train(state, number)[0])
+        times.append(time.perf_counter() - began)
+    return times[1:]
 
 
 def build(

@@ -3,12 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
-
-from normres.bench import output
-from normres.report.paper import PAGE_INCHES, STYLE, VARIANTS
+from normres.bench import chart, output
 
 HEADER = """\
 One training step of a CIFAR ResNet: forward, backward, SGD with momentum and weight decay.  Every contender has a
@@ -20,16 +15,10 @@ timed in turns.  normres reads its batch from uint8 images; the others have thei
   memory        most memory of the process (of the accelerator, where there is one), imports and compiler included
 on {device}"""
 
+WRITTEN = ("step", {"cells", "conditions"})  # see output.read
 COLUMNS = ("contender", "step (ms)", "normres / it", "images/s", "compile (s)", "memory (MB)")
 
 REFERENCES = ("torch", "flax", "normres")  # in the figure the first that every cell has is 1
-# Each has its colour and marker.  The last one, normres with batch norm beside another norm, is in older files.
-CONTENDERS = (
-    *("normres", "before", "torch", "flax", "normres-batch", "scanned"),
-    *("torch-default", "torch-reduce-overhead", "torch-max-autotune"),
-)
-ROOM = 0.7  # of the space between two cells, which the contenders of a cell take
-TICKS = (1, 2, 3, 4, 5, 7)  # of the axis, times powers of ten
 
 
 def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -53,7 +42,12 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
     return lines
 
 
-def text(cell: dict[str, Any]) -> str:
+def text(document: dict[str, Any]) -> str:
+    """Returns all cells for the terminal."""
+    return "\n\n".join(map(text_of_cell, document["cells"]))
+
+
+def text_of_cell(cell: dict[str, Any]) -> str:
     """Returns one cell for the terminal."""
     title = "ResNet-{depth}, {dtype}, {norm} norm, batch {batch}, width {width}".format(**cell)
     angles = [one["differs_by"]["angle"] for one in cell["contenders"].values() if "differs_by" in one]
@@ -78,40 +72,12 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def draw(document: dict[str, Any], file: Path) -> None:
-    """Writes a PNG of step times relative to the reference's: a point for each contender, and its quartiles."""
+    """Writes a PNG of step times relative to the reference's."""
     cells = document["cells"]
-    dtypes = list(dict.fromkeys(cell["dtype"] for cell in cells))
     reference = next(name for name in REFERENCES if all(name in cell["contenders"] for cell in cells))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE_INCHES, 0.35 + 2.0 * len(dtypes)), layout="constrained")
-        handles: dict[str, Any] = {}
-        for axes, dtype in zip(figure.subplots(len(dtypes), 1, squeeze=False, sharey=True)[:, 0], dtypes, strict=True):
-            handles |= _panel(axes, [cell for cell in cells if cell["dtype"] == dtype], reference)
-            axes.set_title(dtype, loc="left")
-            axes.set_ylabel(f"time of a step\n({cells[0]['contenders'][reference]['title']} = 1)")
-        figure.legend(handles.values(), handles, loc="outside upper center", ncols=len(handles), handlelength=1)
-        figure.savefig(file, dpi=200, metadata={"Software": None})
-
-
-def _panel(axes: Any, cells: list[dict[str, Any]], reference: str) -> dict[str, Any]:
-    """Draws the cells of one dtype and returns a handle of each contender by its title."""
-    handles = {}
-    for place, cell in enumerate(cells):
-        contenders = cell["contenders"]
-        present = [name for name in CONTENDERS if name in contenders]
-        for number, name in enumerate(present):
-            x = place + ROOM * ((number + 0.5) / len(present) - 0.5)
-            low, middle, high = output.quartiles(*(contenders[each]["step_seconds"] for each in (name, reference)))
-            colour, marker, _ = VARIANTS[CONTENDERS.index(name) % len(VARIANTS)]
-            bar = [[middle - low], [high - middle]]
-            handle = axes.errorbar(x, middle, bar, color=colour, marker=marker, linestyle="none", elinewidth=0.8)
-            handles[contenders[name]["title"]] = handle
-    axes.axhline(1, color="0.7", linewidth=0.6, zorder=0)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=TICKS))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.set_xticks(range(len(cells)), [f"ResNet-{cell['depth']}\n{cell['norm']} norm" for cell in cells])
-    axes.tick_params(axis="x", length=0)
-    axes.set_xlim(-0.5, len(cells) - 0.5)
-    return handles
+    panels: dict[str, dict[str, chart.Row]] = {}
+    for cell in cells:
+        times = cell["contenders"][reference]["step_seconds"]
+        row = {one["title"]: output.quartiles(one["step_seconds"], times) for one in cell["contenders"].values()}
+        panels.setdefault(f"step in {cell['dtype']}", {})[f"ResNet-{cell['depth']}, {cell['norm']} norm"] = row
+    chart.draw(panels, cells[0]["contenders"][reference]["title"], file)

@@ -17,6 +17,7 @@ from normres.errors import UserError
 from normres.runs import machine
 
 ENDING_SECONDS = 5  # to go after its input has ended
+ABSENT = "absent"
 
 
 class Contender(NamedTuple):
@@ -27,11 +28,15 @@ class Contender(NamedTuple):
     environment: Mapping[str, str]
 
 
-def contenders(names: Sequence[str], before: Path | None = None) -> dict[str, Contender]:
-    """Returns normres and those of the others, by name, that run in this Python.
+def contenders(
+    names: Sequence[str], torch: str | None = None, before: Path | None = None
+) -> tuple[dict[str, Contender], str]:
+    """Returns normres and those of the others that run here, by name, and the version of PyTorch or ABSENT.
 
     Args:
-      names: of "flax", and "scanned", normres with one compiled block for each stage.
+      names: of "flax"; "scanned", normres with one compiled block for each stage; "torch", and "torch-MODE" for the
+        modes of torch.compile.
+      torch: a Python that has PyTorch, see `pytorch`.
       before: a checkout of another commit of normres, which then takes part.
     """
     # The workers import this very code, wherever the command was started (-P: and not what lies there).
@@ -46,31 +51,25 @@ def contenders(names: Sequence[str], before: Path | None = None) -> dict[str, Co
         by_name["before"] = Contender("normres, before", (*worker, "normres"), older)
     if "flax" in names:
         by_name["flax"] = Contender("Flax", (*worker, "flax"), machine.environment_as_given() | {"PYTHONPATH": path})
-    return by_name
+    of_torch = [name for name in names if name.startswith("torch")]
+    if not of_torch or (eager := pytorch(torch)) is None:
+        return by_name, ABSENT
+    for name in of_torch:
+        mode = name.removeprefix("torch").removeprefix("-")
+        compiled = eager._replace(title=f"PyTorch, {mode}", command=(*eager.command, mode))
+        by_name[name] = compiled if mode else eager
+    with tempfile.TemporaryDirectory() as folder, Worker(eager, Path(folder)) as running:
+        return by_name, running.ask("version")["version"]
 
 
-def find_torch(python: str | None, names: Sequence[str] = ("torch",)) -> tuple[dict[str, Contender], str] | None:
-    """Returns PyTorch and its version: in the Python that is named, else in this one if it has it, else None.
-
-    Args:
-      python: has torch; None: this one.
-      names: "torch", and "torch-MODE" for the modes of torch.compile.
-
-    Raises:
-      UserError: the one named has no PyTorch.
-    """
+def pytorch(python: str | None) -> Contender | None:
+    """Returns PyTorch in the Python that is named, or else in this one if it has it."""
     if python is None and not importlib.util.find_spec("torch"):
         return None
     device = "cuda" if jax.default_backend() in ("gpu", "cuda") else "cpu"
     # -P: the script's own folder has modules that would hide PyTorch's imports.
     command = (python or sys.executable, "-P", str(Path(__file__).with_name("torch_worker.py")), device)
-    eager = Contender("PyTorch", command, machine.environment_as_given())
-    found = {}
-    for name in names:
-        mode = name.removeprefix("torch").removeprefix("-")
-        found[name] = eager._replace(title=f"PyTorch, {mode}", command=(*command, mode)) if mode else eager
-    with tempfile.TemporaryDirectory() as folder, Worker(eager, Path(folder)) as worker:
-        return found, worker.ask("version")["version"]
+    return Contender("PyTorch", command, machine.environment_as_given())
 
 
 class Worker:
@@ -90,11 +89,7 @@ class Worker:
             raise UserError(f"{contender.command[0]}: {error.strerror or error}") from None
 
     def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
-        """Sends a request and returns the answer.
-
-        Raises:
-          UserError: the answer is an error, or the worker has ended.
-        """
+        """Sends a request and returns the answer; an error, or a worker that has ended, is a UserError."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
