@@ -18,13 +18,13 @@ from normres.show import table
 from normres.show.count import count
 from normres.training.networks import build_network
 
-# Classes by data set; images of one's own are read by training only, and shown with as many as CIFAR-10 has.
 # There is no source of ImageNet here, but there are published counts.
 IMAGENET = (224, 224, 3), 1000
 
 
 def network(config: Any) -> tuple[nn.Module, tuple[int, int, int]]:
     """Returns the network of a config, and the shape of its images."""
+    # Images of one's own are read by training only, and shown with as many classes as CIFAR-10 has.
     shape, classes = (config.data.image_size, config.data.image_size, 3), CLASSES.get(config.data.name, 10)
     if config.model.layout == "imagenet":
         shape, classes = IMAGENET
