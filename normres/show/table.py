@@ -1,6 +1,5 @@
 """The network as text: one line per part with what it costs, then the order of its operations."""
 
-import textwrap
 from collections.abc import Iterable
 
 from tabulate import tabulate
@@ -85,8 +84,5 @@ def _row(part: Part) -> tuple[str, ...]:
 def _list(described: Iterable[tuple[str, str]]) -> str:
     """Returns each name and its meaning, the meanings in a column."""
     pairs = list(described)
-    width = max(len(name) for name, _ in pairs) + 2
-    indent = " " * width
-    return "\n".join(
-        textwrap.fill(f"{name:{width}}{meaning}", WIDTH, subsequent_indent=indent) for name, meaning in pairs
-    )
+    width = WIDTH - 2 - max(len(name) for name, _ in pairs)
+    return str(tabulate(pairs, tablefmt="plain", maxcolwidths=[None, width], disable_numparse=True))
