@@ -198,6 +198,23 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     }
 
 
+def in_words(result: dict[str, Any]) -> str:
+    """Returns the table of what `evaluate` returned."""
+    data = result["data"]
+    lines = [
+        f"{result['run']}, {result['which']} weights (step {result['step']:,}), on {data['test_examples']:,} "
+        f"{data['evaluated_on']} images of {data['name']} ({data['source']})"
+    ]
+    rows = dict(result["values"])
+    for name, errors in (result["corrupted"] or {}).items():
+        rows |= {f"error, {name} {severity}": error for severity, error in enumerate(errors, start=1)}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        shown = "not finite" if value is None else f"{value:.2%}" if "error" in name else f"{value:.4f}"
+        lines.append(f"  {name:{width}}  {shown}")
+    return "\n".join(lines)
+
+
 def _of_evaluation(name: str) -> bool:
     return (name.startswith("data.") or name in EVALUATION) and name not in LEARNED
 

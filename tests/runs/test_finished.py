@@ -1,6 +1,5 @@
 """Finished runs: loaded, measured, exported, and the start of other runs."""
 
-import argparse
 import io
 import json
 import subprocess
@@ -13,10 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from normres import data, runs
+from normres import cli, data, runs
 from normres.errors import UserError
 from normres.interop import network_from_torch, read_state_dict
-from normres.runs import checkpoint, export, finished, finished_commands, local
+from normres.runs import checkpoint, export, finished, local
 from normres.runs import config as configs
 from normres.runs.fields import declared, digest
 from normres.training.programs import Programs
@@ -381,11 +380,7 @@ def test_what_cannot_be_written_is_one_line(projections, tmp_path, monkeypatch, 
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers(dest="command")
-    finished_commands.add_commands(lambda name, summary, epilog: commands.add_parser(name))
-    options = parser.parse_args([str(argument) for argument in arguments])
-    return finished_commands.COMMANDS[options.command](options, {})
+    return cli.main([str(argument) for argument in arguments])
 
 
 def test_the_commands_print_a_table_and_write_files(trained, tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from normres.errors import UserError
-from normres.runs import slurm
+from normres.runs import commands, slurm
 
 submitit = pytest.importorskip("submitit")
 
@@ -34,7 +34,7 @@ def cluster(tmp_path, monkeypatch):
 
 
 def submit(cluster, *arguments, count=4):
-    options, others = slurm.split(["sweep", "--config=a", "--launcher=slurm", *arguments])
+    options, others = commands.split(["sweep", "--config=a", "--launcher=slurm", *arguments], slurm.OPTION)
     return slurm.submit(others, count, cluster / "runs", options)
 
 
