@@ -151,11 +151,10 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         machine.return_freed_memory()
         journal.started(programs.compile_seconds)
         reporter.compiled(programs.compile_seconds)
-        opened = sinks.open_sinks(
-            config.train.sinks if hosts.is_writer() else (), journal.path, config, reporter.say, int(state.step)
-        )
-        with opened, signals.polled() as stop:
-            journal.sinks.append(opened.write)
+        names = config.train.sinks if hosts.is_writer() else ()
+        opened = sinks.open_sinks(names, journal.path, config, reporter.say, int(state.step))
+        with opened as write, signals.polled() as stop:
+            journal.sinks.append(write)
             _follow(programs, state, journal, hosts.agreement(stop.is_set), reporter)
     return journal.record
 
