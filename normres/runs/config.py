@@ -132,7 +132,7 @@ def _validate_model(config: ConfigDict) -> None:
             raise UserError(f"config.model.module={model.module!r} names no class; write FILE.py:NAME")
         return
     try:
-        network = MODELS[model.family].configured(model)
+        network: Any = MODELS[model.family].configured(model)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from None
     try:

@@ -11,8 +11,8 @@ from normres.norms import find_spec, reduction_axes
 from normres.runs.fields import declared, flatten
 
 # The fields that make a recipe, or how their names begin.
-OF_RECIPE = ("optim.", "train.steps", "train.batch_size")
-OF_RECIPE += tuple(f"data.{name}" for name in ("preprocess", "augmentation", "padding", "cutout", "mixup", "cutmix"))
+OF_RECIPE: tuple[str, ...] = ("optim.", "train.steps", "train.batch_size", "data.preprocess", "data.augmentation")
+OF_RECIPE += ("data.padding", "data.cutout", "data.mixup", "data.cutmix")
 
 # Fields that some configs do not read: the field that decides, for which of its values they are read, and their names.
 READ_IF: list[tuple[str, Callable[[Any], Any], str]] = [
