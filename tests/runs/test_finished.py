@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,17 +37,7 @@ TINY = {
     "data.fraction": 0.05,
     "optim.warmup_steps": 2,
 }
-OWN = """
-import flax.linen as nn
-
-class Net(nn.Module):
-    classes: int
-
-    @nn.compact
-    def __call__(self, images_NHWC, train=False):
-        x = nn.BatchNorm(use_running_average=not train)(images_NHWC[:, ::8, ::8].reshape(len(images_NHWC), -1))
-        return nn.Dense(self.classes)(x)
-"""
+OWN = f"{Path(__file__).with_name('small_network.py')}:Net"
 
 
 def config_of(**fields):
@@ -165,8 +156,7 @@ def test_numbers_of_channels_come_from_the_record(tmp_path, images, kind, monkey
 
 
 def test_a_vgg_and_a_module_of_the_users_are_loaded(tmp_path, images):
-    (tmp_path / "own.py").write_text(OWN)
-    own = saved_run(tmp_path / "own", model__module=f"{tmp_path / 'own.py'}:Net")
+    own = saved_run(tmp_path / "own", model__module=OWN)
     vgg = saved_run(tmp_path / "vgg", model__family="vgg", model__depth=11, model__width=2)
     for path in (own, vgg):
         assert np.ptp(logits_of(runs.load(path), images[:2])) > 0
