@@ -146,14 +146,12 @@ def _statistics(path: Path, saved: checkpoint.Saved, config: ConfigDict) -> prep
 def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which: str = "last") -> dict[str, Any]:
     """Measures a run's weights on its own test images, or on data that the overrides name.
 
-    Args:
-      path: the run's directory.
-      overrides: fields by dotted names: those of the data, train.eval_batch_size and train.ops.
-      which: see load.
+    Returns {"run", "which", "step", "data", "values", "corrupted"}: of the data the summary, of the values the METRICS
+    of examples, means; errors under config.data.corruptions.
 
-    Returns:
-      {"run", "which", "step", "data", "values", "corrupted"}: of the data the summary, of the values the METRICS of
-      examples, means; errors under config.data.corruptions.
+    Args:
+      path, which: see load.
+      overrides: fields by dotted names: those of the data, train.eval_batch_size and train.ops.
 
     Raises:
       UserError: another field is overridden, or the data do not fit the network.
@@ -185,14 +183,9 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     measure = partial(programs.evaluate, state, "test")
     values, corrupted = measure(), corruptions.errors(config.data, measure)
     assert values is not None
-    return {
-        "run": run.record["run_id"],
-        "which": which,
-        "step": run.step,
-        "data": dataset.summary(),
-        "values": {name: value if math.isfinite(value) else None for name, value in values.items()},
-        "corrupted": corrupted or None,
-    }
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    of_run = {"run": run.record["run_id"], "which": which, "step": run.step}
+    return {**of_run, "data": dataset.summary(), "values": finite, "corrupted": corrupted or None}
 
 
 def in_words(result: dict[str, Any]) -> str:
@@ -230,14 +223,12 @@ def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
 def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str, Any], list[str]]:
     """Puts the last weights of a run in the place of the initial ones; the optimizer's state stays as it is.
 
-    Where only the number of classes differs, the classifier keeps its initial values.
+    Where only the number of classes differs, the classifier keeps its initial values.  Returns the state, what the
+    record says about it, and lines for the user.
 
     Args:
       state: before the first step, placed on the devices.
       path: the other run's directory.
-
-    Returns:
-      The state, what the record says about it, and lines for the user.
 
     Raises:
       UserError: an array is missing, too many, or of another shape; the first one is named.

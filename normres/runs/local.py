@@ -55,8 +55,7 @@ def run(
     Args:
       config: validated.
       path: made if need be; a run that is done there is left as it is.
-      console: where progress goes.
-      label: names the run in the progress.
+      console, label: where progress goes, and what names the run there.
       load: returns the config's data; not called if the run is done.
       dead_seconds: after which a process that gives no sign is taken for dead, see claims.py.
       wait: for such a sign of a process on another machine that has claimed the run.

@@ -195,13 +195,12 @@ def open_sinks(
 
     Args:
       names: rows of SINKS.
-      path: the run's directory.
-      config: the run's.
+      path, config: of the run.
       say: takes the lines in which a sink's troubles are told.
       step: at which the run goes on; what a sink has of later steps is written again.
 
     Raises:
-      UserError: there is no such sink, or its package is not installed.
+      UserError: see `check`.
     """
     check(names)
     workers = [_Worker(name, Place(path, config, step), say) for name in names]

@@ -55,7 +55,7 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
       name_and_argument: a config file, see config.load.
       overrides: fields that hold for every arm.
       seeds: number of seeds, counted up from the config's own.
-      vary: a grid, see `grid`; each of its points is combined with each arm of the file's sweep(), if it has one.
+      vary: see `grid`; each of its points is combined with each arm of the file's sweep(), if it has one.
 
     Raises:
       UserError: an arm's config cannot run, overrides a field that the sweep varies, or equals another arm's.
