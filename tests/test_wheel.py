@@ -30,6 +30,7 @@ def normres(installed, *arguments):
 
 def test_it_brings_no_other_top_level_package(installed):
     assert {path.name.split("-")[0] for path in installed.iterdir()} == {"normres"}
+    assert (installed / "normres/runs/papers.bib").is_file()
 
 
 def test_configs_and_experiments_are_there_by_name(installed, tmp_path):
