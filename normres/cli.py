@@ -1,118 +1,69 @@
 """The command line, `normres train`, `sweep`, `report` and so on.  A mistake is one line and status 2."""
 
 import argparse
-import importlib.metadata
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 from normres import files, signals
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
 from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
+from normres.options import Command, add_options, split
 from normres.report import commands as report_commands
-from normres.runs import commands as run_commands
-from normres.runs import finished_commands, hosts, machine, slurm
+from normres.runs import commands, hosts, machine, slurm
+from normres.runs.commands import CONFIG, CONFIGS, GRID, MISTAKE
 
 # jax is imported inside the commands, after machine.prepare has set its flags.
 
 DESCRIPTION = "Train residual and plain networks with any normalization, sweep over them, and draw what came out."
 
-DEVICES = """\
-Devices: local (where some steps are timed too), h100 (needs the extra cuda13), or a TPU such as tpu-v5e:1x1,
-tpu-v5e:2x2 or tpu-v6e:1x1 (needs the extra tpu)."""
+# Commands of several commands: the module that has them, what they do, and the option that says which.
+GROUPS: dict[str, tuple[Any, str, str]] = {
+    "data": (of_data, "data_command", "Prepare, verify and show data; trains nothing."),
+    "bench": (benchmarks, "benchmark", "Measure accuracy and speed beside Flax and PyTorch; trains nothing."),
+}
+
+
+class _Version(argparse.Action):
+    """Prints the version.  What reads it takes a tenth of a second to import, which no other command needs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import importlib.metadata
+
+        print(f"normres {importlib.metadata.version('normres')}")
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"normres {importlib.metadata.version('normres')}")
-    add = _adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
-    run_commands.add_commands(add)
-    report_commands.add_commands(add)
-    show = add(
-        "show",
-        "Print what a network consists of and what it costs, and draw it; trains nothing.",
-        "Per stage: blocks, shape, parameters, multiply-adds, activations, the norm's axes; then the order of norm\n"
-        "and ReLU.  Networks of the imagenet layout are shown for 224x224x3 images and 1000 classes.\n\n"
-        f"{run_commands.OVERRIDES}\n\nexample:\n  normres show --config=base --config.model.order=pre --svg=pre.svg",
-    )
-    show.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
-    show.add_argument("--image", metavar="HxWxC", help="size of an image (default: the data's, 32x32x3)")
-    show.add_argument("--fields", action="store_true", help="print the config's fields and what they mean instead")
-    show.add_argument("--svg", type=Path, metavar="FILE.svg", help="draw the network to this file")
-    plan = add(
-        "plan",
-        "Say whether a run, or a sweep, fits a device that need not be there, and what it costs; trains nothing.",
-        f"The device's real compiler compiles the training step.  {DEVICES}\n\n{run_commands.OVERRIDES}\n\nexample:\n"
-        "  normres plan --config=base --config.model.depth=1202 --device=h100\n"
-        "  normres plan --config=degradation:short --sweep --seeds=3",
-    )
-    plan.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
-    plan.add_argument("--device", default="local", metavar="NAME", help="the device (default: local, the one at hand)")
-    plan.add_argument("--sweep", action="store_true", help="every arm of the config's sweep(), or of a grid")
-    run_commands.add_grid(plan)
-    finished_commands.add_commands(add)
-    data = add(
-        "data",
-        "Prepare, verify and show data; trains nothing.",
-        "Each command explains itself:\n  normres data prepare --help\n  normres data verify --help\n"
-        "  normres data show --help",
-    )
-    of_data.add_commands(_adder(data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)))
-    bench = add(
-        "bench",
-        "Measure accuracy and speed beside Flax and PyTorch; trains nothing.",
-        "Each benchmark explains itself:\n  normres bench numerics --help\n  normres bench norms --help\n"
-        "  normres bench step --help\n  normres bench compile --help",
-    )
-    benchmarks.add_commands(_adder(bench.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)))
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    add = _adder(parser, "command")
+    for name, command in COMMANDS.items():
+        add_options(add(name, command.summary, command.epilog), command.options)
+    for name, (module, chosen, summary) in GROUPS.items():
+        parser_of_group = add(name, summary, f"Each command explains itself: normres {name} COMMAND --help")
+        module.add_commands(_adder(parser_of_group, chosen))
     return parser
 
 
-def _adder(commands: Any) -> Callable[[str, str, str], argparse.ArgumentParser]:
-    """Returns add(name, summary, epilog), which makes a parser among `commands`."""
+def _adder(parser: argparse.ArgumentParser, chosen: str) -> Callable[[str, str, str], argparse.ArgumentParser]:
+    """Returns add(name, summary, epilog), which makes the parser of a command below `parser`."""
+    below = parser.add_subparsers(dest=chosen, metavar="COMMAND", required=True)
 
     def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+        raw = argparse.RawDescriptionHelpFormatter
+        return below.add_parser(
+            name, help=summary, description=summary, epilog=epilog, allow_abbrev=False, formatter_class=raw
         )
-        return made
 
     return add
 
 
-def parse_overrides(arguments: list[str], known: Iterable[str] = ()) -> dict[str, str]:
-    """Turns `--config.FIELD=VALUE` (or `--config.FIELD VALUE`) into {FIELD: VALUE}; `known` are the command's options.
-
-    Raises:
-      UserError: anything else, which would otherwise be ignored.
-    """
-    overrides = {}
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--config."):
-            if name.startswith("config."):
-                raise UserError(f"{argument!r}: did you mean --{argument}?")
-            raise UserError(f"{argument!r} is no argument here; {nearest(name, known)}")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"{argument!r} lacks its value; write {argument}=VALUE")
-            value = rest.pop(0)
-        overrides[name.removeprefix("--config.")] = value
-    return overrides
-
-
-def _show(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+def _show(options: Namespace, overrides: dict[str, str]) -> None:
     machine.prepare()
     from normres.show import commands
 
@@ -120,10 +71,9 @@ def _show(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         commands.print_fields(options.config, overrides)
     else:
         commands.run(options.config, overrides, options.image, options.svg)
-    return 0
 
 
-def _plan(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+def _plan(options: Namespace, overrides: dict[str, str]) -> None:
     from normres.bench import devices
 
     if options.device != devices.LOCAL:
@@ -137,46 +87,78 @@ def _plan(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         plan.run_sweep(sweep.expand(options.config, overrides, options.seeds, options.vary), options.device)
     else:
         plan.run(options.config, overrides, options.device)
-    return 0
 
 
-COMMANDS: dict[str, Any] = {
-    **run_commands.COMMANDS,
-    "show": _show,
-    "plan": _plan,
-    **finished_commands.COMMANDS,
+COMMANDS = {
+    **commands.COMMANDS,
+    "show": Command(
+        _show,
+        "Print what a network consists of and what it costs, and draw it; trains nothing.",
+        "Per stage: blocks, shape, parameters, multiply-adds, activations, the norm's axes; then the order of norm\n"
+        "and ReLU.  Networks of the imagenet layout are shown for 224x224x3 images and 1000 classes.\n\n"
+        f"{CONFIGS}example:\n  normres show --config=base --config.model.order=pre --svg=pre.svg",
+        {
+            **CONFIG,
+            "--image=HxWxC": (None, "size of an image (default: the data's, 32x32x3)"),
+            "--fields": (False, "print the config's fields and what they mean instead"),
+            "--svg=FILE.svg": (None, "draw the network to this file"),
+        },
+    ),
+    "plan": Command(
+        _plan,
+        "Say whether a run, or a sweep, fits a device that need not be there, and what it costs; trains nothing.",
+        "The device's real compiler compiles the training step.  Devices: local (where some steps are timed too),\n"
+        "h100 (needs the extra cuda13), or a TPU (needs the extra tpu) such as tpu-v5e:1x1 or tpu-v6e:1x1.\n\n"
+        f"{CONFIGS}example:\n  normres plan --config=base --config.model.depth=1202 --device=h100\n"
+        "  normres plan --config=degradation:short --sweep --seeds=3",
+        {
+            **CONFIG,
+            "--device=NAME": ("local", "the device; local is the one at hand"),
+            "--sweep": (False, "every arm of the config's sweep(), or of a grid"),
+            **GRID,
+        },
+    ),
     **report_commands.COMMANDS,
 }
+
+
+def _run(arguments: list[str]) -> int:
+    """Runs a command; returns its exit status."""
+    of_slurm, arguments = split(arguments, slurm.OPTION)
+    options, rest = _parser().parse_known_args(arguments)
+    if options.command in GROUPS:
+        return GROUPS[options.command][0].run(options, rest)
+    command = COMMANDS[options.command]
+    options.arguments, options.slurm = arguments, of_slurm
+    overrides, unknown = split(rest, "--config.")
+    if unknown:
+        if unknown[0].startswith("config."):
+            raise UserError(f"{unknown[0]!r}: did you mean --{unknown[0]}?")
+        known = [option.partition("=")[0] for option in command.options if option.startswith("--")]
+        raise UserError(
+            f"{unknown[0]!r} is no argument here; {nearest(unknown[0].partition('=')[0], [*known, '--help'])}"
+        )
+    if overrides and not command.takes_config:
+        raise UserError(f"--config.{next(iter(overrides))}: {options.command} takes no config")
+    return command.run(options, overrides) or 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     try:
-        slurm_options, arguments = slurm.split(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        print(f"normres: {error}", file=sys.stderr)
-        return 2
-    options, rest = _parser().parse_known_args(arguments)
-    known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "command"] + ["--help"]
-    options.arguments, options.slurm = arguments, slurm_options
-    try:
-        if options.command == "bench":
-            return benchmarks.run(options, rest)
-        if options.command == "data":
-            return of_data.run(options, rest)
-        return COMMANDS[options.command](options, parse_overrides(rest, known))
+        return _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         if isinstance(error, FaultInFile):
             print(error.trace, end="", file=sys.stderr)
         print(f"normres: {error}", file=sys.stderr)
-        return run_commands.MISTAKE
+        return MISTAKE
     except BrokenPipeError:
         # Who read the output has what was wanted; Python would say so again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         print(f"normres: {error.filename or ''}: {error.strerror or error}".replace(": :", ":"), file=sys.stderr)
-        return 2
+        return MISTAKE
     except InterruptedRun as error:
         print(f"normres: {error}; the same command goes on from there", file=sys.stderr)
         return signals.status()

@@ -30,6 +30,7 @@ def normres(installed, *arguments):
 
 def test_it_brings_no_other_top_level_package(installed):
     assert {path.name.split("-")[0] for path in installed.iterdir()} == {"normres"}
+    assert (installed / "normres/runs/papers.bib").is_file()
 
 
 def test_the_templates_of_pages_are_in_it(installed):

@@ -1,49 +1,17 @@
 """The commands `normres report`, `compare` and `collect`: they read records and train nothing."""
 
-import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from normres import files
 from normres.errors import UserError
+from normres.options import REQUIRED, Command
 from normres.runs import results
 from normres.runs.results import Run
-
-
-def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Adds the commands to the command line."""
-    report = add(
-        "report",
-        "Draw figures, tables and a page from finished runs; trains nothing.",
-        "Without --experiment, the page shows the runs as they are: what differs, curves, error over each number.\n\n"
-        "examples:\n  normres report --experiment=degradation --workdir=runs/demo\n  normres report runs/demo\n"
-        "  normres report --all runs",
-    )
-    report.add_argument("runs", nargs="?", type=Path, metavar="WORKDIR", help="where the runs are")
-    report.add_argument("--workdir", type=Path, help="the same")
-    report.add_argument("--experiment", metavar="NAME", help="a name in experiments/, or a file")
-    report.add_argument("--all", action="store_true", help="a page for each folder of WORKDIR, and an index of them")
-    report.add_argument("--output", type=Path, help="where to write (default: WORKDIR/report)")
-    compare = add(
-        "compare",
-        "Compare two sets of runs, arm by arm: both means, difference, confidence interval; trains nothing.",
-        "Arms are matched by the fields that vary within the sets.  What differs between the sets is named.\n\n"
-        "example:\n  normres compare results/degradation-short runs/again",
-    )
-    compare.add_argument("first", type=Path, metavar="A", help="a directory of runs")
-    compare.add_argument("second", type=Path, metavar="B", help="another")
-    compare.add_argument("--metric", default="test_error", metavar="NAME", help="a final number (default: test_error)")
-    collect = add(
-        "collect",
-        "Write the runs below a directory as one table, a row each: config, final and best numbers, attempts.",
-        "example:\n  normres collect runs/demo --to=runs.parquet",
-    )
-    collect.add_argument("workdir", type=Path, metavar="WORKDIR", help="where the runs are")
-    collect.add_argument("--to", required=True, type=Path, metavar="FILE", help=".parquet or .csv")
-    collect.add_argument("--curves", action="store_true", help="a row for each line of metrics.jsonl instead")
 
 
 def _runs(folder: Path) -> list[Run]:
@@ -69,10 +37,9 @@ def _draw(experiment: Any, runs: Sequence[Run], output: Path) -> list[Path]:
     return paths
 
 
-def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    _take_no_config("report draws what is there", overrides)
+def _report(options: Namespace, _: dict[str, str]) -> None:
     if (options.runs is None) == (options.workdir is None):
-        raise UserError("report: name the directory of the runs once, as WORKDIR or --workdir=WORKDIR")
+        raise UserError("report: name the directory of the runs once, as RUNS or --workdir=RUNS")
     workdir = options.runs or options.workdir
     if options.all and options.experiment:
         raise UserError("--all finds the experiments itself; it goes without --experiment")
@@ -81,7 +48,6 @@ def _report(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     paths = _draw_all(workdir, output) if options.all else _draw(experiment, _runs(workdir), output)
     for path in paths:
         print(path)
-    return 0
 
 
 def _draw_all(workdir: Path, output: Path) -> list[Path]:
@@ -115,25 +81,55 @@ def experiment_of(folder: Path) -> str | None:
     return next((word for word in [*words, folder.name.partition("-")[0]] if word in names), None)
 
 
-def _compare(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    _take_no_config("compare takes the runs as they are", overrides)
+def _compare(options: Namespace, _: dict[str, str]) -> None:
     from normres.report import pairs
 
-    print(pairs.compare(_runs(options.first), _runs(options.second), options.metric, (options.first, options.second)))
-    return 0
+    print(pairs.compare(_runs(options.a), _runs(options.b), options.metric, (options.a, options.b)))
 
 
-def _collect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    _take_no_config("collect takes the runs as they are", overrides)
+def _collect(options: Namespace, _: dict[str, str]) -> None:
     from normres.report import collect
 
     print(collect.collect(results.read_runs(options.workdir), options.to, options.curves, options.workdir))
-    return 0
 
 
-def _take_no_config(what: str, overrides: dict[str, str]) -> None:
-    if overrides:
-        raise UserError(f"--config.{next(iter(overrides))}: {what} and takes no config")
-
-
-COMMANDS: dict[str, Any] = {"report": _report, "compare": _compare, "collect": _collect}
+COMMANDS = {
+    "report": Command(
+        _report,
+        "Draw figures, tables and a page from finished runs; trains nothing.",
+        "Without --experiment, the page shows the runs as they are: what differs, curves, error over each number.\n\n"
+        "examples:\n  normres report --experiment=degradation --workdir=runs/demo\n  normres report runs/demo\n"
+        "  normres report --all runs",
+        {
+            "RUNS": (None, "where the runs are"),
+            "--workdir=DIR": (None, "the same"),
+            "--experiment=NAME": (None, "a name in experiments/, or a file"),
+            "--all": (False, "a page for each folder of RUNS, and an index of them"),
+            "--output=DIR": (None, "where to write (default: RUNS/report)"),
+        },
+        takes_config=False,
+    ),
+    "compare": Command(
+        _compare,
+        "Compare two sets of runs, arm by arm: both means, difference, confidence interval; trains nothing.",
+        "Arms are matched by the fields that vary within the sets.  What differs between the sets is named.\n\n"
+        "example:\n  normres compare results/degradation-short runs/again",
+        {
+            "A": (REQUIRED, "a directory of runs"),
+            "B": (REQUIRED, "another"),
+            "--metric=NAME": ("test_error", "a final number of the runs"),
+        },
+        takes_config=False,
+    ),
+    "collect": Command(
+        _collect,
+        "Write the runs below a directory as one table, a row each: config, final and best numbers, attempts.",
+        "example:\n  normres collect runs/demo --to=runs.parquet",
+        {
+            "WORKDIR": (REQUIRED, "where the runs are"),
+            "--to=FILE": (REQUIRED, ".parquet or .csv"),
+            "--curves": (False, "a row for each line of metrics.jsonl instead"),
+        },
+        takes_config=False,
+    ),
+}

@@ -103,7 +103,7 @@ def bibtex(runs: Sequence[Run]) -> str:
     """Returns the entries of the software and of the papers whose parts the runs have."""
     versions = runs[-1].attempt.get("versions") or {}
     entries = [papers.software(versions.get("normres", ""), runs[-1].attempt.get("commit"))]
-    return "\n\n".join([*entries, *map(papers.bibtex, papers.cited([run.config for run in runs]))])
+    return "\n\n".join([*entries, *papers.cited([run.config for run in runs])])
 
 
 def _scopes(runs: Sequence[Run]) -> list[str]:

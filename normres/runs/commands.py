@@ -1,106 +1,35 @@
-"""The command line of runs: train, sweep, status."""
+"""The command line of runs: train, sweep, status, evaluate, export.
 
-import argparse
+jax is imported inside the commands, after machine.prepare has set its flags.
+"""
+
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from argparse import Namespace
 
-from normres.errors import UserError
+from normres.errors import UserError, nearest
+from normres.options import REQUIRED, Command, Options
 from normres.runs import hosts, machine, slurm
-
-# jax is imported inside the commands, after machine.prepare has set its flags.
 
 MISTAKE = 2  # the exit status
 
-OVERRIDES = """\
+CONFIG: Options = {"--config=NAME[:ARGUMENT]": (REQUIRED, "the config")}
+CONFIGS = """\
 A config is a name in configs/, such as degradation, or a file of yours, such as mine.py.  It may take an argument after
 a colon: --config=base:short.  Any field of configs/base.py can be set with --config.FIELD=VALUE, for example
   --config.model.depth=56 --config.model.norm=group --config.optim.boundaries=1000,1500
---config.recipe=NAME replaces the recipe that the file names, and keeps the file's own lines."""
+--config.recipe=NAME replaces the recipe that the file names, and keeps the file's own lines.
 
-Add = Callable[[str, str, str], argparse.ArgumentParser]
-
-
-def add_commands(add: Add) -> None:
-    """Adds the commands; add(name, summary, epilog) makes a parser."""
-    _add_train(add)
-    _add_sweep(add)
-    status = add(
-        "status",
-        "Show every arm of a sweep: who trains it, its step, error, speed and time left, what failed and why.",
-        "example:\n  normres status runs/demo --watch",
-    )
-    status.add_argument("workdir", type=Path, metavar="WORKDIR", help="the sweep's directory, or a run's")
-    status.add_argument("--watch", action="store_true", help="show it anew until everything is done")
+"""
+# What multiplies the arms of a sweep.
+GRID: Options = {
+    "--seeds=N": (1, "every arm with N seeds"),
+    "--vary=FIELD=A,B": ([], "a grid: every combination of these values"),
+}
 
 
-def add_grid(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that multiply the arms of a sweep."""
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="every arm with N seeds (default 1)")
-    parser.add_argument(
-        "--vary", action="append", default=[], metavar="FIELD=A,B", help="a grid: every combination of these values"
-    )
-
-
-def _add_train(add: Add) -> None:
-    train = add(
-        "train",
-        "Train one network; the same command goes on where an interrupted run was.",
-        f"{OVERRIDES}\n\nexample:\n  normres train --config=base:demo --config.model.depth=8 --workdir=runs/try",
-    )
-    train.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
-    train.add_argument("--workdir", required=True, type=Path, help="the run's own directory")
-    train.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="of a run of several processes: process 0's address, the same for all",
-    )
-    train.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
-    train.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0 on")
-
-
-def _add_sweep(add: Add) -> None:
-    sweep = add(
-        "sweep",
-        "Train every arm of a config file's sweep(), or of a grid; arms that are done are skipped, others go on.",
-        f"{OVERRIDES}\n\nTwo sweeps over one --workdir share the work: an arm is trained by one process at a time.\n"
-        "\nexample:\n  normres sweep --config=degradation:demo --workdir=runs/demo\n"
-        "  normres sweep --config=base:demo --vary model.norm=batch,group --vary model.depth=8,20 --workdir=runs/grid",
-    )
-    sweep.add_argument("--config", required=True, metavar="NAME[:ARGUMENT]", help="the config")
-    add_grid(sweep)
-    sweep.add_argument("--workdir", required=True, type=Path, help="holds one directory per arm")
-    sweep.add_argument(
-        "--workers", default="auto", metavar="N", help="processes; auto: one an accelerator, one on a CPU"
-    )
-    sweep.add_argument(
-        "--workers-per-device", type=int, default=1, metavar="N", help="with auto: so many share an accelerator"
-    )
-    sweep.add_argument(
-        "--retries", type=int, default=2, metavar="N", help="tries of an arm after its first failure (default 2)"
-    )
-    sweep.add_argument("--no-wait", action="store_true", help="end although other workers still train some arms")
-    sweep.add_argument(
-        "--dead-after",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="take over the arm of a worker that gives no sign for so long (default 60)",
-    )
-    sweep.add_argument(
-        "--launcher",
-        choices=("local", "slurm"),
-        default="local",
-        help="slurm: submit the workers as an array (extra slurm); --slurm.OPTION=VALUE is sbatch's --OPTION=VALUE, "
-        "--slurm.workers=N their number",
-    )
-    sweep.add_argument("--list", action="store_true", help="print the arms and their state, and train nothing")
-
-
-def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+def _train(options: Namespace, overrides: dict[str, str]) -> None:
     machine.prepare()
     from rich.console import Console
 
@@ -112,10 +41,9 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         record = local.run(loaded, options.workdir, Console(), options.workdir.name)
         print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
-    return 0
 
 
-def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
@@ -126,6 +54,8 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         for arm in arms:
             print(f"{results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")
         return 0
+    if options.launcher not in (launchers := ("local", "slurm")):
+        raise UserError(f"--launcher={options.launcher} does not exist; {nearest(options.launcher, launchers)}")
     if queue.SINCE not in os.environ:
         status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), arms)
     if options.launcher == "slurm":
@@ -148,16 +78,109 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return queue.conclude(arms, options.workdir)
 
 
-def _status(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    if overrides:
-        raise UserError(f"--config.{next(iter(overrides))}: status shows what is there and takes no config")
+def _status(options: Namespace, _: dict[str, str]) -> None:
     from rich.console import Console
 
     from normres.runs import status
 
     width = None if sys.stdout.isatty() else 160  # of a pipe, rich takes 80
     status.show(options.workdir, Console(width=width), options.watch)
-    return 0
 
 
-COMMANDS: dict[str, Any] = {"train": _train, "sweep": _sweep, "status": _status}
+def _evaluate(options: Namespace, overrides: dict[str, str]) -> None:
+    machine.prepare()
+    from normres.runs import durable, finished
+
+    result = finished.evaluate(options.run, overrides, options.which)
+    print(finished.in_words(result))
+    if options.json:
+        durable.write_json(options.json, result)
+
+
+def _export(options: Namespace, _: dict[str, str]) -> None:
+    machine.prepare()
+    from normres.runs import export
+
+    how = export.Options(options.format, options.which, options.fold, options.naming, options.dtype)
+    export.export(options.run, options.output, how)
+    print(options.output)
+
+
+FINISHED: Options = {
+    "RUN": (REQUIRED, "the run's directory"),
+    "--which=WEIGHTS": ("last", "weights: last, or best (lowest test error) if the run kept them"),
+}
+COMMANDS = {
+    "train": Command(
+        _train,
+        "Train one network; the same command goes on where an interrupted run was.",
+        f"{CONFIGS}example:\n  normres train --config=base:demo --config.model.depth=8 --workdir=runs/try",
+        {
+            **CONFIG,
+            "--workdir=DIR": (REQUIRED, "the run's own directory"),
+            "--coordinator=HOST:PORT": (None, "of a run of several processes: process 0's address, the same for all"),
+            "--processes=N": (None, "how many processes the run has"),
+            "--process=I": (None, "which of them this is, from 0 on"),
+        },
+    ),
+    "sweep": Command(
+        _sweep,
+        "Train every arm of a config file's sweep(), or of a grid; arms that are done are skipped, others go on.",
+        f"{CONFIGS}Two sweeps over one --workdir share the work: an arm is trained by one process at a time.\n\n"
+        "example:\n  normres sweep --config=degradation:demo --workdir=runs/demo\n"
+        "  normres sweep --config=base:demo --vary model.norm=batch,group --vary model.depth=8,20 --workdir=runs/grid",
+        {
+            **CONFIG,
+            **GRID,
+            "--workdir=DIR": (REQUIRED, "holds one directory per arm"),
+            "--workers=N|auto": ("auto", "processes; auto: one an accelerator, one on a CPU"),
+            "--workers-per-device=N": (1, "with auto: so many share an accelerator"),
+            "--retries=N": (2, "tries of an arm after its first failure"),
+            "--no-wait": (False, "end although other workers still train some arms"),
+            "--dead-after=SECONDS": (60.0, "take over the arm of a worker that gives no sign for so long"),
+            "--launcher=NAME": (
+                "local",
+                "slurm: submit the workers as an array (extra slurm); --slurm.OPTION=VALUE is sbatch's --OPTION=VALUE, "
+                "--slurm.workers=N their number",
+            ),
+            "--list": (False, "print the arms and their state, and train nothing"),
+        },
+    ),
+    "status": Command(
+        _status,
+        "Show every arm of a sweep: who trains it, its step, error, speed and time left, what failed and why.",
+        "example:\n  normres status runs/demo --watch",
+        {
+            "WORKDIR": (REQUIRED, "the sweep's directory, or a run's"),
+            "--watch": (False, "show it anew until everything is done"),
+        },
+        takes_config=False,
+    ),
+    "evaluate": Command(
+        _evaluate,
+        "Measure a run's weights on its test images or on other data; trains nothing.",
+        "Of the config, --config.data.*, --config.train.eval_batch_size and --config.train.ops may be set.\n\n"
+        "examples:\n  normres evaluate runs/try\n"
+        "  normres evaluate runs/try --config.data.source=folder --config.data.path=photos --json=photos.json\n"
+        "  normres evaluate runs/try --config.data.corruptions=contrast,gaussian_noise",
+        {**FINISHED, "--json=FILE": (None, "write the numbers to this file too")},
+    ),
+    "export": Command(
+        _export,
+        "Write a run's network to one file, for PyTorch or for serving; trains nothing.",
+        "safetensors, torch  a state dict for PyTorch, by torchvision's names (docs/export.md has a module that takes "
+        "it)\nstablehlo           uint8 images to logits for CPU, CUDA and TPU, which jax.export reads; needs no "
+        "normres\nFormats need the extra `export`, but for torch, which needs PyTorch.\n\nexamples:\n"
+        "  normres export runs/try --format=safetensors --output=net.safetensors\n"
+        "  normres export runs/try --format=stablehlo --fold --output=net.stablehlo",
+        {
+            **FINISHED,
+            "--format=FORMAT": ("safetensors", "of the file"),
+            "--output=FILE": (REQUIRED, "where to write"),
+            "--fold": (False, "fold batch norms into the convolutions before them"),
+            "--naming=NAMES": ("torchvision", "of a ResNet's state dict: torchvision | pytorch_cifar"),
+            "--dtype=DTYPE": ("", "of StableHLO's activations: float32 | bfloat16 (default: the run's)"),
+        },
+        takes_config=False,
+    ),
+}

@@ -1,7 +1,7 @@
 """Configs: load a file, apply the command line's values, and refuse what cannot run."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,11 +49,10 @@ def load_sweep(name_and_argument: str) -> list[dict[str, Any]] | None:
 
 def _call(module: ModuleType, name: str, function: str, argument: str) -> Any:
     """Calls a function of a config file; what fails there is shown with the place."""
-    wanted: Callable[..., Any] | None = getattr(module, function, None)
-    if wanted is None:
+    if not hasattr(module, function):
         raise UserError(f"{name}: defines no {function}()")
     try:
-        return wanted(argument) if argument else wanted()
+        return getattr(module, function)(*filter(None, [argument]))
     except UserError:
         raise
     except Exception as error:
@@ -66,9 +65,7 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     values = flatten(config)
     for name, value in overrides.items():
         if name == "recipe" and value != config.recipe:
-            raise UserError(
-                "config.recipe is a layer below the config file's lines: it is chosen when the file is read"
-            )
+            raise UserError("config.recipe is a layer below the config file's lines: it is chosen when that is read")
         if name not in values:
             raise UserError(f"config.{shown(name)[1:-1]} is not a field; {nearest(name, values)}")
     with config.unlocked(), config.ignore_type():
@@ -116,9 +113,7 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"config.optim.warmup_steps={warmup} must be less than config.train.steps={steps}")
     data = config.data
     if data.mixup and data.cutmix:
-        raise UserError(
-            f"config.data.cutmix={data.cutmix} and config.data.mixup={data.mixup} exclude each other; set one to 0"
-        )
+        raise UserError(f"config.data.cutmix={data.cutmix} and config.data.mixup={data.mixup} exclude each other")
     if data.cutout > data.image_size:
         raise UserError(f"config.data.cutout={data.cutout} must be at most config.data.image_size={data.image_size}")
     try:
@@ -131,46 +126,40 @@ def validate(config: ConfigDict) -> None:
 
 def _validate_model(config: ConfigDict) -> None:
     """Raises UserError if there is no such network, or not for the config's batches."""
-    model, weights = config.model, config.optim.auxiliary_weights
+    model, size, batch = config.model, config.data.image_size, config.train.batch_size
     if model.module:
         if not model.module.partition(":")[2]:
             raise UserError(f"config.model.module={model.module!r} names no class; write FILE.py:NAME")
         return
     try:
-        network = MODELS[model.family].configured(model)
+        network: Any = MODELS[model.family].configured(model)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from None
     try:
-        network.check_image(config.data.image_size, config.data.image_size)
+        network.check_image(size, size)
     except ValueError as error:
-        raise UserError(f"config.data.image_size={config.data.image_size}: {error}") from None
-    _validate_stem(network)
-    blocks = sum(getattr(network, "blocks", ()))
-    if model.unroll == "always" and blocks > MOST_UNROLLED:
-        raise UserError(
-            f"config.model.unroll='always' compiles each of the {blocks:,} blocks of config.model.depth="
-            f"{model.depth} on its own, at most {MOST_UNROLLED}; choices: never, auto"
-        )
-    if network.norm_spec.sub_batches > 1 and config.train.batch_size % model.norm_sub_batches:
-        raise UserError(
-            f"config.model.norm_sub_batches={model.norm_sub_batches} does not divide "
-            f"config.train.batch_size={config.train.batch_size}"
-        )
-    if len(weights) not in (1, len(model.auxiliary)):
-        raise UserError(
-            f"config.optim.auxiliary_weights={weights}: write one weight, or one for each of the "
-            f"{len(model.auxiliary)} stages of config.model.auxiliary"
-        )
-
-
-def _validate_stem(network: Any) -> None:
-    """Raises UserError if the first block's shortcut, which can only add channels, would have to drop some."""
-    shortcut = SHORTCUTS[getattr(network, "shortcut", "none")]
-    stem = getattr(network, "stem_width", 0)
+        raise UserError(f"config.data.image_size={size}: {error}") from None
+    shortcut, stem = SHORTCUTS[getattr(network, "shortcut", "none")], getattr(network, "stem_width", 0)
+    # A shortcut that only adds zeros cannot drop channels.
     if shortcut.add and shortcut.project == "never" and stem > (first := network.features(0)[-1]):
         raise UserError(
             f"config.model.stem_width={stem} must be at most {first}, the channels of the first block, with "
             f"config.model.shortcut={network.shortcut!r}; B and C project"
+        )
+    if model.unroll == "always" and (blocks := sum(getattr(network, "blocks", ()))) > MOST_UNROLLED:
+        raise UserError(
+            f"config.model.unroll='always' compiles each of the {blocks:,} blocks of config.model.depth="
+            f"{model.depth} on its own, at most {MOST_UNROLLED}; choices: never, auto"
+        )
+    if network.norm_spec.sub_batches > 1 and batch % model.norm_sub_batches:
+        raise UserError(
+            f"config.model.norm_sub_batches={model.norm_sub_batches} does not divide config.train.batch_size={batch}"
+        )
+    weights, stages = config.optim.auxiliary_weights, len(model.auxiliary)
+    if len(weights) not in (1, stages):
+        raise UserError(
+            f"config.optim.auxiliary_weights={weights}: write one weight, or one for each of the {stages} stages of "
+            "config.model.auxiliary"
         )
 
 

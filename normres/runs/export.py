@@ -36,20 +36,14 @@ FORMULAS = {
 
 
 def export(path: str | Path, output: Path, options: "Options") -> None:
-    """Writes a run's network to a file.
-
-    Args:
-      path: the run's directory.
-      output: the file.
-      options: what is written.
+    """Writes the network of the run in the directory `path` to the file `output`.
 
     Raises:
       UserError: no such format, a package that is not there, or a network that the format or the folding cannot have.
     """
-    if options.format not in FORMATS:
-        raise UserError(f"--format={options.format} does not exist; {nearest(options.format, FORMATS)}")
-    if options.naming not in NAMINGS:
-        raise UserError(f"--naming={options.naming} does not exist; {nearest(options.naming, NAMINGS)}")
+    for option, choices in (("format", FORMATS), ("naming", NAMINGS)):
+        if (name := getattr(options, option)) not in choices:
+            raise UserError(f"--{option}={name} does not exist; {nearest(name, choices)}")
     run = load(path, options.which, options.dtype)
     if run.config.model.module and (options.fold or options.format != "stablehlo"):
         what = "--fold" if options.fold else f"--format={options.format}"
@@ -93,8 +87,7 @@ def state_dict(run: Loaded, naming: str = "torchvision") -> dict[str, np.ndarray
 
 def metadata(run: Loaded, options: Options) -> dict[str, str]:
     """Returns what a file says about its weights: texts, of which some are JSON."""
-    attempts = run.record.get("attempts") or [{}]
-    kind = run.statistics.kind
+    attempts, kind = run.record.get("attempts") or [{}], run.statistics.kind
     numbers = {name: values[0].tolist() for name, values in run.statistics.arrays().items()}
     return {
         "format": "pt",  # as readers of safetensors expect of a state dict
@@ -111,16 +104,11 @@ def metadata(run: Loaded, options: Options) -> dict[str, str]:
 
 
 def _safetensors(run: Loaded, options: Options) -> bytes:
-    tensors = state_dict(run, options.naming)
-    saved: bytes = _library("safetensors.numpy").save(tensors, metadata(run, options))
-    return saved
+    return bytes(_library("safetensors.numpy").save(state_dict(run, options.naming), metadata(run, options)))
 
 
 def _torch(run: Loaded, options: Options) -> bytes:
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        raise UserError("--format=torch needs PyTorch, which is not here; --format=safetensors does not") from None
+    torch = _library("torch", "--format=torch needs PyTorch, which is not here; --format=safetensors does not")
     tensors = {name: torch.from_numpy(array) for name, array in state_dict(run, options.naming).items()}
     torch.save({"state_dict": tensors, "metadata": metadata(run, options)}, buffer := io.BytesIO())
     return buffer.getvalue()
@@ -142,12 +130,12 @@ def _stablehlo(run: Loaded, options: Options) -> bytes:
     return bytes(computation(run).serialize())
 
 
-def _library(name: str) -> Any:
+def _library(name: str, what: str = "") -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         package = name.partition(".")[0]
-        raise UserError(f"{package} is needed: pip install 'normres[export]'") from None
+        raise UserError(what or f"{package} is needed: pip install 'normres[export]'") from None
 
 
 # To add a format, add a row.

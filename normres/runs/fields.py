@@ -41,7 +41,7 @@ class Field:
       choices: the names that it may have, or "MODULE:TABLE": the keys of that table.  A tuple has names out of these.
       least, most, below: range of a number, or of each number of a tuple; below is not reached.  A field of numbers has
         to declare a finite one.
-      longest: the most numbers of a tuple, which has to be declared, or characters of a text.
+      longest: the most numbers of a tuple, which has to be declared.
       how: it says only how or where something is computed, read or written.  It is no part of a run's identity.
       before: the value that runs had before the field was added.  A run that has it keeps its name.
     """
@@ -100,23 +100,21 @@ class Field:
             wrong = [name for name in (value if isinstance(value, tuple) else [value]) if name not in names]
             return f"does not exist; {nearest(wrong[0], names)}" if wrong else ""
         if isinstance(value, str):
-            if len(value) > (self.longest or LONGEST_TEXT):
-                return f"must have at most {self.longest or LONGEST_TEXT:,} characters"
+            if len(value) > LONGEST_TEXT:
+                return f"must have at most {LONGEST_TEXT:,} characters"
             return "" if value.isprintable() else "has a character that cannot be printed"
-        if isinstance(value, tuple) and len(value) > self.longest:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if isinstance(value, tuple) and len(numbers) > self.longest:
             return f"must have at most {self.longest:,} numbers"
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool):
-                continue
+        least = f"at least {_number(self.least)}"
+        most = f"below {_number(self.below)}" if self.below < math.inf else f"at most {_number(self.most)}"
+        for number in numbers:
             if math.isnan(number):
-                most = f"below {_number(self.below)}" if self.below < math.inf else f"at most {_number(self.most)}"
-                return f"is no number; it must be at least {_number(self.least)} and {most}"
+                return f"is no number; it must be {least} and {most}"
             if number < self.least:
-                return f"must be at least {_number(self.least)}"
-            if number > self.most:
-                return f"must be at most {_number(self.most)}"
-            if number >= self.below:
-                return f"must be below {_number(self.below)}"
+                return f"must be {least}"
+            if number > self.most or number >= self.below:
+                return f"must be {most}"
         return ""
 
 
@@ -166,16 +164,13 @@ def build(fields: Mapping[str, Field], recipes: Recipes, recipe: str) -> ConfigD
     if recipe not in recipes:
         raise UserError(f"config.recipe={recipe!r} does not exist; {nearest(recipe, recipes)}")
     values = {name: field.value for name, field in fields.items()}
-    for name, value in recipes[recipe].items():
-        if name not in values:
-            raise UserError(f"recipe {recipe!r}: {name} is not a field; {nearest(name, values)}")
-        values[name] = value
-    config = ConfigDict()
-    for name, value in {**values, "recipe": recipe}.items():
+    if unknown := next((name for name in recipes[recipe] if name not in values), None):
+        raise UserError(f"recipe {recipe!r}: {unknown} is not a field; {nearest(unknown, values)}")
+    sections: dict[str, Any] = {}
+    for name, value in {**values, **recipes[recipe], "recipe": recipe}.items():
         section, _, key = name.rpartition(".")
-        if section and section not in config:
-            config[section] = ConfigDict()
-        (config[section] if section else config)[key] = value
+        (sections.setdefault(section, {}) if section else sections)[key] = value
+    config = ConfigDict(sections)
     config.lock()
     return config
 
@@ -211,9 +206,7 @@ def identity(config: AnyConfig) -> dict[str, Any]:
         before = list(field.before) if isinstance(field.before, tuple) else field.before
         if field.how or plain.get(name, before) == before:
             plain.pop(name, None)
-    for name in GONE:
-        plain.pop(name, None)
-    return plain
+    return {name: value for name, value in plain.items() if name not in GONE}
 
 
 def digest(config: AnyConfig) -> str:

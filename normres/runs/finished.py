@@ -7,6 +7,7 @@ logits_NK = run.module.apply(run.variables, run.preprocess(images_uint8_NHWC))
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,9 @@ from normres.training.networks import build_network
 from normres.training.programs import Programs, placed
 from normres.training.step import TrainState
 
-WEIGHTS = ("params.", "batch_stats.")  # of what a checkpoint holds
 # Fields that may differ where a run is evaluated, beside those of the data; and one of the data that may not.
 EVALUATION = ("train.eval_batch_size", "train.ops")
-LEARNED = ("data.preprocess",)
+LEARNED = "data.preprocess"
 DTYPES = ("float32", "bfloat16")
 
 
@@ -93,11 +93,10 @@ def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
     run = results.read_run(path)
     record = run.record if run else saved.document["record"]
     # One process and one device: nothing is merged over devices.
-    alone = config.copy_and_resolve_references()
-    with alone.unlocked():
-        alone.train.parallel = "jit"
+    alone = configs.apply(config, {"train.parallel": "jit"})
     module = build_network(alone, record["data"]["classes"], dtype or record["dtype"])
-    return Loaded(module, _variables(saved), config, record, saved.step, _statistics(path, saved, config))
+    variables = {"params": {}, "batch_stats": {}, **unflatten_dict(_weights(saved), sep=".")}
+    return Loaded(module, variables, config, record, saved.step, _statistics(path, saved, config))
 
 
 def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
@@ -121,15 +120,14 @@ def rebuilt(values: Mapping[str, Any]) -> ConfigDict:
     known = flatten(dict(values))
     config = base.get_config()
     with config.unlocked():
-        config.recipe = known.pop("recipe")
+        config.recipe = known["recipe"]
     then = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
     return configs.apply(config, {name: value for name, value in {**then, **known}.items() if name in declared()})
 
 
-def _variables(saved: checkpoint.Saved) -> dict[str, Any]:
-    arrays = {name: array for prefix in WEIGHTS for name, array in saved.arrays(prefix).items()}
-    nested: dict[str, Any] = unflatten_dict(arrays, sep=".")
-    return {"params": {}, "batch_stats": {}} | nested
+def _weights(saved: checkpoint.Saved) -> dict[str, Any]:
+    """Returns the weights of a checkpoint by dotted names."""
+    return {name: array for prefix in ("params.", "batch_stats.") for name, array in saved.arrays(prefix).items()}
 
 
 def _statistics(path: Path, saved: checkpoint.Saved, config: ConfigDict) -> preprocess.Statistics:
@@ -148,14 +146,12 @@ def _statistics(path: Path, saved: checkpoint.Saved, config: ConfigDict) -> prep
 def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which: str = "last") -> dict[str, Any]:
     """Measures a run's weights on its own test images, or on data that the overrides name.
 
-    Args:
-      path: the run's directory.
-      overrides: fields by dotted names: those of the data, train.eval_batch_size and train.ops.
-      which: see load.
+    Returns {"run", "which", "step", "data", "values", "corrupted"}: of the data the summary, of the values the METRICS
+    of examples, means; errors under config.data.corruptions.
 
-    Returns:
-      {"run", "which", "step", "data", "values", "corrupted"}: of the data the summary, of the values the METRICS of
-      examples, means; errors under config.data.corruptions.
+    Args:
+      path, which: see load.
+      overrides: fields by dotted names: those of the data, train.eval_batch_size and train.ops.
 
     Raises:
       UserError: another field is overridden, or the data do not fit the network.
@@ -163,13 +159,14 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     from normres.data import corruptions
     from normres.runs.local import load_data
 
+    allowed = [name for name in declared() if name.startswith("data.") or name in EVALUATION]
+    allowed.remove(LEARNED)
     for name in overrides or {}:
-        allowed = [field for field in declared() if _of_evaluation(field)]
-        if name in declared() and not _of_evaluation(name):
-            others = f"config.data.* but {', '.join(LEARNED)}, and {', '.join(EVALUATION)}"
-            raise UserError(f"config.{name} is the run's own and stays; evaluate takes {others}")
         if name not in declared():
             raise UserError(f"config.{name} is not a field; {nearest(name, allowed)}")
+        if name not in allowed:
+            others = f"config.data.* but {LEARNED}, and {', '.join(EVALUATION)}"
+            raise UserError(f"config.{name} is the run's own and stays; evaluate takes {others}")
     run = load(path, which)
     config = configs.apply(run.config, overrides or {})
     dataset = load_data(config)
@@ -183,23 +180,29 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     unread: Any = None  # of the state, evaluation reads the weights alone
     state = TrainState(unread, weights["params"], weights["batch_stats"], unread, unread, unread)
 
-    def measure(**change: Any) -> dict[str, float] | None:
-        return programs.evaluate(state, "test", **change)
-
+    measure = partial(programs.evaluate, state, "test")
     values, corrupted = measure(), corruptions.errors(config.data, measure)
     assert values is not None
-    return {
-        "run": run.record["run_id"],
-        "which": which,
-        "step": run.step,
-        "data": dataset.summary(),
-        "values": {name: value if math.isfinite(value) else None for name, value in values.items()},
-        "corrupted": corrupted or None,
-    }
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    of_run = {"run": run.record["run_id"], "which": which, "step": run.step}
+    return {**of_run, "data": dataset.summary(), "values": finite, "corrupted": corrupted or None}
 
 
-def _of_evaluation(name: str) -> bool:
-    return (name.startswith("data.") or name in EVALUATION) and name not in LEARNED
+def in_words(result: dict[str, Any]) -> str:
+    """Returns the table of what `evaluate` returned."""
+    data = result["data"]
+    lines = [
+        f"{result['run']}, {result['which']} weights (step {result['step']:,}), on {data['test_examples']:,} "
+        f"{data['evaluated_on']} images of {data['name']} ({data['source']})"
+    ]
+    rows = dict(result["values"])
+    for name, errors in (result["corrupted"] or {}).items():
+        rows |= {f"error, {name} {severity}": error for severity, error in enumerate(errors, start=1)}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        shown = "not finite" if value is None else f"{value:.2%}" if "error" in name else f"{value:.4f}"
+        lines.append(f"  {name:{width}}  {shown}")
+    return "\n".join(lines)
 
 
 def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
@@ -212,7 +215,7 @@ def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
         )
     if data["image_shape"][-1] != trained["image_shape"][-1]:
         raise UserError(f"config.data.source={data['source']!r}: images of {data['image_shape'][-1]} channels")
-    if run.statistics.kind == "pixel_mean" and mean is not None and list(mean.shape[1:]) != data["image_shape"]:
+    if run.statistics.kind == "pixel_mean" and mean is not None and [*mean.shape[1:]] != data["image_shape"]:
         there, here = ("x".join(map(str, shape)) for shape in (mean.shape[1:], data["image_shape"]))
         raise UserError(f"config.data.image_size: images of {here}, but the run subtracts a mean image of {there}")
 
@@ -220,44 +223,35 @@ def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
 def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str, Any], list[str]]:
     """Puts the last weights of a run in the place of the initial ones; the optimizer's state stays as it is.
 
-    Where only the number of classes differs, the classifier keeps its initial values.
+    Where only the number of classes differs, the classifier keeps its initial values.  Returns the state, what the
+    record says about it, and lines for the user.
 
     Args:
       state: before the first step, placed on the devices.
       path: the other run's directory.
 
-    Returns:
-      The state, what the record says about it, and lines for the user.
-
     Raises:
       UserError: an array is missing, too many, or of another shape; the first one is named.
     """
     saved = open_run(Path(path))
-    there = {name: array for prefix in WEIGHTS for name, array in saved.arrays(prefix).items()}
+    record, there = saved.document["record"], _weights(saved)
     weights = {"params": state.params, "batch_stats": state.batch_stats}
-    keystr = jax.tree_util.keystr
+    keystr, classes = jax.tree_util.keystr, record["data"]["classes"]
     here = {keystr(at, simple=True, separator="."): leaf for at, leaf in jax.tree.leaves_with_path(weights)}
-    classes = saved.document["record"]["data"]["classes"]
-    # Where all else agrees, only the classifier's arrays can differ in their last axis.
-    anew = sorted(
-        name
-        for name in here.keys() & there.keys()
-        if there[name].shape == (*here[name].shape[:-1], classes) != here[name].shape
-    )
+    anew = []
     for name in sorted(here.keys() | there.keys(), key=lambda name: (not name.startswith("params."), name)):
-        shapes = [arrays[name].shape if name in arrays else "absent" for arrays in (there, here)]
-        if shapes[0] != shapes[1] and name not in anew:
-            raise UserError(f"config.init_from={path}: {name} is {shapes[0]} there and {shapes[1]} here")
+        theirs, ours = (arrays[name].shape if name in arrays else "absent" for arrays in (there, here))
+        if theirs == ours:
+            continue
+        # Where all else agrees, only the classifier's arrays can differ in their last axis.
+        if "absent" in (theirs, ours) or theirs != (*ours[:-1], classes):
+            raise UserError(f"config.init_from={path}: {name} is {theirs} there and {ours} here")
+        anew.append(name)
     taken = [leaf if name in anew else placed(there[name], leaf.sharding) for name, leaf in here.items()]
     lines = [f"starts from {path} at its step {saved.step}"]
     if anew:
         lines.append(f"{', '.join(anew)}: {classes} classes there, other ones here; it starts anew")
-    summary = {
-        "path": str(path),
-        "run_id": saved.document["record"]["run_id"],
-        "config_digest": saved.document["record"]["config_digest"],
-        "step": saved.step,
-        "sha256": sha256(there[name] for name in sorted(there)),
-        "anew": anew,
-    }
-    return replace(state, **jax.tree.unflatten(jax.tree.structure(weights), taken)), summary, lines
+    summary = {name: record[name] for name in ("run_id", "config_digest")}
+    summary |= {"path": str(path), "step": saved.step, "sha256": sha256(there[name] for name in sorted(there))}
+    replaced = jax.tree.unflatten(jax.tree.structure(weights), taken)
+    return replace(state, **replaced), {**summary, "anew": anew}, lines

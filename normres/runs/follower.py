@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,13 +15,7 @@ from normres.runs.journal import Journal
 SHARED_SECONDS = 60.0  # after which a shared disk shows on one host what another has written
 
 
-class _NoClaim:
-    def note(self, **progress: Any) -> None: ...
-
-    def check(self) -> None: ...
-
-
-NO_CLAIM: Any = _NoClaim()  # of who only reads
+NO_CLAIM: Any = SimpleNamespace(note=lambda **_: None, check=lambda: None)  # of who only reads
 
 
 class Follower(Journal):

@@ -38,17 +38,15 @@ def place(coordinator: str | None, processes: int | None, process: int | None) -
     options = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in options.items() if value is None]
     if coordinator is not None and processes is not None and process is not None:
-        host, _, port = coordinator.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        if not re.fullmatch(r".+:\d{1,5}", coordinator) or not 0 < int(coordinator.rpartition(":")[2]) < 2**16:
             raise UserError(f"--coordinator={coordinator}: write HOST:PORT, such as node1:7000")
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be from 0 to {processes - 1}, below --processes={processes}")
         return (coordinator, processes, process) if processes > 1 else None
     if len(missing) < 3:
         raise UserError(f"{' and '.join(missing)} missing: a run of several processes needs {', '.join(options)}")
-    job, step, tasks, task = (
-        int(os.environ.get(f"SLURM_{name}") or 0) for name in ("JOB_ID", "STEP_ID", "STEP_NUM_TASKS", "PROCID")
-    )
+    names = ("JOB_ID", "STEP_ID", "STEP_NUM_TASKS", "PROCID")
+    job, step, tasks, task = (int(os.environ.get(f"SLURM_{name}") or 0) for name in names)
     nodes = re.match(r"([^,[]+)(?:\[(\d+))?", os.environ.get("SLURM_STEP_NODELIST", ""))  # node1 | node[1-3,7],other
     if tasks < 2 or not nodes:
         return None
@@ -57,23 +55,18 @@ def place(coordinator: str | None, processes: int | None, process: int | None) -
 
 
 @contextmanager
-def joined(
-    coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
-    seconds: float = WAIT_SECONDS,
-) -> Iterator[None]:
+def joined(coordinator: str | None, processes: int | None, process: int | None) -> Iterator[None]:
     """Joins this process with the others of its run, if it is one of several; enter before jax knows its devices.
 
     Raises:
-      UserError: see `place`; or the others did not come within `seconds`.
+      UserError: see `place`; or the others did not come within WAIT_SECONDS.
     """
     global _peers
     if not (where := place(coordinator, processes, process)):
         yield
         return
     # jax.distributed ends a process that waits in vain by a page of C++, so they meet before.
-    _peers = Peers(*where, seconds)
+    _peers = Peers(*where, WAIT_SECONDS)
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -102,8 +95,18 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
+def _sum(row: np.ndarray) -> Any:
+    """Returns the sum of the int32 (n,) of all processes, an array of jax that is not waited for."""
+    import jax
+
+    rows, total = _rows_and_sum()
+    local = [jax.device_put((row * (i == 0))[None], device) for i, device in enumerate(jax.local_devices())]
+    return total(jax.make_array_from_single_device_arrays((jax.device_count(), len(row)), rows, local))
+
+
 @cache
-def _mesh_and_sum() -> tuple[Any, Any]:
+def _rows_and_sum() -> tuple[Any, Any]:
+    """Returns the sharding of an array that has a row on each device, and the compiled sum of its rows."""
     import jax
     from jax.sharding import AxisType, NamedSharding
     from jax.sharding import PartitionSpec as P
@@ -111,15 +114,6 @@ def _mesh_and_sum() -> tuple[Any, Any]:
     mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,), devices=jax.devices())
     total = jax.jit(lambda rows: rows.sum(axis=0), out_shardings=NamedSharding(mesh, P()))
     return NamedSharding(mesh, P("all")), total
-
-
-def _sum(row: np.ndarray) -> Any:
-    """Returns the sum of the int32 (n,) of all processes, an array of jax that is not waited for."""
-    import jax
-
-    sharding, total = _mesh_and_sum()
-    rows = [jax.device_put((row * (i == 0))[None], device) for i, device in enumerate(jax.local_devices())]
-    return total(jax.make_array_from_single_device_arrays((jax.device_count(), len(row)), sharding, rows))
 
 
 def agreement(flag: Callable[[], bool]) -> Callable[[], bool]:
@@ -157,6 +151,5 @@ def from_writer(value: Any) -> Any:
         return value
     text = np.frombuffer(json.dumps(value).encode() if is_writer() else b"", np.uint8).astype(np.int32)
     size = int(_sum(np.array([len(text)], np.int32))[0])
-    return json.loads(
-        bytes(np.asarray(_sum(np.resize(text, size) if is_writer() else np.zeros(size, np.int32)), np.uint8))
-    )
+    codes = _sum(text if is_writer() else np.zeros(size, np.int32))
+    return json.loads(np.asarray(codes, np.uint8).tobytes())

@@ -50,19 +50,15 @@ def run(
     dead_seconds: float = claims.DEAD_SECONDS,
     wait: bool = True,
 ) -> dict[str, Any]:
-    """Trains one config in the run directory `path`, from its newest checkpoint if there is one.
+    """Trains one config in the run directory `path`, from its newest checkpoint if there is one; returns its record.
 
     Args:
       config: validated.
       path: made if need be; a run that is done there is left as it is.
-      console: where progress goes.
-      label: names the run in the progress.
+      console, label: where progress goes, and what names the run there.
       load: returns the config's data; not called if the run is done.
       dead_seconds: after which a process that gives no sign is taken for dead, see claims.py.
       wait: for such a sign of a process on another machine that has claimed the run.
-
-    Returns:
-      The run's record, see results.py.
 
     Raises:
       UserError: bad data, a directory that holds something else, or another process training there.
@@ -71,10 +67,8 @@ def run(
     sinks.check(config.train.sinks)
     load = load or partial(load_data, config)
     if not hosts.is_writer():
-        follower = Follower(path, config)
-        if follower.done:
-            return follower.record
-        return _train(follower, config, load(), console, label)
+        journal: Journal = Follower(path, config)
+        return journal.record if journal.done else _train(journal, config, load(), console, label)
 
     def say(text: str) -> None:
         console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -102,7 +96,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     dtype = old.get("dtype") or hosts.from_writer(machine.resolve_dtype(config.train.dtype))
     if hosts.from_writer(dataset.summary()["sha256"]) != dataset.summary()["sha256"]:
         raise UserError(f"config.data.path={config.data.path}: this process reads other data than process 0")
-    ops, in_words = machine.operations(config.train.ops, jax.devices())
+    ops, ops_in_words = machine.operations(config.train.ops, jax.devices())
     programs = Programs(config, dataset, dtype, ops=ops)
     state = programs.initial_state()
     machine.return_freed_memory()
@@ -114,8 +108,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         state, started_from, lines = finished.init_from(state, config.init_from)
     model = getattr(programs.network, "config", None)
     computed = {name: getattr(model, name) for name in ("remat", "unrolled") if hasattr(model, name)}
-    devices = jax.devices()
-    device = {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
+    of_examples = [name for name, metric in METRICS.items() if metric.of == "examples"]
     record = {
         "status": "running",
         "run_id": journal.path.resolve().name,
@@ -126,36 +119,32 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "data": dataset.summary(),
         "preprocess": programs.preprocess.summary(),
         "init_from": started_from,
-        "computed": {**computed, "ops": in_words},
+        "computed": {**computed, "ops": ops_in_words},
         "warnings": traps.of(config),
         "step": 0,
         "steps": config.train.steps,
         "diverged_at_step": None,
-        "final": {
-            f"{split}_{name}": None
-            for split in ("train", "test")
-            for name, metric in METRICS.items()
-            if metric.of == "examples"
-        },
+        "final": dict.fromkeys(f"{split}_{name}" for split in ("train", "test") for name in of_examples),
         "best_test_error": None,
         "best_test_step": None,
         "corrupted": None,
     }
+    first, *_ = devices = jax.devices()
+    device = {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
     journal.begin(record, {**provenance(), "device": device})
-    with Reporter(label, int(state.step), config.train.steps, console) as reporter:
-        for line in [*journal.lines, *lines, *(f"warning: {line}" for line in record["warnings"])]:
+    start = int(state.step)
+    with Reporter(label, start, config.train.steps, console) as reporter:
+        lines += [f"warning: {line}" for line in record["warnings"]] + [f"resumed at step {start}"] * (start > 0)
+        for line in [*journal.lines, *lines]:
             reporter.say(line)
-        if state.step:
-            reporter.say(f"resumed at step {int(state.step)}")
         programs.compile()
         machine.return_freed_memory()
         journal.started(programs.compile_seconds)
         reporter.compiled(programs.compile_seconds)
-        opened = sinks.open_sinks(
-            config.train.sinks if hosts.is_writer() else (), journal.path, config, reporter.say, int(state.step)
-        )
-        with opened, signals.polled() as stop:
-            journal.sinks.append(opened.write)
+        names = config.train.sinks if hosts.is_writer() else ()
+        opened = sinks.open_sinks(names, journal.path, config, reporter.say, start)
+        with opened as write, signals.polled() as stop:
+            journal.sinks.append(write)
             _follow(programs, state, journal, hosts.agreement(stop.is_set), reporter)
     return journal.record
 
@@ -163,11 +152,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
 def _follow(
     programs: Programs, state: TrainState, journal: Journal, should_stop: Callable[[], bool], reporter: Reporter
 ) -> None:
-    """Writes down what happens in training.
-
-    Raises:
-      InterruptedRun: told to stop.
-    """
+    """Writes down what happens in training; raises InterruptedRun if that was told to stop."""
     record = journal.record
     for event, at in fit(programs, state, should_stop, journal.measured):
         values = {key: _finite(value) for key, value in event.values.items()}

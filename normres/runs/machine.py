@@ -68,11 +68,11 @@ def resolve_dtype(wanted: str) -> str:
 
 
 def operations(wanted: str, devices: Sequence[Any]) -> tuple[Any, str]:
-    """Returns the operations (layers.Ops) of a run on `devices`, and what they are, in words.
+    """Returns the operations (layers.Ops) of a run on `devices` of one platform, and what they are, in words.
 
     Args:
       wanted: "plain" (plain JAX), "cpu" (those of normres/cpu), or "auto": the latter on CPUs.
-      devices: of one platform.
+      devices: those of the run.
 
     Raises:
       UserError: "cpu", and the devices are no CPUs or the folder is not there.

@@ -8,7 +8,31 @@ from typing import Any
 from normres.runs import papers
 from normres.runs.fields import GONE, NOT_ADDED_LATER, AnyConfig, build, declared, flatten
 
-FILES = "`config.json` has every field, `record.json` the status and the final numbers, `metrics.jsonl` the curves."
+NOTE = """\
+# {title} of normres
+
+{what}
+
+## To repeat it
+
+{warning}```sh
+{commands}
+```
+
+In this directory the command goes on with what is not finished. To train again, name another `--workdir`.
+
+Versions: {versions}.
+
+## The numbers
+
+{folders}`config.json` has every field, `record.json` the status and the final numbers, `metrics.jsonl` the curves.
+
+## To cite it
+
+```bibtex
+{papers}
+```
+"""
 
 
 def note(
@@ -27,47 +51,21 @@ def note(
       changes: names what was changed and not committed, such as its hash; None or "" if nothing was.
       versions: of the packages, by name.
     """
-    several, versions = len(configs) > 1, versions or {}
-    lines = [
-        f"# {f'A sweep of {len(configs)} runs' if several else 'A run'} of normres",
-        "",
-        _sentence(configs),
-        "",
-        "## To repeat it",
-        "",
-        *_warnings(commit, changes),
-        "```sh",
-        *([f"git checkout {commit}"] if commit else []),
-        command if isinstance(command, str) else shlex.join(command),
-        "```",
-        "",
-        "In this directory the command goes on with what is not finished. To train again, name another `--workdir`.",
-        "",
-        f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items()) or 'not known'}.",
-        "",
-        "## The numbers",
-        "",
-        f"{'Each folder is a run: ' * several}{FILES}",
-        "",
-        "## To cite it",
-        "",
-        "```bibtex",
-        papers.software(versions.get("normres", ""), commit),
-        *map(papers.bibtex, papers.cited(configs)),
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _warnings(commit: str | None, changes: str | None) -> list[str]:
+    versions, warning = versions or {}, ""
     if not commit:
-        return ["**The commit is not known, so the command alone may not repeat these numbers.**", ""]
-    if changes:
-        return [
-            f"**The code had changes that were not committed ({changes}): the commit alone does not repeat it.**",
-            "",
-        ]
-    return []
+        warning = "The commit is not known, so the command alone may not repeat these numbers."
+    elif changes:
+        warning = f"The code had changes that were not committed ({changes}): the commit alone does not repeat it."
+    checkout = f"git checkout {commit}\n" if commit else ""
+    return NOTE.format(
+        title=f"A sweep of {len(configs)} runs" if len(configs) > 1 else "A run",
+        what=_sentence(configs),
+        warning=f"**{warning}**\n\n" if warning else "",
+        commands=checkout + (command if isinstance(command, str) else shlex.join(command)),
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()) or "not known",
+        folders="Each folder is a run: " if len(configs) > 1 else "",
+        papers="\n".join([papers.software(versions.get("normres", ""), commit), *papers.cited(configs)]),
+    )
 
 
 def _sentence(configs: Sequence[AnyConfig]) -> str:
@@ -77,14 +75,13 @@ def _sentence(configs: Sequence[AnyConfig]) -> str:
     def values(name: str) -> str:
         return ", ".join(dict.fromkeys(_argument(config.get(name, _before(name))) for config in fields))
 
-    module, family = values("model.module"), values("model.family")
-    network = (
-        f"module {module}" if module else f"{family}, depth {values('model.depth')}, width {values('model.width')}"
-    )
-    if not module:
-        network += f", norm {values('model.norm')}"
-    if family == "resnet" and not module:
-        network += f", shortcut {values('model.shortcut')}, order {values('model.order')}"
+    if module := values("model.module"):
+        network = f"module {module}"
+    else:
+        family = values("model.family")
+        network = f"{family}, depth {values('model.depth')}, width {values('model.width')}, norm {values('model.norm')}"
+        if family == "resnet":
+            network += f", shortcut {values('model.shortcut')}, order {values('model.order')}"
     training = f"{values('train.steps')} steps with batches of {values('train.batch_size')}"
     data = f"{values('data.name')} (source {values('data.source')})"
     return f"Network: {network}. Training: {training} on {data}, recipe {values('recipe')}, seed {values('seed')}."

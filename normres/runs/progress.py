@@ -2,7 +2,6 @@
 
 import time
 from collections import deque
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -23,16 +22,9 @@ class Reporter:
         self._marks = deque([(self._last_line, start)], maxlen=RECENT)
         self._bar: Progress | None = None
         if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=console,
-            )
+            done = TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn()
+            times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+            self._bar = Progress(*done, TextColumn("{task.fields[note]}"), *times, console=console)
             self._task = self._bar.add_task(label, total=total, completed=start, note="compiling")
 
     def __enter__(self) -> Self:
@@ -42,9 +34,7 @@ class Reporter:
             signals.at_exit.append(self._bar.stop)  # which shows the cursor again
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stops the bar and leaves it on the screen."""
         if self._bar:
             signals.at_exit.remove(self._bar.stop)

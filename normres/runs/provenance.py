@@ -4,8 +4,10 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -26,25 +28,21 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def _of_this_process() -> dict[str, Any]:
-    root = Path(__file__).resolve().parents[2]
-    commit = _git(root, "rev-parse", "HEAD")
-    diff = (_git(root, "status", "--porcelain") or "") + (_git(root, "diff", "HEAD") or "") if commit else ""
+    commit = _git("rev-parse", "HEAD")
+    diff = (_git("status", "--porcelain") or "") + (_git("diff", "HEAD") or "") if commit else ""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    host = {"name": socket.gethostname(), "system": platform.platform(), "cpu": _cpu(), "cpu_count": os.cpu_count()}
     return {
         "commit": commit,
         "diff": hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None,
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "host": {
-            "name": socket.gethostname(),
-            "system": platform.platform(),
-            "cpu": _cpu_name(),
-            "cpu_count": os.cpu_count(),
-        },
+        "versions": {"python": platform.python_version(), **versions},
+        "host": host,
     }
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    """Runs git in `root`; None where there is no git or no repository of ours."""
+def _git(*arguments: str) -> str | None:
+    """Runs git in the folder of this code; None where there is no git or no repository of ours."""
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
@@ -54,12 +52,9 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _cpu_name() -> str:
+def _cpu() -> str:
     """Returns the processor's model name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    with suppress(OSError):
+        if name := re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return name[1]
     return platform.processor() or platform.machine()

@@ -28,18 +28,7 @@ from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 
 DONE = ("finished", "diverged")
 FAILURE = "failure at "  # so begins each entry of error.txt
-OURS = (
-    "record.json",
-    "metrics.jsonl",
-    "checkpoints",
-    "error.txt",
-    "README.md",
-    "lock",
-    "tensorboard",
-    "wandb",
-)
-
-__all__ = ["DONE", "Run", "check_identity", "read_json", "read_metrics", "read_run", "read_runs", "write_json"]
+OURS = ("record.json", "metrics.jsonl", "checkpoints", "error.txt", "README.md", "lock", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -54,8 +43,7 @@ class Run:
     @property
     def attempt(self) -> dict[str, Any]:
         """Returns the last attempt: commit, versions, host, device; {} of a run that has none."""
-        attempts = self.record.get("attempts")
-        return dict(attempts[-1]) if attempts else {}
+        return dict((self.record.get("attempts") or [{}])[-1])
 
     @property
     def status(self) -> str:
@@ -122,8 +110,7 @@ def _status(path: Path, record: dict[str, Any]) -> str:
 
 
 def _is_claimed(path: Path) -> bool:
-    holder = claims.read(path)
-    return holder is not None and not claims.is_dead(path, holder)
+    return (holder := claims.read(path)) is not None and not claims.is_dead(path, holder)
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -144,16 +131,11 @@ def read_record(path: Path) -> dict[str, Any]:
     record.pop("seal", None)
     if "attempts" in record:
         return record
-    names = ("commit", "versions", "host", "device", "started")
-    attempt = {name: record.pop(name, None) for name in names}
+    attempt = {name: record.pop(name, None) for name in ("commit", "versions", "host", "device", "started")}
     attempt["diff"] = "unknown" if record.pop("uncommitted_changes", None) else None
     record.pop("restarts", None)
-    return {
-        **record,
-        "attempts": [
-            {**attempt, "step": record.get("step"), "seconds": record.get("seconds"), "end": record["status"]}
-        ],
-    }
+    attempt |= {"step": record.get("step"), "seconds": record.get("seconds"), "end": record["status"]}
+    return {**record, "attempts": [attempt]}
 
 
 def seal_of(record: dict[str, Any]) -> str:
@@ -185,19 +167,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def check_identity(path: Path, held: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raises UserError, naming the fields that differ, if a directory holds a run of another config."""
-    other, own = identity(held), identity(config)
-    if other != own:
-        raise UserError(f"{path} holds another run: {_difference(other, own)}; choose another --workdir")
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any], limit: int = 3) -> str:
-    """Names the first few fields in which the identities of two configs differ."""
-    without = {name: field.before for name, field in declared().items()}
-    old, new = (
-        {name: values.get(name, without.get(name)) for name in old.keys() | new.keys()} for values in (old, new)
-    )
-    names = sorted(name for name in old if old[name] != new[name])
-    parts = [f"config.{name} is {old[name]!r} there and {new[name]!r} here" for name in names]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(parts[:limit]) + more
+    """Raises UserError, naming the first fields that differ, if a directory holds a run of another config."""
+    there, here = identity(held), identity(config)
+    before = {name: field.before for name, field in declared().items()}
+    parts = []
+    for name in sorted(there.keys() | here.keys()):
+        theirs, ours = (values.get(name, before.get(name)) for values in (there, here))
+        if theirs != ours:
+            parts.append(f"config.{name} is {theirs!r} there and {ours!r} here")
+    if parts:
+        more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+        raise UserError(f"{path} holds another run: {', '.join(parts[:3])}{more}; choose another --workdir")

@@ -4,7 +4,6 @@ A sink can neither stop nor slow a run.  Each has a thread and a queue of its ow
 are dropped.  Whatever fails switches its sink off and is said in one line.  metrics.jsonl has every line in any case.
 """
 
-import contextlib
 import hashlib
 import importlib.util
 import json
@@ -16,8 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +28,7 @@ CLOSING_SECONDS = 5.0  # for all sinks together
 Line = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The run that a sink writes for: its directory, its config, and the step at which it goes on."""
 
     path: Path
@@ -40,16 +37,14 @@ class Place:
 
 
 class Sink(NamedTuple):
-    """A kind of sink.
+    """A kind of sink; the extra of normres that installs what it needs has its name.
 
     Attributes:
       module: the package that it needs.
-      extra: of normres, which installs it.
       open: Place -> a context of a function that takes a line.  It runs in the sink's thread, and imports there.
     """
 
     module: str
-    extra: str
     open: Callable[[Place], AbstractContextManager[Callable[[Line], None]]]
 
 
@@ -122,8 +117,8 @@ def _wandb(place: Place) -> Iterator[Callable[[Line], None]]:
 
 # To add a sink, add a row, and the extra to pyproject.toml.
 SINKS: dict[str, Sink] = {
-    "tensorboard": Sink("tensorboardX", "tensorboard", _tensorboard),
-    "wandb": Sink("wandb", "wandb", _wandb),
+    "tensorboard": Sink("tensorboardX", _tensorboard),
+    "wandb": Sink("wandb", _wandb),
 }
 
 
@@ -146,9 +141,7 @@ def check(names: Sequence[str]) -> None:
         spec = importlib.util.find_spec(SINKS[name].module)
         # A folder of that name without code, such as the one that wandb leaves where it ran, is no package.
         if spec is None or spec.origin is None:
-            raise UserError(
-                f"config.train.sinks={name!r} needs {SINKS[name].module}: pip install 'normres[{SINKS[name].extra}]'"
-            )
+            raise UserError(f"config.train.sinks={name!r} needs {SINKS[name].module}: pip install 'normres[{name}]'")
 
 
 class _Worker:
@@ -169,72 +162,58 @@ class _Worker:
             self.failure = " ".join(f"{type(error).__name__}: {error}".split())
 
     def tell(self, what: str) -> None:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             self.say(f"train.sinks: {self.name} {what}; metrics.jsonl has every line")
 
-    def tell_failure(self) -> None:
+    def is_on(self) -> bool:
+        """Tells of a failure, once, and returns whether there was none."""
         if self.on and self.failure:
             self.on = False
             self.tell(f"failed and is off ({self.failure})")
+        return self.on
 
     def write(self, line: Line) -> None:
-        self.tell_failure()
-        if not self.on:
-            return
-        if self.lines.qsize() < QUEUED:
+        if self.is_on() and self.lines.qsize() < QUEUED:
             self.lines.put(line)
-        elif not self.full:
+        elif self.on and not self.full:
             self.full = True
             self.tell(f"does not keep up and loses lines from step {line['step']} on")
 
     def join(self, deadline: float) -> None:
         self.thread.join(max(deadline - time.monotonic(), 0))
-        self.tell_failure()
-        if self.on and self.thread.is_alive():
+        if self.is_on() and self.thread.is_alive():
             self.tell(f"did not finish within {CLOSING_SECONDS:g} s and may lack its last lines")
-        self.on = False
 
 
-class Sinks:
-    """The open sinks of a run, also as a context that closes them."""
+@contextmanager
+def open_sinks(
+    names: Sequence[str], path: Path, config: AnyConfig, say: Callable[[str], Any], step: int = 0
+) -> Iterator[Callable[[Line], None]]:
+    """Opens the sinks `names` of a run as a context of a function that gives them a line of metrics.jsonl at once.
 
-    def __init__(self, workers: Sequence[_Worker]):
-        self._workers = workers
-
-    def write(self, line: Line) -> None:
-        """Gives a line of metrics.jsonl to every sink, and returns at once."""
-        for worker in self._workers:
-            worker.write(line)
-
-    def close(self) -> None:
-        """Lets the sinks write what they have, for CLOSING_SECONDS at most; then they are left to themselves."""
-        deadline = time.monotonic() + CLOSING_SECONDS
-        for worker in self._workers:
-            worker.lines.put(None)
-        for worker in self._workers:
-            worker.join(deadline)
-        self._workers = ()
-
-    def __enter__(self) -> "Sinks":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def open_sinks(names: Sequence[str], path: Path, config: AnyConfig, say: Callable[[str], Any], step: int = 0) -> Sinks:
-    """Opens the sinks `names` of a run.
+    At the end the sinks write what they have, for CLOSING_SECONDS at most; then they are left to themselves.
 
     Args:
       names: rows of SINKS.
-      path: the run's directory.
-      config: the run's.
+      path, config: of the run.
       say: takes the lines in which a sink's troubles are told.
       step: at which the run goes on; what a sink has of later steps is written again.
 
     Raises:
-      UserError: there is no such sink, or its package is not installed.
+      UserError: see `check`.
     """
     check(names)
-    place = Place(path, config, step)
-    return Sinks([_Worker(name, place, say) for name in names])
+    workers = [_Worker(name, Place(path, config, step), say) for name in names]
+
+    def write(line: Line) -> None:
+        for worker in workers:
+            worker.write(line)
+
+    try:
+        yield write
+    finally:
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for worker in workers:
+            worker.lines.put(None)
+        for worker in workers:
+            worker.join(deadline)

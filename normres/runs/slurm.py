@@ -31,32 +31,11 @@ fi
 exit $status"""
 
 
-def split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Returns the options among a command's arguments, {"time": "30"} of --slurm.time=30, and the other arguments.
-
-    Raises:
-      UserError: an option lacks its value.
-    """
-    options, others, rest = {}, list[str](), list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
-        if not name.startswith(OPTION):
-            others.append(argument)
-            continue
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"{argument!r} lacks its value; write {argument}=VALUE")
-            value = rest.pop(0)
-        options[name.removeprefix(OPTION).replace("-", "_")] = value
-    return options, others
-
-
 def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[str, str]) -> str:
     """Submits `count` workers, `python -m normres ARGUMENTS` each, and returns the lines that say so.
 
     Args:
-      arguments: of the sweep, as `split` leaves them.
+      arguments: of the sweep, without these options.
       count: workers, if the option "workers" does not say fewer.
       workdir: the sweep's; the logs are in its folder slurm.
       options: of sbatch by their long names, of submitit, and "workers".
@@ -74,6 +53,7 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
     pairs = zip(["", *arguments], arguments, strict=False)
     of_worker = [argument for before, argument in pairs if "--launcher" not in (before, argument.partition("=")[0])]
     executor = submitit.SlurmExecutor(folder=workdir / "slurm")
+    options = {name.replace("-", "_"): value for name, value in options.items()}
     values = {name: int(value) if value.isdigit() else value or True for name, value in options.items()}
     workers = values.pop("workers", count)
     if not isinstance(workers, int) or workers < 1:
@@ -82,7 +62,9 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
     of_submitit = {name: values.pop(name) for name in [*values] if name in known}
     own = {"signal": f"USR1@{min(SIGNAL_SECONDS, _seconds(options.get('time', '')) // 4)}", "requeue": True}
     if values:
-        of_sbatch = [*re.findall(r"--([a-z][a-z-]+)", _output("sbatch", "--help")), *own]
+        english = os.environ | {"LC_ALL": "C"}
+        told = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, env=english).stdout
+        of_sbatch = [*re.findall(r"--([a-z][a-z-]+)", told), *own]
         choices = sorted({"workers", *known, *(option.replace("-", "_") for option in of_sbatch)})
         for name in values.keys() - set(choices):
             raise UserError(f"{OPTION}{name} is no option of sbatch; {nearest(name, choices)}")
@@ -119,7 +101,3 @@ def _seconds(limit: str) -> int:
     numbers = [int(number) for number in limit.split(":")]
     units = (60,) if len(numbers) == 1 else (3600, 60, 1)[-len(numbers) :]
     return sum(number * unit for number, unit in zip(numbers, units, strict=True))
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}).stdout

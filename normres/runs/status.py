@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,25 +59,27 @@ def _view(workdir: Path) -> tuple[Table, str, bool]:
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for path in sorted({*below, *arms}):
         row = _row(path)
-        counts[row[0]] = counts.get(row[0], 0) + 1
+        counts[row[0]] += 1
         table.add_row(*map(Text, (str(path.relative_to(workdir)) if path != workdir else path.name, *row)))
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     return table, f"{words or 'no runs here'}", set(counts) <= {*results.DONE, "failed"}
 
 
-def _row(path: Path) -> tuple[str, str, str, str, str, str]:
+def _row(path: Path) -> tuple[str, ...]:
     """Returns the columns but the first: status, step, test error, seconds a step, time left, who or why."""
     status, failed = results.status_of(path), _failure(path)
-    try:
-        record: dict[str, Any] = results.read_record(path)
-    except (OSError, UserError):
-        record = {}
+    record: dict[str, Any] = {}
+    metrics: list[dict[str, Any]] = []
+    with suppress(OSError, UserError):
+        metrics = results.read_metrics(path)
+    with suppress(OSError, UserError):
+        record = results.read_record(path)
     holder = (claims.read(path) or {}) if status == "running" else {}
     step, steps = holder.get("step") or record.get("step"), holder.get("steps") or record.get("steps")
-    errors = [line["error"] for line in _metrics(path) if line["split"] == "test" and line["error"] is not None]
+    errors = [line["error"] for line in metrics if line["split"] == "test" and line["error"] is not None]
     rate = holder.get("seconds_per_step")
     if status not in (*results.DONE, "running") and failed:
         status = "failed"
@@ -91,27 +95,19 @@ def _row(path: Path) -> tuple[str, str, str, str, str, str]:
 
 def _silence(path: Path) -> str:
     """Returns for how long the claim of a run has given no sign, if that is long."""
-    try:
-        seconds = time.time() - (path / claims.NAME).stat().st_mtime
-    except OSError:
-        return ""
-    return f", no sign for {_duration(seconds)}" if seconds > claims.DEAD_SECONDS else ""
+    with suppress(OSError):
+        if (seconds := time.time() - (path / claims.NAME).stat().st_mtime) > claims.DEAD_SECONDS:
+            return f", no sign for {_duration(seconds)}"
+    return ""
 
 
 def _failure(path: Path) -> str:
     """Returns the reason of the last failure that is noted in a run's directory, or ""."""
-    try:
-        lines = (path / "error.txt").read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition("): ")[2] for line in reversed(lines) if line.startswith(results.FAILURE)), "")
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    try:
-        return results.read_metrics(path)
-    except (OSError, UserError):
-        return []
+    with suppress(OSError):
+        for line in reversed((path / "error.txt").read_text(errors="replace").splitlines()):
+            if line.startswith(results.FAILURE):
+                return line.partition("): ")[2]
+    return ""
 
 
 def _noted(workdir: Path) -> dict[str, list[str]]:

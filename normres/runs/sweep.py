@@ -5,6 +5,8 @@ or extended, finds its own runs, and a changed config never meets the old ones.
 """
 
 import itertools
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,17 +38,10 @@ def grid(vary: Sequence[str]) -> list[dict[str, str]]:
     """
     axes: dict[str, list[str]] = {}
     for text in vary:
-        name, _, values = text.partition("=")
-        parts, depth = [""], 0
-        for character in values:
-            depth += {"(": 1, ")": -1}.get(character, 0)
-            if character == "," and depth == 0:
-                parts.append("")
-            else:
-                parts[-1] += character
+        name, _, values = text.removeprefix("config.").partition("=")
+        parts = re.split(r",(?![^(]*\))", values)
         if not all(parts):
             raise UserError(f"--vary {text}: write FIELD=A,B,..., such as model.norm=batch,group")
-        name = name.removeprefix("config.")
         if name in axes:
             raise UserError(f"--vary {text}: {name} is varied twice")
         axes[name] = parts
@@ -60,7 +55,7 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
       name_and_argument: a config file, see config.load.
       overrides: fields that hold for every arm.
       seeds: number of seeds, counted up from the config's own.
-      vary: a grid, see `grid`; each of its points is combined with each arm of the file's sweep(), if it has one.
+      vary: see `grid`; each of its points is combined with each arm of the file's sweep(), if it has one.
 
     Raises:
       UserError: an arm's config cannot run, overrides a field that the sweep varies, or equals another arm's.
@@ -74,12 +69,10 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
         raise UserError(f"{name_and_argument}: the sweep has no arms")
     if not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds={seeds} must be from 1 to {MOST_SEEDS:,}")
-    points = grid(vary)
-    of_file = {name for arm in arms or [] for name in arm}
-    for name in points[0]:
-        if name in of_file:
-            raise UserError(f"--vary {name}: {name_and_argument} varies it already")
-    arms = [{**arm, **point} for arm in arms or [{}] for point in points]
+    arms, points = arms or [{}], grid(vary)
+    if twice := points[0].keys() & {name for arm in arms for name in arm}:
+        raise UserError(f"--vary {min(twice)}: {name_and_argument} varies it already")
+    arms = [{**arm, **point} for arm in arms for point in points]
     if clash := sorted({name for arm in arms for name in arm} & overrides.keys()):
         raise UserError(f"config.{clash[0]} is what the sweep varies; it cannot be overridden for all arms")
     first = configs.load(name_and_argument, overrides).seed
@@ -92,7 +85,7 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
             label = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in fields.items())
             run_id = f"{label.replace(' ', ',')}-{digest(config)}".replace("/", "_")
             expanded.append(Arm(run_id, label, config))
-    names = [arm.run_id for arm in expanded]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {twice}")
+    for run_id, count in Counter(arm.run_id for arm in expanded).items():
+        if count > 1:
+            raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {run_id}")
     return expanded

@@ -6,64 +6,36 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from normres import norms
 from normres.models import MODELS, SHORTCUTS, NetworkConfig
-from normres.norms import reduction_axes
+from normres.norms import find_spec, reduction_axes
 from normres.runs.fields import declared, flatten
 
 # The fields that make a recipe, or how their names begin.
-OF_RECIPE = (
-    "optim.",
-    "train.steps",
-    "train.batch_size",
-    "data.preprocess",
-    "data.augmentation",
-    "data.padding",
-    "data.cutout",
-    "data.mixup",
-    "data.cutmix",
-)
+OF_RECIPE: tuple[str, ...] = ("optim.", "train.steps", "train.batch_size", "data.preprocess", "data.augmentation")
+OF_RECIPE += ("data.padding", "data.cutout", "data.mixup", "data.cutmix")
 
-Condition = Callable[[ConfigDict], bool]
-
-
-def _is(field: str, *values: Any) -> Condition:
-    return lambda config: flatten(config)[field] in values
-
-
-def _spec(config: ConfigDict) -> norms.NormSpec:
-    return norms.find_spec(config.model.norm, max(config.model.norm_groups, 2), config.model.norm_sub_batches)
-
-
-# Fields that some configs do not read: the field that decides, and when they are read.
-READ_IF: dict[str, tuple[str, Condition]] = {
-    "model.norm_groups": ("model.norm", lambda config: _spec(config).groups > 1),
-    "model.norm_sub_batches": ("model.norm", lambda config: norms.find_spec(config.model.norm).sub_batches > 1),
-    "model.norm_average": ("model.norm", lambda config: _spec(config).running),
-    "model.norm_momentum": ("model.norm", lambda config: _spec(config).running),
-    "model.norm_unbiased": ("model.norm", lambda config: _spec(config).running),
-    "model.inner_width": ("model.block", _is("model.block", "bottleneck")),
-    "model.padding": ("model.shortcut", lambda config: SHORTCUTS[config.model.shortcut].project != "always"),
-    "model.gate_bias": ("model.shortcut", lambda config: bool(SHORTCUTS[config.model.shortcut].gate)),
-    "model.stride_at": ("model.block", _is("model.block", "bottleneck")),
-    "model.zero_last_scale": ("model.norm", lambda config: "scale" in _spec(config).affine),
-    "optim.auxiliary_weights": ("model.auxiliary", lambda config: bool(config.model.auxiliary)),
-    "optim.auxiliary_decay": ("model.auxiliary", lambda config: bool(config.model.auxiliary)),
-    "optim.nesterov": ("optim.optimizer", lambda config: config.optim.optimizer.startswith("sgd")),
-    "optim.beta2": ("optim.optimizer", _is("optim.optimizer", "adamw")),
-    "optim.epsilon": ("optim.optimizer", _is("optim.optimizer", "adamw")),
-    "optim.boundaries": ("optim.schedule", _is("optim.schedule", "step")),
-    "optim.decay_factor": ("optim.schedule", _is("optim.schedule", "step")),
-    "optim.hold_learning_rate": ("optim.hold_from_depth", lambda config: config.optim.hold_from_depth > 0),
-    "optim.hold_until_error": ("optim.hold_from_depth", lambda config: config.optim.hold_from_depth > 0),
-    "data.padding": ("data.augmentation", _is("data.augmentation", "crop_flip")),
-    "data.cutmix_probability": ("data.cutmix", lambda config: config.data.cutmix > 0),
-    "data.corruption_seed": ("data.corruptions", lambda config: bool(config.data.corruptions)),
-    "data.label_noise_seed": ("data.label_noise", lambda config: config.data.label_noise > 0),
-    "data.image_size": ("data.source", _is("data.source", "folder", "tfds", "parquet", "synthetic", "auto")),
-    "data.path": ("data.source", lambda config: config.data.source not in ("embedded", "synthetic")),
-    "train.sync_batch_norm": ("train.parallel", _is("train.parallel", "pmap")),
-}
+# Fields that some configs do not read: the field that decides, for which of its values they are read, and their names.
+READ_IF: list[tuple[str, Callable[[Any], Any], str]] = [
+    ("model.norm", lambda norm: find_spec(norm).groups > 1, "model.norm_groups"),
+    ("model.norm", lambda norm: find_spec(norm).sub_batches > 1, "model.norm_sub_batches"),
+    ("model.norm", lambda norm: find_spec(norm).running, "model.norm_average model.norm_momentum model.norm_unbiased"),
+    ("model.norm", lambda norm: "scale" in find_spec(norm).affine, "model.zero_last_scale"),
+    ("model.block", lambda block: block == "bottleneck", "model.inner_width model.stride_at"),
+    ("model.shortcut", lambda shortcut: SHORTCUTS[shortcut].project != "always", "model.padding"),
+    ("model.shortcut", lambda shortcut: SHORTCUTS[shortcut].gate, "model.gate_bias"),
+    ("model.auxiliary", bool, "optim.auxiliary_weights optim.auxiliary_decay"),
+    ("optim.optimizer", lambda optimizer: optimizer.startswith("sgd"), "optim.nesterov"),
+    ("optim.optimizer", lambda optimizer: optimizer == "adamw", "optim.beta2 optim.epsilon"),
+    ("optim.schedule", lambda schedule: schedule == "step", "optim.boundaries optim.decay_factor"),
+    ("optim.hold_from_depth", bool, "optim.hold_learning_rate optim.hold_until_error"),
+    ("data.augmentation", lambda augmentation: augmentation == "crop_flip", "data.padding"),
+    ("data.cutmix", bool, "data.cutmix_probability"),
+    ("data.corruptions", bool, "data.corruption_seed"),
+    ("data.label_noise", bool, "data.label_noise_seed"),
+    ("data.source", lambda source: source in ("folder", "tfds", "parquet", "synthetic", "auto"), "data.image_size"),
+    ("data.source", lambda source: source not in ("embedded", "synthetic"), "data.path"),
+    ("train.parallel", lambda parallel: parallel == "pmap", "train.sync_batch_norm"),
+]
 
 
 def of(config: ConfigDict) -> list[str]:
@@ -74,32 +46,31 @@ def of(config: ConfigDict) -> list[str]:
 def _unread(config: ConfigDict) -> Iterator[str]:
     """Settings that have no effect, where they differ from base.py's."""
     values, model = flatten(config), config.model
+    deciding = {name: (by, read) for by, read, names in READ_IF for name in names.split()}
+    by_network = f"model.module={model.module!r}" if model.module else f"model.family={model.family!r}"
+    read_by_network = {"family", "module", "unroll"}
+    if not model.module:
+        read_by_network |= MODELS[model.family].config.__dataclass_fields__.keys()
     for name, field in declared().items():
         if values[name] in (field.value, _in_recipe(config, name)):
             continue
         section, _, key = name.rpartition(".")
-        if section == "model" and key not in ("family", "module", "unroll") and _unread_by_network(model, key):
-            by = f"model.module={model.module!r}" if model.module else f"model.family={model.family!r}"
-            yield f"config.{name}={values[name]!r} has no effect: config.{by} does not read it"
-        elif name in READ_IF and not (section == "model" and model.module):
-            by, condition = READ_IF[name]
-            if not condition(config):
+        if section == "model" and key not in read_by_network:
+            yield f"config.{name}={values[name]!r} has no effect: config.{by_network} does not read it"
+        elif name in deciding and not (section == "model" and model.module):
+            by, is_read = deciding[name]
+            if not is_read(values[by]):
                 yield f"config.{name}={values[name]!r} has no effect with config.{by}={values[by]!r}"
     if model.module and model.family != "resnet":
         yield f"config.model.family={model.family!r} has no effect: config.model.module={model.module!r}"
-
-
-def _unread_by_network(model: ConfigDict, key: str) -> bool:
-    return bool(model.module) or key not in MODELS[model.family].config.__dataclass_fields__
 
 
 def _norm(config: ConfigDict) -> Iterator[str]:
     """Norms that are another norm, or nothing."""
     if config.model.module:
         return
-    network = MODELS[config.model.family].configured(config.model)
-    spec, name = network.norm_spec, config.model.norm
-    grouped, parted = _spec(config).groups > 1, norms.find_spec(name).sub_batches > 1
+    network, name = MODELS[config.model.family].configured(config.model), config.model.norm
+    spec, grouped, parted = network.norm_spec, find_spec(name).groups > 1, find_spec(name).sub_batches > 1
     if grouped and spec.groups == 1:
         yield f"config.model.norm_groups=1: {name} norm with one group has no groups"
     if parted and config.model.norm_sub_batches == 1:
@@ -115,14 +86,15 @@ def _norm(config: ConfigDict) -> Iterator[str]:
             f"config.model.norm={name!r}: from images of {config.data.image_size} pixels, some norms average over a "
             "single element, and what they return does not depend on their input"
         )
-    bare = not spec.reductions and config.model.residual_scale == "none" and config.model.weights == "plain"
-    if config.model.family == "resnet" and bare and network.depth > 20:
+    if config.model.family != "resnet":
+        return
+    scale = config.model.residual_scale
+    if not spec.reductions and scale == "none" and config.model.weights == "plain" and network.depth > 20:
         yield "config.model.norm='none' with nothing in its place: a network this deep hardly trains"
-    plain = config.model.family == "resnet" and config.model.shortcut == "none"
-    if plain and config.model.residual_scale != "none":
+    if config.model.shortcut == "none" and scale != "none":
         yield (
-            f"config.model.residual_scale={config.model.residual_scale!r} without a shortcut: branches that start at "
-            "zero pass nothing on, and the network cannot learn"
+            f"config.model.residual_scale={scale!r} without a shortcut: branches that start at zero pass nothing on, "
+            "and the network cannot learn"
         )
 
 
@@ -132,10 +104,9 @@ def _single_element(network: NetworkConfig, image_size: int, batch_size: int) ->
     for channels, stride in network.stages:
         side = -(-image_size // stride)
         shape = (batch_size // spec.sub_batches, side, side, channels // spec.groups)
-        for over in spec.reductions:
-            count = math.prod(shape[axis] for axis in reduction_axes(over, ndim=4))
-            if spec.center and count == 1:
-                return True
+        counts = (math.prod(shape[axis] for axis in reduction_axes(over, ndim=4)) for over in spec.reductions)
+        if spec.center and 1 in counts:
+            return True
     return False
 
 
@@ -162,10 +133,9 @@ def _in_recipe(config: ConfigDict, name: str) -> Any:
 
 def _recipe(config: ConfigDict) -> Iterator[str]:
     """Fields in which the config is not the recipe that it names."""
-    edited = [
-        f"{name}={value!r} ({_in_recipe(config, name)!r})"
-        for name, value in flatten(config).items()
-        if name.startswith(OF_RECIPE) and value != _in_recipe(config, name)
-    ]
+    edited = []
+    for name, value in flatten(config).items():
+        if name.startswith(OF_RECIPE) and value != (meant := _in_recipe(config, name)):
+            edited.append(f"{name}={value!r} ({meant!r})")
     if edited:
         yield f"config.recipe={config.recipe!r} is edited: {', '.join(edited)}"

@@ -6,9 +6,7 @@ The first line has the arguments of wandb.init, each other line numbers by name;
 import json
 import sys
 
-
-def main() -> None:
-    """Writes until the input ends."""
+if __name__ == "__main__":
     import wandb
 
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False)
@@ -17,7 +15,3 @@ def main() -> None:
     for line in sys.stdin:
         run.log(json.loads(line))
     run.finish()
-
-
-if __name__ == "__main__":
-    main()

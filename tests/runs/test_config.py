@@ -16,22 +16,17 @@ DEMO = "degradation:demo"
 
 
 def test_overrides_take_the_type_of_the_field():
-    changed = configs.apply(
-        base.get_config(),
-        {
-            "model.depth": "56",
-            "optim.learning_rate": "1",
-            "optim.nesterov": "true",
-            "optim.boundaries": "100,200",
-            "data.path": "12",
-            "train.steps": "1_000",
-        },
-    )
-    assert changed.model.depth == 56
-    assert isinstance(changed.optim.learning_rate, float)
-    assert changed.optim.nesterov is True
-    assert changed.optim.boundaries == (100, 200)
-    assert (changed.data.path, changed.train.steps) == ("12", 1_000)
+    texts = {
+        "model.depth": "56",
+        "optim.learning_rate": "1",
+        "optim.nesterov": "true",
+        "optim.boundaries": "100,200",
+        "data.path": "12",
+        "train.steps": "1_000",
+    }
+    values = fields.flatten(configs.apply(base.get_config(), texts))
+    assert [values[name] for name in texts] == [56, 1.0, True, (100, 200), "12", 1_000]
+    assert isinstance(values["optim.learning_rate"], float)
 
 
 def test_a_later_layer_wins(tmp_path):
@@ -55,107 +50,68 @@ def test_a_later_layer_wins(tmp_path):
         configs.load(str(file), {"recipe": "he2014"})
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ({"model.dept": "3"}, "config.model.dept is not a field; did you mean 'model.depth'?"),
-        ({"depth": "3"}, "config.depth is not a field; "),
-        ({"model.depth": "18"}, "config.model.depth=18 is not 6n+2 (8, 14, 20, ...); the nearest: 14 or 20"),
-        ({"model.depth": "deep"}, "config.model.depth='deep' is not an integer"),
-        ({"model.depth": "20.0"}, "config.model.depth='20.0' is not an integer"),
-        ({"model.norm": "layrenorm"}, "config.model.norm='layrenorm' does not exist; did you mean 'layer'?"),
-        ({"model.norm": "bacth"}, "did you mean 'batch'? choices: batch, extended_batch, instance, layer, group, rms"),
-        ({"model.shortcut": "a"}, "config.model.shortcut='a' does not exist"),
-        ({"model.order": "prae"}, "did you mean 'pre'?"),
-        (
-            {"model.remat": True},
-            "config.model.remat=True does not exist; choices: nothing, elementwise, loops, block, auto",
-        ),
-        (
-            {"model.norm": "group", "model.norm_groups": "3"},
-            "config.model.norm_groups=3 does not divide config.model.width=16; did you mean 2? choices: 1, 2, 4, 8, 16",
-        ),
-        ({"model.norm": "NX"}, "config.model.norm='NX' does not exist;"),
-        ({"model.norm": "ND"}, "config.model.norm: over='ND': an array of 4 axes has no 'D'"),
-        ({"model.norm": "NSH"}, "config.model.norm: over='NSH' names an axis twice"),
-        (
-            {"model.norm": "NHC", "model.norm_groups": "3"},
-            "config.model.norm_groups=3 does not divide config.model.width=16; did you mean 2?",
-        ),
-        (
-            {"model.norm": "ghost_batch", "model.norm_sub_batches": "3"},
-            "config.model.norm_sub_batches=3 does not divide config.train.batch_size=128",
-        ),
-        (
-            {"model.block": "bottleneck", "model.depth": "56", "model.cardinality": "3"},
-            "config.model.cardinality=3 does not divide config.model.width=16; did you mean 2? choices: 1, 2, 4, 8, 16",
-        ),
-        ({"model.cardinality": "4"}, "config.model.cardinality=4 needs config.model.block='bottleneck'"),
-        ({"model.block": "bottleneck", "model.depth": "50"}, "config.model.depth=50 is not 9n+2 (11, 20, 29, ...)"),
-        ({"model.layout": "imagenet", "model.depth": "50"}, "imagenet networks of basic blocks; choices: 18, 34"),
-        ({"model.auxiliary": "1,3"}, "config.model.auxiliary=(1, 3): there is no inner stage 3; choices: 1, 2"),
-        (
-            {"model.auxiliary": "1,2", "optim.auxiliary_weights": "0.1,0.2,0.3"},
-            "config.optim.auxiliary_weights=(0.1, 0.2, 0.3): write one weight, or one for each of the 2 stages",
-        ),
-        ({"optim.auxiliary_weights": "-1.0"}, "config.optim.auxiliary_weights=(-1.0,) must be at least 0"),
-        ({"model.module": "mine.py"}, "config.model.module='mine.py' names no class; write FILE.py:NAME"),
-        ({"model.family": "vgg"}, "config.model.depth=20 is no depth of VGG; choices: 11, 13, 16, 19"),
-        ({"model.family": "vg"}, "config.model.family='vg' does not exist; did you mean 'vgg'?"),
-        ({"optim.optimizer": "adam"}, "config.optim.optimizer='adam' does not exist; did you mean 'adamw'?"),
-        ({"optim.loss": "cross-entropy"}, "did you mean 'cross_entropy'?"),
-        ({"model.shortcut": "exclusive"}, "did you mean 'exclusive_gate'?"),
-        ({"model.stochastic_depth": "1"}, "config.model.stochastic_depth=1.0 must be below 1"),
-        (
-            {"model.norm": "group", "model.stem_width": "12"},
-            "config.model.norm_groups=8 does not divide config.model.stem_width=12; did you mean 6?",
-        ),
-        ({"seeds.order": "-2"}, "config.seeds.order=-2 must be at least -1"),
-        ({"seed.order": "1"}, "did you mean 'seeds.order'?"),
-        ({"model.weights": "standardised"}, "did you mean 'standardized'?"),
-        ({"model.residual_scale": "skip_init"}, "did you mean 'skipinit'?"),
-        ({"model.norm_average": "mean"}, "choices: exponential, debiased, cumulative"),
-        ({"train.dtype": "flaot32"}, "did you mean 'float32'? choices: auto, float32, bfloat16"),
-        ({"train.steps": "0"}, "config.train.steps=0 must be at least 1"),
-        ({"optim.momentum": "1"}, "config.optim.momentum=1.0 must be below 1"),
-        (
-            {"optim.learning_rate": "nan"},
-            "config.optim.learning_rate=nan is no number; it must be at least 0 and at most 1e+30",
-        ),
-        ({"optim.learning_rate": "inf"}, "config.optim.learning_rate=inf must be at most 1e+30"),
-        ({"optim.epsilon": "1e999"}, "config.optim.epsilon=inf must be at most 10"),
-        ({"optim.hold_learning_rate": "-inf"}, "config.optim.hold_learning_rate=-inf must be at least 0"),
-        ({"seed": str(2**32)}, "config.seed=4294967296 must be below 4,294,967,296"),
-        ({"seed": 10**5_000}, "config.seed=a number of thousands of digits is not an integer"),
-        ({"data.corruption_seed": 2**32}, "must be below 4,294,967,296"),
-        ({"train.steps": 2**31}, "config.train.steps=2147483648 must be below 2,147,483,648"),
-        ({"optim.boundaries": "-5,10"}, "config.optim.boundaries=(-5, 10) must be at least 1"),
-        ({"optim.boundaries": range(1, 200)}, "is not integers, such as 100,200"),
-        ({"optim.boundaries": [*range(1, 200)]}, "must have at most 100 numbers"),
-        ({"optim.boundaries": "1.5"}, "config.optim.boundaries='1.5' is not integers, such as 100,200"),
-        ({"optim.boundaries": (1.5, 2.5)}, "config.optim.boundaries=(1.5, 2.5) is not integers"),
-        ({"optim.auxiliary_weights": "much"}, "config.optim.auxiliary_weights='much' is not numbers, such as 0.3,0.1"),
-        ({"model.stem_width": 32}, "config.model.stem_width=32 must be at most 16, the channels of the first block"),
-        ({"model.auxiliary": "1,1"}, "config.model.auxiliary=(1, 1) must increase"),
-        ({"train.steps": 10, "optim.warmup_steps": 10}, "warmup_steps=10 must be less than config.train.steps=10"),
-        ({"model.width": 10**8}, "config.model.width=100000000 must be at most 16,384"),
-        (
-            {"model.unroll": "always", "model.depth": 1_208},
-            "compiles each of the 603 blocks of config.model.depth=1208",
-        ),
-        ({"data.source": "synthetic", "data.image_size": 3}, "config.data.image_size=3: images of 3x3 are too"),
-        ({"data.path": "a\nb"}, "config.data.path='a\\nb' has a character that cannot be printed"),
-        ({"data.path": "x" * 5_000}, "must have at most 4,096 characters"),
-        ({"optim.weight_decay": "-1"}, "config.optim.weight_decay=-1.0 must be at least 0"),
-        ({"optim.nesterov": "yes"}, "config.optim.nesterov='yes' is not true or false"),
-        ({"optim.boundaries": "200,100"}, "config.optim.boundaries=(200, 100) must increase"),
-        ({"data.source": "binnary"}, "did you mean 'binary'?"),
-        ({"data.source": "binary"}, "config.data.path is empty"),
-        ({"recipe": "demo"}, "config.recipe is a layer below the config file's lines"),
-        ({"model": "3"}, "config.model is not a field"),
-    ],
-)
+MISTAKES = {
+    "model.dept=3": "config.model.dept is not a field; did you mean 'model.depth'?",
+    "depth=3": "config.depth is not a field; ",
+    "model.depth=18": "config.model.depth=18 is not 6n+2 (8, 14, 20, ...); the nearest: 14 or 20",
+    "model.depth=deep": "config.model.depth='deep' is not an integer",
+    "model.depth=20.0": "config.model.depth='20.0' is not an integer",
+    "model.norm=layrenorm": "config.model.norm='layrenorm' does not exist; did you mean 'layer'?",
+    "model.norm=bacth": "did you mean 'batch'? choices: batch, extended_batch, instance, layer, group, rms",
+    "model.norm=group model.norm_groups=3": "norm_groups=3 does not divide config.model.width=16; did you mean 2?",
+    "model.norm=ND": "config.model.norm: over='ND': an array of 4 axes has no 'D'",
+    "model.norm=NSH": "config.model.norm: over='NSH' names an axis twice",
+    "model.norm=NHC model.norm_groups=3": "config.model.norm_groups=3 does not divide config.model.width=16;",
+    "model.norm=ghost_batch model.norm_sub_batches=3": "norm_sub_batches=3 does not divide config.train.batch_size=128",
+    "model.block=bottleneck model.depth=56 model.cardinality=3": "did you mean 2? choices: 1, 2, 4, 8, 16",
+    "model.cardinality=4": "config.model.cardinality=4 needs config.model.block='bottleneck'",
+    "model.block=bottleneck model.depth=50": "config.model.depth=50 is not 9n+2 (11, 20, 29, ...)",
+    "model.layout=imagenet model.depth=50": "imagenet networks of basic blocks; choices: 18, 34",
+    "model.auxiliary=1,3": "config.model.auxiliary=(1, 3): there is no inner stage 3; choices: 1, 2",
+    "model.auxiliary=1,2 optim.auxiliary_weights=0.1,0.2,0.3": "one for each of the 2 stages",
+    "model.module=mine.py": "config.model.module='mine.py' names no class; write FILE.py:NAME",
+    "model.family=vgg": "config.model.depth=20 is no depth of VGG; choices: 11, 13, 16, 19",
+    "model.family=vg": "config.model.family='vg' does not exist; did you mean 'vgg'?",
+    "model.stochastic_depth=1": "config.model.stochastic_depth=1.0 must be below 1",
+    "model.norm=group model.stem_width=12": "norm_groups=8 does not divide config.model.stem_width=12;",
+    "seeds.order=-2": "config.seeds.order=-2 must be at least -1",
+    "seed.order=1": "did you mean 'seeds.order'?",
+    "train.dtype=flaot32": "did you mean 'float32'? choices: auto, float32, bfloat16",
+    "optim.learning_rate=nan": "config.optim.learning_rate=nan is no number; it must be at least 0 and at most 1e+30",
+    "optim.learning_rate=inf": "config.optim.learning_rate=inf must be at most 1e+30",
+    "seed=4294967296": "config.seed=4294967296 must be below 4,294,967,296",
+    "train.steps=2147483648": "config.train.steps=2147483648 must be below 2,147,483,648",
+    "optim.boundaries=-5,10": "config.optim.boundaries=(-5, 10) must be at least 1",
+    "optim.boundaries=1.5": "config.optim.boundaries='1.5' is not integers, such as 100,200",
+    "optim.auxiliary_weights=much": "config.optim.auxiliary_weights='much' is not numbers, such as 0.3,0.1",
+    "model.stem_width=32": "config.model.stem_width=32 must be at most 16, the channels of the first block",
+    "model.auxiliary=1,1": "config.model.auxiliary=(1, 1) must increase",
+    "train.steps=10 optim.warmup_steps=10": "warmup_steps=10 must be less than config.train.steps=10",
+    "model.unroll=always model.depth=1208": "compiles each of the 603 blocks of config.model.depth=1208",
+    "data.source=synthetic data.image_size=3": "config.data.image_size=3: images of 3x3 are too",
+    "optim.nesterov=yes": "config.optim.nesterov='yes' is not true or false",
+    "optim.boundaries=200,100": "config.optim.boundaries=(200, 100) must increase",
+    "data.source=binary": "config.data.path is empty",
+    "recipe=demo": "config.recipe is a layer below the config file's lines",
+    "model=3": "config.model is not a field",
+}
+OTHER_MISTAKES = [
+    (
+        {"model.remat": True},
+        "config.model.remat=True does not exist; choices: nothing, elementwise, loops, block, auto",
+    ),
+    ({"seed": 10**5_000}, "config.seed=a number of thousands of digits is not an integer"),
+    ({"optim.boundaries": range(1, 200)}, "is not integers, such as 100,200"),
+    ({"optim.boundaries": [*range(1, 200)]}, "must have at most 100 numbers"),
+    ({"data.path": "a\nb"}, "config.data.path='a\\nb' has a character that cannot be printed"),
+    ({"data.path": "x" * 5_000}, "must have at most 4,096 characters"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), [*MISTAKES.items(), *OTHER_MISTAKES])
 def test_a_mistake_is_one_line_that_names_field_and_choice(override, message):
+    if isinstance(override, str):
+        override = dict(setting.split("=") for setting in override.split())
     with pytest.raises(UserError) as caught:
         configs.apply(base.get_config(), override)
     assert message in str(caught.value)
@@ -297,19 +253,15 @@ def test_a_bad_sweep_fails_before_any_arm(arguments, message):
 
 
 def test_a_bad_arm_is_found_before_the_first_one_starts(tmp_path):
-    folder = tmp_path / "configs_of_mine"
-    folder.mkdir()
-    file = folder / "mine.py"
-    file.write_text(
-        "from normres.configs import base\n"
-        "def get_config():\n    return base.get_config('demo')\n"
-        "def sweep():\n    return [{'model.depth': 8}, {'model.depth': 9}]\n"
-    )
-    with pytest.raises(UserError, match="depth=9 is not 6n"):
-        sweep.expand(str(file), {}, 1)
-    file.write_text(file.read_text().replace("9}", "8}"))
-    with pytest.raises(UserError, match="two arms of the sweep are the same"):
-        sweep.expand(str(file), {}, 1)
+    file = tmp_path / "mine.py"
+    for depth, message in ((9, "depth=9 is not 6n"), (8, "two arms of the sweep are the same")):
+        file.write_text(
+            "from normres.configs import base\n"
+            "def get_config():\n    return base.get_config('demo')\n"
+            f"def sweep():\n    return [{{'model.depth': 8}}, {{'model.depth': {depth}}}]\n"
+        )
+        with pytest.raises(UserError, match=message):
+            sweep.expand(str(file), {}, 1)
 
 
 def test_a_grid_needs_no_file():

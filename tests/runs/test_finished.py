@@ -1,11 +1,12 @@
 """Finished runs: loaded, measured, exported, and the start of other runs."""
 
-import argparse
 import io
 import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from normres import data, runs
+from normres import cli, data, runs
 from normres.errors import UserError
 from normres.interop import network_from_torch, read_state_dict
-from normres.runs import checkpoint, export, finished, finished_commands, local
+from normres.runs import checkpoint, export, finished, local
 from normres.runs import config as configs
 from normres.runs.fields import declared, digest
+from normres.training.networks import build_network
 from normres.training.programs import Programs
+from normres.training.step import build_state
 
 TINY = {
     "model.depth": 8,
@@ -29,33 +32,37 @@ TINY = {
     "train.eval_batch_size": 320,
     "train.eval_every": 2,
     "train.dtype": "float32",
+    "train.ops": "plain",
     "train.keep": ("last", "best"),
     "data.fraction": 0.05,
     "optim.warmup_steps": 2,
 }
-NORM = ("weight", "bias", "running_mean", "running_var")
-OWN = """
-import flax.linen as nn
-
-class Net(nn.Module):
-    classes: int
-
-    @nn.compact
-    def __call__(self, images_NHWC, train=False):
-        x = nn.BatchNorm(use_running_average=not train)(images_NHWC[:, ::8, ::8].reshape(len(images_NHWC), -1))
-        return nn.Dense(self.classes)(x)
-"""
+OWN = f"{Path(__file__).with_name('small_network.py')}:Net"
 
 
 def config_of(**fields):
     return configs.load("base:demo", {**TINY, **{name.replace("__", "."): value for name, value in fields.items()}})
 
 
-def saved_run(path, **fields):
+@pytest.fixture(scope="module", autouse=True)
+def two_devices():
+    devices = jax.devices()[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: devices)
+        yield
+
+
+@cache
+def initial_state(**fields):
+    config = config_of(**fields)
+    return Programs(config, local.load_data(config), "float32").initial_state()
+
+
+def saved_run(path, state=None, **fields):
     """Writes the checkpoint of a run that did nothing, with weights and running statistics off their initial values."""
     config = config_of(**fields)
     programs = Programs(config, dataset := local.load_data(config), "float32")
-    state = programs.initial_state()
+    state = state or initial_state(**fields)
     state = jax.tree.map(lambda leaf: leaf * 1.2 + 0.02 if leaf.dtype == jnp.float32 else leaf, state)
     record = {"run_id": path.name, "config_digest": digest(config), "dtype": "float32", "data": dataset.summary()}
     record["preprocess"] = programs.preprocess.summary()
@@ -63,6 +70,11 @@ def saved_run(path, **fields):
     path.mkdir()
     checkpoint.save(path / "checkpoints", 3, state, document, lambda step: False)
     return path
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return saved_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +96,14 @@ def logits_of(run, images):
 # --- loading
 
 
-def test_the_loaded_network_makes_the_errors_of_the_record(trained, images):
-    run = runs.load(trained)
-    labels = data.load("cifar10", "embedded").test_labels
+def test_the_loaded_network_makes_the_errors_of_the_record_from_images_prepared_as_in_training(trained, images):
+    run, labels = runs.load(trained), data.load("cifar10", "embedded").test_labels
     assert np.mean(logits_of(run, images).argmax(-1) != labels) == run.record["final"]["test_error"]
     assert run.step == 4
+    mean = local.load_data(run.config).train_images.mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(run.preprocess(images[:3]), images[:3] / 255 - mean / 255, atol=1e-6)
+    with pytest.raises(ValueError, match="expected uint8 images with levels 0 to 255, got float32"):
+        run.preprocess(np.float32(images[:3]))
 
 
 def test_features_and_fine_tuning_are_two_lines(trained, images):
@@ -109,29 +124,19 @@ def test_features_and_fine_tuning_are_two_lines(trained, images):
     assert max(np.abs(leaf).max() for leaf in leaves) > 0
 
 
-def test_images_are_prepared_as_in_training(trained, images):
-    run = runs.load(trained)
-    train = local.load_data(run.config).train_images
-    expected = images[:3] / 255 - train.mean(axis=0, dtype=np.float64) / 255
-    np.testing.assert_allclose(run.preprocess(images[:3]), expected, atol=1e-6)
-    with pytest.raises(ValueError, match="expected uint8 images with levels 0 to 255, got float32"):
-        run.preprocess(np.float32(images[:3]))
-
-
 def test_a_mean_image_in_the_checkpoint_needs_no_data(trained, monkeypatch):
-    saved, programs = finished.open_run(trained), Programs(config_of(), local.load_data(config_of()), "float32")
-    arrays = {name: values.tolist() for name, values in programs.preprocess.arrays().items()}
-    document = {**saved.document, "preprocess": json.loads(json.dumps(arrays))}
-    monkeypatch.setattr(finished.checkpoint.Saved, "document", document, raising=False)
+    measured = Programs(config_of(), local.load_data(config_of()), "float32").preprocess
+    saved = finished.open_run(trained)
+    document = {**saved.document, "preprocess": {name: array.tolist() for name, array in measured.arrays().items()}}
     monkeypatch.setattr(local, "load_data", None)
     restored = finished._statistics(trained, checkpoint.Saved(saved.path, document), config_of())
-    np.testing.assert_array_equal(restored.arrays()["mean"], programs.preprocess.arrays()["mean"], strict=True)
-    assert restored.summary()["sha256"] == programs.preprocess.summary()["sha256"]
+    np.testing.assert_array_equal(restored.arrays()["mean"], measured.arrays()["mean"], strict=True)
+    assert restored.summary()["sha256"] == measured.summary()["sha256"]
 
 
 @pytest.mark.parametrize("kind", ["channel_mean_std", "image_standardization"])
 def test_numbers_of_channels_come_from_the_record(tmp_path, images, kind, monkeypatch):
-    path = saved_run(tmp_path / "run", data__preprocess=kind)
+    path = saved_run(tmp_path / "run", initial_state(), data__preprocess=kind)
     train = local.load_data(config_of()).train_images / 255
     monkeypatch.setattr(local, "load_data", None)
     run = runs.load(path)
@@ -144,8 +149,7 @@ def test_numbers_of_channels_come_from_the_record(tmp_path, images, kind, monkey
 
 
 def test_a_vgg_and_a_module_of_the_users_are_loaded(tmp_path, images):
-    (tmp_path / "own.py").write_text(OWN)
-    own = saved_run(tmp_path / "own", model__module=f"{tmp_path / 'own.py'}:Net")
+    own = saved_run(tmp_path / "own", model__module=OWN)
     vgg = saved_run(tmp_path / "vgg", model__family="vgg", model__depth=11, model__width=2)
     for path in (own, vgg):
         assert np.ptp(logits_of(runs.load(path), images[:2])) > 0
@@ -159,22 +163,16 @@ def test_a_vgg_and_a_module_of_the_users_are_loaded(tmp_path, images):
 
 
 def test_a_run_of_several_devices_trains_on_alone(tmp_path, images):
-    path = saved_run(tmp_path / "run", train__parallel="pmap")
-    run = runs.load(path)
-    run.module.clone(train=True).apply(run.variables, run.preprocess(images[:2]), mutable="batch_stats")
+    run = runs.load(saved_run(tmp_path / "run", initial_state(), train__parallel="pmap"))
+    x = run.preprocess(images[:2])
+    jax.eval_shape(partial(run.module.clone(train=True).apply, mutable="batch_stats"), run.variables, x)
 
 
-@pytest.mark.parametrize(
-    ("prepare", "message"),
-    [
-        (lambda path: None, "no run here"),
-        (lambda path: (path / "checkpoints").mkdir(parents=True), "no checkpoint to read"),
-    ],
-)
-def test_nothing_to_load_is_one_line(tmp_path, prepare, message):
-    prepare(tmp_path / "run")
-    with pytest.raises(UserError, match=message):
-        runs.load(tmp_path / "run")
+def test_nothing_to_load_is_one_line(tmp_path):
+    for message in ("no run here", "no checkpoint to read"):
+        with pytest.raises(UserError, match=message):
+            runs.load(tmp_path)
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
 
 
 def test_a_run_that_is_older_than_a_field_has_the_value_of_then(trained, monkeypatch):
@@ -187,24 +185,15 @@ def test_a_run_that_is_older_than_a_field_has_the_value_of_then(trained, monkeyp
     assert finished.rebuilt(values).optim.epsilon == 0.5
 
 
-def test_records_are_read_without_jax():
-    code = "import sys; from normres import runs; from normres.runs import results; print('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
-
-
 # --- evaluation
 
 
-@pytest.mark.parametrize("which", ["last", "best"])
-def test_without_overrides_the_numbers_are_the_records(trained, which):
-    result = finished.evaluate(trained, which=which)
+def test_without_overrides_the_numbers_are_the_records(trained):
+    last, best = (finished.evaluate(trained, which=which) for which in ("last", "best"))
     record = runs.load(trained).record
-    if which == "last":
-        assert {f"test_{name}": value for name, value in result["values"].items()}.items() <= record["final"].items()
-    else:
-        assert result["values"]["error"] == record["best_test_error"]
-        assert result["step"] == record["best_test_step"]
-    assert result["data"] == record["data"]
+    assert {f"test_{name}": value for name, value in last["values"].items()}.items() <= record["final"].items()
+    assert (best["values"]["error"], best["step"]) == (record["best_test_error"], record["best_test_step"])
+    assert last["data"] == best["data"] == record["data"]
 
 
 def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, tmp_path):
@@ -243,32 +232,24 @@ def test_what_cannot_be_evaluated_is_one_line(trained, overrides, message):
 # --- the start of another run
 
 
-def initial_state(**fields):
-    config = config_of(**fields)
-    return Programs(config, local.load_data(config), "float32").initial_state()
-
-
-def test_another_run_starts_from_the_last_weights(tmp_path):
-    path = saved_run(tmp_path / "run")
-    before = initial_state(seed=1)
-    state, summary, lines = finished.init_from(before, path)
-    expected = runs.load(path).variables
+def test_another_run_starts_from_the_last_weights(saved):
+    before = initial_state()
+    state, summary, lines = finished.init_from(before, saved)
+    expected = runs.load(saved).variables
     jax.tree.map(np.testing.assert_array_equal, state.params, expected["params"])
     jax.tree.map(np.testing.assert_array_equal, state.batch_stats, expected["batch_stats"])
     jax.tree.map(lambda new, old: new.sharding == old.sharding or pytest.fail("moved"), state.params, before.params)
     assert (state.step, summary["step"], summary["anew"]) == (0, 3, [])
-    assert lines == [f"starts from {path} at its step 3"]
+    assert lines == [f"starts from {saved} at its step 3"]
 
 
-def test_a_classifier_of_other_classes_starts_anew(tmp_path):
-    path = saved_run(tmp_path / "run")
+def test_a_classifier_of_other_classes_starts_anew(saved):
     before = initial_state(data__source="synthetic", data__name="cifar100", data__fraction=1.0)
-    state, summary, lines = finished.init_from(before, path)
+    state, summary, lines = finished.init_from(before, saved)
     assert summary["anew"] == ["params.classifier.bias", "params.classifier.kernel"]
     np.testing.assert_array_equal(state.params["classifier"]["kernel"], before.params["classifier"]["kernel"])
-    np.testing.assert_array_equal(
-        state.params["stem_conv1"]["kernel"], runs.load(path).variables["params"]["stem_conv1"]["kernel"]
-    )
+    stem = runs.load(saved).variables["params"]["stem_conv1"]["kernel"]
+    np.testing.assert_array_equal(state.params["stem_conv1"]["kernel"], stem)
     assert "10 classes there" in lines[1]
 
 
@@ -280,10 +261,11 @@ def test_a_classifier_of_other_classes_starts_anew(tmp_path):
         ({"model__norm": "instance"}, r"batch_stats\.stage1_first\.norm1\.mean is \(4,\) there and absent here"),
     ],
 )
-def test_another_network_is_refused(tmp_path, fields, message):
-    path = saved_run(tmp_path / "run")
+def test_another_network_is_refused(saved, fields, message):
+    config = config_of(**fields)
+    build = partial(build_state, config, build_network(config, 10, "float32"), (32, 32, 3))
     with pytest.raises(UserError, match=rf"^config\.init_from=.*: {message}$"):
-        finished.init_from(initial_state(**fields), path)
+        finished.init_from(jax.eval_shape(build, jax.random.key(0)), saved)
 
 
 # --- export
@@ -336,32 +318,30 @@ def test_a_folded_state_dict_is_the_other_by_the_formula(projections):
     assert folded.keys() == {f"{path}.{leaf}" for path in [*convolutions, "fc"] for leaf in ("weight", "bias")}
 
 
-@pytest.mark.parametrize("fold", [False, True])
-def test_stablehlo_is_read_without_normres(projections, tmp_path, images, fold):
+def test_stablehlo_is_read_without_normres(projections, tmp_path, images):
     pytest.importorskip("flatbuffers")
-    file = written(projections, tmp_path / "net.stablehlo", format="stablehlo", fold=fold)
+    for fold in (False, True):
+        written(projections, tmp_path / f"{fold}.stablehlo", format="stablehlo", fold=fold)
     np.save(tmp_path / "images.npy", images[:3])
     code = (
         "import sys, numpy as np, jax.export\n"
-        f"network = jax.export.deserialize(bytearray(open({str(file)!r}, 'rb').read()))\n"
         "images = np.load('images.npy')\n"
-        "np.save('logits.npy', np.concatenate([network.call(images[:1]), network.call(images[1:])]))\n"
-        "print(network.platforms, [name for name in sys.modules if 'normres' in name])"
+        "for name in ('False', 'True'):\n"
+        "    network = jax.export.deserialize(bytearray(open(f'{name}.stablehlo', 'rb').read()))\n"
+        "    np.save(name, np.concatenate([network.call(images[:1]), network.call(images[1:])]))\n"
+        "    print(network.platforms, [name for name in sys.modules if 'normres' in name])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert said == "('cpu', 'cuda', 'tpu') []\n"
+    assert said == "('cpu', 'cuda', 'tpu') []\n" * 2
     expected = logits_of(runs.load(projections), images[:3])
-    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
+    for fold in (False, True):
+        np.testing.assert_allclose(np.load(tmp_path / f"{fold}.npy"), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("options", "missing", "message"),
     [
-        (
-            {"format": "torch"},
-            "torch",
-            "--format=torch needs PyTorch, which is not here; --format=safetensors ",
-        ),
+        ({"format": "torch"}, "torch", "--format=torch needs PyTorch, which is not here; --format=safetensors "),
         ({}, "safetensors.numpy", "safetensors is needed: pip install 'normres[export]'"),
         ({"format": "stablehlo"}, "flatbuffers", "flatbuffers is needed: pip install 'normres[export]'"),
         ({"format": "onnx"}, "torch", "--format=onnx does not exist; choices: safetensors, torch, stablehlo"),
@@ -381,11 +361,7 @@ def test_what_cannot_be_written_is_one_line(projections, tmp_path, monkeypatch, 
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers(dest="command")
-    finished_commands.add_commands(lambda name, summary, epilog: commands.add_parser(name))
-    options = parser.parse_args([str(argument) for argument in arguments])
-    return finished_commands.COMMANDS[options.command](options, {})
+    return cli.main([str(argument) for argument in arguments])
 
 
 def test_the_commands_print_a_table_and_write_files(trained, tmp_path, capsys):

@@ -20,8 +20,6 @@ from normres.runs import hosts
 from normres.runs.peers import Peers
 from normres.training.programs import Programs
 
-SLURM = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST")
-
 
 def dataset():
     random = np.random.default_rng(0)
@@ -64,17 +62,12 @@ def free_address():
 
 def start(*whats):
     """Runs one_process.py for each, and returns (statuses, outputs, error lines)."""
-    address = free_address()
+    address, folder = free_address(), Path(__file__).parent
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
-    folder = Path(__file__).parent
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    command, pipe = [sys.executable, folder / "one_process.py", address, str(len(whats))], subprocess.PIPE
     processes = [
-        subprocess.Popen(
-            [sys.executable, folder / "one_process.py", address, str(len(whats)), str(number), what],
-            env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        subprocess.Popen([*command, str(number), what], env=environment, stdout=pipe, stderr=pipe, text=True)
         for number, what in enumerate(whats)
     ]
     try:
@@ -100,11 +93,7 @@ def test_two_processes_compute_what_one_does():
 
 @pytest.mark.parametrize(
     ("whats", "statuses"),
-    [
-        (("wait", "wait", "fail"), [2, 2, 2]),
-        (("fail", "wait"), [2, 2]),
-        (("wait", "die"), [75, -9]),
-    ],
+    [(("wait", "wait", "fail"), [2, 2, 2]), (("fail", "wait"), [2, 2]), (("wait", "die"), [75, -9])],
 )
 def test_a_process_that_ends_alone_ends_the_others_at_once(whats, statuses):
     computed, _, errors = start(*whats)
@@ -114,27 +103,26 @@ def test_a_process_that_ends_alone_ends_the_others_at_once(whats, statuses):
     assert "Check failure" not in "".join(errors)  # what jax says of it
 
 
+NO = (None, None, None)
+
+
 @pytest.mark.parametrize(
     ("environment", "arguments", "place"),
     [
-        ({}, (None, None, None), None),
+        ({}, NO, None),
         # The script of an sbatch and the one task of an array have tasks and numbers too.
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, (None, None, None), None),
-        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "a"}, (None, None, None), None),
-        (
-            {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"},
-            (None, None, None),
-            ("node-012:61508", 4, 3),
-        ),
-        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}, ("[::1]:7000", 2, 1), ("[::1]:7000", 2, 1)),
+        ({"JOB_ID": "7", "NTASKS": "4", "PROCID": "0"}, NO, None),
+        ({"STEP_NUM_TASKS": "1", "PROCID": "0", "STEP_NODELIST": "a"}, NO, None),
+        ({"JOB_ID": "7", "STEP_ID": "1", "STEP_NUM_TASKS": "4", "PROCID": "3"}, NO, ("node-012:61508", 4, 3)),
+        ({"STEP_NUM_TASKS": "4", "PROCID": "3"}, ("[::1]:7000", 2, 1), ("[::1]:7000", 2, 1)),
         ({}, ("n:7000", 1, 0), None),
     ],
 )
 def test_a_process_knows_its_place(monkeypatch, environment, arguments, place):
-    for name in SLURM:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"SLURM_STEP_NODELIST": "node-[012-015,7],other", **environment}.items():
-        monkeypatch.setenv(name, value)
+    for name in ("JOB_ID", "STEP_ID", "STEP_NUM_TASKS", "NTASKS", "PROCID"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    for name, value in {"STEP_NODELIST": "node-[012-015,7],other", **environment}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     assert hosts.place(*arguments) == place
 
 
@@ -143,7 +131,8 @@ def test_a_process_knows_its_place(monkeypatch, environment, arguments, place):
     [
         (("n:7000", None, 1), "--processes missing: a run of several processes needs --coordinator, --processes"),
         ((None, 2, None), "--coordinator and --process missing"),
-        (("n", 2, 0), r"--coordinator=n: write HOST:PORT, such as node1:7000"),
+        (("n", 2, 0), "--coordinator=n: write HOST:PORT, such as node1:7000"),
+        (("n:70000", 2, 0), "--coordinator=n:70000: write HOST:PORT"),
         (("n:7000", 2, 2), "--process=2 must be from 0 to 1, below --processes=2"),
     ],
 )

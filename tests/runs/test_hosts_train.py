@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from test_hosts import free_address
@@ -16,9 +17,7 @@ FIELDS = {
     "data.source": "synthetic",
     "data.image_size": 8,
     "data.per_class": 4,
-    "model.depth": 8,
-    "model.width": 4,
-    "model.remat": "nothing",
+    "model.module": f"{Path(__file__).with_name('small_network.py')}:Net",  # test_hosts.py computes with a ResNet
     "train.batch_size": 8,
     "train.eval_batch_size": 64,
     "train.steps": 40,
@@ -27,7 +26,6 @@ FIELDS = {
     "train.checkpoint_every": 1000,
     "train.steps_per_program": 1,
     "train.dtype": "float32",
-    "train.ops": "plain",
     "train.keep": "last,best",
     "optim.warmup_steps": 2,
 }

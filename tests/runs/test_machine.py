@@ -47,8 +47,8 @@ def test_a_cpu_gets_bfloat16_where_that_is_fast(monkeypatch, fast):
     assert machine.resolve_dtype("auto") == ("bfloat16" if fast else "float32")
 
 
-def test_importing_the_command_line_leaves_jax_alone():
-    code = "import sys, normres.cli; sys.exit('jax' in sys.modules)"
+def test_importing_the_command_line_and_reading_records_leaves_jax_alone():
+    code = "import sys, normres.cli, normres.runs.results; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from normres.errors import UserError
+from normres.options import split
 from normres.runs import slurm
 
 submitit = pytest.importorskip("submitit")
@@ -34,7 +35,7 @@ def cluster(tmp_path, monkeypatch):
 
 
 def submit(cluster, *arguments, count=4):
-    options, others = slurm.split(["sweep", "--config=a", "--launcher=slurm", *arguments])
+    options, others = split(["sweep", "--config=a", "--launcher=slurm", *arguments], slurm.OPTION)
     return slurm.submit(others, count, cluster / "runs", options)
 
 
@@ -65,35 +66,36 @@ def test_what_is_not_asked_for_is_left_to_the_cluster(cluster):
     assert not [option for option in options if option.startswith(("time", "wckey", "partition"))]
 
 
-@pytest.mark.parametrize(
-    ("limit", "seconds"), [("1", 15), ("2:00", 30), ("0:04:00", 60), ("8", 120), ("1-00", 120), ("UNLIMITED", 120)]
-)
+LIMITS = [("1", 15), ("2:00", 30), ("0:04:00", 60), ("8", 120), ("1-00", 120), ("UNLIMITED", 120)]
+
+
+@pytest.mark.parametrize(("limit", "seconds"), LIMITS)
 def test_a_short_limit_is_not_all_warning(cluster, limit, seconds):
     submit(cluster, f"--slurm.time={limit}")
     assert f"#SBATCH --signal=USR1@{seconds}" in script(cluster)
 
 
+def end_of_job(cluster, status, **job):
+    """Runs the script of a job whose worker ends with a status; returns what it told scontrol."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment |= {"STATUS": str(status), **{f"SLURM_{name}": value for name, value in job.items()}}
+    assert subprocess.run(["bash", cluster / "script"], env=environment).returncode == status
+    return (cluster / "scontrol").read_text() if (cluster / "scontrol").exists() else ""
+
+
 @pytest.mark.parametrize(
-    ("status", "restarts", "requeued"),
-    [(0, 0, False), (1, 0, False), (2, 0, False), (75, 99, True), (137, 9, True), (137, 10, False)],
+    ("status", "restarts", "requeued"), [(0, 0, 0), (1, 0, 0), (2, 0, 0), (75, 99, 1), (137, 9, 1), (137, 10, 0)]
 )
 def test_a_worker_that_was_stopped_or_killed_is_put_into_the_queue(cluster, status, restarts, requeued):
     submit(cluster)
-    job = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
-    environment = {**os.environ, **job, "SLURM_RESTART_COUNT": str(restarts), "STATUS": str(status)}
-    assert subprocess.run(["bash", cluster / "script"], env=environment).returncode == status
+    job = {"JOB_ID": "12", "ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "3", "RESTART_COUNT": str(restarts)}
     # Job 12 would be the whole array.
-    assert (cluster / "scontrol").exists() == requeued
-    assert not requeued or (cluster / "scontrol").read_text() == "requeue 12_3\n"
+    assert end_of_job(cluster, status, **job) == "requeue 12_3\n" * requeued
 
 
 def test_a_single_worker_is_put_into_the_queue_by_its_number(cluster):
     assert "one worker" in submit(cluster, count=1)
-    environment = {**os.environ, "SLURM_JOB_ID": "12", "STATUS": "75"}
-    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
-        environment.pop(name, None)
-    subprocess.run(["bash", cluster / "script"], env=environment)
-    assert (cluster / "scontrol").read_text() == "requeue 12\n"
+    assert end_of_job(cluster, 75, JOB_ID="12") == "requeue 12\n"
 
 
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGKILL", 137)])
