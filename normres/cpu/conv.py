@@ -38,16 +38,12 @@ def conv(
     if kernel_HWIO.shape[:2] == (1, 1) and stride > 1:
         # A strided 1x1 kernel only reads the positions it keeps.
         x_NHWC, stride = x_NHWC[:, ::stride, ::stride], 1
-    return checkpoint_name(_conv(*alike(x_NHWC, kernel_HWIO), stride, groups), CONVOLVED)
 
-
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
     @jax.custom_gradient
     def convolved(x: jax.Array, kernel: jax.Array) -> Any:
         return plain_conv(x, kernel, stride, groups), partial(_written_out, stride, groups, x, kernel)
 
-    y: jax.Array = convolved(x, kernel)
-    return y
+    return checkpoint_name(convolved(*alike(x_NHWC, kernel_HWIO)), CONVOLVED)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -63,14 +59,14 @@ def _native_forward(x: Any, kernel: Any, stride: int) -> tuple[jax.Array, Any]:
 
 def _native_backward(stride: int, residuals: Any, dy: Any) -> tuple[jax.Array, jax.Array]:
     x, kernel, of_kernel_alone = residuals
-    return _native_gradients(*alike(x, kernel, dy), stride, of_kernel_alone is None)
+    return _native_gradients(stride, of_kernel_alone is None, *alike(x, kernel, dy))
 
 
 _native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)
 
 
 def _native_gradients(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, of_input: bool
+    stride: int, of_input: bool, x: jax.Array, kernel: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Both gradients; zeros for that of x if it is not asked for."""
 

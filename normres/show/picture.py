@@ -149,7 +149,8 @@ def _cube(axes: Axes, over: Sequence[str], x: float, y: float, name: str) -> Non
     for corner, one, other in (*front, *right, *above):
         channel, row, example = corner
         inside = channel >= CHANNELS - channels and row < rows and example < examples
-        face = np.add(corner, [(0, 0, 0), one, np.add(one, other), other]) @ steps + (x, y + EXAMPLES * UP)
+        corners = np.array(corner) + np.array([(0, 0, 0), one, np.add(one, other), other])
+        face = corners @ steps + (x, y + EXAMPLES * UP)
         axes.fill(*face.T, facecolor=COLOURED if inside else "white", edgecolor=GREY, linewidth=0.6)
     bottom = y + EXAMPLES * UP + POSITIONS * CELL
     vertical = "H, W" if ("H" in over) == ("W" in over) else "H" if "H" in over else "W"
