@@ -16,6 +16,7 @@ from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
 from normres.report import commands as report_commands
 from normres.runs import commands as run_commands
 from normres.runs import finished_commands, hosts, machine, slurm
+from normres.show import probe_commands
 
 # jax is imported inside the commands, after machine.prepare has set its flags.
 
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     add = _adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
     run_commands.add_commands(add)
     report_commands.add_commands(add)
+    probe_commands.add_commands(add)
     show = add(
         "show",
         "Print what a network consists of and what it costs, and draw it; trains nothing.",
@@ -146,6 +148,7 @@ COMMANDS: dict[str, Any] = {
     "plan": _plan,
     **finished_commands.COMMANDS,
     **report_commands.COMMANDS,
+    **probe_commands.COMMANDS,
 }
 
 

@@ -71,8 +71,8 @@ def fit(
 ) -> Iterator[tuple[Event, TrainState]]:
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
-    What follows a "checkpoint" follows from its state and its values alone: the evaluation and the probe of its step, if
-    they are due, come after it.  So a run that was stopped goes on as if it had not been.
+    What follows a "checkpoint" follows from its state and its values alone: the evaluation and the probe of its step,
+    if they are due, come after it.  So a run that was stopped goes on as if it had not been.
 
     A yielded state, at most a program ahead of a "train" event, is valid until the next event is asked for.
     Metrics are fetched one program late, so that the device has work while Python reads them.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from normres.data import augment, preprocess
+from normres.data import preprocess
 from normres.data.seeds import step_key
 from normres.layers import PLAIN, Norm
 from normres.models import Block, ResNet

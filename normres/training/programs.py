@@ -309,7 +309,7 @@ class Programs:
         return train(state, *self._batches(step, count), self.values)
 
     def probe(self, state: TrainState) -> dict[str, list[float]]:
-        """Returns what probe.probe measures, by depth, on the same few training images at every step and in every run."""
+        """Returns what probe.probe measures, by depth, on a few training images, the same in all runs."""
         count = probes.examples(self.network, self.config.train.batch_size)
         chosen = batches.epoch_order(0, 0, self.sizes["train"])[:count]
         images, labels = self._dataset.split("train")
