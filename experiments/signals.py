@@ -6,12 +6,13 @@ He, Zhang, Ren, Sun 2015, arXiv 1512.03385, figure 7 (responses); Yang, Penningt
 arXiv 2002.10444 (norms keep the residual stream from growing exponentially).
 """
 
-from normres.configs.signals import VARIANTS
+from normres.configs.signals import NORMS, VARIANTS
 from normres.report.clauses import Lower, Trend
 from normres.report.probes import ORDERS, Probed, Signals, early_gradient, gradient_ratio, growth, response
 
 # The names of the variants are "FORM, NORM".
-PLAIN_BATCH, PLAIN_GROUP, PLAIN_LAYER, PLAIN_INSTANCE, _, BATCH, *_, NONE = VARIANTS
+PLAIN_BATCH, PLAIN_GROUP, PLAIN_LAYER, PLAIN_INSTANCE = (f"plain, {name}" for name in NORMS[:4])
+BATCH, NONE = "residual, batch", "residual, none"
 
 RATIO = Probed(
     "gradient norm of the first kernel over that of the last, before training", unit=ORDERS, number=gradient_ratio

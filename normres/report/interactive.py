@@ -88,7 +88,7 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
     marker = MARKER_NAMES[MARKERS[number % len(MARKERS)]]
     symbol = {"color": colour, "size": 8, "symbol": f"{marker}-open" if series.hollow else marker}
     line: dict[str, Any] = {"color": colour, "width": 2, "dash": _dash(own["linestyle"])}
-    number = "%{y:.2f} %" if chart.unit == "%" else f"%{{y:.3g}} {chart.unit}".rstrip()
+    shown = "%{y:.2f} %" if chart.unit == "%" else f"%{{y:.3g}} {chart.unit}".rstrip()
     trace: dict[str, Any] = {
         "type": "scatter",
         "name": series.label,
@@ -99,7 +99,7 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
         "text": list(series.texts),
         "hovertemplate": "%{text}<extra></extra>"
         if series.texts
-        else f"%{{x}}: {number}<extra>%{{fullData.name}}</extra>",
+        else f"%{{x}}: {shown}<extra>%{{fullData.name}}</extra>",
         "marker": symbol,
         "meta": colours,  # on a light and on a dark page
     }

@@ -48,14 +48,12 @@ def gradient_ratio(line: Line) -> float | None:
 
 def early_gradient(line: Line) -> float | None:
     """Returns the mean log10 of the gradient norms of the first third of the kernels."""
-    early = [magnitude(value) for value in line["gradient"][: max(1, len(line["gradient"]) // 3)]]
-    known = [value for value in early if value is not None]
-    return fmean(known) if len(known) == len(early) else None
+    return _mean([magnitude(value) for value in line["gradient"][: max(1, len(line["gradient"]) // 3)]])
 
 
 def response(line: Line) -> float | None:
     """Returns the mean standard deviation of the responses over the layers."""
-    return None if None in line["response"] else fmean(line["response"])  # type: ignore[type-var]
+    return _mean(line["response"])
 
 
 def growth(line: Line) -> float | None:
@@ -66,6 +64,12 @@ def growth(line: Line) -> float | None:
 def last_similarity(line: Line) -> float | None:
     """Returns the mean cosine similarity of different images after the last block."""
     return line["similarity"][-1]
+
+
+def _mean(values: Values) -> float | None:
+    """Returns the mean; None if one of the numbers was not finite."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
 
 
 def _between(before: float | None, after: float | None) -> float | None:
@@ -268,5 +272,4 @@ def _setting(arms: Sequence[Arm]) -> str:
 
 def _means(rows: Sequence[Values]) -> list[float | None]:
     """Returns the mean over the seeds at each place; None where one has no number."""
-    columns = list(zip(*rows, strict=True))
-    return [None if None in column else fmean(column) for column in columns]  # type: ignore[type-var]
+    return [_mean(column) for column in zip(*rows, strict=True)]
