@@ -237,6 +237,14 @@ FIELDS: dict[str, Field] = {
     "train.sync_batch_norm": Field(True, "pmap only: batch statistics over all devices"),
     "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, below=STEPS, how=True),
     "train.eval_every": Field(2_000, "steps between evaluations on the test set", least=1, below=STEPS, how=True),
+    "train.probe_every": Field(
+        0,
+        "steps between measurements of activations and gradients layer by layer (training/probe.py), from step 0 on, "
+        "and at the end; 0 = never; ResNets only",
+        least=0,
+        below=STEPS,
+        before=0,
+    ),
     "train.checkpoint_every": Field(2_000, "steps; the most work that a kill can cost", least=1, below=STEPS, how=True),
     "train.sinks": Field(
         (),

@@ -16,6 +16,7 @@ from normres.options import Command, add_options, split
 from normres.report import commands as report_commands
 from normres.runs import commands, hosts, machine, slurm
 from normres.runs.commands import CONFIG, CONFIGS, GRID, MISTAKE
+from normres.show import probe_commands
 
 # jax is imported inside the commands, after machine.prepare has set its flags.
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (module, chosen, summary) in GROUPS.items():
         parser_of_group = add(name, summary, f"Each command explains itself: normres {name} COMMAND --help")
         module.add_commands(_adder(parser_of_group, chosen))
+from normres.show import probe_commands
     return parser
 
 
@@ -119,6 +121,7 @@ COMMANDS = {
         },
     ),
     **report_commands.COMMANDS,
+    **probe_commands.COMMANDS,
 }
 
 

@@ -34,7 +34,7 @@ ARROWS = {
         "signals",
     },
     "report": {"runs", "files", "options"},
-    "show": {"norms", "layers", "models", "data", "training", "runs", "report"},
+    "show": {"norms", "layers", "models", "data", "training", "runs", "report", "options"},
     "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "report", "show", "configs"},
     "cli": {"runs", "report", "show", "bench", "data", "files", "options", "signals"},
     "__main__": {"cli", "signals"},

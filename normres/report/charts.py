@@ -71,6 +71,9 @@ class Chart:
       log_x: whether x is logarithmic.
       largest: where the axis of errors should end, in percent; 0 = after the largest.
       by_depth: whether labels are depths, whose colours run from light to dark.
+      unit: of y; what is no percentage has an axis that ends where its numbers do.
+      log_y: whether y is logarithmic.
+      columns: the most panels side by side; 0 = as many as fit.
     """
 
     name: str
@@ -84,6 +87,9 @@ class Chart:
     log_x: bool = False
     largest: float = 0.0
     by_depth: bool = False
+    unit: str = "%"
+    log_y: bool = False
+    columns: int = 0
 
     @property
     def labels(self) -> list[str]:

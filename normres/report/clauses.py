@@ -12,7 +12,7 @@ from statistics import fmean
 from normres.report import inference
 from normres.report.arms import Arm, Setting, final, metric_words, runs_text, seed
 from normres.report.inference import Comparison, Difference, Outcome, Seeds, summarize
-from normres.report.tables import percent
+from normres.report.tables import number
 from normres.runs.results import Run
 
 # The arms of one context, by variant and setting.
@@ -26,7 +26,7 @@ class Quantity:
     Attributes:
       words: what it is, such as "test error".
       metric: the final number of the record.
-      unit: of the number; "%" and "points" are printed times 100.
+      unit: of the number, "" if it has none; "%" and "points" are printed times 100.
       chance: whether a diverged run counts at the error of guessing; otherwise it is left out.
     """
 
@@ -39,10 +39,24 @@ class Quantity:
         """Returns the number of a finished run; None if its record lacks it."""
         return final(run, self.metric)
 
+    @property
+    def scale(self) -> float:
+        """By what it is multiplied before it is printed."""
+        return 100.0 if self.unit in ("%", "points") else 1.0
+
+    @property
+    def difference_unit(self) -> str:
+        """The unit of a difference: of percentages it is points."""
+        return "points" if self.unit == "%" else self.unit
+
+    def measured(self, arm: Arm) -> Sequence[Run]:
+        """Returns the runs of an arm whose numbers count: those that finished."""
+        return arm.finished
+
     def by_seed(self, arm: Arm) -> Seeds:
         """Returns the number of each seed; of several runs with one seed, their mean."""
         values: dict[object, list[float]] = {}
-        for run in arm.finished:
+        for run in self.measured(arm):
             if (value := self.of(run)) is not None:
                 values.setdefault(seed(run), []).append(value)
         for run in arm.diverged if self.chance else ():
@@ -60,7 +74,7 @@ class Quantity:
 
     def text(self, arm: Arm) -> str:
         """Returns "8.75 ± 0.12 %" over the seeds of an arm."""
-        return f"{percent(summarize(self.by_seed(arm).values()))} {self.unit}"
+        return f"{number(summarize(self.by_seed(arm).values()), scale=self.scale)} {self.unit}".rstrip()
 
 
 def error(metric: str) -> Quantity:
@@ -80,12 +94,14 @@ class Statement:
       comparisons: all of them must be as claimed; none if something is missing.
       evidence: the numbers, a sentence for each comparison; or what is missing.
       note: what else must be said.
+      quantity: what is compared.
     """
 
     claim: str
     comparisons: Sequence[Comparison] = ()
     evidence: Sequence[str] = ()
     note: str = ""
+    quantity: Quantity = TEST
 
 
 @dataclass(frozen=True)
@@ -104,8 +120,9 @@ def judge(statements: Sequence[Statement]) -> list[Verdict]:
     for statement in statements:
         own = [next(judgements) for _ in statement.comparisons]
         texts = list(statement.evidence)
-        for number, judgement in enumerate(own):
-            texts[number] += f"; difference {judgement.text()}."
+        unit, scale = statement.quantity.difference_unit, statement.quantity.scale
+        for place, judgement in enumerate(own):
+            texts[place] += f"; difference {judgement.text(unit, scale)}."
         outcome = inference.together([judgement.outcome for judgement in own])
         verdicts.append(Verdict(statement.claim, outcome, " ".join(texts) + statement.note))
     return verdicts
@@ -147,7 +164,7 @@ class Lower:
             else:
                 ends = settings[:1] if self.first else settings[-1:]
                 chosen += [(one, one) for one in (settings if self.everywhere else ends)]
-        return _state(self.claim, self.at_least, [self._at(grid, *settings) for settings in chosen])
+        return _state(self.claim, self.at_least, [self._at(grid, *settings) for settings in chosen], self.quantity)
 
     def _best(self, grid: Grid, name: str, settings: Iterable[Setting]) -> Setting | None:
         """Returns the setting with the variant's lowest mean; None if it was run in none of them."""
@@ -184,7 +201,7 @@ class Trend:
       quantity: the number.
       at_least: the depth that the deepest network must have for the source's claim to apply.
       every_step: whether it must hold from each setting to the next, not only from end to end.
-      margin: by how much it may rise and still be "no higher"; named beforehand, an error from 0 to 1.
+      margin: by how much it may rise and still be "no higher"; named beforehand, of an error 0 to 1.
     """
 
     claim: str
@@ -204,7 +221,7 @@ class Trend:
         if not parts:
             only = ", ".join(setting.name for settings in kinds for setting in settings)
             return Statement(self.claim, evidence=[f"Two settings of {self.variant} are needed; there is {only}."])
-        return _state(self.claim, self.at_least, parts)
+        return _state(self.claim, self.at_least, parts, self.quantity)
 
     def _along(self, grid: Grid, settings: Sequence[Setting]) -> "list[_Part]":
         arms = [grid[self.variant, setting] for setting in settings]
@@ -239,7 +256,7 @@ def _by_kind(settings: Iterable[Setting]) -> list[list[Setting]]:
     return list(kinds.values())
 
 
-def _state(claim: str, at_least: float, parts: Sequence[_Part]) -> Statement:
+def _state(claim: str, at_least: float, parts: Sequence[_Part], quantity: Quantity) -> Statement:
     """Returns the statement of the parts that the source speaks of; all of them must hold."""
     applicable = [part for part in parts if part.setting.at >= at_least]
     texts = [part.text for part in applicable or parts]
@@ -257,7 +274,7 @@ def _state(claim: str, at_least: float, parts: Sequence[_Part]) -> Statement:
         )
     if len(comparisons) < len(applicable):  # one that is missing leaves the clause open
         return Statement(claim, evidence=[part.text for part in applicable if not part.comparison], note=note)
-    return Statement(claim, comparisons, texts, note)
+    return Statement(claim, comparisons, texts, note, quantity)
 
 
 def _diverged_note(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
@@ -266,5 +283,5 @@ def _diverged_note(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
     return [
         f"Diverged runs {counts}: {runs_text(len(arm.diverged), len(arm.runs))} of {arm.label}."
         for arm in arms
-        if arm.diverged
+        if arm.diverged and len(quantity.measured(arm)) == len(arm.finished)
     ]

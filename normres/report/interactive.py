@@ -35,7 +35,7 @@ def script() -> str:
 
 def figure(chart: Chart) -> dict[str, Any]:
     """Returns the data and layout that plotly draws."""
-    columns = min(3, len(chart.panels))
+    columns = min(chart.columns or 3, len(chart.panels))
     rows = -(-len(chart.panels) // columns)
     made = make_subplots(
         rows,
@@ -52,8 +52,12 @@ def figure(chart: Chart) -> dict[str, Any]:
             shown.add(one.label)
         x: dict[str, Any] = {"title": chart.x, "showgrid": False, "ticks": "outside"}
         y: dict[str, Any] = {"title": chart.y if column == 1 else "", "rangemode": "tozero", "ticks": "outside"}
+        if chart.unit != "%":
+            y["rangemode"] = "normal"
         if chart.log_x:
             x["type"] = "log"
+        if chart.log_y:
+            y |= {"type": "log", "exponentformat": "power"}
         if chart.ticks and not chart.rows:
             named = named_ticks(chart.places(panel), chart.log_x)
             x |= {"tickvals": named, "ticktext": [f"{tick:g}" for tick in named], "tickangle": 0}
@@ -90,6 +94,7 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
     symbol = {"color": colour, "size": 8, "symbol": f"{marker}-open" if series.hollow else marker}
     line: dict[str, Any] = {"color": colour, "width": 2, "dash": _dash(own["linestyle"])}
     y = [literal(row) for row in series.y] if chart.rows else series.y
+    shown = "%{y:.2f} %" if chart.unit == "%" else f"%{{y:.3g}} {chart.unit}".rstrip()
     trace: dict[str, Any] = {
         "type": "scatter",
         "name": literal(series.label),
@@ -100,7 +105,7 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
         "text": list(map(literal, series.texts)),
         "hovertemplate": "%{text}<extra></extra>"
         if series.texts
-        else "%{x}: %{y:.2f} %<extra>%{fullData.name}</extra>",
+        else f"%{{x}}: {shown}<extra>%{{fullData.name}}</extra>",
         "marker": symbol,
         "meta": colours,  # on a light and on a dark page
     }

@@ -78,7 +78,7 @@ STYLE: dict[Any, Any] = {
 def draw(chart: Chart, width: str = "page") -> Figure:
     """Returns the chart as a figure of a row of WIDTHS."""
     inches, most = WIDTHS[width]
-    columns = max(1, min(most, len(chart.panels)))
+    columns = max(1, min(chart.columns or most, most, len(chart.panels)))
     rows = max(1, math.ceil(len(chart.panels) / columns))
     height = 0.7 + 0.17 * len(chart.rows) if chart.rows else ROW_INCHES if rows < 3 else 0.85 * ROW_INCHES
     figure = Figure(figsize=(inches if len(chart.panels) > 1 else COLUMN_INCHES, height * rows), layout="constrained")
@@ -98,7 +98,10 @@ def draw(chart: Chart, width: str = "page") -> Figure:
     if not chart.rows:
         for axes in shared[1:]:
             axes.sharey(shared[0])
-        _error_axis(shared, chart)
+        if chart.unit == "%":
+            _error_axis(shared, chart)
+        if chart.log_y:
+            shared[0].set_yscale("log")
     _legend_above(figure, [_handle(chart, label) for label in chart.labels])
     return figure
 

@@ -36,12 +36,17 @@ def of_columns[Item](columns: Mapping[str, Callable[[Item], str]], items: Iterab
 
 def percent(summary: Summary | None, digits: int = 2) -> str:
     """Returns "8.75" for one seed, "8.75 ± 0.12" (sample standard deviation) for several, "–" for none."""
+    return number(summary, digits, 100.0)
+
+
+def number(summary: Summary | None, digits: int = 2, scale: float = 1.0) -> str:
+    """Returns the same of numbers that are printed times `scale`."""
     if summary is None:
         return NOTHING
-    mean = f"{100 * summary.mean:.{digits}f}"
+    mean = f"{scale * summary.mean:.{digits}f}"
     if summary.standard_deviation is None:
         return mean
-    return f"{mean} ± {100 * summary.standard_deviation:.{digits}f}"
+    return f"{mean} ± {scale * summary.standard_deviation:.{digits}f}"
 
 
 def error_cell(arm: Arm, metric: str, digits: int = 2) -> str:

@@ -127,6 +127,9 @@ def validate(config: ConfigDict) -> None:
 def _validate_model(config: ConfigDict) -> None:
     """Raises UserError if there is no such network, or not for the config's batches."""
     model, size, batch = config.model, config.data.image_size, config.train.batch_size
+    if config.train.probe_every and (model.module or model.family != "resnet"):
+        other = f"model.module={model.module!r}" if model.module else f"model.family={model.family!r}"
+        raise UserError(f"config.train.probe_every={config.train.probe_every}: only ResNets have probes, not {other}")
     if model.module:
         if not model.module.partition(":")[2]:
             raise UserError(f"config.model.module={model.module!r} names no class; write FILE.py:NAME")

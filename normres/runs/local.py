@@ -169,6 +169,9 @@ def _follow(
                 machine.return_freed_memory()  # the first evaluation was compiled
             case "checkpoint":
                 journal.save(event.step, at, event.values)
+            case "probe":
+                journal.line(event.step, "probe", values)
+                machine.return_freed_memory()
             case "corrupted":
                 journal.line(event.step, "corrupted", values)
                 record["corrupted"] = values
@@ -188,5 +191,7 @@ def _follow(
 
 
 def _finite(value: Any) -> Any:
-    """Returns the value, or None if it is a number that JSON does not have."""
+    """Returns the value, or None if it is a number that JSON does not have; of a list each of its numbers."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

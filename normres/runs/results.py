@@ -4,7 +4,8 @@
     record.json     status, seed, dtype, data and its splits and preprocessing, parameters, how it was computed, final
                     numbers, errors under corruptions, and the attempts that made them: one per process that trained
                     here, with its commit, versions, host, device, steps and seconds
-    metrics.jsonl   one line per logged interval ("split": "train") or evaluation ("split": "test", "corrupted")
+    metrics.jsonl   one line per logged interval ("split": "train") or evaluation ("split": "test", "corrupted"), and
+                    what was measured layer by layer ("split": "probe"; lists in the order of depth)
     checkpoints/    the states that the config keeps, see checkpoint.py; the other files follow from the newest
     claim.json      who is training here, see claims.py
     error.txt       what the last attempts failed of; it goes when the run succeeds

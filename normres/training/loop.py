@@ -54,7 +54,8 @@ class Event:
 
     kind is "train" (means since the last such event), "test" (whole test set), "checkpoint" (the state may be saved;
     the values are what the steps since the last "train" event measured), "diverged" (at `step` the loss was not
-    finite), "corrupted" (test errors by corruption, a list over severities) or "finished" (final values).
+    finite), "corrupted" (test errors by corruption, a list over severities), "probe" (lists over layers, see probe.py)
+    or "finished" (final values).
     """
 
     kind: str
@@ -70,8 +71,8 @@ def fit(
 ) -> Iterator[tuple[Event, TrainState]]:
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
-    What follows a "checkpoint" follows from its state and its values alone: the evaluation of its step, if one is due,
-    comes after it.  So a run that was stopped goes on as if it had not been.
+    What follows a "checkpoint" follows from its state and its values alone: the evaluation and the probe of its step,
+    if they are due, come after it.  So a run that was stopped goes on as if it had not been.
 
     A yielded state, at most a program ahead of a "train" event, is valid until the next event is asked for.
     Metrics are fetched one program late, so that the device has work while Python reads them.
@@ -86,8 +87,10 @@ def fit(
     step = saved = int(state.step)
     rows: list[_Measured] = [(measured, len(measured["loss"]))] if measured else []
     pace = _Pace(programs.steps_per_program)
+    probe_every = train.probe_every or train.steps + 1
     while True:
         stopped, at_end, at_eval = should_stop(), step == train.steps, step > 0 and step % train.eval_every == 0
+        at_probe = train.probe_every > 0 and step % train.probe_every == 0
         if step > saved and (stopped or at_end or step % train.checkpoint_every == 0):
             pace.pause()
             saved = step
@@ -97,7 +100,7 @@ def fit(
         late = []
         if rows and (at_end or at_eval or step % train.log_every == 0):
             late, rows = rows, []
-        if late and (at_end or at_eval):
+        if late and (at_end or at_eval or at_probe):
             pace.pause()
             event, late = _interval(late, step), []
             yield event, state
@@ -110,7 +113,11 @@ def fit(
             if values is None:
                 continue
             yield Event("test", step, dict(values)), state
-        until = [every - step % every for every in (train.log_every, train.eval_every, train.checkpoint_every)]
+        if at_probe:
+            pace.pause()
+            yield Event("probe", step, dict(programs.probe(state))), state
+        places = (train.log_every, train.eval_every, train.checkpoint_every, probe_every)
+        until = [every - step % every for every in places]
         count = min(pace.count, train.steps - step, *until)
         state, metrics = programs.train(state, step, count)
         pace.follow(metrics, count)
@@ -135,6 +142,8 @@ def _finish(
     if on_train is None or on_test is None or corrupted is None:
         return
     yield Event("test", step, dict(on_test)), state
+    if programs.config.train.probe_every:
+        yield Event("probe", step, dict(programs.probe(state))), state
     if corrupted:
         yield Event("corrupted", step, dict(corrupted)), state
     final = {f"train_{name}": value for name, value in on_train.items()}

@@ -28,6 +28,7 @@ from normres.data.stream import Change, Stream
 from normres.errors import UserError
 from normres.layers import PLAIN, Ops
 from normres.training import limits
+from normres.training import probe as probes
 from normres.training.networks import UserNetwork, build_network
 from normres.training.step import TrainState, build_state, eval_step, train_step
 from normres.training.traced import shape_of, traced, with_traced
@@ -46,6 +47,7 @@ class _Steps:
     initialize: Callable[..., TrainState]
     train: Any
     evaluate: Any
+    probe: Any  # compiled when it is first asked for
     compiled: jax.stages.Compiled | None = None  # `train`, once Programs.compile was called
 
 
@@ -72,6 +74,9 @@ def compiled_steps(
         axis_name = "data" if per_device else None
         return train_step(with_traced(plain, values), network, axis_name, state, data, indices)
 
+    def probe(state: TrainState, data: Any, values: Any) -> Any:
+        return probes.probe(with_traced(plain, values), network, state, data)
+
     if per_device:
         # The checks of replication do not see through custom gradients; the tests compare with one device.
         in_specs = (P(), dict(specs), P("data"), P())
@@ -89,6 +94,7 @@ def compiled_steps(
         initialize=jax.jit(partial(build_state, plain, plainest, shapes[0][1:]), compiler_options=quickly),
         train=jax.jit(several(step, most), donate_argnums=donated, out_shardings=replicated),
         evaluate=jax.jit(partial(eval_step, plain, network), out_shardings=replicated),
+        probe=jax.jit(probe, compiler_options=quickly, out_shardings=replicated),
     )
 
 
@@ -300,6 +306,15 @@ class Programs:
         """
         train = self._steps.compiled or self._steps.train
         return train(state, *self._batches(step, count), self.values)
+
+    def probe(self, state: TrainState) -> dict[str, list[float]]:
+        """Returns what probe.probe measures, by depth, on a few training images, the same in all runs."""
+        count = probes.examples(self.network, self.config.train.batch_size)
+        chosen = batches.epoch_order(0, 0, self.sizes["train"])[:count]
+        images, labels = self._dataset.split("train")
+        data = {"images": images[chosen], "labels": labels[chosen]} | self.preprocess.arrays()
+        on_host = jax.device_get(self._steps.probe(state, placed(data, self.replicated), self.values))
+        return {name: on_host[name].tolist() for name in probes.QUANTITIES}
 
     def evaluate(
         self,

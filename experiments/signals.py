@@ -1,0 +1,95 @@
+"""Signals: what norms and shortcuts do to activations and gradients with depth, before training and after it.
+
+He, Zhang, Ren, Sun 2015, arXiv 1512.03385, figure 7 (responses); Yang, Pennington, Rao, Sohl-Dickstein, Schoenholz
+2019, arXiv 1902.08129 (batch norm makes gradients explode, shortcuts tame them); Lubana, Dick, Tanaka 2021, arXiv
+2106.05956 (layer norm makes activations alike, small groups give large gradients in early layers); De, Smith 2020,
+arXiv 2002.10444 (norms keep the residual stream from growing exponentially).
+"""
+
+from normres.configs.signals import NORMS, VARIANTS
+from normres.report.clauses import Lower, Trend
+from normres.report.probes import ORDERS, Probed, Signals, early_gradient, gradient_ratio, growth, response
+
+# The names of the variants are "FORM, NORM".
+PLAIN_BATCH, PLAIN_GROUP, PLAIN_LAYER, PLAIN_INSTANCE = (f"plain, {name}" for name in NORMS[:4])
+BATCH, NONE = "residual, batch", "residual, none"
+
+RATIO = Probed(
+    "gradient norm of the first kernel over that of the last, before training", unit=ORDERS, number=gradient_ratio
+)
+EARLY = Probed(
+    "mean log10 gradient norm of the first third of the kernels, before training", unit=ORDERS, number=early_gradient
+)
+SIMILARITY = Probed("cosine similarity of different images after the last block, before training", unit="")
+GROWTH = Probed("growth of the residual stream’s variance, before training", unit=ORDERS, number=growth)
+RESPONSE = Probed("standard deviation of the responses, after training", unit="", number=response, when="after")
+
+EXPERIMENT = Signals(
+    title="Signals: activations and gradients layer by layer, by norm, plain and residual",
+    claim=(
+        "Before training, batch norm makes the gradients of a plain network grow towards the image, and a shortcut "
+        "prevents it; without a norm the residual stream grows; layer norm makes the activations of different images "
+        "alike, and small groups give large gradients in early layers. After training, residual networks respond less "
+        "than plain ones, and deeper ones less still."
+    ),
+    source=(
+        "Responses: He, Zhang, Ren, Sun 2015, arXiv 1512.03385, figure 7. Gradients of batch norm: Yang, Pennington, "
+        "Rao, Sohl-Dickstein, Schoenholz 2019, arXiv 1902.08129. Layer norm and groups: Lubana, Dick, Tanaka 2021, "
+        "Beyond BatchNorm, arXiv 2106.05956. Residual stream: De, Smith 2020, arXiv 2002.10444."
+    ),
+    config="configs/signals.py",
+    variants=VARIANTS,
+    published={},
+    held={"model.order": "post"},
+    clauses=[
+        Lower(
+            "(a) Batch norm, before training: gradients grow less towards the image with a shortcut than without",
+            BATCH,
+            PLAIN_BATCH,
+            RATIO,
+        ),
+        Lower(
+            "(b) Before training, the variance of the residual stream grows less with batch norm than without a norm",
+            BATCH,
+            NONE,
+            GROWTH,
+        ),
+        Lower(
+            "(c) Plain, before training: activations of different images are less alike with group norm than with "
+            "layer norm",
+            PLAIN_GROUP,
+            PLAIN_LAYER,
+            SIMILARITY,
+        ),
+        Lower(
+            "(d) Plain, before training: gradients in early layers are smaller with group norm than with instance "
+            "norm, whose groups are the smallest",
+            PLAIN_GROUP,
+            PLAIN_INSTANCE,
+            EARLY,
+        ),
+        Lower(
+            "(e) Batch norm, after training: a residual network’s layers respond less than a plain one’s",
+            BATCH,
+            PLAIN_BATCH,
+            RESPONSE,
+        ),
+        Trend(
+            "(f) Residual, batch norm, after training: the layers of the deepest network respond less than those of "
+            "the shallowest",
+            BATCH,
+            rises=False,
+            quantity=RESPONSE,
+            margin=0.0,
+        ),
+    ],
+    notes=[
+        "He et al. draw the responses and print no numbers. They are measured after the norm and before the "
+        "nonlinearity, here as the standard deviation of each channel, mean over the channels: before training it is "
+        "about 1 after every norm.",
+        "Lubana et al. measure networks without shortcuts. A plain network here differs from a residual one in nothing "
+        "but the sum.",
+        "Gradients are of the mean loss without weight decay, by each kernel of the main path; kernels of later "
+        "stages are larger.",
+    ],
+)

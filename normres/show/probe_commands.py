@@ -1,0 +1,126 @@
+"""The command `normres probe`: activations and gradients of networks layer by layer, before any training."""
+
+import math
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from normres.errors import UserError
+from normres.options import Command
+from normres.runs import machine
+from normres.runs.commands import CONFIG, CONFIGS, GRID
+
+# jax is imported inside the command, after machine.prepare has set its flags.
+
+TEXT = """\
+Of one batch of training images it prints, of the first, the median and the last layer or block: the standard deviation
+of the responses (after the norm, before the nonlinearity), the gradient norm of the kernels, mean and variance of the
+residual stream, and the cosine similarity of different images.  --config.train.probe_every=N measures the same in
+training.
+
+examples:
+  normres probe --config=base --config.model.depth=1202
+  normres probe --config=base --config.model.depth=110 --vary model.norm=batch,layer --vary model.shortcut=none,A
+  normres probe --config=signals:paper --json=signals.json --draw=figures"""
+
+Values = Mapping[str, Sequence[float | None]]
+
+
+def _probe(options: Namespace, overrides: dict[str, str]) -> None:
+    machine.prepare()
+    from normres.runs import durable, fields, local
+
+    arms = _arms(options, overrides)
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise UserError(f"--json={options.json}: there is no directory {options.json.parent}")
+    dataset = local.load_data(arms[0][1])
+    measured: dict[str, Values] = {}
+    for label, config in arms:
+        measured[label] = initial(config, dataset)
+        print(table(label, measured[label]), flush=True)
+    if options.json:
+        entries = [
+            {"arm": label, "config": fields.flatten(config.to_dict()), "values": measured[label]}
+            for label, config in arms
+        ]
+        durable.write_json(options.json, {"arms": entries})
+        print(options.json)
+    if options.draw:
+        draw(measured, options.draw)
+
+
+def _arms(options: Namespace, overrides: dict[str, str]) -> list[tuple[str, Any]]:
+    """Returns label and config of each network: the arms of a sweep or a grid, or the config itself."""
+    from normres.runs import config as configs
+    from normres.runs import sweep
+
+    if options.vary or configs.load_sweep(options.config) is not None:
+        return [(arm.label, arm.config) for arm in sweep.expand(options.config, overrides, options.seeds, options.vary)]
+    first = configs.load(options.config, overrides).seed
+    seeds = range(first, first + options.seeds)
+    loaded = [configs.load(options.config, {**overrides, "seed": seed}) for seed in seeds]
+    fields = ("norm", "shortcut", "depth")
+    return [(" ".join(f"{name}={one.model[name]}" for name in fields) + f" seed={one.seed}", one) for one in loaded]
+
+
+def initial(config: Any, dataset: Any) -> Values:
+    """Returns what Programs.probe measures of a config's network before the first step; None for what is not finite.
+
+    Raises:
+      UserError: the network is no ResNet.
+    """
+    import jax
+
+    from normres.runs import machine
+    from normres.training.programs import Programs
+
+    if config.model.module or config.model.family != "resnet":
+        raise UserError(f"config.model.family={config.model.family!r}: only ResNets can be probed")
+    programs = Programs(config, dataset, machine.resolve_dtype(config.train.dtype), jax.devices()[:1])
+    values = programs.probe(programs.initial_state())
+    return {name: [v if math.isfinite(v) else None for v in numbers] for name, numbers in values.items()}
+
+
+def table(label: str, values: Values) -> str:
+    """Returns a row per quantity: how many numbers, and the first, the median and the last of them."""
+    from tabulate import tabulate
+
+    from normres.training.probe import QUANTITIES
+
+    rows = []
+    for name, numbers in values.items():
+        words, of = QUANTITIES[name]
+        known = [value for value in numbers if value is not None]
+        shown = (numbers[0], median(known) if known else None, numbers[-1])
+        cells = ["not finite" if value is None else f"{value:.3g}" for value in shown]
+        rows.append([words, f"{len(numbers):,} {of}s", *cells])
+    header = [label, "", "first", "median", "last"]
+    return f"{tabulate(rows, header, disable_numparse=True, colalign=('left', 'right', 'right', 'right', 'right'))}\n"
+
+
+def draw(measured: Mapping[str, Values], folder: Path) -> None:
+    """Writes a figure of each quantity to a folder, a line per network, and prints the paths."""
+    from normres.report import paper, probes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in probes.FIGURES.items():
+        lines = {label: figure.values(values) for label, values in measured.items()}
+        for path in paper.save(probes.of_values(name, figure, {"before training": lines}), folder):
+            print(path)
+
+
+COMMANDS = {
+    "probe": Command(
+        _probe,
+        "Measure activations and gradients layer by layer before training, at any depth; trains nothing.",
+        f"{CONFIGS}{TEXT}",
+        {
+            **CONFIG,
+            **GRID,
+            "--json=FILE": (None, "write all numbers to this file"),
+            "--draw=DIR": (None, "draw a figure of each quantity there"),
+        },
+    )
+}

@@ -1,0 +1,272 @@
+"""Signals by depth: each quantity against NumPy on a tiny network, every kind of network, and in a run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from normres.configs import base
+from normres.data import Dataset
+from normres.errors import UserError
+from normres.runs import config as configs
+from normres.runs import sweep
+from normres.runs.fields import digest
+from normres.show import probe_commands
+from normres.training import probe
+from normres.training.loop import fit
+from normres.training.networks import build_network
+from normres.training.programs import Programs
+from normres.training.step import build_state
+
+TINY = {
+    "model.depth": 8,
+    "model.width": 4,
+    "model.norm_groups": 2,
+    "train.steps": 4,
+    "train.batch_size": 8,
+    "train.eval_batch_size": 8,
+    "train.log_every": 1,
+    "train.eval_every": 2,
+    "train.checkpoint_every": 2,
+    "optim.warmup_steps": 1,
+    "data.preprocess": "none",
+    "train.dtype": "float32",
+    "train.ops": "plain",
+}
+
+
+def config(**changes):
+    return configs.apply(base.get_config("demo"), TINY | {key.replace("__", "."): v for key, v in changes.items()})
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    random = np.random.default_rng(0)
+
+    def split(size):
+        return random.integers(0, 256, (size, 8, 8, 3)).astype(np.uint8), random.integers(0, 10, size).astype(np.int32)
+
+    return Dataset("cifar10", "embedded", *split(24), *split(8), tuple("abcdefghij"))
+
+
+def probed(dataset, **changes):
+    """Returns what is measured before training, and state, images, labels and network of it."""
+    wanted = config(**changes)
+    network = build_network(wanted, 10, "float32")
+    state = jax.jit(lambda key: build_state(wanted, network, (8, 8, 3), key))(jax.random.key(0))
+    data = {"images": dataset.train_images[:8], "labels": dataset.train_labels[:8]}
+    values = jax.jit(lambda state, data: probe.probe(wanted, network, state, data))(state, data)
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}, state, data, network
+
+
+def by_hand(params, images, shortcut):
+    """Returns responses, sums and outputs of a ResNet-8 of width 4 with layer norm, in NumPy and float64."""
+    responses, sums, outputs = [], [], []
+
+    def conv(x, kernel, stride=1):
+        size = kernel.shape[0]
+        padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+        height, width = x.shape[1:3]
+        y = sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(size) for j in range(size))
+        return y[:, ::stride, ::stride]
+
+    def norm(x):  # whose scale is 1 and whose bias is 0, before training
+        axes = (1, 2, 3)
+        y = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+        responses.append(y.reshape(-1, y.shape[-1]).std(0).mean())
+        return y
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    x = relu(norm(conv(images, params["stem_conv1"]["kernel"])))
+    for stage in (1, 2, 3):
+        layers, stride = params[f"stage{stage}_first"], 1 if stage == 1 else 2
+        y = relu(norm(conv(x, layers["conv1"]["kernel"], stride)))
+        y = norm(conv(y, layers["conv2"]["kernel"]))
+        if shortcut:
+            side = x[:, ::stride, ::stride]
+            y = y + np.pad(side, ((0, 0),) * 3 + ((0, y.shape[-1] - side.shape[-1]),))
+        sums.append(y)
+        x = relu(y)
+        outputs.append(x)
+    return responses, sums, outputs, x.mean((1, 2)) @ params["classifier"]["kernel"]
+
+
+@pytest.mark.parametrize("shortcut", ["A", "none"])
+def test_activations_by_hand(dataset, shortcut):
+    values, state, data, _ = probed(dataset, model__norm="layer", model__shortcut=shortcut)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
+    responses, sums, outputs, _ = by_hand(params, data["images"] / 255, shortcut == "A")
+    np.testing.assert_allclose(values["response"], responses, rtol=1e-4)
+    np.testing.assert_allclose(values["mean"], [x.mean() for x in sums], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values["variance"], [x.var() for x in sums], rtol=1e-4)
+    cosines = []
+    for x in outputs:
+        rows = [row.ravel() / np.linalg.norm(row) for row in x]
+        cosines.append(np.mean([a @ b for i, a in enumerate(rows) for b in rows[:i]]))
+    np.testing.assert_allclose(values["similarity"], cosines, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shortcut", ["A", "none"])
+def test_a_gradient_norm_is_the_steepest_slope(dataset, shortcut):
+    """Along the gradient the loss, here by NumPy, rises by its norm; across it by less."""
+    values, state, data, _ = probed(dataset, model__norm="layer", model__shortcut=shortcut)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
+
+    def loss(params):
+        *_, logits = by_hand(params, data["images"] / 255, shortcut == "A")
+        return np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(8), data["labels"]])
+
+    # The finite difference of every weight of one kernel in the middle and of the first.
+    for place, (block, layer) in {0: (None, "stem_conv1"), 4: ("stage2_first", "conv2")}.items():
+        kernel = (params[block] if block else params)[layer]["kernel"]
+        squares = 0.0
+        for index in np.ndindex(kernel.shape):
+            before = kernel[index]
+            slopes = []
+            for change in (1e-5, -1e-5):
+                kernel[index] = before + change
+                slopes.append(loss(params))
+            kernel[index] = before
+            squares += ((slopes[0] - slopes[1]) / 2e-5) ** 2
+        assert values["gradient"][place] == pytest.approx(squares**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "layers", "norms", "blocks"),
+    [
+        ({"model__depth": 20}, 19, 19, 9),  # a scanned stage
+        ({"model__order": "pre"}, 7, 7, 3),
+        ({"model__order": "norm_after_addition", "model__norm": "group"}, 7, 7, 3),
+        ({"model__order": "relu_only_pre", "model__shortcut": "C"}, 7, 7, 3),
+        ({"model__block": "bottleneck", "model__depth": 11, "model__norm": "instance"}, 10, 10, 3),
+        ({"model__norm": "none", "model__residual_scale": "fixup", "model__shortcut": "exclusive_gate"}, 7, 7, 3),
+        ({"model__norm": "filter_response", "model__weights": "standardized"}, 7, 7, 3),
+        ({"model__norm": "ghost_batch", "model__dropout": 0.5, "model__stochastic_depth": 0.5}, 7, 7, 3),
+        ({"model__auxiliary": (1,), "model__zero_last_scale": True}, 7, 7, 3),
+    ],
+)
+def test_every_kind_of_network_has_a_number_for_each_layer(dataset, fields, layers, norms, blocks):
+    values, *_ = probed(dataset, **fields)
+    assert {name: value.shape for name, value in values.items()} == {
+        "response": (norms,),
+        "gradient": (layers,),
+        "mean": (blocks,),
+        "variance": (blocks,),
+        "similarity": (blocks,),
+    }
+    assert all(np.isfinite(value).all() for value in values.values())
+
+
+def test_a_scanned_stage_is_in_the_order_of_its_blocks(dataset):
+    """A kernel of zeros in the fourth of five blocks: no response there, and no gradient for what is before it."""
+    wanted = config(model__depth=32, model__norm="none", model__shortcut="none")
+    network = build_network(wanted, 10, "float32")
+    state = jax.jit(lambda key: build_state(wanted, network, (8, 8, 3), key))(jax.random.key(0))
+    kernel = state.params["stage1_rest"]["conv2"]["kernel"]
+    state.params["stage1_rest"]["conv2"]["kernel"] = kernel.at[2].set(0.0)
+    data = {"images": dataset.train_images[:8], "labels": dataset.train_labels[:8]}
+    values = jax.jit(lambda state, data: probe.probe(wanted, network, state, data))(state, data)
+    assert np.flatnonzero(np.asarray(values["response"]) == 0)[0] == 2 * 4  # after the stem and seven others
+    assert np.flatnonzero(np.asarray(values["variance"]) == 0)[0] == 3
+
+
+def test_numbers_beyond_float32s_squares():
+    kernel = np.full((3, 3, 2, 2), 1e-30, np.float32)
+    assert float(probe.length(jnp.asarray(kernel))) == pytest.approx(6e-30, rel=1e-5)
+    assert float(probe.length(jnp.zeros((3, 3, 2, 2)))) == 0
+    tiny = jnp.asarray([[1e-25, 0], [1e-25, 1e-25]])
+    assert float(probe.similarity(tiny)) == pytest.approx(0.5**0.5)
+    assert np.isnan(probe.similarity(tiny[:1]))
+
+
+# --- in a run
+
+
+def events(programs, state, measured=None, stop=lambda: False):
+    return [(event, at) for event, at in fit(programs, state, stop, measured)]
+
+
+def test_a_run_is_probed_at_its_steps_and_computes_the_same(dataset):
+    without = Programs(config(), dataset, "float32", jax.devices()[:1])
+    built = Programs(config(train__probe_every=3), dataset, "float32", jax.devices()[:1])
+    plain = events(without, without.initial_state())
+    found = events(built, built.initial_state())
+    assert [(event.kind, event.step) for event, _ in found if event.kind == "probe"] == [
+        ("probe", 0),
+        ("probe", 3),
+        ("probe", 4),
+    ]
+    assert [event for event, _ in found if event.kind != "probe"] == [event for event, _ in plain]  # bit for bit
+    for ours, theirs in zip(jax.tree.leaves(found[-1][1]), jax.tree.leaves(plain[-1][1]), strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    first = next(event.values for event, _ in found if event.kind == "probe")
+    assert {name: len(values) for name, values in first.items()} == {
+        "response": 7,
+        "gradient": 7,
+        "mean": 3,
+        "variance": 3,
+        "similarity": 3,
+    }
+
+
+@pytest.mark.parametrize("asked", range(1, 9))
+def test_stopped_anywhere_it_goes_on_to_the_same_lines(dataset, asked):
+    built = Programs(config(train__probe_every=2), dataset, "float32", jax.devices()[:1])
+    straight = [event for event, _ in events(built, built.initial_state())]
+    calls, seen, until = iter(range(1, 100)), [], 0
+    state, measured = built.initial_state(), {}
+    for event, at in fit(built, built.initial_state(), lambda: next(calls) >= asked):
+        seen.append(event)
+        if event.kind == "checkpoint":
+            state, measured, until = jax.tree.map(jnp.copy, at), event.values, len(seen)
+    resumed = [event for event, _ in events(built, state, measured)]
+    lines = [event for event in seen[:until] + resumed if event.kind != "checkpoint"]
+    assert lines == [event for event in straight if event.kind != "checkpoint"]
+
+
+def test_eight_devices_measure_what_one_does(dataset):
+    one, eight = (
+        Programs(config(train__parallel="pmap"), dataset, "float32", jax.devices()[:count]) for count in (1, 8)
+    )
+    first, second = (programs.probe(programs.initial_state()) for programs in (one, eight))
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_allclose(values, second[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_field_changes_no_id_and_is_for_resnets(dataset):
+    old = config().to_dict()
+    del old["train"]["probe_every"]
+    assert digest(old) == digest(config())
+    assert digest(config(train__probe_every=2)) != digest(config())
+    with pytest.raises(
+        UserError, match=r"config.train.probe_every=2: only ResNets have probes, not model.family='vgg'"
+    ):
+        config(model__family="vgg", model__depth=11, train__probe_every=2)
+
+
+def test_every_arm_of_the_experiment_is_probed():
+    for size, depths in {"demo": (8, 20), "short": (20, 56), "paper": (20, 56, 110)}.items():
+        arms = sweep.expand(f"signals:{size}", {}, 1)
+        assert len(arms) == 10 * len(depths)
+        assert {arm.config.train.probe_every * 4 for arm in arms} == {arms[0].config.train.steps}
+        grouped = [arm.config.model for arm in arms if arm.config.model.norm == "group"]
+        assert {(model.norm_groups, model.width) for model in grouped} == {(4, 8) if size == "demo" else (8, 16)}
+
+
+# --- the command
+
+
+def test_the_command_says_what_it_measured(dataset):
+    values = probe_commands.initial(config(), dataset)
+    text = probe_commands.table("an arm", values | {"gradient": [None, 2.0, 3.0]})
+    rows = [line.split() for line in text.splitlines()]
+    assert rows[3] == ["gradient", "norm", "of", "the", "kernels", "3", "layers", "not", "finite", "2.5", "3"]
+    assert rows[4][:7] == ["mean", "of", "the", "residual", "stream", "3", "blocks"]
+    assert json.loads(json.dumps(values)) == values
+    with pytest.raises(UserError, match="only ResNets"):
+        probe_commands.initial(config(model__family="vgg", model__depth=11), dataset)
