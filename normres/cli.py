@@ -48,7 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, (module, chosen, summary) in GROUPS.items():
         parser_of_group = add(name, summary, f"Each command explains itself: normres {name} COMMAND --help")
         module.add_commands(_adder(parser_of_group, chosen))
-from normres.show import probe_commands
     return parser
 
 
