@@ -3,7 +3,6 @@
 import io
 import textwrap
 from collections.abc import Sequence
-from itertools import product
 
 import matplotlib
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from normres.report.paper import FONT, STYLE, VARIANTS
-from normres.show import table
+from normres.show import scope, table
 from normres.show.blocks import Block, line
 from normres.show.count import Counts
 from normres.show.watch import Op
@@ -28,8 +27,7 @@ LOOK = {**STYLE, "font.size": 8.5, "svg.hashsalt": "normres"}
 MARGIN, GAP, LINE, LETTER = 10.0, 14.0, 11.0, 4.9
 WIDTH = 120.0  # of a box
 KINDS = 2  # of blocks are drawn, the most frequent
-CHANNELS, POSITIONS, EXAMPLES = 6, 4, 4  # of the cube
-CELL, BACK, UP = 9.0, 5.0, 4.5  # a cell's side, and what an example further back is shifted by
+SCALE = 0.6  # of the cube
 
 
 def svg(counts: Counts) -> str:
@@ -138,23 +136,15 @@ def _cubes(axes: Axes, counts: Counts, y: float) -> float:
 
 def _cube(axes: Axes, over: Sequence[str], x: float, y: float, name: str) -> None:
     """Draws an array, in which what shares a mean over the axes `over` is coloured (Wu, He 2018, figure 2)."""
-    channels = CHANNELS if "C" in over else 2 if "C/" in "".join(over) else 1
-    examples = EXAMPLES if "N" in over else 2 if "N/" in "".join(over) else 1
-    rows = POSITIONS if {"H", "W"} & set(over) else 1
-    # The corner of each cell's face, and its two sides, as (channel, position, example).
-    front = [((c, r, 0), (1, 0, 0), (0, 1, 0)) for c, r in product(range(CHANNELS), range(POSITIONS))]
-    right = [((CHANNELS, r, e), (0, 1, 0), (0, 0, 1)) for r, e in product(range(POSITIONS), range(EXAMPLES))]
-    above = [((c, 0, e), (1, 0, 0), (0, 0, 1)) for c, e in product(range(CHANNELS), range(EXAMPLES))]
-    steps = np.array([(CELL, 0), (0, CELL), (BACK, -UP)])  # along each of them, on paper
-    for corner, one, other in (*front, *right, *above):
-        channel, row, example = corner
-        inside = channel >= CHANNELS - channels and row < rows and example < examples
-        corners = np.array(corner) + np.array([(0, 0, 0), one, np.add(one, other), other])
-        face = corners @ steps + (x, y + EXAMPLES * UP)
+    letters, parts = "".join(axis[0] for axis in over), "".join(over)
+    groups, sub_batches = scope.GROUPS if "C/" in parts else 1, scope.SUB_BATCHES if "N/" in parts else 1
+    for inside, corners in scope.faces(scope.averaged_with_corner(letters, groups, sub_batches)):
+        face = SCALE * np.array(corners) + (x, y)
         axes.fill(*face.T, facecolor=COLOURED if inside else "white", edgecolor=GREY, linewidth=0.6)
-    bottom = y + EXAMPLES * UP + POSITIONS * CELL
+    (width, height), side = SCALE * np.array(scope.CUBE), SCALE * scope.SIDE
+    bottom, channels = y + height, scope.CHANNELS * side
     vertical = "H, W" if ("H" in over) == ("W" in over) else "H" if "H" in over else "W"
-    axes.text(x - 4, bottom - POSITIONS * CELL / 2, vertical, ha="right", va="center")
-    axes.text(x + CHANNELS * CELL / 2, bottom + 8, "C", ha="center", va="center")
-    axes.text(x + CHANNELS * CELL + EXAMPLES * BACK, bottom - 2, "N", va="center")
-    axes.text(x + CHANNELS * CELL / 2, bottom + 22, name, ha="center", va="center", weight="bold")
+    axes.text(x - 4, bottom - scope.PIXELS * side / 2, vertical, ha="right", va="center")
+    axes.text(x + channels / 2, bottom + 8, "C", ha="center", va="center")
+    axes.text(x + width, bottom - 2, "N", va="center")
+    axes.text(x + channels / 2, bottom + 22, name, ha="center", va="center", weight="bold")

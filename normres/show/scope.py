@@ -4,13 +4,14 @@ It is the figure of Wu and He 2018 (arXiv 1803.08494, figure 2), drawn from the 
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 
 from normres.norms.spec import NormSpec
 
 Cell = tuple[int, int, int]  # example, row of pixels (all of space, in one dimension), channel
 
 EXAMPLES, PIXELS, CHANNELS = 4, 4, 6
-PARTS = 2  # of the channels in groups, of the examples in sub-batches
+GROUPS, SUB_BATCHES = 3, 2  # where a norm has them
 CORNER: Cell = (0, 0, CHANNELS - 1)  # seen from the front, from above and from the right
 SIDE, SLANT = 15, (7.5, 5.0)  # pixels: of a cell, and of a step into the depth
 BLUE, LINE = "#56b4e9", "#808080"
@@ -22,37 +23,38 @@ LEGEND = (
 )
 
 
-def averaged_with_corner(spec: NormSpec, over: str) -> set[Cell]:
-    """Returns the cells that one reduction of the spec averages together with CORNER."""
-    parts = {"N": PARTS if spec.sub_batches > 1 else 1, "S": 1, "C": PARTS if spec.groups > 1 else 1}
+def averaged_with_corner(over: str, groups: int = 1, sub_batches: int = 1) -> set[Cell]:
+    """Returns the cells that a reduction over the letters `over` averages together with CORNER."""
     letters = over.replace("H", "S").replace("W", "S")
+    axes = (("N", EXAMPLES, sub_batches), ("S", PIXELS, 1), ("C", CHANNELS, groups))
     ranges = []
-    for letter, size, at in zip("NSC", (EXAMPLES, PIXELS, CHANNELS), CORNER, strict=True):
-        length = size // parts[letter] if letter in letters else 1
+    for (letter, size, parts), at in zip(axes, CORNER, strict=True):
+        length = size // parts if letter in letters else 1
         ranges.append(range(at // length * length, at // length * length + length))
-    return {(n, s, c) for n in ranges[0] for s in ranges[1] for c in ranges[2]}
+    return set(product(*ranges))  # type: ignore[arg-type]  # three ranges
 
 
 def cubes(spec: NormSpec) -> dict[str, set[Cell]]:
     """Returns what is coloured in each cube of a norm, by what the cube is of; without a reduction nothing is."""
     several = len(spec.reductions) > 1 or bool(spec.var_over)
-    made = {over if several else "": averaged_with_corner(spec, over) for over in spec.reductions if over}
+    parts = (GROUPS if spec.groups > 1 else 1, SUB_BATCHES if spec.sub_batches > 1 else 1)
+    made = {over if several else "": averaged_with_corner(over, *parts) for over in spec.reductions if over}
     if spec.var_over:
         made = {f"mean {next(iter(made))}": next(iter(made.values()))}
-        made[f"variance {spec.var_over}"] = averaged_with_corner(spec, spec.var_over)
+        made[f"variance {spec.var_over}"] = averaged_with_corner(spec.var_over, *parts)
     return made or {"": set()}
 
 
-def _faces(cells: set[Cell]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """Yields the colour and the corners of each visible square: front, top and right side of the cube."""
+def faces(cells: set[Cell]) -> Iterator[tuple[bool, list[tuple[float, float]]]]:
+    """Yields of each visible square whether it is of these cells, and its corners: front, top and right of the cube."""
     dx, dy = SLANT
 
     def point(n: float, s: float, c: float) -> tuple[float, float]:
         return c * SIDE + n * dx, s * SIDE + (EXAMPLES - n) * dy
 
-    def square(cell: Cell, steps: tuple[Cell, ...]) -> tuple[str, list[tuple[float, float]]]:
+    def square(cell: Cell, steps: tuple[Cell, ...]) -> tuple[bool, list[tuple[float, float]]]:
         corners = [point(*(at + step for at, step in zip(cell, move, strict=True))) for move in steps]
-        return (BLUE if cell in cells else "none", corners)
+        return (cell in cells, corners)
 
     for s in range(PIXELS):
         for c in range(CHANNELS):
@@ -80,12 +82,12 @@ def svg(specs: Mapping[str, NormSpec], columns: int = 6) -> str:
         label = f"{name} ({words})" if words else name
         parts.append(f'<text x="{x + CUBE[0] / 2:g}" y="{y - 6:g}" text-anchor="middle">{label}</text>')
         # One path for each colour keeps the file small.
-        faces = list(_faces(cells))
-        for colour in ("none", BLUE):
+        squares = list(faces(cells))
+        for inside, colour in ((False, "none"), (True, BLUE)):
             path = "".join(
                 "M" + "L".join(f"{x + px:g} {y + py:g}" for px, py in corners) + "Z"
-                for own, corners in faces
-                if own == colour
+                for own, corners in squares
+                if own == inside
             )
             parts.append(f'<path d="{path}" fill="{colour}" stroke="{LINE}" stroke-width=".7"/>' if path else "")
     if len(specs) > 1:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # local_response divides by a window of channels, which is no reduction over an axis.
 @pytest.mark.parametrize("name", [name for name in TABLE if name != "local_response"])
 def test_the_coloured_cells_are_those_that_the_output_depends_on(name):
-    spec = TABLE[name].split(groups=scope.PARTS, sub_batches=scope.PARTS)
+    spec = TABLE[name].split(groups=scope.GROUPS, sub_batches=scope.SUB_BATCHES)
     x = np.random.default_rng(0).normal(size=(scope.EXAMPLES, 2, scope.PIXELS // 2, scope.CHANNELS)).astype(np.float32)
 
     def corner(x):
