@@ -352,12 +352,15 @@ def test_a_finished_run_goes_on_to_more_steps_where_the_schedule_allows_it(tmp_p
     assert len(results.read_run(folder / NAME).record["attempts"]) == 2
 
 
-@pytest.mark.parametrize(("keep", "every", "left"), [(("none",), 0, []), ((), 2, [2, 4, 6]), (("last",), 4, [4, 6])])
+@pytest.mark.parametrize(
+    ("keep", "every", "left"), [(("none",), 0, []), ((), 2, [2, 4, 6]), (("last",), 4, [4, 6]), (("best",), 0, "best")]
+)
 def test_what_is_kept_is_as_the_config_says(keep, every, left, tmp_path):
     train(tmp_path, train__keep=keep, train__keep_every=every)
     kept = sorted(path.name for path in (tmp_path / NAME).glob("checkpoints/*"))
-    assert kept == [f"step_{step:09d}" for step in left]
     before = results.read_run(tmp_path / NAME)
+    left = [before.record["best_test_step"]] if left == "best" else left
+    assert kept == [f"step_{step:09d}" for step in left]
     train(tmp_path, train__keep=keep, train__keep_every=every)
     assert results.read_run(tmp_path / NAME) == before
 
