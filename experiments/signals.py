@@ -41,6 +41,7 @@ EXPERIMENT = Signals(
     variants=VARIANTS,
     published={},
     held={"model.order": "post"},
+    follows=("model.norm_groups",),
     clauses=[
         Lower(
             "(a) Batch norm, before training: gradients grow less towards the image with a shortcut than without",
@@ -62,20 +63,26 @@ EXPERIMENT = Signals(
             SIMILARITY,
         ),
         Lower(
-            "(d) Plain, before training: gradients in early layers are smaller with group norm than with instance "
+            "(d) Plain, before training: gradients grow less towards the image with group norm than with instance "
             "norm, whose groups are the smallest",
+            PLAIN_GROUP,
+            PLAIN_INSTANCE,
+            RATIO,
+        ),
+        Lower(
+            "(e) Plain, before training: gradients in early layers are smaller with group norm than with instance norm",
             PLAIN_GROUP,
             PLAIN_INSTANCE,
             EARLY,
         ),
         Lower(
-            "(e) Batch norm, after training: a residual network’s layers respond less than a plain one’s",
+            "(f) Batch norm, after training: a residual network’s layers respond less than a plain one’s",
             BATCH,
             PLAIN_BATCH,
             RESPONSE,
         ),
         Trend(
-            "(f) Residual, batch norm, after training: the layers of the deepest network respond less than those of "
+            "(g) Residual, batch norm, after training: the layers of the deepest network respond less than those of "
             "the shallowest",
             BATCH,
             rises=False,
@@ -88,7 +95,9 @@ EXPERIMENT = Signals(
         "nonlinearity, here as the standard deviation of each channel, mean over the channels: before training it is "
         "about 1 after every norm.",
         "Lubana et al. measure networks without shortcuts. A plain network here differs from a residual one in nothing "
-        "but the sum.",
+        "but the sum. Clause (d) is about the growth that they derive, (e) about the gradients themselves, which also "
+        "depend on the classifier’s: what follows an instance norm has nearly the same mean over space in all images, "
+        "so the gradient at the last layer is small.",
         "Gradients are of the mean loss without weight decay, by each kernel of the main path; kernels of later "
         "stages are larger.",
     ],

@@ -189,8 +189,9 @@ class Signals(Experiment):
 
 
 def largest(arms: Sequence[Arm]) -> list[Arm]:
-    """Returns the arms of the largest setting."""
-    return [arm for arm in arms if arm.setting.at == max(other.setting.at for other in arms)]
+    """Returns the arms of the largest setting at which anything was measured yet."""
+    places = [arm.setting.at for arm in arms if any(map(probes, arm.runs))] or [arm.setting.at for arm in arms]
+    return [arm for arm in arms if arm.setting.at == max(places)]
 
 
 def over_depth(name: str, figure: Figure, arms: Sequence[Arm]) -> Chart:

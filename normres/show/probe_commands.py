@@ -78,7 +78,9 @@ def initial(config: Any, dataset: Any) -> Values:
 
     if config.model.module or config.model.family != "resnet":
         raise UserError(f"config.model.family={config.model.family!r}: only ResNets can be probed")
-    programs = Programs(config, dataset, machine.resolve_dtype(config.train.dtype), jax.devices()[:1])
+    device = jax.devices()[:1]
+    ops, _ = machine.operations(config.train.ops, device)
+    programs = Programs(config, dataset, machine.resolve_dtype(config.train.dtype), device, ops)
     values = programs.probe(programs.initial_state())
     return {name: [v if math.isfinite(v) else None for v in numbers] for name, numbers in values.items()}
 

@@ -114,7 +114,7 @@ def sweep(tmp_path, seeds=3):
 
 def test_the_verdict_follows_the_probes(tmp_path):
     verdicts = EXPERIMENT.judge(EXPERIMENT.arms(sweep(tmp_path)))
-    assert [verdict.outcome for verdict in verdicts] == ["borne out"] * 6
+    assert [verdict.outcome for verdict in verdicts] == ["borne out"] * 7
     assert "plain, batch 2.00 ± 0.00 orders of magnitude" in verdicts[0].evidence
     open_ = EXPERIMENT.judge(EXPERIMENT.arms(sweep(tmp_path, seeds=1)))
     assert {verdict.outcome for verdict in open_} == {"cannot be judged yet"}
