@@ -43,7 +43,7 @@ def test_the_templates_of_pages_are_in_it(installed):
 
 def test_configs_and_experiments_are_there_by_name(installed, tmp_path):
     listed = normres(installed, "sweep", "--config=degradation:demo", "--list", f"--workdir={tmp_path}")
-    assert listed.stdout.count("to do") == 6, listed.stderr
+    assert listed.stdout.count("to do") == 4, listed.stderr
     missing = normres(installed, "report", "--experiment=degradatoin", f"--workdir={tmp_path}")
     assert "did you mean 'degradation'?" in missing.stderr
     empty = normres(installed, "report", "--experiment=degradation", f"--workdir={tmp_path}")

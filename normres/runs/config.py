@@ -113,7 +113,8 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"config.optim.warmup_steps={warmup} must be less than config.train.steps={steps}")
     data = config.data
     if data.mixup and data.cutmix:
-        raise UserError(f"config.data.cutmix={data.cutmix} and config.data.mixup={data.mixup} exclude each other")
+        both = f"config.data.cutmix={data.cutmix} and config.data.mixup={data.mixup}"
+        raise UserError(f"{both} exclude each other; set one")
     if data.cutout > data.image_size:
         raise UserError(f"config.data.cutout={data.cutout} must be at most config.data.image_size={data.image_size}")
     try:

@@ -114,12 +114,12 @@ def arms_of_sweep(name, size):
 def runs_of_sweep(name, size, errors, *, seeds=3, status=(), record=None, change=()):
     """Returns a run per arm of the sweep and seed, whose spread is small and not the same in every arm.
 
-    `errors` gives (training, test) error of a variant and depth; `status` is by both; `record` gives entries of
-    record.json by variant and seed.
+    `errors` gives (training, test) error of a variant at a depth, or at whatever else the experiment is over; `status`
+    is by both; `record` gives entries of record.json by variant and seed.
     """
     runs = []
     for number, (variant, fields) in enumerate(arms_of_sweep(name, size)):
-        place = (variant, fields["model.depth"])
+        place = (variant, fields[experiment(name).over])
         for seed in range(seeds):
             offset = 0.0004 * ((number + seed) % 3 - 1)
             more = {"status": dict(status).get(place, "finished"), "record": record(variant, seed) if record else {}}

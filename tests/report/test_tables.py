@@ -27,6 +27,7 @@ def test_the_results_exactly():
     assert table.header == (
         "variant",
         "setting",
+        "notes",
         "parameters",
         "seeds",
         "training error (%)",
@@ -34,13 +35,13 @@ def test_the_results_exactly():
         "median",
         "interquartile mean",
         "paper, test (%)",
-        "notes",
     )
     # Of 41, 45, 47 and 49: deviations 4.5, 0.5, 1.5, 3.5 about 45.5, squared 35 over 3; the middle two have mean 46.
     assert [tuple(row) for row in table.rows] == [
         (
             "plain",
             "depth 14",
+            "a b c",
             "14,000",
             "3 of 4",
             "40.0 ± 0.0 (1 fail)",
@@ -48,11 +49,10 @@ def test_the_results_exactly():
             "50.0",
             "52.0",
             "–",
-            "a b c",
         ),
-        ("plain", "depth 56", "56,000", "0 of 1", "fail", "fail", "–", "–", "–", "d e f"),
-        ("residual (A)", "depth 14", "14,000", "4", "25.0 ± 3.6", "45.5 ± 3.4", "46.0", "46.0", "–", ""),
-        ("residual (A)", "depth 20", "20,000", "0 of 1", *2 * ["not finished"], "–", "–", "8.75", "d g"),
+        ("plain", "depth 56", "d e f", "56,000", "0 of 1", "fail", "fail", "–", "–", "–"),
+        ("residual (A)", "depth 14", "", "14,000", "4", "25.0 ± 3.6", "45.5 ± 3.4", "46.0", "46.0", "–"),
+        ("residual (A)", "depth 20", "d g", "20,000", "0 of 1", *2 * ["not finished"], "–", "–", "8.75"),
     ]
     assert table.footnotes == [
         "a: Diverged, 1 of 4 runs: two at step 100.",
@@ -77,8 +77,8 @@ def test_any_metric_has_a_column_where_a_record_has_it():
     calibrated = {"test_top5_error": 0.125, "test_calibration": 0.0625}
     arms = degradation.arms([made((0.4, 0.5), change=PLAIN, final=calibrated), made((0.3, 0.5))])
     table = degradation.table(arms)
-    assert table.header[4:7] == ("training error (%)", "test error (%)", "test top-5 error (%)")
-    assert [row[6] for row in table.rows] == ["12.5", "–"]
+    assert table.header[5:8] == ("training error (%)", "test error (%)", "test top-5 error (%)")
+    assert [row[7] for row in table.rows] == ["12.5", "–"]
     runs = facts.run_table(arms)
     assert runs.header[-3:] == ("test top-5 error (%)", "test calibration", "best test error (%)")
     assert [row[-3:] for row in runs.rows] == [("12.50", "0.062", "50.00"), ("–", "–", "50.00")]
@@ -165,4 +165,4 @@ def test_the_scale_is_named_where_it_is_not_the_papers():
     papers = {"model.width": 16, "train.steps": 64_000}
     arms = degradation.arms([made((0.1, 0.2), change=papers, data={"train_examples": 50_000, "test_examples": 10_000})])
     assert facts.scale_notes(arms) == []
-    assert degradation.table(arms).rows[0][5] == "20.00"
+    assert degradation.table(arms).rows[0][6] == "20.00"
