@@ -48,7 +48,7 @@ def _probe(options: Namespace, overrides: dict[str, str]) -> None:
         durable.write_json(options.json, {"arms": entries})
         print(options.json)
     if options.draw:
-        draw(measured, options.draw)
+        draw([(label, config.model.shortcut, measured[label]) for label, config in arms], options.draw)
 
 
 def _arms(options: Namespace, overrides: dict[str, str]) -> list[tuple[str, Any]]:
@@ -102,14 +102,20 @@ def table(label: str, values: Values) -> str:
     return f"{tabulate(rows, header, disable_numparse=True, colalign=('left', 'right', 'right', 'right', 'right'))}\n"
 
 
-def draw(measured: Mapping[str, Values], folder: Path) -> None:
-    """Writes a figure of each quantity to a folder, a line per network, and prints the paths."""
+def draw(measured: Sequence[tuple[str, str, Values]], folder: Path) -> None:
+    """Writes a figure of each quantity to a folder, and prints the paths.
+
+    `measured` has label, shortcut and values of each network: a panel for each shortcut, a line for each network.
+    """
     from normres.report import paper, probes
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in probes.FIGURES.items():
-        lines = {label: figure.values(values) for label, values in measured.items()}
-        for path in paper.save(probes.of_values(name, figure, {"before training": lines}), folder):
+        panels: dict[str, dict[str, Any]] = {}
+        for label, shortcut, values in measured:
+            words = [word for word in label.split() if word != f"shortcut={shortcut}"]
+            panels.setdefault(f"shortcut {shortcut}", {})[" ".join(words)] = figure.values(values)
+        for path in paper.save(probes.of_values(name, figure, panels, ", before training."), folder):
             print(path)
 
 

@@ -33,12 +33,13 @@ def run(tmp_path, variant="plain, batch", *, depth=8, seed=0, lines=None, **reco
     config = {
         "seed": seed,
         "recipe": "demo",
-        "model": {"depth": depth, "width": 8, "block": "basic", "order": "post"},
+        "model": {"depth": depth, "width": 8, "block": "basic", "order": "post", "norm_groups": 8},
         "data": {"name": "cifar10", "source": "embedded"},
         "optim": {"learning_rate": 0.1},
         "train": {"steps": 400, "batch_size": 64},
     }
     config["model"] |= {name.removeprefix("model."): value for name, value in fields.items()}
+    config["model"]["norm_groups"] = 4 if "group" in variant else 8  # as in a demo, where it makes no arm of its own
     values = RAW | {"seed": seed, "final": {"train_error": 0.3, "test_error": 0.4}} | record
     name = f"{variant}-{depth}-{seed}".replace(", ", "-")
     return Run(tmp_path / name, config, values, [line(0), line(400)] if lines is None else lines)
