@@ -18,14 +18,14 @@ FILE = "configs/norm_depth.py"
 DEPTHS = {"demo": (8, 20), "short": (20, 56), "paper": (20, 56, 110)}
 NORMS = ("batch", "group", "layer", "instance")
 FORMS = {
-    "": {"model.order": "post", "model.shortcut": "A"},
-    ", pre": {"model.order": "pre", "model.shortcut": "A"},
-    ", plain": {"model.order": "post", "model.shortcut": "none"},
+    "residual": {"model.order": "post", "model.shortcut": "A"},
+    "pre-activation": {"model.order": "pre", "model.shortcut": "A"},
+    "plain": {"model.order": "post", "model.shortcut": "none"},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    f"{norm}{form}": {"model.norm": norm, **fields} for form, fields in FORMS.items() for norm in NORMS
+    f"{norm}, {form}": {"model.norm": norm, **fields} for form, fields in FORMS.items() for norm in NORMS
 }
-SHORT = (*NORMS, "batch, pre", "group, pre")
+SHORT = (*(f"{norm}, residual" for norm in NORMS), "batch, pre-activation", "group, pre-activation")
 
 
 def get_config(size: str = "demo") -> ConfigDict:

@@ -38,7 +38,7 @@ EXPERIMENT = Experiment(
             "(b) With the smallest batches, group norm has a lower test error than batch norm", GROUP, BATCH, first=True
         ),
         Trend(
-            "(c) Group norm: the test error is no higher at the largest batch, by more than 1 point",
+            "(c) Group norm: from the smallest to the largest batch, the test error rises by no more than 1 point",
             GROUP,
             rises=False,
             quantity=TEST,

@@ -13,6 +13,7 @@ from normres.report.arms import METRICS, Arm, joined, metric_words, run_id, seed
 from normres.report.inference import summarize
 from normres.runs.results import Run
 
+MOST_LINES = 7  # that can be told apart in one panel
 CURVE_POINTS = 160  # of a training curve; more would only blacken the panel
 SPREAD = "the line joins the means, bars are sample standard deviations, and small dots are the seeds"
 DIVERGED = "A cross marks diverged runs; means are over the runs that finished."
@@ -167,6 +168,7 @@ def error_over(
     published: Mapping[str, Mapping[float, float]],
     axis: str,
     note: str = "",
+    of_paper: str = "",
 ) -> Chart:
     """Returns final training and test error over a numeric field, one line per entry of `lines`.
 
@@ -176,25 +178,33 @@ def error_over(
       published: a paper's test error in percent by line and value, in a panel with a scale of its own.
       axis: what the field is, such as "depth (layers)".
       note: the end of the caption.
+      of_paper: what the paper's numbers are of, if not of the same data.
     """
     arms = [arm for members in lines.values() for arm in members]
+    apart = (
+        len({*lines, *published}) > MOST_LINES
+    )  # more lines than looks: "batch, plain" is "batch" in a panel "plain"
+    parts = {label: label.partition(", ") if apart else (label, "", "") for label in (*lines, *published)}
     panels = [
         Panel(
-            metric_words(metric).removesuffix(" error"),
+            joined(metric_words(metric).removesuffix(" error"), title),
             [
                 one
                 for label, members in lines.items()
-                for one in means_and_seeds(label, [(arm.setting.at, arm) for arm in members], metric)
+                if parts[label][2] == title
+                for one in means_and_seeds(parts[label][0], [(arm.setting.at, arm) for arm in members], metric)
             ],
         )
         for metric in METRICS
+        for title in dict.fromkeys(parts[label][2] for label in lines)
     ]
     if published:
         errors = [
-            Series(label, "line", sorted(line), [line[at] for at in sorted(line)], hollow=True)
+            Series(parts[label][0], "line", sorted(line), [line[at] for at in sorted(line)], hollow=True)
             for label, line in published.items()
         ]
-        panels.append(Panel("test, in the paper", errors, own_scale=True))
+        titles = {parts[label][2] for label in published}
+        panels.append(Panel(joined("test, in the paper", *titles, of_paper), errors, own_scale=True))
     places = {arm.setting.at for arm in arms} | {at for line in published.values() for at in line}
     caption = f"Error at the last step, {seeds_text(arms)} per point: {SPREAD}. {DIVERGED}"
     if published:

@@ -219,15 +219,19 @@ class Experiment:
         name = Path(self.config).name.removesuffix(".py")
         if self.lines:
             published: dict[str, dict[float, float]] = {}
-            shown = {arm.setting.data for arm in arms}  # another data set's errors would only stretch the axis
+            # Another data set's errors would only stretch the axis, but are better than none.
+            shown = {arm.setting.data for arm in arms} & {setting.data for setting in self.published}
+            others = {setting.data_title for setting in self.published} if not shown else set()
             for setting, errors in self.published.items():
                 for variant, error in errors.items():
-                    if setting.data in shown and not isinstance(error, str):
-                        label = joined(variant, setting.data_title)
+                    if (setting.data in shown or others) and not isinstance(error, str):
+                        label = variant if others else joined(variant, setting.data_title)
                         published.setdefault(label, {})[setting.at] = error
             lines = self.along(arms)
             note = charts.overfitting_note(lines) if self.over == "model.depth" else ""
-            return charts.error_over(name, lines, published, AXES.get(self.over, self.over), note)
+            return charts.error_over(
+                name, lines, published, AXES.get(self.over, self.over), note, joined(*sorted(others))
+            )
         panels: dict[str, dict[str, Arm]] = {}
         for arm in arms:
             panels.setdefault(joined(arm.setting.name, arm.context), {})[arm.variant] = arm
