@@ -187,7 +187,16 @@ class Lower:
         )
         difference = self.quantity.difference(worse, better)
         text = f"{self.quantity.words.capitalize()}{where}: {numbers}"
-        return _Part(of_better, text, Comparison(difference, above=False), _diverged_note(self.quantity, arms))
+        notes = [*_diverged_note(self.quantity, arms), *(self._edge_note(grid, arm) for arm in arms if self.best)]
+        return _Part(of_better, text, Comparison(difference, above=False), list(filter(None, notes)))
+
+    def _edge_note(self, grid: Grid, arm: Arm) -> str:
+        """Says that a variant's best setting is the first or the last that was tried; "" if it is not."""
+        kind = arm.setting.kind
+        tried = [one.at for variant, one in grid if variant == arm.variant and one.kind == kind]
+        end = "smallest" if arm.setting.at == min(tried) else "largest" if arm.setting.at == max(tried) else ""
+        beyond = f"{arm.variant} is best at the {end} value that was tried: its best may lie beyond."
+        return beyond[0].upper() + beyond[1:] if end else ""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def test_the_best_setting_of_each_variant():
     one = verdict(Lower("x", "A", "B", best=True), *arms)
     assert one.outcome == YES
     assert one.evidence.startswith("Test error: A at learning rate 0.3 20.01 ± 0.11 %, B at learning rate 1.0 25.00 ")
+    assert one.evidence.endswith(" B is best at the largest value that was tried: its best may lie beyond.")
     assert verdict(Lower("x", "A", "B"), *arms).outcome == NO  # at 1.0
     # Of one kind there are runs of one variant only.
     one = verdict(Lower("x", "A", "B", best=True), *arms, arm("A", 0.1, [0.2], block="bottleneck", **rates))
