@@ -154,7 +154,7 @@ def _by_depth(tree: Mapping[str, Any], of: Callable[[Mapping[str, Any]], Sequenc
         if part in outside and layer:
             outside[part][layer] = value
     stages = sorted(name for name in tree if name.endswith(("_first", "_rest")))
-    found = []
+    numbers = []
     for name, layers in [("", outside["stem"]), *((name, tree[name]) for name in stages), ("", outside["head"])]:
         try:
             values = of(layers)
@@ -162,5 +162,5 @@ def _by_depth(tree: Mapping[str, Any], of: Callable[[Mapping[str, Any]], Sequenc
             continue  # there are blocks only
         if values:
             stacked = jnp.stack(values, axis=1 if name.endswith("_rest") else 0)
-            found.append(stacked.reshape(-1, *stacked.shape[2:]) if name.endswith("_rest") else stacked)
-    return jnp.concatenate(found)
+            numbers.append(stacked.reshape(-1, *stacked.shape[2:]) if name.endswith("_rest") else stacked)
+    return jnp.concatenate(numbers)
