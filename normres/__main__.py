@@ -1,4 +1,4 @@
-"""`normres` as a process of its own: signals are caught before anything is imported that takes time."""
+"""`normres` as a process of its own: signals wait, and the process is started anew, before imports that take time."""
 
 import sys
 
@@ -6,11 +6,16 @@ from normres import signals
 
 
 def main() -> int:
-    """Runs the command line and returns the exit status."""
+    """Runs the command line, with the settings that only a new process takes, and returns the exit status."""
+    signals.block()
+    from normres.runs import machine
+
+    machine.restart_with_huge_pages()
     signals.catch()
     from normres import cli
+    from normres.runs import hosts
 
-    return cli.run_command()
+    return hosts.leave(cli.main())
 
 
 if __name__ == "__main__":

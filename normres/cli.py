@@ -14,7 +14,7 @@ from normres.data import commands as of_data
 from normres.errors import FaultInFile, InterruptedRun, UserError, nearest
 from normres.options import Command, add_options, split
 from normres.report import commands as report_commands
-from normres.runs import commands, hosts, machine, slurm
+from normres.runs import commands, machine, slurm
 from normres.runs.commands import CONFIG, CONFIGS, GRID, MISTAKE
 from normres.show import probe_commands
 
@@ -180,11 +180,3 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-
-
-def run_command() -> int:
-    """Runs the command line as a process of its own, with the settings that only a new process takes."""
-    signals.block()
-    machine.restart_with_huge_pages()
-    signals.catch()
-    return hosts.leave(main())

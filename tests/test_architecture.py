@@ -37,7 +37,7 @@ ARROWS = {
     "show": {"norms", "layers", "models", "data", "training", "runs", "report", "options"},
     "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "report", "show", "configs"},
     "cli": {"runs", "report", "show", "bench", "data", "files", "options", "signals"},
-    "__main__": {"cli", "signals"},
+    "__main__": {"cli", "runs", "signals"},
     # Links to the folders beside the package.
     "configs": {"runs"},
     "experiments": {"configs", "report", "runs"},
