@@ -87,7 +87,6 @@ def fit(
     step = saved = int(state.step)
     rows: list[_Measured] = [(measured, len(measured["loss"]))] if measured else []
     pace = _Pace(programs.steps_per_program)
-    probe_every = train.probe_every or train.steps + 1
     while True:
         stopped, at_end, at_eval = should_stop(), step == train.steps, step > 0 and step % train.eval_every == 0
         at_probe = train.probe_every > 0 and step % train.probe_every == 0
@@ -116,9 +115,8 @@ def fit(
         if at_probe:
             pace.pause()
             yield Event("probe", step, dict(programs.probe(state))), state
-        places = (train.log_every, train.eval_every, train.checkpoint_every, probe_every)
-        until = [every - step % every for every in places]
-        count = min(pace.count, train.steps - step, *until)
+        every = filter(None, (train.log_every, train.eval_every, train.checkpoint_every, train.probe_every))
+        count = min(pace.count, train.steps - step, *(interval - step % interval for interval in every))
         state, metrics = programs.train(state, step, count)
         pace.follow(metrics, count)
         rows.append((metrics, count))
