@@ -44,7 +44,10 @@ EXPERIMENT = Experiment(
             quantity=TEST,
         ),
     ],
-    notes=["The paper’s numbers are errors on ImageNet’s validation set: their order can be compared with ours."],
+    notes=[
+        "The paper’s numbers are errors on ImageNet’s validation set: their order can be compared with ours. Both "
+        "norms have one recipe, with the rate in proportion to the batch, as in the paper."
+    ],
     over=OVER,
     lines=True,
     follows=("train.steps", "optim.learning_rate", "optim.warmup_steps", "optim.boundaries", "model.norm_groups"),
