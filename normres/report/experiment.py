@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError
-from normres.report import charts, clauses, facts, paper, tables
+from normres.report import clauses, facts, figures, paper, tables
 from normres.report.arms import (
     Arm,
     Setting,
@@ -22,6 +22,7 @@ from normres.report.arms import (
     metric_words,
     short_label,
 )
+from normres.report.charts import Chart
 from normres.report.clauses import Grid, Lower, Statement, Trend, Verdict
 from normres.report.page import Page
 from normres.runs.results import Run
@@ -214,7 +215,7 @@ class Experiment:
             lines.setdefault(label, []).append(arm)
         return {label: sorted(members, key=lambda arm: arm.setting.at) for label, members in lines.items()}
 
-    def main_chart(self, arms: Sequence[Arm]) -> charts.Chart:
+    def main_chart(self, arms: Sequence[Arm]) -> Chart:
         """Returns the main figure, named after the config: error over a field, or a row per variant."""
         name = Path(self.config).name.removesuffix(".py")
         if self.lines:
@@ -228,8 +229,8 @@ class Experiment:
                         label = variant if others else joined(variant, setting.data_title)
                         published.setdefault(label, {})[setting.at] = error
             lines = self.along(arms)
-            note = charts.overfitting_note(lines) if self.over == "model.depth" else ""
-            return charts.error_over(
+            note = figures.overfitting_note(lines) if self.over == "model.depth" else ""
+            return figures.error_over(
                 name, lines, published, AXES.get(self.over, self.over), note, joined(*sorted(others))
             )
         panels: dict[str, dict[str, Arm]] = {}
@@ -238,9 +239,9 @@ class Experiment:
         of_papers = {setting.name: errors for setting, errors in self.published.items()}
         present = [variant for row in (*of_papers.values(), *panels.values()) for variant in row]
         variants = [variant for variant in self.variants if variant in present]
-        return charts.error_per_variant(name, panels, of_papers, list(dict.fromkeys([*variants, *present])))
+        return figures.error_per_variant(name, panels, of_papers, list(dict.fromkeys([*variants, *present])))
 
-    def charts(self, runs: Sequence[Run], arms: Sequence[Arm]) -> list[charts.Chart]:
+    def charts(self, runs: Sequence[Run], arms: Sequence[Arm]) -> list[Chart]:
         """Returns all figures: the main one, one over each field of `alone`, and the curves."""
         made = [self.main_chart(arms)]
         for name in self.alone:
@@ -248,8 +249,8 @@ class Experiment:
             made.append(other.main_chart(other.arms(runs)))
         if not self.claim and any(len(arm.runs) > 1 for arm in arms):
             by_label = {arm.label: arm for arm in arms}
-            made.append(charts.error_per_variant("seeds", {"over seeds": by_label}, {}, list(by_label)))
-        return [*made, charts.training_curves(self.along(arms))]
+            made.append(figures.error_per_variant("seeds", {"over seeds": by_label}, {}, list(by_label)))
+        return [*made, figures.training_curves(self.along(arms))]
 
     def draw(self, runs: Sequence[Run], output: Path) -> list[Path]:
         """Writes the figures, table.md, table.tex, table.csv and index.html to `output`; returns their paths.

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from normres.report import charts, facts, tables
+from normres.report import facts, figures, tables
 from normres.report.arms import Arm, joined
 from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Quantity
@@ -185,7 +185,7 @@ class Signals(Experiment):
         shown = largest(arms)
         others = [over_depth(name, figure, shown) for name, figure in FIGURES.items() if name != "gradient"]
         along = along_training("along-training", shown)
-        return [self.main_chart(arms), *others, along, charts.training_curves(self.along(arms))]
+        return [self.main_chart(arms), *others, along, figures.training_curves(self.along(arms))]
 
 
 def largest(arms: Sequence[Arm]) -> list[Arm]:

@@ -8,9 +8,10 @@ from statistics import fmean
 from normres.errors import UserError
 from normres.report import facts, tables
 from normres.report.arms import Arm, field, final, joined
-from normres.report.charts import Chart, over_severity
+from normres.report.charts import Chart
 from normres.report.clauses import Lower, Quantity
 from normres.report.experiment import Experiment
+from normres.report.figures import over_severity
 from normres.report.inference import Summary, summarize
 from normres.runs.results import Run
 

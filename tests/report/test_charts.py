@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic import arm, experiment, made, runs_of_sweep
 
-from normres.report import charts, interactive, paper
+from normres.report import charts, figures, interactive, paper
 from normres.report.charts import Series
 
 degradation = experiment("degradation")
@@ -28,13 +28,13 @@ def close(*values):
 def test_means_seeds_and_crosses_by_hand():
     # Deviation of -1 and 1 points: sqrt(2).  A mean of one seed has neither a bar nor a seed beside it.
     two = arm("A", 20, [0.29, 0.31, 0.5], status={2: "diverged"})
-    mean, seeds, cross = charts.means_and_seeds("a", [(20, two), (56, arm("A", 56, [0.4]))], "test_error")
+    mean, seeds, cross = figures.means_and_seeds("a", [(20, two), (56, arm("A", 56, [0.4]))], "test_error")
     assert (mean.kind, mean.x, mean.y, mean.bars) == ("line", [20, 56], close(30, 40), close(2**0.5, 0))
     assert mean.texts == ["A, depth 20: mean 30.00 % of 2 seeds", "A, depth 56: mean 40.00 % of 1 seed"]
     assert (seeds.kind, seeds.x, seeds.y, seeds.bars) == ("points", [20, 20], close(29, 31), ())
     assert seeds.texts == ["A20-0: seed 0, 29.00 %", "A20-1: seed 1, 31.00 %"]
     assert cross == Series("a", "cross", [20], [None], (), ["A20-2: diverged"])
-    sideways = charts.means_and_seeds("a", [("row", two)], "test_error", sideways=True)
+    sideways = figures.means_and_seeds("a", [("row", two)], "test_error", sideways=True)
     assert [(one.x, one.y) for one in sideways] == [
         (close(30), ["row"]),
         (close(29, 31), ["row", "row"]),
@@ -93,18 +93,18 @@ def test_a_curve_is_the_mean_over_seeds_at_shared_steps():
     runs = [with_lines(made((0.4, 0.5), seed=s), lines(*e)) for s, e in enumerate(([0.8, 0.6, 0.4], [0.6, 0.5]))]
     diverged = lines(0.9, 0.95, None, split="train")
     runs.append(with_lines(made((0, 0), seed=2, status="diverged"), diverged))
-    chart = charts.training_curves({"A": degradation.arms(runs)})
+    chart = figures.training_curves({"A": degradation.arms(runs)})
     curve, thin, cross = chart.panels[0].series
     assert (curve.kind, curve.x, curve.y) == ("curve", [0, 10], close(70, 55))
     assert curve.texts[1] == "residual (A), depth 14, test error, mean of 2 runs: 55.00 % at step 10"
     assert (thin.kind, thin.x, thin.y) == ("thin", [0, 10], close(90, 95))
     assert (cross.kind, cross.x, cross.y) == ("cross", [10], [None])
     assert chart.largest == 100  # twice the final 50 %
-    short = charts.training_curves({"A": degradation.arms([made((0.4, 0.5))])}).panels[0].series[1]
+    short = figures.training_curves({"A": degradation.arms([made((0.4, 0.5))])}).panels[0].series[1]
     assert short.x == list(range(10, 321, 10))
-    long = [(n % 2) / 2 for n in range(1, 2 * charts.CURVE_POINTS + 2)]
+    long = [(n % 2) / 2 for n in range(1, 2 * figures.CURVE_POINTS + 2)]
     (blocks,) = (
-        charts.training_curves({"A": degradation.arms([with_lines(made((0.4, 0.5)), lines(*long, split="train"))])})
+        figures.training_curves({"A": degradation.arms([with_lines(made((0.4, 0.5)), lines(*long, split="train"))])})
         .panels[0]
         .series
     )
