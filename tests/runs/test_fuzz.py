@@ -165,9 +165,9 @@ STARTED = st.lists(st.sampled_from([name for name in NAMES if name not in SIZES]
 STARTED = STARTED.flatmap(lambda names: st.fixed_dictionaries({name: small(base.FIELDS[name]) for name in names}))
 
 
-@settings(max_examples=5, **FIXED)
+@settings(max_examples=10, **FIXED)
 @given(changes=STARTED)
-def test_five_of_them_train(changes):
+def test_ten_of_them_train(changes):
     own = {"data.source": "synthetic", "data.image_size": 8, "train.eval_batch_size": 250, "train.steps_per_program": 1}
     config = loaded(own | changes)
     assume(config is not None)

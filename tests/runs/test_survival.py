@@ -195,7 +195,7 @@ def cut(path):
 
 
 def flip(path):
-    for file in path.rglob("d/*"):
+    for file in path.rglob("d/*") if path.is_dir() else [path]:
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 0x81
         file.write_bytes(content)
@@ -217,8 +217,8 @@ def empty(path):
 
 
 SAID = {"record.json": "is damaged", "config.json": "damaged", "metrics.jsonl": "damaged"}
-DAMAGES = [(name, damage) for name in ("record.json", "config.json") for damage in (remove, cut, lie)]
-DAMAGES += [("metrics.jsonl", damage) for damage in (remove, cut, lie, empty)]
+JSON = ("record.json", "config.json", "metrics.jsonl")
+DAMAGES = [(name, damage) for name in JSON for damage in (remove, cut, flip, lie, empty)]
 DAMAGES += [("checkpoints", damage) for damage in (remove, cut, flip, empty)]
 
 
