@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
@@ -68,7 +69,7 @@ class Worker:
         """
         since = os.environ.get(SINCE) or now()
         # An arm that has ended its process before its first checkpoint comes last, as it may do so again.
-        waiting = sorted(self.arms, key=lambda arm: _has_killed(self.workdir / arm.run_id))
+        waiting = sorted(self.arms, key=lambda arm: _silent_ends(self.workdir / arm.run_id) > 0)
         while waiting:
             before, waiting = waiting, [arm for arm in waiting if not self._settle(arm, since)]
             if not waiting or (not self.options.wait and not self._not_before):
@@ -90,6 +91,8 @@ class Worker:
             return False
         self._not_before.pop(arm.run_id, None)
         try:
+            if _silent_ends(path, since) > self.options.retries and results.status_of(path) != "running":
+                raise UserError("its process was ended again and again before it saved anything (out of memory?)")
             run(arm.config, path, self.console, self._label(arm), load, self.options.dead_seconds, wait=False)
         except claims.Busy as busy:
             if self._told.get(arm.run_id) != (holder := claims.in_words(busy.holder)):
@@ -148,15 +151,14 @@ def failures(path: Path, since: str = "") -> int:
     return sum(int(count) for time, count in entries if time >= since)
 
 
-def _has_killed(path: Path) -> bool:
-    """Returns whether the last attempt at a run has ended without a word, and had saved nothing."""
+def _silent_ends(path: Path, since: str = "") -> int:
+    """Returns how many of the last attempts at a run, begun since a time, have ended without a word and saved nothing."""
     try:
         attempts = results.read_record(path)["attempts"]
     except (OSError, UserError):
-        return False
-    return (
-        bool(attempts) and attempts[-1].get("end") is None and attempts[-1].get("step") == attempts[-1].get("from_step")
-    )
+        return 0
+    silent = takewhile(lambda one: one.get("end") is None and one.get("step") == one.get("from_step"), attempts[::-1])
+    return sum((one.get("started") or "") >= since for one in silent)
 
 
 def conclude(arms: Sequence[Arm], workdir: Path) -> int:

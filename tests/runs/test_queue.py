@@ -102,6 +102,21 @@ def test_an_arm_that_ends_its_process_comes_last(work, tmp_path):
     assert work({})[1] == ["b", "c", "a"]
 
 
+def test_an_arm_that_ends_its_process_again_and_again_is_set_aside(work, tmp_path, monkeypatch):
+    monkeypatch.setenv(queue.SINCE, "2026-01-02")
+    attempt = {"end": None, "from_step": 0, "step": 0, "started": "2026-01-01"}
+    for name, days in (("a", "2333"), ("b", "1233"), ("c", "333")):
+        attempts = [attempt | {"started": f"2026-01-0{day}"} for day in days]
+        attempts[0]["step"] = 5 * (name == "a")
+        (tmp_path / name).mkdir()
+        results.write_record(tmp_path / name, {"status": "running", "attempts": attempts})
+    code, tries, said = work({})
+    assert (code, tries) == (queue.SET_ASIDE, [])
+    assert said.count("set aside: its process was ended again and again before it saved anything") == 3
+    monkeypatch.setenv(queue.SINCE, "2026-01-03")
+    assert work({}, retries=3)[:2] == (0, ["a", "b", "c"])
+
+
 def test_a_signal_at_the_end_of_an_arm_is_not_forgotten(work, tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "_received", [])
 
