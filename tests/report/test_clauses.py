@@ -1,5 +1,6 @@
 """Clauses on arms made by hand, and every experiment: its sweep's arms, its verdicts, the papers' numbers."""
 
+import csv
 import importlib
 import re
 
@@ -316,3 +317,26 @@ def test_the_papers_numbers_stand_beside_their_networks(name):
     # A paper's number is not of a network with another stem, say.
     other = runs_of_sweep(name, "paper", bearing_out(name), seeds=1, change=dict.fromkeys(declared.held, "other"))
     assert {row[-1] for row in declared.table(declared.arms(other)).rows} == {"–"}
+
+
+def test_other_seeds_bear_the_demo_out():
+    """docs/demo/seeds.csv: `normres sweep --config=degradation:demo --config.seed=10 --seeds=40`, then `collect`."""
+    with (ROOT / "docs/demo/seeds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    seeds = sorted({int(row["seed"]) for row in rows})
+    sets = [seeds[first : first + 4] for first in range(0, len(seeds), 4)]
+    borne_out = 0
+    for chosen in sets:
+        runs = [
+            made(
+                (float(row["train_error"]), float(row["test_error"])),
+                seed=int(row["seed"]),
+                change={"model.shortcut": row["shortcut"], "model.depth": int(row["depth"])},
+            )
+            for row in rows
+            if int(row["seed"]) in chosen
+        ]
+        assert len(runs) == 16
+        declared = experiment("degradation")
+        borne_out += [one.outcome for one in declared.judge(declared.arms(runs))] == [YES] * 3
+    assert f"borne out in {borne_out} of {len(sets)} other sets of four seeds" in (ROOT / "README.md").read_text()
