@@ -152,7 +152,7 @@ def failures(path: Path, since: str = "") -> int:
 
 
 def _silent_ends(path: Path, since: str = "") -> int:
-    """Returns how many of the last attempts at a run, begun since a time, have ended without a word and saved nothing."""
+    """Returns how many of the last attempts, begun since a time, have ended without a word and saved nothing."""
     try:
         attempts = results.read_record(path)["attempts"]
     except (OSError, UserError):
