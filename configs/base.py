@@ -36,7 +36,10 @@ FIELDS: dict[str, Field] = {
     "model.family": Field("resnet", "a row of MODELS", choices="normres.models:MODELS", before="resnet"),
     "model.module": Field("", "a Flax module of yours in place of the family, FILE.py:NAME", before=""),
     "model.depth": Field(
-        20, "layers: ResNets 6n+2 (basic) or 9n+2 (bottleneck), VGG 11, 13, 16 or 19", least=1, most=20_000
+        20,
+        "layers: ResNets 6n+2 (basic) or 9n+2 (bottleneck), VGG 11, 13, 16 or 19, stylizer 2n+6",
+        least=1,
+        most=20_000,
     ),
     "model.width": Field(16, "channels of the first stage; each later one has twice as many", least=1, most=CHANNELS),
     "model.layout": Field(
@@ -72,6 +75,13 @@ FIELDS: dict[str, Field] = {
     ),
     "model.zero_last_scale": Field(False, "the scale of each branch's last norm starts at zero"),
     "model.auxiliary": Field((), "stages with a classifier of their own, such as 1,2", least=1, most=3, longest=3),
+    "model.condition": Field(
+        "none",
+        "stylizer: what scale and bias of the norms depend on: none | label (conditional instance norm) | picture "
+        "(AdaIN)",
+        choices="normres.models:CONDITIONS",
+        before="none",
+    ),
     "model.remat": Field(
         "auto",
         "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | loops (these, "
@@ -118,6 +128,12 @@ FIELDS: dict[str, Field] = {
     "data.path": Field("", "the file or folder that the source reads", how=True),
     "data.verify": Field(True, "check the official checksums and counts; off for home-made files", how=True),
     "data.image_size": Field(32, "pixels; of the sources that scale images or invent them", least=1, most=SIDE),
+    "data.styles": Field(
+        ("cells",),
+        "of the source photographs: the pictures whose style the images shall get, in turns",
+        choices="normres.data.photographs:STYLES",
+        before=("cells",),
+    ),
     "data.stream": Field(
         "auto",
         "images stay on disk: always | never | auto (too large for the device); tfds only",
@@ -194,6 +210,9 @@ FIELDS: dict[str, Field] = {
     "optim.label_smoothing": Field(
         0.0, "share of each label that is spread over all classes, such as 0.1", least=0, below=1, before=0.0
     ),
+    "optim.style_weight": Field(
+        1.0, "of the style loss beside the content loss; stylizer", least=0, most=1_000_000, before=1.0
+    ),
     "optim.auxiliary_weights": Field(
         (0.3,), "of the auxiliary classifiers' losses: one for all or one for each", least=0, most=1_000, longest=3
     ),
@@ -261,8 +280,8 @@ FIELDS: dict[str, Field] = {
     "train.keep_every": Field(0, "it keeps those of every so many steps too; 0 = not", least=0, below=STEPS, how=True),
 }
 
-# Recipes list what differs from the values above.  These are exactly He, Zhang, Ren, Sun 2015, arXiv 1512.03385,
-# section 4.2.  `short` has their schedule in proportion, on the full data.  `demo` takes a laptop minutes: smaller
+# Recipes list what differs from the values above, which are He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2.
+#  `short` has their schedule in proportion, on the full data.  `demo` takes a laptop minutes: smaller
 # batches, for more steps from the same images; a warm-up in place of the hold; a cosine, as 400 steps leave no time to
 # settle after a boundary; and no augmentation: it shows how well a network can be optimized.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -272,6 +291,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train.eval_every": 400,
         "train.checkpoint_every": 200,
         "optim.boundaries": (1_600, 2_400),
+    },
+    # Johnson, Alahi, Fei-Fei 2016, arXiv 1603.08155: for networks that give photographs a style.
+    "johnson2016": {
+        "train.steps": 40_000,
+        "train.batch_size": 4,
+        "optim.optimizer": "adamw",
+        "optim.learning_rate": 1e-3,
+        "optim.weight_decay": 0.0,
+        "optim.schedule": "constant",
+        "optim.hold_from_depth": 0,
+        "data.preprocess": "none",
+        "data.augmentation": "flip",
     },
     "demo": {
         "train.steps": 400,

@@ -149,11 +149,12 @@ class Targets:
     others: jax.Array | None = None
     share: jax.Array | None = None
 
-    def mixed(self, value: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """Returns share * value(labels) + (1 - share) * value(others), (B,); `value` may be a loss of labels."""
+    def mixed(self, value: Callable[[jax.Array], Any]) -> Any:
+        """Returns share * value(labels) + (1 - share) * value(others); a value is a tree of arrays (B,)."""
         if self.others is None or self.share is None:
             return value(self.labels)
-        return self.share * value(self.labels) + (1 - self.share) * value(self.others)
+        share, own, other = self.share, value(self.labels), value(self.others)
+        return jax.tree.map(lambda x, y: share * x + (1 - share) * y, own, other)
 
     @property
     def right(self) -> jax.Array:

@@ -26,6 +26,7 @@ class Dataset:
     `train_labels` and `test_labels` are int32 (N,), each an index into `class_names`.
     `name` says which data ("cifar10"), `source` where these bytes came from ("binary").
     The images are NumPy arrays or, both of them, LazyImages that are decoded when asked for.
+    `styles` are the pictures whose style the images shall get, uint8 (classes, H, W, C): a label is a style's number.
     `splits` says what splits.py has done to it, `evaluated_on` what the test arrays are: "test" or "validation".
     """
 
@@ -38,6 +39,7 @@ class Dataset:
     class_names: tuple[str, ...]
     splits: dict[str, Any] = field(default_factory=dict)
     evaluated_on: str = "test"
+    styles: np.ndarray | None = None
 
     def split(self, name: str) -> tuple[Images, np.ndarray]:
         """Returns images and labels of "train" or "test"."""
@@ -51,12 +53,15 @@ class Dataset:
     # Cached, because of streamed images it takes a pass over all files.
     @cached_property
     def sha256(self) -> str:
-        """The sha256 of training images, training labels, test images and test labels, labels as little-endian int32.
+        """The sha256 of training images, training labels, test images, test labels, and styles if there are any.
+
+        Labels are little-endian int32.
 
         The same examples in the same order have the same, whichever source they were read from.
         """
         splits = map(self.split, ("train", "test"))
-        return sha256(chain.from_iterable(chain(chunks(images), [labels.astype("<i4")]) for images, labels in splits))
+        examples = chain.from_iterable(chain(chunks(images), [labels.astype("<i4")]) for images, labels in splits)
+        return sha256(chain(examples, [] if self.styles is None else [self.styles]))
 
     def summary(self) -> dict[str, Any]:
         """Returns what the run record says about the data; every value goes into JSON as it is."""

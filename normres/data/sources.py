@@ -1,6 +1,6 @@
 """Where the images come from: a table of sources, all of them returning the same `Dataset`.  A source is one row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from normres.data.dataset import CLASSES, Dataset
 from normres.data.files import find, readable
 from normres.data.own import load_folder, load_npz
 from normres.data.parquet import load_parquet
+from normres.data.photographs import load_photographs
 from normres.data.prepared import load_tfds
 from normres.errors import UserError, nearest
 
@@ -25,7 +26,7 @@ class Source:
 
     load: Callable[..., Dataset]  # of data.name, data.path and, by their names, the fields in `reads`
     path: str = ""  # what data.path has to be; empty if the source can do without one
-    reads: tuple[str, ...] = ()  # of verify, image_size, stream
+    reads: tuple[str, ...] = ()  # of verify, image_size, stream, styles
     own_names: bool = False  # whether data.name may be any name, because the data may be any
     # Whether this source's data lie at a place; asked by `auto`, in the order of the rows.
     lies_at: Callable[[Path], bool] = lambda place: False
@@ -87,6 +88,7 @@ SOURCES: dict[str, Source] = {
         lies_at=lambda place: (place / "train").is_dir() and (place / "test").is_dir(),
     ),
     "synthetic": Source(load_synthetic, reads=("image_size",)),
+    "photographs": Source(load_photographs, reads=("image_size", "styles"), own_names=True),
     "auto": Source(_load_auto, reads=("verify", "image_size", "stream"), own_names=True),
 }
 
@@ -119,15 +121,17 @@ def load(
     verify: bool = True,
     image_size: int = CIFAR_SIZE,
     stream: str = "never",
+    styles: Sequence[str] = (),
 ) -> Dataset:
     """Returns the data set `name`, read from `source`; nothing is ever downloaded or written.
 
     The arguments are config fields of `data`.  `verify=False` is for altered or shortened files: it skips the
     comparison with published checksums and record counts.  `image_size` is in pixels; `stream` (auto, always, never)
-    says whether the images stay on disk, see lazy.py.  The source "auto" takes what lies at the path.
+    says whether the images stay on disk, see lazy.py; `styles` are rows of photographs.STYLES.  The source "auto" takes
+    what lies at the path.
     Raises `UserError`, one line that names the field or the file.
     """
     check(name, source, path, image_size, stream)
     row = SOURCES[source]
-    fields = {"verify": verify, "image_size": image_size, "stream": stream}
+    fields = {"verify": verify, "image_size": image_size, "stream": stream, "styles": styles}
     return row.load(name, path, **{field: fields[field] for field in row.reads})

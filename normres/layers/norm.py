@@ -1,6 +1,6 @@
 """`Norm`: any row of the axis table with its parameters and running averages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,11 +46,14 @@ class Norm(nn.Module):
         mask: jax.Array | None = None,
         residual: jax.Array | None = None,
         activation: str = "identity",
+        affine: Mapping[str, jax.Array] | None = None,
     ) -> jax.Array:
         """Returns activation(norm(x) + residual) for x (N, ..., C), of the same shape and dtype.
 
-        `mask` (broadcastable) excludes elements from the statistics.  A norm that brings its own nonlinearity has it
-        in place of `activation`, and not if that is "identity".
+        `mask` (broadcastable) excludes elements from the statistics.  `affine` has a scale and a bias, broadcastable to
+        x, in place of the layer's own parameters: (N, 1, 1, C) if they depend on a class (conditional instance norm) or
+        on a picture (AdaIN), (N, H, W, C) if they depend on the place (SPADE).  A norm that brings its own nonlinearity
+        has it in place of `activation`, and not if that is "identity".
         """
         # One example stands for all when parameters are made: it has no parts, and no other devices.
         spec = replace(self.spec, sub_batches=1) if self.is_initializing() else self.spec
@@ -60,7 +63,7 @@ class Norm(nn.Module):
         y, moments = self.ops.normalization(
             x,
             spec,
-            self._parameters(x.shape[-1], activation),
+            self._parameters(x.shape[-1], activation, affine),
             running=running,
             use_running=spec.running and self.use_running_average,
             where=mask,
@@ -78,10 +81,15 @@ class Norm(nn.Module):
                 self._update(batch, variables)
         return y
 
-    def _parameters(self, channels: int, activation: str) -> dict[str, jax.Array]:
-        """Makes scale, bias and the spec's own parameters."""
+    def _parameters(
+        self, channels: int, activation: str, affine: Mapping[str, jax.Array] | None
+    ) -> dict[str, jax.Array]:
+        """Makes scale, bias and the spec's own parameters; scale and bias only if they are not given."""
         initial = {"scale": self.scale_init, "bias": nn.initializers.zeros}
-        params = {name: self.param(name, initial[name], (channels,), jnp.float32) for name in self.spec.affine}
+        params = {
+            name: self.param(name, initial[name], (channels,), jnp.float32) if affine is None else affine[name]
+            for name in self.spec.affine
+        }
         for parameter in self.spec.parameters:
             if activation != "identity" or parameter.name not in self.spec.activation:
                 size = channels if parameter.per == "channel" else len(self.spec.reductions)

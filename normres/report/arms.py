@@ -15,8 +15,6 @@ from normres.report.inference import Summary, summarize
 from normres.runs.fields import identity
 from normres.runs.results import Run
 
-# The final numbers that every finished run has; a record may hold others, such as "test_top5_error".
-METRICS = ("train_error", "test_error")
 DATA_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 
 
@@ -120,10 +118,30 @@ def metrics_of(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.record.get("final") or {}))
 
 
-def error_metrics(runs: Iterable[Run]) -> list[str]:
-    """Returns METRICS, then the other test errors that the runs' records hold."""
-    others = [name for name in metrics_of(runs) if name.startswith("test_") and name.endswith("_error")]
-    return list(dict.fromkeys([*METRICS, *others]))
+def finals(measure: str = "error") -> tuple[str, str]:
+    """Returns the names of a measure's final numbers: in training and in test."""
+    return f"train_{measure}", f"test_{measure}"
+
+
+def finals_of(runs: Iterable[Run], measure: str = "error") -> list[str]:
+    """Returns `finals`, then what else of that kind the runs' records hold of the test set, such as a top-5 error."""
+    others = [name for name in metrics_of(runs) if name.startswith("test_") and name.endswith(f"_{measure}")]
+    return list(dict.fromkeys([*finals(measure), *others]))
+
+
+def unit_of(metric: str) -> str:
+    """Returns "%" for an error, which is printed in percent, and "" for anything else."""
+    return "%" if metric.endswith("error") else ""
+
+
+def scale_of(metric: str) -> float:
+    """Returns by what a final number is multiplied before it is printed."""
+    return 100.0 if unit_of(metric) else 1.0
+
+
+def titled(metric: str) -> str:
+    """Returns "test error (%)" of "test_error"."""
+    return f"{metric_words(metric)} ({unit_of(metric)})".removesuffix(" ()")
 
 
 def metric_words(metric: str) -> str:

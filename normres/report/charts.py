@@ -96,7 +96,7 @@ class Chart:
         if self.largest:
             return self.largest
         values = [value for one in panel.series for value in (one.x if self.rows else one.y) if value is not None]
-        return min(100.0, 1.08 * max(values, default=90.0))
+        return min(100.0 if self.unit == "%" else math.inf, 1.08 * max(values, default=90.0))
 
 
 def named_ticks(places: Sequence[float], log: bool) -> list[float]:

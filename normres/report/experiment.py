@@ -15,16 +15,19 @@ from normres.report.arms import (
     Arm,
     Setting,
     distinguishing_fields,
-    error_metrics,
     field,
+    finals,
+    finals_of,
     group,
     joined,
-    metric_words,
+    metrics_of,
     short_label,
+    titled,
 )
 from normres.report.charts import Chart
 from normres.report.clauses import Grid, Lower, Statement, Trend, Verdict
 from normres.report.page import Page
+from normres.runs import results
 from normres.runs.results import Run
 
 BLOCK, DATA = "model.block", "data.name"
@@ -54,6 +57,7 @@ class Experiment:
       follows: fields that follow from variant and `over`, such as the steps from the batch size; they tell arms apart
         only where they do not.
       alone: each of these numeric fields gets a figure of its own, too.
+      measure: what is compared: "error", or "loss" of networks that have none.
     """
 
     title: str
@@ -69,6 +73,7 @@ class Experiment:
     lines: bool = False
     follows: Sequence[str] = ()
     alone: Sequence[str] = ()
+    measure: str = "error"
 
     @property
     def _own(self) -> tuple[str, ...]:
@@ -162,25 +167,25 @@ class Experiment:
     def table(self, arms: Sequence[Arm]) -> tables.Table:
         """Returns the table of results, one row per arm, the paper's number beside the setting that it is of."""
         runs = [run for arm in arms for run in arm.runs]
-        places = facts.digits(arms)
+        places = facts.digits(arms, self.measure)
         columns: dict[str, Callable[[Arm], str]] = {
             "variant": lambda arm: joined(arm.variant, arm.context),
             "setting": lambda arm: arm.setting.name,
             "parameters": tables.parameters_cell,
             "seeds": tables.seeds_cell,
         }
-        for metric in error_metrics(runs):
-            columns[f"{metric_words(metric)} (%)"] = partial(tables.error_cell, metric=metric, digits=places)
-        several = any(len(arm.runs) > 1 for arm in arms)
-        if several:
-            columns["median"] = lambda arm: tables.percent_of(arm, "median", places)
-            columns["interquartile mean"] = lambda arm: tables.percent_of(arm, "interquartile_mean", places)
+        for metric in finals_of(runs, self.measure):
+            columns[titled(metric)] = partial(tables.error_cell, metric=metric, digits=places)
+        several, test = any(len(arm.runs) > 1 for arm in arms), finals(self.measure)[1]
+        for statistic in ("median", "interquartile_mean") if several else ():
+            cell = partial(tables.statistic_cell, statistic=statistic, metric=test, digits=places)
+            columns[statistic.replace("_", " ")] = cell
         if self.published:
             columns["paper, test (%)"] = self._paper_cell
         caption = (
-            "Errors at the last step over the whole training and test set; mean ± sample standard deviation over the "
-            "seeds that finished"
-            + ("; median and interquartile mean are those of the test error" if several else "")
+            f"{'Errors' if self.measure == 'error' else 'Losses'} at the last step over the whole training and test "
+            "set; mean ± sample standard deviation over the seeds that finished"
+            + (f"; median and interquartile mean are those of the test {self.measure}" if several else "")
             + f". {facts.provenance(runs)}"
         )
         return facts.with_notes(tables.of_columns(columns, arms, caption), arms)
@@ -231,7 +236,7 @@ class Experiment:
             lines = self.along(arms)
             note = figures.overfitting_note(lines) if self.over == "model.depth" else ""
             return figures.error_over(
-                name, lines, published, AXES.get(self.over, self.over), note, joined(*sorted(others))
+                name, lines, published, AXES.get(self.over, self.over), note, joined(*sorted(others)), self.measure
             )
         panels: dict[str, dict[str, Arm]] = {}
         for arm in arms:
@@ -239,7 +244,8 @@ class Experiment:
         of_papers = {setting.name: errors for setting, errors in self.published.items()}
         present = [variant for row in (*of_papers.values(), *panels.values()) for variant in row]
         variants = [variant for variant in self.variants if variant in present]
-        return figures.error_per_variant(name, panels, of_papers, list(dict.fromkeys([*variants, *present])))
+        rows = list(dict.fromkeys([*variants, *present]))
+        return figures.error_per_variant(name, panels, of_papers, rows, self.measure)
 
     def charts(self, runs: Sequence[Run], arms: Sequence[Arm]) -> list[Chart]:
         """Returns all figures: the main one, one over each field of `alone`, and the curves."""
@@ -249,8 +255,8 @@ class Experiment:
             made.append(other.main_chart(other.arms(runs)))
         if not self.claim and any(len(arm.runs) > 1 for arm in arms):
             by_label = {arm.label: arm for arm in arms}
-            made.append(figures.error_per_variant("seeds", {"over seeds": by_label}, {}, list(by_label)))
-        return [*made, figures.training_curves(self.along(arms))]
+            made.append(figures.error_per_variant("seeds", {"over seeds": by_label}, {}, [*by_label], self.measure))
+        return [*made, figures.training_curves(self.along(arms), self.measure)]
 
     def draw(self, runs: Sequence[Run], output: Path) -> list[Path]:
         """Writes the figures, table.md, table.tex, table.csv and index.html to `output`; returns their paths.
@@ -272,9 +278,16 @@ class Experiment:
             paper_table=self.paper_table(arms),
             paper_notes=[*self.notes, *(facts.scale_notes(arms) if self.published else [])],
             facts=facts.what_was_run([run for arm in arms for run in arm.runs]),
+            pictures=pictures(arms),
             arms=arms,
         )
         return [*(path for chart in page.charts for path in paper.save(chart, output)), *page.write(output)]
+
+
+def pictures(arms: Sequence[Arm]) -> dict[str, bytes]:
+    """Returns by arm the mosaic, a PNG file, of its first run that finished; nothing of arms that make no images."""
+    files = {arm.label: [run.path / results.PICTURES for run in arm.finished] for arm in arms}
+    return {label: path.read_bytes() for label, paths in files.items() for path in paths[:1] if path.is_file()}
 
 
 # What the axis of a field is called.
@@ -295,12 +308,14 @@ def of_unknown(runs: Sequence[Run]) -> Experiment:
     choices = [name for name in names if name not in numbers and name not in (BLOCK, DATA)]
     variants = {short_label(key): key for key, _ in group(runs, choices)} if choices else {}
     over = "model.depth" if "model.depth" in numbers or not numbers else numbers[0]
+    measure = "loss" if {"test_loss"} == {"test_loss", "test_error"} & set(metrics_of(runs)) else "error"
     differ = ", ".join(f"{name} ({', '.join(values[name])})" for name in names)
     return Experiment(
         title=f"{len(runs)} runs",
         claim="",
         source=f"Fields that differ: {differ or 'none but the seed'}.",
-        config="error",
+        config=measure,
+        measure=measure,
         variants=variants,
         published={},
         held={},

@@ -12,12 +12,13 @@ from normres.report.arms import (
     field,
     final,
     grouped,
-    metric_words,
     metrics_of,
     run_id,
     runs_text,
     seed,
     sort_key,
+    titled,
+    unit_of,
 )
 from normres.report.tables import NOTHING, Table
 from normres.runs.fields import flatten
@@ -175,8 +176,10 @@ def _letter(number: int) -> str:
     return (_letter(number // 26 - 1) if number > 25 else "") + chr(ord("a") + number % 26)
 
 
-def digits(arms: Sequence[Arm]) -> int:
-    """Returns the decimals of an error in percent: 2 if every set has 5,000 images or more, otherwise 1."""
+def digits(arms: Sequence[Arm], measure: str = "error") -> int:
+    """Returns the decimals of an error in percent, 2 if every set has 5,000 images or more, else 1; 3 of a loss."""
+    if measure != "error":
+        return 3
     sizes = [arm.count(name) for arm in arms for name in ("train_examples", "test_examples")]
     return 2 if min(sizes, default=0) >= 5_000 else 1
 
@@ -212,7 +215,7 @@ def run_table(arms: Sequence[Arm]) -> Table:
         cells = [_metric_cell(metric, value) for metric, value in numbers.items()]
         times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
         rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
-    titles = [metric_words(name) + " (%)" * name.endswith("error") for name in (*metrics, "best_test_error")]
+    titles = [titled(name) for name in (*metrics, "best_test_error")]
     caption = (
         "Every run. Numbers are of the last step over the whole set. The best test error is the lowest of all "
         "evaluations, so it was chosen on the test set."
@@ -269,4 +272,4 @@ def _distinct(runs: Sequence[Run], fact: str | Callable[[Run], Any]) -> str:
 def _metric_cell(metric: str, value: Any) -> str:
     if not isinstance(value, int | float):
         return NOTHING
-    return f"{100 * value:.2f}" if metric.endswith("error") else f"{value:.3f}"
+    return f"{100 * value:.2f}" if unit_of(metric) else f"{value:.3f}"

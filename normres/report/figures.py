@@ -5,7 +5,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from normres.report.arms import METRICS, Arm, joined, metric_words, run_id, seed, seeds_text
+from normres.report.arms import (
+    Arm,
+    finals,
+    joined,
+    metric_words,
+    run_id,
+    scale_of,
+    seed,
+    seeds_text,
+    titled,
+    unit_of,
+)
 from normres.report.charts import Chart, Kind, Panel, Series
 from normres.report.inference import summarize
 from normres.runs.results import Run
@@ -24,23 +35,24 @@ def means_and_seeds(
     Args:
       label: in the legend.
       places: (x, arm); with `sideways` (y, arm).
-      metric: the final error.
-      sideways: the errors lie along x.
+      metric: the final number.
+      sideways: the numbers lie along x.
     """
+    scale, unit = scale_of(metric), f" {unit_of(metric)}".rstrip()
     means, bars, at, texts = [], [], [], []
     seeds: tuple[list[Any], list[float], list[str]] = ([], [], [])
     crosses, crossed = [], []
     for place, arm in places:
         if summary := arm.summary(metric):
             at.append(place)
-            means.append(100 * summary.mean)
-            bars.append(100 * (summary.standard_deviation or 0.0))
-            texts.append(f"{arm.label}: mean {means[-1]:.2f} % of {summary.count} seed{'s' * (summary.count > 1)}")
+            means.append(scale * summary.mean)
+            bars.append(scale * (summary.standard_deviation or 0.0))
+            texts.append(f"{arm.label}: mean {means[-1]:.2f}{unit} of {summary.count} seed{'s' * (summary.count > 1)}")
             for run in arm.finished if summary.count > 1 else ():
                 if (value := run.record["final"].get(metric)) is not None:
                     seeds[0].append(place)
-                    seeds[1].append(100 * value)
-                    seeds[2].append(f"{run_id(run)}: seed {seed(run)}, {100 * value:.2f} %")
+                    seeds[1].append(scale * value)
+                    seeds[2].append(f"{run_id(run)}: seed {seed(run)}, {scale * value:.2f}{unit}")
         if arm.diverged:
             crosses.append(place)
             crossed.append(", ".join(f"{run_id(run)}: diverged" for run in arm.diverged))
@@ -65,8 +77,9 @@ def error_over(
     axis: str,
     note: str = "",
     of_paper: str = "",
+    measure: str = "error",
 ) -> Chart:
-    """Returns final training and test error over a numeric field, one line per entry of `lines`.
+    """Returns the final training and test error over a numeric field, one line per entry of `lines`.
 
     Args:
       name: of the files.
@@ -75,6 +88,7 @@ def error_over(
       axis: what the field is, such as "depth (layers)".
       note: the end of the caption.
       of_paper: what the paper's numbers are of, if not of the same data.
+      measure: what is drawn in place of the error, such as "loss".
     """
     arms = [arm for members in lines.values() for arm in members]
     apart = (
@@ -83,7 +97,7 @@ def error_over(
     parts = {label: label.partition(", ") if apart else (label, "", "") for label in (*lines, *published)}
     panels = [
         Panel(
-            joined(metric_words(metric).removesuffix(" error"), title),
+            joined(metric_words(metric).removesuffix(f" {measure}"), title),
             [
                 one
                 for label, members in lines.items()
@@ -91,7 +105,7 @@ def error_over(
                 for one in means_and_seeds(parts[label][0], [(arm.setting.at, arm) for arm in members], metric)
             ],
         )
-        for metric in METRICS
+        for metric in finals(measure)
         for title in dict.fromkeys(parts[label][2] for label in lines)
     ]
     if published:
@@ -102,15 +116,17 @@ def error_over(
         titles = {parts[label][2] for label in published}
         panels.append(Panel(joined("test, in the paper", *titles, of_paper), errors, own_scale=True))
     places = {arm.setting.at for arm in arms} | {at for line in published.values() for at in line}
-    caption = f"Error at the last step, {seeds_text(arms)} per point: {SPREAD}. {DIVERGED}"
+    caption = f"{measure.capitalize()} at the last step, {seeds_text(arms)} per point: {SPREAD}. {DIVERGED}"
     if published:
         caption += " The panel of the paper’s numbers has its own scale."
     return Chart(
         name,
         panels,
-        f"Final training and test error over {axis}, one line per variant; the table has the numbers.",
+        f"Final training and test {measure} over {axis}, one line per variant; the table has the numbers.",
         caption + note,
         axis,
+        titled(measure),
+        unit=unit_of(measure),
         ticks=sorted(places),
         log_x=min(places) > 0 and max(places) > 2 * min(places),
     )
@@ -121,6 +137,7 @@ def error_per_variant(
     panels: Mapping[str, Mapping[str, Arm]],
     published: Mapping[str, Mapping[str, float | str]],
     variants: Sequence[str],
+    measure: str = "error",
 ) -> Chart:
     """Returns one row per variant of `variants` and one panel per setting: bars have no room for such long names.
 
@@ -129,6 +146,7 @@ def error_per_variant(
       panels: by the panel's title, the arm of each variant.
       published: by setting, a paper's test error of each variant in percent; words such as "fail" have no place here.
       variants: their names from top to bottom.
+      measure: what is drawn in place of the error, such as "loss".
     """
     arms = [arm for panel in panels.values() for arm in panel.values()]
     made = [
@@ -136,7 +154,7 @@ def error_per_variant(
             title,
             [
                 one
-                for metric in METRICS
+                for metric in finals(measure)
                 for one in means_and_seeds(metric_words(metric), list(panel.items()), metric, sideways=True)
             ],
         )
@@ -156,63 +174,66 @@ def error_per_variant(
     return Chart(
         name,
         made,
-        "Final training and test error, one row per variant; the table has the numbers.",
-        f"Error at the last step, {seeds_text(arms)} per variant: markers are means, bars are sample standard "
-        f"deviations, and small dots are the seeds. {DIVERGED}"
+        f"Final training and test {measure}, one row per variant; the table has the numbers.",
+        f"{measure.capitalize()} at the last step, {seeds_text(arms)} per variant: markers are means, bars are sample "
+        f"standard deviations, and small dots are the seeds. {DIVERGED}"
         + (" The panel of the paper’s numbers has its own scale." if in_paper else ""),
-        "error (%)",
+        titled(measure),
         "",
         rows=variants,
+        unit=unit_of(measure),
     )
 
 
-def training_curves(panels: Mapping[str, Sequence[Arm]]) -> Chart:
+def training_curves(panels: Mapping[str, Sequence[Arm]], measure: str = "error") -> Chart:
     """Returns error over steps, thin = training, bold = test, one panel per entry of `panels`, as in He 2015, figure 6.
 
     Each curve is the mean over the seeds that finished (or, if none did, that still run) at the steps that all of them
     have; a run that diverged is a thin curve of its own that ends in a cross.
     """
-    arms = [arm for members in panels.values() for arm in members]
+    arms, unit = [arm for members in panels.values() for arm in members], f" {unit_of(measure)}".rstrip()
     made = []
     for title, members in panels.items():
         series = []
         for arm in members:
             label = arm.setting.name
             alive = arm.finished or arm.unfinished
-            steps, errors = mean_curve(alive, "test")
-            who = f"{arm.label}, test error, mean of {len(alive)} run{'s' * (len(alive) != 1)}"
-            texts = [f"{who}: {error:.2f} % at step {step:,}" for step, error in zip(steps, errors, strict=True)]
+            steps, errors = mean_curve(alive, "test", measure)
+            who = f"{arm.label}, test {measure}, mean of {len(alive)} run{'s' * (len(alive) != 1)}"
+            texts = [f"{who}: {error:.2f}{unit} at step {step:,}" for step, error in zip(steps, errors, strict=True)]
             series.append(Series(label, "curve", steps, errors, (), texts))
-            series.append(Series(label, "thin", *_thinned(*mean_curve(alive, "train"))))
+            series.append(Series(label, "thin", *_thinned(*mean_curve(alive, "train", measure))))
             for run in arm.diverged:
-                steps, errors = mean_curve([run], "train")
+                steps, errors = mean_curve([run], "train", measure)
                 series.append(Series(label, "thin", steps, errors))
                 series.append(Series(label, "cross", steps[-1:], [None] * len(steps[-1:]), (), [run_id(run)]))
         made.append(Panel(title, [one for one in series if len(one.x)]))
-    ends = [100 * value for arm in arms for metric in METRICS for value in arm.values(metric)]
+    ends = [scale_of(measure) * value for arm in arms for metric in finals(measure) for value in arm.values(metric)]
     return Chart(
         "curves",
         made,
-        "Training and test error over training steps, one curve per setting and one panel per variant.",
-        f"Error over training steps, mean over {seeds_text(arms)}. Thin: training error, running mean of the augmented "
-        "mini-batches. Bold: test error. The vertical axis ends at about twice the largest final error, or at 100 %. "
-        "A cross marks where a run diverged.",
+        f"Training and test {measure} over training steps, one curve per setting and one panel per variant.",
+        f"{measure.capitalize()} over training steps, mean over {seeds_text(arms)}. Thin: training {measure}, running "
+        f"mean of the augmented mini-batches. Bold: test {measure}. The vertical axis ends at about twice the largest "
+        f"final {measure}{', or at 100 %' if unit else ''}. A cross marks where a run diverged.",
         "training step",
+        titled(measure),
+        unit=unit_of(measure),
         # The end of training matters more than its start.
-        largest=min(100.0, max(5.0, 2 * max(ends, default=50.0))),
+        largest=min(100.0, max(5.0, 2 * max(ends, default=50.0))) if unit else 2 * max(ends, default=0.0),
         by_depth=True,
     )
 
 
-def mean_curve(runs: Iterable[Run], split: str) -> tuple[list[int], list[float]]:
-    """Returns (steps, mean error in percent) at the steps where every run has a finite value."""
+def mean_curve(runs: Iterable[Run], split: str, measure: str = "error") -> tuple[list[int], list[float]]:
+    """Returns (steps, mean, of errors in percent) at the steps where every run has a finite value."""
     curves = []
     for run in runs:
-        values = {line["step"]: line.get("error") for line in run.metrics if line["split"] == split}
+        values = {line["step"]: line.get(measure) for line in run.metrics if line["split"] == split}
         if curve := {step: value for step, value in values.items() if value is not None and math.isfinite(value)}:
             curves.append(curve)
     shared = sorted(set.intersection(*map(set, curves))) if curves else []
-    return shared, [100 * fmean(curve[step] for curve in curves) for step in shared]
+    return shared, [scale_of(measure) * fmean(curve[step] for curve in curves) for step in shared]
 
 
 def _thinned(steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:
@@ -231,7 +252,7 @@ def overfitting_note(lines: Mapping[str, Sequence[Arm]]) -> str:
             deep.summary(metric).mean - shallow.summary(metric).mean  # type: ignore[union-attr]
             if deep.summary(metric) and shallow.summary(metric)
             else 0.0
-            for metric in METRICS
+            for metric in finals()
         )
         if train < 0 < test:
             sentences.append(

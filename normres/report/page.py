@@ -4,8 +4,8 @@ import base64
 import hashlib
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Page:
     paper_notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
     arms: Sequence[Arm]
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
     def write(self, output: Path) -> list[Path]:
         """Writes table.md, table.tex, table.csv and index.html to `output`; returns their paths."""
@@ -69,6 +70,7 @@ class Page:
                 "BibTeX": bibtex(runs),
             },
             scopes=[Markup(_asset(name)) for name in _scopes(runs)],
+            pictures={label: base64.b64encode(content).decode() for label, content in self.pictures.items()},
             figures=[(chart, interactive.figure(chart)) for chart in self.charts],
         )
         return [

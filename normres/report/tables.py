@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from normres.report.arms import Arm
+from normres.report.arms import Arm, scale_of
 from normres.report.inference import Summary
 
 NOTHING = "–"
@@ -50,17 +50,17 @@ def number(summary: Summary | None, digits: int = 2, scale: float = 1.0) -> str:
 
 
 def error_cell(arm: Arm, metric: str, digits: int = 2) -> str:
-    """Returns an arm's error over the seeds that finished; "fail" for those that diverged."""
-    summary = arm.summary(metric)
+    """Returns an arm's final number over the seeds that finished; "fail" for those that diverged."""
+    summary, scale = arm.summary(metric), scale_of(metric)
     if not arm.diverged:
-        return percent(summary, digits) if summary or not arm.unfinished else "not finished"
-    return f"{percent(summary, digits)} ({len(arm.diverged)} fail)" if summary else "fail"
+        return number(summary, digits, scale) if summary or not arm.unfinished else "not finished"
+    return f"{number(summary, digits, scale)} ({len(arm.diverged)} fail)" if summary else "fail"
 
 
-def percent_of(arm: Arm, statistic: str, digits: int = 2) -> str:
-    """Returns a statistic of Summary, over the test errors of the seeds that finished."""
-    summary = arm.summary("test_error")
-    return f"{100 * getattr(summary, statistic):.{digits}f}" if summary else NOTHING
+def statistic_cell(arm: Arm, statistic: str, metric: str, digits: int = 2) -> str:
+    """Returns a statistic of Summary, over the final numbers of the seeds that finished."""
+    summary = arm.summary(metric)
+    return f"{scale_of(metric) * getattr(summary, statistic):.{digits}f}" if summary else NOTHING
 
 
 def seeds_cell(arm: Arm) -> str:

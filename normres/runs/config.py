@@ -122,7 +122,27 @@ def validate(config: ConfigDict) -> None:
         splits.check(data)
     except UserError as error:
         raise UserError(f"config.{error}") from None
+    _validate_task(config)
     _validate_model(config)
+
+
+def _validate_task(config: ConfigDict) -> None:
+    """Raises UserError if the network's task and the data or the training do not go together."""
+    family, source = config.model.family, config.data.source
+    if config.model.module or MODELS[family].task == "classification":
+        if source == "photographs":
+            raise UserError("config.data.source='photographs' has no classes; it is for config.model.family='stylizer'")
+        return
+    if source != "photographs":
+        raise UserError(f"config.data.source={source!r} has no styles; config.model.family={family!r}: photographs")
+    needed: dict[str, Any] = {"data.preprocess": "none", "data.mixup": 0.0, "data.cutmix": 0.0, "data.corruptions": ()}
+    needed |= {"data.label_noise": 0.0, "optim.hold_from_depth": 0}
+    values = flatten(config)
+    for name, value in needed.items():
+        if values[name] != value:
+            raise UserError(f"config.{name}={values[name]!r} must be {value!r} with config.model.family={family!r}")
+    if "best" in config.train.keep:
+        raise UserError(f"config.train.keep={config.train.keep}: config.model.family={family!r} has no test error")
 
 
 def _validate_model(config: ConfigDict) -> None:

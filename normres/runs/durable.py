@@ -21,10 +21,15 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a text as write_bytes does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file so that a reader sees the old one or the new one and never a part, also after a power failure."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # of two processes, each has its own
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

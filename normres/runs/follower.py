@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from normres.errors import UserError
@@ -48,6 +49,9 @@ class Follower(Journal):
         self.metrics.append({"step": step, "split": split, **values})
 
     def write(self) -> None:
+        """Writes nothing."""
+
+    def pictures(self, mosaic_HWC: np.ndarray) -> None:
         """Writes nothing."""
 
     def end(self, how: str) -> None:

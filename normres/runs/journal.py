@@ -1,13 +1,16 @@
 """A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone."""
 
 import errno
+import io
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from normres.errors import UserError
 from normres.runs import checkpoint, claims, durable, note, results
@@ -224,6 +227,13 @@ class Journal:
         self.claim.check()
         results.write_record(self.path, self.record)
 
+    def pictures(self, mosaic_HWC: np.ndarray) -> None:
+        """Writes what a network that makes images has made."""
+        self.claim.check()
+        content = io.BytesIO()
+        Image.fromarray(mosaic_HWC).save(content, "PNG")
+        durable.write_bytes(self.path / results.PICTURES, content.getvalue())
+
     def end(self, how: str) -> None:
         """Writes how this attempt ended; of a run that is done, everything, and removes what nobody needs."""
         self.record["attempts"][-1] |= {"ended": now(), "end": how}
@@ -271,7 +281,7 @@ class Journal:
 def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the lowest test error of the metric lines, and the first step that has it."""
     errors = [
-        (line["error"], line["step"]) for line in metrics if line["split"] == "test" and line["error"] is not None
+        (line["error"], line["step"]) for line in metrics if line["split"] == "test" and line.get("error") is not None
     ]
     error, step = min(errors, default=(None, None))
     return {"best_test_error": error, "best_test_step": step}

@@ -20,7 +20,6 @@ from normres.runs.journal import Journal
 from normres.runs.progress import Reporter
 from normres.runs.provenance import provenance
 from normres.training.loop import fit
-from normres.training.metrics import METRICS
 from normres.training.networks import count_parameters
 from normres.training.programs import Programs
 from normres.training.step import TrainState
@@ -29,7 +28,8 @@ from normres.training.step import TrainState
 def load_data(config: ConfigDict) -> Dataset:
     """Loads the data set that the config names, and takes of it what the config's splits say."""
     wanted = config.data
-    whole = data.load(wanted.name, wanted.source, wanted.path, wanted.verify, wanted.image_size, wanted.stream)
+    where = (wanted.name, wanted.source, wanted.path)
+    whole = data.load(*where, wanted.verify, wanted.image_size, wanted.stream, wanted.styles)
     if wanted.source == "auto":
         print(f"data.source=auto: took {whole.source}{f' at {wanted.path}' if wanted.path else ''}")
     if whole.source == "synthetic":
@@ -108,7 +108,6 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         state, started_from, lines = finished.init_from(state, config.init_from)
     model = getattr(programs.network, "config", None)
     computed = {name: getattr(model, name) for name in ("remat", "unrolled") if hasattr(model, name)}
-    of_examples = [name for name, metric in METRICS.items() if metric.of == "examples"]
     record = {
         "status": "running",
         "run_id": journal.path.resolve().name,
@@ -124,7 +123,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "step": 0,
         "steps": config.train.steps,
         "diverged_at_step": None,
-        "final": dict.fromkeys(f"{split}_{name}" for split in ("train", "test") for name in of_examples),
+        "final": dict.fromkeys(f"{split}_{name}" for split in ("train", "test") for name in programs.task.names),
         "best_test_error": None,
         "best_test_step": None,
         "corrupted": None,
@@ -160,10 +159,11 @@ def _follow(
         match event.kind:
             case "train":
                 journal.line(event.step, "train", values)
-                reporter.update(event.step, f"loss {event.values['loss']:.3f} error {event.values['error']:.1%}")
+                error = f" error {event.values['error']:.1%}" if "error" in event.values else ""
+                reporter.update(event.step, f"loss {event.values['loss']:.3f}{error}")
                 journal.claim.note(**reporter.progress)
             case "test":
-                if journal.is_best(values["error"]):
+                if journal.is_best(values.get("error")):
                     journal.save(event.step, at, {})
                 journal.line(event.step, "test", values)
                 machine.return_freed_memory()  # the first evaluation was compiled
@@ -175,6 +175,8 @@ def _follow(
             case "corrupted":
                 journal.line(event.step, "corrupted", values)
                 record["corrupted"] = values
+            case "pictures":
+                journal.pictures(values["pictures"])
             case "diverged":
                 record["diverged_at_step"] = event.step
                 journal.end("diverged")
@@ -182,9 +184,11 @@ def _follow(
             case "finished":
                 record["final"] = values
                 journal.end("finished")
-                errors = ", ".join(f"{split} error {event.values[f'{split}_error']:.1%}" for split in ("train", "test"))
+                what, form = ("error", ".1%") if programs.task.has_classes else ("loss", ".3f")
+                numbers = {split: event.values[f"{split}_{what}"] for split in ("train", "test")}
+                ends = ", ".join(f"{split} {what} {number:{form}}" for split, number in numbers.items())
                 reporter.update(event.step, "")
-                reporter.say(f"finished: {errors}, {record['seconds']:.0f} s")
+                reporter.say(f"finished: {ends}, {record['seconds']:.0f} s")
     if record["status"] not in results.DONE:
         journal.end("interrupted")
         raise InterruptedRun(f"stopped by {signals.name()} at step {record['step']} of {record['steps']}")

@@ -8,6 +8,7 @@
                     what was measured layer by layer ("split": "probe"; lists in the order of depth)
     checkpoints/    the states that the config keeps, see checkpoint.py; the other files follow from the newest
     claim.json      who is training here, see claims.py
+    pictures.png    of a network that makes images: what it makes of some test images (Programs.pictures)
     error.txt       what the last attempts failed of; it goes when the run succeeds
     README.md       the command that repeats the run, and what to cite
 
@@ -29,7 +30,9 @@ from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 
 DONE = ("finished", "diverged")
 FAILURE = "failure at "  # so begins each entry of error.txt
-OURS = ("record.json", "metrics.jsonl", "checkpoints", "error.txt", "README.md", "lock", "tensorboard", "wandb")
+PICTURES = "pictures.png"
+OURS: tuple[str, ...] = ("record.json", "metrics.jsonl", "checkpoints", PICTURES, "error.txt", "README.md")
+OURS += ("lock", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _row(path: Path) -> tuple[str, ...]:
         record = results.read_record(path)
     holder = (claims.read(path) or {}) if status == "running" else {}
     step, steps = holder.get("step") or record.get("step"), holder.get("steps") or record.get("steps")
-    errors = [line["error"] for line in metrics if line["split"] == "test" and line["error"] is not None]
+    errors = [line["error"] for line in metrics if line["split"] == "test" and line.get("error") is not None]
     rate = holder.get("seconds_per_step")
     if status not in (*results.DONE, "running") and failed:
         status = "failed"

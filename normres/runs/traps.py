@@ -32,8 +32,11 @@ READ_IF: list[tuple[str, Callable[[Any], Any], str]] = [
     ("data.cutmix", bool, "data.cutmix_probability"),
     ("data.corruptions", bool, "data.corruption_seed"),
     ("data.label_noise", bool, "data.label_noise_seed"),
-    ("data.source", lambda source: source in ("folder", "tfds", "parquet", "synthetic", "auto"), "data.image_size"),
-    ("data.source", lambda source: source not in ("embedded", "synthetic"), "data.path"),
+    ("data.source", lambda source: source not in ("embedded", "binary", "python", "npz"), "data.image_size"),
+    ("data.source", lambda source: source not in ("embedded", "synthetic", "photographs"), "data.path"),
+    ("data.source", lambda source: source == "photographs", "data.styles"),
+    ("model.family", lambda family: MODELS[family].task == "stylization", "optim.style_weight"),
+    ("model.family", lambda family: MODELS[family].task == "classification", "optim.loss optim.label_smoothing"),
     ("train.parallel", lambda parallel: parallel == "pmap", "train.sync_batch_norm"),
 ]
 

@@ -54,8 +54,8 @@ class Event:
 
     kind is "train" (means since the last such event), "test" (whole test set), "checkpoint" (the state may be saved;
     the values are what the steps since the last "train" event measured), "diverged" (at `step` the loss was not
-    finite), "corrupted" (test errors by corruption, a list over severities), "probe" (lists over layers, see probe.py)
-    or "finished" (final values).
+    finite), "corrupted" (test errors by corruption, a list over severities), "probe" (lists over layers, see probe.py),
+    "pictures" (see Programs.pictures) or "finished" (final values).
     """
 
     kind: str
@@ -144,6 +144,8 @@ def _finish(
         yield Event("probe", step, dict(programs.probe(state))), state
     if corrupted:
         yield Event("corrupted", step, dict(corrupted)), state
+    if (pictures := programs.pictures(state)) is not None:
+        yield Event("pictures", step, {"pictures": pictures}), state
     final = {f"train_{name}": value for name, value in on_train.items()}
     yield Event("finished", step, final | {f"test_{name}": value for name, value in on_test.items()}), state
 

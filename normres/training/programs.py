@@ -31,8 +31,10 @@ from normres.training import limits
 from normres.training import probe as probes
 from normres.training.networks import UserNetwork, build_network
 from normres.training.step import TrainState, build_state, eval_step, train_step
+from normres.training.tasks import as_floats, task_of
 from normres.training.traced import shape_of, traced, with_traced
 
+PICTURES = 6  # test images of a mosaic
 KEPT = 4  # shapes of a process; each holds about 100 MB of compiled programs, and a sweep may have many
 
 # Steps of one program on one CPU device.  XLA takes a program's temporary memory, hundreds of megabytes, anew for each,
@@ -189,10 +191,13 @@ class Programs:
         self.replicated = NamedSharding(mesh, P())
         self.sharded = NamedSharding(mesh, P("data"))
         self.preprocess = statistics or preprocess.measure(dataset.train_images, config.data.preprocess)
-        self._dataset = dataset
+        self._dataset, self.task = dataset, task_of(config)
+        # What of `data` is the same for all images.
+        styles = {} if dataset.styles is None else {"styles": dataset.styles}
+        self.constants: dict[str, Any] = self.preprocess.arrays() | styles | self.task.arrays()
         # How the parts of `data` lie on the devices.
         parts = {"batch": P("data")} if dataset.why_streamed else {"images": P(), "labels": P()}
-        specs = parts | dict.fromkeys(self.preprocess.arrays(), P())
+        specs = parts | dict.fromkeys(self.constants, P())
         # No method of self: the stream would then hold what holds it, and outlive it with its threads.
         self.examples = partial(_train_examples, config, self.sizes["train"])
         self.stream = None
@@ -212,9 +217,9 @@ class Programs:
     def arrays(self, split: str) -> dict[str, Any]:
         """Returns what of train_step's `data` is the same for all batches of a split, on the host."""
         if self.stream:
-            return dict(self.preprocess.arrays())
+            return dict(self.constants)
         images, labels = self._dataset.split(split)
-        return {"images": batches.FlatImages.of(images), "labels": labels} | self.preprocess.arrays()
+        return {"images": batches.FlatImages.of(images), "labels": labels} | self.constants
 
     @cached_property
     def data(self) -> dict[str, dict[str, Any]]:
@@ -312,9 +317,27 @@ class Programs:
         count = probes.examples(self.network, self.config.train.batch_size)
         chosen = batches.epoch_order(0, 0, self.sizes["train"])[:count]
         images, labels = self._dataset.split("train")
-        data = {"images": images[chosen], "labels": labels[chosen]} | self.preprocess.arrays()
+        data = {"images": images[chosen], "labels": labels[chosen]} | self.constants
         on_host = jax.device_get(self._steps.probe(state, placed(data, self.replicated), self.values))
         return {name: on_host[name].tolist() for name in probes.QUANTITIES}
+
+    def pictures(self, state: TrainState) -> np.ndarray | None:
+        """Returns a mosaic, uint8 (H, W, 3): a row for each style, with its picture and what the network makes of test
+        images, below a row of these; None if the network makes no images.
+        """
+        styles = self._dataset.styles
+        if styles is None or self.task.has_classes:
+            return None
+        images = self._dataset.test_images[:: len(self._dataset.test_images) // PICTURES][:PICTURES]
+        rows = [np.concatenate([np.full_like(images[0], 255), *images], axis=1)]
+        network = jax.jit(self.network.apply)
+        for number, style in enumerate(styles):
+            labels = np.full(PICTURES, number)
+            inputs = self.task.inputs(as_floats(jnp.asarray(images)), labels, {"styles": jnp.asarray(styles)})
+            outputs = network({"params": state.params, "batch_stats": state.batch_stats}, *inputs)
+            made = np.asarray(jnp.round(255 * outputs).astype(jnp.uint8))
+            rows.append(np.concatenate([style, *made], axis=1))
+        return np.concatenate(rows)
 
     def evaluate(
         self,

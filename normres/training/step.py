@@ -18,6 +18,7 @@ from normres.data.seeds import step_key
 from normres.training import optim
 from normres.training.losses import LOSSES
 from normres.training.metrics import Outcome, Update, measured
+from normres.training.tasks import Losses, Task, task_of
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
 
@@ -62,6 +63,13 @@ def loss_of(config: ConfigDict) -> Any:
     return partial(LOSSES[config.optim.loss], smoothing=config.optim.label_smoothing)
 
 
+def of_examples(task: Task, losses: Losses, outputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Returns what is measured of each example, float32 (N,), by name: the task's losses, and METRICS of logits."""
+    if not task.has_classes:
+        return {name: values.astype(jnp.float32) for name, values in losses.items()}
+    return measured("examples", Outcome(losses["loss"], outputs, labels))
+
+
 def train_step(
     config: ConfigDict,
     network: nn.Module,
@@ -83,33 +91,35 @@ def train_step(
     Returns:
       The state after, and float32 () by name: the means of METRICS over the batch, and the learning rate.
     """
-    loss = loss_of(config)
+    task = task_of(config)
     images, targets = augment.training_batch(config, state.step, data, indices)
     dropout = step_key(config, "dropout", state.step)
     if axis_name is not None:
         dropout = jax.random.fold_in(dropout, jax.lax.axis_index(axis_name))
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Losses, jax.Array, Any]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, changed = network.clone(train=True).apply(
-            variables, images, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout}
+        inputs = task.inputs(images, targets.right, data)
+        outputs, changed = network.clone(train=True).apply(
+            variables, *inputs, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout}
         )
-        losses = targets.mixed(partial(loss, logits))
-        total = jnp.mean(losses)
+        loss = partial(task.losses, config, data, images)
+        losses = targets.mixed(partial(loss, outputs))
+        total = jnp.mean(losses["loss"])
         heads = changed.get("auxiliary", {}).values()
         for (head,), weight in zip(heads, optim.auxiliary_weights(config, state.step, len(heads)), strict=True):
-            total += weight * jnp.mean(targets.mixed(partial(loss, head)))
-        return total, (losses, logits, changed.get("batch_stats", {}))
+            total += weight * jnp.mean(targets.mixed(partial(loss, head))["loss"])
+        return total, (losses, outputs, changed.get("batch_stats", {}))
 
-    gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    values = measured("examples", Outcome(losses, logits, targets.right))
+    gradients, (losses, outputs, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    values = of_examples(task, losses, outputs, targets.right)
     # One sum for all: a GPU starts a kernel for each.
     metrics = dict(zip(values, jnp.mean(jnp.stack(list(values.values())), axis=1), strict=True))
     if axis_name is not None:
         # Averaging the running statistics keeps the state equal on all devices when each has seen its own batch.
         gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), axis_name)
 
-    running_error = ERROR_MEMORY * state.error + (1 - ERROR_MEMORY) * metrics["error"]
+    running_error = ERROR_MEMORY * state.error + (1 - ERROR_MEMORY) * metrics.get("error", state.error)
     rate = optim.learning_rate(config, state.step, state.held)
     changes, opt_state = optim.optimizer(config).update(gradients, state.opt_state, state.params, rate=rate)
     after = TrainState(
@@ -133,8 +143,10 @@ def eval_step(
     weights: jax.Array,
 ) -> dict[str, jax.Array]:
     """Returns the sums of METRICS over the examples `indices` (B,) with `weights` (B,), and of the weights: "count"."""
+    task = task_of(config)
     pixels, labels = batches.look_up(data, indices)
     images = preprocess.preprocess(config.data.preprocess, pixels, data)
-    logits: Any = network.apply({"params": params, "batch_stats": batch_stats}, images)
-    values = measured("examples", Outcome(loss_of(config)(logits, labels), logits, labels))
+    inputs = task.inputs(images, labels, data)
+    outputs: Any = network.apply({"params": params, "batch_stats": batch_stats}, *inputs)
+    values = of_examples(task, task.losses(config, data, images, outputs, labels), outputs, labels)
     return {name: jnp.sum(value * weights) for name, value in values.items()} | {"count": jnp.sum(weights)}

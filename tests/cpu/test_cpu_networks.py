@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normres.layers import PLAIN
-from normres.models import ResNet, ResNetConfig
+from normres.models import ResNet, ResNetConfig, Stylizer, StylizerConfig
 
 pytest.importorskip("normres.cpu")
 from normres.cpu import native
@@ -61,3 +61,20 @@ def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order,
     # Some twenty operations in a row, each 6e-8 off, whose errors norms of small deviation enlarge.  The median of
     # three batches: in one of some hundred, a ReLU whose input is zero but for rounding changes sides.
     assert np.max(np.median([errors(images) for images in IMAGES], axis=0)) < 1e-4
+
+
+@pytest.mark.parametrize("condition", ["none", "label", "picture"])
+def test_a_stylizer_is_that_of_the_plain_operations(condition):
+    """Its scales and biases differ from example to example."""
+    kind = "xla" if native.load() else "native"
+    images, labels = IMAGES[0] % 1, np.array([0, 1, 1, 0])
+
+    def compiled(ops):
+        config = StylizerConfig(depth=8, width=4, classes=2, norm="instance", condition=condition)
+        network = Stylizer(config, train=True, ops=ops)
+        held = Stylizer(config).init(jax.random.key(0), images)["params"]
+        loss = lambda params: jnp.sum(jnp.sin(network.apply({"params": params}, images, labels, images[::-1])))  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss))(held)
+
+    for ours, plain in zip(*map(jax.tree.leaves, map(compiled, (SETS[kind], PLAIN))), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())

@@ -32,7 +32,7 @@ DATA = {"name": "cifar10", "source": "embedded", "train_examples": 2560, "test_e
 
 
 def made(errors, *, seed=0, name=None, status="finished", change=(), record=(), final=(), attempt=(), data=()):
-    """Returns a run with (training, test) errors.
+    """Returns a run with (training, test) errors; of a stylizer they are losses.
 
     `change` are config fields by dotted name; `record`, `final`, `attempt` and `data` are entries of record.json, its
     final numbers, its only attempt and its data.
@@ -65,6 +65,9 @@ def made(errors, *, seed=0, name=None, status="finished", change=(), record=(), 
         "final": {"train_loss": 1.0, "train_error": train, "test_loss": 1.5, "test_error": test} | dict(final),
         "best_test_error": test,
     }
+    if config["model"].get("family") == "stylizer":  # which has no errors
+        values |= {"final": {"train_loss": train, "test_loss": test} | dict(final), "best_test_error": None}
+        lines = [{name: value for name, value in line.items() if name != "error"} for line in lines]
     return Run(Path(name), config, values | dict(record), lines)
 
 

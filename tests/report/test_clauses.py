@@ -201,6 +201,7 @@ STUDIED = {
     "groups": ("norm norm_groups", {"demo": 6, "short": 6, "paper": 6}),
     "learning_rate": ("norm norm_groups learning_rate", {"demo": 20, "short": 20, "paper": 20}),
     "robustness": ("norm", {"demo": 5, "short": 5, "paper": 5}),
+    "style": ("norm condition styles", {"demo": 5, "short": 5, "paper": 5}),
     "signals": ("norm norm_groups shortcut depth", {"demo": 20, "short": 20, "paper": 30}),
 }
 # Fields that vary at one size and not at another.
@@ -221,6 +222,7 @@ RANKS = {
     "batch_size": lambda variant, batch: 0.1 - batch / 1000 if variant == "batch norm" else -batch / 2000,
     "groups": lambda variant, _: 0.1 * (variant != "8 groups"),
     "learning_rate": lambda variant, _: 0.1 * (variant != "batch norm"),
+    "style": lambda variant, _: 0.1 * (variant == "batch norm" or "not told" in variant),
 }
 
 
@@ -244,7 +246,7 @@ def test_a_sweep_varies_only_the_studied_fields_and_names_every_arm(name):
         varied = {field.rpartition(".")[2] for field in flat[0] if any(one[field] != flat[0][field] for one in flat)}
         assert varied <= set(words.split())
         assert set(words.split()) - varied <= FOLLOW
-        if name not in ("batch_size", "groups"):
+        if name not in ("batch_size", "groups", "style"):
             assert (flat[0]["train.steps"], flat[0]["model.width"]) == (steps, 8 if size == "demo" else 16)
     for function in ("load", "load_sweep"):
         with pytest.raises(UserError, match=rf"configs/{name}.py:papr is no size; did you mean 'paper'\?"):
@@ -268,7 +270,7 @@ def test_the_verdict_follows_the_errors(name):
 
 
 # Clauses that a demo can decide: all; options A, B, C against plain; none; none; all; the first four; then all.
-@pytest.mark.parametrize(("name", "judged"), list(zip(JUDGED, (3, 3, 0, 0, 3, 4, 7, 3, 2, 3), strict=True)))
+@pytest.mark.parametrize(("name", "judged"), list(zip(JUDGED, (3, 3, 0, 0, 3, 4, 7, 3, 2, 3, 4), strict=True)))
 def test_a_demo_decides_what_its_depth_allows(name, judged):
     decided = outcomes(name, runs_of_sweep(name, "demo", bearing_out(name)))
     assert decided == [YES] * judged + [OPEN] * (len(decided) - judged)
