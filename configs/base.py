@@ -251,7 +251,11 @@ FIELDS: dict[str, Field] = {
         "jit", "jit (one global batch) | pmap (each device normalizes its share)", choices=("jit", "pmap")
     ),
     "train.steps_per_program": Field(
-        0, "most steps dispatched at once; 0: 8 on one CPU device, else 1; streamed: 1", least=0, most=1_000, how=True
+        0,
+        "most steps dispatched at once; 0: 8 on one CPU device but in plain JAX, else 1; streamed: 1",
+        least=0,
+        most=1_000,
+        how=True,
     ),
     "train.sync_batch_norm": Field(True, "pmap only: batch statistics over all devices"),
     "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, below=STEPS, how=True),

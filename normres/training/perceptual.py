@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from normres.layers.ops import conv
+from normres.layers import PLAIN, Ops
 
 STAGES = (2, 2, 2)  # convolutions before each pool; the features are what comes out of the last one
-CONTENT = 2  # the stage of the content loss; the style loss is of all
+CONTENT = 1  # the stage of the content loss; the style loss is of all
 
 Kernels = Mapping[str, Any]
 
@@ -36,14 +36,14 @@ def loss_network() -> dict[str, np.ndarray]:
     return {name: array if array.ndim == 4 else array.reshape(1, 1, 1, -1) for name, array in known.items()}
 
 
-def features(network: Kernels, images_NHWC: jax.Array) -> list[jax.Array]:
+def features(network: Kernels, images_NHWC: jax.Array, ops: Ops = PLAIN) -> list[jax.Array]:
     """Returns the features of each stage, (N, H / 2^stage, W / 2^stage, C), of images from 0 to 1."""
     x, stages, number = (images_NHWC - network["mean"]) / network["std"], [], 0
     for stage, convolutions in enumerate(STAGES):
         x = nn.max_pool(x, (2, 2), strides=(2, 2)) if stage else x
         for _ in range(convolutions):
             number += 1
-            x = jax.nn.relu(conv(x, network[f"kernel{number}"]) + network[f"bias{number}"])
+            x = ops.activation(ops.conv(x, network[f"kernel{number}"]) + network[f"bias{number}"], "relu")
         stages.append(x)
     return stages
 

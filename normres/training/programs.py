@@ -39,6 +39,7 @@ KEPT = 4  # shapes of a process; each holds about 100 MB of compiled programs, a
 
 # Steps of one program on one CPU device.  XLA takes a program's temporary memory, hundreds of megabytes, anew for each,
 # and the system clears it, which costs a step up to 8 %.  More steps would gain little, and signals wait for programs.
+# In a loop, XLA's gradient of a plain convolution is thirty times slower, so plain JAX does one step.
 STEPS_ON_CPU = 8
 
 
@@ -128,14 +129,14 @@ def several(step: Callable[..., Any], most: int) -> Callable[..., Any]:
     return steps
 
 
-def steps_per_program(config: ConfigDict, devices: list[Any], streamed: bool) -> int:
+def steps_per_program(config: ConfigDict, devices: list[Any], streamed: bool, ops: Ops) -> int:
     """Returns how many training steps one program does at most.
 
     A streamed batch comes with its step.  Several processes must do equally many, which a clock could not promise.
     """
     if streamed or len({device.process_index for device in devices}) > 1:
         return 1
-    on_one_cpu = len(devices) == 1 and devices[0].platform == "cpu"
+    on_one_cpu = len(devices) == 1 and devices[0].platform == "cpu" and ops is not PLAIN
     return int(config.train.steps_per_program) or (STEPS_ON_CPU if on_one_cpu else 1)
 
 
@@ -204,7 +205,7 @@ class Programs:
         if dataset.why_streamed:
             self.stream = Stream(dataset, self.sharded, self.examples, config.train.steps)
         shapes = (dataset.train_images.shape, dataset.test_images.shape)
-        self.steps_per_program = steps_per_program(config, devices, bool(dataset.why_streamed))
+        self.steps_per_program = steps_per_program(config, devices, bool(dataset.why_streamed), ops)
         shared = (shape_of(config), self.network, mesh, shapes, tuple(specs.items()))
         self._steps = compiled_steps(*shared, most=self.steps_per_program)
         self.compile_seconds = 0.0

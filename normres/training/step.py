@@ -18,7 +18,7 @@ from normres.data.seeds import step_key
 from normres.training import optim
 from normres.training.losses import LOSSES
 from normres.training.metrics import Outcome, Update, measured
-from normres.training.tasks import Losses, Task, task_of
+from normres.training.tasks import Losses, Task, ops_of, task_of
 
 ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
 
@@ -103,7 +103,7 @@ def train_step(
         outputs, changed = network.clone(train=True).apply(
             variables, *inputs, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout}
         )
-        loss = partial(task.losses, config, data, images)
+        loss = partial(task.losses, config, ops_of(network), data, images)
         losses = targets.mixed(partial(loss, outputs))
         total = jnp.mean(losses["loss"])
         heads = changed.get("auxiliary", {}).values()
@@ -148,5 +148,5 @@ def eval_step(
     images = preprocess.preprocess(config.data.preprocess, pixels, data)
     inputs = task.inputs(images, labels, data)
     outputs: Any = network.apply({"params": params, "batch_stats": batch_stats}, *inputs)
-    values = of_examples(task, task.losses(config, data, images, outputs, labels), outputs, labels)
+    values = of_examples(task, task.losses(config, ops_of(network), data, images, outputs, labels), outputs, labels)
     return {name: jnp.sum(value * weights) for name, value in values.items()} | {"count": jnp.sum(weights)}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from normres.layers import PLAIN, Ops
 from normres.models import MODELS
 from normres.training import perceptual
 from normres.training.losses import LOSSES
@@ -19,7 +20,7 @@ class Task(NamedTuple):
 
     Attributes:
       inputs: (images, labels, data) -> what the network is called with.
-      losses: (config, data, images, outputs, labels) -> losses of each example, (N,), of which "loss" is minimized.
+      losses: (config, ops, data, images, outputs, labels) -> losses (N,) by name; "loss" is what is minimized.
       names: of what is measured of examples: the losses and, if outputs are logits, METRICS.
       arrays: what the losses read of `data` besides the data set, by name.
     """
@@ -35,17 +36,17 @@ class Task(NamedTuple):
         return "error" in self.names
 
 
-def _of_logits(config: ConfigDict, _data: Any, _images: Any, logits: jax.Array, labels: jax.Array) -> Losses:
+def _of_logits(config: ConfigDict, _ops: Ops, _data: Any, _images: Any, logits: jax.Array, labels: jax.Array) -> Losses:
     return {"loss": LOSSES[config.optim.loss](logits, labels, smoothing=config.optim.label_smoothing)}
 
 
 def _of_pictures(
-    config: ConfigDict, data: dict[str, Any], images: jax.Array, outputs: jax.Array, labels: jax.Array
+    config: ConfigDict, ops: Ops, data: dict[str, Any], images: jax.Array, outputs: jax.Array, labels: jax.Array
 ) -> Losses:
     """Johnson, Alahi, Fei-Fei 2016: content loss + weight * style loss."""
     network = data["loss_network"]
     of_output, of_image, of_styles = (
-        perceptual.features(network, pictures) for pictures in (outputs, images, as_floats(data["styles"]))
+        perceptual.features(network, pictures, ops) for pictures in (outputs, images, as_floats(data["styles"]))
     )
     content = perceptual.content_loss(of_output, of_image)
     style = perceptual.style_loss(of_output, of_styles, labels)
@@ -70,6 +71,11 @@ TASKS: dict[str, Task] = {
         lambda: {"loss_network": perceptual.loss_network()},
     ),
 }
+
+
+def ops_of(network: Any) -> Ops:
+    """Returns a network's operations; those of a user's own module are plain JAX."""
+    return getattr(network, "ops", PLAIN)
 
 
 def task_of(config: ConfigDict) -> Task:
