@@ -123,7 +123,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "step": 0,
         "steps": config.train.steps,
         "diverged_at_step": None,
-        "final": dict.fromkeys(f"{split}_{name}" for split in ("train", "test") for name in programs.task.names),
+        "final": dict.fromkeys(f"{split}_{name}" for split in ("train", "test") for name in programs.task.measured),
         "best_test_error": None,
         "best_test_step": None,
         "corrupted": None,

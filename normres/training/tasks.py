@@ -21,19 +21,24 @@ class Task(NamedTuple):
     Attributes:
       inputs: (images, labels, data) -> what the network is called with.
       losses: (config, ops, data, images, outputs, labels) -> losses (N,) by name; "loss" is what is minimized.
-      names: of what is measured of examples: the losses and, if outputs are logits, METRICS.
+      names: of the losses; empty if outputs are logits, of which METRICS are measured.
       arrays: what the losses read of `data` besides the data set, by name.
     """
 
     inputs: Callable[..., tuple[jax.Array, ...]]
     losses: Callable[..., Losses]
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     arrays: Callable[[], dict[str, Any]] = dict
 
     @property
     def has_classes(self) -> bool:
         """Whether outputs are logits, so that there are errors."""
-        return "error" in self.names
+        return not self.names
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of what is measured of examples."""
+        return [*self.names] or [name for name, metric in METRICS.items() if metric.of == "examples"]
 
 
 def _of_logits(config: ConfigDict, _ops: Ops, _data: Any, _images: Any, logits: jax.Array, labels: jax.Array) -> Losses:
@@ -59,11 +64,7 @@ def as_floats(pictures: jax.Array) -> jax.Array:
 
 
 TASKS: dict[str, Task] = {
-    "classification": Task(
-        lambda images, labels, data: (images,),
-        _of_logits,
-        tuple(name for name, metric in METRICS.items() if metric.of == "examples"),
-    ),
+    "classification": Task(lambda images, labels, data: (images,), _of_logits),
     "stylization": Task(
         lambda images, labels, data: (images, labels, as_floats(data["styles"])[labels]),
         _of_pictures,

@@ -43,7 +43,7 @@ def test_the_loss_network_and_the_losses_written_out():
         np.testing.assert_allclose(mine, expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max())
     # The third image in the style of the first, and in its own.
     style = np.mean([np.sum((gram[2] - gram[0]) ** 2) / np.sum(gram[0] ** 2) for gram in grams])
-    content = np.sum((features[2][2] - features[2][1]) ** 2) / np.sum(features[2][1] ** 2)
+    content = np.sum((features[1][2] - features[1][1]) ** 2) / np.sum(features[1][1] ** 2)
     third = [of[2:] for of in ours]
     two = [jnp.concatenate([of, of]) for of in third]
     losses = perceptual.style_loss(two, ours, jnp.array([0, 2]))
@@ -139,7 +139,7 @@ def test_a_run_leaves_losses_and_pictures(condition, tmp_path):
     names = {f"{split}_{name}" for split in ("train", "test") for name in ("loss", "content_loss", "style_loss")}
     assert set(run.record["final"]) == names
     final = run.record["final"]
-    assert final["test_loss"] == pytest.approx(final["test_content_loss"] + final["test_style_loss"], rel=1e-5)
+    assert final["test_loss"] == pytest.approx(final["test_content_loss"] + 0.5 * final["test_style_loss"], rel=1e-5)
     assert run.record["best_test_error"] is None
     assert [line["step"] for line in run.metrics if line["split"] == "test"] == [2, 4]
     # A row of six photographs, and two of a style each.
