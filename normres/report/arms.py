@@ -42,8 +42,8 @@ class Setting:
 
     @property
     def data_title(self) -> str:
-        """Returns what a label says of the data set: nothing of CIFAR-10."""
-        return "" if self.data == "cifar10" else DATA_TITLES.get(self.data, self.data)
+        """Returns what a label says of the data set: nothing of CIFAR-10, and of photographs, which have no rival."""
+        return "" if self.data in ("cifar10", "photographs") else DATA_TITLES.get(self.data, self.data)
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -118,6 +118,12 @@ def metrics_of(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.record.get("final") or {}))
 
 
+def measure_of(runs: Iterable[Run]) -> str:
+    """Returns what the runs are compared by: their error, or their loss if they make images and have no error."""
+    known = metrics_of(runs)
+    return "loss" if "test_loss" in known and "test_error" not in known else "error"
+
+
 def finals(measure: str = "error") -> tuple[str, str]:
     """Returns the names of a measure's final numbers: in training and in test."""
     return f"train_{measure}", f"test_{measure}"
@@ -155,7 +161,7 @@ def field(run: Run, name: str) -> Any:
     try:
         return run.field(name)
     except (KeyError, TypeError):
-        raise UserError(f"{run.path / 'config.json'}: has no field {name!r}") from None
+        raise UserError(f"{run.path}: the config has no field {name!r}") from None
 
 
 def run_id(run: Run) -> str:
@@ -204,7 +210,7 @@ def group(runs: Iterable[Run], fields: Sequence[str]) -> list[tuple[dict[str, An
     groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in sorted(runs, key=lambda run: (sort_key(seed(run)), run_id(run))):
         if "status" not in run.record:
-            raise UserError(f"{run.path / 'record.json'}: has no 'status'")
+            raise UserError(f"{run.record_file}: has no 'status'")
         key = {name: field(run, name) for name in fields}
         # A config's lists cannot be keys of a dictionary, their JSON can.
         groups.setdefault(json.dumps(key), (key, []))[1].append(run)

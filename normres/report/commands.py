@@ -90,7 +90,12 @@ def _compare(options: Namespace, _: dict[str, str]) -> None:
 def _collect(options: Namespace, _: dict[str, str]) -> None:
     from normres.report import collect
 
-    print(collect.collect(results.read_runs(options.workdir), options.to, options.curves, options.workdir))
+    runs = results.read_runs(options.workdir)
+    if not options.to.suffix and not options.curves:
+        done = [run for run in runs if run.record["status"] in results.DONE]
+        print(*(results.keep(run, options.to) for run in done), f"{len(done)} of {len(runs)} runs kept", sep="\n")
+    else:
+        print(collect.collect(runs, options.to, options.curves, options.workdir))
 
 
 COMMANDS = {
@@ -123,11 +128,12 @@ COMMANDS = {
     ),
     "collect": Command(
         _collect,
-        "Write the runs below a directory as one table, a row each: config, final and best numbers, attempts.",
-        "example:\n  normres collect runs/demo --to=runs.parquet",
+        "Write the runs below a directory as one table, a row each, or as a folder of small files, one a run.",
+        "A folder holds what every other command can read again, without weights; results/ is made of such.\n\n"
+        "examples:\n  normres collect runs/demo --to=runs.parquet\n  normres collect runs/demo --to=results/demo",
         {
             "WORKDIR": (REQUIRED, "where the runs are"),
-            "--to=FILE": (REQUIRED, ".parquet or .csv"),
+            "--to=FILE": (REQUIRED, "FILE.parquet, FILE.csv, or a folder"),
             "--curves": (False, "a row for each line of metrics.jsonl instead"),
         },
         takes_config=False,

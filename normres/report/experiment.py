@@ -20,14 +20,13 @@ from normres.report.arms import (
     finals_of,
     group,
     joined,
-    metrics_of,
+    measure_of,
     short_label,
     titled,
 )
 from normres.report.charts import Chart
 from normres.report.clauses import Grid, Lower, Statement, Trend, Verdict
 from normres.report.page import Page
-from normres.runs import results
 from normres.runs.results import Run
 
 BLOCK, DATA = "model.block", "data.name"
@@ -286,7 +285,7 @@ class Experiment:
 
 def pictures(arms: Sequence[Arm]) -> dict[str, bytes]:
     """Returns by arm the mosaic, a PNG file, of its first run that finished; nothing of arms that make no images."""
-    files = {arm.label: [run.path / results.PICTURES for run in arm.finished] for arm in arms}
+    files = {arm.label: [run.pictures_file for run in arm.finished] for arm in arms}
     return {label: path.read_bytes() for label, paths in files.items() for path in paths[:1] if path.is_file()}
 
 
@@ -308,7 +307,7 @@ def of_unknown(runs: Sequence[Run]) -> Experiment:
     choices = [name for name in names if name not in numbers and name not in (BLOCK, DATA)]
     variants = {short_label(key): key for key, _ in group(runs, choices)} if choices else {}
     over = "model.depth" if "model.depth" in numbers or not numbers else numbers[0]
-    measure = "loss" if {"test_loss"} == {"test_loss", "test_error"} & set(metrics_of(runs)) else "error"
+    measure = measure_of(runs)
     differ = ", ".join(f"{name} ({', '.join(values[name])})" for name in names)
     return Experiment(
         title=f"{len(runs)} runs",

@@ -12,6 +12,7 @@ from normres.report.arms import (
     field,
     final,
     grouped,
+    measure_of,
     metrics_of,
     run_id,
     runs_text,
@@ -143,8 +144,9 @@ def notes_of(arm: Arm) -> list[str]:
         sentences.append(f"Diverged, {runs_text(len(arm.diverged), len(arm.runs))}: {which}.")
     if arm.unfinished:
         sentences.append(f"Not finished, and in no mean: {', '.join(map(run_id, arm.unfinished))}.")
-    if without := [run_id(run) for run in arm.finished if final(run, "train_error") is None]:
-        sentences.append(f"Finished without a final training error: {', '.join(without)}.")
+    measure = measure_of(arm.finished)
+    if without := [run_id(run) for run in arm.finished if final(run, f"train_{measure}") is None]:
+        sentences.append(f"Finished without a final training {measure}: {', '.join(without)}.")
     seeds = Counter(str(seed(run)) for run in arm.runs)
     if repeated := [name for name, count in seeds.items() if count > 1]:
         sentences.append(f"More than one run of seed {', '.join(repeated)}: they are not independent.")

@@ -116,7 +116,7 @@ def _scopes(runs: Sequence[Run]) -> list[str]:
 
 def _relative(run: Run, output: Path) -> str:
     """Returns the address of a run's record, from the page's folder."""
-    return quote(Path(os.path.relpath(run.path / "record.json", output)).as_posix())
+    return quote(Path(os.path.relpath(run.record_file, output)).as_posix())
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The run directory: what was run, on what, and what came out.  One directory per run,
+"""The run directory: what was run, on what, and what came out.  One directory per run::
 
     config.json     the whole config
     record.json     status, seed, dtype, data and its splits and preprocessing, parameters, how it was computed, final
@@ -25,24 +25,40 @@ from typing import Any
 
 from normres.errors import UserError
 from normres.runs import claims
-from normres.runs.durable import read_json, sha256, write_json
+from normres.runs.durable import read_json, sha256, write_bytes, write_json, write_text
 from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 
 DONE = ("finished", "diverged")
 FAILURE = "failure at "  # so begins each entry of error.txt
 PICTURES = "pictures.png"
+KEPT = ".run.json"  # how the name of a kept run's file ends
+KEPT_LINES = 100  # of training, evenly spread
 OURS: tuple[str, ...] = ("record.json", "metrics.jsonl", "checkpoints", PICTURES, "error.txt", "README.md")
 OURS += ("lock", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as read back: its directory, config, record and metric lines."""
+    """One run as read back: its directory (or its kept file), config, record and metric lines."""
 
     path: Path
     config: dict[str, Any]
     record: dict[str, Any]
     metrics: list[dict[str, Any]]
+
+    @property
+    def record_file(self) -> Path:
+        """The file with the record."""
+        return self.path if self.path.name.endswith(KEPT) else self.path / "record.json"
+
+    @property
+    def pictures_file(self) -> Path:
+        """The file with what its network makes of images; there is one if it makes any."""
+        return (
+            self.path.with_name(self.path.name.removesuffix(KEPT) + ".png")
+            if self.path.name.endswith(KEPT)
+            else self.path / PICTURES
+        )
 
     @property
     def attempt(self) -> dict[str, Any]:
@@ -88,14 +104,54 @@ def read_runs(root: Path) -> list[Run]:
     if not root.is_dir():
         raise UserError(f"{root}: no such directory")
     runs = []
-    for folder in [root, *sorted(p.parent for p in root.glob("**/record.json") if p.parent != root)]:
+    folders = [root, *sorted(p.parent for p in root.glob("**/record.json") if p.parent != root)]
+    for path in [*folders, *sorted(root.glob(f"**/*{KEPT}"))]:
         try:
-            run = read_run(folder)
+            run = read_kept(path) if path.is_file() else read_run(path)
         except UserError as error:
             print(f"normres: {error}; left out", file=sys.stderr)
             continue
         runs += [run] if run else []
     return runs
+
+
+def keep(run: Run, folder: Path) -> Path:
+    """Writes a run that is done as one small file, and its pictures beside it; returns the file.
+
+    It has the record without the host's name, the config without paths, and the curve with fewer lines of training.
+    """
+    training = [line for line in run.metrics if line["split"] == "train"]
+    kept = training[:: -max(1, -(-len(training) // KEPT_LINES))]
+    lines = [_rounded(line) for line in run.metrics if line["split"] != "train" or line in kept]
+    config = json.loads(json.dumps(run.config)) | {"init_from": ""}
+    config["data"]["path"] = ""
+    record = json.loads(json.dumps({name: value for name, value in run.record.items() if name != "seal"}))
+    for attempt in record.get("attempts", ()):
+        (attempt.get("host") or {}).pop("name", None)
+    document = {"config": config, "record": record, "metrics": lines}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{run.record['run_id']}{KEPT}"
+    write_text(file, json.dumps(document | {"seal": seal_of(document)}) + "\n")
+    if run.pictures_file.is_file():
+        write_bytes(Run(file, {}, {}, []).pictures_file, run.pictures_file.read_bytes())
+    return file
+
+
+def _rounded(value: Any) -> Any:
+    """Returns numbers with six digits, as a figure needs them."""
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def read_kept(file: Path) -> Run:
+    """Reads what `keep` has written; a damaged file is a UserError that names it."""
+    document = read_json(file)
+    if not isinstance(document, dict) or document.pop("seal", "") != seal_of(document):
+        raise UserError(f"{file} is damaged")
+    return Run(file, document["config"], document["record"], document["metrics"])
 
 
 def status_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from synthetic import write_lines, write_run
 
+from normres import cli
 from normres.errors import UserError
 from normres.report import collect as collecting
 from normres.report.collect import collect
@@ -172,3 +173,29 @@ def test_the_repository_s_own_records_are_collected(pandas, tmp_path):
 def test_needs_neither_jax_nor_pandas_to_be_imported():
     code = "import sys, normres.report.collect; print({'jax', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, capsys):
+    """Without the host's name and paths of this machine, and damaged ones are left out by name."""
+    for seed in range(2):
+        run = write_run(tmp_path / "w", (0.25, 0.5), seed=seed, name=f"run-{seed}", attempt={"host": {"name": "alpha"}})
+        config = json.loads((run / "config.json").read_text())
+        config["data"]["path"] = "/home/me/cifar"
+        (run / "config.json").write_text(json.dumps(config))
+        write_lines(run, [{"step": step, "split": "train", "loss": 1 / 3, "error": 0.5} for step in range(1, 1001)])
+    write_run(tmp_path / "w", (0.25, 0.5), seed=2, name="going-on", status="running")
+    kept = tmp_path / "kept"
+    assert cli.main(["collect", str(tmp_path / "w"), f"--to={kept}"]) == 0
+    assert "2 of 3 runs kept" in capsys.readouterr().out
+    text = (kept / "run-0.run.json").read_text()
+    assert "alpha" not in text
+    assert "/home/me" not in text
+    first, second = read_runs(kept)
+    assert (first.record["final"]["test_error"], second.record["seed"]) == (0.5, 1)
+    assert [line["step"] for line in first.metrics] == list(range(10, 1001, 10))
+    assert first.metrics[0]["loss"] == 0.333333
+    assert cli.main(["report", str(kept), f"--output={tmp_path / 'drawn'}"]) == 0
+    assert "run-1.run.json" in (tmp_path / "drawn/index.html").read_text()
+    (kept / "run-1.run.json").write_text(text.replace("0.25", "0.15"))
+    assert [run.record["seed"] for run in read_runs(kept)] == [0]
+    assert "run-1.run.json is damaged" in capsys.readouterr().err

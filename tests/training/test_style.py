@@ -139,7 +139,7 @@ def test_a_run_leaves_losses_and_pictures(condition, tmp_path):
     names = {f"{split}_{name}" for split in ("train", "test") for name in ("loss", "content_loss", "style_loss")}
     assert set(run.record["final"]) == names
     final = run.record["final"]
-    assert final["test_loss"] == pytest.approx(final["test_content_loss"] + 0.5 * final["test_style_loss"], rel=1e-5)
+    assert final["test_loss"] == pytest.approx(final["test_content_loss"] + final["test_style_loss"], rel=1e-5)
     assert run.record["best_test_error"] is None
     assert [line["step"] for line in run.metrics if line["split"] == "test"] == [2, 4]
     # A row of six photographs, and two of a style each.
