@@ -6,6 +6,9 @@
 # make test-all     all of these
 # make chaos   twelve small runs and two workers, disturbed by dice for five minutes: everything must end as undisturbed
 # make slurm-test  a sweep and a run of two processes on a real Slurm of one node (root, Debian or Ubuntu), 4 minutes
+# make docs    the documentation as a site, docs/_build/index.html, with a page for each set of results
+# make results draw docs/results.md and its figures from the records in results/
+# make reproduce RESULT=degradation-short DATA=PATH SEEDS=1   run a set of results again; ends with a certificate
 # make accelerator  on a machine with a GPU or TPU: measure all that only it can say, into device.json (DATA=PATH)
 # make setup   only make the environment; EXTRA=cuda12, cuda13 or tpu adds an accelerator's packages
 # make lint    style and types
@@ -22,7 +25,8 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-plain test-oldest test-browser test-all chaos slurm-test accelerator setup lint lock clean help
+.PHONY: demo test test-plain test-oldest test-browser test-all chaos slurm-test docs results reproduce accelerator setup lint
+.PHONY: lock clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -86,6 +90,17 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
+
+docs: setup
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build
+	@$(BIN)/normres report --all results --output=docs/_build/sets > docs/_build/sets.txt
+	@echo docs/_build/index.html
+
+results: setup
+	@$(BIN)/python scripts/make_results.py
+
+reproduce: setup
+	@$(BIN)/python scripts/reproduce.py "$(RESULT)" "$(DATA)" $(or $(SEEDS),1)
 
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.12 --generate-hashes \

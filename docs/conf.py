@@ -16,7 +16,7 @@ from normres import cli  # noqa: E402
 from normres.runs.fields import Field, declared  # noqa: E402
 
 project = "normres"
-author = "The normres authors"
+author = project_copyright = "The normres authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = "normres"

@@ -38,7 +38,7 @@ def sections() -> Iterator[str]:
         arms = experiment.arms(runs)
         shutil.rmtree(DRAWN / name, ignore_errors=True)
         for path in experiment.draw(runs, DRAWN / name):
-            if not path.name.endswith(("-page.png", "table.md", "index.html")):
+            if not path.name.endswith(("-page.png", "table.md")):
                 path.unlink()
         figure = f"{Path(experiment.config).stem}-page.png"
         seeds = sorted({run.record["seed"] for run in runs})
@@ -52,11 +52,12 @@ def sections() -> Iterator[str]:
                 "",
                 f"![{experiment.title}](results/{name}/{figure})",
                 "",
-                f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}.",
+                f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}. "
+                f'<a href="sets/{name}/index.html">All figures, tables and runs</a> (in the site).',
                 "",
                 *(f"* {warning}" for warning in experiment.warnings(arms)),
                 "",
-                f"```{{include}} results/{name}/table.md\n```",
+                f"<details><summary>Table</summary>\n\n```{{include}} results/{name}/table.md\n```\n\n</details>",
                 "",
                 *(f"{note}\n" for note in experiment.notes),
             ]

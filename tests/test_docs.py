@@ -28,7 +28,7 @@ def test_a_norm_without_documentation_has_dashes(monkeypatch):
     assert cells == [["row", "W, C", "running averages over N", "–"], ["row", "–", "scale, bias", "–", "–"]]
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md", "docs/style.md"])
 def test_the_examples_run(file):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.S)
     assert blocks

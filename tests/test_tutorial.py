@@ -34,6 +34,8 @@ def shortened(command):
         arguments += [f"--config.{name}={value}" for name, value in SMALL.items() if f"--config.{name}=" not in command]
         if "per_class" not in command and "data.source" not in command:
             arguments.append("--config.data.fraction=0.05")
+        if "model.depth" not in command and "rows.py" not in command:
+            arguments.append("--config.model.depth=8")
     return arguments
 
 

@@ -21,7 +21,7 @@ def _name(layer: nn.Module, path: Sequence[Any]) -> str:
 
 
 class WeightNorm(nn.Module):
-    """flax.linen.WeightNorm: scale * W / |W| for the kernels of `layer_instance`, see kernels.l2_normalized."""
+    """flax.linen.WeightNorm: `scale * W / |W|` for the kernels of `layer_instance`, see kernels.l2_normalized."""
 
     layer_instance: nn.Module
     epsilon: float = 1e-12

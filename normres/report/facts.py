@@ -100,12 +100,12 @@ def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs; values that differ among the runs stand side by side."""
     seconds, compiling = (sum(run.record.get(name) or 0.0 for run in runs) for name in ("seconds", "compile_seconds"))
     time = f"{duration(seconds)} in {_runs(len(runs))}, and {duration(compiling)} of compilation"
-    return [*((what, _distinct(runs, fact)) for what, fact in FACTS.items()), ("Training time", time)]
+    return [*((what, distinct(runs, fact)) for what, fact in FACTS.items()), ("Training time", time)]
 
 
 def provenance(runs: Sequence[Run]) -> str:
     """Returns a sentence for a caption: where the numbers come from."""
-    dtypes, processors, commits = (_distinct(runs, fact) for fact in (_dtype, _processor, _commit))
+    dtypes, processors, commits = (distinct(runs, fact) for fact in (_dtype, _processor, _commit))
     return f"Run in {dtypes} on {processors}, at commit {commits}."
 
 
@@ -264,7 +264,7 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def _distinct(runs: Sequence[Run], fact: str | Callable[[Run], Any]) -> str:
+def distinct(runs: Sequence[Run], fact: str | Callable[[Run], Any]) -> str:
     """Returns the distinct values in order, numbers by size."""
     values = [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
     distinct = sorted({value for value in values if value is not None}, key=sort_key)

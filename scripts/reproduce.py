@@ -1,0 +1,45 @@
+"""Runs a set of results/ again and says whether it agrees: python scripts/reproduce.py RESULT [DATA] [SEEDS].
+
+RESULT is a folder of results/, such as degradation-short; DATA the official CIFAR-10, which is downloaded without it.
+"""
+
+import sys
+from pathlib import Path
+
+from normres import cli, files
+from normres.errors import UserError, nearest
+from normres.report import certificate
+from normres.report.commands import experiment_of
+from normres.runs import results
+
+ROOT = Path(__file__).parent.parent
+
+
+def main(result: str = "", data: str = "", seeds: str = "1") -> int:
+    """Returns the exit status: 0 if no arm differs, 1 if one does, another one if a command failed."""
+    known = [folder.name for folder in (ROOT / "results").iterdir() if folder.is_dir()]
+    if result not in known:
+        raise UserError(f"RESULT={result} does not exist; {nearest(result, sorted(known))}")
+    workdir, options = ROOT / "runs/reproduce" / result, list[str]()
+    if not result.endswith("demo"):
+        if not data:
+            data = str(ROOT / "runs/data")
+            if status := cli.main(["data", "prepare", "cifar10", "--to", data]):
+                return status
+        options = ["--config.data.source=auto", f"--config.data.path={data}"]
+    config = f"--config={result.replace('-', ':')}"
+    if status := cli.main(["sweep", config, f"--seeds={seeds}", f"--workdir={workdir}", *options]):
+        return status
+    experiment = files.load(experiment_of(ROOT / "results" / result) or result, "experiments").EXPERIMENT
+    runs = (results.read_runs(folder) for folder in (ROOT / "results" / result, workdir))
+    text, agrees = certificate.certificate(experiment, *runs)
+    (workdir / "certificate.md").write_text(text + "\n")
+    print(text)
+    return 0 if agrees else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"reproduce: {error}")
