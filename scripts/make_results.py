@@ -3,9 +3,12 @@
 All numbers, verdicts and figures of the documentation's results come from the records; none is typed.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from tabulate import tabulate
 
 from normres import files
 from normres.report.clauses import Verdict
@@ -16,6 +19,7 @@ from normres.runs import results
 
 ROOT = Path(__file__).parent.parent
 RESULTS, DRAWN = ROOT / "results", ROOT / "docs/results"
+END = "<!-- end probe -->"
 INTRODUCTION = """# Results
 
 Every number on this page comes from a record in `results/`: one small file a run, with its config, seed, curve, commit,
@@ -70,8 +74,24 @@ def verdict(verdicts: Sequence[Verdict]) -> list[str]:
     return [*lines, *(f"* {one.claim}: **{one.outcome}**. {one.evidence}" for one in verdicts)]
 
 
+def signals() -> str:
+    """Returns the table of docs/signals.md from what `normres probe` has written."""
+    rows = []
+    for arm in json.loads((ROOT / "docs/signals/depth-56.json").read_text())["arms"]:
+        values = arm["values"]
+        numbers = [values[name][place] for name in ("gradient", "variance") for place in (0, -1)]
+        cells = [f"{number:.3g}" for number in (*numbers, values["similarity"][-1])]
+        rows.append([arm["config"]["model.norm"], arm["config"]["model.shortcut"], *cells])
+    header = ["norm", "shortcut", "gradient, first kernel", "last kernel", "variance, first block", "last block"]
+    alignment = ["left"] * 2 + ["right"] * 5
+    return tabulate(rows, [*header, "similarity, last block"], "pipe", colalign=alignment, disable_numparse=True)
+
+
 def main() -> None:
-    """Writes the page."""
+    """Writes the page, and the table of docs/signals.md."""
+    page = ROOT / "docs/signals.md"
+    before, _, rest = page.read_text().partition("<!-- begin probe -->\n")
+    page.write_text(f"{before}<!-- begin probe -->\n{signals()}\n<!-- end probe -->{rest.partition(END)[2]}")
     text = "\n\n".join([INTRODUCTION, *sections()])
     (ROOT / "docs/results.md").write_text(text.rstrip() + "\n")
 

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def test_a_norm_without_documentation_has_dashes(monkeypatch):
     lines = [line for line in text.splitlines() if line.startswith("| row ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells == [["row", "W, C", "running averages over N", "–"], ["row", "–", "scale, bias", "–", "–"]]
+
+
+def test_the_results_are_what_their_records_say(tmp_path):
+    """Drawn again from results/, the pages do not change: run `make results`."""
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT / "results", copy / "results")
+    (copy / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/make_results.py", copy / "scripts")
+    shutil.copytree(ROOT / "docs", copy / "docs", ignore=shutil.ignore_patterns("_build", "results", "*.png", "sets"))
+    runpy.run_path(str(copy / "scripts/make_results.py"))["main"]()
+    for page in ("results.md", "signals.md"):
+        assert (copy / "docs" / page).read_text() == (ROOT / "docs" / page).read_text()
+    drawn = {path.relative_to(copy) for path in (copy / "docs/results").rglob("*.*")}
+    assert drawn == {path.relative_to(ROOT) for path in (ROOT / "docs/results").rglob("*.*")}
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md", "docs/style.md"])
