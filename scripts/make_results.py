@@ -11,9 +11,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from normres import files
+from normres.report import paper, tables
 from normres.report.clauses import Verdict
 from normres.report.commands import experiment_of
 from normres.report.experiment import Experiment
+from normres.report.files import write_file
 from normres.report.inference import together
 from normres.runs import results
 
@@ -41,10 +43,8 @@ def sections() -> Iterator[str]:
         experiment: Experiment = files.load(experiment_of(RESULTS / name) or name, "experiments").EXPERIMENT
         arms = experiment.arms(runs)
         shutil.rmtree(DRAWN / name, ignore_errors=True)
-        for path in experiment.draw(runs, DRAWN / name):
-            if not path.name.endswith(("-page.png", "table.md")):
-                path.unlink()
-        figure = f"{Path(experiment.config).stem}-page.png"
+        (figure,) = paper.save(experiment.main_chart(arms), DRAWN / name, ["page"], ["png"])
+        write_file(DRAWN / name / "table.md", tables.markdown(experiment.table(arms)))
         seeds = sorted({run.record["seed"] for run in runs})
         yield "\n".join(
             [
@@ -54,7 +54,7 @@ def sections() -> Iterator[str]:
                 "",
                 *verdict(experiment.judge(arms)),
                 "",
-                f"![{experiment.title}](results/{name}/{figure})",
+                f"![{experiment.title}](results/{name}/{figure.name})",
                 "",
                 f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}. "
                 f'<a href="sets/{name}/index.html">All figures, tables and runs</a> (in the site).',

@@ -221,13 +221,15 @@ def depth_colours(number: int, of: int) -> tuple[str, str]:
     return light, dark
 
 
-def save(chart: Chart, folder: Path) -> list[Path]:
+def save(
+    chart: Chart, folder: Path, widths: Sequence[str] = tuple(WIDTHS), kinds: Sequence[str] = ("png", "pdf", "svg")
+) -> list[Path]:
     """Writes NAME-column and NAME-page as PNG, PDF and SVG; the same chart gives the same bytes."""
     written = []
     undated = {"png": {"Software": None}, "pdf": {"Creator": "normres", "Producer": None, "CreationDate": None}}
-    for width in WIDTHS:
+    for width in widths:
         figure = draw(chart, width)
-        for suffix in ("png", "pdf", "svg"):
+        for suffix in kinds:
             buffer = io.BytesIO()
             with matplotlib.rc_context(STYLE):
                 metadata = undated.get(suffix, {"Date": None, "Creator": "normres"})
