@@ -43,7 +43,7 @@ def test_the_results_are_what_their_records_say(tmp_path):
     assert drawn == {path.relative_to(ROOT) for path in (ROOT / "docs/results").rglob("*.*")}
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md", "docs/style.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md", "docs/style.md", "docs/api.md"])
 def test_the_examples_run(file):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.S)
     assert blocks

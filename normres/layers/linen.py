@@ -32,7 +32,7 @@ def _affine(module: Any, x: jax.Array, feature_axes: Axes) -> tuple[dict[str, An
     Returns the keyword arguments that normalize() takes, and the dtype: the module's, or else what the input and the
     parameters promote to.
     """
-    axes = _axes(feature_axes, x.ndim)
+    axes = axes_of(feature_axes, x.ndim)
     shape = tuple(x.shape[axis] for axis in axes)
     broadcast = tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
     affine: dict[str, Any] = {}
@@ -55,15 +55,33 @@ def _own_statistics(
 ) -> tuple[jax.Array, Moments]:
     """Normalizes x over `axes` by its own statistics with the module's parameters, in Flax's output dtype."""
     affine, dtype = _affine(module, x, feature_axes)
+    # At initialization there are no devices to merge over.
+    devices = (None if module.is_initializing() else module.axis_name, module.axis_index_groups)
+    return own_statistics(x, axes, affine, dtype, mask, devices, center, groups)
+
+
+def own_statistics(
+    x: jax.Array,
+    axes: Axes,
+    affine: dict[str, Any],
+    dtype: Any,
+    mask: jax.Array | None,
+    devices: tuple[str | None, IndexGroups],
+    center: bool = True,
+    groups: int = 1,
+) -> tuple[jax.Array, Moments]:
+    """Normalizes x over `axes` by its own statistics, also where it is complex; returns it in `dtype`, and the moments.
+
+    Args:
+      affine: what normalize takes beside x and its moments.
+      mask: broadcastable, or None.
+      devices: axis_name and axis_index_groups, over which statistics are merged by count.
+      center, groups: see norms.moments.
+    """
     wide = x.astype(jnp.promote_types(x.dtype, dtype))
+    name, index_groups = devices
     over = reduction(
-        wide.real,
-        _axes(axes, x.ndim),
-        {-1: groups},
-        center=center,
-        # At initialization there are no devices to merge over.
-        axis_name=None if module.is_initializing() else module.axis_name,
-        axis_index_groups=module.axis_index_groups,
+        wide.real, axes_of(axes, x.ndim), {-1: groups}, center=center, axis_name=name, axis_index_groups=index_groups
     )
     where = None if mask is None else broadcastable("mask", jnp.asarray(mask, bool), x)
     real, moments = deviation_and_moments(wide.real, over, where)
@@ -76,7 +94,7 @@ def _own_statistics(
     return y.astype(dtype), moments
 
 
-def _axes(axes: Axes, ndim: int) -> tuple[int, ...]:
+def axes_of(axes: Axes, ndim: int) -> tuple[int, ...]:
     """Returns the axes in order, not negative and, as in Flax, each once."""
     listed = (axes,) if isinstance(axes, int) else axes
     outside = [axis for axis in listed if not -ndim <= axis < ndim]
@@ -109,7 +127,7 @@ class BatchNorm(nn.Module):
     ) -> jax.Array:
         """Normalizes with the running averages, or with the batch's own statistics, which then update them."""
         use_running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
-        kept = _axes(self.axis, x.ndim)
+        kept = axes_of(self.axis, x.ndim)
         axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
         if not use_running:
             y, moments = _own_statistics(self, x, axes, kept, mask)
@@ -210,7 +228,7 @@ class GroupNorm(nn.Module):
             raise ValueError(f"num_groups={groups} does not divide {channels} channels")
         # An array of rank 1 is its channels: an example without its batch.
         every_other = range(min(1, x.ndim - 1), x.ndim)
-        axes = every_other if self.reduction_axes is None else _axes(self.reduction_axes, x.ndim)
+        axes = every_other if self.reduction_axes is None else axes_of(self.reduction_axes, x.ndim)
         if x.ndim - 1 not in axes:
             raise ValueError(f"reduction_axes={self.reduction_axes} must contain the channels, axis -1")
         return _own_statistics(self, x, tuple(axes), -1, mask, groups=groups)[0]
@@ -235,7 +253,7 @@ class InstanceNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
         """Normalizes x with its own statistics; `mask` (broadcastable) excludes elements from them."""
-        kept = _axes(self.feature_axes, x.ndim)
+        kept = axes_of(self.feature_axes, x.ndim)
         if 0 in kept:
             raise ValueError(f"feature_axes={self.feature_axes}: axis 0 is the batch and cannot be a feature axis")
         axes = tuple(axis for axis in range(1, x.ndim) if axis not in kept)
