@@ -65,7 +65,7 @@ def test_every_block_runs(tmp_path, monkeypatch, capsys):
     assert ran >= 20
     verdict = (tmp_path / "runs/rows/report/index.html").read_text()
     assert "At the largest depth, the test error is lower" in verdict
-    for file in ("runs/grid/report/index.html", "tuned.pt", "rows.csv"):
+    for file in ("runs/grid/report/index.html", "tuned.safetensors", "rows.csv"):
         assert (tmp_path / file).is_file()
 
 
