@@ -109,9 +109,10 @@ def test_per_device_statistics_are_each_devices_own(dataset):
 
 
 def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset, monkeypatch):
-    alone, together = (programs(dataset, train__steps_per_program=most) for most in (1, 0))
-    assert (alone.steps_per_program, together.steps_per_program) == (1, 8)
-    assert programs(dataset, 8).steps_per_program == 1
+    alone, together = (programs(dataset, train__steps_per_program=most) for most in (0, 8))
+    assert (alone.steps_per_program, together.steps_per_program) == (1, 8)  # of plain JAX
+    other = PLAIN._replace(conv=lambda *arguments: PLAIN.conv(*arguments))
+    assert [programs(dataset, devices, ops=other).steps_per_program for devices in (1, 8)] == [8, 1]
     dispatched, train = [], together.train
 
     def noted(state, step, count):
