@@ -4,6 +4,7 @@ All numbers, verdicts and figures of the documentation's results come from the r
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ from tabulate import tabulate
 
 from normres import files
 from normres.report import paper, tables
+from normres.report.arms import Arm
 from normres.report.clauses import Verdict
 from normres.report.commands import experiment_of
 from normres.report.experiment import Experiment
+from normres.report.experiment import pictures as mosaics
 from normres.report.files import write_file
 from normres.report.inference import together
 from normres.runs import results
@@ -61,11 +64,20 @@ def sections() -> Iterator[str]:
                 "",
                 *(f"* {warning}" for warning in experiment.warnings(arms)),
                 "",
+                *pictures(name, arms),
                 f"<details><summary>Table</summary>\n\n```{{include}} results/{name}/table.md\n```\n\n</details>",
                 "",
                 *(f"{note}\n" for note in experiment.notes),
             ]
         )
+
+
+def pictures(name: str, arms: Sequence[Arm]) -> Iterator[str]:
+    """Writes what the networks of a set make of images, and yields the pictures as Markdown; nothing of classifiers."""
+    for label, content in mosaics(arms).items():
+        file = f"{re.sub('[^a-z0-9]+', '-', label.lower()).strip('-')}.png"
+        write_file(DRAWN / name / file, content)
+        yield f"![What {label} makes of photographs, a row for each style](results/{name}/{file})\n\n*{label}*\n"
 
 
 def verdict(verdicts: Sequence[Verdict]) -> list[str]:

@@ -45,6 +45,8 @@ def _data(run: Run) -> str:
     for name, split in (data.get("splits") or {}).items():
         settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in split.items())
         text += f", {name.replace('_', ' ')} ({settings})"
+    if data["source"] == "photographs":
+        text += f", styles {', '.join(run.config['data']['styles'])}"
     return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
 
 
