@@ -130,7 +130,7 @@ FIELDS: dict[str, Field] = {
     "data.image_size": Field(32, "pixels; of the sources that scale images or invent them", least=1, most=SIDE),
     "data.styles": Field(
         ("cells",),
-        "of the source photographs: the pictures whose style the images shall get, in turns",
+        "of the source photographs: the pictures in whose styles the images are painted, in turns",
         choices="normres.data.photographs:STYLES",
         before=("cells",),
     ),
@@ -252,7 +252,7 @@ FIELDS: dict[str, Field] = {
     ),
     "train.steps_per_program": Field(
         0,
-        "most steps dispatched at once; 0: 8 on one CPU device but in plain JAX, else 1; streamed: 1",
+        "most steps dispatched at once; 0 chooses: 8 on one CPU with its own operations, 1 everywhere else",
         least=0,
         most=1_000,
         how=True,

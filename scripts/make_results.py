@@ -30,9 +30,9 @@ INTRODUCTION = """# Results
 Every number on this page comes from a record in `results/`: one small file a run, with its config, seed, curve, commit,
 versions and hardware. `make results` draws the page again. `make reproduce RESULT=NAME` runs a set again and compares.
 
-Sets are named CONFIG-SIZE. `demo` sets are small (width 8, 2,560 embedded images, 400 steps): they show what an
-experiment looks like, and decide little. `short` sets have the full CIFAR-10, width 16 and 3,200 steps, the paper's
-schedule in proportion.
+Sets are named CONFIG-SIZE. `demo` sets are small (a few hundred steps of a narrow network on images that come with
+packages): they show what an experiment looks like, and decide little. `short` sets have the full CIFAR-10, width 16 and
+3,200 steps, the paper's schedule in proportion.
 """
 
 

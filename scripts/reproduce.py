@@ -16,15 +16,16 @@ ROOT = Path(__file__).parent.parent
 
 
 def main(result: str = "", data: str = "", seeds: str = "1") -> int:
-    """Returns the exit status: 0 if no arm differs, 1 if one does, another one if a command failed."""
+    """Returns the exit status: 0 all arms agree, 1 one differs, 3 some cannot be judged; others: a command failed."""
     known = [folder.name for folder in (ROOT / "results").iterdir() if folder.is_dir()]
     if result not in known:
-        raise UserError(f"RESULT={result} does not exist; {nearest(result, sorted(known))}")
+        raise UserError(f"RESULT={result!r} is no folder of results/; {nearest(result, sorted(known))}")
     workdir, options = ROOT / "runs/reproduce" / result, list[str]()
     if not result.endswith("demo"):
         if not data:
             data = str(ROOT / "runs/data")
-            if status := cli.main(["data", "prepare", "cifar10", "--to", data]):
+            prepared = (ROOT / "runs/data/cifar10").is_dir()
+            if not prepared and (status := cli.main(["data", "prepare", "cifar10", "--to", data])):
                 return status
         options = ["--config.data.source=auto", f"--config.data.path={data}"]
     config = f"--config={result.replace('-', ':')}"
@@ -32,14 +33,14 @@ def main(result: str = "", data: str = "", seeds: str = "1") -> int:
         return status
     experiment = files.load(experiment_of(ROOT / "results" / result) or result, "experiments").EXPERIMENT
     runs = (results.read_runs(folder) for folder in (ROOT / "results" / result, workdir))
-    text, agrees = certificate.certificate(experiment, *runs)
+    text, status = certificate.certificate(experiment, *runs)
     (workdir / "certificate.md").write_text(text + "\n")
     print(text)
-    return 0 if agrees else 1
+    return status
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(*sys.argv[1:]))
+        sys.exit(main(*sys.argv[1:4]))
     except UserError as error:
         sys.exit(f"reproduce: {error}")

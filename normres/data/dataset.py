@@ -26,7 +26,7 @@ class Dataset:
     `train_labels` and `test_labels` are int32 (N,), each an index into `class_names`.
     `name` says which data ("cifar10"), `source` where these bytes came from ("binary").
     The images are NumPy arrays or, both of them, LazyImages that are decoded when asked for.
-    `styles` are the pictures whose style the images shall get, uint8 (classes, H, W, C): a label is a style's number.
+    `styles` are pictures, uint8 (classes, H, W, C): in the style of which each image is to be painted, its label says.
     `splits` says what splits.py has done to it, `evaluated_on` what the test arrays are: "test" or "validation".
     """
 

@@ -1,6 +1,7 @@
-"""The source `photographs`: parts of photographs that scikit-image ships, and pictures whose style they shall get.
+"""The source `photographs`: parts of photographs that scikit-image ships, and pictures that have a style.
 
-Training and test images are parts of different photographs.  The label of an image is the number of its style.
+Training and test images are parts of different photographs.  The label of an image is the number of the style in which
+it is to be painted.
 """
 
 from collections.abc import Sequence
@@ -64,7 +65,8 @@ def _scaled(picture: Image.Image, left: int, top: int, size: int, side: int) -> 
 
 
 def load_photographs(name: str, path: str, image_size: int, styles: Sequence[str]) -> Dataset:
-    """Returns 480 training and 64 test images of `image_size` pixels; the styles take turns.  `path` is not read.
+    """Returns 480 training and 64 test images of `image_size` pixels; image i has style i modulo
+    the number of styles.  `path` is not read.
 
     Raises `UserError` if no style is named, or scikit-image is not installed.
     """

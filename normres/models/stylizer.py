@@ -73,7 +73,7 @@ class Stylizer(Network):
         """Returns images in at least float32, of the shape of images_NHWC; see check_image."""
         config, width = self.config, self.config.width
         config.check_image(*images_NHWC.shape[1:3])
-        labels_N = jnp.zeros(len(images_NHWC), jnp.int32) if labels_N is None else labels_N
+        labels_N = jnp.zeros(images_NHWC.shape[:1], jnp.int32) if labels_N is None else labels_N
         x = images_NHWC.astype(config.dtype)
         if config.condition == "picture":
             # The pictures go through the network beside the images, and each norm takes its scale and bias from them.
@@ -94,7 +94,7 @@ class Stylizer(Network):
         # Enlarging and convolving draws no checkerboard, as a transposed convolution does (Odena, Dumoulin, Olah 2016).
         x = layer("up1", twice_as_large(x), 2 * width)
         x = layer("up2", twice_as_large(x), width)
-        x = x[: len(images_NHWC)]
+        x = x[: images_NHWC.shape[0]]
         x = self.conv("up3_conv", images_NHWC.shape[-1], kernel_size=9)(x)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         bias = self.param("up3_bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)

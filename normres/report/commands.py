@@ -83,19 +83,24 @@ def experiment_of(folder: Path) -> str | None:
 
 def _compare(options: Namespace, _: dict[str, str]) -> None:
     from normres.report import pairs
+    from normres.report.arms import finals, measure_of
 
-    print(pairs.compare(_runs(options.a), _runs(options.b), options.metric, (options.a, options.b)))
+    first, second = _runs(options.a), _runs(options.b)
+    metric = options.metric or finals(measure_of([*first, *second]))[1]
+    print(pairs.compare(first, second, metric, (options.a, options.b)))
 
 
 def _collect(options: Namespace, _: dict[str, str]) -> None:
     from normres.report import collect
 
     runs = results.read_runs(options.workdir)
-    if not options.to.suffix and not options.curves:
-        done = [run for run in runs if run.record["status"] in results.DONE]
-        print(*(results.keep(run, options.to) for run in done), f"{len(done)} of {len(runs)} runs kept", sep="\n")
-    else:
+    if options.to.suffix in collect.WRITERS or options.curves or not runs:
         print(collect.collect(runs, options.to, options.curves, options.workdir))
+        return
+    if options.to.resolve().is_relative_to(options.workdir.resolve()):
+        raise UserError(f"--to={options.to} lies in {options.workdir}, where its runs would be read twice")
+    done = [run for run in runs if run.record["status"] in results.DONE]
+    print(*results.keep(done, options.to), f"{len(done)} of {len(runs)} runs kept", sep="\n")
 
 
 COMMANDS = {
@@ -122,14 +127,17 @@ COMMANDS = {
         {
             "A": (REQUIRED, "a directory of runs"),
             "B": (REQUIRED, "another"),
-            "--metric=NAME": ("test_error", "a final number of the runs"),
+            "--metric=NAME": (
+                None,
+                "a final number of the runs (default: test_error, or test_loss where there is none)",
+            ),
         },
         takes_config=False,
     ),
     "collect": Command(
         _collect,
         "Write the runs below a directory as one table, a row each, or as a folder of small files, one a run.",
-        "A folder holds what every other command can read again, without weights; results/ is made of such.\n\n"
+        "A folder holds what report, compare and collect can read again, without weights; results/ is made of such.\n\n"
         "examples:\n  normres collect runs/demo --to=runs.parquet\n  normres collect runs/demo --to=results/demo",
         {
             "WORKDIR": (REQUIRED, "where the runs are"),

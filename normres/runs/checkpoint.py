@@ -61,6 +61,8 @@ class Saved:
         """Returns the arrays whose names, such as "params.stem_conv.kernel", begin with `prefix`; reads no others."""
         metadata: Any = ocp.metadata(self.path).metadata
         like = {name: np.empty(array.shape, array.dtype) for name, array in metadata.items() if name.startswith(prefix)}
+        if not like:  # of a network without running averages, say; orbax cannot read nothing
+            return {}
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:

@@ -135,7 +135,15 @@ def _validate_task(config: ConfigDict) -> None:
         return
     if source != "photographs":
         raise UserError(f"config.data.source={source!r} has no styles; config.model.family={family!r}: photographs")
-    needed: dict[str, Any] = {"data.preprocess": "none", "data.mixup": 0.0, "data.cutmix": 0.0, "data.corruptions": ()}
+    if not config.data.styles:
+        raise UserError(f"config.data.styles names no style; choices: {', '.join(declared()['data.styles'].names())}")
+    needed: dict[str, Any] = {
+        "data.name": "photographs",
+        "data.preprocess": "none",
+        "data.mixup": 0.0,
+        "data.cutmix": 0.0,
+        "data.corruptions": (),
+    }
     needed |= {"data.label_noise": 0.0, "optim.hold_from_depth": 0}
     values = flatten(config)
     for name, value in needed.items():

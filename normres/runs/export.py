@@ -24,6 +24,7 @@ from normres.models import VGGConfig
 from normres.runs.config import to_dict
 from normres.runs.fields import digest
 from normres.runs.finished import Loaded, load
+from normres.training.tasks import task_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FORMULAS = {
@@ -45,6 +46,8 @@ def export(path: str | Path, output: Path, options: "Options") -> None:
         if (name := getattr(options, option)) not in choices:
             raise UserError(f"--{option}={name} does not exist; {nearest(name, choices)}")
     run = load(path, options.which, options.dtype)
+    if not task_of(run.config).has_classes:
+        raise UserError(f"{path}: only classifiers are exported, not config.model.family={run.config.model.family!r}")
     if run.config.model.module and (options.fold or options.format != "stablehlo"):
         what = "--fold" if options.fold else f"--format={options.format}"
         raise UserError(f"{path}: {what} knows no module of yours ({run.config.model.module}); use --format=stablehlo")

@@ -29,7 +29,7 @@ from normres.training.step import TrainState
 
 # Fields that may differ where a run is evaluated, beside those of the data; and one of the data that may not.
 EVALUATION = ("train.eval_batch_size", "train.ops")
-LEARNED = "data.preprocess"
+LEARNED = ("data.preprocess", "data.styles")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -40,6 +40,7 @@ class Loaded:
 
     Attributes:
       module: the Flax module, in evaluation mode, of plain JAX: images_NHWC -> logits_NK; `.clone(train=True)` trains.
+        A stylizer takes (images_NHWC, labels_N, styles_NHWC): of each image the number and the picture of its style.
       variables: {"params", "batch_stats"} of float32 arrays.
       config: the run's.
       record: the run's, see results.py.
@@ -160,12 +161,12 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     from normres.runs.local import load_data
 
     allowed = [name for name in declared() if name.startswith("data.") or name in EVALUATION]
-    allowed.remove(LEARNED)
+    allowed = [name for name in allowed if name not in LEARNED]
     for name in overrides or {}:
         if name not in declared():
             raise UserError(f"config.{name} is not a field; {nearest(name, allowed)}")
         if name not in allowed:
-            others = f"config.data.* but {LEARNED}, and {', '.join(EVALUATION)}"
+            others = f"config.data.* but {' and '.join(LEARNED)}, and {', '.join(EVALUATION)}"
             raise UserError(f"config.{name} is the run's own and stays; evaluate takes {others}")
     run = load(path, which)
     config = configs.apply(run.config, overrides or {})

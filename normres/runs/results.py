@@ -19,6 +19,7 @@ and seconds are wall-clock seconds spent in training, summed over attempts.
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,26 +116,42 @@ def read_runs(root: Path) -> list[Run]:
     return runs
 
 
-def keep(run: Run, folder: Path) -> Path:
-    """Writes a run that is done as one small file, and its pictures beside it; returns the file.
+def keep(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Writes runs that are done as one small file each, with their pictures beside it; returns the files.
 
-    It has the record without the host's name, the config without paths, and the curve with fewer lines of training.
+    A file has the record without the host's name, the config without paths, and the curve with fewer lines of training.
+
+    Raises:
+      UserError: two of the runs have one name.
     """
-    training = [line for line in run.metrics if line["split"] == "train"]
-    kept = training[:: -max(1, -(-len(training) // KEPT_LINES))]
-    lines = [_rounded(line) for line in run.metrics if line["split"] != "train" or line in kept]
-    config = json.loads(json.dumps(run.config)) | {"init_from": ""}
-    config["data"]["path"] = ""
-    record = json.loads(json.dumps({name: value for name, value in run.record.items() if name != "seal"}))
-    for attempt in record.get("attempts", ()):
-        (attempt.get("host") or {}).pop("name", None)
-    document = {"config": config, "record": record, "metrics": lines}
+    names = [str(run.record.get("run_id") or run.path.name) for run in runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{folder}: two of the runs are called {twice}; keep each folder of runs on its own")
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{run.record['run_id']}{KEPT}"
-    write_text(file, json.dumps(document | {"seal": seal_of(document)}) + "\n")
-    if run.pictures_file.is_file():
-        write_bytes(Run(file, {}, {}, []).pictures_file, run.pictures_file.read_bytes())
-    return file
+    files = []
+    for run, name in zip(runs, names, strict=True):
+        training = [line for line in run.metrics if line["split"] == "train"]
+        kept = training[:: -max(1, -(-len(training) // KEPT_LINES))]
+        lines = [_rounded(line) for line in run.metrics if line["split"] != "train" or line in kept]
+        document = {"config": _without_paths(run.config), "record": _without_paths(run.record), "metrics": lines}
+        write_text(folder / f"{name}{KEPT}", json.dumps(document | {"seal": seal_of(document)}) + "\n")
+        files.append(folder / f"{name}{KEPT}")
+        if run.pictures_file.is_file():
+            write_bytes(Run(files[-1], {}, {}, []).pictures_file, run.pictures_file.read_bytes())
+    return files
+
+
+def _without_paths(document: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config or a record without what names a machine: paths, of which the last part stays, and its name."""
+    copy: dict[str, Any] = json.loads(json.dumps({name: one for name, one in document.items() if name != "seal"}))
+    for attempt in copy.get("attempts", ()):
+        (attempt.get("host") or {}).pop("name", None)
+    for section, name in (("data", "path"), ("model", "module"), ("init_from", "path")):
+        if isinstance(copy.get(section), dict) and copy[section].get(name):
+            copy[section][name] = "" if name == "path" and section == "data" else Path(copy[section][name]).name
+    if isinstance(copy.get("init_from"), str):  # the config's
+        copy["init_from"] = Path(copy["init_from"]).name
+    return copy
 
 
 def _rounded(value: Any) -> Any:

@@ -329,11 +329,12 @@ class Programs:
         styles = self._dataset.styles
         if styles is None or self.task.has_classes:
             return None
-        images = self._dataset.test_images[:: len(self._dataset.test_images) // PICTURES][:PICTURES]
+        count = min(self.sizes["test"], PICTURES)
+        images = self._dataset.test_images[np.linspace(0, self.sizes["test"] - 1, count).astype(int)]
         rows = [np.concatenate([np.full_like(images[0], 255), *images], axis=1)]
         network = jax.jit(self.network.apply)
         for number, style in enumerate(styles):
-            labels = np.full(PICTURES, number)
+            labels = np.full(count, number)
             inputs = self.task.inputs(as_floats(jnp.asarray(images)), labels, {"styles": jnp.asarray(styles)})
             outputs = network({"params": state.params, "batch_stats": state.batch_stats}, *inputs)
             made = np.asarray(jnp.round(255 * outputs).astype(jnp.uint8))

@@ -178,9 +178,16 @@ def test_needs_neither_jax_nor_pandas_to_be_imported():
 def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, capsys):
     """Without the host's name and paths of this machine, and damaged ones are left out by name."""
     for seed in range(2):
-        run = write_run(tmp_path / "w", (0.25, 0.5), seed=seed, name=f"run-{seed}", attempt={"host": {"name": "alpha"}})
+        run = write_run(
+            tmp_path / "w",
+            (0.25, 0.5),
+            seed=seed,
+            name=f"run-{seed}",
+            attempt={"host": {"name": "alpha"}},
+            record={"init_from": {"path": "/home/me/first"}},
+        )
         config = json.loads((run / "config.json").read_text())
-        config["data"]["path"] = "/home/me/cifar"
+        config["data"]["path"] = config["init_from"] = "/home/me/cifar"
         (run / "config.json").write_text(json.dumps(config))
         write_lines(run, [{"step": step, "split": "train", "loss": 1 / 3, "error": 0.5} for step in range(1, 1001)])
     write_run(tmp_path / "w", (0.25, 0.5), seed=2, name="going-on", status="running")
@@ -196,6 +203,11 @@ def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, cap
     assert first.metrics[0]["loss"] == 0.333333
     assert cli.main(["report", str(kept), f"--output={tmp_path / 'drawn'}"]) == 0
     assert "run-1.run.json" in (tmp_path / "drawn/index.html").read_text()
+    assert cli.main(["collect", str(tmp_path / "w"), f"--to={tmp_path / 'w/kept'}"]) == 2
+    assert "would be read twice" in capsys.readouterr().err
+    write_run(tmp_path / "w" / "again", (0.2, 0.4), name="run-0")
+    assert cli.main(["collect", str(tmp_path / "w"), f"--to={tmp_path / 'other'}"]) == 2
+    assert "two of the runs are called run-0" in capsys.readouterr().err
     (kept / "run-1.run.json").write_text(text.replace("0.25", "0.15"))
     assert [run.record["seed"] for run in read_runs(kept)] == [0]
     assert "run-1.run.json is damaged" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from normres.layers import Norm
 from normres.models import Stylizer, StylizerConfig
 from normres.norms import TABLE
 from normres.runs import config as configs
-from normres.runs import local, results
+from normres.runs import export, finished, local, results
 from normres.training import perceptual
 
 FOUR = ("cells", "stars", "gravel", "bricks")
@@ -146,10 +146,30 @@ def test_a_run_leaves_losses_and_pictures(condition, tmp_path):
     with Image.open(path / "pictures.png") as picture:
         assert picture.size == (7 * 16, 3 * 16)
 
+    # Its weights can be loaded, though there are no running averages, and measured, but not with other styles.
+    loaded = finished.load(path)
+    made = loaded.module.apply(loaded.variables, jnp.zeros((2, 16, 16, 3)), jnp.array([0, 1]), jnp.ones((2, 16, 16, 3)))
+    assert made.shape == (2, 16, 16, 3)
+    assert finished.evaluate(path)["values"]["loss"] == pytest.approx(final["test_loss"], rel=1e-4)
+    with pytest.raises(UserError, match=r"config.data.styles is the run's own and stays"):
+        finished.evaluate(path, {"data.styles": "stars,cells"})
+    with pytest.raises(UserError, match=r"only classifiers are exported, not config\.model.family='stylizer'"):
+        export.export(path, tmp_path / "run.safetensors", export.Options())
+
+
+def test_few_test_images_make_few_pictures(tmp_path):
+    values = {"model.depth": 8, "model.width": 4, "data.image_size": 16, "train.steps": 1, "train.batch_size": 8}
+    values |= {"data.validation": 3, "data.evaluate_on": "validation"}
+    local.run(configs.load("style:demo", values), tmp_path / "run", Console(quiet=True), "run")
+    with Image.open(tmp_path / "run/pictures.png") as picture:
+        assert picture.size == (4 * 16, 2 * 16)
+
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"data.styles": ""}, "data.styles=.* names no style|data.styles names no style"),
+        ({"data.name": "cifar10"}, "data.name='cifar10' must be 'photographs'"),
         ({"data.source": "embedded", "data.name": "cifar10", "data.image_size": 32}, "has no styles"),
         ({"data.preprocess": "pixel_mean"}, r"data.preprocess='pixel_mean' must be 'none' with config.model.family"),
         ({"data.mixup": 1.0}, r"data.mixup=1.0 must be 0.0"),
