@@ -78,6 +78,8 @@ STYLE: dict[Any, Any] = {
 def draw(chart: Chart, width: str = "page") -> Figure:
     """Returns the chart as a figure of a row of WIDTHS."""
     inches, most = WIDTHS[width]
+    if chart.rows and width == "column":
+        most = 1  # the names of the rows need the room
     columns = max(1, min(chart.columns or most, most, len(chart.panels)))
     rows = max(1, math.ceil(len(chart.panels) / columns))
     height = 0.7 + 0.17 * len(chart.rows) if chart.rows else ROW_INCHES if rows < 3 else 0.85 * ROW_INCHES
@@ -93,6 +95,8 @@ def draw(chart: Chart, width: str = "page") -> Figure:
         for series in panel.series:
             _draw_series(axes, chart, panel, series)
         _scale(axes, chart, panel)
+        if chart.rows and number % columns:
+            axes.tick_params(labelleft=False)  # the rows are named once
     for axes in every[len(chart.panels) :]:
         axes.set_axis_off()
     if not chart.rows:

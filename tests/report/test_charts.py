@@ -180,3 +180,16 @@ def test_names_on_the_axis_have_room():
     assert charts.named_ticks([20, 32, 44, 56, 110, 1202], log=True) == [1202, 110, 56, 32]
     assert charts.named_ticks([1], log=True) == [1]
     assert charts.named_ticks([0, 1, 2], log=False) == [2, 1, 0]
+
+
+def test_long_names_of_rows_leave_room_for_the_panels():
+    names = [f"a variant with a long name, number {number}" for number in range(12)]
+    panels = {f"depth {depth}": {name: arm(name, depth, [0.1, 0.2]) for name in names} for depth in (20, 56)}
+    chart = figures.error_per_variant("x", panels, {"depth 110": dict.fromkeys(names, 6.61)}, names)
+    for width in paper.WIDTHS:
+        figure = paper.draw(chart, width)
+        figure.draw_without_rendering()  # warns, which is an error here, where panels collapse
+        first = figure.axes[0]
+        assert first.get_position().width > 0.2
+        named = [axes for axes in figure.axes if axes.yaxis.get_tick_params()["labelleft"]]
+        assert len(named) == (3 if width == "column" else 1)
