@@ -19,7 +19,8 @@ from normres.data import preprocess
 from normres.data.seeds import step_key
 from normres.layers import PLAIN, Norm
 from normres.models import Block, ResNet
-from normres.training.step import TrainState, loss_of
+from normres.training.step import TrainState
+from normres.training.tasks import loss_of
 
 EXAMPLES = 32  # images at most; they are the same in all runs
 

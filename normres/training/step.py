@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from normres.data import augment, batches, preprocess
 from normres.data.seeds import step_key
 from normres.training import optim
-from normres.training.losses import LOSSES
 from normres.training.metrics import Outcome, Update, measured
 from normres.training.tasks import Losses, Task, ops_of, task_of
 
@@ -56,11 +55,6 @@ def build_state(config: ConfigDict, network: nn.Module, image_shape: tuple[int, 
         error=jnp.ones(()),
         held=jnp.array(optim.holds(config)),
     )
-
-
-def loss_of(config: ConfigDict) -> Any:
-    """Returns the config's loss, (logits_NK, labels_N) -> losses_N."""
-    return partial(LOSSES[config.optim.loss], smoothing=config.optim.label_smoothing)
 
 
 def of_examples(task: Task, losses: Losses, outputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:

@@ -1,6 +1,7 @@
 """Tasks: what a network is called with, and what its outputs lose.  A family of networks names its task."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,8 +42,13 @@ class Task(NamedTuple):
         return [*self.names] or [name for name, metric in METRICS.items() if metric.of == "examples"]
 
 
+def loss_of(config: ConfigDict) -> Callable[..., jax.Array]:
+    """Returns the config's loss, (logits_NK, labels_N) -> losses_N."""
+    return partial(LOSSES[config.optim.loss], smoothing=config.optim.label_smoothing)
+
+
 def _of_logits(config: ConfigDict, _ops: Ops, _data: Any, _images: Any, logits: jax.Array, labels: jax.Array) -> Losses:
-    return {"loss": LOSSES[config.optim.loss](logits, labels, smoothing=config.optim.label_smoothing)}
+    return {"loss": loss_of(config)(logits, labels)}
 
 
 def _of_pictures(
