@@ -178,7 +178,6 @@ def write_files(folder: Path, generator: np.random.Generator) -> dict[str, np.nd
         state[str(dtype)] = torch.tensor([[0, 1], [1, 77]]).to(dtype)
     state |= {"empty": torch.zeros(0, 3), "parameter": nn.Parameter(torch.tensor([0.5]))}
     torch.save(state, folder / "state.pth")
-    torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     checkpoint = {"net": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "accuracy": 91.25}
     torch.save(checkpoint, folder / "checkpoint.pth")

@@ -1,10 +1,8 @@
-"""The command line of the data: prepare, verify, show."""
+"""The command line of the data: prepare and verify."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from normres.data import Dataset, fetch, load, prepared
 from normres.data.dataset import CLASSES
@@ -27,16 +25,8 @@ Finds a flipped bit, a truncated or missing file and wrong counts, and names the
 example:
   normres data verify cifar-10-binary.tar.gz"""
 
-SHOW = """\
-example:
-  normres data show --source=binary --path=cifar-10-binary.tar.gz --out=sheet.png"""
 
-PER_CLASS = 6  # images on a contact sheet
-
-Add = Callable[[str, str, str], argparse.ArgumentParser]
-
-
-def add_commands(add: Add) -> None:
+def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Adds the sub-commands of `normres data`; add(name, summary, epilog) makes a parser."""
     prepare = add("prepare", "Turn the official files into a tensorflow_datasets directory.", PREPARE)
     prepare.add_argument("name", metavar="NAME", help=" or ".join(CLASSES))
@@ -49,12 +39,6 @@ def add_commands(add: Add) -> None:
     verify.add_argument("path", type=Path, metavar="DIR_OR_FILE", help="what prepare wrote, or official files")
     verify.add_argument("--name", default="cifar10", help="which data set (default cifar10)")
     verify.set_defaults(data=_verify, options=("--name", "--help"))
-    show = add("show", "Write a contact sheet of each class, as stored and as cropped and flipped.", SHOW)
-    show.add_argument("--name", default="cifar10", help="which data set (default cifar10)")
-    show.add_argument("--source", default="embedded", help="a data source (default embedded)")
-    show.add_argument("--path", default="", help="where it is, if the source needs a path")
-    show.add_argument("--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE.png")
-    show.set_defaults(data=_show, options=("--name", "--source", "--path", "--out", "--help"))
 
 
 def run(options: argparse.Namespace, left: list[str]) -> int:
@@ -73,8 +57,8 @@ def _prepare(options: argparse.Namespace) -> None:
         raise UserError(f"{target} is there already; `normres data verify {options.to}` checks it, or set another --to")
     source = options.source or fetch.download(options.name, options.to)
     dataset = load(options.name, "auto", str(source))
-    directory = prepared.write_tfds(dataset, options.to)
-    print(f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images: {directory}")
+    prepared.write_tfds(dataset, target)
+    print(f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images: {target}")
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -92,41 +76,3 @@ def has_checksums(dataset: Dataset, path: Path) -> bool:
         return dataset.name == "cifar10"
     layout = LAYOUTS.get((dataset.source, dataset.name))
     return layout is not None and (all(layout.md5.values()) or not (path.is_dir() or path.suffix == ".tar"))
-
-
-def _show(options: argparse.Namespace) -> None:
-    from matplotlib.figure import Figure
-
-    dataset = load(options.name, options.source, options.path)
-    classes, height = np.unique(dataset.train_labels), dataset.train_images.shape[1]
-    figure = Figure(figsize=(10, 1 + 0.7 * len(classes)), layout="constrained")
-    names = [dataset.class_names[label] for label in classes]
-    both = (contact_sheet(dataset, lambda images: images), contact_sheet(dataset, _cropped))
-    titles = ("as stored", "cropped and flipped")
-    for axes, title, sheet in zip(figure.subplots(1, 2), titles, both, strict=True):
-        axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set(title=title, xticks=[], yticks=height * (np.arange(len(classes)) + 0.5), yticklabels=names)
-    figure.savefig(options.out)
-    print(options.out)
-
-
-def contact_sheet(dataset: Dataset, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Returns one image (H, W, C), uint8: of each class in turn a row of its first training images, changed."""
-    height, width, channels = dataset.train_images.shape[1:]
-    classes = np.unique(dataset.train_labels)
-    sheet = np.full((len(classes), height, PER_CLASS * width, channels), 255, np.uint8)
-    for row, label in zip(sheet, classes, strict=True):
-        images = change(dataset.train_images[np.flatnonzero(dataset.train_labels == label)[:PER_CLASS]])
-        row[:, : len(images) * width] = np.concatenate([*images], axis=1)
-    return sheet.reshape(-1, PER_CLASS * width, channels)
-
-
-def _cropped(images: np.ndarray) -> np.ndarray:
-    """Returns uint8 images cropped and flipped as in training, from a fixed key."""
-    import jax
-    import jax.numpy as jnp
-
-    from normres.data.augment import crop_flip
-
-    keys = jax.random.split(jax.random.key(0), len(images))
-    return np.asarray(crop_flip(jnp.asarray(images), keys))

@@ -55,9 +55,7 @@ class Dataset:
     def sha256(self) -> str:
         """The sha256 of training images, training labels, test images, test labels, and styles if there are any.
 
-        Labels are little-endian int32.
-
-        The same examples in the same order have the same, whichever source they were read from.
+        Labels are little-endian int32.  The same examples in the same order have the same, whatever their source.
         """
         splits = map(self.split, ("train", "test"))
         examples = chain.from_iterable(chain(chunks(images), [labels.astype("<i4")]) for images, labels in splits)
@@ -106,10 +104,8 @@ def of_ones_own(
         numbers = range(CLASSES.get(name, min(int(arrays["train_labels"].max()), 2**16) + 1))
         class_names = CIFAR10_NAMES if name == "cifar10" else tuple(map(str, numbers))
     if len(class_names) != CLASSES.get(name, len(class_names)):
-        names = ", ".join(class_names[:3])
-        raise UserError(
-            f"data.name={name}, but {place} has {len(class_names)} classes ({names}, ...); give it a name of its own"
-        )
+        which = f"{len(class_names)} classes ({', '.join(class_names[:3])}, ...)"
+        raise UserError(f"data.name={name}, but {place} has {which}; give it a name of its own")
     for split in ("train", "test"):
         labels = arrays[f"{split}_labels"]
         check_labels(labels, len(class_names), f"data.path: {place}: {split}_labels")

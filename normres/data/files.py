@@ -33,8 +33,7 @@ def find(path: str, wanted: str) -> Path:
 def regular(file: Path) -> Path:
     """Returns a file of the user's; raises UserError for a FIFO or a device, which could be read without end."""
     if not file.is_file():
-        kind = "a folder" if file.is_dir() else "a FIFO, a socket or a device" if file.exists() else "a broken link"
-        raise UserError(f"data.path: {file} is {kind}, no regular file")
+        raise UserError(f"data.path: {file} is no regular file, but a folder, a FIFO, a device or a broken link")
     return file
 
 
@@ -78,22 +77,6 @@ def library(name: str, extra: str) -> Any:
         raise UserError(f"{name} is needed: pip install 'normres[{extra}]' ({one_line(error)})") from None
 
 
-def square(picture: Image.Image, size: int) -> np.ndarray:
-    """Returns the picture as uint8 (size, size, C): its shorter side scaled to `size` pixels, the middle cut out.
-
-    One that is (size, size) already keeps its pixels.
-    """
-    width, height = picture.size
-    if (width, height) != (size, size):
-        scale = size / min(width, height)
-        width, height = max(size, round(width * scale)), max(size, round(height * scale))
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - size) // 2, (height - size) // 2
-        picture = picture.crop((left, top, left + size, top + size))
-    pixels = np.asarray(picture)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
 def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, what: str) -> tuple[Any, Any]:
     """Returns images uint8 (count, size, size, 3) and labels (count,) of examples: where, encoded image, label.
 
@@ -102,20 +85,27 @@ def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, w
     must_fit(count, (size, size, 3), what)
     images, labels = np.empty((count, size, size, 3), np.uint8), np.empty(count, np.int64)
     for number, (where, content, label) in enumerate(examples):
-        images[number], labels[number] = decode(content, size, where), label
+        try:
+            images[number], labels[number] = decode(content, size), label
+        except Exception as error:  # whatever a damaged file makes Pillow raise
+            raise UserError(f"{where} is no readable PNG or JPEG image ({one_line(error)})") from error
     return images, labels
 
 
-def decode(content: bytes, size: int, what: str) -> np.ndarray:
-    """Returns an encoded PNG or JPEG as uint8 (size, size, 3), RGB.
+def decode(content: bytes, size: int, mode: str = "RGB") -> np.ndarray:
+    """Returns an encoded PNG or JPEG as uint8 (size, size, C), with the channels of a mode of Pillow's.
 
-    Raises `UserError`, one line that begins with `what`, for a damaged one.
+    The shorter side is scaled to `size` pixels and the middle cut out; a picture that is (size, size) keeps its pixels.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as unread:
-            unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
-        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as opened:
-            return square(opened.convert("RGB"), size)
-    # Pillow reports a damaged PNG chunk as SyntaxError, a file of too many pixels as DecompressionBombError.
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise UserError(f"{what} is no readable PNG or JPEG image ({one_line(error)})") from error
+    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as unread:
+        unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
+    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as opened:
+        picture = opened.convert(mode)
+    width, height = picture.size
+    if (width, height) != (size, size):
+        scale = size / min(width, height)
+        width, height = max(size, round(width * scale)), max(size, round(height * scale))
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - size) // 2, (height - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+    return np.asarray(picture).reshape(size, size, -1)

@@ -21,6 +21,9 @@ from normres.data.files import find, one_line, readable
 from normres.data.unpickle import text, unpickle
 from normres.errors import UserError
 
+EXAMPLES = {"train": 50_000, "test": 10_000}
+# The classes that each label of a record counts, by its name in the python version; the last label is used.
+LABELS = {"cifar10": {"labels": 10}, "cifar100": {"coarse_labels": 20, "fine_labels": 100}}
 ALTERED = "get it again, or for altered data set data.verify=False"
 MOST_BYTES = 2**30  # of a file in an archive; the largest official one has 184 MB
 
@@ -29,36 +32,19 @@ MOST_BYTES = 2**30  # of a file in an archive; the largest official one has 184 
 class Layout:
     """One official release: its files, and what is known about them."""
 
-    source: str  # the row of SOURCES that reads it
-    name: str  # data.name
     folder: str
+    archive: str
     md5: dict[str, str]  # data file -> md5, "" where it is not known; in official order, the test file last
     names_file: str = ""  # of the classes; CIFAR-10's are known without
-    archive_md5: str = ""  # of the .tar.gz; asked for only where the files' own are not known
-    examples: tuple[int, int] = (50_000, 10_000)  # training and test
-
-    @property
-    def title(self) -> str:
-        """CIFAR-10 or CIFAR-100."""
-        return f"CIFAR-{CLASSES[self.name]}"
-
-    @property
-    def archive(self) -> str:
-        """The name of the .tar.gz."""
-        return f"{self.title.lower()}-{self.source}.tar.gz"
-
-    @property
-    def labels(self) -> dict[str, int]:
-        """The classes that each label of a record counts, by its name in the python version; the last is used."""
-        return {"labels": 10} if self.name == "cifar10" else {"coarse_labels": 20, "fine_labels": 100}
+    archive_md5: str = ""  # asked for only where the files' own are not known
 
 
-_RELEASES = (
-    Layout(
-        "binary",
-        "cifar10",
-        folder="cifar-10-batches-bin",
-        md5={
+# By data.source and data.name.
+LAYOUTS = {
+    ("binary", "cifar10"): Layout(
+        "cifar-10-batches-bin",
+        "cifar-10-binary.tar.gz",
+        {
             "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
             "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
             "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
@@ -67,19 +53,17 @@ _RELEASES = (
             "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
         },
     ),
-    Layout(
-        "binary",
-        "cifar100",
-        folder="cifar-100-binary",
+    ("binary", "cifar100"): Layout(
+        "cifar-100-binary",
+        "cifar-100-binary.tar.gz",
+        {"train.bin": "", "test.bin": ""},
         names_file="fine_label_names.txt",
-        md5={"train.bin": "", "test.bin": ""},
         archive_md5="03b5dce01913d631647c71ecec9e9cb8",
     ),
-    Layout(
-        "python",
-        "cifar10",
-        folder="cifar-10-batches-py",
-        md5={
+    ("python", "cifar10"): Layout(
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        {
             "data_batch_1": "c99cafc152244af753f735de768cd75f",
             "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
             "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
@@ -88,15 +72,13 @@ _RELEASES = (
             "test_batch": "40351d587109b95175f43aff81a1287e",
         },
     ),
-    Layout(
-        "python",
-        "cifar100",
-        folder="cifar-100-python",
+    ("python", "cifar100"): Layout(
+        "cifar-100-python",
+        "cifar-100-python.tar.gz",
+        {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
         names_file="meta",
-        md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
     ),
-)
-LAYOUTS = {(layout.source, layout.name): layout for layout in _RELEASES}
+}
 
 
 def load_official(source: str, name: str, path: str, verify: bool = True) -> Dataset:
@@ -108,7 +90,6 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
     Raises `UserError`, one line that names the file and what to do about it.
     """
     layout = LAYOUTS[source, name]
-    read_file = _read_records if source == "binary" else _read_pickle
     files = _read(layout, path, verify)
     names: tuple[str, ...] = CIFAR10_NAMES
     if layout.names_file:
@@ -123,11 +104,11 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
         what, content = files.pop(file)
         if verify:
             check_md5(what, io.BytesIO(content), md5)
-        planes, labels_NK = read_file(layout, what, content)
-        for column, classes in enumerate(layout.labels.values()):
+        planes, labels_NK = (_read_records if source == "binary" else _read_pickle)(name, what, content)
+        for column, classes in enumerate(LABELS[name].values()):
             check_labels(labels_NK[:, column], classes, what)
         if verify and not md5:
-            check_counts(layout, what, labels_NK, test=bool(images))
+            check_counts(name, "test" if images else "train", labels_NK, what)
         # Plane by plane reads whole rows of memory: twice as fast as one transpose.
         planes = planes.reshape(-1, 3, 32 * 32)
         images.append(np.stack([planes[:, channel] for channel in range(3)], axis=-1).reshape(-1, 32, 32, 3))
@@ -138,40 +119,37 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
     return Dataset(name, source, *train, test_images, test_labels, names)
 
 
-def _read_records(layout: Layout, what: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+def _read_records(name: str, what: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Returns pixels uint8 (N, 3072), the red plane row by row, then green, then blue, and labels (N, K).
 
     A record of a binary file is K bytes with labels (CIFAR-10: one; CIFAR-100: coarse, then fine), then the pixels.
     """
-    count = len(layout.labels)
+    count = len(LABELS[name])
     size = count + 3072
     if not content or len(content) % size:
         raise UserError(
-            f"{what} has {len(content):,} bytes, not a whole number of {size:,}-byte records: "
-            f"truncated or not {layout.title}; get {layout.archive} again"
+            f"{what} has {len(content):,} bytes, not a whole number of {size:,}-byte records: truncated or not {name}"
         )
     table = np.frombuffer(content, np.uint8).reshape(-1, size)
     return table[:, count:], table[:, :count]
 
 
-def _read_pickle(layout: Layout, what: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+def _read_pickle(name: str, what: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """The same as _read_records of the python version: a pickled dict of `data` and lists of labels."""
     batch = unpickle(content, what)
-    pixels = batch.get("data")
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,) or not len(pixels):
-        kind = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise UserError(f"{what}: 'data' is {kind}, not uint8 (N, 3072); get {layout.archive} again")
-    labels = {key: np.asarray(batch.get(key)) for key in layout.labels}
-    for key, values in labels.items():
-        if values.dtype.kind not in "iu" or values.shape != (len(pixels),):
-            raise UserError(f"{what}: {key!r} is not {len(pixels):,} integers; get {layout.archive} again")
-    return pixels, np.stack([*labels.values()], axis=1)
+    pixels, labels = batch.get("data"), [batch.get(key) for key in LABELS[name]]
+    if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (3072,) or not len(pixels):
+        raise UserError(f"{what}: 'data' is no array (N, 3072): altered or not {name}")
+    for values in labels:
+        if not isinstance(values, list) or [*map(type, values)] != [int] * len(pixels):
+            raise UserError(f"{what}: {' and '.join(LABELS[name])} must be lists of {len(pixels):,} integers")
+    return pixels, np.array(labels).T
 
 
 def _class_names(source: str, what: str, content: bytes) -> tuple[str, ...]:
     """Returns the names of CIFAR-100's classes: of the binary version one on a line."""
     if source == "binary":
-        return tuple(line.strip() for line in content.decode(errors="replace").splitlines() if line.strip())
+        return tuple(content.decode(errors="replace").split())
     names = unpickle(content, what).get("fine_label_names")
     return tuple(map(text, names)) if isinstance(names, list) else ()
 
@@ -183,20 +161,20 @@ def check_md5(what: str, content: IO[bytes], expected: str) -> None:
         raise UserError(f"{what} has md5 {md5}, not {expected}: damaged, altered or packed anew; {ALTERED}")
 
 
-def check_counts(layout: Layout, what: str, labels_NK: np.ndarray, test: bool) -> None:
+def check_counts(name: str, split: str, labels_NK: np.ndarray, what: str) -> None:
     """Raises `UserError` unless these are the records of a split: as many of each class, with one coarse class each."""
-    classes, records = CLASSES[layout.name], layout.examples[test]
+    classes, records = CLASSES[name], EXAMPLES[split]
     kinds, counts = np.unique(labels_NK, axis=0, return_counts=True)
     if len(kinds) != classes or set(counts) != {records // classes}:
         raise UserError(
             f"{what} has {len(labels_NK):,} records of {len(kinds)} kinds, {counts.min():,} to {counts.max():,} of "
-            f"each kind, not {layout.title}'s {records:,} of {classes}; {ALTERED}"
+            f"each kind, not {name}'s {records:,} of {classes}; {ALTERED}"
         )
 
 
 def _read(layout: Layout, path: str, verify: bool) -> dict[str, tuple[str, bytes]]:
     """Returns of each file how errors begin and its bytes."""
-    place = find(path, f"the source {layout.source!r} needs the folder {layout.folder} or {layout.archive}")
+    place = find(path, f"give the folder {layout.folder} or {layout.archive}")
     wanted = layout.md5.keys() | {layout.names_file} - {""}
     files: dict[str, tuple[str, bytes]] = {}
     names = set()
@@ -206,11 +184,21 @@ def _read(layout: Layout, path: str, verify: bool) -> dict[str, tuple[str, bytes
             if content is not None:
                 files[name] = f"data.path: {what}", content
         if missing := wanted - names:
-            raise UserError(_explain_missing(layout, place, names, missing))
+            raise UserError(f"data.path: {place} has no {min(missing)}; {_advice(layout, names)}")
         if verify and place.is_file() and _is_gzip(place):  # of a .tar no md5 is known
             with place.open("rb") as archive:
                 check_md5(f"data.path: {place}", archive, layout.archive_md5)
     return files
+
+
+def _advice(layout: Layout, names: set[str]) -> str:
+    """Returns what to do about missing files, where there are files of these names."""
+    for (source, name), other in LAYOUTS.items():
+        if not names & layout.md5.keys() and names & other.md5.keys():
+            return f"it holds {other.folder}: set data.source={source} and data.name={name}, or another path"
+    if layout.archive in names:
+        return f"it holds {layout.archive}: give the path of that file"
+    return f"give the complete folder {layout.folder} or {layout.archive}"
 
 
 def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, str, bytes | None]]:
@@ -250,16 +238,3 @@ def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, st
 def _is_gzip(place: Path) -> bool:
     with place.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
-
-
-def _explain_missing(layout: Layout, place: Path, names: set[str], missing: set[str]) -> str:
-    """Returns the error line for files that are not there, with the most likely mistake named."""
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    line = f"data.path: {place} has no {min(missing)}{more}"
-    for other in LAYOUTS.values():
-        if not names & layout.md5.keys() and names & other.md5.keys():
-            mend = f"set data.source={other.source} and data.name={other.name}, or another path"
-            return f"{line}: it holds the {other.source} version of {other.title}; {mend}"
-    if layout.archive in names:
-        return f"{line}, but it holds {layout.archive}: give the path of that file"
-    return f"{line}; give the complete folder {layout.folder} or {layout.archive}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normres.data.dataset import CLASSES, Dataset, of_ones_own
+from normres.data.dataset import Dataset, of_ones_own
 from normres.data.files import decoded, find, one_line, readable, regular
 from normres.errors import UserError
 
@@ -27,52 +27,36 @@ FOLDER = "the source 'folder' needs a folder with train/CLASS/*.png (or .jpg) an
 def load_npz(name: str, path: str) -> Dataset:
     """Returns the data set in the order of the file.
 
-    A data set called cifar10 or cifar100 has to look like it: 32x32x3 images of 10 or 100 classes.
     Raises `UserError`, one line that names the file and the array.
     """
     place = find(path, NPZ)
-    arrays = _read_npz(place)
-    class_names = tuple(map(str, arrays.pop("class_names", np.array([])).ravel()))
-    shape = (32, 32, 3) if name in CLASSES else arrays["train_images"].shape[1:]
+    try:
+        with readable(place), zipfile.ZipFile(place), np.load(place, allow_pickle=False) as file:
+            arrays = {key: np.ascontiguousarray(file[key]) for key in (*ARRAYS, "class_names") if key in file}
+    # A forged header asks for more memory than there is: MemoryError.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, MemoryError) as error:
+        raise UserError(f"data.path: {place} cannot be read: damaged or no .npz file ({one_line(error)})") from error
+    for key in ARRAYS:
+        if key not in arrays:
+            raise UserError(f"data.path: {place} has no array {key}; {NPZ}")
+    shape = arrays["train_images"].shape[1:]
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         what = f"data.path: {place}: {split}"
-        if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
-            raise UserError(f"{what}_images is {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
-        if images.shape[1:] != shape:
-            raise UserError(f"{what}_images has images of {images.shape[1:]}, not {shape} as {name}'s others")
+        if images.dtype != np.uint8 or images.ndim != 4 or not images.size or images.shape[1:] != shape:
+            raise UserError(f"{what}_images is {images.dtype} {images.shape}, not uint8 (N, H, W, C), all of one shape")
         # A last axis this long is a plane: such images are stored channels first.
         if shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
             raise UserError(f"{what}_images is {images.shape}: channels first, not (N, H, W, C)")
         if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
             raise UserError(f"{what}_labels is {labels.dtype} {labels.shape}, not integers ({len(images)},)")
-        arrays[f"{split}_images"] = np.ascontiguousarray(images)
-    return of_ones_own(name, "npz", place, arrays, class_names)
-
-
-def _read_npz(place: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of the file, `class_names` among them if it is there."""
-    what = str(place)
-    arrays = {}
-    try:
-        with readable(place), zipfile.ZipFile(place), np.load(place, allow_pickle=False) as file:
-            for key in (*ARRAYS, "class_names"):
-                if key in file:
-                    what = f"{place}: {key}"
-                    arrays[key] = np.asarray(file[key])
-                elif key in ARRAYS:
-                    raise UserError(f"data.path: {place} has no array {key}; {NPZ}")
-    # A forged header asks for more memory than there is: MemoryError.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, MemoryError) as error:
-        raise UserError(f"data.path: {what} cannot be read: damaged or no .npz file ({one_line(error)})") from error
-    return arrays
+    return of_ones_own(name, "npz", place, arrays, tuple(map(str, arrays.pop("class_names", np.array([])).ravel())))
 
 
 def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
     """Returns the images under `path` as uint8 (N, image_size, image_size, 3), RGB, by class, then by file name.
 
-    An image's shorter side is resized to `image_size` pixels and the middle is cut out; one that is that size already
-    keeps its pixels.  The classes are the folders of train/; a class may lack test images.
+    The classes are the folders of train/; a class may lack test images.  See files.decode for images of other sizes.
     Raises `UserError`, one line that names the folder or the image.
     """
     place = find(path, FOLDER)
@@ -82,11 +66,12 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
         if strangers := [stranger for stranger in _classes(place / "test") if stranger not in names]:
             raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
         for split in ("train", "test"):
-            files = [
-                (file, label)
-                for label, class_name in enumerate(names)
-                for file in _pictures(place / split / class_name)
-            ]
+            files: list[tuple[Path, int]] = []
+            for label, class_name in enumerate(names):
+                pictures = sorted((place / split / class_name).glob("[!.]*"))  # hidden files are none
+                files += [(regular(file), label) for file in pictures if file.suffix.lower() in SUFFIXES]
+                if split == "train" and (not files or files[-1][1] != label):
+                    raise UserError(f"data.path: {place / split / class_name} has no {', '.join(SUFFIXES)} files")
             if not files:
                 raise UserError(f"data.path: {place / split} has no images")
             examples = ((f"data.path: {file}", file.read_bytes(), label) for file, label in files)
@@ -101,11 +86,3 @@ def _classes(split: Path) -> tuple[str, ...]:
     if not classes:
         raise UserError(f"data.path: {split} has no folders of classes; {FOLDER}")
     return tuple(classes)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Returns the images of a class; hidden files are none."""
-    files = sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
-    if not files and folder.parent.name == "train":
-        raise UserError(f"data.path: {folder} has no {', '.join(SUFFIXES)} files")
-    return [regular(file) for file in files]

@@ -96,25 +96,27 @@ def _official(dataset: Dataset, place: Path) -> Dataset:
 
     Raises `UserError` if these are not the official images, or if single examples have changed places.
     """
-    layout = LAYOUTS["binary", dataset.name]
-    *train, test = layout.md5.values()
+    *train, test = LAYOUTS["binary", dataset.name].md5.values()
     arrays: dict[str, Any] = {}
     for split, known in (("train", train), ("test", [test])):
         images, labels = (np.asarray(array) for array in dataset.split(split))
-        check_counts(layout, f"data.path: {place}: {split}", labels[:, None], split == "test")
-        order: dict[str, np.ndarray] = {"": np.arange(len(labels))}
-        if all(known):
-            order = {}
-            for block in np.split(np.arange(len(labels)), len(known)):
-                planes = images[block].transpose(0, 3, 1, 2).reshape(len(block), -1)
-                binary = np.concatenate([labels[block, None].astype(np.uint8), planes], axis=1).tobytes()
-                md5 = hashlib.md5(binary, usedforsecurity=False).hexdigest()
-                if md5 not in known or md5 in order:
-                    raise UserError(
-                        f"data.path: {place}: {split} rows from {block[0]:,} on make no official file (md5 {md5}): "
-                        f"altered, or in an order of their own; {ALTERED}"
-                    )
-                order[md5] = block
-        rows = np.concatenate([order[md5] for md5 in known])
+        check_counts(dataset.name, split, labels[:, None], f"data.path: {place}: {split}")
+        if not all(known):
+            continue
+        blocks = np.split(np.arange(len(labels)), len(known))
+        md5s = [_md5_of_binary(images[block], labels[block]) for block in blocks]
+        if sorted(md5s) != sorted(known):
+            raise UserError(
+                f"data.path: {place}: the {split} rows make no official files: altered, or in an order of their own; "
+                f"{ALTERED}"
+            )
+        rows = np.concatenate([blocks[md5s.index(md5)] for md5 in known])
         arrays |= {f"{split}_images": images[rows], f"{split}_labels": labels[rows]}
     return replace(dataset, **arrays)
+
+
+def _md5_of_binary(images: np.ndarray, labels: np.ndarray) -> str:
+    """Returns the md5 of the file of the binary version that holds these examples."""
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    records = np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
+    return hashlib.md5(records.tobytes(), usedforsecurity=False).hexdigest()

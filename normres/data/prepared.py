@@ -23,7 +23,7 @@ from PIL import Image
 
 from normres.data import lazy
 from normres.data.dataset import Dataset
-from normres.data.files import library, must_fit, one_line, regular, square
+from normres.data.files import decode, library, must_fit, one_line, regular
 from normres.errors import UserError
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
@@ -58,7 +58,7 @@ def version_directory(name: str, path: str) -> Path:
 
 
 def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never") -> Dataset:
-    """Reads a prepared directory: images scaled to `image_size` (files.square), uint8, with the channels it declares.
+    """Reads a prepared directory: images scaled to `image_size` (files.decode), uint8, with the channels it declares.
 
     The test set is the split "test" or, where there is none or it has no labels, "validation"; `splits` says if so.
     `stream` is config.data.stream: streamed images stay on disk (lazy.LazyImages), all others are decoded once.  Of an
@@ -67,7 +67,7 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
     """
     directory = version_directory(name, path)
     for file in directory.iterdir():
-        if file.exists() and not file.is_dir():
+        if not file.is_dir():
             regular(file)
     tensorflow_datasets = tfds()
     try:
@@ -78,9 +78,6 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
     _, train = _split(info, directory, decoder, ("train",))
     test_split, test = _split(info, directory, decoder, ("test", "validation"))
     why = _why_streamed(directory, stream, decoder.image_shape, train | test)
-    if not why:
-        count = sum((train | test).values())
-        must_fit(count, decoder.image_shape, f"data.path: {directory} (data.stream=always needs less)")
     splits = {} if test_split == "test" else {"test_set": {"split": test_split}}
     arrays = (*_read_split(train, decoder, why), *_read_split(test, decoder, why))
     return Dataset(name, "tfds", *arrays, decoder.class_names, splits=splits)
@@ -91,64 +88,59 @@ class Decoder:
 
     def __init__(self, features: Any, image_size: int, place: Path):
         """Takes tensorflow_datasets' features, the side in pixels and, for messages, the directory."""
-        if not {"image", "label"} <= set(features):
-            raise UserError(f"{place}: has the features {', '.join(features)}; image and label are needed")
-        if not hasattr(features["label"], "num_classes"):
-            raise UserError(f"{place}: its label is {features['label']!r}, not one class of several")
-        declared = features["image"].shape
-        channels = (declared[-1] or 3) if len(declared) == 3 else -1  # a set that leaves them open is read as colour
-        if np.dtype(features["image"].np_dtype) != np.uint8 or channels not in MODES:
-            raise UserError(f"{place}: its image is {features['image']!r}, not uint8 of 1, 3 or 4 channels")
+        columns: Any = dict(features.items())
+        image, label = columns.get("image"), columns.get("label")
+        declared: tuple[Any, ...] = getattr(image, "shape", ())
+        channels = (declared[-1] or 3) if len(declared) == 3 else 0  # a set that leaves them open is read as colour
+        if channels not in MODES or np.dtype(image.np_dtype) != np.uint8 or not hasattr(label, "num_classes"):
+            raise UserError(
+                f"{place}: has the features {' '.join(str(features).split())}; needed are `image`, uint8 of 1, 3 or 4 "
+                "channels, and `label`, one class of several"
+            )
         self.image_shape = (image_size, image_size, channels)
-        self.class_names = tuple(features["label"].names or map(str, range(features["label"].num_classes)))
-        self._features, self._mode = features, MODES[channels]
-        self._undecoded = {"image": tfds().decode.SkipDecoding()}
+        self.class_names = tuple(label.names or map(str, range(label.num_classes)))
+        self._features, self._undecoded = features, {"image": tfds().decode.SkipDecoding()}
 
-    def parts(self, record: bytes) -> tuple[int, bytes, bytes]:
-        """Returns the label, the id, b"" where examples have none, and the encoded image."""
-        parts = self._features.deserialize_example_np(record, decoders=self._undecoded)
-        return int(parts["label"]), bytes(parts.get("id", b"")), parts["image"]
-
-    def image(self, file: bytes) -> np.ndarray:
-        """Returns an encoded image as uint8 of `image_shape`.
+    def example(self, record: bytes, decoded: bool = True) -> tuple[int, bytes, Any]:
+        """Returns the label, the id, b"" where examples have none, and, `decoded`, the image, uint8 of `image_shape`.
 
         Pillow decodes it, also where OpenCV is installed, which tensorflow_datasets would prefer: of a JPEG file the
         two make different pixels, and a run's data must not depend on what else is installed.
         """
-        with Image.open(io.BytesIO(file)) as picture:
-            return square(picture.convert(self._mode), self.image_shape[0])
+        parts = self._features.deserialize_example_np(record, decoders=self._undecoded)
+        image = decode(parts["image"], self.image_shape[0], MODES[self.image_shape[2]]) if decoded else None
+        return int(parts["label"]), bytes(parts.get("id", b"")), image
 
 
 def _split(info: Any, directory: Path, decoder: Decoder, names: tuple[str, ...]) -> tuple[str, Shards]:
     """Returns the first split of `names` that is there and has labels, with all its shards."""
     why = ""
-    for name in names:
-        if name not in info.splits:
-            continue
+    for name in filter(info.splits.__contains__, names):
         split = info.splits[name]
         shards = dict(zip(map(Path, map(os.fspath, split.filepaths)), split.shard_lengths, strict=True))
         for path in shards:
             if not path.is_file():
                 raise UserError(f"{path}: this shard is missing")
-        first = next((path for path, length in shards.items() if length), None)
-        if first is None:
-            raise UserError(f"{directory}: the split {name!r} is empty")
         # The first record tells: a split without labels (imagenet2012's test) has -1 throughout.
-        if next(_records(first, shards[first], decoder, images=False))[0] >= 0:
+        filled = [path for path, length in shards.items() if length]
+        if filled and next(_examples(filled[0], shards[filled[0]], decoder, images=False))[0] >= 0:
             return name, shards
-        why = why or f" with labels (those of {name!r} are -1)"
-    wanted = " or ".join(map(repr, names))
-    raise UserError(f"{directory}: has no split {wanted}{why}, only {', '.join(info.splits)}")
+        why = f" with labels ({name!r} has none)"
+    raise UserError(f"{directory}: has no split {' or '.join(map(repr, names))}{why}, only {', '.join(info.splits)}")
 
 
 def _why_streamed(directory: Path, stream: str, image_shape: tuple[int, ...], shards: Shards) -> str:
-    """Returns why the images are streamed, or "" if they are not."""
-    random_access = all(map(is_array_record, shards))
+    """Returns why the images are streamed, or "" if they are not; raises UserError if they then fit no memory."""
+    random_access, count, why = all(map(is_array_record, shards)), sum(shards.values()), ""
     if stream == "always" and not random_access:
         raise UserError(f"data.stream='always': {directory} has TFRecord shards; only ArrayRecord ones can be streamed")
+    if stream == "always":
+        return "data.stream=always"
     if stream == "auto" and random_access:
-        return lazy.too_large(sum(shards.values()) * math.prod(image_shape))
-    return "data.stream=always" if stream == "always" else ""
+        why = lazy.too_large(count * math.prod(image_shape))
+    if not why:
+        must_fit(count, image_shape, f"data.path: {directory} (data.stream=always needs less)")
+    return why
 
 
 def _read_split(shards: Shards, decoder: Decoder, why: str) -> tuple[lazy.Images, np.ndarray]:
@@ -157,7 +149,7 @@ def _read_split(shards: Shards, decoder: Decoder, why: str) -> tuple[lazy.Images
     labels: list[int] = []
     keys: list[bytes] = []
     for path, length in shards.items():
-        for label, key, image in _records(path, length, decoder, images=not why):
+        for label, key, image in _examples(path, length, decoder, images=not why):
             if not why:
                 images[len(keys)] = image
             labels.append(label)
@@ -168,21 +160,20 @@ def _read_split(shards: Shards, decoder: Decoder, why: str) -> tuple[lazy.Images
     if not why:
         return images[order], sorted_labels
     source = library("grain", "tfds").sources.ArrayRecordDataSource([*map(os.fspath, shards)])
-    decode = lambda record: decoder.image(decoder.parts(record)[2])  # noqa: E731
-    return lazy.LazyImages(source, order, decode, decoder.image_shape, why, next(iter(shards)).parent), sorted_labels
+    place = next(iter(shards)).parent
+    streamed = lazy.LazyImages(
+        source, order, lambda record: decoder.example(record)[2], decoder.image_shape, why, place
+    )
+    return streamed, sorted_labels
 
 
-def _records(path: Path, expected: int, decoder: Decoder, images: bool) -> Iterator[tuple[int, bytes, Any]]:
-    """Yields the label, the id and, decoded with `images`, the image of each record of a shard.
-
-    Raises `UserError` if the shard is damaged or does not have `expected` records.
-    """
+def _examples(path: Path, expected: int, decoder: Decoder, images: bool) -> Iterator[tuple[int, bytes, Any]]:
+    """Yields the examples of a shard; raises `UserError` if it is damaged or does not have `expected` of them."""
     count = 0
     try:
         for record in read(path):
             if count < expected:
-                label, key, file = decoder.parts(record)
-                yield label, key, decoder.image(file) if images else file
+                yield decoder.example(record, images)
             count += 1
     except Exception as error:
         raise UserError(f"{path}: damaged after {count} of {expected} records: {one_line(error)}") from None
@@ -216,8 +207,8 @@ def read(path: Path) -> Iterator[bytes]:
             yield body[:-4]
 
 
-def write_tfds(dataset: Dataset, to: Path) -> Path:
-    """Writes `to`/NAME/VERSION, which must not be there, as ArrayRecord; returns that directory."""
+def write_tfds(dataset: Dataset, directory: Path) -> None:
+    """Writes `directory`, DATA_DIR/NAME/VERSION, which must not be there, as ArrayRecord."""
     features = tfds().features
     columns = {
         "id": features.Text(),
@@ -230,32 +221,22 @@ def write_tfds(dataset: Dataset, to: Path) -> Path:
         for index, label in enumerate(labels.tolist()):
             yield {"id": f"{split}_{index:05d}", "image": Image.fromarray(images[index]), "label": label}
 
-    return build(
-        to / dataset.name / VERSION,
-        columns,
-        {split: examples(split) for split in ("train", "test")},
-        description=f"{dataset.name}, from the official files (Krizhevsky 2009).",
-        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
-        supervised_keys=("image", "label"),
-    )
+    build(directory, columns, {split: examples(split) for split in ("train", "test")})
 
 
 def build(
-    directory: Path,
-    columns: dict[str, Any],
-    splits: dict[str, Iterator[dict[str, Any]]],
-    shards: int | None = None,
-    **about: Any,
-) -> Path:
+    directory: Path, columns: dict[str, Any], splits: dict[str, Iterator[dict[str, Any]]], shards: int | None = None
+) -> None:
     """Writes examples as ArrayRecord into `directory`, DATA_DIR/NAME/VERSION, as tensorflow_datasets does, atomically.
 
-    `columns` has the library's features by name, `about` more arguments of its DatasetInfo.
+    `columns` has the library's features by name.
     """
     core, features = tfds().core, tfds().features.FeaturesDict(columns)
+    info = {"features": features, "supervised_keys": ("image", "label")}
     members = {
         "VERSION": core.Version(directory.name),
         "name": directory.parent.name,
-        "_info": lambda self: core.DatasetInfo(builder=self, features=features, **about),
+        "_info": lambda self: core.DatasetInfo(builder=self, **info),
         "_split_generators": lambda self, dl_manager: {split: enumerate(splits[split]) for split in splits},
         "_generate_examples": lambda self: iter(()),
         "__module__": __name__,
@@ -268,4 +249,3 @@ def build(
         builder = builder_class(data_dir=os.fspath(directory.parents[1]), file_format="array_record")
         config = tfds().download.DownloadConfig(num_shards=shards)
         builder.download_and_prepare(download_dir=empty, download_config=config)
-    return directory

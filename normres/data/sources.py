@@ -1,9 +1,9 @@
 """Where the images come from: a table of sources, all of them returning the same `Dataset`.  A source is one row."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from normres.data import official
 from normres.data.builtin import load_embedded, load_synthetic
@@ -20,8 +20,7 @@ __all__ = ["SOURCES", "Dataset", "check", "load"]
 CIFAR_SIZE = 32  # pixels
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One row of `SOURCES`."""
 
     load: Callable[..., Dataset]  # of data.name, data.path and, by their names, the fields in `reads`
@@ -34,7 +33,7 @@ class Source:
 
 def _official(source: str) -> Source:
     """Returns the row of an official release, which lies where a data file of it is."""
-    known = {file for layout in official.LAYOUTS.values() if layout.source == source for file in layout.md5}
+    known = {file for (row, _), layout in official.LAYOUTS.items() if row == source for file in layout.md5}
     return Source(
         partial(official.load_official, source),
         path=f"the official cifar-10-{source}.tar.gz (or cifar-100-{source}.tar.gz) or the folder in it",
@@ -102,16 +101,12 @@ def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE, 
         raise UserError(f"data.name: unknown data set {name!r}; {nearest(name, CLASSES)}")
     if row.path and not path:
         raise UserError(f"data.path is empty; data.source={source!r} needs {row.path}")
-    if image_size != CIFAR_SIZE and "image_size" not in row.reads:
-        mistake = f"data.image_size={image_size}: the source {source!r} does not resize"
-        raise UserError(f"{mistake}; data.source={_readers('image_size')} can")
-    if stream == "always" and "stream" not in row.reads:
-        mistake = f"data.stream='always': the source {source!r} does not stream"
-        raise UserError(f"{mistake}; data.source={_readers('stream')} can")
-
-
-def _readers(field: str) -> str:
-    return ", ".join(source for source, row in SOURCES.items() if field in row.reads)
+    asked: dict[str, Any] = {"image_size": image_size} if image_size != CIFAR_SIZE else {}
+    asked |= {"stream": stream} if stream == "always" else {}
+    for field, value in asked.items():
+        if field not in row.reads:
+            readers = ", ".join(other for other in SOURCES if field in SOURCES[other].reads)
+            raise UserError(f"data.{field}={value!r}: the source {source!r} cannot; data.source={readers} can")
 
 
 def load(

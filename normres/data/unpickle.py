@@ -1,7 +1,7 @@
-"""Reads pickles that hold plain data: arrays, lists, dicts, strings, bytes and numbers.  It can build nothing else.
+"""Reads pickles that hold plain data.  It can build nothing else.
 
-A pickle is a program: it names functions and calls them.  Here the few names that a pickled array needs stand for
-functions of this file, every other name is refused, and nothing that a pickle says is ever imported.
+A pickle is a program: it names functions and calls them.  Here the few names that the data need stand for functions of
+this program, every other name is refused, and nothing that a pickle says is ever imported.
 """
 
 import io
@@ -13,57 +13,9 @@ import numpy as np
 
 from normres.errors import UserError
 
-# One-byte integers for the pixels, integers for labels that someone stored as an array; never objects.
-DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
-
 
 class Refused(Exception):
     """The pickle wants something that plain data does not need."""
-
-
-class _Dtype:
-    """Stands for numpy.dtype: one of DTYPES, and its byte order."""
-
-    def __init__(self, code: Any = "", *_: Any) -> None:
-        code = text(code).lstrip("<>=|")
-        if code not in DTYPES:
-            raise Refused(f"an array of {code[:20]!r}")
-        self.value = np.dtype(code)
-
-    def set_state(self, state: Any) -> None:
-        """Takes (version, byte order, ...): the rest is for structures, which are refused above."""
-        self.value = self.value.newbyteorder(text(state[1]))
-
-
-class _Array:
-    """Stands for an empty array, whose content arrives as its state."""
-
-    value: np.ndarray | None = None
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def set_state(self, state: Any) -> None:
-        """Takes (version, shape, dtype, whether column-major, bytes); a forged shape asks for no memory."""
-        _version, shape, dtype, column_major, content = state
-        if isinstance(content, str):  # Python 2's bytes, read as latin1
-            content = content.encode("latin1")
-        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
-            raise Refused("an array that is not plain bytes")
-        self.value = np.frombuffer(content, dtype.value).reshape(shape, order="F" if column_major else "C")
-
-
-def text(value: Any) -> str:
-    """Returns a string that Python 2 or 3 wrote."""
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
-
-
-# (module, name) as a pickle writes it; numpy 2 has `_core` in the place of `core`.
-CALLS: dict[tuple[str, str], Any] = {
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
-    ("numpy", "ndarray"): "numpy.ndarray",  # handed to `_reconstruct`; nothing calls it
-    ("numpy", "dtype"): _Dtype,
-}
 
 
 class Unpickler(pickle._Unpickler):
@@ -74,7 +26,7 @@ class Unpickler(pickle._Unpickler):
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, stream: IO[bytes], calls: Mapping[tuple[str, str], Any], encoding: str = "latin1"):
+    def __init__(self, stream: IO[bytes], calls: Mapping[tuple[str, str], Any], encoding: str):
         super().__init__(stream, encoding=encoding)
         self.calls = calls
 
@@ -100,18 +52,60 @@ class Unpickler(pickle._Unpickler):
     del dispatch[pickle.BYTEARRAY8[0]]  # makes room for as many bytes as the file says, before it has looked
 
 
+class _Uint8:
+    """Stands for numpy.dtype: pixels are single bytes."""
+
+    def __init__(self, code: Any = "", *_: Any) -> None:
+        if text(code).lstrip("|") != "u1":
+            raise Refused(f"an array of {text(code)[:20]!r}")
+
+    def set_state(self, state: Any) -> None:
+        """Drops the version and the byte order."""
+
+
+class _Array:
+    """Stands for an empty array, whose content arrives as its state."""
+
+    value: np.ndarray | None = None
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def set_state(self, state: Any) -> None:
+        """Takes (version, shape, dtype, whether column-major, bytes); a forged shape asks for no memory."""
+        _version, shape, dtype, column_major, content = state
+        if isinstance(content, str):  # Python 2's bytes, read as latin1
+            content = content.encode("latin1")
+        if not isinstance(dtype, _Uint8) or not isinstance(content, bytes):
+            raise Refused("an array that is not plain bytes")
+        self.value = np.frombuffer(content, np.uint8).reshape(shape, order="F" if column_major else "C")
+
+
+# (module, name) as a pickle writes it; numpy 2 has `_core` in the place of `core`.
+CALLS: dict[tuple[str, str], Any] = {
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+    ("numpy", "ndarray"): "numpy.ndarray",  # handed to `_reconstruct`; nothing calls it
+    ("numpy", "dtype"): _Uint8,
+}
+
+
+def text(value: Any) -> str:
+    """Returns a string that Python 2 or 3 wrote; "" for anything else."""
+    return value.decode("latin1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+
+
 def unpickle(content: bytes, what: str) -> dict[str, Any]:
-    """Returns the dict that a pickle holds: of arrays, of lists of plain values, and of plain values.
+    """Returns the dict that a pickle holds, arrays uint8; what else its values are is not checked.
 
     Strings of Python 2 are read as latin1, so bytes keep their values.
     Raises `UserError`, one line that begins with `what`, for a damaged pickle and for one that asks for anything
     but plain data; it has then executed nothing.
     """
     try:
-        entries = Unpickler(io.BytesIO(content), CALLS).load()
+        entries = Unpickler(io.BytesIO(content), CALLS, "latin1").load()
         if not isinstance(entries, dict):
             raise Refused(f"a {type(entries).__name__} in the place of a dict")
-        return {text(key): _plain(value) for key, value in entries.items()}
+        return {text(key): value.value if isinstance(value, _Array) else value for key, value in entries.items()}
     except Refused as error:
         raise UserError(
             f"{what} asks for {error}, which is no plain data: altered or malicious; it was not executed"
@@ -119,16 +113,3 @@ def unpickle(content: bytes, what: str) -> dict[str, Any]:
     # A damaged pickle can raise anything: it is a program with a random instruction in it.
     except Exception as error:
         raise UserError(f"{what} is no readable pickle ({type(error).__name__}): truncated or damaged") from error
-
-
-def _plain(value: Any) -> Any:
-    """Returns the array in the place of its stand-in, or the value if it is a plain one or a list of such."""
-    if isinstance(value, _Array):
-        if value.value is None:
-            raise Refused("an array without content")
-        return value.value
-    # Lists are flat: by naming one list many times over, a small pickle can hold an endless nest of them.
-    for item in value if isinstance(value, list) else [value]:
-        if not (item is None or isinstance(item, bool | int | float | str | bytes)):
-            raise Refused(f"a {type(item).__name__}")
-    return value

@@ -51,10 +51,8 @@ def average_from_torch(momentum: float | None = 0.1) -> Average:
     return Average("exponential", momentum, torch_momentum=True, unbiased=True)
 
 
-def norm_from_torch(
-    state_dict: Arrays, prefix: str = "", *, average: Average | None = None, channel_axis: int | None = None
-) -> Variables:
-    """Converts torch.nn.BatchNorm*, SyncBatchNorm, InstanceNorm*, LayerNorm, GroupNorm or RMSNorm.
+def norm_from_torch(state_dict: Arrays, prefix: str = "", *, average: Average | None = None) -> Variables:
+    """Converts torch.nn.BatchNorm*, SyncBatchNorm, InstanceNorm*, LayerNorm, GroupNorm or RMSNorm over channels.
 
     The result fits the modules in layers.py and `flax.linen`; give them the module's `eps`, which is not in a state
     dict (of an RMSNorm with eps=None it is that of the input's dtype, 2^-23 for float32).  An InstanceNorm with
@@ -65,28 +63,19 @@ def norm_from_torch(
       state_dict: of the module, or of one that contains it at `prefix`.
       prefix: see above.
       average: what the Norm has; one that counts its updates needs num_batches_tracked, which old checkpoints lack.
-      channel_axis: of a weight with several axes, the one with the channels, which becomes the last: 0 for a
-        LayerNorm((C, H, W)), -1 where they are last or, as in LayerNorm((H, W)), absent.  Only then it is needed.
 
     Returns:
       {"params": {"scale", "bias"}, "batch_stats": {"mean", "var", "updates"}}, without what the norm has not.
     """
-    names = _names(NORM, prefix)
     counted = average is not None and average.kind != "exponential"
-    arrays = _norm_arrays(state_dict, names, prefix, counted)
-    count = arrays.pop(UPDATES, None)
-    variables = {place: _moved(names[place], array, channel_axis, True) for place, array in arrays.items()}
-    if count is not None and counted:
-        variables[UPDATES] = leaf_from_torch(UPDATES, count)
-    return unflatten_dict(variables, sep="/")
+    arrays = _norm_arrays(state_dict, _names(NORM, prefix), prefix, counted)
+    if not counted:
+        arrays.pop(UPDATES, None)
+    return unflatten_dict({place: leaf_from_torch(place, array) for place, array in arrays.items()}, sep="/")
 
 
 def norm_to_torch(
-    variables: Mapping[str, Arrays],
-    prefix: str = "",
-    *,
-    num_batches_tracked: Any = None,
-    channel_axis: int | None = None,
+    variables: Mapping[str, Arrays], prefix: str = "", *, num_batches_tracked: Any = None
 ) -> dict[str, np.ndarray]:
     """Converts a norm's variables, as of norm_from_torch, to PyTorch's, with the keys that load_state_dict wants.
 
@@ -94,16 +83,13 @@ def norm_to_torch(
     average was that of average_from_torch.  A bias without a scale is refused: PyTorch has no such norm.
 
     Beside running averages stands `num_batches_tracked`: None takes `updates`, or 0 if there is none.
-    The last axis of a scale with several axes goes to `channel_axis`.
     """
     arrays = _norm_arrays(flatten_dict(variables, sep="/"), {place: place for place in NORM})
-    count = arrays.pop(UPDATES, 0)
-    names = _names(NORM, prefix)
-    state_dict = {names[place]: _moved(place, array, channel_axis, False) for place, array in arrays.items()}
     if MEAN in arrays:
-        count = count if num_batches_tracked is None else num_batches_tracked
-        state_dict[names[UPDATES]] = leaf_to_torch(UPDATES, np.asarray(count))
-    return state_dict
+        count = arrays.get(UPDATES, 0) if num_batches_tracked is None else num_batches_tracked
+        arrays[UPDATES] = np.asarray(count)
+    names = _names(NORM, prefix)
+    return {names[place]: leaf_to_torch(place, array) for place, array in arrays.items()}
 
 
 def kernel_from_torch(state_dict: Arrays, prefix: str = "") -> Variables:
@@ -124,28 +110,21 @@ def kernel_from_torch(state_dict: Arrays, prefix: str = "") -> Variables:
     kernel = arrays[KERNEL]
     _expect(2 <= kernel.ndim <= 5, names[KERNEL], kernel, "from 2 to 5 axes")
     shapes = {BIAS: kernel.shape[:1], KERNEL_SCALE: kernel.shape[:1] + (1,) * (kernel.ndim - 1), KERNEL: kernel.shape}
-    for place, array in arrays.items():
-        _expect(array.shape == shapes[place], names[place], array, str(shapes[place]))
-        arrays[place] = leaf_from_torch(place, array)
-    return unflatten_dict(arrays, sep="/")
+    check_shapes({names[place]: array for place, array in arrays.items()}, {names[p]: shapes[p] for p in names})
+    return unflatten_dict({place: leaf_from_torch(place, array) for place, array in arrays.items()}, sep="/")
 
 
-def kernel_to_torch(
-    variables: Mapping[str, Arrays], prefix: str = "", *, weight_norm: str = "parametrization"
-) -> dict[str, np.ndarray]:
+def kernel_to_torch(variables: Mapping[str, Arrays], prefix: str = "") -> dict[str, np.ndarray]:
     """Converts a layer's variables to the state dict of torch.nn.Linear or Conv*: the reverse of kernel_from_torch.
 
-    `weight_norm` says which keys a kernel with a scale has: "parametrization", or "weight_g" for the older ones.
+    A kernel with a scale has the keys of torch.nn.utils.parametrizations.weight_norm.
     """
-    if weight_norm not in (weight_norms := ["parametrization", "weight_g"]):
-        raise ValueError(f"weight_norm={weight_norm!r} does not exist; {nearest(weight_norm, weight_norms)}")
     places = {place: place for place in (KERNEL, KERNEL_SCALE, BIAS)}
     arrays = _arrays(flatten_dict(variables, sep="/"), places, [KERNEL])
     kernel = arrays[KERNEL]
     _expect(2 <= kernel.ndim <= 5, KERNEL, kernel, "from 2 to 5 axes")
-    for place in arrays.keys() - {KERNEL}:
-        _expect(arrays[place].shape == kernel.shape[-1:], place, arrays[place], str(kernel.shape[-1:]))
-    keys = KERNELS[weight_norm if KERNEL_SCALE in arrays else "plain"] | {BIAS: "bias"}
+    check_shapes(arrays, {KERNEL: kernel.shape} | dict.fromkeys((KERNEL_SCALE, BIAS), kernel.shape[-1:]))
+    keys = KERNELS["parametrization" if KERNEL_SCALE in arrays else "plain"] | {BIAS: "bias"}
     names = _names(keys, prefix)
     return {name: leaf_to_torch(place, arrays[place], kernel.ndim) for place, name in names.items() if place in arrays}
 
@@ -183,6 +162,14 @@ def check_shapes(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
         _expect(np.shape(array) == shapes[name], name, array, str(shapes[name]))
 
 
+def as_array(key: str, value: Any) -> np.ndarray:
+    """Returns a copy of what a state dict has at a key: a tensor shares its memory, and its owner may train on."""
+    try:
+        return np.asarray(value).copy()
+    except (TypeError, RuntimeError) as error:  # a tensor that is on a GPU, in bfloat16, or wants a gradient
+        raise ValueError(f"{key!r} is not readable as an array: {' '.join(str(error).split())}") from error
+
+
 def _few(name: str, choices: Collection[str]) -> list[str]:
     """Returns the FEW choices that are nearest to a name, and "..." if there are more."""
     if len(choices) <= FEW:
@@ -190,61 +177,38 @@ def _few(name: str, choices: Collection[str]) -> list[str]:
     return [*difflib.get_close_matches(name, choices, n=FEW, cutoff=0), "..."]
 
 
-def _start(prefix: str) -> str:
-    """Returns what the module's keys begin with; PyTorch writes prefixes with the last dot, people without."""
-    return prefix.rstrip(".") + "." if prefix else ""
-
-
 def _names(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
-    return {place: _start(prefix) + key for place, key in keys.items()}
+    """Returns what a module's keys are called at a prefix, which ends in a dot in PyTorch and in none elsewhere."""
+    return {place: f"{prefix.rstrip('.')}.{key}".lstrip(".") for place, key in keys.items()}
 
 
 def _arrays(
     arrays: Arrays, names: Mapping[str, str], needed: Collection[str], prefix: str = ""
 ) -> dict[str, np.ndarray]:
     """Returns copies of a module's arrays by place; `names` has what they are called, and none is called otherwise."""
-    start = _start(prefix)
-    own = [key for key in arrays if key.startswith(start)]
-    if start and not own:
+    prefix = prefix.rstrip(".")
+    own = [key for key in arrays if not prefix or key.startswith(f"{prefix}.")]
+    if prefix and not own:
         modules = sorted({key.rpartition(".")[0] for key in arrays})
-        raise ValueError(f"no key begins with {start!r}; {nearest(start[:-1], _few(start[:-1], modules))}")
+        raise ValueError(f"no key begins with {prefix + '.'!r}; {nearest(prefix, _few(prefix, modules))}")
     check_names(own, names.values(), [names[place] for place in needed])
     return {place: as_array(name, arrays[name]) for place, name in names.items() if name in arrays}
 
 
 def _norm_arrays(arrays: Arrays, names: Mapping[str, str], prefix: str = "", counted: bool = False) -> Any:
-    """Returns copies of what a norm holds, by place, all of one shape but the count."""
+    """Returns copies of what a norm holds, by place, all of one axis and of one length but the count."""
     present = {place for place, name in names.items() if name in arrays}
     needed = [SCALE] if BIAS in present else []  # PyTorch has no norm with a bias alone
     if present & {MEAN, VAR, UPDATES}:
         needed += [MEAN, VAR, UPDATES] if counted else [MEAN, VAR]
     held = _arrays(arrays, names, needed, prefix)
-    shape = next((array.shape for place, array in held.items() if place != UPDATES), ())
+    channels = next((array.shape[:1] for place, array in held.items() if place != UPDATES), ())
     for place, array in held.items():
-        expected = () if place == UPDATES else shape
+        expected = () if place == UPDATES else channels or (1,)
         _expect(array.shape == expected, names[place], array, str(expected))
-        _expect(array.ndim == 1 or place not in (MEAN, VAR), names[place], array, "one axis")
     return held
-
-
-def as_array(key: str, value: Any) -> np.ndarray:
-    """Returns a copy of what a state dict has at a key."""
-    try:
-        array = np.asarray(value)
-    except (TypeError, RuntimeError) as error:  # a tensor that is on a GPU, in bfloat16, or wants a gradient
-        raise ValueError(f"{key!r} is not readable as an array: {' '.join(str(error).split())}") from error
-    return array.copy()  # a tensor shares its memory, and its owner may train on
 
 
 def _expect(condition: bool, key: str, array: Any, expected: str) -> None:
     if not condition:
         raise ValueError(f"{key!r} has shape {np.shape(array)}, expected {expected}")
-
-
-def _moved(key: str, array: np.ndarray, channel_axis: int | None, to_last: bool) -> np.ndarray:
-    """Moves the channels of a norm's parameter from `channel_axis` to the end, or back; a vector is channels only."""
-    if array.ndim == 1:
-        return array
-    if channel_axis is None or not -array.ndim <= channel_axis < array.ndim:
-        raise ValueError(f"{key!r} has shape {array.shape}: channel_axis={channel_axis} must be one of its axes, or -1")
-    return np.moveaxis(array, *((channel_axis, -1) if to_last else (-1, channel_axis))).copy()

@@ -7,8 +7,7 @@ Both functions raise ValueError, one line: a name is missing or unexpected, an a
 network has what PyTorch's ResNets do not, or there is no such naming.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,60 +20,38 @@ from normres.interop.modules import (
     BIAS,
     KERNEL,
     KERNEL_SCALE,
-    KERNELS,
-    MEAN,
     NORM,
     UPDATES,
     Arrays,
-    as_array,
     check_names,
     check_shapes,
+    kernel_from_torch,
     kernel_to_torch,
-    leaf_from_torch,
-    leaf_to_torch,
+    norm_from_torch,
     norm_to_torch,
 )
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import BRANCHES
 from normres.models.vgg import DEPTHS, VGGConfig
-from normres.norms import forms
+from normres.norms import Average, forms
 
-
-@dataclass(frozen=True)
-class Naming:
-    """What PyTorch code calls the modules; convolution k of block b, from 0, of a stage is layer{stage}.{b}.conv{k}.
-
-    Attributes:
-      shortcut: of a projection, whose convolution and norm are numbers 0 and 1 of it.
-      head: of the classifier.
-    """
-
-    shortcut: str = "downsample"
-    head: str = "fc"
-
-    def of(self, name: str) -> str:
-        """Returns PyTorch's name of a module of resnet.py, within its block."""
-        names = {"shortcut_conv": f"{self.shortcut}.0", "shortcut_norm": f"{self.shortcut}.1", "classifier": self.head}
-        # torchvision has neither: a norm after the addition, and pre-activation's after the last block.
-        names |= {"after_norm1": "bn_after", "head_norm1": "bn_head"}
-        return names.get(name) or name.removeprefix("stem_").replace("norm", "bn")
-
-
-# To add a naming, add a row.  Shortcut A has no parameters, so with it only the classifier's name matters.
-NAMINGS: dict[str, Naming] = {
-    "torchvision": Naming(),  # and the CIFAR ResNets that follow it
-    "pytorch_cifar": Naming("shortcut", "linear"),  # Kuang Liu's pytorch-cifar, Yerlan Idelbayev's ResNets
-    "shortcut_fc": Naming(shortcut="shortcut"),
-    "downsample_linear": Naming(head="linear"),
+# What PyTorch code calls a projection on the shortcut, of which the convolution is number 0 and the norm number 1, and
+# the classifier; convolution k of block b, from 0, of a stage is layer{stage}.{b}.conv{k}.  To add a naming, add a row.
+NAMINGS: dict[str, tuple[str, str]] = {
+    "torchvision": ("downsample", "fc"),  # and the CIFAR ResNets that follow it
+    "pytorch_cifar": ("shortcut", "linear"),  # Kuang Liu's pytorch-cifar, Yerlan Idelbayev's ResNets
+    "shortcut_fc": ("shortcut", "fc"),
+    "downsample_linear": ("downsample", "linear"),
 }
+PLACES = (KERNEL, KERNEL_SCALE, *NORM)
 
 
-class _Leaf(NamedTuple):
-    """What a key of PyTorch is here: what a module holds there, our variable ("" for a count that we do not hold)."""
+class _Module(NamedTuple):
+    """A module by PyTorch's name and by our path, and its number in the stack of a scanned stage."""
 
-    place: str
-    variable: str
-    block: int | None  # its number in the stack of a scanned stage
+    theirs: str
+    ours: str
+    block: int | None = None
 
 
 def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | None = None) -> dict[str, Any]:
@@ -95,23 +72,27 @@ def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | N
     state = dict(state_dict)
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): array for key, array in state.items()}
+    words = {word for key in state for word in key.split(".")}
+    naming = naming or max(NAMINGS, key=lambda row: len(words & set(NAMINGS[row])))
     shapes = _shapes(config, state.get("conv1.weight"), axis=1)
-    weight_norm = "weight_g" if any(key.endswith(".weight_g") for key in state) else "parametrization"
-    by_naming = [_leaves(config, shapes, name, weight_norm) for name in ([naming] if naming else NAMINGS)]
-    leaves = max(by_naming, key=lambda leaves: len(leaves.keys() & state.keys()))
-    zeros = {name: np.zeros(shape, np.int8) for name, shape in shapes.items()}
-    wanted = {key: leaf_to_torch(leaf.place, _own(leaf, zeros)).shape for key, leaf in leaves.items()}
-    check_names(state, wanted, [key for key, leaf in leaves.items() if leaf.variable])
-    check_shapes(state, wanted)
-    variables: dict[str, list[np.ndarray]] = {}
-    for key, leaf in leaves.items():
-        if leaf.variable:
-            array = leaf_from_torch(leaf.place, as_array(key, state[key]))
-            variables.setdefault(leaf.variable, []).append(array)
+    modules = _resnet_modules(config, naming, shapes)
+    starts = tuple(f"{module.theirs}." for module in modules)
+    check_names([key for key in state if not key.startswith(starts)], starts)
+    blocks: dict[str, list[np.ndarray]] = {}
+    for theirs, ours, _ in modules:
+        names = _names(ours)
+        if names[KERNEL] in shapes:
+            held = kernel_from_torch(state, theirs)
+        else:
+            counts = names[UPDATES] in shapes
+            held = norm_from_torch(state, theirs, average=Average("cumulative") if counts else None)
+        for place, array in flatten_dict(held, sep="/").items():
+            blocks.setdefault(names[place], []).append(array)
     # A scanned stage may have one block in its stack, so the number of arrays does not tell.
-    return unflatten_dict(
-        {name: np.stack(arrays) if "_rest/" in name else arrays[0] for name, arrays in variables.items()}, sep="/"
-    )
+    variables = {name: np.stack(arrays) if "_rest/" in name else arrays[0] for name, arrays in blocks.items()}
+    check_names(variables, shapes, shapes)
+    check_shapes(variables, shapes)
+    return unflatten_dict(variables, sep="/")
 
 
 def network_to_torch(
@@ -134,14 +115,10 @@ def network_to_torch(
     """
     arrays = flatten_dict(variables, sep="/")
     shapes = _shapes(config, arrays.get("params/stem_conv1/kernel"), axis=2)
-    leaves = _leaves(config, shapes, naming)
+    modules = _resnet_modules(config, naming, shapes)
     check_names(arrays, shapes, shapes)
     check_shapes(arrays, shapes)
-    state_dict = {}
-    for key, leaf in leaves.items():
-        counted = num_batches_tracked is not None and leaf.place == UPDATES
-        state_dict[key] = leaf_to_torch(leaf.place, np.array(num_batches_tracked if counted else _own(leaf, arrays)))
-    return state_dict
+    return _state_dict(modules, arrays, num_batches_tracked)
 
 
 def vgg_to_torch(
@@ -153,26 +130,21 @@ def vgg_to_torch(
     zero or a folded norm's.  The classifier is "classifier", as Kuang Liu's pytorch-cifar has it.
     `num_batches_tracked` is as of network_to_torch.
     """
-
-    def of(name: str) -> dict[str, Any]:
-        return {collection: modules[name] for collection, modules in variables.items() if name in modules}
-
-    state: dict[str, np.ndarray] = {}
+    modules: list[_Module] = []
     index, normalized = 0, config.norm_spec.form is not forms.identity
     for stage, convolutions in enumerate(DEPTHS[config.depth], start=1):
         for number in range(1, convolutions + 1):
-            norm = of(f"stage{stage}_norm{number}")
-            state |= kernel_to_torch(of(f"stage{stage}_conv{number}"), f"features.{index}")
-            channels = len(state[f"features.{index}.weight"])
-            bias = np.zeros(channels, np.float32) if normalized or not norm else norm["params"]["bias"]
-            state[f"features.{index}.bias"] = np.array(bias)
-            index += 1
-            if normalized:
-                state |= norm_to_torch(norm, f"features.{index}", num_batches_tracked=num_batches_tracked)
-                index += 1
-            index += 1  # the ReLU
+            modules.append(_Module(f"features.{index}", f"stage{stage}_conv{number}"))
+            modules.append(_Module(f"features.{index + 1}", f"stage{stage}_norm{number}"))
+            index += 3 if normalized else 2  # with the ReLU
         index += 1  # the pooling
-    return state | kernel_to_torch(of("classifier"), "classifier")
+    modules.append(_Module("classifier", "classifier"))
+    state_dict: dict[str, np.ndarray] = {}
+    for key, array in _state_dict(modules, flatten_dict(variables, sep="/"), num_batches_tracked).items():
+        state_dict[key] = array
+        if array.ndim == 4:
+            state_dict[key.replace("weight", "bias")] = np.zeros(len(array), np.float32)
+    return state_dict
 
 
 def _shapes(config: ResNetConfig, kernel: Any, axis: int) -> dict[str, tuple[int, ...]]:
@@ -183,49 +155,50 @@ def _shapes(config: ResNetConfig, kernel: Any, axis: int) -> dict[str, tuple[int
     return {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
 
 
-def _own(leaf: _Leaf, arrays: Arrays) -> Any:
-    """Returns a leaf's array, out of its stack; 0 for a count that we do not hold."""
-    if not leaf.variable:
-        return np.zeros((), np.int64)
-    return arrays[leaf.variable] if leaf.block is None else arrays[leaf.variable][leaf.block]
+def _names(ours: str) -> dict[str, str]:
+    """Returns what a module's variables are called, by place."""
+    return {place: place.replace("/", f"/{ours}/") for place in PLACES}
 
 
-def _leaves(
-    config: ResNetConfig, shapes: Mapping[str, Any], naming: str, weight_norm: str = "parametrization"
-) -> dict[str, _Leaf]:
-    """Returns what each key of PyTorch is here, in PyTorch's order."""
+def _resnet_modules(config: ResNetConfig, naming: str, shapes: Mapping[str, Any]) -> list[_Module]:
+    """Returns the modules of a ResNet in PyTorch's order."""
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r} does not exist; {nearest(naming, NAMINGS)}")
-    # A kernel's scale is PyTorch's weight norm only in the row "l2".
-    places = [KERNEL, *NORM] + ([KERNEL_SCALE] if config.weights == "l2" else [])
-    leaves: dict[str, _Leaf] = {}
-    module = ""
-    for start, path, index in _paths(config):
-        names = {place: place.replace("/", f"/{path}/") for place in places}
-        own = {place: name for place, name in names.items() if name in shapes}
-        if own.keys() != {BIAS}:  # what folding left of a norm, which goes to the convolution before it
-            module = start + NAMINGS[naming].of(path.rpartition("/")[2])
-        keys = NORM
-        if KERNEL in own:
-            keys = KERNELS[weight_norm if KERNEL_SCALE in own else "plain"] | {BIAS: "bias"}
-        if MEAN in own:
-            own.setdefault(UPDATES, "")
-        leaves |= {f"{module}.{key}": _Leaf(place, own[place], index) for place, key in keys.items() if place in own}
-    known = {leaf.variable for leaf in leaves.values()}
-    for variable in shapes:
-        if variable not in known:
-            name = variable.partition("/")[2]
-            raise ValueError(f"the config's network has {name!r}, which PyTorch's ResNets have not")
-    return leaves
-
-
-def _paths(config: ResNetConfig) -> list[tuple[str, str, int | None]]:
-    """Returns of each module how PyTorch's name begins, our path, and the index in a stack."""
-    kinds = [f"{kind}{k + 1}" for k in range(len(BRANCHES[config.block].kernels)) for kind in ("conv", "norm")]
-    paths: list[tuple[str, str, int | None]] = [("", "stem_conv1", None), ("", "stem_norm1", None)]
+    shortcut, head = NAMINGS[naming]
+    # What is in a block, by our names.  torchvision has no norm after the addition, nor one after the last block.
+    inside: dict[str, str] = {}
+    for k in range(1, len(BRANCHES[config.block].kernels) + 1):
+        inside |= {f"conv{k}": f"conv{k}", f"norm{k}": f"bn{k}"}
+    inside |= {"after_norm1": "bn_after", "shortcut_conv": f"{shortcut}.0", "shortcut_norm": f"{shortcut}.1"}
+    modules = [_Module("conv1", "stem_conv1"), _Module("bn1", "stem_norm1")]
     for stage, blocks in enumerate(config.blocks, start=1):
         for number in range(blocks):
             block, index = (f"stage{stage}_rest", number - 1) if number else (f"stage{stage}_first", None)
-            for kind in [*kinds, "after_norm1", "shortcut_conv", "shortcut_norm"]:
-                paths.append((f"layer{stage}.{number}.", f"{block}/{kind}", index))
-    return [*paths, ("", "head_norm1", None), ("", "classifier", None)]
+            for ours, theirs in inside.items():
+                modules.append(_Module(f"layer{stage}.{number}.{theirs}", f"{block}/{ours}", index))
+    modules += [_Module("bn_head", "head_norm1"), _Module(head, "classifier")]
+    known = {name: module for module in modules for name in _names(module.ours).values()}
+    for name in shapes:
+        # A kernel's scale is PyTorch's weight norm only in the row "l2".
+        if name not in known or (name.endswith("/kernel_scale") and config.weights != "l2"):
+            raise ValueError(f"the config's network has {name.partition('/')[2]!r}, which PyTorch's ResNets have not")
+    present = {known[name].ours for name in shapes}
+    return [module for module in modules if module.ours in present]
+
+
+def _state_dict(modules: Sequence[_Module], arrays: Arrays, count: int | None) -> dict[str, np.ndarray]:
+    """Returns the state dict of a network's modules, each of which may be missing."""
+    state_dict: dict[str, np.ndarray] = {}
+    convolution = ""
+    for theirs, ours, block in modules:
+        own = {place: arrays[name] for place, name in _names(ours).items() if name in arrays}
+        if block is not None:
+            own = {place: array[block] for place, array in own.items()}
+        if KERNEL in own:
+            state_dict |= kernel_to_torch(unflatten_dict(own, sep="/"), theirs)
+            convolution = theirs
+        elif own.keys() == {BIAS}:  # what folding left of a norm
+            state_dict[f"{convolution}.bias"] = np.array(own[BIAS])
+        elif own:
+            state_dict |= norm_to_torch(unflatten_dict(own, sep="/"), theirs, num_batches_tracked=count)
+    return state_dict

@@ -131,6 +131,12 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
+def png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def same(first: Dataset, second: Dataset) -> bool:
     """Whether two data sets have equal examples in equal order, whatever they were read from."""
     equal = {**first.summary(), "source": ""} == {**second.summary(), "source": ""}

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import http.server
-import io
 import json
 from functools import partial
 
@@ -11,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_files import CIFAR10_NAMES, error_line, serving
-from PIL import Image
+from data_files import CIFAR10_NAMES, error_line, png, serving
 
 from normres.data import fetch, load, official
 from normres.errors import UserError
@@ -22,14 +20,8 @@ def images(count, side=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
 
 
-def encoded(image, kind="PNG"):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, kind)
-    return stream.getvalue()
-
-
 def write(file, pixels, labels, image="img", label="label", names=None):
-    structs = [{"bytes": encoded(one), "path": None} for one in pixels]
+    structs = [{"bytes": png(one), "path": None} for one in pixels]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({image: pa.array(structs, kind), label: pa.array(labels, pa.int64())})
     if names:
@@ -50,8 +42,8 @@ def small(tmp_path, monkeypatch):
         planes = pixels.transpose(0, 3, 1, 2).reshape(10, -1)
         md5.append(hashlib.md5(np.concatenate([labels[:10, None].astype(np.uint8), planes], 1).tobytes()).hexdigest())
     files = {"one.bin": md5[0], "two.bin": md5[1], "test.bin": md5[2]}
-    few = dataclasses.replace(layout, examples=(20, 10), md5=files)
-    monkeypatch.setitem(official.LAYOUTS, ("binary", "cifar10"), few)
+    monkeypatch.setitem(official.LAYOUTS, ("binary", "cifar10"), dataclasses.replace(layout, md5=files))
+    monkeypatch.setattr(official, "EXAMPLES", {"train": 20, "test": 10})
     folder = tmp_path / "hub"
     # The second official file comes first, as the hub has it; two Parquet files of one split, and a folder between.
     hub = np.concatenate([train[10:], train[:10]])
@@ -75,11 +67,11 @@ def test_a_changed_pixel_or_order_is_not_official(small):
     folder, train, labels = small
     test = folder / "plain_text/test-0.parquet"
     write(test, images(10, seed=1)[::-1], labels[:10], names=CIFAR10_NAMES)
-    with pytest.raises(UserError, match=r"test rows from 0 on make no official file .*altered.*data\.verify=False"):
+    with pytest.raises(UserError, match=r"the test rows make no official files: altered.*data\.verify=False"):
         load("cifar10", "parquet", str(folder))
     assert len(load("cifar10", "parquet", str(folder), verify=False).test_labels) == 10
     write(test, train[:5], labels[:5])
-    with pytest.raises(UserError, match=r"test has 5 records of 5 kinds, 1 to 1 of each kind, not CIFAR-10's 10 of 10"):
+    with pytest.raises(UserError, match=r"test has 5 records of 5 kinds, 1 to 1 of each kind, not cifar10's 10 of 10"):
         load("cifar10", "parquet", str(folder))
 
 
@@ -88,7 +80,7 @@ def test_a_file_that_stands_twice_is_not_official(small):
     twice = np.concatenate([train[10:], train[10:]])
     write(folder / "plain_text/train-0.parquet", twice[:12], labels[:12], names=CIFAR10_NAMES)
     write(folder / "plain_text/train-1.parquet", twice[12:], labels[12:], names=CIFAR10_NAMES)
-    with pytest.raises(UserError, match="train rows from 10 on make no official file"):
+    with pytest.raises(UserError, match="the train rows make no official files"):
         load("cifar10", "parquet", str(folder))
 
 
@@ -105,7 +97,7 @@ def rows(file, pixels, labels):
     pq.write_table(pa.table({"img": pa.array(pixels, kind), "label": labels}), file)
 
 
-DAMAGED = [{"bytes": encoded(images(1)[0])[:-30], "path": None}]
+DAMAGED = [{"bytes": png(images(1)[0])[:-30], "path": None}]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_the_names_file(cifar10: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_pickles_of_python_3(protocol: int) -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 6)
-    for data in (pixels, np.asfortranarray(pixels), pixels[:, ::2], pixels.astype(">i4")):
+    for data in (pixels, np.asfortranarray(pixels), pixels[:, ::2]):
         written = pickle.dumps({b"data": data, "labels": [1, 2], "title": "x", "raw": b"\xff\0"}, protocol)
         entries = unpickle(written, "file")
         np.testing.assert_array_equal(entries["data"], data)
@@ -123,8 +123,8 @@ FORGED = {
     "eval": (b"cbuiltins\neval\n(" + text("1") + b"tR.", "asks for builtins.eval"),
     "import by dots": (b"cnumpy\ncore.os.system\n(" + text("true") + b"tR.", "asks for numpy.core.os.system"),
     "instance": (b"(" + text("true") + b"ios\nsystem\n.", "asks for os.system"),
-    "object": (b"(" + DTYPE + text("u1") + b"o.", "asks for a _Dtype in the place of a dict"),
-    "new object": (b"\x80\x02" + DTYPE + b"(" + text("u1") + b"t\x81.", "asks for a _Dtype in the place of a dict"),
+    "object": (b"(" + DTYPE + text("u1") + b"o.", "asks for a _Uint8 in the place of a dict"),
+    "new object": (b"\x80\x02" + DTYPE + b"(" + text("u1") + b"t\x81.", "asks for a _Uint8 in the place of a dict"),
     "stack global": (b"\x80\x04\x8c\x02os\x8c\x06system\x93(\x8c\x04true\x85R.", "asks for os.system"),
     "call of a string": (text("true") + b"(tR.", "(TypeError)"),
     "call of an array": (b"cnumpy\nndarray\n(" + integer(8) + b"tR.", "(TypeError)"),
@@ -133,13 +133,7 @@ FORGED = {
     "extension": (b"\x80\x02\x82\x01.", "asks for an extension"),
     "persistent": (b"Pone\n.", "(UnpicklingError)"),
     "array of objects": (b"}(" + text("x") + DTYPE + b"(" + text("O8") + b"tRu.", "asks for an array of 'O8'"),
-    "a type in a dict": (b"}(" + text("x") + DTYPE + b"u.", "asks for a type"),
-    "an empty array": (
-        b"}(" + text("x") + b"cnumpy.core.multiarray\n_reconstruct\n(tRu.",
-        "asks for an array without content",
-    ),
     "a list": (b"].", "asks for a list in the place of a dict"),
-    "nested lists": (b"}(" + text("x") + b"]]au.", "asks for a list"),
     "forged shape": (b"}(" + text("x") + HUGE + b"u.", "(ValueError)"),
     "forged length": (b"\x80\x05}(" + text("x") + b"\x96" + struct.pack("<Q", 2**62) + b"u.", "(KeyError)"),
     "empty": (b"", "(EOFError)"),
@@ -177,13 +171,14 @@ def test_any_flipped_bit_is_survived(cifar10: Path) -> None:
     [
         (batch(3, 10, values=(0, 0)), "label 10 in record 1, outside 0..9"),
         (batch(3, -1, values=(0, 0)), "label -1 in record 1, outside 0..9"),
-        (batch(3, values=(0, 0)), "'labels' is not 2 integers"),
-        (batch(3, 4, values=(0, 0), labels=listed([text("3"), text("4")])), "'labels' is not 2 integers"),
-        (batch(3, values=(0,), data=array(np.zeros((1, 100), np.uint8))), "'data' is uint8 (1, 100), not uint8 (N, 3"),
-        (batch(values=(), data=array(np.zeros((0, 3072), np.uint8))), "'data' is uint8 (0, 3072)"),
-        (pickled(data=array(np.zeros((1, 3072), np.uint8))), "'labels' is not 1 integers"),
-        (pickled(labels=listed([])), "'data' is NoneType, not uint8"),
-        (pickled(data=integer(1), fine_labels=integer(1)), "'data' is int, not uint8"),
+        (batch(3, values=(0, 0)), "labels must be lists of 2 integers"),
+        (batch(3, 4, values=(0, 0), labels=listed([text("3"), text("4")])), "labels must be lists of 2 integers"),
+        # A list that holds itself.
+        (batch(3, values=(0,), labels=b"]q\x00h\x00a"), "labels must be lists of 1 integers"),
+        (batch(3, values=(0,), data=array(np.zeros((1, 100), np.uint8))), "'data' is no array (N, 3072)"),
+        (batch(values=(), data=array(np.zeros((0, 3072), np.uint8))), "'data' is no array"),
+        (batch(3, values=(0,), data=b"cnumpy.core.multiarray\n_reconstruct\n(tR"), "'data' is no array"),
+        (batch(3, values=(0,), data=DTYPE), "'data' is no array"),
         (batch(3, 4, values=(0, 0))[:1000], "truncated or damaged"),
     ],
 )
@@ -197,4 +192,4 @@ def test_wrong_content(cifar10: Path, content: bytes, message: str) -> None:
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_other_release_is_recognized(tmp_path: Path, name: str) -> None:
     line = error_line(name, "python", binary10(tmp_path))
-    assert "it holds the binary version of CIFAR-10; set data.source=binary and data.name=cifar10, or" in line
+    assert "it holds cifar-10-batches-bin: set data.source=binary and data.name=cifar10, or" in line

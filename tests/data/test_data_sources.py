@@ -42,13 +42,13 @@ def cifar10(tmp_path: Path) -> Path:
             "cifar10",
             "auto",
             {"image_size": 64},
-            "data.image_size=64: the source 'embedded' does not resize; data.source=",
+            "data.image_size=64: the source 'embedded' cannot; data.source=",
         ),
         (
             "cifar10",
             "auto",
             {"stream": "always"},
-            "data.stream='always': the source 'embedded' does not stream; data.s",
+            "data.stream='always': the source 'embedded' cannot; data.s",
         ),
     ],
 )
@@ -59,9 +59,9 @@ def test_what_cannot_be_had_is_said_before_anything_is_read(name: str, source: s
 def test_what_auto_takes_does_not_ignore_a_field(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros(1))
     line = error_line("mine", "auto", tmp_path / "x.npz", image_size=64)
-    assert line.startswith("data.image_size=64: the source 'npz' does not resize; data.source=parquet, tfds, folder, ")
+    assert line.startswith("data.image_size=64: the source 'npz' cannot; data.source=parquet, tfds, folder, ")
     line = error_line("mine", "auto", tmp_path / "x.npz", stream="always")
-    assert line == "data.stream='always': the source 'npz' does not stream; data.source=tfds, auto can"
+    assert line == "data.stream='always': the source 'npz' cannot; data.source=tfds, auto can"
 
 
 def test_home_directory(cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Preparing, fetching, verifying and showing data, on small files made here; nothing reaches the network."""
+"""Preparing, fetching and verifying data, on small files made here; nothing reaches the network."""
 
 import http.server
 import shutil
@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 from data_files import CIFAR10_NAMES, as_tfrecords, serving
-from PIL import Image
 
 from normres import cli
 from normres.data import Dataset, commands, fetch, load, prepared
@@ -30,7 +29,7 @@ def small(per_class=3):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     to = tmp_path_factory.mktemp("data")
-    prepared.write_tfds(small(), to)
+    prepared.write_tfds(small(), to / "cifar10" / prepared.VERSION)
     return to
 
 
@@ -106,7 +105,7 @@ def npz(path, dataset):
     return path
 
 
-def test_the_commands_prepare_verify_and_show(tmp_path, capsys):
+def test_the_commands_prepare_and_verify(tmp_path, capsys):
     source, to = npz(tmp_path / "small.npz", small()), tmp_path / "data"
     prepare = ["data", "prepare", "cifar10", f"--from={source}", f"--to={to}"]
     assert cli.main(prepare) == 0
@@ -117,19 +116,6 @@ def test_the_commands_prepare_verify_and_show(tmp_path, capsys):
     assert f"sha256 {small().sha256}: {to} is sound" in capsys.readouterr().out
     assert cli.main(["data", "verify", str(source)]) == 0
     assert f"{source} can be read, but has no checksums to compare" in capsys.readouterr().out
-    sheet = tmp_path / "sheet.png"
-    assert cli.main(["data", "show", "--source=tfds", f"--path={to}", f"--out={sheet}"]) == 0
-    with Image.open(sheet) as image:
-        assert np.asarray(image).std() > 0
-
-
-def test_a_contact_sheet_has_the_first_images_of_each_class_in_a_row():
-    dataset = small(commands.PER_CLASS - 2)
-    sheet = commands.contact_sheet(dataset, lambda images: 255 - images)
-    assert sheet.shape == (10 * 32, commands.PER_CLASS * 32, 3)
-    first, second = dataset.train_images[np.flatnonzero(dataset.train_labels == 7)[:2]]
-    np.testing.assert_array_equal(sheet[7 * 32 : 8 * 32, :64], 255 - np.concatenate([first, second], axis=1))
-    assert (sheet[:, (commands.PER_CLASS - 2) * 32 :] == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -137,8 +123,7 @@ def test_a_contact_sheet_has_the_first_images_of_each_class_in_a_row():
     [
         (["prepare", "cifar11"], "'cifar11' is no data set; did you mean 'cifar10'?"),
         (["verify", "/none"], "/none"),
-        (["show", "--source=embeded"], "did you mean 'embedded'?"),
-        (["show", "--sorce=embedded"], "did you mean '--source'?"),
+        (["prepare", "cifar10", "--form=x"], "did you mean '--from'?"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):

@@ -233,7 +233,7 @@ def test_more_than_there_is(fields: dict[str, Any], message: str) -> None:
         ({"data.stratified": "true"}, "config.data.stratified=True needs data.validation or data.fraction"),
         ({"data.source": "python"}, "config.data.path is empty; data.source='python' needs"),
         ({"data.name": "cifar1"}, "config.data.name: unknown data set 'cifar1'; did you mean 'cifar10'?"),
-        ({"data.image_size": "64"}, "config.data.image_size=64: the source 'embedded' does not resize"),
+        ({"data.image_size": "64"}, "config.data.image_size=64: the source 'embedded' cannot"),
     ],
 )
 def test_a_mistake_in_the_config(override: dict[str, str], message: str) -> None:

@@ -14,17 +14,15 @@ from normres.models import MODELS, ResNetConfig, VGGConfig
 
 SMALL = ResNetConfig(depth=14, width=4)  # two blocks a stage: one alone and one in a stack
 FOLDABLE = {
-    "projections": replace(SMALL, shortcut="C"),
-    "bottleneck": replace(SMALL, block="bottleneck", depth=11, cardinality=2),
-    "relu_only_pre": replace(SMALL, order="relu_only_pre"),
+    "bottleneck": replace(SMALL, block="bottleneck", depth=11, cardinality=2, shortcut="C"),
     "relu_before_addition": replace(SMALL, order="relu_before_addition", shortcut="none"),
-    "unrolled": replace(SMALL, unrolled=True, squeeze=2, shortcut="exclusive_gate"),
+    "relu_only_pre": replace(SMALL, order="relu_only_pre", norm="extended_batch", norm_epsilon=0.1),
+    "unrolled": replace(SMALL, depth=8, unrolled=True, squeeze=2, shortcut="exclusive_gate"),
     "ghost": replace(SMALL, norm="ghost_batch", norm_average="cumulative", auxiliary=(1,)),
-    "extended": replace(SMALL, norm="extended_batch", norm_epsilon=0.1),
-    "vgg": VGGConfig(depth=11, width=2),
-    "scaled_standardized": replace(SMALL, weights="scaled_standardized", norm="batch_renorm"),
+    "scaled_standardized": replace(SMALL, depth=8, weights="scaled_standardized", norm="batch_renorm"),
     "spectral": replace(SMALL, weights="spectral"),
 }
+VGG = VGGConfig(depth=11, width=2)
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
 
@@ -79,9 +77,8 @@ def test_what_cannot_be_folded_is_one_line(fields, message):
 
 
 def test_a_folded_vgg_has_the_keys_of_torchvisions_without_norms():
-    config = FOLDABLE["vgg"]
-    module, variables = network(config)
-    folded, folded_variables = fold(config, variables)
+    module, variables = network(VGG)
+    folded, folded_variables = fold(VGG, variables)
     state = vgg_to_torch(folded_variables, folded)
     # torchvision.models.vgg11().features has its convolutions there.
     numbers = [0, 3, 6, 8, 11, 13, 16, 18]
@@ -96,5 +93,5 @@ def test_a_folded_vgg_has_the_keys_of_torchvisions_without_norms():
         if number in (0, 3, 8, 13, 18):  # before a pooling
             x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).max((2, 4))
     computed = x.mean((1, 2)) @ state["classifier.weight"].T + state["classifier.bias"][None]
-    expected = logits(module, config, variables)
+    expected = logits(module, VGG, variables)
     np.testing.assert_allclose(computed, expected, rtol=0, atol=2e-5 * np.abs(expected).max())

@@ -4,7 +4,6 @@ import contextlib
 import json
 import pickle
 import re
-import struct
 import zipfile
 from pathlib import Path
 
@@ -74,8 +73,19 @@ def logits(config, params, rest, images, train):
 # In float64 rounding grows, through 50 layers, to 1e-13 of the largest logit and 2e-12 of a gradient's length; the
 # tolerances leave some hundred times that to other machines.  What else differs is larger: an epsilon of 1.01e-5 in
 # place of 1e-5 changes logits by 1e-7.
-@pytest.mark.parametrize("case", ["resnet50", "cifar20"])
-def test_logits_gradients_and_running_statistics_are_pytorchs(case, torch):
+def test_logits_and_running_statistics_are_pytorchs(torch):
+    def both(*arguments):
+        return logits(config, *arguments, False)[0], logits(config, *arguments, True)
+
+    with jax.enable_x64(True):
+        config, *arguments = inputs(torch, "resnet50", np.float64)
+        evaluated, (trained, updated) = jax.jit(both, compiler_options=QUICKLY)(*arguments)
+    compare(torch, "resnet50", evaluated, trained, {"params": arguments[0], **updated})
+
+
+def test_gradients_are_pytorchs(torch):
+    case = "cifar14_projection"
+
     def loss(params, *others):
         trained, updated = logits(config, params, *others, True)
         log_probabilities = jnp.take_along_axis(jax.nn.log_softmax(trained), torch["labels"][:, None], axis=1)
@@ -87,13 +97,8 @@ def test_logits_gradients_and_running_statistics_are_pytorchs(case, torch):
     with jax.enable_x64(True):
         config, *arguments = inputs(torch, case, np.float64)
         evaluated, ((_, (trained, updated)), gradients) = jax.jit(all_of_it, compiler_options=QUICKLY)(*arguments)
-    naming, config = CASES[case]
-    after = network_to_torch({"params": gradients, **updated}, config, naming, num_batches_tracked=8)
-    running = {key: array for key, array in after.items() if "running" in key or "tracked" in key}
-    gradients = {key: array for key, array in after.items() if key not in running}
-    for actual, expected in ((evaluated, torch[f"{case}/eval"]), (trained, torch[f"{case}/train"])):
-        assert actual.dtype == np.float64
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+    after = compare(torch, case, evaluated, trained, {"params": gradients, **updated})
+    gradients = {key: array for key, array in after.items() if not ("running" in key or "tracked" in key)}
     # Every parameter: a projection, which signs, orders and transpositions change, and the length.
     sums = [(np.sum(g.ravel() * np.cos(np.arange(g.size))), np.linalg.norm(g)) for g in gradients.values()]
     lengths = torch[f"{case}/sums"][:, 1]
@@ -102,10 +107,21 @@ def test_logits_gradients_and_running_statistics_are_pytorchs(case, torch):
     expected = cut(torch[f"{case}/gradient"], {key: gradients[key].shape for key in FULL})
     for key, array in expected.items():
         np.testing.assert_allclose(gradients[key], array, rtol=0, atol=1e-9 * np.abs(array).max())
-    before, after = state_of(torch, case), cut(torch[f"{case}/running"], {key: a.shape for key, a in running.items()})
-    for key, array in after.items():
+
+
+def compare(torch, case, evaluated, trained, variables):
+    """Compares logits and running statistics with PyTorch's; returns the variables as PyTorch has them."""
+    for actual, expected in ((evaluated, torch[f"{case}/eval"]), (trained, torch[f"{case}/train"])):
+        assert actual.dtype == np.float64
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+    naming, config = CASES[case]
+    state = network_to_torch(variables, config, naming, num_batches_tracked=8)
+    running = {key: array for key, array in state.items() if "running" in key or "tracked" in key}
+    before = state_of(torch, case)
+    for key, array in cut(torch[f"{case}/running"], {key: a.shape for key, a in running.items()}).items():
         assert np.abs(array - before[key]).max() > 1e-3, key
         np.testing.assert_allclose(running[key], array, rtol=1e-10, atol=1e-12, err_msg=key)
+    return state
 
 
 def test_float32_is_as_exact_as_pytorchs(torch):
@@ -129,7 +145,7 @@ def same(actual, expected):
         assert actual[key].flags.writeable
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["resnet18", "resnet50", "cifar20"])
 def test_keys_order_numbers_and_dtypes_come_back(case, torch):
     naming, config = CASES[case]
     state = state_of(torch, case, np.float32)
@@ -156,12 +172,12 @@ def test_blocks_of_a_stage_are_stacked_in_order(torch):
     np.testing.assert_array_equal(params["stage3_first"]["shortcut_norm"]["bias"], state["layer3.0.downsample.1.bias"])
 
 
-@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize("naming", ["torchvision", "shortcut_fc"])
 def test_every_naming_is_recognized(naming, torch):
     state, config = state_of(torch, "cifar14_projection"), CASES["cifar14_projection"][1]
-    row = NAMINGS[naming]
-    renamed = {key.replace("shortcut", row.shortcut).replace("linear", row.head): array for key, array in state.items()}
-    assert {f"{row.head}.bias", f"layer2.0.{row.shortcut}.0.weight"} <= set(renamed)
+    shortcut, head = NAMINGS[naming]
+    renamed = {key.replace("shortcut", shortcut).replace("linear", head): array for key, array in state.items()}
+    assert {f"{head}.bias", f"layer2.0.{shortcut}.0.weight"} <= set(renamed)
     variables = network_from_torch(renamed, config)
     same(network_to_torch(variables, config, naming, num_batches_tracked=7), renamed)
     same(network_to_torch(variables, config, "pytorch_cifar", num_batches_tracked=7), state)
@@ -215,48 +231,33 @@ def to_torch(change=lambda variables: None, naming="torchvision", **fields):
     network_to_torch(variables, config, naming)
 
 
-def old_weight_norm(state):
-    state |= {"conv1.weight_v": state.pop("conv1.weight"), "conv1.weight_g": np.ones((2, 1, 1, 1))}
-
-
 # The function, its arguments, and how the message begins.
 MISTAKES = [
     (
         from_torch,
         {"change": lambda state: state.update({"layer1.0.con1.weight": np.ones(2)})},
-        "'layer1.0.con1.weight' is unexpected; did you mean 'layer1.0.conv1.weight'? choices: layer1.0.conv1.weight, ",
+        "'layer1.0.con1.weight' is unexpected; did you mean 'layer1.0.conv1.'? choices: layer1.0.conv1., ",
     ),
     (
         from_torch,
         {"change": lambda state: state.pop("bn1.running_var")},
         "'bn1.running_var' is missing; there are: bn1",
     ),
-    (from_torch, {"change": lambda state: state.clear()}, "'conv1.weight' is missing; there are: none"),
-    # A deeper network, a wider one, other classes, another block: as the first key says that cannot be.
-    (from_torch, {"depth": 14}, "'layer1.1.conv1.weight' is missing; there are: layer1.0.conv1.weight, "),
-    (from_torch, {"width": 3}, "'conv1.weight' has shape (2, 3, 3, 3), expected (3, 3, 3, 3)"),
-    (from_torch, {"classes": 100}, "'fc.weight' has shape (10, 8), expected (100, 8)"),
-    (
-        from_torch,
-        {"shortcut": "A"},
-        "'layer2.0.downsample.0.weight' is unexpected; did you mean 'layer2.0.conv2.weight'",
-    ),
-    (from_torch, {"norm": "group", "norm_groups": 2}, "'bn1.running_mean' is unexpected; did you mean 'bn1.bias'? ch"),
+    (from_torch, {"change": lambda state: state.clear()}, "no key begins with 'conv1.'; choices: none"),
+    # A deeper network, a wider one, other classes, another block: as the first module says that cannot be.
+    (from_torch, {"depth": 14}, "no key begins with 'layer1.1.conv1.'; did you mean 'layer1.0.conv1'? choices: "),
+    (from_torch, {"width": 3}, "'params/stem_conv1/kernel' has shape (3, 3, 3, 2), expected (3, 3, 3, 3)"),
+    (from_torch, {"classes": 100}, "'params/classifier/kernel' has shape (8, 10), expected (8, 100)"),
+    (from_torch, {"shortcut": "A"}, "'layer2.0.downsample.0.weight' is unexpected; did you mean 'layer2.0.conv"),
+    (from_torch, {"norm": "group", "norm_groups": 2}, "'batch_stats/stem_norm1/mean' is unexpected; did you mean "),
     (
         from_torch,
         {"change": lambda state: state.pop("bn1.num_batches_tracked"), "norm_average": "cumulative"},
-        "'bn1.num_batches_tracked' is missing; there are: layer",
+        "'bn1.num_batches_tracked' is missing; there are: bn1",
     ),
-    (from_torch, {"weights": "l2"}, "'conv1.parametrizations.weight.original0' is missing; there are: conv1.weight, "),
-    (from_torch, {"change": old_weight_norm}, "'conv1.weight' is missing; there are: conv1.weight_v, conv1.weight_g, "),
+    (from_torch, {"weights": "l2"}, "'params/stage1_first/conv1/kernel_scale' is missing; there are: "),
     (from_torch, {"naming": "torchvison"}, "naming='torchvison' does not exist; did you mean 'torchvision'? choices: "),
-    (to_torch, {"naming": "timm"}, "naming='timm' does not exist; choices: torchvision, "),
     (to_torch, {"change": lambda params: params.pop("classifier")}, "'params/classifier/bias' is missing; there are: "),
-    (
-        to_torch,
-        {"change": lambda params: params.update({"clasifier": np.ones(2)})},
-        "'params/clasifier' is unexpected; did you mean ",
-    ),
     (
         to_torch,
         {"change": lambda params: params["stem_norm1"].update({"scale": np.ones(3)})},
@@ -267,7 +268,6 @@ MISTAKES = [
     (to_torch, {"weights": "spectral"}, "the config's network has 'stage1_first/conv1/u', which"),
     (to_torch, {"weights": "scaled_standardized"}, "the config's network has 'stage1_first/conv1/kernel_scale', which"),
     (to_torch, {"residual_scale": "rezero"}, "the config's network has 'stage1_first/branch_scale', which"),
-    (to_torch, {"squeeze": 2}, "the config's network has 'stage1_first/excite/bias', which"),
     (to_torch, {"auxiliary": (1,)}, "the config's network has 'auxiliary1/bias', which"),
 ]
 
@@ -283,7 +283,7 @@ def test_mistakes_are_one_line_that_names_the_key(convert, fields, message):
 # Files.
 
 
-@pytest.mark.parametrize("file", ["state.pth", "old.pth", "state.safetensors"])
+@pytest.mark.parametrize("file", ["state.pth", "state.safetensors"])
 def test_files_are_read_in_every_dtype(file, torch):
     expected = {key.removeprefix("files/"): array for key, array in torch.items() if key.startswith("files/")}
     expected["torch.bfloat16"] = expected["torch.bfloat16"].astype(ml_dtypes.bfloat16)
@@ -322,13 +322,9 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path):
     pickle.loads(pickled)
     assert victim.exists()  # so it would do its work
     victim.unlink()
-    zipped, old = archive(tmp_path / "evil.pth", pickled), tmp_path / "old.pth"
-    old.write_bytes(pickled)
-    for path in (zipped, old):
-        with pytest.raises(
-            UserError, match=f"^{re.escape(str(path))}: its pickle asks for '.*', so it was not executed; "
-        ):
-            read_state_dict(path)
+    path = archive(tmp_path / "evil.pth", pickled)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: its pickle asks for '.*', so it was not executed; "):
+        read_state_dict(path)
     assert not victim.exists()
 
 
@@ -370,10 +366,10 @@ def test_other_pickles_are_refused(pickled, tmp_path):
     assert not any(hasattr(named, "a") for named in CALLS.values())
 
 
-def pickled_tensor(offset, shape, strides, elements=4):
+def pickled_tensor(offset, shape, strides):
     """A state dict of one float32 tensor over a storage of 4 elements, written as PyTorch writes it."""
     storage = b"(X\x07\x00\x00\x00storage" + op("torch", "FloatStorage") + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
-    storage += pickle.dumps(elements, protocol=2)[2:-1] + b"tQ"
+    storage += b"K\x04tQ"
     rebuilt = op("torch._utils", "_rebuild_tensor_v2") + b"(" + storage
     rebuilt += b"".join(pickle.dumps(part, protocol=2)[2:-1] for part in (offset, shape, strides)) + b"tR"
     return b"\x80\x02}X\x01\x00\x00\x00a" + rebuilt + b"s."
@@ -392,7 +388,7 @@ def test_tensors_stay_in_their_storage(tmp_path):
     assert read(0, (0, 3), (3, 1)).shape == (0, 3)
     assert read(3, (), ()) == 3
     outside = [(2, (3,), (1,)), (0, (2, 3), (2, 1)), (0, (2,), (-1,)), (-1, (2,), (1,)), (0, (10**12,), (0,))]
-    outside += [(0, (4,), (1,), 5), (0, (2, 2), (1,)), (4, (), ())]
+    outside += [(0, (2, 2), (1,)), (4, (), ())]
     for description in outside:
         with pytest.raises(UserError, match=r"state.pth: is damaged: ValueError: "):
             read(*description)
@@ -401,17 +397,10 @@ def test_tensors_stay_in_their_storage(tmp_path):
 # The file, what is done to it, and what the message says after its name.
 FILE_MISTAKES = [
     ("state.pth", lambda data: data[:-100], "is neither named .safetensors nor a complete file of torch.save"),
-    ("old.pth", lambda data: data[:-100], "is damaged: "),
-    ("old.pth", lambda data: data[:20], "is damaged: "),
-    # The last storage has four float32 numbers, after their count in eight bytes.
-    (
-        "old.pth",
-        lambda data: data[:-24] + struct.pack("<q", 3) + data[-16:],
-        "is damaged: ValueError: storage '94446188559008' says it has 3 elements, not 4",
-    ),
     ("state.pth", lambda data: data.replace(b"running_mean", b"running_meen"), "is damaged: BadZipFile: Bad CRC-32"),
     ("state.pth", lambda data: b"", "is neither"),
-    ("state.pth", lambda data: b"\x80\x02K\x01.", "is damaged: "),
+    # As torch.save wrote before PyTorch 1.6.
+    ("state.pth", lambda data: b"\x80\x02K\x01.", "is neither named .safetensors nor a complete file of torch.save"),
     # The library of safetensors compares the header with what follows it.
     ("state.safetensors", lambda data: data[:-1], "is damaged: SafetensorError: "),
     ("state.safetensors", lambda data: data.replace(b"I16", b"I17"), "is damaged: SafetensorError: "),
@@ -447,7 +436,7 @@ def test_wrong_entries_and_paths_are_one_line(tmp_path):
             read_state_dict(path, entry)
 
 
-@pytest.mark.parametrize("file", ["state.pth", "old.pth", "state.safetensors"])
+@pytest.mark.parametrize("file", ["state.pth", "state.safetensors"])
 def test_damage_anywhere_is_an_error_of_the_user_or_none(file, tmp_path):
     data, path, draw = (FILES / file).read_bytes(), tmp_path / file, np.random.default_rng(0)
     for _ in range(40):
