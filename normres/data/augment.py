@@ -46,11 +46,12 @@ def crop_flip(images_NHWC: jax.Array, keys: jax.Array, padding: str = "zero") ->
 
 def by_slices(images_NHWC: jax.Array, drawn: jax.Array, padding: str) -> jax.Array:
     """Crops and flips as `drawn` (N, 3) says; see _draw."""
+
+    def cut(image: jax.Array, drawn: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(image, (drawn[0], drawn[1], 0), images_NHWC.shape[1:])
+
     padded = jnp.pad(images_NHWC, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)), mode=PADDINGS[padding])
-    cropped = jax.vmap(lambda image, row, column: lax.dynamic_slice(image, (row, column, 0), images_NHWC.shape[1:]))(
-        padded, drawn[:, 0], drawn[:, 1]
-    )
-    return _flipped(cropped, drawn)
+    return _flipped(jax.vmap(cut)(padded, drawn), drawn)
 
 
 def by_products(images_NHWC: jax.Array, drawn: jax.Array, padding: str) -> jax.Array:
@@ -153,8 +154,8 @@ class Targets:
         """Returns share * value(labels) + (1 - share) * value(others); a value is a tree of arrays (B,)."""
         if self.others is None or self.share is None:
             return value(self.labels)
-        share, own, other = self.share, value(self.labels), value(self.others)
-        return jax.tree.map(lambda x, y: share * x + (1 - share) * y, own, other)
+        share = self.share
+        return jax.tree.map(lambda x, y: share * x + (1 - share) * y, value(self.labels), value(self.others))
 
     @property
     def right(self) -> jax.Array:

@@ -28,9 +28,8 @@ FOLDER: Traversable = resources.files("normres.data") / "embedded"
 
 def from_mosaic(mosaic_HWC: np.ndarray) -> np.ndarray:
     """Returns the images (N, TILE, TILE, 3) of a mosaic."""
-    rows = mosaic_HWC.shape[0] // TILE
-    tiles = mosaic_HWC.reshape(rows, TILE, COLUMNS, TILE, 3)
-    return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * COLUMNS, TILE, TILE, 3)
+    tiles = mosaic_HWC.reshape(-1, TILE, COLUMNS, TILE, 3)
+    return tiles.swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
 
 
 def load_embedded(name: str, path: str = "") -> Dataset:
@@ -41,30 +40,29 @@ def load_embedded(name: str, path: str = "") -> Dataset:
     """
     if name != "cifar10" or path:
         # Left alone, the full data set that a path means would silently be 2,560 images.
-        field, value, has = ("path", path, "reads no path") if path else ("name", name, "has only cifar10")
+        wrong = f"data.path={path}" if path else f"data.name={name}"
         raise UserError(
-            f"data.{field}: the source 'embedded' {has}, not {value!r}; "
+            f"{wrong}: the source 'embedded' has only cifar10 and reads no path; "
             "set data.source=binary and data.path to the official files"
         )
     file = FOLDER / "labels.json"
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     try:
         layout = json.loads(file.read_text(encoding="utf-8"))
         names = tuple(layout["class_names"])
         for split in ("train", "test"):
-            labels = np.repeat(np.arange(len(names), dtype=np.uint8), layout["per_class"][split])
             file = FOLDER / f"{split}.png"
             with file.open("rb") as stream, Image.open(stream, formats=["PNG"]) as picture:
-                images = from_mosaic(np.asarray(picture))
-            for kind, array in (("images", images), ("labels", labels)):
-                if sha256([array]) != layout["sha256"][f"{split}_{kind}"]:
-                    raise ValueError(f"the sha256 of its {kind} is wrong")
-            arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int32)}
+                arrays[f"{split}_images"] = from_mosaic(np.asarray(picture))
+            arrays[f"{split}_labels"] = np.repeat(np.arange(len(names), dtype=np.uint8), layout["per_class"][split])
+            for kind in (f"{split}_images", f"{split}_labels"):
+                if sha256([arrays[kind]]) != layout["sha256"][kind]:
+                    raise ValueError(f"the sha256 of {kind} is wrong")
     except Exception as error:  # whatever a damaged file makes Pillow and json raise
         raise UserError(
             f"{file}: cannot be read ({one_line(error)}); the installed package is damaged, install normres again"
         ) from error
-    return Dataset(name=name, source="embedded", class_names=names, **arrays)
+    return of_ones_own(name, "embedded", Path(str(FOLDER)), arrays, names)
 
 
 def load_synthetic(name: str, path: str = "", image_size: int = 32) -> Dataset:

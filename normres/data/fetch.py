@@ -31,27 +31,27 @@ def download(name: str, to: Path, site: str = SITE, hub: str = HUB) -> Path:
     A download goes on where it was cut off: the bytes go to FILE.part, which is renamed when it is complete.
     Raises `UserError` without a network, within seconds, and for an error of the server; it names offline ways.
     """
-    archive = LAYOUTS["binary", name].archive
-    folder = to / f"{name}-parquet"
+    archive, folder = to / LAYOUTS["binary", name].archive, to / f"{name}-parquet"
     try:
-        return _file(site + archive, to / archive)
+        _download(site + archive.name, archive)
+        return archive
     except Unreachable as error:
         first = error
     try:
         for file in HUB_FILES[name]:
-            _file(hub + file, folder / Path(file).name)
+            _download(hub + file, folder / Path(file).name)
     except Unreachable as error:
         raise UserError(f"{first}; {error}; {OFFLINE}") from None
-    print(f"{first}; took {hub}{HUB_FILES[name][0].partition('/')[0]}")
+    print(f"{first}; took {hub}{name}")
     return folder
 
 
-def _file(address: str, target: Path) -> Path:
+def _download(address: str, target: Path) -> None:
     """Downloads one file, unless it is there."""
     from rich.progress import Progress
 
     if target.is_file():
-        return target
+        return
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.is_file() else 0
@@ -68,14 +68,13 @@ def _file(address: str, target: Path) -> Path:
             if answer.status != 206:
                 have = 0  # the server sends the whole
             total = have + int(answer.headers.get("Content-Length", 0))
-            task = bar.add_task(target.name, total=total or None, completed=have)
+            task = bar.add_task(target.name, total=total, completed=have)
             with part.open("ab" if have else "wb") as file:
                 while block := answer.read(2**18):
                     have += file.write(block)
                     bar.update(task, completed=have)
-            if total and have != total:
+            if have < total:
                 raise OSError(f"of {total:,}")
     except OSError as error:
         raise UserError(f"{part}: cut off at {have:,} bytes ({error}); the same command goes on from there") from None
     part.replace(target)
-    return target

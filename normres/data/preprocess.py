@@ -35,15 +35,11 @@ class Statistics:
         """
         if summary["kind"] == "pixel_mean" and "mean" not in arrays:
             return None
-        known = {**summary, **arrays}
-
-        def four_axes(name: str) -> np.ndarray | None:
-            if known.get(name) is None:
-                return None
-            values = np.asarray(known[name], np.float64)
-            return values.reshape((1,) * (4 - values.ndim) + values.shape)
-
-        return cls(summary["kind"], four_axes("mean"), four_axes("std"))
+        measured: list[np.ndarray | None] = []
+        for name in ("mean", "std"):
+            values = arrays.get(name, summary[name])
+            measured.append(None if values is None else np.array(values, np.float64, ndmin=4))
+        return cls(summary["kind"], *measured)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `preprocess` reads, float32: "mean", both it and "std", or neither."""

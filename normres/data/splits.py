@@ -37,38 +37,32 @@ def apply(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
 
     Raises `UserError`, one line that names the field, if the values do not fit this data set.
     """
-    seed, stratified = fields["split_seed"], fields["stratified"]
     if fields["validation"]:
-        dataset = set_aside(dataset, fields["validation"], fields["evaluate_on"], seed, stratified)
+        dataset = _set_aside(dataset, fields)
     if fields["fraction"] < 1:
-        dataset = keep_fraction(dataset, fields["fraction"], seed, stratified)
+        dataset = _keep_fraction(dataset, fields)
     if fields["per_class"]:
-        dataset = keep_per_class(dataset, fields["per_class"], seed)
+        dataset = _keep_per_class(dataset, fields)
     if fields["label_noise"]:
-        dataset = add_label_noise(dataset, fields["label_noise"], fields["label_noise_seed"])
+        dataset = _add_label_noise(dataset, fields)
     return dataset
 
 
-def set_aside(
-    dataset: Dataset, count: int, evaluate_on: str = "test", seed: int = 0, stratified: bool = False
-) -> Dataset:
-    """Takes `count` examples out of the training set; with `evaluate_on="validation"` they replace the test set.
-
-    He et al. 2015 and 2016 set 5,000 of CIFAR-10's 50,000 aside.  The examples keep their order.
-    """
-    size = len(dataset.train_labels)
-    if count >= size:
+def _set_aside(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
+    """Takes examples out of the training set; He et al. 2015 and 2016 set 5,000 of CIFAR-10's 50,000 aside."""
+    count, seed, stratified = fields["validation"], fields["split_seed"], fields["stratified"]
+    if count >= (size := len(dataset.train_labels)):
         raise UserError(f"data.validation={count} must be less than the {size:,} training examples")
     order = _order(dataset.train_labels, "validation", seed, stratified)
     rest = _train(dataset, order[count:], validation={"examples": count, "seed": seed, "stratified": stratified})
-    if evaluate_on == "test":
+    if fields["evaluate_on"] == "test":
         return rest
     aside = _train(dataset, order[:count])
     return replace(rest, test_images=aside.train_images, test_labels=aside.train_labels, evaluated_on="validation")
 
 
-def keep_fraction(dataset: Dataset, fraction: float, seed: int = 0, stratified: bool = False) -> Dataset:
-    """Keeps a random `fraction` of the training examples, rounded to whole ones, in their order."""
+def _keep_fraction(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
+    fraction, seed, stratified = fields["fraction"], fields["split_seed"], fields["stratified"]
     count = round(fraction * len(dataset.train_labels))
     if not count:
         raise UserError(f"data.fraction={fraction} of {len(dataset.train_labels):,} training examples is none")
@@ -76,25 +70,21 @@ def keep_fraction(dataset: Dataset, fraction: float, seed: int = 0, stratified: 
     return _train(dataset, order[:count], subset={"fraction": fraction, "seed": seed, "stratified": stratified})
 
 
-def keep_per_class(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
-    """Keeps `count` random training examples of every class, in their order."""
+def _keep_per_class(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
+    count, seed = fields["per_class"], fields["split_seed"]
     have = np.bincount(dataset.train_labels, minlength=len(dataset.class_names))
     least = int(have.argmin())
     if have[least] < count:
         name = dataset.class_names[least]
         raise UserError(f"data.per_class={count}: the class {name!r} has only {have[least]:,} examples")
     order = _order(dataset.train_labels, "subset", seed)
-    kept = order[_rank(dataset.train_labels[order]) < count]
-    return _train(dataset, kept, subset={"per_class": count, "seed": seed})
+    return _train(dataset, order[_rank(dataset.train_labels[order]) < count], subset={"per_class": count, "seed": seed})
 
 
-def add_label_noise(dataset: Dataset, rate: float, seed: int = 0) -> Dataset:
-    """Replaces a `rate` of the training labels, rounded to whole ones, by a uniformly random other class.
-
-    Test and validation labels stay as they are.
-    """
-    labels = dataset.train_labels.copy()
-    classes = len(dataset.class_names)
+def _add_label_noise(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
+    """Replaces training labels by uniformly random other classes; test and validation labels stay as they are."""
+    rate, seed = fields["label_noise"], fields["label_noise_seed"]
+    labels, classes = dataset.train_labels.copy(), len(dataset.class_names)
     if classes < 2:
         raise UserError(f"data.label_noise={rate} needs another class to put; there is only {dataset.class_names[0]!r}")
     random = np.random.default_rng([seed, _STREAMS["label_noise"]])

@@ -1,8 +1,7 @@
 """Batches of a data set that does not fit on the devices: read from its shards step by step, each host its part.
 
-Which examples make the batch of a step is the same function of (seed, step) as in memory, batches.train_indices.
-So the position of a run in its data is the step: there is no iterator to save.
-Every host reads the rows of each global batch that its own devices hold: disjoint, and together the batch.
+Which examples make the batch of a step is the same function of (seed, step) as in memory, batches.train_indices, so
+there is no iterator to save.  Every host reads the rows of each global batch that its own devices hold.
 """
 
 from collections.abc import Callable, Iterator, Sequence

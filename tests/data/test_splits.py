@@ -42,8 +42,12 @@ def unchanged(data: Dataset) -> bool:
     return data.train_labels.tolist() == WHOLE.train_labels[train(data)].tolist()
 
 
-def apply(**fields: Any) -> Dataset:
-    return splits.apply(WHOLE, {**base.get_config().data, **fields})
+def apply(whole: Dataset = WHOLE, **fields: Any) -> Dataset:
+    return splits.apply(whole, {**base.get_config().data, **fields})
+
+
+def aside(count: int, whole: Dataset = WHOLE, **fields: Any) -> Dataset:
+    return apply(whole, validation=count, evaluate_on="validation", **fields)
 
 
 def test_nothing_asked_for_is_nothing_done() -> None:
@@ -51,25 +55,22 @@ def test_nothing_asked_for_is_nothing_done() -> None:
     assert WHOLE.summary()["splits"] == {}
 
 
-# ---- validation
-
-
 @pytest.mark.parametrize("stratified", [False, True])
 def test_validation_set(stratified: bool) -> None:
-    data = splits.set_aside(WHOLE, 100, "validation", stratified=stratified)
-    aside = ids(data.test_images)
-    assert (len(aside), len(train(data))) == (100, 900)
-    assert sorted(aside + train(data)) == list(range(1000))
+    data = aside(100, stratified=stratified)
+    validation = ids(data.test_images)
+    assert (len(validation), len(train(data))) == (100, 900)
+    assert sorted(validation + train(data)) == list(range(1000))
     # The official order is kept on both sides.
-    assert aside == sorted(aside)
+    assert validation == sorted(validation)
     assert train(data) == sorted(train(data))
-    assert data.test_labels.tolist() == WHOLE.train_labels[aside].tolist()
+    assert data.test_labels.tolist() == WHOLE.train_labels[validation].tolist()
     assert unchanged(data)
     assert data.summary()["evaluated_on"] == "validation"
     assert data.summary()["splits"] == {"validation": {"examples": 100, "seed": 0, "stratified": stratified}}
     assert json.loads(json.dumps(data.summary())) == data.summary()
     # To evaluate on the test set leaves the training images the same.
-    on_test = splits.set_aside(WHOLE, 100, stratified=stratified)
+    on_test = apply(validation=100, stratified=stratified)
     assert train(on_test) == train(data)
     assert on_test.test_images is WHOLE.test_images
     assert on_test.summary()["evaluated_on"] == "test"
@@ -77,49 +78,38 @@ def test_validation_set(stratified: bool) -> None:
 
 def test_the_validation_set_is_the_same_on_every_machine() -> None:
     # Published runs are compared over it, so a change of the draw has to be noticed.
-    aside, other = (ids(splits.set_aside(dataset(50), 6, "validation", seed).test_images) for seed in (0, 1))
-    assert aside == [5, 9, 21, 26, 31, 41] != other
+    one, other = (ids(aside(6, dataset(50), split_seed=seed).test_images) for seed in (0, 1))
+    assert one == [5, 9, 21, 26, 31, 41] != other
 
 
 @pytest.mark.parametrize("count", [10, 37, 549])
 def test_stratified_has_every_class_in_proportion(count: int) -> None:
     # Unequal classes: 10, 20, ..., 100 examples, 550 in all; by chance, classes would be off by several.
     labels = np.repeat(np.arange(10, dtype=np.int32), np.arange(10, 110, 10))
-    data = splits.set_aside(dataset(labels=labels), count, "validation", stratified=True)
+    data = aside(count, dataset(labels=labels), stratified=True)
     counts = np.bincount(data.test_labels, minlength=10)
     assert counts.sum() == count
     assert np.abs(counts - np.arange(10, 110, 10) * count / 550).max() <= 1
 
 
-def test_stratified_of_equal_classes_is_equal() -> None:
-    labels = np.tile(np.arange(10, dtype=np.int32), 100)
-    data = splits.set_aside(dataset(labels=labels), 300, "validation", stratified=True)
-    assert np.bincount(data.test_labels).tolist() == [30] * 10
-    assert np.bincount(splits.keep_fraction(data, 0.1, stratified=True).train_labels).tolist() == [7] * 10
-    by_chance = splits.set_aside(dataset(labels=labels), 300, "validation")
-    assert np.bincount(by_chance.test_labels).tolist() != [30] * 10
-
-
-# ---- subsets
-
-
 @pytest.mark.parametrize("stratified", [False, True])
 def test_fraction(stratified: bool) -> None:
-    tenth, fifth = (splits.keep_fraction(WHOLE, part, stratified=stratified) for part in (0.1, 0.2))
+    tenth, fifth, other = (
+        apply(fraction=part, stratified=stratified, split_seed=seed) for part, seed in ((0.1, 0), (0.2, 0), (0.1, 1))
+    )
     assert (len(train(tenth)), len(train(fifth))) == (100, 200)
     assert set(train(tenth)) < set(train(fifth))  # nested
     assert train(tenth) == sorted(train(tenth))
     assert unchanged(tenth)
     assert tenth.test_images is WHOLE.test_images
-    assert train(splits.keep_fraction(WHOLE, 0.1, stratified=stratified)) == train(tenth)
-    assert train(splits.keep_fraction(WHOLE, 0.1, 1, stratified)) != train(tenth)
+    assert train(other) != train(tenth)
     assert tenth.summary()["splits"] == {"subset": {"fraction": 0.1, "seed": 0, "stratified": stratified}}
     # 0.29 * 100 is 28.999999999999996 in floating point.
-    assert len(train(splits.keep_fraction(dataset(100), 0.29, stratified=stratified))) == 29
+    assert len(train(apply(dataset(100), fraction=0.29, stratified=stratified))) == 29
 
 
 def test_per_class_is_balanced() -> None:
-    five, ten = (splits.keep_per_class(WHOLE, count) for count in (5, 10))
+    five, ten = (apply(per_class=count) for count in (5, 10))
     assert np.bincount(five.train_labels).tolist() == [5] * 10
     assert np.bincount(ten.train_labels).tolist() == [10] * 10
     assert set(train(five)) < set(train(ten))
@@ -130,12 +120,9 @@ def test_per_class_is_balanced() -> None:
     assert ten.summary()["splits"] == {"subset": {"per_class": 10, "seed": 0}}
 
 
-# ---- label noise
-
-
-@pytest.mark.parametrize("rate", [0.001, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [0.001, 1.0])
 def test_label_noise_replaces_exactly_that_many_by_other_classes(rate: float) -> None:
-    data = splits.add_label_noise(WHOLE, rate)
+    data = apply(label_noise=rate)
     changed = data.train_labels != WHOLE.train_labels
     assert changed.sum() == round(1000 * rate)
     assert data.train_labels.dtype == np.int32
@@ -149,29 +136,24 @@ def test_label_noise_replaces_exactly_that_many_by_other_classes(rate: float) ->
 
 def test_label_noise_is_uniform_over_the_other_classes() -> None:
     labels = np.full(9000, 4, np.int32)
-    counts = np.bincount(splits.add_label_noise(dataset(labels=labels), 1.0).train_labels, minlength=10)
+    counts = np.bincount(apply(dataset(labels=labels), label_noise=1.0).train_labels, minlength=10)
     assert counts[4] == 0
     # 1,000 expected in each of nine classes; the standard deviation is sqrt(9000 * 1/9 * 8/9) = 30.
     assert np.abs(np.delete(counts, 4) - 1000).max() < 120
 
 
-def test_label_noise_is_deterministic_and_nested() -> None:
+def test_label_noise_is_nested() -> None:
     low, high, other = (
-        splits.add_label_noise(WHOLE, rate, seed).train_labels for rate, seed in ((0.2, 0), (0.4, 0), (0.2, 1))
+        apply(label_noise=rate, label_noise_seed=seed).train_labels for rate, seed in ((0.2, 0), (0.4, 0), (0.2, 1))
     )
-    np.testing.assert_array_equal(splits.add_label_noise(WHOLE, 0.2).train_labels, low)
     changed = low != WHOLE.train_labels
     np.testing.assert_array_equal(high[changed], low[changed])
     assert (other != low).sum() > 100
     assert WHOLE.train_labels.tolist() == dataset().train_labels.tolist()  # the whole is not written to
 
 
-# ---- together
-
-
 def test_all_together_in_order() -> None:
-    fields: dict[str, Any] = {"validation": 200, "evaluate_on": "validation", "fraction": 0.5, "label_noise": 0.25}
-    data = apply(**fields)
+    data = aside(200, fraction=0.5, label_noise=0.25)
     assert (len(data.train_labels), len(data.test_labels)) == (400, 200)
     assert not set(train(data)) & set(ids(data.test_images))
     assert (data.train_labels != WHOLE.train_labels[train(data)]).sum() == 100
@@ -181,15 +163,11 @@ def test_all_together_in_order() -> None:
 
 
 def test_no_split_moves_another() -> None:
-    def run(**fields: Any) -> Dataset:
-        return apply(**({"validation": 200, "evaluate_on": "validation"} | fields))
-
-    alone = ids(run().test_images)
+    alone = ids(aside(200).test_images)
     for fields in ({"fraction": 0.5}, {"per_class": 7}, {"label_noise": 0.5}, {"label_noise_seed": 3}):
-        assert ids(run(**fields).test_images) == alone
-    half = train(run(fraction=0.5))
-    assert train(run(fraction=0.5, label_noise=0.5)) == half
-    assert train(run(fraction=0.5, label_noise=0.5, label_noise_seed=1)) == half
+        assert ids(aside(200, **fields).test_images) == alone
+    half = train(aside(200, fraction=0.5))
+    assert train(aside(200, fraction=0.5, label_noise=0.5, label_noise_seed=1)) == half
     # Nor does the seed of the noise depend on that of the splits.
     one, two = (apply(label_noise=0.5, split_seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(one.train_labels, two.train_labels)
@@ -197,31 +175,28 @@ def test_no_split_moves_another() -> None:
 
 def test_streams_of_one_seed_are_not_the_same_numbers() -> None:
     # A validation set of 500, the half kept and the half with noise: by chance two of them share about half.
-    aside = set(ids(splits.set_aside(WHOLE, 500, "validation").test_images))
-    kept = set(train(splits.keep_fraction(WHOLE, 0.5)))
-    noisy = set(np.flatnonzero(splits.add_label_noise(WHOLE, 0.5).train_labels != WHOLE.train_labels).tolist())
-    for one, two in ((aside, kept), (aside, noisy), (kept, noisy)):
+    validation, kept = set(ids(aside(500).test_images)), set(train(apply(fraction=0.5)))
+    noisy = set(np.flatnonzero(apply(label_noise=0.5).train_labels != WHOLE.train_labels).tolist())
+    for one, two in ((validation, kept), (validation, noisy), (kept, noisy)):
         assert 200 < len(one & two) < 300
 
 
-# ---- what is refused
+ONE_CLASS = dataclasses.replace(dataset(labels=np.zeros(5, np.int32)), class_names=("only",))
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("whole", "fields", "message"),
     [
-        ({"validation": 1000}, "data.validation=1000 must be less than the 1,000 training examples"),
-        ({"fraction": 0.0001}, "data.fraction=0.0001 of 1,000 training examples is none"),
-        ({"per_class": 101}, "data.per_class=101: the class 'class "),
+        (WHOLE, {"validation": 1000}, "data.validation=1000 must be less than the 1,000 training examples"),
+        (WHOLE, {"fraction": 0.0001}, "data.fraction=0.0001 of 1,000 training examples is none"),
+        (WHOLE, {"per_class": 101}, "data.per_class=101: the class 'class "),
+        (ONE_CLASS, {"label_noise": 0.5}, "data.label_noise=0.5 needs another class to put; there is only 'only'"),
     ],
 )
-def test_more_than_there_is(fields: dict[str, Any], message: str) -> None:
+def test_more_than_there_is(whole: Dataset, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        apply(**fields)
+        apply(whole, **fields)
     assert str(caught.value).startswith(message)
-    one = dataclasses.replace(dataset(labels=np.zeros(5, np.int32)), class_names=("only",))
-    with pytest.raises(UserError, match="there is only 'only'"):
-        splits.add_label_noise(one, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +206,6 @@ def test_more_than_there_is(fields: dict[str, Any], message: str) -> None:
         ({"data.fraction": "0"}, "config.data.fraction=0.0 must lie above 0 and not above 1"),
         ({"data.fraction": "0.5", "data.per_class": "10"}, "config.data.fraction=0.5 and data.per_class=10 exclude"),
         ({"data.stratified": "true"}, "config.data.stratified=True needs data.validation or data.fraction"),
-        ({"data.source": "python"}, "config.data.path is empty; data.source='python' needs"),
-        ({"data.name": "cifar1"}, "config.data.name: unknown data set 'cifar1'; did you mean 'cifar10'?"),
         ({"data.image_size": "64"}, "config.data.image_size=64: the source 'embedded' cannot"),
     ],
 )
