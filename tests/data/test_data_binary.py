@@ -183,13 +183,6 @@ def test_a_path_without_the_files(cifar10: Path, tmp_path: Path) -> None:
     assert f"{tmp_path} has no data_batch_1.bin; give the complete folder cifar-10-batches-bin" in line
 
 
-@pytest.mark.parametrize(("name", "write", "other"), [("cifar10", binary100, "100"), ("cifar100", binary10, "10")])
-def test_the_other_data_set_is_recognized(tmp_path: Path, name: str, write: Any, other: str) -> None:
-    folder = write(tmp_path)
-    for path in (folder, tmp_path, archive(folder)):
-        assert f": set data.source=binary and data.name=cifar{other}" in error_line(name, "binary", path)
-
-
 @pytest.mark.parametrize(("size", "form"), [(0, "folder"), (6145, "folder"), (6147, "archive")])
 def test_a_truncated_file(cifar10: Path, form: str, size: int) -> None:
     content = (cifar10 / "data_batch_3.bin").read_bytes() + b"\0"

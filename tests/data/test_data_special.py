@@ -21,12 +21,11 @@ def test_a_special_file_among_images_is_one_line(tmp_path, make):
         load("mine", "folder", str(tmp_path), image_size=4)
 
 
-@pytest.mark.parametrize("source", ["npz", "binary", "python", "parquet", "folder", "auto"])
-@pytest.mark.parametrize("name", ["data.npz", "data.tar.gz"])
-def test_a_fifo_as_the_path_is_one_line(tmp_path, source, name):
-    os.mkfifo(tmp_path / name)
-    with pytest.raises(UserError, match=rf"^data\.path: .*{name} is no regular file"):
-        load("cifar10", source, str(tmp_path / name))
+@pytest.mark.parametrize("source", ["npz", "binary", "parquet", "folder", "auto"])
+def test_a_fifo_as_the_path_is_one_line(tmp_path, source):
+    os.mkfifo(tmp_path / "data.npz")
+    with pytest.raises(UserError, match=r"^data\.path: .*data.npz is no regular file"):
+        load("cifar10", source, str(tmp_path / "data.npz"))
 
 
 @pytest.mark.parametrize(

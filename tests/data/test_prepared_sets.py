@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from data_files import as_tfrecords, error_line, png, prepared_set
 
-from normres.configs import base
 from normres.data import Dataset, load, prepared
 from normres.data.files import decode
-from normres.runs import config as configs
-from normres.training.programs import Programs
+from normres.models import ResNet, ResNetConfig
 
 
 def pictures(count: int, channels: int = 3, seed: int = 0) -> list[tuple[np.ndarray, int]]:
@@ -65,9 +63,8 @@ def test_grey_images_keep_their_one_channel_and_the_network_takes_it(tmp_path: P
     to = prepared_set(tmp_path / "data", "digits", digits, classes=3, shape=(None, None, 1))
     data = load("digits", "tfds", str(to), image_size=10)
     assert data.train_images.shape == (16, 10, 10, 1)
-    changes = {"model.depth": 8, "model.width": 4, "train.batch_size": 8, "train.eval_batch_size": 8}
-    built = Programs(configs.apply(base.get_config("demo"), changes), data, "float32", jax.devices()[:1])
-    assert built.initial_state().params["stem_conv1"]["kernel"].shape == (3, 3, 1, 4)
+    variables = jax.eval_shape(ResNet(ResNetConfig(depth=8, width=4)).init, jax.random.key(0), data.train_images * 1.0)
+    assert variables["params"]["stem_conv1"]["kernel"].shape == (3, 3, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +84,3 @@ def test_a_test_split_without_labels_gives_way_to_validation(tmp_path: Path) -> 
     data = load("pets", "tfds", str(prepared_set(tmp_path, "pets", splits, 3)), image_size=8)
     assert len(data.test_labels) == 4
     assert data.splits == {"test_set": {"split": "validation"}}
-
-
-def test_the_config_says_that_a_source_does_not_stream() -> None:
-    with pytest.raises(configs.UserError, match=r"config\.data\.stream='always': the source 'embedded' cannot"):
-        configs.apply(base.get_config(), {"data.stream": "always"})
-    with pytest.raises(
-        configs.UserError, match=r"config\.data\.stream='allways' does not exist; did you mean 'always'"
-    ):
-        configs.apply(base.get_config(), {"data.stream": "allways"})
