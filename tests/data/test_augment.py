@@ -84,7 +84,7 @@ def test_flip_flips_what_crop_flip_flips():
     np.testing.assert_array_equal(middle[:, 1] < middle[:, 0], which)
 
 
-@pytest.mark.parametrize("side", [3, 4, 16])
+@pytest.mark.parametrize("side", [3, 16])
 def test_cutout_sets_a_square_around_any_pixel_to_zero(side):
     keys = jax.random.split(jax.random.key(1), 3_000)
     cut = np.asarray(jax.jit(augment.cutout, static_argnums=2)(jnp.ones((3_000, 8, 8, 3)), keys, side)) == 0
@@ -194,36 +194,26 @@ def test_the_label_with_the_larger_share_is_right():
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("parallel", "data"),
     [
-        {"preprocess": "channel_mean_std", "augmentation": "crop_flip", "padding": "reflect", "cutout": 4},
-        {"preprocess": "image_standardization", "augmentation": "flip", "cutout": 3, "cutmix": 1.0},
+        ("jit", {"preprocess": "channel_mean_std", "augmentation": "crop_flip", "padding": "reflect", "cutout": 4}),
+        ("pmap", {"preprocess": "image_standardization", "augmentation": "flip", "cutout": 3, "cutmix": 1.0}),
     ],
-    ids=lambda data: "-".join(map(str, data.values())),
 )
-def test_two_devices_see_the_batch_of_one_bit_for_bit(data):
+def test_two_devices_see_the_batch_of_one_bit_for_bit(parallel, data):
     one, two = programs(1, **data), programs(2, **data)
     seen = []
-    for built, parallel in ((one, "jit"), (two, "jit"), (two, "pmap")):
-
-        def batch(step, data, indices, config=built.config):
-            return augment.training_batch(config, step, data, indices)
-
-        if parallel == "pmap":
+    for built in (one, two):
+        batch = partial(augment.training_batch, built.config)
+        if built is two and parallel == "pmap":
             mixed = augment.mixes(built.config)
-            specs = augment.Targets(P("data"), P("data") if mixed else None, P() if mixed else None)
-            batch = jax.shard_map(
-                batch,
-                mesh=built.sharded.mesh,
-                in_specs=(P(), P(), P("data")),
-                out_specs=(P("data"), specs),
-                check_vma=False,
-            )
+            targets = augment.Targets(P("data"), P("data") if mixed else None, P() if mixed else None)
+            specs = {"in_specs": (P(), P(), P("data")), "out_specs": (P("data"), targets)}
+            batch = jax.shard_map(batch, mesh=built.sharded.mesh, check_vma=False, **specs)
         compiled = jax.jit(batch)
         seen.append([compiled(jnp.int32(step), built.data["train"], built.examples(step)) for step in (0, 3)])
-    for other in seen[1:]:
-        for a, b in zip(jax.tree.leaves(seen[0]), jax.tree.leaves(other), strict=True):
-            np.testing.assert_array_equal(a, b)
+    for a, b in zip(*map(jax.tree.leaves, seen), strict=True):
+        np.testing.assert_array_equal(a, b)
     assert np.any(seen[0][0][0] != seen[0][1][0])  # another step, another batch
 
 
@@ -241,12 +231,7 @@ def test_mixed_images_follow_the_seed_of_augmentation():
     ("data", "message"),
     [
         ({"augmentation": "cropflip"}, "config.data.augmentation='cropflip' does not exist; did you mean 'crop_flip'?"),
-        ({"preprocess": "pixelmean"}, "config.data.preprocess='pixelmean' does not exist; did you mean 'pixel_mean'?"),
-        ({"padding": "reflection"}, "config.data.padding='reflection' does not exist; did you mean 'reflect'?"),
-        ({"cutout": -1}, "config.data.cutout=-1 must be at least 0"),
         ({"cutout": 33}, "config.data.cutout=33 must be at most config.data.image_size=32"),
-        ({"cutmix_probability": 1.5}, "config.data.cutmix_probability=1.5 must be at most 1"),
-        ({"mixup": -0.5}, "config.data.mixup=-0.5 must be at least 0"),
         ({"mixup": 0.2, "cutmix": 1.0}, "config.data.cutmix=1.0 and config.data.mixup=0.2 exclude each other; set one"),
     ],
 )

@@ -59,21 +59,31 @@ def whole(directory: Path) -> Any:
     return load("colors", "tfds", str(directory), image_size=SIZE)
 
 
+NETWORK = """
+import flax.linen as nn
+
+
+class Net(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, images_NHWC, train=False):
+        return nn.Dense(self.classes)(images_NHWC.reshape(len(images_NHWC), -1))
+"""
+
+
 def config(directory: Path | str = "d", **changes: Any) -> Any:
     fields = {
         "data.source": "tfds",
         "data.name": "colors",
         "data.path": str(directory),
         "data.image_size": SIZE,
-        "model.depth": 8,
-        "model.width": 4,
-        "model.remat": "nothing",  # compiles in less time
         "train.ops": "plain",
-        "train.steps": 6,
+        "train.steps": 4,
         "train.batch_size": 16,
         "train.eval_batch_size": 16,
         "train.log_every": 1,
-        "train.eval_every": 3,
+        "train.eval_every": 4,
         "train.checkpoint_every": 4,
         "optim.warmup_steps": 2,
     }
@@ -101,16 +111,12 @@ def test_images_on_disk_are_the_images_in_memory(streamed: Any, whole: Any, monk
         np.testing.assert_array_equal(streamed.train_images[wanted], whole.train_images[wanted])
     np.testing.assert_array_equal(streamed.train_labels, whole.train_labels)
     assert streamed.summary() == whole.summary() | {"streamed": True}
-    for kind in preprocess.KINDS:
-        ours, theirs = (preprocess.measure(data.train_images, kind) for data in (streamed, whole))
-        assert_equal(ours.arrays(), theirs.arrays())
-
-
-def test_chunks_hold_every_image_once_in_order(streamed: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lazy, "AT_ONCE", 8)
     parts = list(lazy.chunks(streamed.train_images))
     assert [len(images) for images in parts] == [8, 7, 7, 7, 7, 7]  # 43 in six, none more than eight
     np.testing.assert_array_equal(np.concatenate(parts), whole.train_images)
+    for kind in preprocess.KINDS:
+        ours, theirs = (preprocess.measure(data.train_images, kind) for data in (streamed, whole))
+        assert_equal(ours.arrays(), theirs.arrays())
 
 
 def test_splits_take_without_decoding(streamed: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,13 +160,15 @@ def test_what_does_not_fit_is_streamed_and_said(directory: Path, monkeypatch: py
 # ---- hosts
 
 
-@pytest.mark.parametrize(("batch_size", "shards"), [(8, 1), (8, 8), (16, 2)])
+@pytest.mark.parametrize(("batch_size", "shards"), [(8, 8), (16, 2)])
 def test_every_example_is_read_once_an_epoch_by_one_shard(streamed: Any, shards: int, batch_size: int) -> None:
     size, steps = len(streamed.train_labels), 11  # 43 examples: two epochs and more in 88, with batches across the end
 
     def wanted(step: int) -> np.ndarray:
         return batches.train_indices(3, step, batch_size, size)
 
+    # 12 rows on 6 devices, two each; a host with the devices 1, 2 and 4.
+    assert stream.rows(12, 6, [1, 4, 2]).tolist() == [2, 3, 4, 5, 8, 9]
     held = [stream.rows(batch_size, shards, [shard]) for shard in range(shards)]
     assert sorted(np.concatenate(held)) == list(range(batch_size))  # disjoint, and together the batch
     read = [
@@ -172,11 +180,6 @@ def test_every_example_is_read_once_an_epoch_by_one_shard(streamed: Any, shards:
     np.testing.assert_array_equal(numbers, [wanted(step) for step in range(steps)])
     for epoch in range(steps * batch_size // size):
         assert sorted(numbers.ravel()[epoch * size : (epoch + 1) * size]) == list(range(size))
-
-
-def test_a_host_holds_the_rows_of_all_its_devices() -> None:
-    # 12 rows on 6 devices, two each; a host with the devices 1, 2 and 4.
-    assert stream.rows(12, 6, [1, 4, 2]).tolist() == [2, 3, 4, 5, 8, 9]
 
 
 def wanted(step: int) -> np.ndarray:
@@ -245,38 +248,33 @@ def test_a_stopped_streamed_run_ends_as_one_in_memory(
 ) -> None:
     console, never, device = Console(quiet=True), threading.Event(), jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: device)
+    (tmp_path / "net.py").write_text(NETWORK)
     fields = {
+        "model__module": f"{tmp_path / 'net.py'}:Net",  # compiles in no time
         "data__cutmix": 1.0,
         "data__cutout": 3,
-        "data__corruptions": "gaussian_noise",
         "data__validation": 9,
         "data__label_noise": 0.5,
         "train__steps_per_program": 1,  # a streamed run has no more in a program
     }
 
-    def run(stream: str, stop: Any = never, **changes: Any) -> dict[str, Any]:
+    def run(stream: str, stop: Any = never) -> dict[str, Any]:
         monkeypatch.setattr(signals, "polled", lambda: nullcontext(stop))
-        chosen = config(directory, data__stream=stream, **(fields | changes))
-        return local.run(chosen, tmp_path / stream, console, stream)
+        return local.run(config(directory, data__stream=stream, **fields), tmp_path / stream, console, stream)
 
     straight = run("never")
-    with pytest.raises(InterruptedRun, match=r"stopped by .* at step 2 of 6"):
+    with pytest.raises(InterruptedRun, match=r"stopped by .* at step 2 of 4"):
         run("always", After(2))
-    with pytest.raises(UserError, match=r"holds another run: config\.seed is 0 there and 1 here"):
-        run("always", seed=1)
-    with pytest.raises(UserError, match=r"config\.train\.batch_size is 16 there and 8 here"):
-        run("always", train__batch_size=8)
     resumed = run("always")
     assert len(resumed["attempts"]) == 2
     assert resumed["data"] == straight["data"] | {"streamed": True}
-    assert (resumed["final"], resumed["corrupted"]) == (straight["final"], straight["corrupted"])
+    assert resumed["final"] == straight["final"]
     ours, theirs = (
         [line for line in results.read_metrics(tmp_path / name) if line["split"] == "test"]
         for name in ("always", "never")
     )
     assert ours == theirs
-    # The corruption changes something, and the record says what was done to the data.
-    assert len(set(straight["corrupted"]["gaussian_noise"]) | {straight["final"]["test_error"]}) > 1
+    # The record says what was done to the data.
     assert straight["data"]["splits"] == {
         "validation": {"examples": 9, "seed": 0, "stratified": False},
         "label_noise": {"rate": 0.5, "replaced": 17, "seed": 0},
