@@ -71,7 +71,7 @@ def _show(options: Namespace, overrides: dict[str, str]) -> None:
     if options.fields:
         commands.print_fields(options.config, overrides)
     else:
-        commands.run(options.config, overrides, options.image, options.svg)
+        commands.run(options.config, overrides, options.svg)
 
 
 def _plan(options: Namespace, overrides: dict[str, str]) -> None:
@@ -95,12 +95,11 @@ COMMANDS = {
     "show": Command(
         _show,
         "Print what a network consists of and what it costs, and draw it; trains nothing.",
-        "Per stage: blocks, shape, parameters, multiply-adds, activations, the norm's axes; then the order of norm\n"
+        "Per stage: blocks, shape, parameters, multiply-adds, the norm's axes; then the order of norm\n"
         "and ReLU.  Networks of the imagenet layout are shown for 224x224x3 images and 1000 classes.\n\n"
         f"{CONFIGS}example:\n  normres show --config=base --config.model.order=pre --svg=pre.svg",
         {
             **CONFIG,
-            "--image=HxWxC": (None, "size of an image (default: the data's, 32x32x3)"),
             "--fields": (False, "print the config's fields and what they mean instead"),
             "--svg=FILE.svg": (None, "draw the network to this file"),
         },

@@ -35,7 +35,7 @@ ARROWS = {
     },
     "report": {"runs", "files", "options"},
     "show": {"norms", "layers", "models", "data", "training", "runs", "report", "options"},
-    "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "report", "show", "configs"},
+    "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "show", "configs", "options"},
     "cli": {"runs", "report", "show", "bench", "data", "files", "options", "signals"},
     "__main__": {"cli", "runs", "signals"},
     # Links to the folders beside the package.

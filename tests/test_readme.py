@@ -3,15 +3,17 @@
 import re
 from pathlib import Path
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
-from normres import cli, norms
+from normres import cli, layers, norms
 from normres.configs import base
 from normres.models import MODELS, ORDERS, SHORTCUTS, VGG
 from normres.models.variants import Order, Shortcut
-from normres.norms import NormSpec, kernels
+from normres.norms import NormSpec, find_spec, kernels
 from normres.runs import fields, results
 from normres.training import optim
 from normres.training.losses import LOSSES
@@ -55,24 +57,35 @@ ROWS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Programs of one device compile in half the time."""
+    monkeypatch.setattr(jax, "devices", lambda *arguments: jax.local_devices()[:1])
+
+
 def trained(workdir, *options):
     assert cli.main(["train", "--config=base:demo", *TINY, *filter(None, options), f"--workdir={workdir}"]) == 0
     return results.read_run(workdir)
 
 
-@pytest.mark.parametrize("rows", [ROWS[:5], ROWS[5:]], ids=["network", "training"])
-def test_one_row_is_enough(rows, tmp_path, monkeypatch):
-    for table, row, _ in rows:
+def test_one_row_is_enough(tmp_path, monkeypatch):
+    for table, row, _ in ROWS:
         monkeypatch.setitem(table, "row", row)
-    run = trained(tmp_path / "run", *(option for *_, option in rows))
+    run = trained(tmp_path / "run", *(option for *_, option in ROWS))
     assert run.record["status"] == "finished"
-    assert sum("=row" in option for *_, option in rows) == list(fields.flatten(run.config).values()).count("row")
-    if METRICS.get("row"):
-        assert run.record["final"]["test_row"] == run.series("test", "row")[1][-1] != 0
+    assert list(fields.flatten(run.config).values()).count("row") == len(ROWS) - 1
+    assert run.record["final"]["test_row"] == run.series("test", "row")[1][-1] != 0
 
 
 def test_a_family_is_a_row_and_its_shared_fields_are_read(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(MODELS, "row", MODELS["vgg"]._replace(module=type("Row", (VGG,), {})))
+    class Row(VGG):
+        @nn.compact
+        def __call__(self, images_NHWC):
+            x = nn.Conv(4, (3, 3), strides=4, name="stage1_conv1")(images_NHWC)
+            norm = layers.Norm(find_spec(self.config.norm, self.config.norm_groups))
+            return nn.Dense(self.config.classes, name="classifier")(norm(x).mean((1, 2)))
+
+    monkeypatch.setitem(MODELS, "row", MODELS["vgg"]._replace(module=Row))
     run = trained(tmp_path / "run", "--config.model.family=row", "--config.model.depth=11", "--config.model.norm=layer")
     assert run.record["status"] == "finished"
     assert "warning" in capsys.readouterr().out

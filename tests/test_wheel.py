@@ -22,12 +22,6 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def normres(installed, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-P", "-m", "normres", *arguments]
-    return subprocess.run(command, cwd=installed.parent, env=environment, capture_output=True, text=True)
-
-
 def test_it_brings_no_other_top_level_package(installed):
     assert {path.name.split("-")[0] for path in installed.iterdir()} == {"normres"}
     assert (installed / "normres/runs/papers.bib").is_file()
@@ -42,9 +36,14 @@ def test_the_templates_of_pages_are_in_it(installed):
 
 
 def test_configs_and_experiments_are_there_by_name(installed, tmp_path):
-    listed = normres(installed, "sweep", "--config=degradation:demo", "--list", f"--workdir={tmp_path}")
-    assert listed.stdout.count("to do") == 4, listed.stderr
-    missing = normres(installed, "report", "--experiment=degradatoin", f"--workdir={tmp_path}")
-    assert "did you mean 'degradation'?" in missing.stderr
-    empty = normres(installed, "report", "--experiment=degradation", f"--workdir={tmp_path}")
-    assert "no runs here" in empty.stderr
+    commands = [["sweep", "--config=degradation:demo", "--list"]]
+    commands += [["report", f"--experiment={name}"] for name in ("degradatoin", "degradation")]
+    # One process for all commands.
+    code = f"from normres import cli\nfor command in {commands}: cli.main([*command, '--workdir={tmp_path}'])"
+    environment = os.environ | {"PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.count("to do") == 4, done.stderr
+    assert "did you mean 'degradation'?" in done.stderr
+    assert "no runs here" in done.stderr

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import normres
-from normres.bench import chart, devices, output, program
+from normres.bench import devices, output, program
 from normres.bench.step import flax_network
 from normres.bench.step.cells import Cell
 from normres.data import Dataset, augment
-from normres.errors import UserError
 from normres.runs import config as configs
 from normres.runs import machine
 from normres.runs.provenance import provenance
@@ -36,14 +35,22 @@ FIELDS = {
     "train.sync_batch_norm": True,
 }
 
-Row = dict[str, Any]
+# What is compiled: its title, and a program of ours with these fields of the config; None: stock Flax's training step.
+CONTENDERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "normres": ("normres", "train", {}),
+    "evaluation": ("normres, evaluation", "evaluate", {}),
+    "flax": ("Flax", None, {}),
+    "flax-data": ("Flax, same data", None, {}),
+    "unrolled": ("normres, unrolled", "train", {"model.unroll": "always"}),
+    "scanned": ("normres, scanned", "train", {"model.unroll": "never"}),
+}
+MODES = ("jit", "pmap")
+
 COLUMNS = (
     *("network", "program", "kernels", "MB moved", "MB by compiler", "estimate (ms)", "temporary (MB)"),
     *("arguments (MB)", "collectives", "compile (s)"),
 )
-MODES = ("jit", "pmap")
 WRITTEN = ("accelerators", {"rows"})  # see output.read
-REFERENCE = "flax-data"  # of the chart
 HEADER = """\
 The device's real compiler compiles the programs; they are not run.  Of one optimizer step (evaluation: of one batch),
 on one device:
@@ -52,6 +59,8 @@ on one device:
   MB by compiler  the compiler's own count, in which a loop turns once
   estimate        the compiler's own, of a TPU's time
   temporary       memory beside arguments and results"""
+
+Row = dict[str, Any]
 
 
 def hollow(image: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> Dataset:
@@ -63,17 +72,6 @@ def hollow(image: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> Data
     labels = [np.zeros(count, np.int32) for count in (TRAINED, TESTED)]
     names = tuple(map(str, range(classes)))
     return Dataset("cifar10", "hollow", images(TRAINED), labels[0], images(TESTED), labels[1], names)
-
-
-# What is compiled: its title, and a program of ours with these fields of the config; None: stock Flax's training step.
-CONTENDERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "normres": ("normres", "train", {}),
-    "evaluation": ("normres, evaluation", "evaluate", {}),
-    "flax": ("Flax", None, {}),
-    "flax-data": ("Flax, same data", None, {}),
-    "unrolled": ("normres, unrolled", "train", {"model.unroll": "always"}),
-    "scanned": ("normres, scanned", "train", {"model.unroll": "never"}),
-}
 
 
 def lower_flax(cell: Cell, ours: Programs, with_data: bool) -> Any:
@@ -115,8 +113,8 @@ def run(
     Rows of other devices stay in the file, as each kind of device has an environment of its own.
     """
     package = Path(normres.__file__).parent
-    subject = [package / part for part in ("norms", "layers", "models", "data", "training")]
-    code = {"code": output.digest(*subject, Path(program.__file__))}
+    parts = ("norms", "layers", "models", "data", "training", "bench")
+    code = {"code": output.digest(*(package / part for part in parts))}
     rows: list[Row] = output.read(json, *WRITTEN)["rows"] if json and json.exists() else []
     print(HEADER, flush=True)
     chips = {name: len(devices.find(name)) for name in names}  # first of all, what cannot be compiled for
@@ -130,7 +128,7 @@ def run(
             rows.append(row | {"jax": jax.__version__, "commit": provenance()["commit"]})
             output.write(json, {"rows": rows})
             print(f"{name_of(row)}, {contender}: {row['compile_seconds']:.0f} s to compile", flush=True)
-    document = {"rows": rows, "provenance": provenance()}
+    document = {"rows": rows}
     print(f"\n{text(document)}")
     return document
 
@@ -152,35 +150,3 @@ def text(document: dict[str, Any], markdown: bool = False) -> str:
         names = (name_of(row), CONTENDERS[row["contender"]][0])
         texts.append((*names, *cost, output.text(row["compile_seconds"])))
     return output.table(COLUMNS, texts, text_columns=2, markdown=markdown)
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """Returns the table for a page, with what it was measured with above it."""
-    rows = document["rows"]
-    commits = sorted({(row["commit"] or "unknown")[:12] for row in rows})
-    sizes = sorted({f"batch {row['batch']}, width {row['width']}, {row['dtype']}" for row in rows})
-    versions = ", ".join(sorted({row["jax"] for row in rows}))
-    return f"{'; '.join(sizes)}; jax {versions}; commit {', '.join(commits)}.\n\n{text(document, markdown=True)}\n"
-
-
-def draw(document: dict[str, Any], file: Path) -> None:
-    """Writes a PNG: bytes and kernels of each network's step, relative to stock Flax's with the same data."""
-    networks: dict[str, dict[str, Row]] = {}
-    for row in document["rows"]:
-        networks.setdefault(name_of(row), {})[row["contender"]] = row
-    networks = {name: rows for name, rows in networks.items() if {"normres", REFERENCE} <= set(rows)}
-    if not networks:
-        raise UserError(f"--chart={file}: no network has both normres and {REFERENCE}")
-
-    def ratios(rows: dict[str, Row], measured: str) -> chart.Row:
-        return {
-            CONTENDERS[name][0]: [rows[name][measured] / rows[REFERENCE][measured]] * 3
-            for name in ("normres", "flax")
-            if name in rows
-        }
-
-    panels = {
-        title: {name: ratios(rows, measured) for name, rows in networks.items()}
-        for title, measured in (("bytes moved", "bytes"), ("kernels", "kernels"))
-    }
-    chart.draw(panels, CONTENDERS[REFERENCE][0], file)

@@ -1,8 +1,10 @@
 """`normres bench norms`: the time of forward and backward of each norm, beside Flax's module, in one process."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,9 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from normres.bench import contenders, output
+from normres import norms
+from normres.bench import output
+from normres.bench.step.flax_network import MODULES, norm_of
 from normres.errors import UserError
 
+NORMS = tuple(MODULES)  # that Flax has
+EPSILON = 1e-5
+GROUPS = 4  # or what divides the channels
 SAMPLE_SECONDS = 0.03  # one sample calls often enough to last this long
 
 # What contenders may differ by, relative to the largest number of an output.  In float32 Flax loses some of the
@@ -29,16 +36,32 @@ normres and flax.linen ({flax.__version__}) in this process, under the same sett
   ratio  normres / Flax, pair by pair: median (lower–upper quartile); below 1 normres is faster
 JAX {jax.__version__} on {{device}}; XLA_FLAGS={{flags}}"""
 
+Calls = dict[str, Callable[[], Any]]
 
-def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callable[[], Any]]:
+
+def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> Calls:
     """Returns a call of the compiled training step on the same arrays for "normres" and "flax", see check_same."""
     random = np.random.default_rng(0)
     x, dy = (jnp.asarray(0.5 + random.standard_normal(shape), dtype) for _ in range(2))
-    spec = contenders.spec(norm, shape)
+    groups = math.gcd(GROUPS, shape[-1])
+    spec = replace(norms.TABLE[norm].split(groups, 1), epsilon=EPSILON)
     # Not ones and zeros, under which a forgotten scale or bias would not show.
     params = {name: jnp.asarray(1 + random.random(shape[-1]), jnp.float32) for name in spec.affine}
-    steps = contenders.steps(norm, spec, dtype)
-    calls: dict[str, Callable[[], Any]] = {name.lower(): partial(step, params, x, dy) for name, step in steps.items()}
+    layer = norm_of({"norm": norm, "groups": groups, "dtype": dtype, "epsilon": EPSILON, "kept": 0.9})()
+    variables = layer.init(jax.random.key(0), x)
+
+    def in_normres(params: Any, x: jax.Array) -> jax.Array:
+        return norms.normalization(x, spec, params)[0]
+
+    def in_flax(params: Any, x: jax.Array) -> jax.Array:
+        return layer.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
+
+    def step(apply: Callable[..., jax.Array], params: Any, x: jax.Array, dy: jax.Array) -> Any:
+        y, backward = jax.vjp(apply, params, x)
+        return y, backward(dy)
+
+    libraries = {"normres": in_normres, "flax": in_flax}
+    calls: Calls = {name: partial(jax.jit(partial(step, apply)), params, x, dy) for name, apply in libraries.items()}
     check_same(f"{norm} on {shape}", *(call() for call in calls.values()))
     return calls
 

@@ -4,14 +4,11 @@ It imports no more than jax, flax, optax, orbax, rich, matplotlib, pillow and ml
 """
 
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +19,7 @@ from normres.bench import output
 from normres.bench.step import cells, measure, show, workers
 from normres.configs import base
 from normres.data import augment
+from normres.errors import UserError
 from normres.runs import config as configs
 from normres.runs import machine
 from normres.runs.durable import write_json
@@ -29,8 +27,7 @@ from normres.runs.local import load_data
 from normres.runs.provenance import provenance
 from normres.training.programs import Programs
 
-TORCH = ("torch", "torch-default", "torch-reduce-overhead", "torch-max-autotune")
-SECTIONS = ("checks", "steps", "together", "recipe")
+CONTENDERS = ("flax", "scanned", "torch", "torch-default", "torch-reduce-overhead", "torch-max-autotune")
 WRITTEN = ("device", {"device", "checks", "steps"})  # see output.read
 TOGETHER = (1, 2, 4)  # runs side by side on one device
 
@@ -64,34 +61,32 @@ def checks() -> Section:
     return {"crops_equal": bool(np.array_equal(*crops)), "errors_of_norms": errors}
 
 
-def steps(depths: Sequence[int], sizes: tuple[int, int], repeats: int, torch: str | None, until: float) -> Section:
-    """Times a training step beside Flax, PyTorch in all its modes, and the scanned form; see measure.measure_all."""
-    selected = [cells.Cell(depth, "bfloat16", "batch", *sizes) for depth in depths]
-    contenders, version = workers.contenders(("flax", "scanned", *TORCH), torch)
-    conditions = measure.conditions(selected, contenders, version, repeats)
-    return measure.measure_all(selected, contenders, conditions, until=until)
+def steps(depths: Sequence[int], sizes: dict[str, int], repeats: int, torch: str | None, until: float) -> Section:
+    """Times a training step beside Flax, PyTorch in all its modes, and the scanned form; see measure.measure_all.
+
+    When the time `until` is over, no other network than the first is begun.
+    """
+    contenders, version = workers.contenders(CONTENDERS, torch)
+    conditions = measure.conditions(sizes, contenders, version, repeats)
+    selected = (
+        cells.Cell(depth, "bfloat16", "batch", **sizes)
+        for depth in depths
+        if depth == depths[0] or time.monotonic() < until
+    )
+    return measure.measure_all(selected, contenders, conditions)
 
 
 def together(cell: cells.Cell, count: int) -> Section:
     """Returns the images per second of 1, 2, 4 processes that train at once on this device, `count` steps each."""
-    rates = {}
+    contender, rates = workers.contenders(())[0]["normres"], {}
     for number in TOGETHER:
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            source = folder / "before.npz"
-            np.savez(source, allow_pickle=False, **cells.arrays(cell))
-            contender = workers.contenders(())[0]["normres"]
-            running = []
-            for place in range(number):
-                (folder / str(place)).mkdir()
-                worker = stack.enter_context(workers.Worker(contender, folder / str(place)))
-                destination = str(folder / f"after{place}.npz")
-                worker.ask("prepare", spec=cell.spec(), source=str(source), destination=destination)
-                running.append(worker)
-            pool = stack.enter_context(ThreadPoolExecutor(number))
-            began = time.perf_counter()
-            list(pool.map(lambda worker: worker.ask("sample", steps=count), running))  # raises what a worker raises
-            rates[str(number)] = number * (count + 1) * cell.batch / (time.perf_counter() - began)
+        with measure.prepared(cell, dict.fromkeys(map(str, range(number)), contender)) as (running, _, left_out):
+            if left_out:
+                raise UserError(f"{number} processes at once: {next(iter(left_out.values()))}")
+            with ThreadPoolExecutor(number) as pool:
+                began = time.perf_counter()
+                list(pool.map(lambda worker: worker.ask("sample", steps=count), running.values()))
+                rates[str(number)] = number * (count + 1) * cell.batch / (time.perf_counter() - began)
     return {"depth": cell.depth, "images_per_second": rates}
 
 
@@ -105,30 +100,27 @@ def recipe(path: str, until: float, fields: dict[str, Any]) -> Section:
     state, step = programs.initial_state(), 0
     programs.compile()
     began = time.perf_counter()
-    metrics: dict[str, Any] = {}
     while step < config.train.steps and time.monotonic() < until:
         # Many steps between looks at the clock, so that the device is never waited for.
         end = min(step + 100 * programs.steps_per_program, config.train.steps)
         while step < end:
             count = min(programs.steps_per_program, end - step)
-            state, metrics = programs.train(state, step, count)
+            state, _ = programs.train(state, step, count)
             step += count
         jax.block_until_ready(state)
     seconds = time.perf_counter() - began
-    tested = programs.evaluate(state, "test") or {}
-    last = {name: float(values[count - 1]) for name, values in metrics.items()}
     return {
         **{"step": step, "steps": config.train.steps, "seconds": seconds, "seconds_a_step": seconds / max(step, 1)},
-        **{"last_training_step": last, "test": tested, "data": path or "embedded", "seed": config.seed},
+        **{"test": programs.evaluate(state, "test"), "data": path or "embedded", "seed": config.seed},
     }
 
 
 def run(options: Any) -> dict[str, Any]:
     """Runs all sections, and writes the JSON after each; one that fails says why and stops no other."""
     until = time.monotonic() + 60 * options.minutes
-    sizes, depths = (options.batch, options.width), options.depths
+    sizes, depths = {"batch": options.batch, "width": options.width}, options.depths
     fields = {"train.batch_size": options.batch, "train.eval_batch_size": options.batch, "model.width": options.width}
-    first = cells.Cell(depths[0], "bfloat16", "batch", *sizes)
+    first = cells.Cell(depths[0], "bfloat16", "batch", **sizes)
     document: dict[str, Any] = {"device": output.device_name(), "provenance": provenance()}
     sections: dict[str, Callable[[], Section]] = {
         "checks": checks,
@@ -148,29 +140,33 @@ def run(options: Any) -> dict[str, Any]:
     return document
 
 
+def _checks_text(section: Section) -> str:
+    worst, error = max(section["errors_of_norms"].items(), key=lambda pair: pair[1])
+    equal = "equal" if section["crops_equal"] else "do not equal"
+    return f"Crops {equal} the CPU's bit for bit; norms differ by at most {error:.1e} ({worst})."
+
+
+def _together_text(section: Section) -> str:
+    lines = [(number, f"{rate:,.0f}") for number, rate in section["images_per_second"].items()]
+    return output.table(("processes at once", "images a second, in all"), lines, markdown=True)
+
+
+def _recipe_text(section: Section) -> str:
+    return (
+        f"ResNet-20, the whole recipe: {section['step']:,} of {section['steps']:,} steps in "
+        f"{section['seconds']:.0f} s, {1e3 * section['seconds_a_step']:.2f} ms each; "
+        f"test error {section['test']['error']:.2%} ({section['data']})."
+    )
+
+
+TEXTS = {"checks": _checks_text, "steps": show.markdown, "together": _together_text, "recipe": _recipe_text}
+
+
 def text(document: dict[str, Any]) -> str:
-    """Returns the sections that are there, for the terminal and for a page."""
-
-    def said_of(name: str, section: Section) -> str:
-        if "error" in section:
-            return f"{name} failed: {section['error']}"
-        if name == "checks":
-            worst, error = max(section["errors_of_norms"].items(), key=lambda pair: pair[1])
-            equal = "equal" if section["crops_equal"] else "do not equal"
-            return f"Crops {equal} the CPU's bit for bit; norms differ by at most {error:.1e} ({worst})."
-        if name == "steps":
-            return show.markdown(section)
-        if name == "together":
-            lines = [(number, f"{rate:,.0f}") for number, rate in section["images_per_second"].items()]
-            return output.table(("processes at once", "images a second, in all"), lines, markdown=True)
-        return (
-            f"ResNet-20, the whole recipe: {section['step']:,} of {section['steps']:,} steps in "
-            f"{section['seconds']:.0f} s, {1e3 * section['seconds_a_step']:.2f} ms each; "
-            f"test error {section['test']['error']:.2%} ({section['data']})."
-        )
-
-    names = (name for name in SECTIONS if name in document)
-    return "\n\n".join([f"On {document['device']}.", *(said_of(name, document[name]) for name in names)]) + "\n"
-
-
-markdown = text
+    """Returns the sections that are there, in Markdown."""
+    texts = [f"On {document['device']}."]
+    for name, words in TEXTS.items():
+        if name in document:
+            error = document[name].get("error")
+            texts.append(f"{name} failed: {error}" if error else words(document[name]))
+    return "\n\n".join(texts) + "\n"

@@ -1,7 +1,6 @@
 """How the benchmarks print and write what they measured: tables, quartiles, JSON, and the machine's name."""
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from normres.runs.durable import read_json, write_json
 from normres.runs.provenance import provenance
 
 NOTHING = "–"
+Quartiles = Sequence[float]  # lower, median, upper
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1, markdown: bool = False) -> str:
@@ -34,13 +34,6 @@ def text(value: float | None, form: str = ",.0f", unit: float = 1) -> str:
     return NOTHING if value is None else f"{value / unit:{form}}"
 
 
-def number(value: float) -> str:
-    """Returns two significant digits: 0.45, 3.1, 12, 340, 5.2e+05."""
-    if value >= 1e4:
-        return f"{value:.1e}"
-    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
-
-
 def in_turns[Sample](samplers: Mapping[str, Callable[[], Sample]], repeats: int) -> dict[str, list[Sample]]:
     """Returns `repeats` samples of each, taken from the first to the last and then from the last to the first."""
     samples: dict[str, list[Sample]] = {name: [] for name in samplers}
@@ -50,25 +43,15 @@ def in_turns[Sample](samplers: Mapping[str, Callable[[], Sample]], repeats: int)
     return samples
 
 
-def quartiles(times: Sequence[float], others: Sequence[float] | float = 1.0) -> list[float]:
-    """Returns lower quartile, median, upper quartile: of times, or of their ratios to `others`, pair by pair."""
-    lower, middle, upper = np.percentile(np.divide(times, others), (25, 50, 75))
-    return [float(lower), float(middle), float(upper)]
+def quartiles(times: Sequence[float], others: Sequence[float] | float = 1.0) -> Quartiles:
+    """Returns the quartiles of times, or of their ratios to `others`, pair by pair."""
+    return [float(value) for value in np.percentile(np.divide(times, others), (25, 50, 75))]
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Quartiles, digits: int) -> str:
     """Returns quartiles as "median (lower–upper)"."""
     lower, middle, upper = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} ({lower}–{upper})"
-
-
-def put_between_markers(page: Path, name: str, content: str) -> None:
-    """Puts content between the lines <!-- begin NAME --> and <!-- end NAME --> of a page, which must be there once."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    text, pattern = page.read_text(), re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.S)
-    if len(pattern.findall(text)) != 1:
-        raise UserError(f"--markdown={page}: it needs the lines {begin} and {end}, once each")
-    page.write_text(pattern.sub(lambda _: f"{begin}\n{content}{end}", text))
 
 
 def write(file: Path | None, content: dict[str, Any]) -> None:
@@ -85,13 +68,12 @@ def read(file: Path, benchmark: str, keys: set[str]) -> dict[str, Any]:
     return document
 
 
-def digest(*paths: Path) -> str:
-    """Returns a digest of the Python and C++ code in files and below folders."""
+def digest(*folders: Path) -> str:
+    """Returns a digest of the Python and C++ code below folders."""
     whole = hashlib.sha256()
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.suffix in (".py", ".cc", ".h"):
-                whole.update(file.read_bytes())
+    for file in sorted(file for folder in folders for file in folder.rglob("*")):
+        if file.suffix in (".py", ".cc", ".h"):
+            whole.update(file.read_bytes())
     return whole.hexdigest()[:16]
 
 

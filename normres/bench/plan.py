@@ -1,6 +1,7 @@
 """`normres plan`: whether a run fits a device that need not be there, what a step costs, and what would change it."""
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from ml_collections import ConfigDict
 
 from normres.bench import devices, output, program
 from normres.bench.accelerators import hollow
-from normres.bench.step.own import seconds_of_steps
 from normres.data import Dataset
 from normres.data.lazy import LazyImages, device_memory
 from normres.errors import UserError
@@ -75,61 +75,45 @@ def measured(run: Programs, memory: float) -> dict[str, Any]:
     return program.cost(compiled) | {"in_all": in_all, "fit": "yes" if in_all < memory else "no"}
 
 
-def parts(run: Programs) -> list[tuple[str, str]]:
-    """Returns what lies on each device before a step, in MB."""
-    state = run.state_shapes()
-    trees = {"parameters": state.params, "running statistics": state.batch_stats, "optimizer": state.opt_state}
-    trees |= {"data set": run.arrays("train")}
-    sizes = {
-        name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for name, tree in trees.items()
-    }
-    return [(name, output.text(size, ",.1f", 1e6)) for name, size in sizes.items()]
-
-
-def seconds_of_a_step(config: ConfigDict, of: list[Any]) -> float:
+def seconds_of_a_step(run: Programs) -> float:
     """Returns the median of some training steps on the devices at hand; every image is black."""
-    return float(np.median(seconds_of_steps(programs(config, of), TIMED)))
+    state, times = run.initial_state(), []
+    for number in range(TIMED):
+        began = time.perf_counter()
+        state = jax.block_until_ready(run.train(state, number)[0])
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[1:]))
 
 
-def find(device: str) -> tuple[list[Any], float]:
-    """Returns the devices of that name and the bytes of memory that each has; what does not exist is a UserError."""
+def find(device: str) -> tuple[list[Any], float, str]:
+    """Returns the devices of that name, the bytes of memory that each has, and both in words."""
     of = devices.find(device)
     memory = device_memory() if device == devices.LOCAL else MEMORY.get(device.partition(":")[0])
     if memory is None:
         raise UserError(f"--device={device}: its memory is not known here; known: {', '.join(MEMORY)}")
-    return of, memory
+    return of, memory, f"on {len(of)} x {device} of {memory / 1e9:.0f} GB\n"
 
 
 def run_sweep(arms: Sequence[Arm], device: str) -> None:
     """Prints what each arm of a sweep costs on a device, and all together; arms of one shape are compiled once."""
-    of, memory = find(device)
+    of, memory, where = find(device)
     shapes: dict[Any, list[Arm]] = {}
     for arm in arms:
         shapes.setdefault(shape_of(arm.config), []).append(arm)
-    print(f"{len(arms)} arms of {len(shapes)} shapes, on {len(of)} x {device} of {memory / 1e9:.0f} GB\n")
-    rows, hours, costs = [], 0.0, []
-    for of_shape in shapes.values():
-        config, label = of_shape[0].config, of_shape[0].label
-        built = programs(config, of)
+    print(f"{len(arms)} arms of {len(shapes)} shapes, {where}")
+    rows, hours, largest = [], 0.0, 0.0
+    for first, *others in shapes.values():
+        built = programs(first.config, of)
         cost = measured(built, memory)
-        milliseconds = 1e3 * seconds_of_a_step(config, of) if device == devices.LOCAL else cost["estimate_ms"]
-        total = milliseconds and milliseconds / 3.6e6 * config.train.steps * len(of_shape)
+        milliseconds = 1e3 * seconds_of_a_step(built) if device == devices.LOCAL else cost["estimate_ms"]
+        total = milliseconds and milliseconds / 3.6e6 * first.config.train.steps * (1 + len(others))
         parameters = sum(leaf.size for leaf in jax.tree.leaves(built.state_shapes().params))
-        sizes = (f"{len(of_shape)}", f"{parameters:,}", output.text(cost["in_all"], unit=1e6), cost["fit"])
-        rows.append((label, *sizes, output.text(milliseconds, ".1f"), output.text(total, ".2f")))
+        sizes = (f"{1 + len(others)}", f"{parameters:,}", output.text(cost["in_all"], unit=1e6), cost["fit"])
+        rows.append((first.label, *sizes, output.text(milliseconds, ".1f"), output.text(total, ".2f")))
         hours += total or 0.0
-        costs.append(cost)
-    largest = max(cost["in_all"] or math.inf for cost in costs)
-    fit = "no" if any(cost["fit"] == "no" for cost in costs) else "yes"
-    together = (
-        "together",
-        str(len(arms)),
-        "",
-        output.text(largest, unit=1e6),
-        fit,
-        "",
-        f"{hours:.2f}" if hours else "",
-    )
+        largest = max(largest, cost["in_all"] or math.inf)
+    fit = "no" if any(row[4] == "no" for row in rows) else "yes"
+    together = ("together", f"{len(arms)}", "", output.text(largest, unit=1e6), fit, "", f"{hours:.2f}")
     print(output.table(("first arm", "arms", "parameters", "MB", "fits", "ms a step", "hours"), [*rows, together]))
     how = f"the median of {TIMED - 1} steps here" if device == devices.LOCAL else "the compiler's estimate"
     print(f"\nms a step: {how}; hours: of all these arms, one after the other, without compiling and evaluating")
@@ -138,11 +122,18 @@ def run_sweep(arms: Sequence[Arm], device: str) -> None:
 def run(path: str, overrides: dict[str, Any], device: str) -> None:
     """Prints what a run with a config costs on a device, and with each of CHANGES that its network has."""
     config = configs.load(path, overrides)
-    of, memory = find(device)
+    of, memory, where = find(device)
     network = build_network(config, 10, "bfloat16")
-    where = f"on {len(of)} x {device} of {memory / 1e9:.0f} GB"
-    print(f"{type(network).__name__}, batch {config.train.batch_size}, {where}\n")
-    print(output.table(("on each device", "MB"), parts(programs(config, of))))
+    print(f"{type(network).__name__}, batch {config.train.batch_size}, {where}")
+    built = programs(config, of)
+    state = built.state_shapes()
+    trees = {"parameters": state.params, "running statistics": state.batch_stats, "optimizer": state.opt_state}
+    trees |= {"data set": built.arrays("train")}
+    parts = []
+    for name, tree in trees.items():
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        parts.append((name, output.text(size, ",.1f", 1e6)))
+    print(output.table(("on each device", "MB"), parts))
     rows, refusals = [], []
     for change in CHANGES:
         if "remat" in change and not hasattr(getattr(network, "config", None), "remat"):
@@ -158,4 +149,4 @@ def run(path: str, overrides: dict[str, Any], device: str) -> None:
     print(f"\n{output.table(HEADER, rows)}")
     print("\n".join(refusals), end="")
     if device == devices.LOCAL:
-        print(f"\na step takes {1e3 * seconds_of_a_step(config, of):.1f} ms here, the median of {TIMED - 1}")
+        print(f"\na step takes {1e3 * seconds_of_a_step(built):.1f} ms here, the median of {TIMED - 1}")

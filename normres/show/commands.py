@@ -1,6 +1,5 @@
 """`normres show` itself: reads the config, counts, prints the table and writes the picture."""
 
-import re
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -35,21 +34,14 @@ def network(config: Any) -> tuple[nn.Module, tuple[int, int, int]]:
     return module, shape
 
 
-def run(path: str, overrides: dict[str, Any], image: str | None, svg: Path | None) -> None:
+def run(path: str, overrides: dict[str, Any], svg: Path | None) -> None:
     """Prints the network of a config, and draws it if `svg` says where to."""
     module, shape = network(configs.load(path, overrides))
-    if image is not None:
-        sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", image)
-        if sizes is None:
-            raise UserError(f"--image={image}: write HxWxC, such as 224x224x3")
-        shape = (int(sizes[1]), int(sizes[2]), int(sizes[3]))
-    if svg is not None and (svg.suffix != ".svg" or svg.is_dir()):
+    if svg and svg.suffix != ".svg":
         raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
-    if svg is not None and not svg.parent.is_dir():
-        raise UserError(f"--svg={svg}: there is no directory {svg.parent}")
     counts = count(module, shape)
     print(table.text(counts))
-    if svg is not None:
+    if svg:
         # matplotlib is slow to import.
         from normres.show import picture
 

@@ -24,9 +24,6 @@ class Part:
     # Of convolutions and dense layers, forward, for one image.  Norms, ReLUs, additions and pooling are left out, as
     # the papers do, and so is the arithmetic on kernels, which is done once per batch.
     multiply_adds: int = 0
-    # Arrays made in this part that the backward pass needs, for one image.  It is what automatic differentiation keeps,
-    # to which a compiler may add its workspace, and of which it may compute some anew.
-    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Counts:
     @property
     def total(self) -> Part:
         """The sum of the parts."""
-        costs = ("blocks", "parameters", "multiply_adds", "kept_bytes")
+        costs = ("blocks", "parameters", "multiply_adds")
         return Part("sum", **{cost: sum(getattr(part, cost) for part in self.parts) for cost in costs})
 
 
@@ -72,8 +69,6 @@ def count(network: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Count
         module = tuple(entry.key for entry in path[:-1])
         first = next((i for i, op in enumerate(ops) if op.call.path[: len(module)] == module), 0)
         parts[names[first]].parameters += leaf.size
-    for number, size in record.kept:
-        parts[names[max(number, 0)]].kept_bytes += size
     for key, numbers in members.items():
         parts[names[numbers[0]]].blocks += blocks[key].times
     frequencies: Counter[str] = Counter()

@@ -71,16 +71,12 @@ def norm_name(module: Any, activation: str) -> str:
 def reductions(module: Any) -> tuple[tuple[str, ...], ...]:
     """Returns for each mean that a norm takes the axes that it goes over: (("N", "H", "W"),), (("H", "W", "C/8"),).
 
-    "C/8": over each of 8 groups of channels.  "N/4": over each of 4 parts of the batch.  Of another library's norm,
-    (N, H, W, C) is its input, and () is returned if its axes are not known.
+    "C/8": over each of 8 groups of channels.  "N/4": over each of 4 parts of the batch.  Of another library's norm
+    they are not known, which is ().
     """
-    kinds = {"BatchNorm": "NHW", "InstanceNorm": "HW", "GroupNorm": "HWC"}
-    words, groups, parts = kinds.get(type(module).__name__, ""), getattr(module, "num_groups", None) or 1, 1
-    axes = getattr(module, "reduction_axes", None)
-    if isinstance(module, layers.Norm):
-        words, groups, parts = " ".join(module.spec.reductions), module.spec.groups, module.spec.sub_batches
-    elif axes is not None:
-        words = "".join("NHWC"[axis] for axis in ((axes,) if isinstance(axes, int) else axes))
+    if not isinstance(module, layers.Norm):
+        return ()
+    groups, parts = module.spec.groups, module.spec.sub_batches
     split = {"N": f"N/{parts}" if parts > 1 else "N", "C": f"C/{groups}" if groups > 1 else "C"}
-    words = words.replace("S", "HW")
-    return tuple(tuple(split.get(axis, axis) for axis in "NHWC" if axis in word) for word in words.split())
+    words = [over.replace("S", "HW") for over in module.spec.reductions]
+    return tuple(tuple(split.get(axis, axis) for axis in "NHWC" if axis in word) for word in words if word)

@@ -1,24 +1,23 @@
-"""The network as a picture: its parts in a column, its blocks as in He et al. 2016 figure 4, and the norm's axes."""
+"""The network as a picture: its parts in a column, and its blocks as in He et al. 2016, figure 4."""
 
 import io
 import textwrap
 from collections.abc import Sequence
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from normres.report.paper import FONT, STYLE, VARIANTS
-from normres.show import scope, table
+from normres.show import table
 from normres.show.blocks import Block, line
 from normres.show.count import Counts
 from normres.show.watch import Op
 
 VERMILION, BLUE, GREEN, PINK, BLACK, ORANGE, SKY = (colour for colour, _, _ in VARIANTS)
-GREY, GROUND, COLOURED = "#777777", "#f3f3f3", "#e89b66"
+GREY, GROUND = "#777777", "#f3f3f3"
 COLOURS = {"conv": BLUE, "dense": BLUE, "norm": VERMILION, "activation": GREEN, "pool": SKY, "average": SKY}
 COLOURS |= {"gate": PINK, "scale": ORANGE, "dropout": ORANGE}
 
@@ -27,7 +26,6 @@ LOOK = {**STYLE, "font.size": 8.5, "svg.hashsalt": "normres"}
 MARGIN, GAP, LINE, LETTER = 10.0, 14.0, 11.0, 4.9
 WIDTH = 120.0  # of a box
 KINDS = 2  # of blocks are drawn, the most frequent
-SCALE = 0.6  # of the cube
 
 
 def svg(counts: Counts) -> str:
@@ -57,10 +55,9 @@ def draw(counts: Counts) -> Figure:
         end = _block(axes, block, left + MARGIN + WIDTH / 2, top)
         axes.add_patch(Rectangle((left, top), right - left, end - top, color=GROUND, zorder=0))
         left, bottom = right + MARGIN, max(bottom, end)
-    bottom = _cubes(axes, counts, bottom + 2 * MARGIN)
-    width = max(left, 300)
-    figure.set_size_inches(width / 72, bottom / 72)
-    axes.set(xlim=(0, width), ylim=(bottom, 0))
+    width, height = max(left, 300), bottom + MARGIN
+    figure.set_size_inches(width / 72, height / 72)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 
@@ -121,30 +118,3 @@ def _box(axes: Axes, x: float, y: float, lines: Sequence[str], colour: str, shad
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": BLACK, "shrinkA": 0, "shrinkB": 0})
-
-
-def _cubes(axes: Axes, counts: Counts, y: float) -> float:
-    """Draws a cube for each mean of the network's first norm that takes one, in a row, and returns where it ends."""
-    norm = next((norm for norm in table.norms(counts) if norm.call.reductions), None)
-    if norm is None:
-        return y
-    axes.text(MARGIN, y, f"{norm.text}: each mean is over what is coloured", va="center")
-    for index, (over, name) in enumerate(zip(norm.call.reductions, table.averaged_over(norm), strict=True)):
-        _cube(axes, over, 4 * MARGIN + index * 120, y + LINE, name)
-    return y + 9 * LINE
-
-
-def _cube(axes: Axes, over: Sequence[str], x: float, y: float, name: str) -> None:
-    """Draws an array, in which what shares a mean over the axes `over` is coloured (Wu, He 2018, figure 2)."""
-    letters, parts = "".join(axis[0] for axis in over), "".join(over)
-    groups, sub_batches = scope.GROUPS if "C/" in parts else 1, scope.SUB_BATCHES if "N/" in parts else 1
-    for inside, corners in scope.faces(scope.averaged_with_corner(letters, groups, sub_batches)):
-        face = SCALE * np.array(corners) + (x, y)
-        axes.fill(*face.T, facecolor=COLOURED if inside else "white", edgecolor=GREY, linewidth=0.6)
-    (width, height), side = SCALE * np.array(scope.CUBE), SCALE * scope.SIDE
-    bottom, channels = y + height, scope.CHANNELS * side
-    vertical = "H, W" if ("H" in over) == ("W" in over) else "H" if "H" in over else "W"
-    axes.text(x - 4, bottom - scope.PIXELS * side / 2, vertical, ha="right", va="center")
-    axes.text(x + channels / 2, bottom + 8, "C", ha="center", va="center")
-    axes.text(x + width, bottom - 2, "N", va="center")
-    axes.text(x + channels / 2, bottom + 22, name, ha="center", va="center", weight="bold")

@@ -3,7 +3,7 @@
 It is the figure of Wu and He 2018 (arXiv 1803.08494, figure 2), drawn from the specs of the table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import product
 
 from normres.norms.spec import NormSpec
@@ -45,25 +45,22 @@ def cubes(spec: NormSpec) -> dict[str, set[Cell]]:
     return made or {"": set()}
 
 
-def faces(cells: set[Cell]) -> Iterator[tuple[bool, list[tuple[float, float]]]]:
-    """Yields of each visible square whether it is of these cells, and its corners: front, top and right of the cube."""
-    dx, dy = SLANT
-
-    def point(n: float, s: float, c: float) -> tuple[float, float]:
-        return c * SIDE + n * dx, s * SIDE + (EXAMPLES - n) * dy
-
-    def square(cell: Cell, steps: tuple[Cell, ...]) -> tuple[bool, list[tuple[float, float]]]:
-        corners = [point(*(at + step for at, step in zip(cell, move, strict=True))) for move in steps]
-        return (cell in cells, corners)
-
-    for s in range(PIXELS):
-        for c in range(CHANNELS):
-            yield square((0, s, c), ((0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)))
+def faces(cells: set[Cell], x: float, y: float) -> tuple[str, str]:
+    """Returns the front, the top and the right of a cube at (x, y): SVG paths of all but these cells, and of these."""
+    squares = [
+        ((0, s, c), ((0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0))) for s in range(PIXELS) for c in range(CHANNELS)
+    ]
     for n in range(EXAMPLES):
-        for c in range(CHANNELS):
-            yield square((n, 0, c), ((0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)))
-        for s in range(PIXELS):
-            yield square((n, s, CHANNELS - 1), ((0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)))
+        squares += [((n, 0, c), ((0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0))) for c in range(CHANNELS)]
+        squares += [((n, s, CHANNELS - 1), ((0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1))) for s in range(PIXELS)]
+    paths = ["", ""]
+    for cell, corners in squares:
+        points = []
+        for step in corners:
+            n, s, c = (at + move for at, move in zip(cell, step, strict=True))
+            points.append(f"{x + c * SIDE + n * SLANT[0]:g} {y + s * SIDE + (EXAMPLES - n) * SLANT[1]:g}")
+        paths[cell in cells] += f"M{'L'.join(points)}Z"
+    return paths[0], paths[1]
 
 
 CUBE = (CHANNELS * SIDE + EXAMPLES * SLANT[0], PIXELS * SIDE + EXAMPLES * SLANT[1])
@@ -81,14 +78,7 @@ def svg(specs: Mapping[str, NormSpec], columns: int = 6) -> str:
         y = TITLE + number // columns * (CUBE[1] + TITLE + 12)
         label = f"{name} ({words})" if words else name
         parts.append(f'<text x="{x + CUBE[0] / 2:g}" y="{y - 6:g}" text-anchor="middle">{label}</text>')
-        # One path for each colour keeps the file small.
-        squares = list(faces(cells))
-        for inside, colour in ((False, "none"), (True, BLUE)):
-            path = "".join(
-                "M" + "L".join(f"{x + px:g} {y + py:g}" for px, py in corners) + "Z"
-                for own, corners in squares
-                if own == inside
-            )
+        for path, colour in zip(faces(cells, x, y), ("none", BLUE), strict=True):
             parts.append(f'<path d="{path}" fill="{colour}" stroke="{LINE}" stroke-width=".7"/>' if path else "")
     if len(specs) > 1:
         parts.append(f'<text x="{GAP}" y="{height - 8:g}">{LEGEND}</text>')

@@ -1,6 +1,6 @@
 """The network as text: one line per part with what it costs, then the order of its operations."""
 
-from collections.abc import Iterable
+import textwrap
 
 from tabulate import tabulate
 
@@ -10,34 +10,29 @@ from normres.show.count import Counts, Part
 from normres.show.watch import Op
 
 WIDTH = 100  # characters in a line
-EXPLAINED = {
-    "multiply-adds": "of convolutions and dense layers, forward",
-    "kept": "activations that the backward pass needs, before the compiler saves any",
-    "each mean over": "what shares its statistics; N: the batch, C: the normalized channels",
-}
+HEADER = ("part", "blocks", "output", "parameters", "multiply-adds", "each mean over")
+EXPLAINED = """\
+multiply-adds   of convolutions and dense layers, forward
+each mean over  what shares its statistics; N: the batch, C: the normalized channels"""
 
 
 def text(counts: Counts) -> str:
     """Returns the table of the parts and what explains it, in lines."""
-    header = ("part", "blocks", "output", "parameters", "multiply-adds", "kept", "each mean over")
     rows = [_row(part) for part in (*counts.parts, counts.total)]
-    sides = ["left"] + ["right"] * (len(header) - 1)
-    costs = tabulate(rows, header, tablefmt="simple", colalign=sides, disable_numparse=True)
-    explained = {name: meaning for name, meaning in EXPLAINED.items() if name != "each mean over" or norms(counts)}
-    return "\n\n".join([headline(counts), costs, _list(explained.items()), _list(order(counts))])
+    sides = ["left"] + ["right"] * (len(HEADER) - 1)
+    costs = tabulate(rows, HEADER, tablefmt="simple", colalign=sides, disable_numparse=True)
+    described = order(counts)
+    first = max(len(name) for name, _ in described) + 2
+    lines = [textwrap.fill(name.ljust(first) + what, WIDTH, subsequent_indent=first * " ") for name, what in described]
+    return "\n\n".join([headline(counts), costs, EXPLAINED, "\n".join(lines)])
 
 
 def headline(counts: Counts) -> str:
     """Returns what the network is, in a few words."""
     kind = "residual" if any(block.joint == "+" for block in counts.blocks) else "plain"
-    names = ", ".join(dict.fromkeys(norm.text for norm in norms(counts))) or "no norm"
+    names = ", ".join(dict.fromkeys(part.norm.text for part in counts.parts if part.norm)) or "no norm"
     layers = f"{counts.layers} convolutions and dense layers in sequence"
     return f"{kind} network, {layers}, {names}; one image of {'×'.join(map(str, counts.image))}"
-
-
-def norms(counts: Counts) -> list[Op]:
-    """Returns the last norm of each part that has one."""
-    return [part.norm for part in counts.parts if part.norm is not None]
 
 
 def order(counts: Counts) -> list[tuple[str, str]]:
@@ -58,10 +53,10 @@ def sized(op: Op) -> str:
     return f"{op.text}, {op.shape[-1]}" if op.kind in ("conv", "dense") else op.text
 
 
-def averaged_over(norm: Op, height: int | str = "H", width: int | str = "W") -> list[str]:
-    """Returns the axes of each mean that a norm takes, with sizes for H and W: "N×32×32", "32×32×C/8"."""
-    sizes = {"H": height, "W": width}
-    return ["×".join(str(sizes.get(axis, axis)) for axis in axes) for axes in norm.call.reductions]
+def averaged_over(norm: Op) -> list[str]:
+    """Returns the axes of each mean that a norm takes, with its sizes for H and W: "N×32×32", "32×32×C/8"."""
+    sizes = dict(zip("HW", map(str, norm.shape), strict=False))
+    return ["×".join(sizes.get(axis, axis) for axis in axes) for axes in norm.call.reductions]
 
 
 def scaled(number: int) -> str:
@@ -75,14 +70,8 @@ def scaled(number: int) -> str:
 
 def _row(part: Part) -> tuple[str, ...]:
     blocks, output = str(part.blocks or NOTHING), "×".join(map(str, part.output))
-    cost = (f"{part.parameters:,}", scaled(part.multiply_adds), f"{scaled(part.kept_bytes)}B")
-    spatial = part.norm.shape[:2] if part.norm and len(part.norm.shape) == 3 else ("H", "W")
-    axes = averaged_over(part.norm, *spatial) if part.norm else []
-    return (part.name, blocks, output, *cost, " & ".join(axes) or NOTHING)
-
-
-def _list(described: Iterable[tuple[str, str]]) -> str:
-    """Returns each name and its meaning, the meanings in a column."""
-    pairs = list(described)
-    width = WIDTH - 2 - max(len(name) for name, _ in pairs)
-    return str(tabulate(pairs, tablefmt="plain", maxcolwidths=[None, width], disable_numparse=True))
+    axes = averaged_over(part.norm) if part.norm else []
+    return (
+        *(part.name, blocks, output, f"{part.parameters:,}", scaled(part.multiply_adds)),
+        " & ".join(axes) or NOTHING,
+    )

@@ -20,9 +20,6 @@ from jax.extend.core import Literal
 from normres import layers
 from normres.show.names import LAYERS, equation_name, norm_name, reductions
 
-# Examples in the traced batch.  A prime that is no width of a network, so that what grows with the batch is seen.
-EXAMPLES = 10_007
-
 
 @dataclass(frozen=True)
 class Call:
@@ -66,11 +63,8 @@ class Record:
     params: Any = None  # the parameters' shapes
     ops: list[Op] = field(default_factory=list)  # in the order in which they run
     output: Any = -1  # the operation that makes the logits
-    # The arrays that the backward pass needs, as (the last operation before it is made, bytes for one image).
-    kept: list[tuple[int, int]] = field(default_factory=list)
-    batch: int = EXAMPLES  # in the trace
+    batch: int = 2  # examples in the trace, which the norms' sub-batches divide
     origins: dict[Any, Origin] = field(default_factory=dict)  # of each of JAX's variables
-    made: dict[Any, int] = field(default_factory=dict)  # the last operation that was met before a variable was made
 
     def origin(self, variable: Any) -> Origin:
         """Returns the origin of a variable or literal."""
@@ -84,7 +78,6 @@ class Record:
             around = tuple(dict.fromkeys([*calls, *map(int, numbers)]))
             outputs = self.equation(equation, [self.origin(var) for var in equation.invars], around, times)
             self.origins |= zip(equation.outvars, outputs, strict=True)
-            self.made |= dict.fromkeys(equation.outvars, len(self.ops) - 1)
         return [self.origin(var) for var in jaxpr.outvars]
 
     def equation(self, equation: Any, inputs: list[Origin], calls: tuple[int, ...], times: int) -> list[Origin]:
@@ -144,23 +137,16 @@ def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
     def initialize(images: jax.Array) -> Any:
         return network.init({"params": key, "dropout": key}, images, **train)
 
-    def residuals(params: Any, state: Any, images: jax.Array, key: jax.Array) -> Any:
-        """Returns the logits and what the backward pass keeps; a loss may also read auxiliary logits."""
-
-        def forward(params: Any) -> Any:
-            variables, mutable = {**state, "params": params}, [*state, "auxiliary"]
-            logits, changed = network.apply(variables, images, **train, mutable=mutable, rngs={"dropout": key})
-            return logits, changed.get("auxiliary")
-
-        (logits, _), pullback = jax.vjp(forward, params)
-        return logits, pullback
+    def forward(params: Any, state: Any, images: jax.Array, key: jax.Array) -> Any:
+        variables, mutable = {**state, "params": params}, [*state, "auxiliary"]
+        return network.apply(variables, images, **train, mutable=mutable, rngs={"dropout": key})[0]
 
     def hook(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name != "__call__":
             return call(*args, **kwargs)
         record.calls.append(_call(context.module, kwargs.get("activation", "identity")))
         if isinstance(context.module, layers.Norm):
-            record.batch = math.lcm(record.batch, EXAMPLES * context.module.spec.sub_batches)
+            record.batch = math.lcm(record.batch, context.module.spec.sub_batches)
         with jax.named_scope(f"call{len(record.calls) - 1}_"):
             if args and record.calls[-1].kind in WHOLE:
                 args = (checkpoint_name(args[0], ENTRY), *args[1:])
@@ -170,14 +156,9 @@ def watch(network: nn.Module, image_shape: Sequence[int]) -> Record:
         state = dict(jax.eval_shape(initialize, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)))
         record.params = state.pop("params")
         images = jax.ShapeDtypeStruct((record.batch, *image_shape), jnp.float32)
-        jaxpr = jax.make_jaxpr(residuals)(record.params, state, images, key).jaxpr
+        jaxpr = jax.make_jaxpr(forward)(record.params, state, images, key).jaxpr
     learned = ["learned"] * len(jax.tree.leaves((record.params, state)))
     record.output, *_ = record.run(jaxpr, [*learned, -1, "random"], ())
-    # An array that is kept for two reasons is kept once; constants, such as a ReLU's zeros, are not kept at all.
-    for var in dict.fromkeys(var for var in jaxpr.outvars[1:] if record.origin(var) != "constant"):
-        aval: Any = var.aval
-        if any(size % EXAMPLES == 0 for size in aval.shape):
-            record.kept.append((record.made.get(var, -1), aval.size * aval.dtype.itemsize // record.batch))
     return record
 
 

@@ -6,7 +6,7 @@ parameter and running statistic.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,6 @@ from normres.bench.step.cells import DTYPES, LEARNING_RATE
 from normres.errors import UserError
 
 StateDict = Mapping[str, np.ndarray]
-STATISTICS = ("running_mean", "running_var")
 HALF_ULP = 2.0**-24  # of a float32, relative: what rounding the new parameter may have changed
 
 # How far two contenders may be apart, in relative numbers, in each of DTYPES: three to a hundred times what was seen at
@@ -35,7 +34,7 @@ TOLERANCES = {
 class Outcome(NamedTuple):
     """What a contender has computed: the losses of the first steps and the state dict after the first."""
 
-    losses: tuple[float, ...]
+    losses: Sequence[float]
     after: StateDict
 
 
@@ -64,15 +63,20 @@ def check(dtype: str, before: StateDict, outcomes: Mapping[str, Outcome]) -> dic
 def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, tuple[float, str]]:
     """Returns the largest difference of each kind of TOLERANCES and of what it is; both began with `before`."""
     first, *later = (abs(a - b) / abs(a) for a, b in zip(one.losses, other.losses, strict=True))
-    products = np.zeros(3)
+    candidates = {
+        "loss": [(first, "the loss of the first step")],
+        "later_loss": [(value, "the loss of the second or third step") for value in later],
+        "change": [],
+        "statistics": [(0.0, "")],
+    }
+    products = np.zeros(3)  # of the changes: one with the other, each with itself
     along = {"kernels": np.zeros(2), "scales and biases": np.zeros(2)}
-    changes, statistics = [], [(0.0, "")]
     for name in before:
         if name.endswith("num_batches_tracked"):
             continue
         start, a, b = (np.asarray(arrays[name], np.float64) for arrays in (before, one.after, other.after))
-        if name.endswith(STATISTICS):
-            statistics.append((float(np.abs(a - b).max() / np.abs(a).max()), name))
+        if name.endswith(("running_mean", "running_var")):
+            candidates["statistics"].append((float(np.abs(a - b).max() / np.abs(a).max()), name))
             continue
         a, b = (start - a) / LEARNING_RATE, (start - b) / LEARNING_RATE
         products += (a * b).sum(), (a * a).sum(), (b * b).sum()
@@ -80,16 +84,9 @@ def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, tu
         # Both new parameters were rounded.
         rounding = 2 * HALF_ULP * np.abs(start).max() / LEARNING_RATE
         change = np.maximum(np.abs(a - b).max() - rounding, 0) / max(np.abs(a).max(), 1e-30)
-        changes.append((float(change), f"the gradient of {name}"))
+        candidates["change"].append((float(change), f"the gradient of {name}"))
     angle = float(abs(1 - products[0] / np.sqrt(products[1] * products[2])))
-    decay = [(float(abs(part / of)), f"the weight decay of {name}") for name, (part, of) in along.items()]
-    candidates = {
-        "loss": [(first, "the loss of the first step")],
-        "later_loss": [(value, "the loss of the second or third step") for value in later],
-        "change": changes,
-        "angle": [(angle, "the direction of the whole gradient (1 - cosine)")],
-        "decay": decay,
-        "statistics": statistics,
-    }
+    candidates["angle"] = [(angle, "the direction of the whole gradient (1 - cosine)")]
+    candidates["decay"] = [(float(abs(part / of)), f"the weight decay of {name}") for name, (part, of) in along.items()]
     # What is not a number is larger than any.
     return {kind: max(of, key=lambda one: (math.isnan(one[0]), one[0])) for kind, of in candidates.items()}

@@ -1,7 +1,6 @@
 """A cell: one network, dtype and norm, and the weights and the batch that every contender gets."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,27 +64,6 @@ class Cell:
         }
 
 
-def select(
-    depths: Sequence[int], dtypes: Sequence[str], norms: Sequence[str] | None, batch: int, width: int
-) -> list[Cell]:
-    """Returns the cells; without `norms`, batch norm at every depth and the other norms at the first one only."""
-    cells = [
-        Cell(depth, dtype, norm, batch, width)
-        for norm in norms or NORMS
-        for depth in (depths if norms or norm == "batch" else depths[:1])
-        for dtype in dtypes
-    ]
-    for cell in cells:
-        cell.model()  # raises what is wrong before anything is measured
-    return cells
-
-
-def random_batch(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images uint8 (count, 32, 32, 3) and labels int32 (count,), the same at every call."""
-    random = np.random.default_rng(0)
-    return random.integers(0, 256, (count, 32, 32, 3), np.uint8), random.integers(0, 10, count, np.int32)
-
-
 def arrays(cell: Cell) -> dict[str, np.ndarray]:
     """Returns "images", "labels" and "weights/NAME" in PyTorch's names and layout, the same at every call.
 
@@ -93,9 +71,10 @@ def arrays(cell: Cell) -> dict[str, np.ndarray]:
     a contender that forgets them would not show.  The last scale of each branch is small, or rounding errors would grow
     from block to block until the gradients of a deep network's first layers were nothing else.
     """
-    model, (images, labels) = cell.model(), random_batch(cell.batch)
+    model, random = cell.model(), np.random.default_rng(0)
+    images = random.integers(0, 256, (cell.batch, 32, 32, 3), np.uint8)
+    labels = random.integers(0, 10, cell.batch, np.int32)
     small = 1 / math.sqrt(sum(model.blocks))
-    random = np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> np.ndarray:
         name, shape = path[-1].key, leaf.shape

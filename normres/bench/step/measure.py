@@ -5,8 +5,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,36 +27,49 @@ SAMPLE_SECONDS = 1.0  # that the steps of a sample fill, and at least one progra
 PAUSE_SECONDS = 0.1  # after a sample: threads of the last one may still be waiting for work, and take a core
 
 
+@contextmanager
+def prepared(
+    cell: Cell, contenders: Mapping[str, Contender]
+) -> Iterator[tuple[dict[str, Worker], dict[str, dict[str, Any]], dict[str, str]]]:
+    """Yields a worker of each contender that runs here, its answer to "prepare", and why the others do not.
+
+    Each answer has also "after", the state dict after the first step.  It is a UserError if none runs.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        np.savez(folder / "before.npz", allow_pickle=False, **arrays(cell))
+        files = {"source": str(folder / "before.npz"), "destination": str(folder / "after.npz")}
+        workers, answers, left_out = dict[str, Worker](), dict[str, dict[str, Any]](), dict[str, str]()
+        for number, (name, contender) in enumerate(contenders.items()):
+            own = folder / str(number)
+            own.mkdir()
+            worker = stack.enter_context(Worker(contender, own))
+            try:
+                answers[name] = worker.ask("prepare", spec=cell.spec(), **files)
+            except UserError as error:
+                if not workers:
+                    raise
+                left_out[name] = str(error)
+                continue
+            workers[name] = worker
+            with np.load(files["destination"]) as after:
+                answers[name]["after"] = dict(after)
+        yield workers, answers, left_out
+
+
 def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> dict[str, Any]:
     """Returns what was measured, as JSON: see measure_all.  A contender that does not run here is left out.
 
     Raises:
-      UserError: two contenders do not compute the same, or normres does not run.
+      UserError: two contenders do not compute the same, or the first, normres, does not run.
     """
-    batch = arrays(cell)
-    weights = {key.removeprefix("weights/"): array for key, array in batch.items() if key.startswith("weights/")}
-    workers, rows, outcomes, left_out = {}, {}, {}, {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        source = str(folder / "before.npz")
-        np.savez(source, allow_pickle=False, **batch)
-        for name, contender in contenders.items():
-            worker = stack.enter_context(Worker(contender, folder))
-            destination = str(folder / f"after_{name}.npz")
-            try:
-                answer = worker.ask("prepare", spec=cell.spec(), source=source, destination=destination)
-            except UserError as error:
-                if name == "normres":
-                    raise
-                left_out[name] = str(error)
-                continue
-            workers[name], rows[name] = worker, {"title": worker.title} | answer
-            with np.load(destination) as after:
-                outcomes[name] = agreement.Outcome(tuple(answer["losses"]), dict(after))
+    weights = {key.removeprefix("weights/"): array for key, array in arrays(cell).items() if key.startswith("weights/")}
+    with prepared(cell, contenders) as (workers, rows, left_out):
+        outcomes = {name: agreement.Outcome(row["losses"], row.pop("after")) for name, row in rows.items()}
         for name, difference in agreement.check(cell.dtype, weights, outcomes).items():
             rows[name]["differs_by"] = difference
         for name, samples in take_samples(workers, repeats, rows).items():
-            rows[name] |= {"step_seconds": samples} | workers[name].ask("memory")
+            rows[name] |= {"title": workers[name].title, "step_seconds": samples} | workers[name].ask("memory")
     return {**asdict(cell), "contenders": rows, "left_out": left_out}
 
 
@@ -84,56 +97,42 @@ def take_samples(
 
 
 def conditions(
-    cells: Sequence[Cell], names: Iterable[str], torch: str, repeats: int, before: Path | None = None
+    sizes: Mapping[str, int], names: Iterable[str], torch: str, repeats: int, before: Path | None = None
 ) -> dict[str, Any]:
-    """Returns what must be equal for measurements to stand in one table."""
+    """Returns what must be equal for measurements to stand in one table; `sizes` are batch and width."""
     origin = provenance()
     git = ["git", "-C", str(before), "rev-parse", "HEAD"]
     return {
-        "code": output.digest(Path(normres.__file__).parent),
-        "before": output.digest(before / "normres") if before else "",
+        "code": output.digest(Path(normres.__file__).parent, *([before / "normres"] if before else [])),
         "before_commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if before else "",
         "device": output.device_name(),
         "versions": {**origin["versions"], "torch": torch},
         "host": origin["host"],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "contenders": list(names),
-        "batch": cells[0].batch,
-        "width": cells[0].width,
         "repeats": repeats,
         "sample_seconds": SAMPLE_SECONDS,
+        **sizes,
     }
 
 
 def measure_all(
-    cells: Sequence[Cell],
+    cells: Iterable[Cell],
     contenders: Mapping[str, Contender],
     conditions: dict[str, Any],
     json: Path | None = None,
-    until: float = math.inf,
 ) -> dict[str, Any]:
     """Measures every cell, conditions["repeats"] samples of each contender, prints each when it is done, returns all.
 
-    Args:
-      cells: of one batch and width.
-      contenders: by name.
-      conditions: what `conditions` returns.
-      json: gets each cell when it is done; the cells in it are kept if their conditions are the same.
-      until: when this time (time.monotonic) is over, no cell but the first is begun.
-
-    Returns:
-      {"conditions", "provenance", "cells": what measure returns}.
+    The file `json` gets each cell when it is done; the cells in it are kept if their conditions are the same.
+    Returned are "conditions", "provenance" and "cells", which are what `measure` returns.
     """
     document: dict[str, Any] = {"conditions": conditions, "provenance": provenance(), "cells": []}
     if json and json.is_file() and (earlier := output.read(json, *show.WRITTEN))["conditions"] == conditions:
         document = earlier
         print(f"{json}: kept {len(earlier['cells'])} cells, which were measured under the same conditions", flush=True)
     print(show.HEADER.format(**conditions), flush=True)
-    for number, cell in enumerate(cells, start=1):
-        began = time.monotonic()
-        if number > 1 and began > until:
-            print(f"depth {cell.depth} is left out: the time is over", flush=True)
-            continue
+    for cell in cells:
         measured = next((each for each in document["cells"] if asdict(cell).items() <= each.items()), None)
         if measured is None:
             measured = measure(cell, contenders, conditions["repeats"])
@@ -141,5 +140,4 @@ def measure_all(
             if json:
                 write_json(json, document)
         print(f"\n{show.text_of_cell(measured)}", flush=True)
-        print(f"cell {number} of {len(cells)}, {time.monotonic() - began:.0f} s", flush=True)
     return document

@@ -58,10 +58,8 @@ class Timed:
     def prepare(self, spec: dict[str, Any], source: str, destination: str) -> dict[str, Any]:
         """Builds, compiles and makes the first CHECKED_STEPS steps.
 
-        Args:
-          spec: what cells.Cell.spec returns.
-          source: an .npz with "images" uint8 (N, H, W, C), "labels" and "weights/NAME" in PyTorch's layout.
-          destination: an .npz that gets the parameters and statistics after the first step.
+        `spec` is that of a cell, `source` an .npz of cells.arrays; the .npz `destination` gets the parameters and
+        statistics after the first step.
         """
         with np.load(source) as file:
             arrays = dict(file)

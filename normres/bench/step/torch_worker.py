@@ -1,6 +1,4 @@
-"""PyTorch as a contender of numerics.py and of the step, in a process and perhaps a Python of its own.
-
-It imports nothing of normres.
+"""PyTorch as a contender, in a process and perhaps a Python of its own; it imports nothing of normres.
 
     python torch_worker.py (cpu | cuda) [default | reduce-overhead | max-autotune]
 
@@ -11,7 +9,6 @@ denormal numbers flushed to zero (without, a step can take ten times as long), a
 
 from __future__ import annotations
 
-import math
 import os
 import runpy
 import sys
@@ -116,39 +113,11 @@ def build(
     return SimpleNamespace(train=train, state_dict=state_dict, most=1)
 
 
-NORMS = {
-    "batch": lambda x, groups, eps: F.batch_norm(x, None, None, training=True, eps=eps),
-    "instance": lambda x, groups, eps: F.instance_norm(x, eps=eps),
-    "layer": lambda x, groups, eps: F.layer_norm(x, x.shape[1:], eps=eps),
-    "group": lambda x, groups, eps: F.group_norm(x, groups, eps=eps),
-    "rms": lambda x, groups, eps: F.rms_norm(x, x.shape[1:], eps=eps),
-}
-
-
-def apply_norms(dtype: str, epsilon: float, groups: int, source: str, destination: str) -> dict[str, Any]:
-    """Applies every norm to every case; both files are .npz, see contenders.in_torch."""
-    outputs = {}
-    for case, pair in np.load(source).items():
-        # PyTorch's own order of axes is (N, C, H, W).
-        x, dy = (torch.tensor(array).movedim(-1, 1).contiguous().to(getattr(torch, dtype)) for array in pair)
-        for norm, apply in NORMS.items():
-            leaf = x.clone().requires_grad_()
-            try:
-                y = apply(leaf, math.gcd(groups, x.shape[1]), epsilon)
-                y.backward(dy)
-            except (RuntimeError, ValueError):  # PyTorch refuses it
-                continue
-            both = torch.stack([y.detach(), leaf.grad])
-            outputs[f"{norm}/{case}"] = both.float().movedim(2, -1).contiguous().numpy()
-    np.savez(destination, **outputs)
-    return {}
-
-
 def main(device: str, mode: str = "") -> None:
     """Serves until the input ends."""
     peak = (lambda: None) if device == "cpu" else torch.cuda.max_memory_allocated
     timed = _shared["Timed"](partial(build, device, mode), peak)
-    timed.apply_norms, timed.version = apply_norms, lambda: {"version": torch.__version__}
+    timed.version = lambda: {"version": torch.__version__}
     _shared["serve"](timed)
 
 

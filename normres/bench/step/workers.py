@@ -48,7 +48,7 @@ def contenders(
         by_name["scanned"] = by_name["normres"]._replace(title="normres, scanned", command=scanned)
     if before:
         older = {**os.environ, "PYTHONPATH": str(before.resolve())}
-        by_name["before"] = Contender("normres, before", (*worker, "normres"), older)
+        by_name["before"] = by_name["normres"]._replace(title="normres, before", environment=older)
     if "flax" in names:
         by_name["flax"] = Contender("Flax", (*worker, "flax"), machine.environment_as_given() | {"PYTHONPATH": path})
     of_torch = [name for name in names if name.startswith("torch")]
@@ -97,16 +97,15 @@ class Worker:
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+        else:
+            status = self.process.wait()
+            last_words = self.errors.read_text(errors="replace").strip().rpartition("\n")[2]
+            answer = {"error": last_words or f"it ended with status {status}"}
         if "error" in answer:
             raise UserError(f"{self.title} does not work here: {answer['error']}")
         return answer
-
-    def _last_words(self) -> str:
-        """Returns the last line that a worker which has ended wrote to its standard error."""
-        status = self.process.wait()
-        last = self.errors.read_text(errors="replace").strip().rpartition("\n")[2]
-        return last.strip() or f"it ended with status {status}"
 
     def __enter__(self) -> "Worker":
         return self
