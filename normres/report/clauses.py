@@ -5,12 +5,12 @@ A clause turns the arms into comparisons; inference.py judges all comparisons of
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
 from normres.report import inference
-from normres.report.arms import Arm, Setting, final, metric_words, runs_text, seed
+from normres.report.arms import Arm, Setting, counted, final, metric_words, seed, unit_of
 from normres.report.inference import Comparison, Difference, Outcome, Seeds, summarize
 from normres.report.tables import number
 from normres.runs.results import Run
@@ -77,12 +77,12 @@ class Quantity:
         return f"{number(summarize(self.by_seed(arm).values()), scale=self.scale)} {self.unit}".rstrip()
 
 
-def error(metric: str) -> Quantity:
-    """Returns the final error called `metric`, such as "test_error"."""
-    return Quantity(metric_words(metric), metric)
+def quantity_of(metric: str) -> Quantity:
+    """Returns the final number called `metric`, such as "test_error"; only an error has one for diverged runs."""
+    return Quantity(metric_words(metric), metric, unit_of(metric), chance=unit_of(metric) == "%")
 
 
-TRAIN, TEST = error("train_error"), error("test_error")
+TRAIN, TEST = quantity_of("train_error"), quantity_of("test_error")
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,13 @@ class Statement:
     Attributes:
       claim: the sentence.
       comparisons: all of them must be as claimed; none if something is missing.
-      evidence: the numbers, a sentence for each comparison; or what is missing.
-      note: what else must be said.
+      evidence: the numbers of each comparison, or what is missing; then what else must be said, a sentence each.
       quantity: what is compared.
     """
 
     claim: str
     comparisons: Sequence[Comparison] = ()
     evidence: Sequence[str] = ()
-    note: str = ""
     quantity: Quantity = TEST
 
 
@@ -124,7 +122,7 @@ def judge(statements: Sequence[Statement]) -> list[Verdict]:
         for place, judgement in enumerate(own):
             texts[place] += f"; difference {judgement.text(unit, scale)}."
         outcome = inference.together([judgement.outcome for judgement in own])
-        verdicts.append(Verdict(statement.claim, outcome, " ".join(texts) + statement.note))
+        verdicts.append(Verdict(statement.claim, outcome, " ".join(texts)))
     return verdicts
 
 
@@ -254,7 +252,7 @@ class _Part:
     setting: Setting
     text: str
     comparison: Comparison | None = None
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
 
 def _by_kind(settings: Iterable[Setting]) -> list[list[Setting]]:
@@ -268,29 +266,26 @@ def _by_kind(settings: Iterable[Setting]) -> list[list[Setting]]:
 def _state(claim: str, at_least: float, parts: Sequence[_Part], quantity: Quantity) -> Statement:
     """Returns the statement of the parts that the source speaks of; all of them must hold."""
     applicable = [part for part in parts if part.setting.at >= at_least]
-    texts = [part.text for part in applicable or parts]
-    note = "".join(f" {note}" for note in dict.fromkeys(note for part in applicable for note in part.notes))
-    comparisons = [part.comparison for part in applicable if part.comparison]
     if not applicable:
         over = parts[0].setting.over.rpartition(".")[2].replace("_", " ")
         largest = max(part.setting.at for part in parts)
-        return Statement(
-            claim,
-            evidence=[
-                f"The source’s claim is about {over} {at_least:,} and more; the largest compared here is {largest:,}. "
-                f"These numbers decide nothing: {'. '.join(texts)}."
-            ],
+        evidence = (
+            f"The source’s claim is about {over} {at_least:,} and more; the largest compared here is {largest:,}. "
+            f"These numbers decide nothing: {'. '.join(part.text for part in parts)}."
         )
+        return Statement(claim, evidence=[evidence])
+    notes = list(dict.fromkeys(note for part in applicable for note in part.notes))
+    comparisons = [part.comparison for part in applicable if part.comparison]
     if len(comparisons) < len(applicable):  # one that is missing leaves the clause open
-        return Statement(claim, evidence=[part.text for part in applicable if not part.comparison], note=note)
-    return Statement(claim, comparisons, texts, note, quantity)
+        return Statement(claim, evidence=[*(part.text for part in applicable if not part.comparison), *notes])
+    return Statement(claim, comparisons, [*(part.text for part in applicable), *notes], quantity)
 
 
 def _diverged_note(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
     """Says of each arm how its diverged runs count."""
     counts = f"count at the error of guessing, {100 * arms[0].chance:g} %" if quantity.chance else "are left out"
     return [
-        f"Diverged runs {counts}: {runs_text(len(arm.diverged), len(arm.runs))} of {arm.label}."
+        f"Diverged runs {counts}: {len(arm.diverged)} of {counted(len(arm.runs), 'run')} of {arm.label}."
         for arm in arms
         if arm.diverged and len(quantity.measured(arm)) == len(arm.finished)
     ]

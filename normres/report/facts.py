@@ -9,13 +9,13 @@ from typing import Any
 
 from normres.report.arms import (
     Arm,
+    counted,
     field,
     final,
     grouped,
     measure_of,
     metrics_of,
     run_id,
-    runs_text,
     seed,
     sort_key,
     titled,
@@ -28,9 +28,9 @@ from normres.runs.results import Run
 OPTIMIZER = ("learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay")
 
 
-def _section(run: Run, name: str) -> dict[str, Any]:
-    """Returns a part of the record in which what is not known is "?"."""
-    return defaultdict(lambda: "?", run.record.get(name) or {})
+def _known(part: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns a part of a record in which what is not known is "?"."""
+    return defaultdict(lambda: "?", part or {})
 
 
 def _optimizer(run: Run) -> str:
@@ -39,8 +39,8 @@ def _optimizer(run: Run) -> str:
 
 
 def _data(run: Run) -> str:
-    data = _section(run, "data")
-    train, test = (_text(data[key]) for key in ("train_examples", "test_examples"))
+    data = _known(run.record.get("data"))
+    train, test = (grouped(data[key]) for key in ("train_examples", "test_examples"))
     text = f"{data['name']} ({data['source']}), {train} training and {test} {data.get('evaluated_on', 'test')} images"
     for name, split in (data.get("splits") or {}).items():
         settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in split.items())
@@ -50,20 +50,16 @@ def _data(run: Run) -> str:
     return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
 
 
-def _of_attempt(run: Run, name: str) -> dict[str, Any]:
-    return defaultdict(lambda: "?", run.attempt.get(name) or {})
-
-
 def _dtype(run: Run) -> Any:
     return run.record.get("dtype")
 
 
 def _device(run: Run) -> str:
-    return "{count} × {kind} ({platform})".format_map(_of_attempt(run, "device"))
+    return "{count} × {kind} ({platform})".format_map(_known(run.attempt.get("device")))
 
 
 def _processor(run: Run) -> str:
-    return "{cpu} ({cpu_count} cores)".format_map(_of_attempt(run, "host"))
+    return "{cpu} ({cpu_count} cores)".format_map(_known(run.attempt.get("host")))
 
 
 def _commit(run: Run) -> str:
@@ -72,7 +68,7 @@ def _commit(run: Run) -> str:
 
 
 def _versions(run: Run) -> str:
-    return ", ".join(f"{name} {version}" for name, version in _of_attempt(run, "versions").items())
+    return ", ".join(f"{name} {version}" for name, version in (run.attempt.get("versions") or {}).items())
 
 
 # By its name on the page: a config field, or a function of the run.
@@ -101,7 +97,7 @@ EQUAL = {"Number formats": _dtype, "Devices": _device, "Commits": _commit, "Data
 def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs; values that differ among the runs stand side by side."""
     seconds, compiling = (sum(run.record.get(name) or 0.0 for run in runs) for name in ("seconds", "compile_seconds"))
-    time = f"{duration(seconds)} in {_runs(len(runs))}, and {duration(compiling)} of compilation"
+    time = f"{duration(seconds)} in {counted(len(runs), 'run')}, and {duration(compiling)} of compilation"
     return [*((what, distinct(runs, fact)) for what, fact in FACTS.items()), ("Training time", time)]
 
 
@@ -119,14 +115,14 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
     if any(of_run.get("source") == "synthetic" for of_run in data):
         sentences.append("Synthetic images: random pixels, for tests of shapes and speed. These errors mean nothing.")
     if small := [of_run for of_run in data if of_run.get("source") == "embedded"]:
-        counts = " and ".join(_text(small[0].get(name)) for name in ("train_examples", "test_examples"))
+        counts = " and ".join(grouped(small[0].get(name)) for name in ("train_examples", "test_examples"))
         sentences.append(f"Embedded images: {counts} images in place of the full data set’s 50,000 and 10,000.")
     if any(of_run.get("evaluated_on") == "validation" for of_run in data):
         sentences.append("What is called test error was measured on a validation set, part of the training images.")
     for what, value in EQUAL.items():
         counts_of = Counter(str(value(run)) for run in runs)
         if len(counts_of) > 1:
-            listed = "; ".join(f"{name} ({_runs(count)})" for name, count in counts_of.most_common())
+            listed = "; ".join(f"{name} ({counted(count, 'run')})" for name, count in counts_of.most_common())
             sentences.append(f"{what} differ among the runs: {listed}.")
     if changed := [run_id(run) for run in runs if run.attempt.get("diff")]:
         which = "every run" if len(changed) == len(runs) else ", ".join(changed)
@@ -138,12 +134,12 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
 
 def notes_of(arm: Arm) -> list[str]:
     """Returns what weakens the numbers of one arm, and what its runs' records warn of, a sentence each."""
-    sentences = []
+    sentences, every = [], counted(len(arm.runs), "run")
     if len({str(seed(run)) for run in arm.runs}) == 1:
         sentences.append("One seed only, so no spread.")
     if arm.diverged:
         which = ", ".join(f"{run_id(run)} at step {run.record.get('diverged_at_step')}" for run in arm.diverged)
-        sentences.append(f"Diverged, {runs_text(len(arm.diverged), len(arm.runs))}: {which}.")
+        sentences.append(f"Diverged, {len(arm.diverged)} of {every}: {which}.")
     if arm.unfinished:
         sentences.append(f"Not finished, and in no mean: {', '.join(map(run_id, arm.unfinished))}.")
     measure = measure_of(arm.finished)
@@ -153,7 +149,7 @@ def notes_of(arm: Arm) -> list[str]:
     if repeated := [name for name, count in seeds.items() if count > 1]:
         sentences.append(f"More than one run of seed {', '.join(repeated)}: they are not independent.")
     said = Counter(warning for run in arm.runs for warning in run.record.get("warnings") or [])
-    return sentences + [f"{warning} ({runs_text(count, len(arm.runs))})." for warning, count in said.items()]
+    return sentences + [f"{warning} ({count} of {every})." for warning, count in said.items()]
 
 
 def with_notes(table: Table, arms: Sequence[Arm]) -> Table:
@@ -212,13 +208,15 @@ def run_table(arms: Sequence[Arm]) -> Table:
     """Returns one row per run: id, arm, status, seed, seconds and every final number."""
     metrics = metrics_of(run for arm in arms for run in arm.runs)
     rows = []
-    for arm, run in _pairs(arms):
-        status = str(run.record.get("status"))
-        status += f" at step {run.record.get('diverged_at_step')}" if status == "diverged" else ""
-        numbers = {name: final(run, name) for name in metrics} | {"best_test_error": run.record.get("best_test_error")}
-        cells = [_metric_cell(metric, value) for metric, value in numbers.items()]
-        times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
-        rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
+    for arm in arms:
+        for run in arm.runs:
+            status = str(run.record.get("status"))
+            status += f" at step {run.record.get('diverged_at_step')}" if status == "diverged" else ""
+            times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
+            numbers = {name: final(run, name) for name in metrics}
+            numbers["best_test_error"] = run.record.get("best_test_error")
+            cells = [_metric_cell(metric, value) for metric, value in numbers.items()]
+            rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
     titles = [titled(name) for name in (*metrics, "best_test_error")]
     caption = (
         "Every run. Numbers are of the last step over the whole set. The best test error is the lowest of all "
@@ -227,17 +225,24 @@ def run_table(arms: Sequence[Arm]) -> Table:
     return Table(("run", "arm", "status", "seed", "steps", "seconds", *titles), rows, caption, 3)
 
 
+def _metric_cell(metric: str, value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{100 * value:.2f}" if unit_of(metric) else f"{value:.3f}"
+
+
 def runs_csv(arms: Sequence[Arm]) -> str:
     """Returns one row per run as CSV: its arm and the arm's config fields, status, and every final number.
 
     Numbers are as in the records, with every digit: errors from 0 to 1, losses in nats, seconds.
     """
-    known = ("status", "step", "seconds", "parameters")
+    metrics = metrics_of(run for arm in arms for run in arm.runs)
     rows = [
         {"arm": arm.label, **arm.key, "run": run_id(run), "seed": seed(run)}
-        | {name: run.record.get(name) for name in known}
-        | {name: final(run, name) for name in metrics_of(run for arm in arms for run in arm.runs)}
-        for arm, run in _pairs(arms)
+        | {name: run.record.get(name) for name in ("status", "step", "seconds", "parameters")}
+        | {name: final(run, name) for name in metrics}
+        for arm in arms
+        for run in arm.runs
     ]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -253,27 +258,8 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _pairs(arms: Iterable[Arm]) -> list[tuple[Arm, Run]]:
-    return [(arm, run) for arm in arms for run in arm.runs]
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'s' * (count != 1)}"
-
-
-def _text(value: Any) -> str:
-    """Returns a number with separators of thousands, anything else as it is."""
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
-
-
 def distinct(runs: Sequence[Run], fact: str | Callable[[Run], Any]) -> str:
     """Returns the distinct values in order, numbers by size."""
     values = [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
     distinct = sorted({value for value in values if value is not None}, key=sort_key)
-    return "; ".join(map(_text, distinct)) or "not recorded"
-
-
-def _metric_cell(metric: str, value: Any) -> str:
-    if not isinstance(value, int | float):
-        return NOTHING
-    return f"{100 * value:.2f}" if unit_of(metric) else f"{value:.3f}"
+    return "; ".join(map(grouped, distinct)) or "not recorded"
