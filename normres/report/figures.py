@@ -135,10 +135,10 @@ def error_per_variant(
     """
     made = []
     for title, arms_of in panels.items():
-        series = [
-            means_and_seeds(metric_words(metric), arms_of.items(), metric, sideways=True) for metric in finals(measure)
-        ]
-        made.append(Panel(title, sum(series, [])))
+        series = []
+        for metric in finals(measure):
+            series += means_and_seeds(metric_words(metric), arms_of.items(), metric, sideways=True)
+        made.append(Panel(title, series))
     in_paper = []
     for title, errors in published.items():
         if numbers := {variant: error for variant, error in errors.items() if not isinstance(error, str)}:

@@ -107,7 +107,7 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
         "legendgroup": series.label,  # as it is: the boxes below the figure know a line by it
         "showlegend": in_legend,
         "x": x,
-        "y": list(map(literal, y)) if chart.rows else y,
+        "y": [literal(row) for row in y] if chart.rows else y,
         "text": list(map(literal, series.texts)),
         "hovertemplate": "%{text}<extra></extra>"
         if series.texts
