@@ -1,8 +1,4 @@
-"""The report of signals on small records: numbers by hand, clauses with their units, table, figures; without jax."""
-
-import json
-import subprocess
-import sys
+"""The report of signals on small records: numbers by hand, clauses with their units, table, figures."""
 
 import pytest
 
@@ -147,8 +143,6 @@ def test_table_and_figures(tmp_path):
     assert (list(batch.x), [round(y, 2) for y in batch.y]) == ([1, 2, 3], [101.0, 1.0, 1.0])  # the largest depth, mean
     mean = made[3].panels[2].series[0]
     assert mean.y == [0.0, 0.25]  # 0.5 over a deviation of 2
-    for chart in made:
-        paper.draw(chart).draw_without_rendering()
     assert paper.draw(first).axes[0].get_yscale() == "log"
     # An axis of no percentages does not end at 100.
     assert paper.draw(made[2]).axes[0].get_ylim()[1] > 1e6
@@ -159,26 +153,3 @@ def test_a_run_that_was_not_probed_is_named(tmp_path):
     assert EXPERIMENT.missing(arms) == ["residual, none, depth 20, probed"]
     assert EXPERIMENT.judge(arms)[1].evidence.startswith("No run of residual, none at depth 20 has a growth")
     EXPERIMENT.charts([], arms)
-
-
-def test_it_draws_from_records_without_jax(tmp_path):
-    for one in sweep(tmp_path / "runs", seeds=1):
-        one.path.mkdir(parents=True)
-        for name, content in {"config.json": one.config, "record.json": one.record}.items():
-            (one.path / name).write_text(json.dumps(content))
-        (one.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in one.metrics))
-    program = (
-        "import sys; sys.modules['jax'] = None\n"
-        "from pathlib import Path\n"
-        "from normres.experiments.signals import EXPERIMENT\n"
-        "from normres.runs.results import read_runs\n"
-        "print(EXPERIMENT.draw(read_runs(Path(sys.argv[1])), Path(sys.argv[2]))[-1])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "runs", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Signals: activations and gradients" in (tmp_path / "out/index.html").read_text()
