@@ -20,14 +20,7 @@ DATA_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "Imag
 
 @dataclass(frozen=True)
 class Setting:
-    """A column of the papers' tables: a value of the field that an experiment is over, a block and a data set.
-
-    Attributes:
-      at: the value, such as a depth or a number of images per batch.
-      block: the kind of block.
-      data: the data set.
-      over: the config field.
-    """
+    """A column of the papers' tables: a value `at` of the config field `over`, a kind of block and a data set."""
 
     at: Any
     block: str = "basic"
@@ -47,7 +40,7 @@ class Setting:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Returns what must agree for two settings to be compared along the field."""
+        """What must agree for two settings to be compared along the field."""
         return (self.data, self.block)
 
 
@@ -201,14 +194,11 @@ def seeds_text(arms: Sequence[Arm]) -> str:
 
 def group(runs: Iterable[Run], fields: Sequence[str]) -> list[tuple[dict[str, Any], tuple[Run, ...]]]:
     """Returns (values of `fields`, the runs that have them, by seed) for each combination that there is."""
-    groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (sort_key(seed(run)), run_id(run))):
-        if "status" not in run.record:
-            raise UserError(f"{run.record_file}: has no 'status'")
-        key = {name: field(run, name) for name in fields}
         # A config's lists cannot be keys of a dictionary, their JSON can.
-        groups.setdefault(json.dumps(key), (key, []))[1].append(run)
-    return [(key, tuple(members)) for key, members in groups.values()]
+        groups.setdefault(json.dumps({name: field(run, name) for name in fields}), []).append(run)
+    return [(json.loads(key), tuple(members)) for key, members in groups.items()]
 
 
 def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Sequence[str] = ()) -> list[str]:

@@ -26,8 +26,8 @@ WIDTHS = {"column": (COLUMN_INCHES, 2), "page": (PAGE_INCHES, 3)}
 ROW_INCHES = 2.0
 PNG_DOTS_PER_INCH = 300
 
-# Okabe and Ito's colours, told apart by people with every common kind of colour vision, in an order in which
-# neighbours also differ in lightness; the markers and dashes tell them apart in grey.
+# Okabe and Ito's colours, which the colour-blind tell apart, in an order in which neighbours also differ in lightness;
+# the markers and dashes tell them apart in grey.
 VARIANTS: tuple[tuple[str, str, Any], ...] = (
     ("#D55E00", "o", "-"),
     ("#0072B2", "s", (0, (5, 1.5))),
@@ -37,10 +37,8 @@ VARIANTS: tuple[tuple[str, str, Any], ...] = (
     ("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1))),
     ("#56B4E9", "X", (0, (2, 2))),
 )
-FONT = "normres DejaVu Sans"
-
-
 # The DejaVu Sans that ships with matplotlib, since a system may have another version under its own name.
+FONT = "normres DejaVu Sans"
 for _file, _weight in (("DejaVuSans.ttf", "normal"), ("DejaVuSans-Bold.ttf", "bold")):
     _path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / _file
     fontManager.ttflist.append(FontEntry(fname=str(_path), name=FONT, weight=_weight, size="scalable"))
@@ -72,42 +70,6 @@ STYLE: dict[Any, Any] = {
 }
 
 
-@matplotlib.rc_context(STYLE)
-def draw(chart: Chart, width: str = "page") -> Figure:
-    """Returns the chart as a figure of a row of WIDTHS."""
-    inches, most = WIDTHS[width]
-    if chart.rows and width == "column":
-        most = 1  # the names of the rows need the room
-    columns = max(1, min(chart.columns or most, most, len(chart.panels)))
-    rows = max(1, math.ceil(len(chart.panels) / columns))
-    height = 0.7 + 0.17 * len(chart.rows) if chart.rows else ROW_INCHES if rows < 3 else 0.85 * ROW_INCHES
-    figure = Figure(figsize=(inches if len(chart.panels) > 1 else COLUMN_INCHES, height * rows), layout="constrained")
-    every = list(figure.subplots(rows, columns, squeeze=False).flat)
-    shared = [axes for axes, panel in zip(every, chart.panels, strict=False) if not panel.own_scale]
-    for number, (axes, panel) in enumerate(zip(every, chart.panels, strict=False)):
-        axes.set_title(literal(panel.title))
-        if number % columns == 0:
-            axes.set_ylabel(chart.y)
-        if number + columns >= len(chart.panels):
-            axes.set_xlabel(chart.x)
-        for series in panel.series:
-            _draw_series(axes, chart, panel, series)
-        _scale(axes, chart, panel)
-        if chart.rows and number % columns:
-            axes.tick_params(labelleft=False)  # the rows are named once
-    for axes in every[len(chart.panels) :]:
-        axes.set_axis_off()
-    if not chart.rows:
-        for axes in shared[1:]:
-            axes.sharey(shared[0])
-        if chart.unit == "%":
-            _error_axis(shared, chart)
-        if chart.log_y:
-            shared[0].set_yscale("log")
-    _legend_above(figure, [Line2D([], [], label=literal(one), **_line_style(chart, one)) for one in chart.labels])
-    return figure
-
-
 class Look(NamedTuple):
     """How what has one label is drawn: its colour on a light and on a dark page, its marker and its dashes."""
 
@@ -126,6 +88,42 @@ def look(chart: Chart, label: str) -> Look:
     share = number / max(1, len(chart.labels) - 1)
     light, dark = (to_hex(matplotlib.colormaps["viridis"](at)) for at in (0.72 * (1 - share), 0.35 + 0.6 * share))
     return Look(light, dark, marker, "-")
+
+
+@matplotlib.rc_context(STYLE)
+def draw(chart: Chart, width: str = "page") -> Figure:
+    """Returns the chart as a figure of a row of WIDTHS."""
+    inches, most = WIDTHS[width]
+    if chart.rows and width == "column":
+        most = 1  # the names of the rows need the room
+    columns = min(chart.columns or most, most, len(chart.panels))
+    rows = math.ceil(len(chart.panels) / columns)
+    height = 0.7 + 0.17 * len(chart.rows) if chart.rows else ROW_INCHES if rows < 3 else 0.85 * ROW_INCHES
+    figure = Figure(figsize=(inches if len(chart.panels) > 1 else COLUMN_INCHES, height * rows), layout="constrained")
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for number, (axes, panel) in enumerate(zip(every, chart.panels, strict=False)):
+        axes.set_title(literal(panel.title))
+        if number % columns == 0:
+            axes.set_ylabel(chart.y)
+        if number + columns >= len(chart.panels):
+            axes.set_xlabel(chart.x)
+        for series in panel.series:
+            _draw_series(axes, chart, panel, series)
+        _scale(axes, chart, panel)
+        if chart.rows and number % columns:
+            axes.tick_params(labelleft=False)  # the rows are named once
+    for axes in every[len(chart.panels) :]:
+        axes.set_axis_off()
+    shared = [axes for axes, panel in zip(every, chart.panels, strict=False) if not panel.own_scale]
+    if not chart.rows:
+        for axes in shared[1:]:
+            axes.sharey(shared[0])
+        if chart.unit == "%":
+            _error_axis(shared, chart)
+        if chart.log_y:
+            shared[0].set_yscale("log")
+    _legend_above(figure, [Line2D([], [], label=literal(one), **_line_style(chart, one)) for one in chart.labels])
+    return figure
 
 
 def _line_style(chart: Chart, label: str) -> dict[str, Any]:
@@ -207,7 +205,7 @@ def _error_axis(shared: Sequence[Axes], chart: Chart) -> None:
 def _legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Puts the legend above the panels, in as many columns as fit, and makes the figure higher by its rows."""
     # Inches: about 0.055 per letter, 0.5 for the sample and the spaces.
-    widest = max((0.5 + 0.055 * len(str(line.get_label())) for line in handles), default=1.0)
+    widest = 0.5 + 0.055 * max((len(str(line.get_label())) for line in handles), default=0)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
     figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(handles) / columns))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6, columnspacing=1.4)
