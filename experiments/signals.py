@@ -39,7 +39,6 @@ EXPERIMENT = Signals(
     ),
     config="configs/signals.py",
     variants=VARIANTS,
-    published={},
     held={"model.order": "post"},
     follows=("model.norm_groups",),
     clauses=[

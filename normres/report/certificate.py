@@ -38,7 +38,7 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
     # Those of our runs whose config and seed were repeated.
     digests = {run.record.get("config_digest") for run in repeated}
     shared = [run for run in result if run.record.get("config_digest") in digests] or result
-    known = {what: [facts.distinct(runs, facts.FACTS[what]) for runs in (shared, repeated)] for what in AROUND}
+    known = {what: [facts.distinct(runs, what) for runs in (shared, repeated)] for what in AROUND}
     around = [f"* {what}: ours {mine}; yours {yours}" for what, (mine, yours) in known.items() if mine != yours]
     verdicts = [row[-1] for row in rows]
     counts = joined(*(f"{one}: {verdicts.count(one)} of {len(ours)}" for one in dict.fromkeys(verdicts)))

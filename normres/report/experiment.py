@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from normres.errors import UserError
@@ -42,6 +43,7 @@ AXES = {
 PREFERRED = ("recipe", "data.name", "data.source", "model.norm", "model.order", "model.width", "train.steps")
 
 Published = Mapping[Setting, Mapping[str, float | str]]
+EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class Experiment:
     source: str
     config: str
     variants: Mapping[str, Mapping[str, Any]]
-    published: Published
-    held: Mapping[str, Any]
-    clauses: Sequence[Lower | Trend]
+    published: Published = EMPTY
+    held: Mapping[str, Any] = EMPTY
+    clauses: Sequence[Lower | Trend] = ()
     notes: Sequence[str] = ()
     over: str = "model.depth"
     lines: bool = False
@@ -318,9 +320,6 @@ def of_unknown(runs: Sequence[Run]) -> Experiment:
         config=measure,
         measure=measure,
         variants=variants,
-        published={},
-        held={},
-        clauses=[],
         over=over,
         lines=over in numbers,
         alone=[name for name in numbers if name != over],

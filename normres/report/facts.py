@@ -50,29 +50,14 @@ def _data(run: Run) -> str:
     return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
 
 
-def _dtype(run: Run) -> Any:
-    return run.record.get("dtype")
-
-
-def _device(run: Run) -> str:
-    return "{count} × {kind} ({platform})".format_map(_known(run.attempt.get("device")))
-
-
-def _processor(run: Run) -> str:
-    return "{cpu} ({cpu_count} cores)".format_map(_known(run.attempt.get("host")))
-
-
 def _commit(run: Run) -> str:
     changed = " with uncommitted changes" if run.attempt.get("diff") else ""
     return str(run.attempt.get("commit") or "unknown")[:12] + changed
 
 
-def _versions(run: Run) -> str:
-    return ", ".join(f"{name} {version}" for name, version in (run.attempt.get("versions") or {}).items())
-
-
+Fact = str | Callable[[Run], Any]
 # By its name on the page: a config field, or a function of the run.
-FACTS: dict[str, str | Callable[[Run], Any]] = {
+FACTS: dict[str, Fact] = {
     "Recipe": "recipe",
     "Data": _data,
     "Depths": "model.depth",
@@ -82,28 +67,45 @@ FACTS: dict[str, str | Callable[[Run], Any]] = {
     "Steps": "train.steps",
     "Batch size": "train.batch_size",
     "Optimizer": _optimizer,
-    "Number format": _dtype,
-    "Device": _device,
-    "Processor": _processor,
+    "Number format": lambda run: run.record.get("dtype"),
+    "Device": lambda run: "{count} × {kind} ({platform})".format_map(_known(run.attempt.get("device"))),
+    "Processor": lambda run: "{cpu} ({cpu_count} cores)".format_map(_known(run.attempt.get("host"))),
     "Operating system": lambda run: (run.attempt.get("host") or {}).get("system"),
     "Seeds": seed,
     "Commit": _commit,
-    "Versions": _versions,
+    "Versions": lambda run: ", ".join(map(" ".join, (run.attempt.get("versions") or {}).items())),
 }
-# Facts that should not differ among the runs of a report.
-EQUAL = {"Number formats": _dtype, "Devices": _device, "Commits": _commit, "Data": _data, "Versions": _versions}
+# Facts that should not differ among the runs of a report, by what a warning calls them.
+EQUAL = {
+    "Number formats": "Number format",
+    "Devices": "Device",
+    "Commits": "Commit",
+    "Data": "Data",
+    "Versions": "Versions",
+}
+
+
+def values_of(runs: Sequence[Run], fact: Fact) -> list[Any]:
+    """Returns a fact of each run."""
+    return [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
+
+
+def distinct(runs: Sequence[Run], name: str) -> str:
+    """Returns the distinct values of one of FACTS in order, numbers by size."""
+    values = {value for value in values_of(runs, FACTS[name]) if value is not None}
+    return "; ".join(map(grouped, sorted(values, key=sort_key))) or "not recorded"
 
 
 def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs; values that differ among the runs stand side by side."""
     seconds, compiling = (sum(run.record.get(name) or 0.0 for run in runs) for name in ("seconds", "compile_seconds"))
     time = f"{duration(seconds)} in {counted(len(runs), 'run')}, and {duration(compiling)} of compilation"
-    return [*((what, distinct(runs, fact)) for what, fact in FACTS.items()), ("Training time", time)]
+    return [*((name, distinct(runs, name)) for name in FACTS), ("Training time", time)]
 
 
 def provenance(runs: Sequence[Run]) -> str:
     """Returns a sentence for a caption: where the numbers come from."""
-    dtypes, processors, commits = (distinct(runs, fact) for fact in (_dtype, _processor, _commit))
+    dtypes, processors, commits = (distinct(runs, name) for name in ("Number format", "Processor", "Commit"))
     return f"Run in {dtypes} on {processors}, at commit {commits}."
 
 
@@ -119,8 +121,8 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
         sentences.append(f"Embedded images: {counts} images in place of the full data set’s 50,000 and 10,000.")
     if any(of_run.get("evaluated_on") == "validation" for of_run in data):
         sentences.append("What is called test error was measured on a validation set, part of the training images.")
-    for what, value in EQUAL.items():
-        counts_of = Counter(str(value(run)) for run in runs)
+    for what, name in EQUAL.items():
+        counts_of = Counter(map(str, values_of(runs, FACTS[name])))
         if len(counts_of) > 1:
             listed = "; ".join(f"{name} ({counted(count, 'run')})" for name, count in counts_of.most_common())
             sentences.append(f"{what} differ among the runs: {listed}.")
@@ -256,10 +258,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def distinct(runs: Sequence[Run], fact: str | Callable[[Run], Any]) -> str:
-    """Returns the distinct values in order, numbers by size."""
-    values = [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
-    distinct = sorted({value for value in values if value is not None}, key=sort_key)
-    return "; ".join(map(grouped, distinct)) or "not recorded"

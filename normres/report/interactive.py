@@ -10,15 +10,9 @@ from plotly.subplots import make_subplots
 from normres.report.charts import Chart, Panel, Series, named_ticks
 from normres.report.paper import look
 
-MARKERS = {
-    "o": "circle",
-    "s": "square",
-    "^": "triangle-up",
-    "D": "diamond",
-    "v": "triangle-down",
-    "P": "cross",
-    "X": "x",
-}
+MARKERS = dict(
+    zip("os^DvPX", ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"), strict=True)
+)
 PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
 
 
@@ -107,7 +101,7 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
         "legendgroup": series.label,  # as it is: the boxes below the figure know a line by it
         "showlegend": in_legend,
         "x": x,
-        "y": [literal(row) for row in y] if chart.rows else y,
+        "y": [literal(str(row)) for row in y] if chart.rows else y,
         "text": list(map(literal, series.texts)),
         "hovertemplate": "%{text}<extra></extra>"
         if series.texts
