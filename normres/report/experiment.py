@@ -250,10 +250,8 @@ class Experiment:
         """Returns the main figure, named after the config: error over a field, or a row per variant."""
         name = Path(self.config).name.removesuffix(".py")
         if self.lines:
-            lines, (published, of_paper) = self.along(arms), self._published_lines(arms)
-            note = figures.overfitting_note(lines) if self.over == "model.depth" else ""
             axis = AXES.get(self.over, self.over)
-            return figures.error_over(name, lines, published, axis, note, of_paper, self.measure)
+            return figures.error_over(name, axis, self.along(arms), *self._published_lines(arms), self.measure)
         panels: dict[str, dict[str, Arm]] = {}
         for arm in arms:
             panels.setdefault(joined(arm.setting.name, arm.context), {})[arm.variant] = arm

@@ -64,23 +64,16 @@ def means_and_seeds(
 
 def error_over(
     name: str,
+    axis: str,
     lines: Mapping[str, Sequence[Arm]],
     published: Mapping[str, Mapping[float, float]],
-    axis: str,
-    note: str = "",
     of_paper: str = "",
     measure: str = "error",
 ) -> Chart:
-    """Returns the final training and test error over a numeric field, one line per entry of `lines`.
+    """Returns the final training and test number over a numeric field, one line per entry of `lines`.
 
-    Args:
-      name: of the files.
-      lines: the arms of each line; `arm.setting.at` is the value of the field.
-      published: a paper's test error in percent by line and value, in a panel with a scale of its own.
-      axis: what the field is, such as "depth (layers)".
-      note: the end of the caption.
-      of_paper: what the paper's numbers are of, if not of the same data.
-      measure: what is drawn in place of the error, such as "loss".
+    A paper's test errors, in percent by line and value of the field, have a panel with a scale of its own; `of_paper`
+    says of what data they are, if not of the same.
     """
     # With more lines than looks, "batch, plain" is "batch" in a panel "plain".
     apart = len({*lines, *published}) > MOST_LINES
@@ -108,7 +101,7 @@ def error_over(
         panels,
         f"Final training and test {measure} over {axis}, one line per variant; the table has the numbers.",
         f"{measure.capitalize()} at the last step, {seeds_text(arms)} per point: the line joins the means, {SPREAD}. "
-        f"{DIVERGED}{OWN_SCALE if published else ''}{note}",
+        f"{DIVERGED}{OWN_SCALE if published else ''}{overfitting_note(lines)}",
         axis,
         titled(measure),
         unit=unit_of(measure),
@@ -126,12 +119,8 @@ def error_per_variant(
 ) -> Chart:
     """Returns one row per variant of `variants` and one panel per setting: bars have no room for such long names.
 
-    Args:
-      name: of the files.
-      panels: by the panel's title, the arm of each variant.
-      published: by setting, a paper's test error of each variant in percent; words such as "fail" have no place here.
-      variants: their names from top to bottom.
-      measure: what is drawn in place of the error, such as "loss".
+    A paper's test errors, in percent by setting and variant, have a panel of their own; words, such as "fail", have
+    no place in it.
     """
     made = []
     for title, arms_of in panels.items():
@@ -226,10 +215,12 @@ def _thinned(steps: list[int], values: list[float]) -> tuple[list[int], list[flo
 
 
 def overfitting_note(lines: Mapping[str, Sequence[Arm]]) -> str:
-    """Says where the mean test error rises although the training error falls: that is not degradation."""
+    """Says where the mean test error rises with depth although the training error falls: that is not degradation."""
     sentences = []
     for label, arms in lines.items():
         shallow, deep = arms[0], arms[-1]
+        if shallow.setting.over != "model.depth":
+            continue
         rises = []
         for metric in finals():
             before, after = shallow.summary(metric), deep.summary(metric)
