@@ -4,7 +4,7 @@ A clause turns the arms into comparisons; inference.py judges all comparisons of
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -21,23 +21,27 @@ Grid = Mapping[tuple[str, Setting], Arm]
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a finished run.
+    """A number of a run.
 
     Attributes:
       words: what it is, such as "test error".
       metric: the final number of the record.
       unit: of the number, "" if it has none; "%" and "points" are printed times 100.
       chance: whether a diverged run counts at the error of guessing; otherwise it is left out.
+      number: run -> the number, in place of the final one; None of a run that lacks it.
+      unfinished: whether the numbers of runs that have not finished count, too, such as one from before training.
     """
 
     words: str
     metric: str = ""
     unit: str = "%"
     chance: bool = True
+    number: Callable[[Run], float | None] | None = None
+    unfinished: bool = False
 
     def of(self, run: Run) -> float | None:
-        """Returns the number of a finished run; None if its record lacks it."""
-        return final(run, self.metric)
+        """Returns the number of a run; None if its record lacks it."""
+        return self.number(run) if self.number else final(run, self.metric)
 
     @property
     def scale(self) -> float:
@@ -49,14 +53,10 @@ class Quantity:
         """The unit of a difference: of percentages it is points."""
         return "points" if self.unit == "%" else self.unit
 
-    def measured(self, arm: Arm) -> Sequence[Run]:
-        """Returns the runs of an arm whose numbers count: those that finished."""
-        return arm.finished
-
     def by_seed(self, arm: Arm) -> Seeds:
         """Returns the number of each seed; of several runs with one seed, their mean."""
         values: dict[object, list[float]] = {}
-        for run in self.measured(arm):
+        for run in arm.runs if self.unfinished else arm.finished:
             if (value := self.of(run)) is not None:
                 values.setdefault(seed(run), []).append(value)
         for run in arm.diverged if self.chance else ():
@@ -281,5 +281,5 @@ def _diverged_notes(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
     return [
         f"Diverged runs {counts}: {len(arm.diverged)} of {counted(len(arm.runs), 'run')} of {arm.label}."
         for arm in arms
-        if arm.diverged and len(quantity.measured(arm)) == len(arm.finished)
+        if arm.diverged and not quantity.unfinished
     ]

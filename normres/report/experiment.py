@@ -173,15 +173,20 @@ class Experiment:
         return sentences
 
     def table(self, arms: Sequence[Arm]) -> tables.Table:
-        """Returns the table of results, one row per arm."""
+        """Returns the table of results, one row per arm, with what weakens an arm's numbers as notes."""
+        letters = facts.lettered(arms)
         columns: dict[str, Callable[[Arm], str]] = {
             "variant": lambda arm: joined(arm.variant, arm.context),
             "setting": lambda arm: arm.setting.name,
-            **self.columns(arms),
         }
+        if letters:
+            columns["notes"] = lambda arm: " ".join(letters[sentence] for sentence in facts.notes_of(arm))
+        texts = len(columns)
+        columns |= self.columns(arms)
         rows = [tuple(cell(arm) for cell in columns.values()) for arm in arms]
         caption = f"{self.caption(arms)} {facts.provenance([run for arm in arms for run in arm.runs])}"
-        return facts.with_notes(tables.Table(tuple(columns), rows, caption, 2), arms)
+        footnotes = [f"{letter}: {sentence}" for sentence, letter in letters.items()]
+        return tables.Table(tuple(columns), rows, caption, texts, footnotes)
 
     def columns(self, arms: Sequence[Arm]) -> dict[str, Callable[[Arm], str]]:
         """Returns the columns of numbers: what is a cell of an arm, by the column's title."""

@@ -4,7 +4,6 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from normres.report.arms import (
@@ -154,28 +153,14 @@ def notes_of(arm: Arm) -> list[str]:
     return sentences + [f"{warning} ({count} of {every})." for warning, count in said.items()]
 
 
-def with_notes(table: Table, arms: Sequence[Arm]) -> Table:
-    """Returns the table, whose rows are the arms, with a column of letters and what each letter stands for."""
-    notes = [notes_of(arm) for arm in arms]
-    letters = {
-        sentence: _letter(number)
-        for number, sentence in enumerate(dict.fromkeys(sentence for own in notes for sentence in own))
-    }
-    if not letters:
-        return table
-    at = table.text_columns
-    rows = [
-        (*row[:at], " ".join(map(letters.__getitem__, own)), *row[at:])
-        for row, own in zip(table.rows, notes, strict=True)
-    ]
-    footnotes = [f"{letter}: {sentence}" for sentence, letter in letters.items()]
-    header = (*table.header[:at], "notes", *table.header[at:])
-    return replace(table, header=header, rows=rows, footnotes=footnotes, text_columns=at + 1)
+def lettered(arms: Sequence[Arm]) -> dict[str, str]:
+    """Returns the letter of each sentence of `notes_of`: "a" to "z", then "aa"."""
 
+    def letter(number: int) -> str:
+        return (letter(number // 26 - 1) if number > 25 else "") + chr(ord("a") + number % 26)
 
-def _letter(number: int) -> str:
-    """Returns "a" to "z", then "aa"."""
-    return (_letter(number // 26 - 1) if number > 25 else "") + chr(ord("a") + number % 26)
+    sentences = dict.fromkeys(sentence for arm in arms for sentence in notes_of(arm))
+    return {sentence: letter(number) for number, sentence in enumerate(sentences)}
 
 
 def digits(arms: Sequence[Arm], measure: str = "error") -> int:

@@ -22,7 +22,6 @@ Values = Sequence[float | None]
 Line = Mapping[str, Values]
 When = Literal["before", "after"]
 WHEN: tuple[When, When] = ("before", "after")
-ORDERS = "orders of magnitude"
 
 
 def probes(run: Run) -> dict[int, dict[str, Any]]:
@@ -78,27 +77,16 @@ def _between(before: float | None, after: float | None) -> float | None:
     return None if lower is None or upper is None else upper - lower
 
 
-@dataclass(frozen=True)
-class Probed(Quantity):
-    """A number of a probe line; before training those of diverged runs count, too.
+def probed(
+    words: str, number: Callable[[Line], float | None] = last_similarity, *, unit: str = "", when: When = "before"
+) -> Quantity:
+    """Returns a number of the probe lines; before training those of diverged runs count, too."""
 
-    Attributes:
-      number: line -> the number; None if it was not finite.
-      when: "before" or "after" training.
-    """
+    def of(run: Run) -> float | None:
+        line = probe_at(run, when)
+        return None if line is None else number(line)
 
-    chance: bool = False
-    number: Callable[[Line], float | None] = last_similarity
-    when: When = "before"
-
-    def measured(self, arm: Arm) -> Sequence[Run]:
-        """See Quantity."""
-        return arm.runs if self.when == "before" else arm.finished
-
-    def of(self, run: Run) -> float | None:
-        """See Quantity."""
-        line = probe_at(run, self.when)
-        return None if line is None else self.number(line)
+    return Quantity(words, unit=unit, chance=False, number=of, unfinished=when == "before")
 
 
 # Columns of the table, before and after training.
@@ -155,7 +143,7 @@ class Signals(Experiment):
         places = facts.digits(arms)
 
         def cell(number: Callable[[Line], float | None], when: When) -> Callable[[Arm], str]:
-            quantity = Probed("", number=number, when=when)
+            quantity = probed("", number, when=when)
             return lambda arm: tables.number(summarize(quantity.by_seed(arm).values()))
 
         return {

@@ -37,33 +37,21 @@ def rise(run: Run, corruptions: Sequence[str]) -> float | None:
     return None if clean is None or error is None else error - clean
 
 
-@dataclass(frozen=True)
-class Rise(Quantity):
-    """How far the test error rises above the clean one, in points.
-
-    Attributes:
-      under: the corruptions.
-      beyond: corruptions whose rise is subtracted, because a network may react less to anything.
-    """
-
-    under: tuple[str, ...] = ()
-    beyond: tuple[str, ...] = ()
-
-    def of(self, run: Run) -> float | None:
-        """Returns the rise of a finished run; None if it was not measured."""
-        upper = rise(run, self.under)
-        lower = rise(run, self.beyond) if self.beyond else 0.0
-        return None if upper is None or lower is None else upper - lower
-
-
-def smaller_rise(claim: str, better: str, worse: str, under: tuple[str, ...], beyond: tuple[str, ...] = ()) -> Lower:
+def smaller_rise(claim: str, better: str, worse: str, under: Sequence[str], beyond: Sequence[str] = ()) -> Lower:
     """Returns the clause that the error of one variant rises less under corruptions than another's.
 
-    Diverged runs are left out, because the error of guessing cannot rise.
+    The rise under the corruptions of `beyond` is subtracted, because a network may react less to anything.  Diverged
+    runs are left out, because the error of guessing cannot rise.
     """
+
+    def number(run: Run) -> float | None:
+        upper = rise(run, under)
+        lower = rise(run, beyond) if beyond else 0.0
+        return None if upper is None or lower is None else upper - lower
+
     less = f", less the rise under {_listed(beyond)}," if beyond else ""
     words = f"rise of the test error under {_listed(under)}{less}"
-    return Lower(claim, better, worse, Rise(words, unit="points", chance=False, under=under, beyond=beyond))
+    return Lower(claim, better, worse, Quantity(words, unit="points", chance=False, number=number))
 
 
 @dataclass(frozen=True)

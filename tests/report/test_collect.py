@@ -2,19 +2,16 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from synthetic import write_lines, write_run
 
 from normres import cli
 from normres.errors import UserError
-from normres.report import collect as collecting
 from normres.report import paper
 from normres.report.collect import collect
 from normres.runs.results import read_runs
 
-ROOT = Path(__file__).resolve().parents[2]
 ATTEMPTS = [
     {
         "started": f"2026-11-2{day}T10:00:00+00:00",
@@ -149,25 +146,6 @@ def test_mistakes_are_one_line(pandas, runs, tmp_path, monkeypatch):
         collect(runs, tmp_path / "runs.csv")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("*.csv"))
-
-
-def test_a_reader_sees_the_old_file_or_the_new_one(pandas, runs, tmp_path, monkeypatch):
-    target = collect(runs, tmp_path / "runs.csv")
-    before = target.read_text()
-
-    def full(frame):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setitem(collecting.WRITERS, ".csv", full)
-    with pytest.raises(OSError, match="No space"):
-        collect(runs[:1], target)
-    assert target.read_text() == before
-
-
-def test_the_repository_s_own_records_are_collected(pandas, tmp_path):
-    table = read(pandas, collect(read_runs(ROOT / "results"), tmp_path / "r.csv", workdir=ROOT / "results"))
-    row = table.loc["shortcut=A,depth=20,seed=0-7c830bab"]
-    assert (row["config.model.depth"], row["final.test_error"], row["parameters"]) == (20, 0.1849, 269722)
 
 
 def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, capsys, monkeypatch):

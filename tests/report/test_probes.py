@@ -54,7 +54,7 @@ def test_the_numbers_by_hand():
 def test_before_training_diverged_runs_count():
     diverged = run(seed=1, status="diverged", lines=[line(0, similarity=[0.0, 0.8])])
     both = arm(run(), diverged)
-    before, after = (probes.Probed("similarity", unit="", when=when) for when in ("before", "after"))
+    before, after = (probes.probed("similarity", when=when) for when in ("before", "after"))
     assert before.by_seed(both) == {0: 0.4, 1: 0.8}
     assert after.by_seed(both) == {0: 0.4}
     assert before.text(both) == "0.60 ± 0.28"
@@ -66,7 +66,7 @@ def test_a_difference_has_the_unit_of_its_quantity():
         for name, values in {"a": (1.0, 1.1), "b": (3.0, 3.2)}.items():
             runs = [run(seed=seed, lines=[line(0, similarity=[0.0, value])]) for seed, value in enumerate(values)]
             arms[name, Setting(8)] = Arm(name, Setting(8), "", {}, tuple(runs))
-        (verdict,) = judge([Lower("(a)", "a", "b", probes.Probed("number", unit=unit)).state(arms)])
+        (verdict,) = judge([Lower("(a)", "a", "b", probes.probed("number", unit=unit)).state(arms)])
         return verdict.evidence
 
     assert grid("orders of magnitude").startswith(
