@@ -25,7 +25,6 @@ EXPERIMENT = Experiment(
         Setting(images, "bottleneck", "imagenet", OVER): {BATCH: batch, GROUP: group}
         for images, (batch, group) in PAPER.items()
     },
-    held={},
     clauses=[
         Trend(
             "(a) Batch norm: the test error falls from the smallest to the largest batch",

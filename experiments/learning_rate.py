@@ -15,8 +15,6 @@ EXPERIMENT = Experiment(
     source="Our own question; the order of norms at one recipe is that of Wu, He 2018, arXiv 1803.08494.",
     config="configs/learning_rate.py",
     variants=VARIANTS,
-    published={},
-    held={},
     clauses=[
         Lower(f"Batch norm has a lower error than {other}, each at its best rate", BATCH, other, best=True)
         for other in OTHERS

@@ -8,21 +8,20 @@ arXiv 2002.10444 (norms keep the residual stream from growing exponentially).
 
 from normres.configs.signals import NORMS, VARIANTS
 from normres.report.clauses import Lower, Trend
-from normres.report.probes import ORDERS, Probed, Signals, early_gradient, gradient_ratio, growth, response
+from normres.report.probes import Signals, early_gradient, gradient_ratio, growth, probed, response
 
 # The names of the variants are "FORM, NORM".
 PLAIN_BATCH, PLAIN_GROUP, PLAIN_LAYER, PLAIN_INSTANCE = (f"plain, {name}" for name in NORMS[:4])
 BATCH, NONE = "residual, batch", "residual, none"
 
-RATIO = Probed(
-    "gradient norm of the first kernel over that of the last, before training", unit=ORDERS, number=gradient_ratio
+ORDERS = "orders of magnitude"
+RATIO = probed("gradient norm of the first kernel over that of the last, before training", gradient_ratio, unit=ORDERS)
+EARLY = probed(
+    "mean log10 gradient norm of the first third of the kernels, before training", early_gradient, unit=ORDERS
 )
-EARLY = Probed(
-    "mean log10 gradient norm of the first third of the kernels, before training", unit=ORDERS, number=early_gradient
-)
-SIMILARITY = Probed("cosine similarity of different images after the last block, before training", unit="")
-GROWTH = Probed("growth of the residual stream’s variance, before training", unit=ORDERS, number=growth)
-RESPONSE = Probed("standard deviation of the responses, after training", unit="", number=response, when="after")
+SIMILARITY = probed("cosine similarity of different images after the last block, before training")
+GROWTH = probed("growth of the residual stream’s variance, before training", growth, unit=ORDERS)
+RESPONSE = probed("standard deviation of the responses, after training", response, when="after")
 
 EXPERIMENT = Signals(
     title="Signals: activations and gradients layer by layer, by norm, plain and residual",
@@ -39,7 +38,6 @@ EXPERIMENT = Signals(
     ),
     config="configs/signals.py",
     variants=VARIANTS,
-    published={},
     held={"model.order": "post"},
     follows=("model.norm_groups",),
     clauses=[

@@ -24,8 +24,6 @@ EXPERIMENT = Experiment(
     ),
     config="configs/style.py",
     variants=VARIANTS,
-    published={},
-    held={},
     clauses=[
         Lower(
             "(a) One style: the training loss is lower with instance norm than with batch norm", INSTANCE, BATCH, TRAIN

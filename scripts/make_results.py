@@ -11,13 +11,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from normres import files
-from normres.report import paper, tables
+from normres.report import page, paper, tables
 from normres.report.arms import Arm
 from normres.report.clauses import Verdict
 from normres.report.commands import experiment_of
 from normres.report.experiment import Experiment
-from normres.report.experiment import pictures as mosaics
 from normres.report.files import write_file
 from normres.report.inference import together
 from normres.runs import results
@@ -43,7 +41,7 @@ def sections() -> Iterator[str]:
     )
     for name in names:
         runs = results.read_runs(RESULTS / name)
-        experiment: Experiment = files.load(experiment_of(RESULTS / name) or name, "experiments").EXPERIMENT
+        experiment: Experiment = experiment_of(RESULTS / name)
         arms = experiment.arms(runs)
         shutil.rmtree(DRAWN / name, ignore_errors=True)
         (figure,) = paper.save(experiment.main_chart(arms), DRAWN / name, ["page"], ["png"])
@@ -74,7 +72,7 @@ def sections() -> Iterator[str]:
 
 def pictures(name: str, arms: Sequence[Arm]) -> Iterator[str]:
     """Writes what the networks of a set make of images, and yields the pictures as Markdown; nothing of classifiers."""
-    for label, content in mosaics(arms).items():
+    for label, content in page.pictures(arms).items():
         file = f"{re.sub('[^a-z0-9]+', '-', label.lower()).strip('-')}.png"
         write_file(DRAWN / name / file, content)
         yield f"![What {label} makes of photographs, a row for each style](results/{name}/{file})\n\n*{label}*\n"

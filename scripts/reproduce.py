@@ -6,7 +6,7 @@ RESULT is a folder of results/, such as degradation-short; DATA the official CIF
 import sys
 from pathlib import Path
 
-from normres import cli, files
+from normres import cli
 from normres.errors import UserError, nearest
 from normres.report import certificate
 from normres.report.commands import experiment_of
@@ -31,9 +31,8 @@ def main(result: str = "", data: str = "", seeds: str = "1") -> int:
     config = f"--config={result.replace('-', ':')}"
     if status := cli.main(["sweep", config, f"--seeds={seeds}", f"--workdir={workdir}", *options]):
         return status
-    experiment = files.load(experiment_of(ROOT / "results" / result) or result, "experiments").EXPERIMENT
-    runs = (results.read_runs(folder) for folder in (ROOT / "results" / result, workdir))
-    text, status = certificate.certificate(experiment, *runs)
+    runs = [results.read_runs(folder) for folder in (ROOT / "results" / result, workdir)]
+    text, status = certificate.certificate(experiment_of(ROOT / "results" / result), *runs)
     (workdir / "certificate.md").write_text(text + "\n")
     print(text)
     return status

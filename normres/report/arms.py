@@ -6,28 +6,21 @@ and the mean of an arm is always the mean of a number of runs that the arm names
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from normres.errors import UserError
 from normres.report.inference import Summary, summarize
 from normres.runs.fields import identity
-from normres.runs.results import Run
+from normres.runs.results import DONE, Run
 
 DATA_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A column of the papers' tables: a value of the field that an experiment is over, a block and a data set.
-
-    Attributes:
-      at: the value, such as a depth or a number of images per batch.
-      block: the kind of block.
-      data: the data set.
-      over: the config field.
-    """
+    """A column of the papers' tables: a value `at` of the config field `over`, a kind of block and a data set."""
 
     at: Any
     block: str = "basic"
@@ -47,7 +40,7 @@ class Setting:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Returns what must agree for two settings to be compared along the field."""
+        """What must agree for two settings to be compared along the field."""
         return (self.data, self.block)
 
 
@@ -87,15 +80,15 @@ class Arm:
     @property
     def unfinished(self) -> tuple[Run, ...]:
         """The runs that still run or were stopped."""
-        return tuple(run for run in self.runs if run.record["status"] not in ("finished", "diverged"))
-
-    def values(self, metric: str) -> list[float]:
-        """Returns the final numbers called `metric` (such as "train_error") of the runs that finished."""
-        return [value for run in self.finished if (value := final(run, metric)) is not None]
+        return tuple(run for run in self.runs if run.record["status"] not in DONE)
 
     def summary(self, metric: str) -> Summary | None:
-        """Returns the statistics of `values(metric)`; None if there are none."""
-        return summarize(self.values(metric))
+        """Returns the statistics of a final number, such as "train_error", over the runs that finished and have it."""
+        return self.over_seeds(lambda run: final(run, metric))
+
+    def over_seeds(self, number: Callable[[Run], float | None]) -> Summary | None:
+        """Returns the statistics of a number over the runs that finished and have it; None if none has."""
+        return summarize(value for run in self.finished if (value := number(run)) is not None)
 
     def count(self, name: str) -> int:
         """Returns a count of the record's data, such as "train_examples"; 0 if it is not known."""
@@ -129,12 +122,6 @@ def finals(measure: str = "error") -> tuple[str, str]:
     return f"train_{measure}", f"test_{measure}"
 
 
-def finals_of(runs: Iterable[Run], measure: str = "error") -> list[str]:
-    """Returns `finals`, then what else of that kind the runs' records hold of the test set, such as a top-5 error."""
-    others = [name for name in metrics_of(runs) if name.startswith("test_") and name.endswith(f"_{measure}")]
-    return list(dict.fromkeys([*finals(measure), *others]))
-
-
 def unit_of(metric: str) -> str:
     """Returns "%" for an error, which is printed in percent, and "" for anything else."""
     return "%" if metric.endswith("error") else ""
@@ -145,15 +132,15 @@ def scale_of(metric: str) -> float:
     return 100.0 if unit_of(metric) else 1.0
 
 
-def titled(metric: str) -> str:
-    """Returns "test error (%)" of "test_error"."""
-    return f"{metric_words(metric)} ({unit_of(metric)})".removesuffix(" ()")
-
-
 def metric_words(metric: str) -> str:
     """Returns "training error" of "train_error", "test top-5 error" of "test_top5_error"."""
     words = {"train": "training", "top5": "top-5"}
     return " ".join(words.get(part, part) for part in metric.split("_"))
+
+
+def titled(metric: str) -> str:
+    """Returns "test error (%)" of "test_error"."""
+    return metric_words(metric) + " (%)" * (unit_of(metric) == "%")
 
 
 def field(run: Run, name: str) -> Any:
@@ -190,31 +177,28 @@ def short_label(key: Mapping[str, Any]) -> str:
 
 
 def grouped(value: Any) -> str:
-    """Returns a whole number with separators of thousands, anything else as it is."""
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    """Returns a number with separators of thousands, anything else as it is."""
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def runs_text(count: int, of: int) -> str:
-    """Returns "1 of 2 runs"."""
-    return f"{count} of {of} run{'s' * (of != 1)}"
+def counted(count: int, noun: str) -> str:
+    """Returns "1 run" or "2 runs"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def seeds_text(arms: Sequence[Arm]) -> str:
     """Returns "3 seeds" or "1 to 3 seeds"."""
     fewest, most = min(len(arm.runs) for arm in arms), max(len(arm.runs) for arm in arms)
-    return f"{most if fewest == most else f'{fewest} to {most}'} seed{'s' * (most > 1)}"
+    return ("" if fewest == most else f"{fewest} to ") + counted(most, "seed")
 
 
 def group(runs: Iterable[Run], fields: Sequence[str]) -> list[tuple[dict[str, Any], tuple[Run, ...]]]:
     """Returns (values of `fields`, the runs that have them, by seed) for each combination that there is."""
-    groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (sort_key(seed(run)), run_id(run))):
-        if "status" not in run.record:
-            raise UserError(f"{run.record_file}: has no 'status'")
-        key = {name: field(run, name) for name in fields}
         # A config's lists cannot be keys of a dictionary, their JSON can.
-        groups.setdefault(json.dumps(key), (key, []))[1].append(run)
-    return [(key, tuple(members)) for key, members in groups.values()]
+        groups.setdefault(json.dumps({name: field(run, name) for name in fields}), []).append(run)
+    return [(json.loads(key), tuple(members)) for key, members in groups.items()]
 
 
 def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Sequence[str] = ()) -> list[str]:

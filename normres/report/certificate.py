@@ -9,8 +9,8 @@ from scipy import stats
 from normres.report import facts, tables
 from normres.report.arms import Arm, final, finals, joined, measure_of, metric_words, scale_of, seed, titled
 from normres.report.experiment import Experiment
-from normres.report.inference import FALSE_VERDICTS, summarize
-from normres.runs.results import Run
+from normres.report.inference import FALSE_VERDICTS
+from normres.runs.results import DONE, Run
 
 SAME, AGREES, DIFFERS, OPEN, NOT_RUN = "the same", "agrees", "differs", "cannot be judged", "not run"
 MARGIN_OF_ERROR, MARGIN_OF_LOSS = 0.01, 0.05  # named beforehand: one point, and a share of our loss
@@ -30,19 +30,17 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
     An arm agrees if the interval lies within the margin, and differs if it does not hold 0.
     """
     theirs = {arm.label: arm for arm in experiment.arms(repeated)} if repeated else {}
-    ours = experiment.arms(result)
-    metric = finals(measure_of(result))[1]
-    judged = [_judged(arm, theirs.get(arm.label), metric, len(ours)) for arm in ours]
-    verdicts = [row[-1] for row in judged]
-    digits = facts.digits(ours, measure_of(result))
+    ours, measure = experiment.arms(result), measure_of(result)
+    metric, digits = finals(measure)[1], facts.digits(ours, measure)
+    rows = [_row(arm, theirs.get(arm.label), metric, len(ours), digits) for arm in ours]
     header = ("arm", f"ours, {titled(metric)}", "yours", "seeds", "difference", "+-", "verdict")
-    rows = [_cells(row, digits, scale_of(metric)) for row in judged]
-    table = tables.Table(header, rows, f"{metric_words(metric).capitalize()} of the seeds that both have.", 1)
-    known = {
-        what: [facts.distinct(runs, facts.FACTS[what]) for runs in (_shared(result, repeated), repeated)]
-        for what in AROUND
-    }
+    table = tables.Table(header, rows, f"{metric_words(metric).capitalize()} of the seeds that both have.")
+    # Those of our runs whose config and seed were repeated.
+    digests = {run.record.get("config_digest") for run in repeated}
+    shared = [run for run in result if run.record.get("config_digest") in digests] or result
+    known = {what: [facts.distinct(runs, what) for runs in (shared, repeated)] for what in AROUND}
     around = [f"* {what}: ours {mine}; yours {yours}" for what, (mine, yours) in known.items() if mine != yours]
+    verdicts = [row[-1] for row in rows]
     counts = joined(*(f"{one}: {verdicts.count(one)} of {len(ours)}" for one in dict.fromkeys(verdicts)))
     text = [f"# {experiment.title}", "", f"**{counts}**", "", tables.markdown(table)]
     text += ["What else differs:", "", *around] if around else []
@@ -50,18 +48,14 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
     return "\n".join(text), status
 
 
-Row = tuple[str, float | None, float | None, int, float | None, str]
-
-
-def _judged(ours: Arm, yours: Arm | None, metric: str, arms: int) -> Row:
-    """Returns label, both means, the number of shared seeds, half of the interval, and the verdict."""
+def _row(ours: Arm, yours: Arm | None, metric: str, arms: int, digits: int) -> tuple[str, ...]:
+    """Returns label, both means, the number of shared seeds, the difference, half of its interval, and the verdict."""
     pairs = _pairs(ours, yours) if yours else []
-    ended = [(a, b) for a, b in pairs if "finished" in (a.record["status"], b.record["status"])]
-    first, second = ([final(run, metric) for run in side] for side in (zip(*ended, strict=True) if ended else ((), ())))
-    numbers = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    means = (fmean(a for a, _ in numbers), fmean(b for _, b in numbers)) if numbers else (None, None)
-    half: float | None = None
-    spread = summarize(ours.values(metric))
+    ended = [pair for pair in pairs if any(run.record["status"] == "finished" for run in pair)]
+    values = [(final(a, metric), final(b, metric)) for a, b in ended]
+    numbers = [(a, b) for a, b in values if a is not None and b is not None]
+    mine, theirs = (fmean(side) for side in zip(*numbers, strict=True)) if numbers else (math.nan, math.nan)
+    spread, half = ours.summary(metric), math.nan
     if not pairs:
         verdict = NOT_RUN
     elif len(numbers) < len(ended):  # one of two diverged
@@ -73,28 +67,17 @@ def _judged(ours: Arm, yours: Arm | None, metric: str, arms: int) -> Row:
     else:
         t = stats.t.ppf(1 - FALSE_VERDICTS / (2 * arms), spread.count - 1)
         half = float(t * spread.standard_deviation * math.sqrt(2 / len(numbers)))
-        difference = abs(means[1] - means[0])  # type: ignore[operator]
         margin = MARGIN_OF_ERROR if metric.endswith("error") else MARGIN_OF_LOSS * spread.mean
+        difference = abs(theirs - mine)
         verdict = DIFFERS if difference > half else AGREES if difference + half <= margin else OPEN
-    return (ours.label, *means, len(pairs), half, verdict)
+
+    def cell(value: float, sign: str = "") -> str:
+        return tables.NOTHING if math.isnan(value) else f"{scale_of(metric) * value:{sign}.{digits}f}"
+
+    return (ours.label, cell(mine), cell(theirs), str(len(pairs)), cell(theirs - mine, "+"), cell(half), verdict)
 
 
 def _pairs(ours: Arm, yours: Arm) -> list[tuple[Run, Run]]:
     """Returns the runs of equal seed that ended on both sides."""
-    done = ("finished", "diverged")
-    theirs = {seed(run): run for run in yours.runs if run.record["status"] in done}
-    return [(run, theirs[seed(run)]) for run in ours.runs if run.record["status"] in done and seed(run) in theirs]
-
-
-def _shared(result: Sequence[Run], repeated: Sequence[Run]) -> list[Run]:
-    """Returns those of our runs whose config and seed were repeated."""
-    digests = {run.record.get("config_digest") for run in repeated}
-    return [run for run in result if run.record.get("config_digest") in digests] or list(result)
-
-
-def _cells(row: Row, digits: int, scale: float) -> tuple[str, ...]:
-    label, mine, yours, seeds, half, verdict = row
-    known = mine is not None and yours is not None
-    shown = [tables.NOTHING if value is None else f"{scale * value:.{digits}f}" for value in (mine, yours, half)]
-    difference = f"{scale * (yours - mine):+.{digits}f}" if known else tables.NOTHING  # type: ignore[operator]
-    return (label, *shown[:2], str(seeds), difference, shown[2], verdict)
+    theirs = {seed(run): run for run in yours.runs if run.record["status"] in DONE}
+    return [(run, theirs[seed(run)]) for run in ours.runs if run.record["status"] in DONE and seed(run) in theirs]

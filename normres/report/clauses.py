@@ -4,13 +4,13 @@ A clause turns the arms into comparisons; inference.py judges all comparisons of
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
 from normres.report import inference
-from normres.report.arms import Arm, Setting, final, metric_words, runs_text, seed
+from normres.report.arms import Arm, Setting, counted, final, metric_words, seed, unit_of
 from normres.report.inference import Comparison, Difference, Outcome, Seeds, summarize
 from normres.report.tables import number
 from normres.runs.results import Run
@@ -21,23 +21,27 @@ Grid = Mapping[tuple[str, Setting], Arm]
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a finished run.
+    """A number of a run.
 
     Attributes:
       words: what it is, such as "test error".
       metric: the final number of the record.
       unit: of the number, "" if it has none; "%" and "points" are printed times 100.
       chance: whether a diverged run counts at the error of guessing; otherwise it is left out.
+      number: run -> the number, in place of the final one; None of a run that lacks it.
+      unfinished: whether the numbers of runs that have not finished count, too, such as one from before training.
     """
 
     words: str
     metric: str = ""
     unit: str = "%"
     chance: bool = True
+    number: Callable[[Run], float | None] | None = None
+    unfinished: bool = False
 
     def of(self, run: Run) -> float | None:
-        """Returns the number of a finished run; None if its record lacks it."""
-        return final(run, self.metric)
+        """Returns the number of a run; None if its record lacks it."""
+        return self.number(run) if self.number else final(run, self.metric)
 
     @property
     def scale(self) -> float:
@@ -49,14 +53,10 @@ class Quantity:
         """The unit of a difference: of percentages it is points."""
         return "points" if self.unit == "%" else self.unit
 
-    def measured(self, arm: Arm) -> Sequence[Run]:
-        """Returns the runs of an arm whose numbers count: those that finished."""
-        return arm.finished
-
     def by_seed(self, arm: Arm) -> Seeds:
         """Returns the number of each seed; of several runs with one seed, their mean."""
         values: dict[object, list[float]] = {}
-        for run in self.measured(arm):
+        for run in arm.runs if self.unfinished else arm.finished:
             if (value := self.of(run)) is not None:
                 values.setdefault(seed(run), []).append(value)
         for run in arm.diverged if self.chance else ():
@@ -77,30 +77,29 @@ class Quantity:
         return f"{number(summarize(self.by_seed(arm).values()), scale=self.scale)} {self.unit}".rstrip()
 
 
-def error(metric: str) -> Quantity:
-    """Returns the final error called `metric`, such as "test_error"."""
-    return Quantity(metric_words(metric), metric)
+def quantity_of(metric: str) -> Quantity:
+    """Returns the final number called `metric`, such as "test_error"; only an error has one for diverged runs."""
+    return Quantity(metric_words(metric), metric, unit_of(metric), chance=unit_of(metric) == "%")
 
 
-TRAIN, TEST = error("train_error"), error("test_error")
+TRAIN, TEST = quantity_of("train_error"), quantity_of("test_error")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A comparison of a clause and its numbers, or a sentence that says what is missing; and what else must be said."""
+
+    text: str
+    comparison: Comparison | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A clause before it is judged.
-
-    Attributes:
-      claim: the sentence.
-      comparisons: all of them must be as claimed; none if something is missing.
-      evidence: the numbers, a sentence for each comparison; or what is missing.
-      note: what else must be said.
-      quantity: what is compared.
-    """
+    """A clause before it is judged: the sentence, and its parts, all of which must be as claimed."""
 
     claim: str
-    comparisons: Sequence[Comparison] = ()
-    evidence: Sequence[str] = ()
-    note: str = ""
+    parts: Sequence[Part]
     quantity: Quantity = TEST
 
 
@@ -115,16 +114,19 @@ class Verdict:
 
 def judge(statements: Sequence[Statement]) -> list[Verdict]:
     """Judges the statements of a page together."""
-    judgements = iter(inference.judge([one for statement in statements for one in statement.comparisons]))
+    comparisons = [part.comparison for one in statements for part in one.parts if part.comparison]
+    judgements = iter(inference.judge(comparisons))
     verdicts = []
-    for statement in statements:
-        own = [next(judgements) for _ in statement.comparisons]
-        texts = list(statement.evidence)
-        unit, scale = statement.quantity.difference_unit, statement.quantity.scale
-        for place, judgement in enumerate(own):
-            texts[place] += f"; difference {judgement.text(unit, scale)}."
-        outcome = inference.together([judgement.outcome for judgement in own])
-        verdicts.append(Verdict(statement.claim, outcome, " ".join(texts) + statement.note))
+    for one in statements:
+        texts, outcomes = [], []
+        for part in one.parts:
+            texts.append(part.text)
+            if part.comparison:
+                judgement = next(judgements)
+                outcomes.append(judgement.outcome)
+                texts[-1] += f"; difference {judgement.text(one.quantity.difference_unit, one.quantity.scale)}."
+        notes = dict.fromkeys(note for part in one.parts for note in part.notes)
+        verdicts.append(Verdict(one.claim, inference.together(outcomes), " ".join([*texts, *notes])))
     return verdicts
 
 
@@ -153,50 +155,53 @@ class Lower:
 
     def state(self, grid: Grid) -> Statement:
         """Returns the comparisons that the arms allow."""
-        for name in (self.better, self.worse):
-            if not any(variant == name for variant, _ in grid):
-                return Statement(self.claim, evidence=[f"There is no run of {name}."])
         variants = (self.better, self.worse)
-        chosen: list[Sequence[Setting]] = []
+        for name in variants:
+            if not any(variant == name for variant, _ in grid):
+                return Statement(self.claim, [Part(f"There is no run of {name}.")])
+        parts = []
         for settings in _by_kind(setting for variant, setting in grid if variant in variants):
             if self.best:
-                chosen.append([self._best(grid, name, settings) or settings[-1] for name in variants])
+                better, worse = (self._best(grid, name, settings) for name in variants)
+                parts.append((better, self._part(grid, better, worse)))
             else:
                 ends = settings[:1] if self.first else settings[-1:]
-                chosen += [(one, one) for one in (settings if self.everywhere else ends)]
-        return _state(self.claim, self.at_least, [self._at(grid, *settings) for settings in chosen], self.quantity)
+                parts += [(one, self._part(grid, one, one)) for one in (settings if self.everywhere else ends)]
+        return _state(self.claim, self.at_least, parts, self.quantity)
 
-    def _best(self, grid: Grid, name: str, settings: Iterable[Setting]) -> Setting | None:
-        """Returns the setting with the variant's lowest mean; None if it was run in none of them."""
-        done = {one: self.quantity.by_seed(grid[name, one]) for one in settings if (name, one) in grid}
-        return min(done, key=lambda one: fmean(done[one].values()) if done[one] else math.inf, default=None)
+    def _best(self, grid: Grid, name: str, settings: Sequence[Setting]) -> Setting:
+        """Returns the setting with the variant's lowest mean; the last one if it was run in none of them."""
+        means = {}
+        for setting in settings:
+            if arm := grid.get((name, setting)):
+                means[setting] = fmean(self.quantity.by_seed(arm).values() or [math.inf])
+        return min(means, key=means.__getitem__, default=settings[-1])
 
-    def _at(self, grid: Grid, of_better: Setting, of_worse: Setting) -> "_Part":
+    def _part(self, grid: Grid, of_better: Setting, of_worse: Setting) -> Part:
         arms = []
         for name, setting in ((self.better, of_better), (self.worse, of_worse)):
             arm = grid.get((name, setting))
             if arm is None:
-                return _Part(setting, f"There is no run of {name} at {setting.name}.")
+                return Part(f"There is no run of {name} at {setting.name}.")
             if not self.quantity.by_seed(arm):
-                return _Part(setting, f"No run of {name} at {setting.name} has a {self.quantity.words} yet.")
+                return Part(f"No run of {name} at {setting.name} has a {self.quantity.words} yet.")
             arms.append(arm)
         better, worse = arms
-        where = "" if of_better != of_worse else f" at {of_better.name}"
-        numbers = ", ".join(
-            f"{arm.variant}{'' if where else f' at {arm.setting.name}'} {self.quantity.text(arm)}" for arm in arms
-        )
-        difference = self.quantity.difference(worse, better)
-        text = f"{self.quantity.words.capitalize()}{where}: {numbers}"
-        notes = [*_diverged_note(self.quantity, arms), *(self._edge_note(grid, arm) for arm in arms if self.best)]
-        return _Part(of_better, text, Comparison(difference, above=False), list(filter(None, notes)))
+        where = f" at {of_better.name}" if of_better == of_worse else ""
+        names = [arm.variant if where else f"{arm.variant} at {arm.setting.name}" for arm in arms]
+        numbers = ", ".join(f"{name} {self.quantity.text(arm)}" for name, arm in zip(names, arms, strict=True))
+        comparison = Comparison(self.quantity.difference(worse, better), above=False)
+        notes = [*_diverged_notes(self.quantity, arms), *(self._edge_notes(grid, arms) if self.best else ())]
+        return Part(f"{self.quantity.words.capitalize()}{where}: {numbers}", comparison, notes)
 
-    def _edge_note(self, grid: Grid, arm: Arm) -> str:
-        """Says that a variant's best setting is the first or the last that was tried; "" if it is not."""
-        kind = arm.setting.kind
-        tried = [one.at for variant, one in grid if variant == arm.variant and one.kind == kind]
-        end = "smallest" if arm.setting.at == min(tried) else "largest" if arm.setting.at == max(tried) else ""
-        beyond = f"{arm.variant} is best at the {end} value that was tried: its best may lie beyond."
-        return beyond[0].upper() + beyond[1:] if end else ""
+    def _edge_notes(self, grid: Grid, arms: Sequence[Arm]) -> Iterator[str]:
+        """Says of each variant whose best setting is the first or the last that was tried that it is."""
+        for arm in arms:
+            at, kind = arm.setting.at, arm.setting.kind
+            tried = [one.at for variant, one in grid if variant == arm.variant and one.kind == kind]
+            if at in (min(tried), max(tried)):
+                end, name = "smallest" if at == min(tried) else "largest", arm.variant[0].upper() + arm.variant[1:]
+                yield f"{name} is best at the {end} value that was tried: its best may lie beyond."
 
 
 @dataclass(frozen=True)
@@ -225,36 +230,26 @@ class Trend:
         """Returns the comparisons that the arms allow."""
         kinds = _by_kind(setting for variant, setting in grid if variant == self.variant)
         if not kinds:
-            return Statement(self.claim, evidence=[f"There is no run of {self.variant}."])
-        parts = [part for settings in kinds if len(settings) > 1 for part in self._along(grid, settings)]
-        if not parts:
+            return Statement(self.claim, [Part(f"There is no run of {self.variant}.")])
+        series = [settings for settings in kinds if len(settings) > 1]
+        if not series:
             only = ", ".join(setting.name for settings in kinds for setting in settings)
-            return Statement(self.claim, evidence=[f"Two settings of {self.variant} are needed; there is {only}."])
+            return Statement(self.claim, [Part(f"Two settings of {self.variant} are needed; there is {only}.")])
+        parts = [(settings[-1], part) for settings in series for part in self._parts(grid, settings)]
         return _state(self.claim, self.at_least, parts, self.quantity)
 
-    def _along(self, grid: Grid, settings: Sequence[Setting]) -> "list[_Part]":
+    def _parts(self, grid: Grid, settings: Sequence[Setting]) -> list[Part]:
         arms = [grid[self.variant, setting] for setting in settings]
         if missing := [arm.setting.name for arm in arms if not self.quantity.by_seed(arm)]:
-            words = f"No run of {self.variant} at {', '.join(missing)} has a {self.quantity.words} yet."
-            return [_Part(settings[-1], words)]
+            return [Part(f"No run of {self.variant} at {', '.join(missing)} has a {self.quantity.words} yet.")]
         parts = []
         for first, last in pairwise(arms) if self.every_step else [(arms[0], arms[-1])]:
             difference = self.quantity.difference(first, last)
             comparison = Comparison(difference, self.rises, 0.0 if self.rises else self.margin)
             numbers = ", ".join(f"{arm.setting.name} {self.quantity.text(arm)}" for arm in (first, last))
             text = f"{self.quantity.words.capitalize()} of {self.variant}: {numbers}"
-            parts.append(_Part(settings[-1], text, comparison, _diverged_note(self.quantity, [first, last])))
+            parts.append(Part(text, comparison, _diverged_notes(self.quantity, [first, last])))
         return parts
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One comparison of a clause, or what it lacks."""
-
-    setting: Setting
-    text: str
-    comparison: Comparison | None = None
-    notes: Sequence[str] = field(default=())
 
 
 def _by_kind(settings: Iterable[Setting]) -> list[list[Setting]]:
@@ -265,32 +260,26 @@ def _by_kind(settings: Iterable[Setting]) -> list[list[Setting]]:
     return list(kinds.values())
 
 
-def _state(claim: str, at_least: float, parts: Sequence[_Part], quantity: Quantity) -> Statement:
-    """Returns the statement of the parts that the source speaks of; all of them must hold."""
-    applicable = [part for part in parts if part.setting.at >= at_least]
-    texts = [part.text for part in applicable or parts]
-    note = "".join(f" {note}" for note in dict.fromkeys(note for part in applicable for note in part.notes))
-    comparisons = [part.comparison for part in applicable if part.comparison]
+def _state(claim: str, at_least: float, parts: Sequence[tuple[Setting, Part]], quantity: Quantity) -> Statement:
+    """Returns the statement of the parts, by setting, that the source speaks of; one that is missing leaves it open."""
+    applicable = [part for setting, part in parts if setting.at >= at_least]
     if not applicable:
-        over = parts[0].setting.over.rpartition(".")[2].replace("_", " ")
-        largest = max(part.setting.at for part in parts)
-        return Statement(
-            claim,
-            evidence=[
-                f"The source’s claim is about {over} {at_least:,} and more; the largest compared here is {largest:,}. "
-                f"These numbers decide nothing: {'. '.join(texts)}."
-            ],
+        over = parts[0][0].over.rpartition(".")[2].replace("_", " ")
+        largest = max(setting.at for setting, _ in parts)
+        text = (
+            f"The source’s claim is about {over} {at_least:,} and more; the largest compared here is {largest:,}. "
+            f"These numbers decide nothing: {'. '.join(part.text for _, part in parts)}."
         )
-    if len(comparisons) < len(applicable):  # one that is missing leaves the clause open
-        return Statement(claim, evidence=[part.text for part in applicable if not part.comparison], note=note)
-    return Statement(claim, comparisons, texts, note, quantity)
+        return Statement(claim, [Part(text)])
+    missing = [part for part in applicable if part.comparison is None]
+    return Statement(claim, missing or applicable, quantity)
 
 
-def _diverged_note(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
+def _diverged_notes(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
     """Says of each arm how its diverged runs count."""
     counts = f"count at the error of guessing, {100 * arms[0].chance:g} %" if quantity.chance else "are left out"
     return [
-        f"Diverged runs {counts}: {runs_text(len(arm.diverged), len(arm.runs))} of {arm.label}."
+        f"Diverged runs {counts}: {len(arm.diverged)} of {counted(len(arm.runs), 'run')} of {arm.label}."
         for arm in arms
-        if arm.diverged and len(quantity.measured(arm)) == len(arm.finished)
+        if arm.diverged and not quantity.unfinished
     ]

@@ -13,9 +13,8 @@ from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
 from normres.runs.results import Run
 
 Row = dict[str, Any]
-Rows = list[Row]
 
-# The columns of a run that come first: their type, and what of the record they are.
+# The columns of a run that come first, and their types, which do not depend on the values.
 RECORD: dict[str, type] = {
     "status": str,
     "step": int,
@@ -49,7 +48,16 @@ def collect(runs: Sequence[Run], target: Path, curves: bool = False, workdir: Pa
     ending = target.suffix.lower()
     if ending not in WRITERS:
         raise UserError(f"{target}: the ending {ending!r} is not written; {nearest(ending, WRITERS)}")
-    rows = (_curve_rows if curves else _run_rows)(runs, workdir)
+    configs = _configs(runs)
+    differ = [name for name in configs[0] if len({str(config[name]) for config in configs}) > 1] if configs else []
+    rows: list[Row] = []
+    for run, config in zip(runs, configs, strict=True):
+        path = run.path.relative_to(workdir) if workdir and run.path.is_relative_to(workdir) else run.path
+        which = {"run_id": run_id(run), "path": str(path)}
+        if curves:
+            rows += [which | {name: config[name] for name in differ} | line for line in run.metrics]
+        else:
+            rows.append(which | _record(run) | config | _numbers(run))
     if not rows:
         missing = "the runs here have no metric lines yet" if runs else "no runs here; `normres sweep` makes them"
         raise UserError(f"{workdir or target}: {missing}")
@@ -66,12 +74,8 @@ def _parquet(frame: Any) -> bytes:
 
 
 def _csv(frame: Any) -> str:
-    texts = {
-        name: frame[name].map(lambda value: json.dumps(value) if isinstance(value, list) else value)
-        for name in frame
-        if frame[name].dtype == object
-    }
-    content: str = frame.assign(**texts).to_csv(index=False, lineterminator="\n")
+    lists = frame.select_dtypes("object").map(lambda value: json.dumps(value) if isinstance(value, list) else value)
+    content: str = frame.assign(**lists).to_csv(index=False, lineterminator="\n")
     return content
 
 
@@ -86,31 +90,6 @@ def _library(name: str) -> Any:
         raise UserError(f"collect: {name} is needed: pip install 'normres[collect]' ({reason})") from None
 
 
-def _run_rows(runs: Sequence[Run], workdir: Path | None) -> Rows:
-    """Returns a row per run."""
-    configs = _configs(runs)
-    return [
-        _which(run, workdir) | _record(run) | config | _results(run) for run, config in zip(runs, configs, strict=True)
-    ]
-
-
-def _curve_rows(runs: Sequence[Run], workdir: Path | None) -> Rows:
-    """Returns a row per metric line, with the config fields that differ between the runs."""
-    configs = _configs(runs)
-    names = dict.fromkeys(name for config in configs for name in config)
-    differ = [name for name in names if any(config.get(name) != configs[0].get(name) for config in configs)]
-    return [
-        _which(run, workdir) | {name: config.get(name) for name in differ} | line
-        for run, config in zip(runs, configs, strict=True)
-        for line in run.metrics
-    ]
-
-
-def _which(run: Run, workdir: Path | None) -> Row:
-    path = run.path.relative_to(workdir) if workdir and run.path.is_relative_to(workdir) else run.path
-    return {"run_id": run_id(run), "path": str(path)}
-
-
 def _record(run: Run) -> Row:
     """Returns what the record says of the run and its attempts."""
     attempts = run.record.get("attempts") or []
@@ -121,23 +100,19 @@ def _record(run: Run) -> Row:
     )
 
 
-def _results(run: Run) -> Row:
+def _numbers(run: Run) -> Row:
     """Returns final numbers, best ones and errors under corruptions."""
     best = {name: value for name, value in run.record.items() if name.startswith("best_")}
-    sections = {name: run.record.get(name) or {} for name in ("final", "corrupted")}
-    return flatten({"final": sections["final"]}) | flatten(best) | flatten({"corrupted": sections["corrupted"]})
+    final, corrupted = ({name: run.record.get(name) or {}} for name in ("final", "corrupted"))
+    return flatten(final) | flatten(best) | flatten(corrupted)
 
 
-def _configs(runs: Sequence[Run]) -> Rows:
+def _configs(runs: Sequence[Run]) -> list[Row]:
     """Returns the runs' fields as columns; a run that is older than a field has the value from before it."""
     flat = [flatten(run.config) for run in runs]
     names = sorted({name for config in flat for name in config})
-    return [{f"config.{name}": config.get(name, _before(name)) for name in names} for config in flat]
-
-
-def _before(name: str) -> Any:
-    before = declared()[name].before if name in declared() else NOT_ADDED_LATER
-    return None if before == NOT_ADDED_LATER else before
+    before = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
+    return [{f"config.{name}": config.get(name, before.get(name)) for name in names} for config in flat]
 
 
 def _declared_type(column: str) -> type | None:
@@ -151,7 +126,7 @@ def _declared_type(column: str) -> type | None:
     return float if section == "final" or section.startswith("best_") else None
 
 
-def _column(pandas: Any, name: str, values: list[Any]) -> Any:
+def _column(pandas: Any, name: str, values: Sequence[Any]) -> Any:
     """Returns a column of one type, in which what is missing is null; values of several types become texts."""
     values = [list(value) if isinstance(value, tuple) else value for value in values]
     kinds = {type(value) for value in values if value is not None}

@@ -20,23 +20,6 @@ def _runs(folder: Path) -> list[Run]:
     raise UserError(f"{folder}: no runs here; `normres sweep` makes them")
 
 
-def _experiment(name: str) -> Any:
-    module = files.load(name, "experiments")
-    experiment = getattr(module, "EXPERIMENT", module)
-    if not hasattr(experiment, "draw"):
-        raise UserError(f"{name}: defines neither EXPERIMENT nor draw(runs, output)")
-    return experiment
-
-
-def _draw(experiment: Any, runs: Sequence[Run], output: Path) -> list[Path]:
-    """Draws an experiment, or what the runs are if it is None."""
-    from normres.report.experiment import of_unknown
-
-    output.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = (experiment or of_unknown(runs)).draw(runs, output)
-    return paths
-
-
 def _report(options: Namespace, _: dict[str, str]) -> None:
     if (options.runs is None) == (options.workdir is None):
         raise UserError("report: name the directory of the runs once, as RUNS or --workdir=RUNS")
@@ -44,41 +27,62 @@ def _report(options: Namespace, _: dict[str, str]) -> None:
     if options.all and options.experiment:
         raise UserError("--all finds the experiments itself; it goes without --experiment")
     output = options.output or workdir / "report"
-    experiment = _experiment(options.experiment) if options.experiment else None
-    paths = _draw_all(workdir, output) if options.all else _draw(experiment, _runs(workdir), output)
-    for path in paths:
-        print(path)
+    if options.all:
+        paths = _draw_all(workdir, output)
+    else:
+        experiment = load_experiment(options.experiment) if options.experiment else None
+        paths = _draw(experiment, _runs(workdir), output)
+    print(*paths, sep="\n")
+
+
+def _draw(experiment: Any, runs: Sequence[Run], output: Path) -> list[Path]:
+    """Draws an experiment, or what the runs are if it is None."""
+    from normres.report.experiment import of_unknown
+
+    paths: list[Path] = (experiment or of_unknown(runs)).draw(runs, output)
+    return paths
 
 
 def _draw_all(workdir: Path, output: Path) -> list[Path]:
     """Draws each folder of runs below `workdir` and the index; returns the pages' paths.  A faulty one is left out."""
     from normres.report import page
+    from normres.report.inference import together
 
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such directory")
-    entries, paths = [], []
+    rows, paths = [], []
     for folder in sorted(child for child in workdir.iterdir() if child.is_dir() and child != output):
         if not (runs := results.read_runs(folder)):
             continue
-        name = experiment_of(folder)
-        experiment = _experiment(name) if name else None
+        experiment = experiment_of(folder)
         try:
             paths.append(_draw(experiment, runs, output / folder.name)[-1])
         except UserError as error:  # the other folders have their pages
             print(f"normres: {error}; {folder} left out", file=sys.stderr)
             continue
-        entries.append(page.Entry.of(experiment, folder.name, runs))
-    if not entries:
+        verdicts = experiment.judge(experiment.arms(runs)) if experiment else []
+        outcome = together([verdict.outcome for verdict in verdicts]) if verdicts else "no claim"
+        rows.append((folder.name, experiment.title if experiment else folder.name, outcome, len(runs)))
+    if not rows:
         raise UserError(f"{workdir}: no folder of runs here; `normres sweep` makes them")
-    return [*paths, page.write_index(entries, output)]
+    return [*paths, page.write_index(rows, output)]
 
 
-def experiment_of(folder: Path) -> str | None:
-    """Returns the experiment that a sweep's folder is of: by its note's command, or by the folder's name."""
+def load_experiment(name: str) -> Any:
+    """Returns the EXPERIMENT of a file: a path, or a name in experiments/."""
+    module = files.load(name, "experiments")
+    if not hasattr(module, "EXPERIMENT"):
+        raise UserError(f"{name}: defines no EXPERIMENT")
+    return module.EXPERIMENT
+
+
+def experiment_of(folder: Path) -> Any:
+    """Returns the experiment that a sweep's folder is of, by its note's command or by its name; None if of none."""
     note = folder / "README.md"
     words = re.findall(r"--config=(\w+)", note.read_text()) if note.is_file() else []
     names = files.names("experiments")
-    return next((word for word in [*words, folder.name.partition("-")[0]] if word in names), None)
+    name = next((word for word in [*words, folder.name.partition("-")[0]] if word in names), None)
+    return load_experiment(name) if name else None
 
 
 def _compare(options: Namespace, _: dict[str, str]) -> None:

@@ -7,35 +7,43 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from normres.errors import UserError
-from normres.report import clauses, facts, figures, paper, tables
+from normres.report import clauses, facts, figures, page, paper, tables
 from normres.report.arms import (
     Arm,
     Setting,
     distinguishing_fields,
     field,
     finals,
-    finals_of,
     group,
     joined,
     measure_of,
+    metrics_of,
+    scale_of,
     short_label,
     titled,
 )
 from normres.report.charts import Chart
 from normres.report.clauses import Grid, Lower, Statement, Trend, Verdict
-from normres.report.page import Page
 from normres.runs.results import Run
 
 BLOCK, DATA = "model.block", "data.name"
 FAIL = "fail"  # what He et al. 2016 print for an error above 20 %
 
+# What the axis of a field is called.
+AXES = {
+    "model.depth": "depth (layers)",
+    "train.batch_size": "images per batch",
+    "optim.learning_rate": "learning rate",
+}
 # Of the fields that tell runs apart, those that say most come first; the others follow in alphabetical order.
 PREFERRED = ("recipe", "data.name", "data.source", "model.norm", "model.order", "model.width", "train.steps")
 
 Published = Mapping[Setting, Mapping[str, float | str]]
+EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,9 @@ class Experiment:
     source: str
     config: str
     variants: Mapping[str, Mapping[str, Any]]
-    published: Published
-    held: Mapping[str, Any]
-    clauses: Sequence[Lower | Trend]
+    published: Published = EMPTY
+    held: Mapping[str, Any] = EMPTY
+    clauses: Sequence[Lower | Trend] = ()
     notes: Sequence[str] = ()
     over: str = "model.depth"
     lines: bool = False
@@ -115,9 +123,8 @@ class Experiment:
         for members in alike.values():
             differ = [own for own in self._own if len({str(arm.key[own]) for arm in members}) > 1]
             for arm in members:
-                apart.append(
-                    replace(arm, context=joined(arm.context, short_label({own: arm.key[own] for own in differ})))
-                )
+                own_fields = short_label({own: arm.key[own] for own in differ})
+                apart.append(replace(arm, context=joined(arm.context, own_fields)))
         return apart
 
     def variant(self, key: Mapping[str, Any]) -> str:
@@ -155,39 +162,64 @@ class Experiment:
 
     def warnings(self, arms: Sequence[Arm]) -> list[str]:
         """Returns what weakens all numbers of the page, a sentence each."""
-        chosen = [clause for clause in self.clauses if isinstance(clause, Lower) and clause.best]
-        on_test = any(
-            (run.record.get("data") or {}).get("evaluated_on") != "validation" for arm in arms for run in arm.runs
-        )
-        over = short_label({self.over: ""}).strip()
-        selection = f"The {over} of each variant was chosen on the test set: its test error is too low by the choice."
-        return [*facts.warnings(arms, missing=self.missing(arms)), *[selection] * bool(chosen and on_test)]
+        chosen = any(isinstance(clause, Lower) and clause.best for clause in self.clauses)
+        data = [run.record.get("data") or {} for arm in arms for run in arm.runs]
+        sentences = facts.warnings(arms, missing=self.missing(arms))
+        if chosen and any(one.get("evaluated_on") != "validation" for one in data):
+            over = short_label({self.over: ""}).strip()
+            sentences.append(
+                f"The {over} of each variant was chosen on the test set: its test error is too low by the choice."
+            )
+        return sentences
 
     def table(self, arms: Sequence[Arm]) -> tables.Table:
-        """Returns the table of results, one row per arm, the paper's number beside the setting that it is of."""
-        runs = [run for arm in arms for run in arm.runs]
-        places = facts.digits(arms, self.measure)
+        """Returns the table of results, one row per arm, with what weakens an arm's numbers as notes."""
+        letters = facts.lettered(arms)
         columns: dict[str, Callable[[Arm], str]] = {
             "variant": lambda arm: joined(arm.variant, arm.context),
             "setting": lambda arm: arm.setting.name,
+        }
+        if letters:
+            columns["notes"] = lambda arm: " ".join(letters[sentence] for sentence in facts.notes_of(arm))
+        texts = len(columns)
+        columns |= self.columns(arms)
+        rows = [tuple(cell(arm) for cell in columns.values()) for arm in arms]
+        caption = f"{self.caption(arms)} {facts.provenance([run for arm in arms for run in arm.runs])}"
+        footnotes = [f"{letter}: {sentence}" for sentence, letter in letters.items()]
+        return tables.Table(tuple(columns), rows, caption, texts, footnotes)
+
+    def columns(self, arms: Sequence[Arm]) -> dict[str, Callable[[Arm], str]]:
+        """Returns the columns of numbers: what is a cell of an arm, by the column's title."""
+        training, test = finals(self.measure)
+        known = metrics_of(run for arm in arms for run in arm.runs)
+        others = [name for name in known if name.startswith("test_") and name.endswith(f"_{self.measure}")]
+        places = facts.digits(arms, self.measure)
+        columns: dict[str, Callable[[Arm], str]] = {
             "parameters": tables.parameters_cell,
             "seeds": tables.seeds_cell,
         }
-        for metric in finals_of(runs, self.measure):
+        for metric in dict.fromkeys([training, test, *others]):
             columns[titled(metric)] = partial(tables.error_cell, metric=metric, digits=places)
-        several, test = any(len(arm.runs) > 1 for arm in arms), finals(self.measure)[1]
-        for statistic in ("median", "interquartile_mean") if several else ():
-            cell = partial(tables.statistic_cell, statistic=statistic, metric=test, digits=places)
-            columns[statistic.replace("_", " ")] = cell
-        if self.published:
+
+        def statistic(arm: Arm, name: str) -> str:
+            summary = arm.summary(test)
+            return f"{scale_of(test) * getattr(summary, name):.{places}f}" if summary else tables.NOTHING
+
+        if any(len(arm.runs) > 1 for arm in arms):
+            columns["median"] = partial(statistic, name="median")
+            columns["interquartile mean"] = partial(statistic, name="interquartile_mean")
+        if self.published:  # the paper's number, beside the setting that it is of
             columns["paper, test (%)"] = self._paper_cell
-        caption = (
+        return columns
+
+    def caption(self, arms: Sequence[Arm]) -> str:
+        """Returns what the table says of its numbers."""
+        middle = f"; median and interquartile mean are those of the test {self.measure}"
+        return (
             f"{'Errors' if self.measure == 'error' else 'Losses'} at the last step over the whole training and test "
             "set; mean ± sample standard deviation over the seeds that finished"
-            + (f"; median and interquartile mean are those of the test {self.measure}" if several else "")
-            + f". {facts.provenance(runs)}"
+            f"{middle if any(len(arm.runs) > 1 for arm in arms) else ''}."
         )
-        return facts.with_notes(tables.of_columns(columns, arms, caption), arms)
 
     def _paper_cell(self, arm: Arm) -> str:
         """Returns the paper's number for this setting, where the paper has it."""
@@ -223,28 +255,29 @@ class Experiment:
         """Returns the main figure, named after the config: error over a field, or a row per variant."""
         name = Path(self.config).name.removesuffix(".py")
         if self.lines:
-            published: dict[str, dict[float, float]] = {}
-            # Another data set's errors would only stretch the axis, but are better than none.
-            shown = {arm.setting.data for arm in arms} & {setting.data for setting in self.published}
-            others = {setting.data_title for setting in self.published} if not shown else set()
-            for setting, errors in self.published.items():
-                for variant, error in errors.items():
-                    if (setting.data in shown or others) and not isinstance(error, str):
-                        label = variant if others else joined(variant, setting.data_title)
-                        published.setdefault(label, {})[setting.at] = error
-            lines = self.along(arms)
-            note = figures.overfitting_note(lines) if self.over == "model.depth" else ""
-            return figures.error_over(
-                name, lines, published, AXES.get(self.over, self.over), note, joined(*sorted(others)), self.measure
-            )
+            axis = AXES.get(self.over, self.over)
+            return figures.error_over(name, axis, self.along(arms), *self._published_lines(arms), self.measure)
         panels: dict[str, dict[str, Arm]] = {}
         for arm in arms:
             panels.setdefault(joined(arm.setting.name, arm.context), {})[arm.variant] = arm
         of_papers = {setting.name: errors for setting, errors in self.published.items()}
-        present = [variant for row in (*of_papers.values(), *panels.values()) for variant in row]
-        variants = [variant for variant in self.variants if variant in present]
-        rows = list(dict.fromkeys([*variants, *present]))
+        present = dict.fromkeys(variant for row in (*of_papers.values(), *panels.values()) for variant in row)
+        rows = list(dict.fromkeys([*(variant for variant in self.variants if variant in present), *present]))
         return figures.error_per_variant(name, panels, of_papers, rows, self.measure)
+
+    def _published_lines(self, arms: Sequence[Arm]) -> tuple[dict[str, dict[float, float]], str]:
+        """Returns the papers' errors by line and place, and of what data they are if none are of the arms' data.
+
+        Another data set's errors would only stretch the axis, but are better than none.
+        """
+        shown = {arm.setting.data for arm in arms} & {setting.data for setting in self.published}
+        lines: dict[str, dict[float, float]] = {}
+        for setting, errors in self.published.items():
+            for variant, error in errors.items():
+                if (setting.data in shown or not shown) and not isinstance(error, str):
+                    label = joined(variant, setting.data_title) if shown else variant
+                    lines.setdefault(label, {})[setting.at] = error
+        return lines, "" if shown else joined(*sorted({setting.data_title for setting in self.published}))
 
     def charts(self, runs: Sequence[Run], arms: Sequence[Arm]) -> list[Chart]:
         """Returns all figures: the main one, one over each field of `alone`, and the curves."""
@@ -266,35 +299,9 @@ class Experiment:
         if not runs:
             raise UserError(f"there is no run to report; `normres sweep --config={self.config}` makes them")
         arms = self.arms(runs)
-        page = Page(
-            title=self.title,
-            claim=self.claim,
-            source=self.source,
-            verdicts=self.judge(arms) if self.clauses else [],
-            warnings=self.warnings(arms),
-            charts=self.charts(runs, arms),
-            table=self.table(arms),
-            paper_table=self.paper_table(arms),
-            paper_notes=[*self.notes, *(facts.scale_notes(arms) if self.published else [])],
-            facts=facts.what_was_run([run for arm in arms for run in arm.runs]),
-            pictures=pictures(arms),
-            arms=arms,
-        )
-        return [*(path for chart in page.charts for path in paper.save(chart, output)), *page.write(output)]
-
-
-def pictures(arms: Sequence[Arm]) -> dict[str, bytes]:
-    """Returns by arm the mosaic, a PNG file, of its first run that finished; nothing of arms that make no images."""
-    files = {arm.label: [run.pictures_file for run in arm.finished] for arm in arms}
-    return {label: path.read_bytes() for label, paths in files.items() for path in paths[:1] if path.is_file()}
-
-
-# What the axis of a field is called.
-AXES = {
-    "model.depth": "depth (layers)",
-    "train.batch_size": "images per batch",
-    "optim.learning_rate": "learning rate",
-}
+        charts = self.charts(runs, arms)
+        drawn = [path for chart in charts for path in paper.save(chart, output)]
+        return [*drawn, *page.write(self, arms, charts, output)]
 
 
 def of_unknown(runs: Sequence[Run]) -> Experiment:
@@ -316,9 +323,6 @@ def of_unknown(runs: Sequence[Run]) -> Experiment:
         config=measure,
         measure=measure,
         variants=variants,
-        published={},
-        held={},
-        clauses=[],
         over=over,
         lines=over in numbers,
         alone=[name for name in numbers if name != over],

@@ -4,18 +4,17 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from normres.report.arms import (
     Arm,
+    counted,
     field,
     final,
     grouped,
     measure_of,
     metrics_of,
     run_id,
-    runs_text,
     seed,
     sort_key,
     titled,
@@ -28,9 +27,9 @@ from normres.runs.results import Run
 OPTIMIZER = ("learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay")
 
 
-def _section(run: Run, name: str) -> dict[str, Any]:
-    """Returns a part of the record in which what is not known is "?"."""
-    return defaultdict(lambda: "?", run.record.get(name) or {})
+def _known(part: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns a part of a record in which what is not known is "?"."""
+    return defaultdict(lambda: "?", part or {})
 
 
 def _optimizer(run: Run) -> str:
@@ -39,8 +38,8 @@ def _optimizer(run: Run) -> str:
 
 
 def _data(run: Run) -> str:
-    data = _section(run, "data")
-    train, test = (_text(data[key]) for key in ("train_examples", "test_examples"))
+    data = _known(run.record.get("data"))
+    train, test = (grouped(data[key]) for key in ("train_examples", "test_examples"))
     text = f"{data['name']} ({data['source']}), {train} training and {test} {data.get('evaluated_on', 'test')} images"
     for name, split in (data.get("splits") or {}).items():
         settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in split.items())
@@ -50,33 +49,14 @@ def _data(run: Run) -> str:
     return text + (f", SHA-256 {str(data['sha256'])[:12]}…" if data.get("sha256") else "")
 
 
-def _of_attempt(run: Run, name: str) -> dict[str, Any]:
-    return defaultdict(lambda: "?", run.attempt.get(name) or {})
-
-
-def _dtype(run: Run) -> Any:
-    return run.record.get("dtype")
-
-
-def _device(run: Run) -> str:
-    return "{count} × {kind} ({platform})".format_map(_of_attempt(run, "device"))
-
-
-def _processor(run: Run) -> str:
-    return "{cpu} ({cpu_count} cores)".format_map(_of_attempt(run, "host"))
-
-
 def _commit(run: Run) -> str:
     changed = " with uncommitted changes" if run.attempt.get("diff") else ""
     return str(run.attempt.get("commit") or "unknown")[:12] + changed
 
 
-def _versions(run: Run) -> str:
-    return ", ".join(f"{name} {version}" for name, version in _of_attempt(run, "versions").items())
-
-
+Fact = str | Callable[[Run], Any]
 # By its name on the page: a config field, or a function of the run.
-FACTS: dict[str, str | Callable[[Run], Any]] = {
+FACTS: dict[str, Fact] = {
     "Recipe": "recipe",
     "Data": _data,
     "Depths": "model.depth",
@@ -86,28 +66,45 @@ FACTS: dict[str, str | Callable[[Run], Any]] = {
     "Steps": "train.steps",
     "Batch size": "train.batch_size",
     "Optimizer": _optimizer,
-    "Number format": _dtype,
-    "Device": _device,
-    "Processor": _processor,
+    "Number format": lambda run: run.record.get("dtype"),
+    "Device": lambda run: "{count} × {kind} ({platform})".format_map(_known(run.attempt.get("device"))),
+    "Processor": lambda run: "{cpu} ({cpu_count} cores)".format_map(_known(run.attempt.get("host"))),
     "Operating system": lambda run: (run.attempt.get("host") or {}).get("system"),
     "Seeds": seed,
     "Commit": _commit,
-    "Versions": _versions,
+    "Versions": lambda run: ", ".join(map(" ".join, (run.attempt.get("versions") or {}).items())),
 }
-# Facts that should not differ among the runs of a report.
-EQUAL = {"Number formats": _dtype, "Devices": _device, "Commits": _commit, "Data": _data, "Versions": _versions}
+# Facts that should not differ among the runs of a report, by what a warning calls them.
+EQUAL = {
+    "Number formats": "Number format",
+    "Devices": "Device",
+    "Commits": "Commit",
+    "Data": "Data",
+    "Versions": "Versions",
+}
+
+
+def values_of(runs: Sequence[Run], fact: Fact) -> list[Any]:
+    """Returns a fact of each run."""
+    return [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
+
+
+def distinct(runs: Sequence[Run], name: str) -> str:
+    """Returns the distinct values of one of FACTS in order, numbers by size."""
+    values = {value for value in values_of(runs, FACTS[name]) if value is not None}
+    return "; ".join(map(grouped, sorted(values, key=sort_key))) or "not recorded"
 
 
 def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs; values that differ among the runs stand side by side."""
     seconds, compiling = (sum(run.record.get(name) or 0.0 for run in runs) for name in ("seconds", "compile_seconds"))
-    time = f"{duration(seconds)} in {_runs(len(runs))}, and {duration(compiling)} of compilation"
-    return [*((what, distinct(runs, fact)) for what, fact in FACTS.items()), ("Training time", time)]
+    time = f"{duration(seconds)} in {counted(len(runs), 'run')}, and {duration(compiling)} of compilation"
+    return [*((name, distinct(runs, name)) for name in FACTS), ("Training time", time)]
 
 
 def provenance(runs: Sequence[Run]) -> str:
     """Returns a sentence for a caption: where the numbers come from."""
-    dtypes, processors, commits = (distinct(runs, fact) for fact in (_dtype, _processor, _commit))
+    dtypes, processors, commits = (distinct(runs, name) for name in ("Number format", "Processor", "Commit"))
     return f"Run in {dtypes} on {processors}, at commit {commits}."
 
 
@@ -119,14 +116,14 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
     if any(of_run.get("source") == "synthetic" for of_run in data):
         sentences.append("Synthetic images: random pixels, for tests of shapes and speed. These errors mean nothing.")
     if small := [of_run for of_run in data if of_run.get("source") == "embedded"]:
-        counts = " and ".join(_text(small[0].get(name)) for name in ("train_examples", "test_examples"))
+        counts = " and ".join(grouped(small[0].get(name)) for name in ("train_examples", "test_examples"))
         sentences.append(f"Embedded images: {counts} images in place of the full data set’s 50,000 and 10,000.")
     if any(of_run.get("evaluated_on") == "validation" for of_run in data):
         sentences.append("What is called test error was measured on a validation set, part of the training images.")
-    for what, value in EQUAL.items():
-        counts_of = Counter(str(value(run)) for run in runs)
+    for what, name in EQUAL.items():
+        counts_of = Counter(map(str, values_of(runs, FACTS[name])))
         if len(counts_of) > 1:
-            listed = "; ".join(f"{name} ({_runs(count)})" for name, count in counts_of.most_common())
+            listed = "; ".join(f"{name} ({counted(count, 'run')})" for name, count in counts_of.most_common())
             sentences.append(f"{what} differ among the runs: {listed}.")
     if changed := [run_id(run) for run in runs if run.attempt.get("diff")]:
         which = "every run" if len(changed) == len(runs) else ", ".join(changed)
@@ -138,12 +135,12 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
 
 def notes_of(arm: Arm) -> list[str]:
     """Returns what weakens the numbers of one arm, and what its runs' records warn of, a sentence each."""
-    sentences = []
+    sentences, every = [], counted(len(arm.runs), "run")
     if len({str(seed(run)) for run in arm.runs}) == 1:
         sentences.append("One seed only, so no spread.")
     if arm.diverged:
         which = ", ".join(f"{run_id(run)} at step {run.record.get('diverged_at_step')}" for run in arm.diverged)
-        sentences.append(f"Diverged, {runs_text(len(arm.diverged), len(arm.runs))}: {which}.")
+        sentences.append(f"Diverged, {len(arm.diverged)} of {every}: {which}.")
     if arm.unfinished:
         sentences.append(f"Not finished, and in no mean: {', '.join(map(run_id, arm.unfinished))}.")
     measure = measure_of(arm.finished)
@@ -153,31 +150,17 @@ def notes_of(arm: Arm) -> list[str]:
     if repeated := [name for name, count in seeds.items() if count > 1]:
         sentences.append(f"More than one run of seed {', '.join(repeated)}: they are not independent.")
     said = Counter(warning for run in arm.runs for warning in run.record.get("warnings") or [])
-    return sentences + [f"{warning} ({runs_text(count, len(arm.runs))})." for warning, count in said.items()]
+    return sentences + [f"{warning} ({count} of {every})." for warning, count in said.items()]
 
 
-def with_notes(table: Table, arms: Sequence[Arm]) -> Table:
-    """Returns the table, whose rows are the arms, with a column of letters and what each letter stands for."""
-    notes = [notes_of(arm) for arm in arms]
-    letters = {
-        sentence: _letter(number)
-        for number, sentence in enumerate(dict.fromkeys(sentence for own in notes for sentence in own))
-    }
-    if not letters:
-        return table
-    at = table.text_columns
-    rows = [
-        (*row[:at], " ".join(map(letters.__getitem__, own)), *row[at:])
-        for row, own in zip(table.rows, notes, strict=True)
-    ]
-    footnotes = [f"{letter}: {sentence}" for sentence, letter in letters.items()]
-    header = (*table.header[:at], "notes", *table.header[at:])
-    return replace(table, header=header, rows=rows, footnotes=footnotes, text_columns=at + 1)
+def lettered(arms: Sequence[Arm]) -> dict[str, str]:
+    """Returns the letter of each sentence of `notes_of`: "a" to "z", then "aa"."""
 
+    def letter(number: int) -> str:
+        return (letter(number // 26 - 1) if number > 25 else "") + chr(ord("a") + number % 26)
 
-def _letter(number: int) -> str:
-    """Returns "a" to "z", then "aa"."""
-    return (_letter(number // 26 - 1) if number > 25 else "") + chr(ord("a") + number % 26)
+    sentences = dict.fromkeys(sentence for arm in arms for sentence in notes_of(arm))
+    return {sentence: letter(number) for number, sentence in enumerate(sentences)}
 
 
 def digits(arms: Sequence[Arm], measure: str = "error") -> int:
@@ -212,13 +195,15 @@ def run_table(arms: Sequence[Arm]) -> Table:
     """Returns one row per run: id, arm, status, seed, seconds and every final number."""
     metrics = metrics_of(run for arm in arms for run in arm.runs)
     rows = []
-    for arm, run in _pairs(arms):
-        status = str(run.record.get("status"))
-        status += f" at step {run.record.get('diverged_at_step')}" if status == "diverged" else ""
-        numbers = {name: final(run, name) for name in metrics} | {"best_test_error": run.record.get("best_test_error")}
-        cells = [_metric_cell(metric, value) for metric, value in numbers.items()]
-        times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
-        rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
+    for arm in arms:
+        for run in arm.runs:
+            status = str(run.record.get("status"))
+            status += f" at step {run.record.get('diverged_at_step')}" if status == "diverged" else ""
+            times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
+            numbers = {name: final(run, name) for name in metrics}
+            numbers["best_test_error"] = run.record.get("best_test_error")
+            cells = [_metric_cell(metric, value) for metric, value in numbers.items()]
+            rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
     titles = [titled(name) for name in (*metrics, "best_test_error")]
     caption = (
         "Every run. Numbers are of the last step over the whole set. The best test error is the lowest of all "
@@ -227,17 +212,24 @@ def run_table(arms: Sequence[Arm]) -> Table:
     return Table(("run", "arm", "status", "seed", "steps", "seconds", *titles), rows, caption, 3)
 
 
+def _metric_cell(metric: str, value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{100 * value:.2f}" if unit_of(metric) else f"{value:.3f}"
+
+
 def runs_csv(arms: Sequence[Arm]) -> str:
     """Returns one row per run as CSV: its arm and the arm's config fields, status, and every final number.
 
     Numbers are as in the records, with every digit: errors from 0 to 1, losses in nats, seconds.
     """
-    known = ("status", "step", "seconds", "parameters")
+    metrics = metrics_of(run for arm in arms for run in arm.runs)
     rows = [
         {"arm": arm.label, **arm.key, "run": run_id(run), "seed": seed(run)}
-        | {name: run.record.get(name) for name in known}
-        | {name: final(run, name) for name in metrics_of(run for arm in arms for run in arm.runs)}
-        for arm, run in _pairs(arms)
+        | {name: run.record.get(name) for name in ("status", "step", "seconds", "parameters")}
+        | {name: final(run, name) for name in metrics}
+        for arm in arms
+        for run in arm.runs
     ]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -251,29 +243,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _pairs(arms: Iterable[Arm]) -> list[tuple[Arm, Run]]:
-    return [(arm, run) for arm in arms for run in arm.runs]
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'s' * (count != 1)}"
-
-
-def _text(value: Any) -> str:
-    """Returns a number with separators of thousands, anything else as it is."""
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
-
-
-def distinct(runs: Sequence[Run], fact: str | Callable[[Run], Any]) -> str:
-    """Returns the distinct values in order, numbers by size."""
-    values = [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
-    distinct = sorted({value for value in values if value is not None}, key=sort_key)
-    return "; ".join(map(_text, distinct)) or "not recorded"
-
-
-def _metric_cell(metric: str, value: Any) -> str:
-    if not isinstance(value, int | float):
-        return NOTHING
-    return f"{100 * value:.2f}" if unit_of(metric) else f"{value:.3f}"

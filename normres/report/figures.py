@@ -1,12 +1,14 @@
-"""The figures that experiments share: error over a field, by variant, over steps, over the severity of corruptions."""
+"""The figures that experiments share: error over a field, by variant, over steps."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from normres.report.arms import (
     Arm,
+    counted,
+    final,
     finals,
     joined,
     metric_words,
@@ -18,17 +20,17 @@ from normres.report.arms import (
     unit_of,
 )
 from normres.report.charts import Chart, Kind, Panel, Series
-from normres.report.inference import summarize
 from normres.runs.results import Run
 
 MOST_LINES = 7  # that can be told apart in one panel
 CURVE_POINTS = 160  # of a training curve; more would only blacken the panel
-SPREAD = "the line joins the means, bars are sample standard deviations, and small dots are the seeds"
+SPREAD = "bars are sample standard deviations, and small dots are the seeds"
 DIVERGED = "A cross marks diverged runs; means are over the runs that finished."
+OWN_SCALE = " The panel of the paper’s numbers has its own scale."
 
 
 def means_and_seeds(
-    label: str, places: Sequence[tuple[Any, Arm]], metric: str, *, sideways: bool = False
+    label: str, places: Iterable[tuple[Any, Arm]], metric: str, *, sideways: bool = False
 ) -> list[Series]:
     """Returns the means of arms with their bars, their seeds where there are several, and crosses of diverged runs.
 
@@ -39,75 +41,52 @@ def means_and_seeds(
       sideways: the numbers lie along x.
     """
     scale, unit = scale_of(metric), f" {unit_of(metric)}".rstrip()
-    means, bars, at, texts = [], [], [], []
-    seeds: tuple[list[Any], list[float], list[str]] = ([], [], [])
-    crosses, crossed = [], []
+    points: dict[Kind, list[tuple[Any, float | None, float, str]]] = {"line": [], "points": [], "cross": []}
     for place, arm in places:
         if summary := arm.summary(metric):
-            at.append(place)
-            means.append(scale * summary.mean)
-            bars.append(scale * (summary.standard_deviation or 0.0))
-            texts.append(f"{arm.label}: mean {means[-1]:.2f}{unit} of {summary.count} seed{'s' * (summary.count > 1)}")
+            mean, bar = scale * summary.mean, scale * (summary.standard_deviation or 0.0)
+            text = f"{arm.label}: mean {mean:.2f}{unit} of {counted(summary.count, 'seed')}"
+            points["line"].append((place, mean, bar, text))
             for run in arm.finished if summary.count > 1 else ():
-                if (value := run.record["final"].get(metric)) is not None:
-                    seeds[0].append(place)
-                    seeds[1].append(scale * value)
-                    seeds[2].append(f"{run_id(run)}: seed {seed(run)}, {scale * value:.2f}{unit}")
+                if (value := final(run, metric)) is not None:
+                    text = f"{run_id(run)}: seed {seed(run)}, {scale * value:.2f}{unit}"
+                    points["points"].append((place, scale * value, 0.0, text))
         if arm.diverged:
-            crosses.append(place)
-            crossed.append(", ".join(f"{run_id(run)}: diverged" for run in arm.diverged))
-
-    def series(
-        kind: Kind, places: Sequence[Any], values: Sequence[Any], bars: Sequence[float], texts: Sequence[str]
-    ) -> Series:
-        return Series(label, kind, *((values, places) if sideways else (places, values)), bars, texts)
-
-    made = [
-        series("line", at, means, bars, texts),
-        series("points", seeds[0], seeds[1], (), seeds[2]),
-        series("cross", crosses, [None] * len(crosses), (), crossed),
-    ]
-    return [one for one in made if len(one.x)]
+            text = ", ".join(f"{run_id(run)}: diverged" for run in arm.diverged)
+            points["cross"].append((place, None, 0.0, text))
+    made = []
+    for kind, rows in points.items():
+        if rows:
+            at, values, bars, texts = map(list, zip(*rows, strict=True))
+            made.append(Series(label, kind, *((values, at) if sideways else (at, values)), bars, texts))
+    return made
 
 
 def error_over(
     name: str,
+    axis: str,
     lines: Mapping[str, Sequence[Arm]],
     published: Mapping[str, Mapping[float, float]],
-    axis: str,
-    note: str = "",
     of_paper: str = "",
     measure: str = "error",
 ) -> Chart:
-    """Returns the final training and test error over a numeric field, one line per entry of `lines`.
+    """Returns the final training and test number over a numeric field, one line per entry of `lines`.
 
-    Args:
-      name: of the files.
-      lines: the arms of each line; `arm.setting.at` is the value of the field.
-      published: a paper's test error in percent by line and value, in a panel with a scale of its own.
-      axis: what the field is, such as "depth (layers)".
-      note: the end of the caption.
-      of_paper: what the paper's numbers are of, if not of the same data.
-      measure: what is drawn in place of the error, such as "loss".
+    A paper's test errors, in percent by line and value of the field, have a panel with a scale of its own; `of_paper`
+    says of what data they are, if not of the same.
     """
-    arms = [arm for members in lines.values() for arm in members]
-    apart = (
-        len({*lines, *published}) > MOST_LINES
-    )  # more lines than looks: "batch, plain" is "batch" in a panel "plain"
+    # With more lines than looks, "batch, plain" is "batch" in a panel "plain".
+    apart = len({*lines, *published}) > MOST_LINES
     parts = {label: label.partition(", ") if apart else (label, "", "") for label in (*lines, *published)}
-    panels = [
-        Panel(
-            joined(metric_words(metric).removesuffix(f" {measure}"), title),
-            [
-                one
-                for label, members in lines.items()
-                if parts[label][2] == title
-                for one in means_and_seeds(parts[label][0], [(arm.setting.at, arm) for arm in members], metric)
-            ],
-        )
-        for metric in finals(measure)
-        for title in dict.fromkeys(parts[label][2] for label in lines)
-    ]
+    panels = []
+    for metric in finals(measure):
+        series: dict[str, list[Series]] = {}
+        for label, members in lines.items():
+            own, _, title = parts[label]
+            made = means_and_seeds(own, [(arm.setting.at, arm) for arm in members], metric)
+            series.setdefault(title, []).extend(made)
+        words = metric_words(metric).removesuffix(f" {measure}")
+        panels += [Panel(joined(words, title), drawn) for title, drawn in series.items()]
     if published:
         errors = [
             Series(parts[label][0], "line", sorted(line), [line[at] for at in sorted(line)], hollow=True)
@@ -115,15 +94,14 @@ def error_over(
         ]
         titles = {parts[label][2] for label in published}
         panels.append(Panel(joined("test, in the paper", *titles, of_paper), errors, own_scale=True))
+    arms = [arm for members in lines.values() for arm in members]
     places = {arm.setting.at for arm in arms} | {at for line in published.values() for at in line}
-    caption = f"{measure.capitalize()} at the last step, {seeds_text(arms)} per point: {SPREAD}. {DIVERGED}"
-    if published:
-        caption += " The panel of the paper’s numbers has its own scale."
     return Chart(
         name,
         panels,
         f"Final training and test {measure} over {axis}, one line per variant; the table has the numbers.",
-        caption + note,
+        f"{measure.capitalize()} at the last step, {seeds_text(arms)} per point: the line joins the means, {SPREAD}. "
+        f"{DIVERGED}{OWN_SCALE if published else ''}{overfitting_note(lines)}",
         axis,
         titled(measure),
         unit=unit_of(measure),
@@ -141,43 +119,28 @@ def error_per_variant(
 ) -> Chart:
     """Returns one row per variant of `variants` and one panel per setting: bars have no room for such long names.
 
-    Args:
-      name: of the files.
-      panels: by the panel's title, the arm of each variant.
-      published: by setting, a paper's test error of each variant in percent; words such as "fail" have no place here.
-      variants: their names from top to bottom.
-      measure: what is drawn in place of the error, such as "loss".
+    A paper's test errors, in percent by setting and variant, have a panel of their own; words, such as "fail", have
+    no place in it.
     """
-    arms = [arm for panel in panels.values() for arm in panel.values()]
-    made = [
-        Panel(
-            title,
-            [
-                one
-                for metric in finals(measure)
-                for one in means_and_seeds(metric_words(metric), list(panel.items()), metric, sideways=True)
-            ],
-        )
-        for title, panel in panels.items()
-    ]
-    numbers = {
-        title: {variant: error for variant, error in errors.items() if not isinstance(error, str)}
-        for title, errors in published.items()
-    }
-    in_paper = [
-        Series(f"paper, {title}", "points", list(errors.values()), list(errors), hollow=True)
-        for title, errors in numbers.items()
-        if errors
-    ]
+    made = []
+    for title, arms_of in panels.items():
+        series = []
+        for metric in finals(measure):
+            series += means_and_seeds(metric_words(metric), arms_of.items(), metric, sideways=True)
+        made.append(Panel(title, series))
+    in_paper = []
+    for title, errors in published.items():
+        if numbers := {variant: error for variant, error in errors.items() if not isinstance(error, str)}:
+            in_paper.append(Series(f"paper, {title}", "points", list(numbers.values()), list(numbers), hollow=True))
     if in_paper:
         made.append(Panel("test error in the paper", in_paper, own_scale=True))
+    arms = [arm for arms_of in panels.values() for arm in arms_of.values()]
     return Chart(
         name,
         made,
         f"Final training and test {measure}, one row per variant; the table has the numbers.",
-        f"{measure.capitalize()} at the last step, {seeds_text(arms)} per variant: markers are means, bars are sample "
-        f"standard deviations, and small dots are the seeds. {DIVERGED}"
-        + (" The panel of the paper’s numbers has its own scale." if in_paper else ""),
+        f"{measure.capitalize()} at the last step, {seeds_text(arms)} per variant: markers are means, {SPREAD}. "
+        f"{DIVERGED}{OWN_SCALE if in_paper else ''}",
         titled(measure),
         "",
         rows=variants,
@@ -191,24 +154,30 @@ def training_curves(panels: Mapping[str, Sequence[Arm]], measure: str = "error")
     Each curve is the mean over the seeds that finished (or, if none did, that still run) at the steps that all of them
     have; a run that diverged is a thin curve of its own that ends in a cross.
     """
+
+    def curve(runs: Sequence[Run], split: str) -> tuple[list[int], list[float]]:
+        steps, values = mean_curve(runs, split, lambda line: line.get(measure))
+        return steps, [scale_of(measure) * value for value in values]
+
     arms, unit = [arm for members in panels.values() for arm in members], f" {unit_of(measure)}".rstrip()
     made = []
     for title, members in panels.items():
         series = []
         for arm in members:
-            label = arm.setting.name
-            alive = arm.finished or arm.unfinished
-            steps, errors = mean_curve(alive, "test", measure)
-            who = f"{arm.label}, test {measure}, mean of {len(alive)} run{'s' * (len(alive) != 1)}"
+            label, alive = arm.setting.name, arm.finished or arm.unfinished
+            steps, errors = curve(alive, "test")
+            who = f"{arm.label}, test {measure}, mean of {counted(len(alive), 'run')}"
             texts = [f"{who}: {error:.2f}{unit} at step {step:,}" for step, error in zip(steps, errors, strict=True)]
             series.append(Series(label, "curve", steps, errors, (), texts))
-            series.append(Series(label, "thin", *_thinned(*mean_curve(alive, "train", measure))))
+            series.append(Series(label, "thin", *_thinned(*curve(alive, "train"))))
             for run in arm.diverged:
-                steps, errors = mean_curve([run], "train", measure)
+                steps, errors = curve([run], "train")
                 series.append(Series(label, "thin", steps, errors))
                 series.append(Series(label, "cross", steps[-1:], [None] * len(steps[-1:]), (), [run_id(run)]))
         made.append(Panel(title, [one for one in series if len(one.x)]))
-    ends = [scale_of(measure) * value for arm in arms for metric in finals(measure) for value in arm.values(metric)]
+    finished = [run for arm in arms for run in arm.finished]
+    known = [final(run, metric) for run in finished for metric in finals(measure)]
+    ends = [scale_of(measure) * value for value in known if value is not None]
     return Chart(
         "curves",
         made,
@@ -225,15 +194,17 @@ def training_curves(panels: Mapping[str, Sequence[Arm]], measure: str = "error")
     )
 
 
-def mean_curve(runs: Iterable[Run], split: str, measure: str = "error") -> tuple[list[int], list[float]]:
-    """Returns (steps, mean, of errors in percent) at the steps where every run has a finite value."""
+def mean_curve(
+    runs: Iterable[Run], split: str, number: Callable[[Mapping[str, Any]], float | None]
+) -> tuple[list[int], list[float]]:
+    """Returns (steps, mean) of a number of the metric lines, at the steps where every run has a finite one."""
     curves = []
     for run in runs:
-        values = {line["step"]: line.get(measure) for line in run.metrics if line["split"] == split}
+        values = {line["step"]: number(line) for line in run.metrics if line["split"] == split}
         if curve := {step: value for step, value in values.items() if value is not None and math.isfinite(value)}:
             curves.append(curve)
     shared = sorted(set.intersection(*map(set, curves))) if curves else []
-    return shared, [scale_of(measure) * fmean(curve[step] for curve in curves) for step in shared]
+    return shared, [fmean(curve[step] for curve in curves) for step in shared]
 
 
 def _thinned(steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:
@@ -244,48 +215,20 @@ def _thinned(steps: list[int], values: list[float]) -> tuple[list[int], list[flo
 
 
 def overfitting_note(lines: Mapping[str, Sequence[Arm]]) -> str:
-    """Says where the mean test error rises although the training error falls: that is not degradation."""
+    """Says where the mean test error rises with depth although the training error falls: that is not degradation."""
     sentences = []
     for label, arms in lines.items():
         shallow, deep = arms[0], arms[-1]
-        train, test = (
-            deep.summary(metric).mean - shallow.summary(metric).mean  # type: ignore[union-attr]
-            if deep.summary(metric) and shallow.summary(metric)
-            else 0.0
-            for metric in finals()
-        )
-        if train < 0 < test:
+        if shallow.setting.over != "model.depth":
+            continue
+        rises = []
+        for metric in finals():
+            before, after = shallow.summary(metric), deep.summary(metric)
+            rises.append(after.mean - before.mean if before and after else 0.0)
+        if rises[0] < 0 < rises[1]:
             sentences.append(
                 f" From {shallow.setting.name} to {deep.setting.name} the mean test error of {label} rises, but its "
                 f"training error falls: the deeper network overfits the {deep.count('train_examples'):,} training "
                 "images, which is not degradation."
             )
     return "".join(sentences)
-
-
-def over_severity(name: str, panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> Chart:
-    """Returns test error over severity, 0 being clean, a panel per corruption.
-
-    Args:
-      name: of the files.
-      panels: by corruption and variant, the test errors of each seed: clean, then at each severity.
-    """
-    made = []
-    for title, lines in panels.items():
-        series = []
-        for label, curves in lines.items():
-            columns = [summarize(column) for column in zip(*curves, strict=True)]
-            means = [100 * one.mean for one in columns if one]
-            bars = [100 * (one.standard_deviation or 0.0) for one in columns if one]
-            texts = [joined(label, f"severity {severity}") for severity in range(len(means))]
-            series.append(Series(label, "line", list(range(len(means))), means, bars, texts))
-        made.append(Panel(title, series))
-    return Chart(
-        name,
-        made,
-        "Test error over the severity of each corruption, one line per variant; the table has the means.",
-        "Test error over severity, 0 being clean: the line joins the means, bars are sample standard deviations. "
-        "Contrast, brightness, blur and noise are those of CIFAR-10-C, color cast is our own.",
-        "severity",
-        "test error (%)",
-    )

@@ -8,18 +8,11 @@ import plotly.offline
 from plotly.subplots import make_subplots
 
 from normres.report.charts import Chart, Panel, Series, named_ticks
-from normres.report.paper import MARKERS, depth_colours, look, on_dark
+from normres.report.paper import look
 
-DASHES = {"-": "solid"}
-MARKER_NAMES = {
-    "o": "circle",
-    "s": "square",
-    "^": "triangle-up",
-    "D": "diamond",
-    "v": "triangle-down",
-    "P": "cross",
-    "X": "x",
-}
+MARKERS = dict(
+    zip("os^DvPX", ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"), strict=True)
+)
 PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
 
 
@@ -50,23 +43,7 @@ def figure(chart: Chart) -> dict[str, Any]:
         for one in panel.series:
             made.add_trace(_trace(chart, panel, one, one.label not in shown), row=row, col=column)
             shown.add(one.label)
-        x: dict[str, Any] = {"title": chart.x, "showgrid": False, "ticks": "outside"}
-        y: dict[str, Any] = {"title": chart.y if column == 1 else "", "rangemode": "tozero", "ticks": "outside"}
-        if chart.unit != "%":
-            y["rangemode"] = "normal"
-        if chart.log_x:
-            x["type"] = "log"
-        if chart.log_y:
-            y |= {"type": "log", "exponentformat": "power"}
-        if chart.ticks and not chart.rows:
-            named = named_ticks(chart.places(panel), chart.log_x)
-            x |= {"tickvals": named, "ticktext": [f"{tick:g}" for tick in named], "tickangle": 0}
-        if chart.rows:
-            names = list(map(literal, chart.rows))
-            y = {"categoryorder": "array", "categoryarray": names[::-1], "range": [-0.6, len(names) - 0.4]}
-            y |= {"showticklabels": column == 1, "automargin": True}
-        elif chart.largest:
-            y["range"] = [0, chart.largest]
+        x, y = _axes(chart, panel, leftmost=column == 1)
         made.update_xaxes(x, row=row, col=column)
         made.update_yaxes(y, row=row, col=column)
     height = ROW_HEIGHT * len(chart.rows) + 150 if chart.rows else PANEL_HEIGHT
@@ -84,55 +61,66 @@ def figure(chart: Chart) -> dict[str, Any]:
     return content
 
 
+def _axes(chart: Chart, panel: Panel, leftmost: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the axes of a panel."""
+    x: dict[str, Any] = {
+        "title": chart.x,
+        "showgrid": False,
+        "ticks": "outside",
+        "type": "log" if chart.log_x else None,
+    }
+    if chart.rows:
+        names = list(map(literal, chart.rows))
+        y = {"categoryorder": "array", "categoryarray": names[::-1], "range": [-0.6, len(names) - 0.4]}
+        return x, y | {"showticklabels": leftmost, "automargin": True}
+    if chart.ticks:
+        named = named_ticks(chart.places(panel), chart.log_x)
+        x |= {"tickvals": named, "ticktext": [f"{tick:g}" for tick in named], "tickangle": 0}
+    y = {"title": chart.y if leftmost else "", "ticks": "outside"}
+    y["rangemode"] = "tozero" if chart.unit == "%" else "normal"
+    if chart.log_y:
+        y |= {"type": "log", "exponentformat": "power"}
+    if chart.largest:
+        y["range"] = [0, chart.largest]
+    return x, y
+
+
 def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mapping[str, Any]:
     """Returns a series as a trace."""
-    number = chart.labels.index(series.label)
-    own = look(number)
-    colours = depth_colours(number, len(chart.labels)) if chart.by_depth else (own["color"], on_dark(own["color"]))
-    colour = colours[0]
-    marker = MARKER_NAMES[MARKERS[number % len(MARKERS)]]
-    symbol = {"color": colour, "size": 8, "symbol": f"{marker}-open" if series.hollow else marker}
-    line: dict[str, Any] = {"color": colour, "width": 2, "dash": _dash(own["linestyle"])}
-    y = [literal(row) for row in series.y] if chart.rows else series.y
+    own = look(chart, series.label)
+    marker = MARKERS[own.marker]
+    symbol = {"color": own.colour, "size": 8, "symbol": f"{marker}-open" if series.hollow else marker}
+    dashes = "solid" if own.dashes == "-" else ",".join(f"{2 * length}px" for length in own.dashes[1])
+    line = {"color": own.colour, "width": 2, "dash": dashes}
     shown = "%{y:.2f} %" if chart.unit == "%" else f"%{{y:.3g}} {chart.unit}".rstrip()
+    edge = chart.edge(panel)
+    x, y = ([edge if value is None else value for value in values] for values in (series.x, series.y))
     trace: dict[str, Any] = {
         "type": "scatter",
         "name": literal(series.label),
         "legendgroup": series.label,  # as it is: the boxes below the figure know a line by it
         "showlegend": in_legend,
-        "x": list(series.x),
-        "y": list(y),
+        "x": x,
+        "y": [literal(str(row)) for row in y] if chart.rows else y,
         "text": list(map(literal, series.texts)),
         "hovertemplate": "%{text}<extra></extra>"
         if series.texts
         else f"%{{x}}: {shown}<extra>%{{fullData.name}}</extra>",
         "marker": symbol,
-        "meta": colours,  # on a light and on a dark page
+        "meta": [own.colour, own.dark],
     }
     if series.kind == "line":
         trace |= {"mode": "markers" if chart.rows else "lines+markers", "line": line}
         if any(series.bars):
-            trace["error_x" if chart.rows else "error_y"] = {
-                "array": list(series.bars),
-                "color": colour,
-                "thickness": 1,
-            }
+            bars = {"array": list(series.bars), "color": own.colour, "thickness": 1}
+            trace["error_x" if chart.rows else "error_y"] = bars
     elif series.kind == "points":
         trace |= {"mode": "markers", "marker": symbol if series.hollow else symbol | {"size": 5, "opacity": 0.5}}
     elif series.kind == "curve":
         trace |= {"mode": "lines+markers", "line": line | {"dash": "solid"}, "marker": symbol | {"size": 5}}
     elif series.kind == "thin":
-        trace |= {"mode": "lines", "line": {"color": colour, "width": 1}}
+        trace |= {"mode": "lines", "line": {"color": own.colour, "width": 1}}
     else:
-        edge = chart.edge(panel)
-        trace |= {
-            "mode": "markers",
-            "marker": {"color": colour, "size": 10, "symbol": "x-thin-open", "line": {"width": 2}},
-        }
-        trace["x"], trace["y"] = ([edge if value is None else value for value in axis] for axis in (series.x, y))
+        cross = {"color": own.colour, "size": 10, "symbol": "x-thin-open", "line": {"width": 2}}
+        trace |= {"mode": "markers", "marker": cross}
     return trace
-
-
-def _dash(style: Any) -> str:
-    """Returns matplotlib's dashes as plotly writes them."""
-    return DASHES.get(style) or ",".join(f"{2 * length}px" for length in style[1])

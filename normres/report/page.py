@@ -4,11 +4,10 @@ import base64
 import hashlib
 import os
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,88 +16,67 @@ from markupsafe import Markup
 from normres.report import facts, interactive, tables
 from normres.report.arms import Arm, run_id
 from normres.report.charts import Chart
-from normres.report.clauses import Verdict
 from normres.report.files import write_file
 from normres.report.inference import RULE, together
-from normres.report.tables import Table
 from normres.runs import note, papers
 from normres.runs.results import Run
+
+if TYPE_CHECKING:
+    from normres.report.experiment import Experiment
 
 CLASSES = {"borne out": "yes", "not borne out": "no", "cannot be judged yet": "open"}
 
 
-@dataclass(frozen=True)
-class Page:
-    """All that a report says, as plain text, which the template escapes."""
-
-    title: str
-    claim: str
-    source: str
-    verdicts: Sequence[Verdict]
-    warnings: Sequence[str]
-    charts: Sequence[Chart]
-    table: Table
-    paper_table: Table | None
-    paper_notes: Sequence[str]
-    facts: Sequence[tuple[str, str]]
-    arms: Sequence[Arm]
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-
-    def write(self, output: Path) -> list[Path]:
-        """Writes table.md, table.tex, table.csv and index.html to `output`; returns their paths."""
-        texts = {
-            "table.md": tables.markdown(self.table),
-            "table.tex": tables.latex(self.table),
-            "table.csv": facts.runs_csv(self.arms),
-        }
-        runs = [run for arm in self.arms for run in arm.runs]
-        html = _render(
-            "page.html",
-            page=self,
-            overall=together([verdict.outcome for verdict in self.verdicts]),
-            good=sum(verdict.outcome == "borne out" for verdict in self.verdicts),
-            rule=RULE,
-            runs=facts.run_table(self.arms),
-            links_of_arms=[f"#{run_id(arm.runs[0])}" for arm in self.arms],
-            links_of_runs=[f"#{run_id(run)}" for run in runs],  # of two copies of a run to the same details
-            commands={run_id(run): shlex.join(note.repeat_command(run.config, Path("runs/again"))) for run in runs},
-            records={run_id(run): _relative(run, output) for run in runs},
-            copies={
-                "CSV": texts["table.csv"],
-                "LaTeX (booktabs)": texts["table.tex"],
-                "Markdown": texts["table.md"],
-                "BibTeX": bibtex(runs),
-            },
-            scopes=[Markup(_asset(name)) for name in _scopes(runs)],
-            pictures={label: base64.b64encode(content).decode() for label, content in self.pictures.items()},
-            figures=[(chart, interactive.figure(chart)) for chart in self.charts],
-        )
-        return [
-            *(write_file(output / name, text) for name, text in texts.items()),
-            write_file(output / "index.html", html),
-        ]
+def write(experiment: "Experiment", arms: Sequence[Arm], charts: Sequence[Chart], output: Path) -> list[Path]:
+    """Writes table.md, table.tex, table.csv and index.html to `output`; returns their paths."""
+    runs = [run for arm in arms for run in arm.runs]
+    verdicts, table = experiment.judge(arms), experiment.table(arms)
+    copies = {
+        "CSV": facts.runs_csv(arms),
+        "LaTeX (booktabs)": tables.latex(table),
+        "Markdown": tables.markdown(table),
+        "BibTeX": bibtex(runs),
+    }
+    html = _render(
+        "page.html",
+        experiment=experiment,
+        verdicts=verdicts,
+        overall=together([verdict.outcome for verdict in verdicts]),
+        good=sum(verdict.outcome == "borne out" for verdict in verdicts),
+        rule=RULE,
+        warnings=experiment.warnings(arms),
+        figures=[(chart, interactive.figure(chart)) for chart in charts],
+        pictures={label: base64.b64encode(content).decode() for label, content in pictures(arms).items()},
+        results=table,
+        links_of_arms=[f"#{run_id(arm.runs[0])}" for arm in arms],
+        copies=copies,
+        paper_table=experiment.paper_table(arms),
+        paper_notes=[*experiment.notes, *(facts.scale_notes(arms) if experiment.published else [])],
+        facts=facts.what_was_run(runs),
+        scopes=[Markup(_asset(name)) for name in _scopes(runs)],
+        runs=facts.run_table(arms),
+        links_of_runs=[f"#{run_id(run)}" for run in runs],  # of two copies of a run to the same details
+        commands={run_id(run): shlex.join(note.repeat_command(run.config, Path("runs/again"))) for run in runs},
+        records={run_id(run): quote(os.path.relpath(run.record_file, output)) for run in runs},
+    )
+    texts = {
+        "table.md": copies["Markdown"],
+        "table.tex": copies["LaTeX (booktabs)"],
+        "table.csv": copies["CSV"],
+        "index.html": html,
+    }
+    return [write_file(output / name, text) for name, text in texts.items()]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A line of the index page: an experiment's title, its outcome, its address and how many runs it has."""
-
-    title: str
-    outcome: str
-    address: str
-    runs: int
-
-    @classmethod
-    def of(cls, experiment: Any, folder: str, runs: Sequence[Run]) -> "Entry":
-        """Returns the entry of an experiment, or of runs without one (None), whose page is in `folder`."""
-        verdicts = experiment.judge(experiment.arms(runs)) if getattr(experiment, "clauses", ()) else []
-        outcome = together([verdict.outcome for verdict in verdicts]) if verdicts else "no claim"
-        return cls(getattr(experiment, "title", folder), outcome, quote(f"{folder}/index.html"), len(runs))
+def pictures(arms: Sequence[Arm]) -> dict[str, bytes]:
+    """Returns by arm the mosaic, a PNG file, of its first run that finished; nothing of arms that make no images."""
+    files = {arm.label: arm.finished[0].pictures_file for arm in arms if arm.finished}
+    return {label: path.read_bytes() for label, path in files.items() if path.is_file()}
 
 
-def write_index(entries: Sequence[Entry], output: Path) -> Path:
-    """Writes the page that lists all experiments, and returns its path."""
-    return write_file(output / "index.html", _render("index.html", entries=entries))
+def write_index(rows: Sequence[tuple[str, str, str, int]], output: Path) -> Path:
+    """Writes the page that lists all experiments: folder, title, outcome and number of runs; returns its path."""
+    return write_file(output / "index.html", _render("index.html", rows=rows))
 
 
 def bibtex(runs: Sequence[Run]) -> str:
@@ -112,11 +90,6 @@ def _scopes(runs: Sequence[Run]) -> list[str]:
     """Returns the pictures of what the runs' norms average over; an unnamed combination of axes has none."""
     names = dict.fromkeys(f"scopes/{run.config['model'].get('norm')}.svg" for run in runs)
     return [name for name in names if name in _environment().list_templates(extensions=["svg"])]
-
-
-def _relative(run: Run, output: Path) -> str:
-    """Returns the address of a run's record, from the page's folder."""
-    return quote(Path(os.path.relpath(run.record_file, output)).as_posix())
 
 
 @cache

@@ -1,6 +1,6 @@
 """Two sets of runs side by side: each arm's mean in both, the difference and its confidence interval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,15 @@ from normres.report.arms import (
     distinguishing_fields,
     group,
     joined,
-    metric_words,
     metrics_of,
     short_label,
     sort_key,
 )
-from normres.report.clauses import error
-from normres.report.experiment import BLOCK, DATA, PREFERRED
+from normres.report.clauses import quantity_of
+from normres.report.experiment import PREFERRED
 from normres.report.inference import Comparison, summarize
 from normres.runs.fields import identity
 from normres.runs.results import Run
-
-DEPTH = "model.depth"
 
 
 def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tuple[Path, Path]) -> str:
@@ -44,23 +41,21 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     shared = [label for label in ours if label in theirs]
     if not shared:
         raise UserError(f"{names[0]} and {names[1]} have no arm in common; arms are told apart by {', '.join(within)}")
-    quantity = error(metric)
-    differences = [quantity.difference(ours[label], theirs[label]) for label in shared]
-    measured = [number for number, one in enumerate(differences) if one.before and one.after]
-    judged = inference.judge([Comparison(differences[number], above=True) for number in measured])
+    quantity = quantity_of(metric)
+    differences = {label: quantity.difference(ours[label], theirs[label]) for label in shared}
+    measured = [label for label, one in differences.items() if one.before and one.after]
+    comparisons = [Comparison(differences[label], above=True) for label in measured]
+    judged = dict(zip(measured, inference.judge(comparisons), strict=True))
     rows = []
-    unit, scale, words = ("points", 100.0, " in percent") if metric.endswith("error") else ("", 1.0, "")
-    for number, label in enumerate(shared):
-        sides = (differences[number].before, differences[number].after)
-        means = [tables.percent(summarize(scale / 100 * value for value in side.values())) for side in sides]
-        text = judged[measured.index(number)].text(unit, scale) if number in measured else "not finished"
+    for label, one in differences.items():
+        means = [tables.number(summarize(side.values()), scale=quantity.scale) for side in (one.before, one.after)]
+        text = judged[label].text(quantity.difference_unit, quantity.scale) if label in judged else "not finished"
         rows.append((label or "all", *means, text))
-    table = tables.Table(
-        ("arm", *map(str, names), "difference"),
-        rows,
-        f"Final {metric_words(metric)}{words}, mean ± sample standard deviation; B minus A. The intervals are "
-        "Holm’s for all rows together.",
+    caption = (
+        f"Final {quantity.words}{' in percent' * (quantity.unit == '%')}, mean ± sample standard deviation; B minus A. "
+        "The intervals are Holm’s for all rows together."
     )
+    table = tables.Table(("arm", *map(str, names), "difference"), rows, caption)
     differ = [f"{name} ({a} in A, {b} in B)" for name, (a, b) in between.items()]
     lines = [f"Fields that differ between the sets: {joined(*differ) or 'none'}."]
     only = {"A": sorted(ours.keys() - theirs), "B": sorted(theirs.keys() - ours)}
@@ -76,12 +71,9 @@ def differ_between(first: Sequence[Run], second: Sequence[Run]) -> dict[str, tup
     return {name: (a.pop(), b.pop()) for name, (a, b) in values.items() if a != b and len(a) == len(b) == 1}
 
 
-def _arms(runs: Sequence[Run], within: Sequence[str]) -> Mapping[str, Arm]:
+def _arms(runs: Sequence[Run], within: Sequence[str]) -> dict[str, Arm]:
     """Returns the arms of one set by their label, numbers by size."""
-    keyed = group(runs, [*dict.fromkeys([*within, DEPTH, BLOCK, DATA])])
+    keyed = group(runs, within)
     keyed.sort(key=lambda pair: [sort_key(pair[0][name]) for name in within])
-    arms = {}
-    for key, members in keyed:
-        label = short_label({name: key[name] for name in within})
-        arms[label] = Arm(label, Setting(key[DEPTH], key[BLOCK], key[DATA]), "", key, members)
-    return arms
+    arms = [Arm(short_label(key), Setting(None), "", key, members) for key, members in keyed]
+    return {arm.variant: arm for arm in arms}

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -26,8 +26,8 @@ WIDTHS = {"column": (COLUMN_INCHES, 2), "page": (PAGE_INCHES, 3)}
 ROW_INCHES = 2.0
 PNG_DOTS_PER_INCH = 300
 
-# Okabe and Ito's colours, told apart by people with every common kind of colour vision, in an order in which
-# neighbours also differ in lightness; the markers and dashes tell them apart in grey.
+# Okabe and Ito's colours, which the colour-blind tell apart, in an order in which neighbours also differ in lightness;
+# the markers and dashes tell them apart in grey.
 VARIANTS: tuple[tuple[str, str, Any], ...] = (
     ("#D55E00", "o", "-"),
     ("#0072B2", "s", (0, (5, 1.5))),
@@ -37,12 +37,8 @@ VARIANTS: tuple[tuple[str, str, Any], ...] = (
     ("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1))),
     ("#56B4E9", "X", (0, (2, 2))),
 )
-MARKERS = "os^DvPX"
-
-FONT = "normres DejaVu Sans"
-
-
 # The DejaVu Sans that ships with matplotlib, since a system may have another version under its own name.
+FONT = "normres DejaVu Sans"
 for _file, _weight in (("DejaVuSans.ttf", "normal"), ("DejaVuSans-Bold.ttf", "bold")):
     _path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / _file
     fontManager.ttflist.append(FontEntry(fname=str(_path), name=FONT, weight=_weight, size="scalable"))
@@ -74,18 +70,37 @@ STYLE: dict[Any, Any] = {
 }
 
 
+class Look(NamedTuple):
+    """How what has one label is drawn: its colour on a light and on a dark page, its marker and its dashes."""
+
+    colour: str
+    dark: str
+    marker: str
+    dashes: Any
+
+
+def look(chart: Chart, label: str) -> Look:
+    """Returns the look of a label; of depths, colours of viridis in which the deepest stands out most."""
+    number = chart.labels.index(label)
+    colour, marker, dashes = VARIANTS[number % len(VARIANTS)]
+    if not chart.by_depth:
+        return Look(colour, "#e6e6e6" if colour == "#000000" else colour, marker, dashes)
+    share = number / max(1, len(chart.labels) - 1)
+    light, dark = (to_hex(matplotlib.colormaps["viridis"](at)) for at in (0.72 * (1 - share), 0.35 + 0.6 * share))
+    return Look(light, dark, marker, "-")
+
+
 @matplotlib.rc_context(STYLE)
 def draw(chart: Chart, width: str = "page") -> Figure:
     """Returns the chart as a figure of a row of WIDTHS."""
     inches, most = WIDTHS[width]
     if chart.rows and width == "column":
         most = 1  # the names of the rows need the room
-    columns = max(1, min(chart.columns or most, most, len(chart.panels)))
-    rows = max(1, math.ceil(len(chart.panels) / columns))
+    columns = min(chart.columns or most, most, len(chart.panels))
+    rows = math.ceil(len(chart.panels) / columns)
     height = 0.7 + 0.17 * len(chart.rows) if chart.rows else ROW_INCHES if rows < 3 else 0.85 * ROW_INCHES
     figure = Figure(figsize=(inches if len(chart.panels) > 1 else COLUMN_INCHES, height * rows), layout="constrained")
     every = list(figure.subplots(rows, columns, squeeze=False).flat)
-    shared = [axes for axes, panel in zip(every, chart.panels, strict=False) if not panel.own_scale]
     for number, (axes, panel) in enumerate(zip(every, chart.panels, strict=False)):
         axes.set_title(literal(panel.title))
         if number % columns == 0:
@@ -99,6 +114,7 @@ def draw(chart: Chart, width: str = "page") -> Figure:
             axes.tick_params(labelleft=False)  # the rows are named once
     for axes in every[len(chart.panels) :]:
         axes.set_axis_off()
+    shared = [axes for axes, panel in zip(every, chart.panels, strict=False) if not panel.own_scale]
     if not chart.rows:
         for axes in shared[1:]:
             axes.sharey(shared[0])
@@ -106,18 +122,21 @@ def draw(chart: Chart, width: str = "page") -> Figure:
             _error_axis(shared, chart)
         if chart.log_y:
             shared[0].set_yscale("log")
-    _legend_above(figure, [_handle(chart, label) for label in chart.labels])
+    _legend_above(figure, [Line2D([], [], label=literal(one), **_line_style(chart, one)) for one in chart.labels])
     return figure
 
 
+def _line_style(chart: Chart, label: str) -> dict[str, Any]:
+    """Returns the look in matplotlib's words; rows are not joined by lines."""
+    own = look(chart, label)
+    dashes = "none" if chart.rows else own.dashes
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    return {"color": own.colour, "marker": own.marker, "linestyle": dashes, **edge}
+
+
 def _draw_series(axes: Axes, chart: Chart, panel: Panel, series: Series) -> None:
-    number = chart.labels.index(series.label)
-    own = look(number)
-    if chart.by_depth:
-        own |= {"color": depth_colours(number, len(chart.labels))[0], "linestyle": "-", "marker": MARKERS[number % 7]}
-    if chart.rows:
-        own["linestyle"] = "none"
-    colour, edge = own["color"], chart.edge(panel)
+    own, edge = _line_style(chart, series.label), chart.edge(panel)
+    colour = own["color"]
     x, y = ([edge if value is None else value for value in values] for values in (series.x, series.y))
     if chart.rows:
         y = [chart.rows.index(row) for row in y]
@@ -125,14 +144,13 @@ def _draw_series(axes: Axes, chart: Chart, panel: Panel, series: Series) -> None
         own |= {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.0}
     if series.kind == "line" or (series.kind == "points" and series.hollow):
         bars: dict[str, Any] = {"xerr" if chart.rows else "yerr": series.bars} if any(series.bars) else {}
-        own |= {"linestyle": "none"} if series.kind == "points" else {}
         axes.errorbar(x, y, **bars, **own, elinewidth=0.7, capsize=2.5, zorder=3)
     elif series.kind == "points":
         axes.plot(x, y, ".", color=colour, markersize=2.5, alpha=0.6, zorder=2)
     elif series.kind == "curve":
         # About eight markers, at other steps for other labels, so that they do not cover each other.
         every = max(1, math.ceil(len(x) / 8))
-        axes.plot(x, y, **own, linewidth=1.6, markevery=(number % every, every), zorder=3)
+        axes.plot(x, y, **own, linewidth=1.6, markevery=(chart.labels.index(series.label) % every, every), zorder=3)
     elif series.kind == "thin":
         axes.plot(x, y, color=colour, linewidth=0.7, zorder=2)
     else:
@@ -187,42 +205,15 @@ def _error_axis(shared: Sequence[Axes], chart: Chart) -> None:
 def _legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Puts the legend above the panels, in as many columns as fit, and makes the figure higher by its rows."""
     # Inches: about 0.055 per letter, 0.5 for the sample and the spaces.
-    widest = max((0.5 + 0.055 * len(str(line.get_label())) for line in handles), default=1.0)
+    widest = 0.5 + 0.055 * max((len(str(line.get_label())) for line in handles), default=0)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
     figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(handles) / columns))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6, columnspacing=1.4)
 
 
-def _handle(chart: Chart, label: str) -> Line2D:
-    number = chart.labels.index(label)
-    own = look(number)
-    if chart.by_depth:
-        own |= {"color": depth_colours(number, len(chart.labels))[0], "linestyle": "-"}
-    return Line2D([], [], label=literal(label), **own | ({"linestyle": "none"} if chart.rows else {}))
-
-
 def literal(text: str) -> str:
     """Keeps matplotlib from reading dollar signs as mathematics."""
     return text.replace("$", r"\$")
-
-
-def look(number: int) -> dict[str, Any]:
-    """Returns how the line of the variant with this number is drawn."""
-    colour, marker, dashes = VARIANTS[number % len(VARIANTS)]
-    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}
-    return {"color": colour, "marker": marker, "linestyle": dashes, **edge}
-
-
-def on_dark(colour: str) -> str:
-    """Returns the colour of a line on a dark page, where black would vanish."""
-    return {"#000000": "#e6e6e6"}.get(colour, colour)
-
-
-def depth_colours(number: int, of: int) -> tuple[str, str]:
-    """Returns colours of viridis for a light and a dark page: the deepest stands out most."""
-    share = number / max(1, of - 1)
-    light, dark = (to_hex(matplotlib.colormaps["viridis"](at)) for at in (0.72 * (1 - share), 0.35 + 0.6 * share))
-    return light, dark
 
 
 def save(

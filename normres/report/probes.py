@@ -21,7 +21,7 @@ from normres.runs.results import Run
 Values = Sequence[float | None]
 Line = Mapping[str, Values]
 When = Literal["before", "after"]
-ORDERS = "orders of magnitude"
+WHEN: tuple[When, When] = ("before", "after")
 
 
 def probes(run: Run) -> dict[int, dict[str, Any]]:
@@ -77,27 +77,16 @@ def _between(before: float | None, after: float | None) -> float | None:
     return None if lower is None or upper is None else upper - lower
 
 
-@dataclass(frozen=True)
-class Probed(Quantity):
-    """A number of a probe line; before training those of diverged runs count, too.
+def probed(
+    words: str, number: Callable[[Line], float | None] = last_similarity, *, unit: str = "", when: When = "before"
+) -> Quantity:
+    """Returns a number of the probe lines; before training those of diverged runs count, too."""
 
-    Attributes:
-      number: line -> the number; None if it was not finite.
-      when: "before" or "after" training.
-    """
+    def of(run: Run) -> float | None:
+        line = probe_at(run, when)
+        return None if line is None else number(line)
 
-    chance: bool = False
-    number: Callable[[Line], float | None] = last_similarity
-    when: When = "before"
-
-    def measured(self, arm: Arm) -> Sequence[Run]:
-        """See Quantity."""
-        return arm.runs if self.when == "before" else arm.finished
-
-    def of(self, run: Run) -> float | None:
-        """See Quantity."""
-        line = probe_at(run, self.when)
-        return None if line is None else self.number(line)
+    return Quantity(words, unit=unit, chance=False, number=of, unfinished=when == "before")
 
 
 # Columns of the table, before and after training.
@@ -133,11 +122,8 @@ FIGURES: dict[str, Figure] = {
     "mean": Figure("mean / deviation of the stream", BLOCK, _relative_mean, log=False),
     "similarity": Figure("cosine similarity of images", BLOCK, lambda line: line["similarity"], log=False),
 }
-# Over the steps of training: gradients and similarity, as in the table.
-ALONG: dict[str, Figure] = {
-    "gradient": Figure("gradient, first / last (log10)", "", lambda line: [gradient_ratio(line)]),
-    "similarity": Figure("similarity, last block", "", lambda line: [last_similarity(line)]),
-}
+# Those of NUMBERS that are drawn over the steps of training.
+ALONG = ("gradient, first / last (log10)", "similarity, last block")
 
 
 @dataclass(frozen=True)
@@ -152,29 +138,28 @@ class Signals(Experiment):
         unprobed = [f"{arm.label}, probed" for arm in arms if not all(map(probes, arm.runs))]
         return [*super().missing(arms), *unprobed]
 
-    def table(self, arms: Sequence[Arm]) -> tables.Table:
-        """Returns a row per arm: test error, and NUMBERS before and after training."""
+    def columns(self, arms: Sequence[Arm]) -> dict[str, Callable[[Arm], str]]:
+        """Returns the test error, and NUMBERS before and after training."""
         places = facts.digits(arms)
 
         def cell(number: Callable[[Line], float | None], when: When) -> Callable[[Arm], str]:
-            quantity = Probed("", number=number, when=when)
+            quantity = probed("", number, when=when)
             return lambda arm: tables.number(summarize(quantity.by_seed(arm).values()))
 
-        columns: dict[str, Callable[[Arm], str]] = {
-            "variant": lambda arm: joined(arm.variant, arm.context),
-            "setting": lambda arm: arm.setting.name,
+        return {
             "seeds": tables.seeds_cell,
             "test error (%)": lambda arm: tables.error_cell(arm, "test_error", places),
-            **{f"{name}, {when}": cell(of, when) for name, of in NUMBERS.items() for when in ("before", "after")},
+            **{f"{name}, {when}": cell(of, when) for name, of in NUMBERS.items() for when in WHEN},
         }
-        caption = (
+
+    def caption(self, arms: Sequence[Arm]) -> str:
+        """Returns what the table says of its numbers."""
+        return (
             "Before training and after it, on one batch of training images: gradient norm of the first kernel over "
             "that of the last; standard deviation of the layers’ responses, mean over the layers; variance of the "
             "residual stream after the last block over that after the first; cosine similarity of different images "
-            "after the last block; mean ± sample standard deviation over the seeds. "
-            + facts.provenance([run for arm in arms for run in arm.runs])
+            "after the last block; mean ± sample standard deviation over the seeds."
         )
-        return facts.with_notes(tables.of_columns(columns, arms, caption), arms)
 
     def main_chart(self, arms: Sequence[Arm]) -> Chart:
         """Returns the gradient norms over the layers."""
@@ -184,8 +169,7 @@ class Signals(Experiment):
         """Returns a figure for each of FIGURES, those over the steps, and the curves."""
         shown = largest(arms)
         others = [over_depth(name, figure, shown) for name, figure in FIGURES.items() if name != "gradient"]
-        along = along_training("along-training", shown)
-        return [self.main_chart(arms), *others, along, figures.training_curves(self.along(arms))]
+        return [self.main_chart(arms), *others, along_training(shown), figures.training_curves(self.along(arms))]
 
 
 def largest(arms: Sequence[Arm]) -> list[Arm]:
@@ -196,14 +180,13 @@ def largest(arms: Sequence[Arm]) -> list[Arm]:
 
 def over_depth(name: str, figure: Figure, arms: Sequence[Arm]) -> Chart:
     """Returns a quantity over layers or blocks: panels by form, before and after training, a line per norm."""
-    words: dict[When, str] = {"before": "before training", "after": "after training"}
     panels: dict[str, dict[str, Values]] = {}
-    for when, title in words.items():
+    for when in WHEN:
         for form, members in _forms(arms).items():
             for label, arm in members.items():
                 lines = [line for run in arm.runs if (line := probe_at(run, when))]
-                means = _means([figure.values(line) for line in lines])
-                panels.setdefault(joined(form, title), {})[label] = means
+                columns = zip(*(figure.values(line) for line in lines), strict=True)
+                panels.setdefault(joined(form, f"{when} training"), {})[label] = list(map(_mean, columns))
     note = f", at {_setting(arms)}, before and after training: mean over the seeds. What diverged has no line after it."
     return of_values(name, figure, panels, note)
 
@@ -231,21 +214,16 @@ def of_values(name: str, figure: Figure, panels: Mapping[str, Mapping[str, Value
     )
 
 
-def along_training(name: str, arms: Sequence[Arm]) -> Chart:
+def along_training(arms: Sequence[Arm]) -> Chart:
     """Returns the numbers of ALONG over the steps: panels by form, a line per norm."""
     panels = []
-    for figure in ALONG.values():
+    for title in ALONG:
         for form, members in _forms(arms).items():
-            series = []
-            for label, arm in members.items():
-                runs = [probes(run) for run in arm.runs]
-                steps = sorted(set.intersection(*map(set, runs)))
-                means = [_means([figure.values(run[step]) for run in runs])[0] for step in steps]
-                at = [place for place, value in enumerate(means) if value is not None]
-                series.append(Series(label, "line", [steps[place] for place in at], [means[place] for place in at]))
-            panels.append(Panel(joined(form, figure.title), [one for one in series if len(one.x)], own_scale=True))
+            lines = {label: figures.mean_curve(arm.runs, "probe", NUMBERS[title]) for label, arm in members.items()}
+            series = [Series(label, "line", steps, means) for label, (steps, means) in lines.items() if steps]
+            panels.append(Panel(joined(form, title), series, own_scale=True))
     return Chart(
-        name,
+        "along-training",
         panels,
         "Ratio of gradients and similarity of images over training steps, one line per norm.",
         "Over the steps of training: gradient norm of the first kernel over that of the last, and cosine similarity of "
@@ -269,8 +247,3 @@ def _forms(arms: Sequence[Arm]) -> dict[str, dict[str, Arm]]:
 
 def _setting(arms: Sequence[Arm]) -> str:
     return joined(*dict.fromkeys(arm.setting.name for arm in arms))
-
-
-def _means(rows: Sequence[Values]) -> list[float | None]:
-    """Returns the mean over the seeds at each place; None where one has no number."""
-    return [_mean(column) for column in zip(*rows, strict=True)]

@@ -1,7 +1,7 @@
 """Tables as Markdown and LaTeX, which tabulate writes; and the cells that all tables share."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
@@ -10,6 +10,8 @@ from normres.report.arms import Arm, scale_of
 from normres.report.inference import Summary
 
 NOTHING = "–"
+# The symbols of reports that an older LaTeX does not read.
+LATEX = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "–": "--"})
 
 
 @dataclass(frozen=True)
@@ -22,25 +24,9 @@ class Table:
     text_columns: int = 1
     footnotes: Sequence[str] = ()
 
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.header):
-                raise ValueError(f"a row of {len(row)} cells under a header of {len(self.header)}: {row}")
-
-
-def of_columns[Item](columns: Mapping[str, Callable[[Item], str]], items: Iterable[Item], caption: str) -> Table:
-    """Returns a table with a row per item, whose cells the columns' functions make; two columns are text."""
-    rows = [tuple(cell(item) for cell in columns.values()) for item in items]
-    return Table(tuple(columns), rows, caption, 2)
-
-
-def percent(summary: Summary | None, digits: int = 2) -> str:
-    """Returns "8.75" for one seed, "8.75 ± 0.12" (sample standard deviation) for several, "–" for none."""
-    return number(summary, digits, 100.0)
-
 
 def number(summary: Summary | None, digits: int = 2, scale: float = 1.0) -> str:
-    """Returns the same of numbers that are printed times `scale`."""
+    """Returns "8.75" for one seed, "8.75 ± 0.12" (sample standard deviation) for several, "–" for none."""
     if summary is None:
         return NOTHING
     mean = f"{scale * summary.mean:.{digits}f}"
@@ -51,16 +37,11 @@ def number(summary: Summary | None, digits: int = 2, scale: float = 1.0) -> str:
 
 def error_cell(arm: Arm, metric: str, digits: int = 2) -> str:
     """Returns an arm's final number over the seeds that finished; "fail" for those that diverged."""
-    summary, scale = arm.summary(metric), scale_of(metric)
-    if not arm.diverged:
-        return number(summary, digits, scale) if summary or not arm.unfinished else "not finished"
-    return f"{number(summary, digits, scale)} ({len(arm.diverged)} fail)" if summary else "fail"
-
-
-def statistic_cell(arm: Arm, statistic: str, metric: str, digits: int = 2) -> str:
-    """Returns a statistic of Summary, over the final numbers of the seeds that finished."""
     summary = arm.summary(metric)
-    return f"{scale_of(metric) * getattr(summary, statistic):.{digits}f}" if summary else NOTHING
+    text = number(summary, digits, scale_of(metric))
+    if arm.diverged:
+        return f"{text} ({len(arm.diverged)} fail)" if summary else "fail"
+    return "not finished" if arm.unfinished and not summary else text
 
 
 def seeds_cell(arm: Arm) -> str:
@@ -85,7 +66,7 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     r"""Returns the table as a LaTeX tabular for \usepackage{booktabs}; the caption is a comment above it."""
     caption = f"% {_one_line(table.caption)}\n" if table.caption else ""
-    text = _written(table, "latex_booktabs").translate(_LATEX)
+    text = _written(table, "latex_booktabs", _one_line).translate(LATEX)
     # At the start of a row, these two would be read as arguments of the \\ before it.
     text = re.sub(r"^ (?=[\[*])", " {}", text, flags=re.M)
     footnotes = "".join(f"% {_one_line(note)}\n" for note in table.footnotes)
@@ -102,12 +83,8 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|`*_<>\[\]#~])", r"\\\1", _one_line(text).replace("&", "&amp;"))
 
 
-def _written(table: Table, style: str, cleaned: Callable[[str], str] = _one_line) -> str:
+def _written(table: Table, style: str, cleaned: Callable[[str], str]) -> str:
     """Returns what tabulate makes of the cleaned cells; for LaTeX it escapes them itself."""
     header, *rows = [list(map(cleaned, row)) for row in (table.header, *table.rows)]
     alignment = ["left" if column < table.text_columns else "right" for column in range(len(header))]
     return str(tabulate(rows, header, tablefmt=style, colalign=alignment, disable_numparse=True))
-
-
-# The symbols of reports that an older LaTeX does not read.
-_LATEX = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "–": "--"})

@@ -1,5 +1,7 @@
 """Whether a repetition agrees: rarely wrong without a difference, and what differs around it is named."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from synthetic import experiment, made
@@ -25,13 +27,17 @@ def runs(errors, seeds, **more):
     ]
 
 
-@pytest.mark.parametrize(("ours", "yours"), [(3, 1), (3, 3), (5, 2)])
+@pytest.mark.parametrize(("ours", "yours"), [(3, 1), (5, 2)])
 def test_without_a_difference_it_rarely_says_one(ours, yours):
     random, wrong = np.random.default_rng(0), 0
-    for _ in range(300):
-        first, second = (runs(lambda *_: 0.2 + 0.004 * random.normal(), range(count)) for count in (ours, yours))
-        wrong += certificate(DEGRADATION, first, second)[1] == 1
-    assert wrong / 300 < 0.08  # at most 5 % are meant, and 300 draws are few
+    sides = [runs(lambda *_: 0.2, range(count)) for count in (ours, yours)]
+    arms = [DEGRADATION.arms(side) for side in sides]
+    quick = SimpleNamespace(title="", arms=lambda side: arms[side is sides[1]])  # the arms stay the same
+    for _ in range(400):
+        for run in (*sides[0], *sides[1]):
+            run.record["final"]["test_error"] = 0.2 + 0.004 * random.normal()
+        wrong += certificate(quick, *sides)[1] == 1
+    assert wrong / 400 < 0.08  # at most 5 % are meant, and 400 draws are few
 
 
 def ours(arm, seed):

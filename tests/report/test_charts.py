@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from matplotlib.colors import to_hex
 from synthetic import arm, experiment, made, runs_of_sweep
 
 from normres.report import charts, figures, interactive, paper
@@ -31,9 +30,9 @@ def test_means_seeds_and_crosses_by_hand():
     mean, seeds, cross = figures.means_and_seeds("a", [(20, two), (56, arm("A", 56, [0.4]))], "test_error")
     assert (mean.kind, mean.x, mean.y, mean.bars) == ("line", [20, 56], close(30, 40), close(2**0.5, 0))
     assert mean.texts == ["A, depth 20: mean 30.00 % of 2 seeds", "A, depth 56: mean 40.00 % of 1 seed"]
-    assert (seeds.kind, seeds.x, seeds.y, seeds.bars) == ("points", [20, 20], close(29, 31), ())
+    assert (seeds.kind, seeds.x, seeds.y, seeds.bars) == ("points", [20, 20], close(29, 31), [0, 0])
     assert seeds.texts == ["A20-0: seed 0, 29.00 %", "A20-1: seed 1, 31.00 %"]
-    assert cross == Series("a", "cross", [20], [None], (), ["A20-2: diverged"])
+    assert cross == Series("a", "cross", [20], [None], [0], ["A20-2: diverged"])
     sideways = figures.means_and_seeds("a", [("row", two)], "test_error", sideways=True)
     assert [(one.x, one.y) for one in sideways] == [
         (close(30), ["row"]),
@@ -165,7 +164,7 @@ def test_the_page_has_the_numbers_of_the_chart(chart):
     cross = next(trace for trace in drawn["data"] if trace["marker"]["symbol"] == "x-thin-open")
     assert (cross["x"], cross["y"]) == ([20], close(31 * 1.08))
     # One look in print and on the page, and one entry of the legend for each label.
-    assert plain[0]["marker"]["color"] == to_hex(paper.look(0)["color"]).upper()
+    assert plain[0]["marker"]["color"] == paper.VARIANTS[0][0]
     assert sum(trace["showlegend"] for trace in drawn["data"]) == 2
     assert drawn["layout"]["xaxis"]["type"] == "log"
 
@@ -186,10 +185,9 @@ def test_long_names_of_rows_leave_room_for_the_panels():
     names = [f"a variant with a long name, number {number}" for number in range(12)]
     panels = {f"depth {depth}": {name: arm(name, depth, [0.1, 0.2]) for name in names} for depth in (20, 56)}
     chart = figures.error_per_variant("x", panels, {"depth 110": dict.fromkeys(names, 6.61)}, names)
-    for width in paper.WIDTHS:
+    for width, times in (("column", 3), ("page", 1)):
         figure = paper.draw(chart, width)
         figure.draw_without_rendering()  # warns, which is an error here, where panels collapse
-        first = figure.axes[0]
-        assert first.get_position().width > 0.2
+        assert figure.axes[0].get_position().width > 0.2
         named = [axes for axes in figure.axes if axes.yaxis.get_tick_params()["labelleft"]]
-        assert len(named) == (3 if width == "column" else 1)
+        assert len(named) == times

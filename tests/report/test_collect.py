@@ -1,20 +1,17 @@
 """Runs as a table: what pandas reads back is what the run directories say."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from synthetic import write_lines, write_run
 
 from normres import cli
 from normres.errors import UserError
-from normres.report import collect as collecting
+from normres.report import paper
 from normres.report.collect import collect
 from normres.runs.results import read_runs
 
-ROOT = Path(__file__).resolve().parents[2]
 ATTEMPTS = [
     {
         "started": f"2026-11-2{day}T10:00:00+00:00",
@@ -151,31 +148,7 @@ def test_mistakes_are_one_line(pandas, runs, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.csv"))
 
 
-def test_a_reader_sees_the_old_file_or_the_new_one(pandas, runs, tmp_path, monkeypatch):
-    target = collect(runs, tmp_path / "runs.csv")
-    before = target.read_text()
-
-    def full(frame):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setitem(collecting.WRITERS, ".csv", full)
-    with pytest.raises(OSError, match="No space"):
-        collect(runs[:1], target)
-    assert target.read_text() == before
-
-
-def test_the_repository_s_own_records_are_collected(pandas, tmp_path):
-    table = read(pandas, collect(read_runs(ROOT / "results"), tmp_path / "r.csv", workdir=ROOT / "results"))
-    row = table.loc["shortcut=A,depth=20,seed=0-7c830bab"]
-    assert (row["config.model.depth"], row["final.test_error"], row["parameters"]) == (20, 0.1849, 269722)
-
-
-def test_needs_neither_jax_nor_pandas_to_be_imported():
-    code = "import sys, normres.report.collect; print({'jax', 'pandas'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-
-
-def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, capsys):
+def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, capsys, monkeypatch):
     """Without the host's name and paths of this machine, and damaged ones are left out by name."""
     for seed in range(2):
         run = write_run(
@@ -201,6 +174,7 @@ def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, cap
     assert (first.record["final"]["test_error"], second.record["seed"]) == (0.5, 1)
     assert [line["step"] for line in first.metrics] == list(range(10, 1001, 10))
     assert first.metrics[0]["loss"] == 0.333333
+    monkeypatch.setattr(paper, "save", lambda chart, folder: [])
     assert cli.main(["report", str(kept), f"--output={tmp_path / 'drawn'}"]) == 0
     assert "run-1.run.json" in (tmp_path / "drawn/index.html").read_text()
     assert cli.main(["collect", str(tmp_path / "w"), f"--to={tmp_path / 'w/kept'}"]) == 2

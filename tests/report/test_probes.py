@@ -1,19 +1,15 @@
-"""The report of signals on small records: numbers by hand, clauses with their units, table, figures; without jax."""
+"""The report of signals on small records: numbers by hand, clauses with their units, table, figures."""
 
-import json
-import subprocess
-import sys
+from dataclasses import replace
 
 import pytest
+from synthetic import made
 
 from normres.configs.signals import VARIANTS
 from normres.experiments.signals import EXPERIMENT
 from normres.report import paper, probes
 from normres.report.arms import Arm, Setting
 from normres.report.clauses import Lower, Quantity, judge
-from normres.runs.results import Run
-
-RAW = {"status": "finished", "step": 400, "steps": 400, "parameters": 1000, "seconds": 1.0}
 
 
 def line(step, **values):
@@ -27,29 +23,20 @@ def line(step, **values):
     return {"step": step, "split": "probe", **known, **values}
 
 
-def run(tmp_path, variant="plain, batch", *, depth=8, seed=0, lines=None, **record):
-    """Returns a run as read back, of a config that has no field that was added later."""
-    fields = VARIANTS[variant]
-    config = {
-        "seed": seed,
-        "recipe": "demo",
-        "model": {"depth": depth, "width": 8, "block": "basic", "order": "post", "norm_groups": 8},
-        "data": {"name": "cifar10", "source": "embedded"},
-        "optim": {"learning_rate": 0.1},
-        "train": {"steps": 400, "batch_size": 64},
-    }
-    config["model"] |= {name.removeprefix("model."): value for name, value in fields.items()}
-    config["model"]["norm_groups"] = 4 if "group" in variant else 8  # as in a demo, where it makes no arm of its own
-    values = RAW | {"seed": seed, "final": {"train_error": 0.3, "test_error": 0.4}} | record
-    name = f"{variant}-{depth}-{seed}".replace(", ", "-")
-    return Run(tmp_path / name, config, values, [line(0), line(400)] if lines is None else lines)
+def run(variant="plain, batch", *, depth=8, seed=0, lines=None, **more):
+    """Returns a run with these probe lines."""
+    groups = 4 if "group" in variant else 8  # as in a demo, where it makes no arm of its own
+    change = VARIANTS[variant] | {"model.depth": depth, "model.norm_groups": groups}
+    one = made((0.3, 0.4), seed=seed, name=f"{variant}-{depth}-{seed}", change=change, **more)
+    last = one.record["step"]
+    return replace(one, metrics=[line(0), line(last)] if lines is None else lines)
 
 
 def arm(*runs):
     return Arm("a", Setting(8), "", {}, runs)
 
 
-def test_the_numbers_by_hand(tmp_path):
+def test_the_numbers_by_hand():
     values = line(0, gradient=[1e-3, 1.0, 0.1], response=[1.0, 2.0, 6.0], variance=[0.5, 50.0], similarity=[0.1, 0.9])
     assert probes.gradient_ratio(values) == pytest.approx(-2)
     assert probes.early_gradient(line(0, gradient=[0.01, 1.0, 0, 0, 0, 0, 0])) == pytest.approx(-1)
@@ -61,27 +48,25 @@ def test_the_numbers_by_hand(tmp_path):
         assert probes.gradient_ratio(broken) is None
         assert probes.early_gradient(broken) is None
     assert probes.response(line(0, response=[1.0, None])) is None
-    assert probes.probe_at(run(tmp_path, lines=[]), "before") is None
+    assert probes.probe_at(run(lines=[]), "before") is None
 
 
-def test_before_training_diverged_runs_count(tmp_path):
-    diverged = run(tmp_path, seed=1, status="diverged", step=30, lines=[line(0, similarity=[0.0, 0.8])])
-    both = arm(run(tmp_path), diverged)
-    before, after = (probes.Probed("similarity", unit="", when=when) for when in ("before", "after"))
+def test_before_training_diverged_runs_count():
+    diverged = run(seed=1, status="diverged", lines=[line(0, similarity=[0.0, 0.8])])
+    both = arm(run(), diverged)
+    before, after = (probes.probed("similarity", when=when) for when in ("before", "after"))
     assert before.by_seed(both) == {0: 0.4, 1: 0.8}
     assert after.by_seed(both) == {0: 0.4}
     assert before.text(both) == "0.60 ± 0.28"
 
 
-def test_a_difference_has_the_unit_of_its_quantity(tmp_path):
+def test_a_difference_has_the_unit_of_its_quantity():
     def grid(unit):
         arms = {}
         for name, values in {"a": (1.0, 1.1), "b": (3.0, 3.2)}.items():
-            runs = [
-                run(tmp_path, seed=seed, lines=[line(0, similarity=[0.0, value])]) for seed, value in enumerate(values)
-            ]
+            runs = [run(seed=seed, lines=[line(0, similarity=[0.0, value])]) for seed, value in enumerate(values)]
             arms[name, Setting(8)] = Arm(name, Setting(8), "", {}, tuple(runs))
-        (verdict,) = judge([Lower("(a)", "a", "b", probes.Probed("number", unit=unit)).state(arms)])
+        (verdict,) = judge([Lower("(a)", "a", "b", probes.probed("number", unit=unit)).state(arms)])
         return verdict.evidence
 
     assert grid("orders of magnitude").startswith(
@@ -94,7 +79,7 @@ def test_a_difference_has_the_unit_of_its_quantity(tmp_path):
     assert Quantity("loss", "test_loss", unit="nats").scale == 1
 
 
-def sweep(tmp_path, seeds=3):
+def sweep(seeds=3):
     """Returns runs of every variant at two depths with which every clause holds."""
     runs = []
     for variant in VARIANTS:
@@ -108,21 +93,21 @@ def sweep(tmp_path, seeds=3):
                 variance = [1.0, (1e6 if norm == "none" else 10.0) * (1 + jitter)]
                 before = line(0, gradient=gradient, similarity=similarity, variance=variance)
                 response = [(2.0 if form == "plain" else 1.0) - depth / 100 + jitter] * 3
-                lines = [before, line(400, response=response)]
-                runs.append(run(tmp_path, variant, depth=depth, seed=seed, lines=lines))
+                lines = [before, line(320, response=response)]
+                runs.append(run(variant, depth=depth, seed=seed, lines=lines))
     return runs
 
 
-def test_the_verdict_follows_the_probes(tmp_path):
-    verdicts = EXPERIMENT.judge(EXPERIMENT.arms(sweep(tmp_path)))
+def test_the_verdict_follows_the_probes():
+    verdicts = EXPERIMENT.judge(EXPERIMENT.arms(sweep()))
     assert [verdict.outcome for verdict in verdicts] == ["borne out"] * 7
     assert "plain, batch 2.00 ± 0.00 orders of magnitude" in verdicts[0].evidence
-    open_ = EXPERIMENT.judge(EXPERIMENT.arms(sweep(tmp_path, seeds=1)))
+    open_ = EXPERIMENT.judge(EXPERIMENT.arms(sweep(seeds=1)))
     assert {verdict.outcome for verdict in open_} == {"cannot be judged yet"}
 
 
-def test_table_and_figures(tmp_path):
-    arms = EXPERIMENT.arms(sweep(tmp_path))
+def test_table_and_figures():
+    arms = EXPERIMENT.arms(sweep())
     table = EXPERIMENT.table(arms)
     row = dict(
         zip(table.header, next(row for row in table.rows if row[:2] == ("plain, layer", "depth 20")), strict=True)
@@ -147,38 +132,13 @@ def test_table_and_figures(tmp_path):
     assert (list(batch.x), [round(y, 2) for y in batch.y]) == ([1, 2, 3], [101.0, 1.0, 1.0])  # the largest depth, mean
     mean = made[3].panels[2].series[0]
     assert mean.y == [0.0, 0.25]  # 0.5 over a deviation of 2
-    for chart in made:
-        paper.draw(chart).draw_without_rendering()
     assert paper.draw(first).axes[0].get_yscale() == "log"
     # An axis of no percentages does not end at 100.
     assert paper.draw(made[2]).axes[0].get_ylim()[1] > 1e6
 
 
-def test_a_run_that_was_not_probed_is_named(tmp_path):
-    arms = EXPERIMENT.arms([*sweep(tmp_path, seeds=1)[:-1], run(tmp_path, "residual, none", depth=20, lines=[])])
+def test_a_run_that_was_not_probed_is_named():
+    arms = EXPERIMENT.arms([*sweep(seeds=1)[:-1], run("residual, none", depth=20, lines=[])])
     assert EXPERIMENT.missing(arms) == ["residual, none, depth 20, probed"]
     assert EXPERIMENT.judge(arms)[1].evidence.startswith("No run of residual, none at depth 20 has a growth")
     EXPERIMENT.charts([], arms)
-
-
-def test_it_draws_from_records_without_jax(tmp_path):
-    for one in sweep(tmp_path / "runs", seeds=1):
-        one.path.mkdir(parents=True)
-        for name, content in {"config.json": one.config, "record.json": one.record}.items():
-            (one.path / name).write_text(json.dumps(content))
-        (one.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in one.metrics))
-    program = (
-        "import sys; sys.modules['jax'] = None\n"
-        "from pathlib import Path\n"
-        "from normres.experiments.signals import EXPERIMENT\n"
-        "from normres.runs.results import read_runs\n"
-        "print(EXPERIMENT.draw(read_runs(Path(sys.argv[1])), Path(sys.argv[2]))[-1])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "runs", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Signals: activations and gradients" in (tmp_path / "out/index.html").read_text()
