@@ -88,16 +88,14 @@ def test_rematerialization_changes_no_number():
     with pytest.raises(ValueError, match="remat=False does not exist; choices: nothing, elementwise, loops, block"):
         gradient(False)
     plain, convolutions, roots = gradient("nothing")
-    elementwise, as_many, more_roots = gradient("elementwise")
-    loops, _, roots_of_loops = gradient("loops")
+    loops, as_many, roots_of_loops = gradient("loops")
     whole, more_convolutions, _ = gradient("block")
     # Counted in the compiled program: the compiler must not merge what is computed anew with what was before.  A stage
     # is a first block and a loop over the others, each with two convolutions and the roots of two norms.
     assert as_many == convolutions
-    assert more_roots == roots + 3 * 2 * 2
     assert roots_of_loops == roots + 3 * 2
     assert more_convolutions == convolutions + 3 * 2 * 2
-    for again in (elementwise, loops, whole):
+    for again in (loops, whole):
         for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
             np.testing.assert_allclose(other, one, rtol=2e-3, atol=2e-4)
 
