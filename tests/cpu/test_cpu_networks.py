@@ -16,12 +16,9 @@ SETS = {"xla": XLA, "native": NATIVE}
 # Three batches.
 IMAGES = np.random.default_rng(0).normal(size=(3, 4, 8, 8, 3)).astype(np.float32)
 
-# Every order once.
 CASES = [
     ("A", "post", "xla"),
-    ("B", "relu_before_addition", "native"),
-    ("C", "relu_only_pre", "xla"),
-    ("none", "pre", "native"),
+    ("B", "pre", "native"),
     ("exclusive_gate", "norm_after_addition", "xla"),
 ]
 
@@ -32,9 +29,16 @@ def network(ops, **fields):
 
 def drawn(**fields):
     """Returns variables in which no scale is one and no bias zero."""
-    held = network(PLAIN, **fields).lazy_init(jax.random.key(0), jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32))
-    noise = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: leaf + 0.1 * noise.uniform(0.5, 1, leaf.shape).astype(np.float32), held)
+    image, noise = jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32), np.random.default_rng(1)
+    shapes = jax.eval_shape(network(PLAIN, **fields).lazy_init, jax.random.key(0), image)
+
+    def leaf_of(path, leaf):
+        numbers = noise.normal(size=leaf.shape).astype(np.float32)
+        if path[-1].key == "kernel":
+            return numbers * np.float32(2 / np.prod(leaf.shape[:-1])) ** 0.5
+        return (0 if path[-1].key in ("bias", "mean") else 1) + 0.1 * np.abs(numbers)
+
+    return jax.tree_util.tree_map_with_path(leaf_of, shapes)
 
 
 @pytest.mark.parametrize(("shortcut", "order", "kind"), CASES)
@@ -63,18 +67,19 @@ def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order,
     assert np.max(np.median([errors(images) for images in IMAGES], axis=0)) < 1e-4
 
 
-@pytest.mark.parametrize("condition", ["none", "label", "picture"])
-def test_a_stylizer_is_that_of_the_plain_operations(condition):
+def test_a_stylizer_is_that_of_the_plain_operations():
     """Its scales and biases differ from example to example."""
     kind = "xla" if native.load() else "native"
-    images, labels = IMAGES[0] % 1, np.array([0, 1, 1, 0])
+    images, labels, key = IMAGES[0] % 1, np.array([0, 1, 1, 0]), jax.random.key(0)
 
     def compiled(ops):
-        config = StylizerConfig(depth=8, width=4, classes=2, norm="instance", condition=condition)
+        config = StylizerConfig(depth=8, width=4, classes=2, norm="instance", condition="picture")
         network = Stylizer(config, train=True, ops=ops)
-        held = Stylizer(config).init(jax.random.key(0), images)["params"]
-        loss = lambda params: jnp.sum(jnp.sin(network.apply({"params": params}, images, labels, images[::-1])))  # noqa: E731
-        return jax.jit(jax.value_and_grad(loss))(held)
+
+        def loss(params):
+            return jnp.sum(jnp.sin(network.apply({"params": params}, images, labels, images[::-1])))
+
+        return jax.jit(lambda key: jax.value_and_grad(loss)(Stylizer(config).init(key, images)["params"]))(key)
 
     for ours, plain in zip(*map(jax.tree.leaves, map(compiled, (SETS[kind], PLAIN))), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())

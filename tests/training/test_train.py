@@ -17,9 +17,10 @@ from normres.models import ResNet, ResNetConfig
 from normres.runs import checkpoint
 from normres.runs import config as configs
 from normres.training import loop, optim
+from normres.training.compiled import KEPT, Steps, compiled_steps
 from normres.training.loop import fit
 from normres.training.networks import model_config
-from normres.training.programs import KEPT, Programs, _Steps, compiled_steps
+from normres.training.programs import Programs
 
 SMALL = {
     "model.depth": 8,
@@ -372,5 +373,5 @@ def test_the_programs_of_a_long_sweep_do_not_pile_up(dataset):
     for depth in range(8, 8 + 6 * 8, 6):
         programs(dataset, model__depth=depth)
     gc.collect()
-    alive = [thing for thing in gc.get_objects() if isinstance(thing, _Steps)]
+    alive = [thing for thing in gc.get_objects() if isinstance(thing, Steps)]
     assert len(alive) <= KEPT == 4
