@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from normres.layers import PLAIN
 from normres.models import ResNet, ResNetConfig, Stylizer, StylizerConfig
@@ -27,26 +28,12 @@ def network(ops, **fields):
     return ResNet(ResNetConfig(depth=8, width=4, **fields), train=True, ops=ops)
 
 
-def drawn(**fields):
-    """Returns variables in which no scale is one and no bias zero."""
-    image, noise = jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32), np.random.default_rng(1)
-    shapes = jax.eval_shape(network(PLAIN, **fields).lazy_init, jax.random.key(0), image)
-
-    def leaf_of(path, leaf):
-        numbers = noise.normal(size=leaf.shape).astype(np.float32)
-        if path[-1].key == "kernel":
-            return numbers * np.float32(2 / np.prod(leaf.shape[:-1])) ** 0.5
-        return (0 if path[-1].key in ("bias", "mean") else 1) + 0.1 * np.abs(numbers)
-
-    return jax.tree_util.tree_map_with_path(leaf_of, shapes)
-
-
 @pytest.mark.parametrize(("shortcut", "order", "kind"), CASES)
 def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order, kind):
     if native.load():
         kind = "xla"
     fields = {"shortcut": shortcut, "order": order}
-    held = drawn(**fields)
+    held = drawn(network(PLAIN, **fields), jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32))
 
     def compiled(ops):
         def loss(params, images):
@@ -70,16 +57,17 @@ def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order,
 def test_a_stylizer_is_that_of_the_plain_operations():
     """Its scales and biases differ from example to example."""
     kind = "xla" if native.load() else "native"
-    images, labels, key = IMAGES[0] % 1, np.array([0, 1, 1, 0]), jax.random.key(0)
+    images, labels = IMAGES[0] % 1, np.array([0, 1, 1, 0])
+    config = StylizerConfig(depth=8, width=4, classes=2, norm="instance", condition="picture")
+    held = drawn(Stylizer(config), images)["params"]
 
     def compiled(ops):
-        config = StylizerConfig(depth=8, width=4, classes=2, norm="instance", condition="picture")
         network = Stylizer(config, train=True, ops=ops)
 
         def loss(params):
             return jnp.sum(jnp.sin(network.apply({"params": params}, images, labels, images[::-1])))
 
-        return jax.jit(lambda key: jax.value_and_grad(loss)(Stylizer(config).init(key, images)["params"]))(key)
+        return jax.jit(jax.value_and_grad(loss))(held)
 
     for ours, plain in zip(*map(jax.tree.leaves, map(compiled, (SETS[kind], PLAIN))), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())

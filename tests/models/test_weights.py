@@ -139,9 +139,12 @@ def test_a_scaled_branch_is_at_first_not_there(scale, order):
 
 
 def test_fixups_initial_kernels_and_scalars():
-    held = initial(depth=14, width=8, norm="none", residual_scale="fixup")["params"]
-    # 6 blocks: the first kernel's variance is 2 / fan-in / 6.
-    assert np.std(held["stage3_rest"]["conv1"]["kernel"]) == pytest.approx(np.sqrt(2 / (9 * 32) / 6), rel=0.03)
+    held = initial(depth=20, width=8, norm="none", residual_scale="fixup")["params"]
+    # 9 blocks: the first kernel's variance is 2 / fan-in / 9.
+    kernel = held["stage3_rest"]["conv1"]["kernel"]
+    assert kernel.shape == (2, 3, 3, 32, 32)
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 32) / 9), rel=0.03)
+    assert not np.array_equal(kernel[0], kernel[1])  # each scanned block has draws of its own
     assert not np.any(held["stage1_first"]["conv2"]["kernel"])
     assert not np.any(held["classifier"]["kernel"])
     scalars = {name for name in held["stage1_first"] if name.startswith("branch") or name.endswith("_bias")}

@@ -1,12 +1,14 @@
 """Signals by depth: each quantity against NumPy on a tiny network, every kind of network, and in a run."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from normres.configs import base
 from normres.data import Dataset
@@ -42,7 +44,7 @@ def config(**changes):
     return configs.apply(base.get_config("demo"), TINY | {key.replace("__", "."): v for key, v in changes.items()})
 
 
-def drawn():
+def random_dataset():
     random = np.random.default_rng(0)
 
     def split(size):
@@ -51,22 +53,25 @@ def drawn():
     return Dataset("cifar10", "embedded", *split(24), *split(8), tuple("abcdefghij"))
 
 
-DATASET = drawn()
+DATASET = random_dataset()
 DATA = {"images": DATASET.train_images[:8], "labels": DATASET.train_labels[:8]}
+
+
+def prepared(**changes):
+    """Returns the function that measures, and a state with scales of one and biases of zero."""
+    wanted = config(**changes)
+    network = build_network(wanted, 10, "float32")
+    variables = drawn(network, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), affine=False)
+    shapes = jax.eval_shape(lambda key: build_state(wanted, network, (8, 8, 3), key), jax.random.key(0))
+    state = replace(shapes, params=variables["params"], batch_stats=variables.get("batch_stats", {}))
+    return lambda params: probe.probe(wanted, network, replace(state, params=params), DATA), state
 
 
 @cache
 def probed(**changes):
-    """Returns what is measured before training, and the state."""
-    wanted = config(**changes)
-    network = build_network(wanted, 10, "float32")
-
-    def measured(key):
-        state = build_state(wanted, network, (8, 8, 3), key)
-        return probe.probe(wanted, network, state, DATA), state
-
-    values, state = jax.jit(measured)(jax.random.key(0))
-    return {name: np.asarray(value, np.float64) for name, value in values.items()}, state
+    """Returns what is measured, and the state."""
+    measure, state = prepared(**changes)
+    return {name: np.asarray(value, np.float64) for name, value in jax.jit(measure)(state.params).items()}, state
 
 
 def by_hand(params, images, shortcut):
@@ -154,26 +159,24 @@ def test_a_gradient_norm_is_the_steepest_slope(shortcut):
     ],
 )
 def test_every_kind_of_network_has_a_number_for_each_layer(fields, layers, blocks):
-    values, _ = probed(**{f"model__{name}": value for name, value in fields.items()})
+    measure, state = prepared(**{f"model__{name}": value for name, value in fields.items()})
     by_block = dict.fromkeys(("mean", "variance", "similarity"), (blocks,))
-    assert {name: value.shape for name, value in values.items()} == by_block | dict.fromkeys(
-        ("response", "gradient"), (layers,)
-    )
+    by_layer = dict.fromkeys(("response", "gradient"), (layers,))
+    shapes = {name: value.shape for name, value in jax.eval_shape(measure, state.params).items()}
+    assert shapes == by_block | by_layer
+
+
+def test_numbers_of_random_networks_are_finite():
+    fields = {"norm": "ghost_batch", "dropout": 0.5, "stochastic_depth": 0.5, "shortcut": "exclusive_gate"}
+    values, _ = probed(**{f"model__{name}": value for name, value in fields.items()})
     assert all(np.isfinite(value).all() for value in values.values())
 
 
 def test_a_scanned_stage_is_in_the_order_of_its_blocks():
     """A kernel of zeros in the fourth of four blocks: no response there, and no gradient for what is before it."""
-    wanted = config(model__depth=26, model__norm="none", model__shortcut="none")
-    network = build_network(wanted, 10, "float32")
-
-    def measured(key):
-        state = build_state(wanted, network, (8, 8, 3), key)
-        kernel = state.params["stage1_rest"]["conv2"]["kernel"]
-        state.params["stage1_rest"]["conv2"]["kernel"] = kernel.at[2].set(0.0)
-        return probe.probe(wanted, network, state, DATA)
-
-    values = jax.jit(measured)(jax.random.key(0))
+    measure, state = prepared(model__depth=26, model__norm="none", model__shortcut="none")
+    state.params["stage1_rest"]["conv2"]["kernel"][2] = 0.0
+    values = jax.jit(measure)(state.params)
     assert {name: len(value) for name, value in values.items()} == {
         "response": 25,
         "gradient": 25,
