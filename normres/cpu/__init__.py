@@ -1,7 +1,7 @@
 """Everything that exists only to be fast on a CPU.  This file is the room's one door; the folder may be deleted.
 
 The operations of `operations` have the signatures of layers.PLAIN and, within rounding, its numbers.  They are for
-training: reverse mode works, forward mode (jax.jvp) raises one line.
+training: reverse mode works; forward mode (jax.jvp) does not, nor shard_map that checks replication.
 
 jax is not imported before `prepare` has set its flags.
 """

@@ -8,8 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from normres.cpu.devices import alike
-from normres.cpu.guard import reverse_mode_only
 from normres.cpu.rows import elementwise
 from normres.norms.forms import activated
 
@@ -45,8 +43,8 @@ def activation(x: Any, name: str = "relu") -> jax.Array:
     if name != "relu":
         return activated(jnp.asarray(x), name)
     if isinstance(x, Sum):
-        return _relu_of_sum(*alike(reverse_mode_only(x.x), reverse_mode_only(x.y)))
-    return _relu(reverse_mode_only(x))
+        return _relu_of_sum(x.x, x.y)
+    return _relu(x)
 
 
 def _rectified(y: jax.Array, dy: jax.Array) -> jax.Array:
@@ -65,4 +63,4 @@ def _relu(x: jax.Array) -> Any:
 @jax.custom_gradient
 def _relu_of_sum(x: jax.Array, other: jax.Array) -> Any:
     y = elementwise(lambda x, other: jnp.maximum(x + other, 0), x, other)
-    return y, lambda dy: (elementwise(_rectified, *alike(y, dy)),) * 2
+    return y, lambda dy: (elementwise(_rectified, y, dy),) * 2

@@ -18,8 +18,6 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from normres.cpu import native as code
-from normres.cpu.devices import alike
-from normres.cpu.guard import reverse_mode_only
 from normres.layers.ops import CONVOLVED
 from normres.layers.ops import conv as plain_conv
 
@@ -30,10 +28,9 @@ def conv(
     x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int = 1, *, native: bool = False
 ) -> jax.Array:
     """layers.ops.conv, with the same arguments, values and errors; `native`: in C++, where that has the shapes."""
-    x_NHWC, kernel_HWIO = reverse_mode_only(jnp.asarray(x_NHWC)), reverse_mode_only(kernel_HWIO)
+    x_NHWC = jnp.asarray(x_NHWC)  # it may be a sum that is not computed yet
     if native and groups == 1 and code.possible(x_NHWC, kernel_HWIO, stride):
-        y = _native(*alike(x_NHWC, kernel_HWIO.astype(jnp.float32)), stride)
-        return checkpoint_name(y, CONVOLVED)
+        return checkpoint_name(_native(x_NHWC, kernel_HWIO.astype(jnp.float32), stride), CONVOLVED)
     kernel_HWIO = kernel_HWIO.astype(x_NHWC.dtype)
     if kernel_HWIO.shape[:2] == (1, 1) and stride > 1:
         # A strided 1x1 kernel only reads the positions it keeps.
@@ -43,13 +40,12 @@ def conv(
     def convolved(x: jax.Array, kernel: jax.Array) -> Any:
         return plain_conv(x, kernel, stride, groups), partial(_written_out, stride, groups, x, kernel)
 
-    return checkpoint_name(convolved(*alike(x_NHWC, kernel_HWIO)), CONVOLVED)
+    return checkpoint_name(convolved(x_NHWC, kernel_HWIO), CONVOLVED)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    # JAX takes the results of foreign code for ones that all devices share.
-    return alike(code.convolution(x, kernel, stride), x)[0]
+    return code.convolution(x, kernel, stride)
 
 
 def _native_forward(x: Any, kernel: Any, stride: int) -> tuple[jax.Array, Any]:
@@ -59,7 +55,7 @@ def _native_forward(x: Any, kernel: Any, stride: int) -> tuple[jax.Array, Any]:
 
 def _native_backward(stride: int, residuals: Any, dy: Any) -> tuple[jax.Array, jax.Array]:
     x, kernel, of_kernel_alone = residuals
-    return _native_gradients(stride, of_kernel_alone is None, *alike(x, kernel, dy))
+    return _native_gradients(stride, of_kernel_alone is None, x, kernel, dy)
 
 
 _native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)
@@ -78,7 +74,7 @@ def _native_gradients(
     @jax.custom_gradient
     def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Any:
         dx, d_kernel = code.gradients(x, kernel, dy, stride, of_input)
-        both = tuple(alike(jnp.zeros_like(x) if dx is None else dx, d_kernel, x)[:2])
+        both = jnp.zeros_like(x) if dx is None else dx, d_kernel
         # The derivative of a gradient is that of the plain operation's.
         return both, lambda *cotangents: jax.vjp(plain, x, kernel, dy)[1](cotangents)
 

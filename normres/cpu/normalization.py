@@ -7,9 +7,7 @@ the input's own statistics and perhaps a ReLU; everything else is norms.normaliz
 Reverse mode, reverse over reverse and vmap work; forward mode does not (jax.custom_vjp).
 """
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +19,6 @@ from jax.ad_checkpoint import checkpoint_name
 from normres import norms
 from normres.cpu.activation import activation as activate
 from normres.cpu.activation import add
-from normres.cpu.devices import alike, varying
-from normres.cpu.guard import reverse_mode_only
 from normres.cpu.rows import elementwise, summed
 from normres.norms import Moments, NormSpec, forms, normalize
 from normres.norms.moments import STATISTICS, Reduction, broadcastable
@@ -43,8 +39,7 @@ def normalization(
     where = broadcastable("where", options.get("where"), x)
     rectify = activation == "relu"
     static = (over, spec.epsilon, rectify and residual is None)
-    scale, bias = (array if array is None else reverse_mode_only(array) for array in map(affine.get, ("scale", "bias")))
-    y, moments = _standardize(static, *alike(reverse_mode_only(x), scale, bias, where))
+    y, moments = _standardize(static, x, affine.get("scale"), affine.get("bias"), where)
     if residual is not None:
         y = activate(add(y, residual), activation)
     return y, moments
@@ -146,11 +141,8 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     sum_dy_deviation = summed(_times_deviation, common, x, dy, rectified, moments.mean, rest, where)
     weight = factor if scale is None else factor * scale.astype(dtype)
     count = jnp.maximum(moments.count, 1)
-    # Where shard_map checks what varies, the cotangents of merged statistics come summed over the devices.
-    merged = over.axis_name in varying(x) - varying(d_moments.mean)
-    of_moments = replace(over, axis_name=None) if merged else over
-    d_mean = of_moments.total(d_moments.mean) - over.total(weight * sum_dy) if over.center else 0.0
-    d_var = of_moments.total(d_moments.var) - 0.5 * lax.square(factor) * over.total(weight * sum_dy_deviation)
+    d_mean = over.total(d_moments.mean) - over.total(weight * sum_dy) if over.center else 0.0
+    d_var = over.total(d_moments.var) - 0.5 * lax.square(factor) * over.total(weight * sum_dy_deviation)
     per_count, per_deviation = d_mean / count, 2 * d_var / count
     dx = elementwise(_input_gradient, x, dy, rectified, moments.mean, rest, where, weight, per_count, per_deviation)
     d_scale = None if scale is None else _sum_to(sum_dy_deviation * factor, scale)
@@ -158,9 +150,7 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     return dx, d_scale, d_bias, None
 
 
-# Generic batching (JAX 0.12): under vmap, merged statistics and their cotangents are one array that all members share.
-_GENERIC = "generic_batching" in inspect.signature(_standardize.defvjp).parameters
-_standardize.defvjp(_standardize_forward, _standardize_backward, **({"generic_batching": True} if _GENERIC else {}))
+_standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 def _finite_deviation(x: Any, mean: Any, rest: Any, where: Any) -> jax.Array:

@@ -17,8 +17,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normres.cpu.devices import alike
-
 LONG = 64  # innermost axes of this length and more are vectorized as they are
 ADDED = 32  # at most so many rows are added in one pass
 
@@ -26,31 +24,22 @@ ADDED = 32  # at most so many rows are added in one pass
 def elementwise(function: Callable[..., jax.Array], x: jax.Array, *others: jax.Array | None) -> jax.Array:
     """Returns function(x, *others) of x's shape.
 
-    Args:
-      function: works element by element on arrays that broadcast, and takes None where `others` has it.
-      x: of any shape.
-      others: of x's number of axes, broadcastable to x, or None.
+    `function` works element by element on arrays that broadcast, and takes None where `others` has it; those have x's
+    number of axes.
     """
     if x.ndim < 2 or x.shape[-1] >= LONG or x.shape[-2] == 1 or not _fit_rows(x, others):
         return function(x, *others)
-    return _in_rows(function, *alike(x, *others))
+    return _in_rows(function, x, *others)
 
 
 def summed(
     function: Callable[..., jax.Array], axes: tuple[int, ...], x: jax.Array, *others: jax.Array | None
 ) -> jax.Array:
-    """Returns the sum over `axes` of function(x, *others), with these axes at size 1.
-
-    Args:
-      function: works element by element as in `elementwise`, with a result of x's shape, in the dtype of the sum.
-      axes: not negative.
-      x: of any shape.
-      others: of x's number of axes, broadcastable to x, or None.
-    """
+    """Returns the sum over `axes` (not negative) of function(x, *others), see `elementwise`; they become of size 1."""
     height = x.ndim - 3
     if height not in axes or _members(x.shape[height]) == 1 or not _fit_rows(x, others):
         return _plain_sum(function, axes, x, *others)
-    return _sum(function, axes, *alike(x, *others))
+    return _sum(function, axes, x, *others)
 
 
 def _plain_sum(function: Callable[..., jax.Array], axes: tuple[int, ...], *arrays: jax.Array | None) -> jax.Array:

@@ -1,10 +1,9 @@
 """`flax.linen.WeightNorm` and `SpectralNorm`: modules that normalize another layer's kernels; same arguments and names.
 
-Lengths and singular values are computed in at least float32, also for kernels of lower precision.
+They are Flax's own with lengths and singular values in at least float32, also for kernels of lower precision.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import field
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
 
+from normres.layers.linen import axes_of
 from normres.norms.kernels import l2_normalized, spectrally_normalized
 
 
@@ -20,69 +20,32 @@ def _name(layer: nn.Module, path: Sequence[Any]) -> str:
     return f"{layer.name}/{jax.tree_util.keystr(tuple(path[1:]), simple=True, separator='/')}"
 
 
-class WeightNorm(nn.Module):
+class WeightNorm(nn.WeightNorm):
     """flax.linen.WeightNorm: `scale * W / |W|` for the kernels of `layer_instance`, see kernels.l2_normalized."""
 
-    layer_instance: nn.Module
-    epsilon: float = 1e-12
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    use_scale: bool = True
-    scale_init: Callable[..., jax.Array] = nn.initializers.ones
-    feature_axes: int | Sequence[int] | None = -1
-    variable_filter: Iterable[str] | None = field(default_factory=lambda: {"kernel"})
-
-    @nn.compact
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer with normalized parameters."""
-        return nn.map_variables(
-            lambda layer: layer(*args, **kwargs),
-            "params",
-            trans_in_fn=lambda params: jax.tree_util.tree_map_with_path(self._normalized, params),
-            init=self.is_initializing(),
-        )(self.layer_instance)
-
-    def _normalized(self, path: Sequence[Any], value: Any) -> jax.Array:
-        name, value = _name(self.layer_instance, path), jnp.asarray(value)
+    def _l2_normalize(self, path: Sequence[Any], vs: Any) -> jax.Array:
+        """Returns the kernel at `path`, normalized; Flax's `__call__` calls it."""
+        name, value = _name(self.layer_instance, path), jnp.asarray(vs)
         if self.variable_filter and not any(part in name for part in self.variable_filter):
             return value
-        axes = () if self.feature_axes is None else self.feature_axes
-        kept = {axis % value.ndim for axis in ((axes,) if isinstance(axes, int) else axes)}
+        kept = axes_of(() if self.feature_axes is None else self.feature_axes, value.ndim)
         scale = None
         if self.use_scale:
-            shape = [size for axis, size in enumerate(value.shape) if axis in kept]
-            stored = self.param(f"{name}/scale", self.scale_init, shape, self.param_dtype)
+            stored = self.param(
+                f"{name}/scale", self.scale_init, [value.shape[axis] for axis in kept], self.param_dtype
+            )
             scale = stored.reshape([size if axis in kept else 1 for axis, size in enumerate(value.shape)])
         dtype = canonicalize_dtype(value, *(() if scale is None else (scale,)), dtype=self.dtype)
         reduced = [axis for axis in range(value.ndim) if axis not in kept]
         return l2_normalized(value.astype(dtype), scale, reduced, self.epsilon).astype(dtype)
 
 
-class SpectralNorm(nn.Module):
+class SpectralNorm(nn.SpectralNorm):
     """flax.linen.SpectralNorm: W / sigma for the kernels of `layer_instance`, see kernels.spectrally_normalized."""
 
-    layer_instance: nn.Module
-    n_steps: int = 1
-    epsilon: float = 1e-12
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    error_on_non_matrix: bool = False
-    collection_name: str = "batch_stats"
-
-    @nn.compact
-    def __call__(self, *args: Any, update_stats: bool, **kwargs: Any) -> Any:
-        """Calls the layer with normalized parameters; `update_stats` keeps what the power iterations found."""
-        return nn.map_variables(
-            lambda layer: layer(*args, **kwargs),
-            trans_in_fn=lambda params: jax.tree_util.tree_map_with_path(
-                lambda path, value: self._normalized(path, value, update_stats), params
-            ),
-            init=self.is_initializing(),
-            mutable=True,
-        )(self.layer_instance)
-
-    def _normalized(self, path: Sequence[Any], value: Any, update_stats: bool) -> jax.Array:
-        value = jnp.asarray(value)
+    def _spectral_normalize(self, path: Sequence[Any], vs: Any, update_stats: bool) -> jax.Array:
+        """Returns the kernel at `path`, normalized; Flax's `__call__` calls it."""
+        value = jnp.asarray(vs)
         if value.ndim <= 1 or self.n_steps < 1:
             return value
         if value.ndim > 2 and self.error_on_non_matrix:

@@ -5,9 +5,8 @@ formulas, averages.py the running averages, kernels.py the norms of weights.
 """
 
 from normres.norms.averages import Average, pooled
-from normres.norms.axes import reduction_axes
 from normres.norms.moments import Moments, moments, normalize
-from normres.norms.spec import About, NormSpec, Parameter, normalization
+from normres.norms.spec import About, NormSpec, Parameter, normalization, reduction_axes
 from normres.norms.table import TABLE, find_spec
 
 __all__ = [

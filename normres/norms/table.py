@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from normres.errors import nearest
 from normres.norms import forms
-from normres.norms.axes import LETTERS
-from normres.norms.spec import About, Change, NormSpec, Parameter
+from normres.norms.spec import LETTERS, About, Change, NormSpec, Parameter
 
 EVERY: tuple[Change, ...] = ("scale", "shift")
 PER_CHANNEL: tuple[Change, ...] = (*EVERY, "channel scale", "channel shift")

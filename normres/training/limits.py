@@ -34,14 +34,9 @@ def refuse_data(config: ConfigDict, model: Any, dataset: Dataset, devices: int) 
 
 
 def refuse_large_state(config: ConfigDict, state: Any, data: Any, image_shape: tuple[int, ...], model: Any) -> None:
-    """Raises UserError if what a run holds at the least exceeds a device's memory.
+    """Raises UserError if state, `data` and the largest activation exceed a device's memory.
 
-    Args:
-      config: the run's.
-      state: a TrainState's shapes.
-      data: what lies whole on each device.
-      image_shape: (H, W, C).
-      model: the NetworkConfig; None of a user's module, of whose activations nothing is known.
+    `image_shape` is (H, W, C); `model` is None for a user's module, of whose activations nothing is known.
     """
     stages = model.stages if model else ()
     # Of a batch, the pixels as float32 and the largest activation as bfloat16.

@@ -79,9 +79,8 @@ def fit(
 
     Args:
       programs: the run's.
-      state: the initial one or that of a checkpoint.
+      state: the initial one, or that of a checkpoint whose values are `measured`.
       should_stop: asked between two programs and in evaluations.  When it turns true, a last "checkpoint" is yielded.
-      measured: the values of the checkpoint.
     """
     train = programs.config.train
     step = saved = int(state.step)

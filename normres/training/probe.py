@@ -69,11 +69,7 @@ def examples(network: nn.Module, batch_size: int) -> int:
 def probe(config: ConfigDict, network: nn.Module, state: TrainState, data: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Returns what is measured of a ResNet in one state, pure; see QUANTITIES.
 
-    Args:
-      config: the whole config; some of its numbers may be tracers, see traced.py.
-      network: of the run.
-      state: whose parameters are measured.
-      data: "images", uint8 (N, H, W, C), "labels", int32 (N,), and what preprocessing reads.  No augmentation.
+    `data` has "images", uint8 (N, H, W, C), "labels", int32 (N,), and what preprocessing reads.  Nothing is augmented.
 
     Returns:
       float32, in the order of depth; there are L convolutions on the main path and B blocks.
@@ -113,7 +109,7 @@ def probe(config: ConfigDict, network: nn.Module, state: TrainState, data: Mappi
 
 
 def _noting(responses: list[jax.Array]) -> Callable[..., Any]:
-    """Returns the operation `normalization` that also appends the deviation of what it gives the nonlinearity."""
+    """The operation `normalization`, which also appends the deviation of what it gives the nonlinearity."""
 
     def normalization(x: jax.Array, spec: Any, params: Any, *, activation: str = "identity", **options: Any) -> Any:
         linear = {name: value for name, value in params.items() if name not in spec.activation}

@@ -9,18 +9,16 @@ The data set lives on the devices as uint8; of one that is streamed (data/stream
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from itertools import repeat
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from normres.data import Dataset, augment, batches, preprocess
 from normres.data.seeds import stream_seed
@@ -29,115 +27,13 @@ from normres.errors import UserError
 from normres.layers import PLAIN, Ops
 from normres.training import limits
 from normres.training import probe as probes
-from normres.training.networks import UserNetwork, build_network
-from normres.training.step import TrainState, build_state, eval_step, train_step
+from normres.training.compiled import compiled_steps, steps_per_program
+from normres.training.networks import build_network
+from normres.training.step import TrainState
 from normres.training.tasks import as_floats, task_of
-from normres.training.traced import shape_of, traced, with_traced
+from normres.training.traced import shape_of, traced
 
 PICTURES = 6  # test images of a mosaic
-KEPT = 4  # shapes of a process; each holds about 100 MB of compiled programs, and a sweep may have many
-
-# Steps of one program on one CPU device.  XLA takes a program's temporary memory, hundreds of megabytes, anew for each,
-# and the system clears it, which costs a step up to 8 %.  More steps would gain little, and signals wait for programs.
-# In a loop, XLA's gradient of a plain convolution is thirty times slower, so plain JAX does one step.
-STEPS_ON_CPU = 8
-
-
-@dataclass
-class _Steps:
-    """The functions of a run that are compiled, which runs of one shape share."""
-
-    initialize: Callable[..., TrainState]
-    train: Any
-    evaluate: Any
-    probe: Any  # compiled when it is first asked for
-    compiled: jax.stages.Compiled | None = None  # `train`, once Programs.compile was called
-
-
-@lru_cache(maxsize=KEPT)
-def compiled_steps(
-    config: FrozenConfigDict,
-    network: nn.Module,
-    mesh: Mesh,
-    shapes: tuple[tuple[int, ...], ...],
-    specs: tuple[tuple[str, P], ...],
-    most: int = 1,
-) -> _Steps:
-    """Returns what is compiled for a config without its TRACED fields and seeds, and images of `shapes` (N, H, W, C).
-
-    `specs` says of each part of train_step's `data` how it lies on the devices.  `most` is the number of steps that the
-    training program can do, see several.
-    Equal arguments give the same object, so that the arms of a sweep which differ in seed, learning rate, momentum or
-    weight decay compile once.
-    """
-    replicated, plain = NamedSharding(mesh, P()), config.as_configdict()
-    per_device = plain.train.parallel == "pmap"
-
-    def step(state: TrainState, data: Any, indices: jax.Array, values: Any) -> Any:
-        axis_name = "data" if per_device else None
-        return train_step(with_traced(plain, values), network, axis_name, state, data, indices)
-
-    def probe(state: TrainState, data: Any, values: Any) -> Any:
-        return probes.probe(with_traced(plain, values), network, state, data)
-
-    if per_device:
-        # The checks of replication do not see through custom gradients; the tests compare with one device.
-        in_specs = (P(), dict(specs), P("data"), P())
-        step = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
-    platform = mesh.devices.flat[0].platform
-    # In place of donated leaves a GPU's compiler copies them one by one: 44 of the 395 kernels of a ResNet-20.
-    donated = () if platform in ("gpu", "cuda", "rocm") else (0,)
-    # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
-    quickly = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
-    # Plain and not unrolled, which compiles faster and draws the same.
-    plainest = network if isinstance(network, UserNetwork) else network.clone(ops=PLAIN)
-    if getattr(getattr(network, "config", None), "unrolled", False):
-        plainest = plainest.clone(config=replace(network.config, unrolled=False))
-    return _Steps(
-        initialize=jax.jit(partial(build_state, plain, plainest, shapes[0][1:]), compiler_options=quickly),
-        train=jax.jit(several(step, most), donate_argnums=donated, out_shardings=replicated),
-        evaluate=jax.jit(partial(eval_step, plain, network), out_shardings=replicated),
-        probe=jax.jit(probe, compiler_options=quickly, out_shardings=replicated),
-    )
-
-
-def several(step: Callable[..., Any], most: int) -> Callable[..., Any]:
-    """Returns a function that does up to `most` training steps, so that one program does them.
-
-    Args:
-      step: (state, data, indices, values) -> (state, metrics), see train_step.
-      most: steps of a program.
-
-    Returns:
-      (state, data, indices, count, values) -> (state, metrics): `indices` are `most` steps' stacked, of which the first
-      `count`, int32 (), are done; each metric is float32 (most,), with zeros for the others.
-    """
-
-    def steps(state: Any, data: Any, indices: jax.Array, count: jax.Array, values: Any) -> tuple[Any, Any]:
-        if most == 1:
-            state, metrics = step(state, data, indices[0], values)
-            return state, jax.tree.map(lambda value: value[None], metrics)
-
-        def one(number: jax.Array, done: tuple[Any, Any]) -> tuple[Any, Any]:
-            state, metrics = step(done[0], data, indices[number], values)
-            return state, jax.tree.map(lambda rows, value: rows.at[number].set(value), done[1], metrics)
-
-        _, shapes = jax.eval_shape(step, state, data, indices[0], values)
-        rows = jax.tree.map(lambda shape: jnp.zeros((most, *shape.shape), shape.dtype), shapes)
-        return jax.lax.fori_loop(0, count, one, (state, rows))
-
-    return steps
-
-
-def steps_per_program(config: ConfigDict, devices: list[Any], streamed: bool, ops: Ops) -> int:
-    """Returns how many training steps one program does at most.
-
-    A streamed batch comes with its step.  Several processes must do equally many, which a clock could not promise.
-    """
-    if streamed or len({device.process_index for device in devices}) > 1:
-        return 1
-    on_one_cpu = len(devices) == 1 and devices[0].platform == "cpu" and ops is not PLAIN
-    return int(config.train.steps_per_program) or (STEPS_ON_CPU if on_one_cpu else 1)
 
 
 def _train_examples(config: ConfigDict, size: int, step: int) -> np.ndarray:
@@ -168,16 +64,7 @@ class Programs:
         ops: Ops = PLAIN,
         statistics: preprocess.Statistics | None = None,
     ):
-        """Compiles nothing yet.
-
-        Args:
-          config: the whole config.
-          dataset: what is trained and evaluated on.
-          dtype: of activations.
-          devices: default: all.
-          ops: the network's operations.
-          statistics: what preprocessing reads; None measures the training images.
-        """
+        """Compiles nothing yet; `dtype` is of activations; without `statistics` the training images are measured."""
         devices = devices or jax.devices()
         for field in ("batch_size", "eval_batch_size"):
             if config.train[field] % len(devices):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from normres.layers import PLAIN
 from normres.models import ResNet, ResNetConfig, Stylizer, StylizerConfig
@@ -16,12 +17,9 @@ SETS = {"xla": XLA, "native": NATIVE}
 # Three batches.
 IMAGES = np.random.default_rng(0).normal(size=(3, 4, 8, 8, 3)).astype(np.float32)
 
-# Every order once.
 CASES = [
     ("A", "post", "xla"),
-    ("B", "relu_before_addition", "native"),
-    ("C", "relu_only_pre", "xla"),
-    ("none", "pre", "native"),
+    ("B", "pre", "native"),
     ("exclusive_gate", "norm_after_addition", "xla"),
 ]
 
@@ -30,19 +28,12 @@ def network(ops, **fields):
     return ResNet(ResNetConfig(depth=8, width=4, **fields), train=True, ops=ops)
 
 
-def drawn(**fields):
-    """Returns variables in which no scale is one and no bias zero."""
-    held = network(PLAIN, **fields).lazy_init(jax.random.key(0), jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32))
-    noise = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: leaf + 0.1 * noise.uniform(0.5, 1, leaf.shape).astype(np.float32), held)
-
-
 @pytest.mark.parametrize(("shortcut", "order", "kind"), CASES)
 def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order, kind):
     if native.load():
         kind = "xla"
     fields = {"shortcut": shortcut, "order": order}
-    held = drawn(**fields)
+    held = drawn(network(PLAIN, **fields), jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32))
 
     def compiled(ops):
         def loss(params, images):
@@ -63,17 +54,19 @@ def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order,
     assert np.max(np.median([errors(images) for images in IMAGES], axis=0)) < 1e-4
 
 
-@pytest.mark.parametrize("condition", ["none", "label", "picture"])
-def test_a_stylizer_is_that_of_the_plain_operations(condition):
+def test_a_stylizer_is_that_of_the_plain_operations():
     """Its scales and biases differ from example to example."""
     kind = "xla" if native.load() else "native"
     images, labels = IMAGES[0] % 1, np.array([0, 1, 1, 0])
+    config = StylizerConfig(depth=8, width=4, classes=2, norm="instance", condition="picture")
+    held = drawn(Stylizer(config), images)["params"]
 
     def compiled(ops):
-        config = StylizerConfig(depth=8, width=4, classes=2, norm="instance", condition=condition)
         network = Stylizer(config, train=True, ops=ops)
-        held = Stylizer(config).init(jax.random.key(0), images)["params"]
-        loss = lambda params: jnp.sum(jnp.sin(network.apply({"params": params}, images, labels, images[::-1])))  # noqa: E731
+
+        def loss(params):
+            return jnp.sum(jnp.sin(network.apply({"params": params}, images, labels, images[::-1])))
+
         return jax.jit(jax.value_and_grad(loss))(held)
 
     for ours, plain in zip(*map(jax.tree.leaves, map(compiled, (SETS[kind], PLAIN))), strict=True):

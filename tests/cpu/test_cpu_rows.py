@@ -29,10 +29,8 @@ def scaled(x, scale, shift):
     [
         ((2, 3, 4, 5), [(1, 1, 1, 5), None]),
         ((2, 3, 4, 5), [(1, 1, 1, 1), (2, 1, 1, 5)]),
-        ((2, 3, 4, 5), [(2, 3, 4, 5), (1, 3, 1, 1)]),
         ((2, 3, 4, 5), [(2, 3, 4, 1), (1, 1, 1, 5)]),  # one number per position: stays as it is
         ((3, 5), [(1, 5), (3, 1)]),
-        ((1, 5), [(1, 5), None]),
         ((4,), [(1,), (4,)]),
         ((2, 3, LONG), [(1, 1, LONG), None]),
     ],
@@ -47,13 +45,10 @@ def test_rows_give_what_the_operation_gives(shape, others):
     ("shape", "axes", "others"),
     [
         ((2, 4, 3, 5), (0, 1, 2), [(1, 1, 1, 5), None]),
-        ((2, 4, 3, 5), (1, 2), [(2, 1, 1, 5), (2, 4, 3, 5)]),
         ((2, 4, 3, 5), (0, 1), [(1, 1, 3, 5), None]),
-        ((2, 4, 3, 5), (3,), [(1, 1, 1, 5), None]),  # not along the rows' axis: stays as it is
         ((2, 4, 3, 5), (0, 1, 2), [(2, 4, 3, 1), None]),  # one number per position: stays as it is
         ((2, 3, 2 * ADDED, 2, LONG), (2, 3), [(1, 1, 1, 1, LONG), None]),  # in parts of ADDED rows
         ((2, ADDED + 5, 3, 5), (0, 1, 2), [(1, 1, 1, 5), None]),  # 37 rows, a prime: stay as they are
-        ((3, 5), (0,), [(1, 5), None]),
     ],
 )
 def test_sums_of_rows_and_their_gradients_are_those_of_the_plain_sum(shape, axes, others):
@@ -105,18 +100,18 @@ def test_the_rectifier_selects_in_float32(channels):
     assert "f32" in lowered(lambda x, dy: jax.vjp(relu, x)[1](dy)[0], shape, shape)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_relu_is_flax_relu_and_so_are_its_gradients(dtype):
+def test_relu_is_flax_relu_and_so_are_its_gradients():
+    dtype = jnp.bfloat16
     x = jnp.asarray(np.concatenate([draw(2, 4, 4, 3).ravel(), [0.0, -0.0, np.inf, -np.inf]]).reshape(1, 4, 5, 5), dtype)
 
     def both(function):
         def loss(x):
             return jnp.sum(jnp.where(jnp.isfinite(x), function(x) ** 3, 0).astype(jnp.float32))
 
-        gradient = jax.jit(jax.grad(loss))
-        return jax.jit(function)(x), gradient(x), jax.grad(lambda x: jnp.sum(jax.grad(loss)(x).astype(jnp.float32)))(x)
+        second = jax.grad(lambda x: jnp.sum(jax.grad(loss)(x).astype(jnp.float32)))
+        return function(x), jax.grad(loss)(x), second(x)
 
-    for computed, expected in zip(both(relu), both(jax.nn.relu), strict=True):
+    for computed, expected in zip(*jax.jit(lambda: [both(relu), both(jax.nn.relu)])(), strict=True):
         assert computed.dtype == dtype
         np.testing.assert_array_equal(np.asarray(computed, np.float32), np.asarray(expected, np.float32))
 

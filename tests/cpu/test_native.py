@@ -48,8 +48,7 @@ def by_definition(x, kernel, dy, stride):
 
 @needs_native
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_whole_numbers_are_convolved_exactly(shape, size, stride, dtype):
     x, kernel, dy = drawn(shape, size, stride, dtype)
@@ -146,26 +145,20 @@ def called(target, changes, stride=1):
     ("targets", "changes", "stride", "message"),
     [
         (EITHER, {"x": (2, 4, 12)}, 1, "x and kernel must have four axes, or as many more"),
-        (EITHER, {"kernel": (1, *KERNEL)}, 1, "x and kernel must have four axes, or as many more"),
         (EITHER, {"x": (3, *IMAGE), "kernel": (2, *KERNEL)}, 1, "kernel has a wrong shape"),
-        (EITHER, {"x": (3, *IMAGE), "kernel": (3, *KERNEL)}, 1, "y or its gradient has a wrong shape"),
         (EITHER, {"kernel": (5, 5, 3, 5)}, 1, "the kernel must be of 1x1 or 3x3"),
-        (EITHER, {"kernel": (3, 1, 3, 5)}, 1, "kernel has a wrong shape"),
         (EITHER, {"kernel": (3, 3, 4, 5)}, 1, "kernel has a wrong shape"),
         (EITHER, {"kernel": (3, 3, 3, 0)}, 1, "there must be channels"),
         (EITHER, {"kernel": "bfloat16"}, 1, "kernel has a wrong dtype"),
         (EITHER, {"x": "float16"}, 1, "x must be of bfloat16 or float32"),
-        (EITHER, {"x": (2, 5, 4, 3)}, 1, "y or its gradient has a wrong shape"),
         (EITHER, {"x": (2, 5, 4, 3)}, 2, "the stride must divide x's height and width"),
         (EITHER, {}, 3, "stride must be 1 or 2"),
         (FORWARD, {"y": (2, 4, 4, 4)}, 1, "y or its gradient has a wrong shape"),
         (FORWARD, {"y": "bfloat16"}, 1, "y or its gradient has a wrong dtype"),
-        (BACKWARD, {"dy": (2, 2, 4, 5)}, 1, "y or its gradient has a wrong shape"),
         (BACKWARD, {"dy": "bfloat16"}, 1, "y or its gradient has a wrong dtype"),
         (BACKWARD, {"dx": (2, 2, 4, 3)}, 1, "dx has a wrong shape"),
         (BACKWARD, {"dx": "bfloat16"}, 1, "dx has a wrong dtype"),
         (BACKWARD, {"d_kernel": (3, 3, 3, 4)}, 1, "d_kernel has a wrong shape"),
-        (BACKWARD, {"d_kernel": (0,)}, 1, "d_kernel has a wrong shape"),
         (BACKWARD, {"d_kernel": "bfloat16"}, 1, "d_kernel has a wrong dtype"),
     ],
 )
@@ -184,7 +177,6 @@ def test_what_is_not_possible():
     assert possible(kernel=(1, 1, 3, 5), stride=2, dtype=jnp.bfloat16)
     for changes in (
         {"x": (2, 5, 4, 3), "stride": 2},
-        {"x": (2, 4, 5, 3), "stride": 2},
         {"x": (2, 4, 4, 5)},
         {"stride": 4},
         {"kernel": (5, 5, 3, 5)},

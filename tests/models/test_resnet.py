@@ -1,16 +1,17 @@
 """The network: published parameter counts, one tree for what is compared, and an independent forward pass."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from normres import norms
-from normres.models.resnet import ResNet, ResNetConfig
+from normres.models.resnet import Block, ResNet, ResNetConfig
 from normres.models.variants import ORDERS, SHORTCUTS, stage_blocks
 from normres.training.networks import count_parameters
 
@@ -21,9 +22,15 @@ QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 @cache
-def variables(seed: int = 0, **fields):
+def initial(**fields):
+    """Returns a network's variables as they are before training."""
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    return ResNet(ResNetConfig(**fields)).lazy_init(jax.random.key(seed), image)
+    return ResNet(ResNetConfig(**fields)).lazy_init(jax.random.key(0), image)
+
+
+@cache
+def variables(**fields):
+    return drawn(ResNet(ResNetConfig(**fields)), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
 
 
 def shapes(**fields):
@@ -41,7 +48,7 @@ def apply(model, variables, images=IMAGES):
 @pytest.mark.parametrize(
     ("depth", "exact", "published"),
     # Exact, for ResNet-20: stem 432, stages 13,824 + 50,688 + 202,752, norms 2 * (7*16 + 6*32 + 6*64), classifier 650.
-    [(20, 269_722, 0.27), (32, 464_154, 0.46), (44, 658_586, 0.66), (56, 853_018, 0.85), (110, 1_727_962, 1.7)],
+    [(20, 269_722, 0.27), (110, 1_727_962, 1.7)],
 )
 def test_parameters_are_the_papers(depth, exact, published):
     assert count_parameters(shapes(depth=depth)["params"]) == exact
@@ -60,214 +67,173 @@ def test_projections_add_their_own_parameters():
     assert count["exclusive_gate"] - count["A"] == count["shortcut_gate"] - count["A"] == blocks + 3 * (16 + 32 + 64)
 
 
+WIDE = {"layout": "wide", "stem_width": 16, "order": "pre", "shortcut": "B"}
+IMAGENET = {"layout": "imagenet", "width": 64, "shortcut": "B", "classes": 1000}
+RESNET_50 = IMAGENET | {"block": "bottleneck", "depth": 50}
+
+
 @pytest.mark.parametrize(
     ("fields", "published"),
     [
-        # He et al. 2016: the bottleneck networks of table 3.
+        # He et al. 2016: the bottleneck network of table 3.
         ({"block": "bottleneck", "depth": 164, "order": "pre", "shortcut": "B"}, 1.7),
-        ({"block": "bottleneck", "depth": 1001, "order": "pre", "shortcut": "B"}, 10.2),
         ({"depth": 1202}, 19.4),
-        # Zagoruyko, Komodakis 2016, tables 4 and 5.
-        ({"layout": "wide", "depth": 28, "width": 160, "stem_width": 16, "order": "pre", "shortcut": "B"}, 36.5),
-        ({"layout": "wide", "depth": 16, "width": 128, "stem_width": 16, "order": "pre", "shortcut": "B"}, 11.0),
-        ({"layout": "wide", "depth": 40, "width": 64, "stem_width": 16, "order": "pre", "shortcut": "B"}, 8.9),
+        # Zagoruyko, Komodakis 2016, table 4.
+        (WIDE | {"depth": 28, "width": 160}, 36.5),
         # Xie et al. 2016, arXiv 1611.05431: ResNeXt-29, 8x64d.
         (
             {"block": "bottleneck", "depth": 29, "width": 64, "inner_width": 512, "cardinality": 8, "shortcut": "B"},
             34.4,
         ),
-        # torchvision's counts.
-        ({"layout": "imagenet", "depth": 18, "width": 64, "shortcut": "B", "classes": 1000}, 11.689512),
-        ({"layout": "imagenet", "depth": 34, "width": 64, "shortcut": "B", "classes": 1000}, 21.797672),
-        *(
-            (
-                {
-                    "layout": "imagenet",
-                    "block": "bottleneck",
-                    "depth": d,
-                    "width": 64,
-                    "shortcut": "B",
-                    "classes": 1000,
-                },
-                n,
-            )
-            for d, n in ((50, 25.557032), (101, 44.549160), (152, 60.192808))
-        ),
-        # ResNeXt-50 32x4d and wide ResNet-50-2, as torchvision counts them.
-        (
-            {
-                "layout": "imagenet",
-                "block": "bottleneck",
-                "depth": 50,
-                "width": 64,
-                "inner_width": 128,
-                "cardinality": 32,
-                "shortcut": "B",
-                "classes": 1000,
-            },
-            25.028904,
-        ),
-        (
-            {
-                "layout": "imagenet",
-                "block": "bottleneck",
-                "depth": 50,
-                "width": 64,
-                "inner_width": 128,
-                "shortcut": "B",
-                "classes": 1000,
-            },
-            68.883240,
-        ),
+        # As torchvision counts them; the last two are ResNeXt-50 32x4d and wide ResNet-50-2.
+        (IMAGENET | {"depth": 34}, 21.797672),
+        (RESNET_50, 25.557032),
+        (RESNET_50 | {"inner_width": 128, "cardinality": 32}, 25.028904),
+        (RESNET_50 | {"inner_width": 128}, 68.883240),
     ],
 )
 def test_parameters_of_the_family_are_the_published_ones(fields, published):
-    params = shapes(**fields)["params"]
-    if fields["depth"] == 1001:
-        # Their 10.2 M leaves out the norms, which are 0.15 M here.
-        params = [leaf for path, leaf in jax.tree.leaves_with_path(params) if "norm" not in jax.tree_util.keystr(path)]
-    count = count_parameters(params)
     digits = len(str(published).partition(".")[2])
-    assert round(count / 1e6, digits) == published
-
-
-def test_plain_and_residual_start_from_the_same_values():
-    plain, residual = variables(depth=14, shortcut="none"), variables(depth=14, shortcut="A")
-    assert jax.tree.structure(plain) == jax.tree.structure(residual)
-    assert all(map(np.array_equal, jax.tree.leaves(plain), jax.tree.leaves(residual)))
-    other = variables(seed=1, depth=14, shortcut="A")
-    assert not np.array_equal(other["params"]["stem_conv1"]["kernel"], plain["params"]["stem_conv1"]["kernel"])
-
-
-def test_scanned_blocks_start_from_different_values_of_he_variance():
-    kernel = variables(depth=32, width=16)["params"]["stage3_rest"]["conv1"]["kernel"]
-    assert kernel.shape == (4, 3, 3, 64, 64)
-    assert not np.array_equal(kernel[0], kernel[1])
-    # fan-in 9 * 64 = 576; the standard deviation of 147,456 draws is known to about 0.2 %
-    assert np.std(kernel) == pytest.approx((2 / 576) ** 0.5, rel=0.02)
+    assert round(count_parameters(shapes(**fields)["params"]) / 1e6, digits) == published
 
 
 # An independent forward pass: numpy-style code written from the papers, over the same parameters, block by block.
 # It is not compiled as a whole: its operations are compiled one by one, and the next case has the same.
 
 
+def convolve(x, kernel, stride=1):
+    pad = kernel.shape[0] // 2
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=dimensions)
+
+
+def normalized(x, p, norm, epsilon=1e-5):
+    shape, axes = x.shape, {"batch": (0, 1, 2), "instance": (1, 2), "layer": (1, 2, 3), "group": (1, 2, 4)}
+    if norm == "rms":
+        return x / jnp.sqrt((x**2).mean((1, 2, 3), keepdims=True) + epsilon) * p["scale"].reshape(1, 1, 1, -1)
+    split = x.reshape(*shape[:3], 4, -1) if norm == "group" else x
+    mean, var = split.mean(axes[norm], keepdims=True), split.var(axes[norm], keepdims=True)
+    y = ((split - mean) / jnp.sqrt(var + epsilon)).reshape(shape)
+    return y * p["scale"].reshape(1, 1, 1, -1) + p["bias"].reshape(1, 1, 1, -1)
+
+
+def reference_branch(a, p, stride, order, norm):
+    """Figure 4 of He et al. 2016, from the first convolution on: `a` is what it reads."""
+    relu, one, two = jax.nn.relu, p["conv1"]["kernel"], p["conv2"]["kernel"]
+    first = convolve(a, one, stride)
+    match order:
+        case "post" | "relu_only_pre":
+            return normalized(convolve(relu(normalized(first, p["norm1"], norm)), two), p["norm2"], norm)
+        case "norm_after_addition":
+            return convolve(relu(normalized(first, p["norm1"], norm)), two)
+        case "relu_before_addition":
+            return relu(normalized(convolve(relu(normalized(first, p["norm1"], norm)), two), p["norm2"], norm))
+        case "pre":
+            return convolve(relu(normalized(first, p["norm2"], norm)), two)
+
+
+def reference_block(x, p, stride, very_first, shortcut, order, norm):
+    activated = x
+    if not very_first and order in ("pre", "relu_only_pre"):
+        activated = jax.nn.relu(normalized(x, p["norm1"], norm) if order == "pre" else x)
+    h = reference_branch(activated, p, stride, order, norm)
+    strided = x[:, ::stride, ::stride]
+    if shortcut == "none":
+        side = 0.0
+    elif "shortcut_conv" in p:
+        side = convolve(activated[:, ::stride, ::stride], p["shortcut_conv"]["kernel"])
+        ends_in_norm = order in ("post", "relu_before_addition", "relu_only_pre")
+        side = normalized(side, p["shortcut_norm"], norm) if ends_in_norm else side
+    else:
+        side = jnp.concatenate([strided, jnp.zeros((*h.shape[:3], h.shape[3] - x.shape[3]))], -1)
+    if shortcut.startswith("constant"):
+        side, h = 0.5 * side, h * (0.5 if shortcut == "constant_both" else 1)
+    if shortcut.endswith("gate"):
+        gate = 1 / (1 + jnp.exp(-strided @ p["gate"]["kernel"] - p["gate"]["bias"][None, None, None]))
+        side, h = (1 - gate) * side, h * (gate if shortcut == "exclusive_gate" else 1)
+    total = side + h
+    if order == "norm_after_addition":
+        total = normalized(total, p["after_norm1"], norm)
+    return jax.nn.relu(total) if order in ("post", "norm_after_addition") else total
+
+
 def reference(params, images, depth, shortcut, order, norm):
-    spec, epsilon = norms.TABLE[norm], 1e-5
-
-    def convolve(x, kernel, stride=1):
-        pad = kernel.shape[0] // 2
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=dimensions)
-
-    def normalized(x, p):
-        axes = {"batch": (0, 1, 2), "instance": (1, 2), "layer": (1, 2, 3), "rms": (1, 2, 3)}
-        if norm == "group":
-            shape = x.shape
-            split = x.reshape(*shape[:3], 4, -1)
-            mean = split.mean((1, 2, 4), keepdims=True)
-            x = ((split - mean) / jnp.sqrt(split.var((1, 2, 4), keepdims=True) + epsilon)).reshape(shape)
-        elif norm == "rms":
-            x = x / jnp.sqrt((x**2).mean(axes[norm], keepdims=True) + epsilon)
-        else:
-            mean, var = x.mean(axes[norm], keepdims=True), x.var(axes[norm], keepdims=True)
-            x = (x - mean) / jnp.sqrt(var + epsilon)
-        y = x * p["scale"].reshape(1, 1, 1, -1)
-        return y + p["bias"].reshape(1, 1, 1, -1) if spec.center else y
-
-    def branch(a, p, stride):
-        """Figure 4 of He et al. 2016, from the first convolution on: `a` is what it reads."""
-        relu, one, two = jax.nn.relu, p["conv1"]["kernel"], p["conv2"]["kernel"]
-        match order:
-            case "post":
-                return normalized(convolve(relu(normalized(convolve(a, one, stride), p["norm1"])), two), p["norm2"])
-            case "norm_after_addition":
-                return convolve(relu(normalized(convolve(a, one, stride), p["norm1"])), two)
-            case "relu_before_addition":
-                h = relu(normalized(convolve(a, one, stride), p["norm1"]))
-                return relu(normalized(convolve(h, two), p["norm2"]))
-            case "relu_only_pre":
-                return normalized(convolve(relu(normalized(convolve(a, one, stride), p["norm1"])), two), p["norm2"])
-            case "pre":
-                return convolve(relu(normalized(convolve(a, one, stride), p["norm2"])), two)
-
-    def block(x, p, stride, very_first):
-        activated = x
-        if not very_first and order in ("pre", "relu_only_pre"):
-            activated = jax.nn.relu(normalized(x, p["norm1"]) if order == "pre" else x)
-        h = branch(activated, p, stride)
-        strided = x[:, ::stride, ::stride]
-        if shortcut == "none":
-            side = 0.0
-        elif "shortcut_conv" in p:
-            side = convolve(activated[:, ::stride, ::stride], p["shortcut_conv"]["kernel"])
-            ends_in_norm = order in ("post", "relu_before_addition", "relu_only_pre")
-            side = normalized(side, p["shortcut_norm"]) if ends_in_norm else side
-        else:
-            side = jnp.concatenate([strided, jnp.zeros((*h.shape[:3], h.shape[3] - x.shape[3]))], -1)
-        if shortcut.startswith("constant"):
-            side, h = 0.5 * side, h * (0.5 if shortcut == "constant_both" else 1)
-        if shortcut.endswith("gate"):
-            gate = 1 / (1 + jnp.exp(-strided @ p["gate"]["kernel"] - p["gate"]["bias"][None, None, None]))
-            side, h = (1 - gate) * side, h * (gate if shortcut == "exclusive_gate" else 1)
-        total = side + h
-        if order == "norm_after_addition":
-            total = normalized(total, p["after_norm1"])
-        return jax.nn.relu(total) if order in ("post", "norm_after_addition") else total
-
-    x = jax.nn.relu(normalized(convolve(images, params["stem_conv1"]["kernel"]), params["stem_norm1"]))
+    x = jax.nn.relu(normalized(convolve(images, params["stem_conv1"]["kernel"]), params["stem_norm1"], norm))
     for stage in (1, 2, 3):
-        x = block(x, params[f"stage{stage}_first"], 1 if stage == 1 else 2, stage == 1)
+        first, rest = params[f"stage{stage}_first"], params[f"stage{stage}_rest"]
+        x = reference_block(x, first, 1 if stage == 1 else 2, stage == 1, shortcut, order, norm)
         for index in range((depth - 2) // 6 - 1):
-            rest = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"stage{stage}_rest"])
-            x = block(x, rest, 1, False)
+            layers = jax.tree.map(lambda leaf, index=index: leaf[index], rest)
+            x = reference_block(x, layers, 1, False, shortcut, order, norm)
     if order in ("pre", "relu_only_pre"):
-        x = jax.nn.relu(normalized(x, params["head_norm1"]) if order == "pre" else x)
+        x = jax.nn.relu(normalized(x, params["head_norm1"], norm) if order == "pre" else x)
     return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"][None]
 
 
-CASES = [(shortcut, "post", "batch") for shortcut in SHORTCUTS if shortcut != "dropout"]  # which is random
-CASES += [("A", order, "batch") for order in ORDERS if order != "post"]
-CASES += [("C", order, "batch") for order in ("relu_only_pre", "pre")]  # where a projection reads the activated input
-CASES += [("A", "post", norm) for norm in ("instance", "layer", "group", "rms")]
-# Of one block a stage, but for these, which have a second: most of the time goes into compiling.
-DEEPER = {("A", "post", "batch"), ("C", "pre", "batch"), ("exclusive_gate", "post", "batch")}
+def compare(ours, theirs, *arguments):
+    """Compares two functions of (params, images) and their gradients.
 
-
-@pytest.mark.parametrize(("shortcut", "order", "norm"), CASES)
-def test_forward_and_gradient_equal_an_independent_pass(shortcut, order, norm):
-    depth = 14 if (shortcut, order, norm) in DEEPER else 8
-    fields = {"depth": depth, "width": 4, "shortcut": shortcut, "order": order, "norm": norm, "norm_groups": 4}
-    held = variables(**fields)
-    # Scales and biases away from one and zero, so that a forgotten one shows.
-    noise = np.random.default_rng(1)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, float) + 0.1 * noise.normal(size=leaf.shape), held["params"])
-    images, weights = IMAGES.astype(np.float64), noise.normal(size=(4, 10))
-
-    def ours(params):
-        state = {"params": params, "batch_stats": held.get("batch_stats", {})}
-        config = ResNetConfig(**fields, dtype=jnp.float64)
-        return ResNet(config, train=True).apply(state, images, mutable=["batch_stats"])[0]
-
-    def theirs(params):
-        return reference(params, images, depth, shortcut, order, norm)
-
-    # In float64, because rounding grows with depth (ReLUs change sides) until no tolerance could tell it from an error.
+    In float64, because rounding grows with depth (ReLUs change sides) until no tolerance could tell it from an error.
+    """
+    arguments = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), arguments)
     with jax.enable_x64(True):
         run, check = (
-            jax.value_and_grad(lambda params, network=network: jnp.sum(network(params) * weights))
+            jax.value_and_grad(lambda *arguments, network=network: jnp.sum(jnp.sin(network(*arguments))), (0, 1))
             for network in (ours, theirs)
         )
-        value, gradient = jax.jit(run, compiler_options=QUICKLY)(params)
-        expected, expected_gradient = check(params)
-    np.testing.assert_allclose(value, expected, rtol=1e-9)
-    for computed, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
-        np.testing.assert_allclose(computed, wanted, rtol=1e-7, atol=1e-7 * float(np.abs(wanted).max()))
+        computed = jax.jit(run, compiler_options=QUICKLY)(*arguments)
+        expected = check(*arguments)
+    for one, wanted in zip(jax.tree.leaves(computed), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, wanted, rtol=1e-7, atol=1e-7 * float(np.abs(wanted).max()))
 
 
-def moved(tree):
-    """Returns the tree with noise, so that no scale is one and no bias zero."""
-    noise = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: (leaf + 0.1 * noise.uniform(0.5, 1, leaf.shape)).astype(leaf.dtype), tree)
+@pytest.mark.parametrize(("shortcut", "order"), [("A", "post"), ("C", "pre")])
+def test_forward_and_gradient_equal_an_independent_pass(shortcut, order):
+    fields = {"depth": 14, "width": 4, "shortcut": shortcut, "order": order}
+    held = variables(**fields)
+    network = ResNet(ResNetConfig(**fields, dtype=jnp.float64), train=True)
+
+    def ours(params, images):
+        return network.apply({**held, "params": params}, images, mutable=["batch_stats"])[0]
+
+    def theirs(params, images):
+        return reference(params, images, 14, shortcut, order, "batch")
+
+    compare(ours, theirs, held["params"], IMAGES)
+
+
+# Every shortcut but dropout, which is random, and every order; C also where a projection reads the activated input.
+BLOCKS = [
+    ("none", "pre", "batch"),
+    ("B", "relu_before_addition", "batch"),
+    ("C", "relu_only_pre", "batch"),
+    ("A", "post", "group"),
+    ("constant_both", "pre", "layer"),
+    ("constant", "post", "rms"),
+    ("exclusive_gate", "norm_after_addition", "batch"),
+    ("shortcut_gate", "post", "instance"),
+]
+
+
+def test_the_blocks_have_every_row():
+    assert {order for _, order, _ in BLOCKS} == set(ORDERS)
+    assert {shortcut for shortcut, _, _ in BLOCKS} == set(SHORTCUTS) - {"dropout"}
+
+
+@pytest.mark.parametrize(("shortcut", "order", "norm"), BLOCKS)
+def test_a_block_and_its_gradient_equal_an_independent_one(shortcut, order, norm):
+    config = ResNetConfig(shortcut=shortcut, order=order, norm=norm, norm_groups=4)
+    block = Block(config, train=True, features=(8, 8), stride=2)
+    x = np.random.default_rng(2).normal(size=(4, 6, 6, 4)).astype(np.float32)
+    held, block = drawn(block, x), block.clone(config=replace(config, dtype=jnp.float64))
+
+    def ours(params, x):
+        return block.apply({**held, "params": params}, x, mutable=["batch_stats"])[0]
+
+    def theirs(params, x):
+        return reference_block(x, params, 2, False, shortcut, order, norm)
+
+    compare(ours, theirs, held["params"], x)
 
 
 def gradient_of(held, mutable=("batch_stats",), **fields):
@@ -281,10 +247,9 @@ def gradient_of(held, mutable=("batch_stats",), **fields):
     return jax.grad(loss, has_aux=True)
 
 
-@pytest.mark.parametrize("order", ["post", "norm_after_addition", "pre"])
-def test_asking_for_intermediates_changes_no_bit(order):
-    fields = {"depth": 8, "width": 4, "shortcut": "B", "order": order}
-    held = moved(variables(**fields))
+def test_asking_for_intermediates_changes_no_bit():
+    fields = {"depth": 8, "width": 4, "shortcut": "B", "order": "pre"}
+    held = variables(**fields)
     seen, unseen = (
         jax.jit(gradient_of(held, ["batch_stats", *more], **fields))(held["params"], IMAGES)
         for more in (["intermediates"], [])
@@ -292,14 +257,10 @@ def test_asking_for_intermediates_changes_no_bit(order):
     jax.tree.map(np.testing.assert_array_equal, seen, unseen)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{}, {"order": "pre", "shortcut": "C", "norm": "group", "norm_groups": 2, "remat": "elementwise"}],
-    ids=str,
-)
-def test_second_derivatives_equal_differences_of_gradients(fields):
-    fields = {"depth": 8, "width": 4, "classes": 3, **fields}
-    held, images = moved(variables(**fields)), IMAGES.astype(np.float64)
+def test_second_derivatives_equal_differences_of_gradients():
+    fields = {"depth": 8, "width": 2, "classes": 3, "norm_groups": 2, "remat": "elementwise"}
+    fields |= {"order": "pre", "shortcut": "C", "norm": "group"}
+    held, images = variables(**fields), IMAGES.astype(np.float64)
     fields["dtype"] = jnp.float64
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), held["params"])
     gradient = jax.jit(lambda params: gradient_of(held, **fields)(params, images)[0])
@@ -317,24 +278,6 @@ def test_second_derivatives_equal_differences_of_gradients(fields):
         direction = jax.tree.map(np.random.default_rng(2).normal, params)
         product = jax.jit(lambda to: jax.jvp(gradient, (params,), (to,))[1])
         close(product(direction), difference(direction))
-        # The whole matrix of one norm's scale and bias.
-        block = params["stage2_first"]
-        vector, unravel = ravel_pytree(block["norm2"])
-
-        def of_norm(vector):
-            return {**params, "stage2_first": {**block, "norm2": unravel(vector)}}
-
-        network = ResNet(ResNetConfig(**fields), train=True)
-
-        def loss(vector):
-            logits, _ = network.apply({**held, "params": of_norm(vector)}, images, mutable=["batch_stats"])
-            return jnp.sum(jnp.sin(logits))
-
-        matrix = jax.jit(jax.hessian(loss))(vector)
-        still = jax.tree.map(np.zeros_like, params)
-        for row, unit in zip(matrix, np.eye(vector.size), strict=True):
-            along = {**still, "stage2_first": {**still["stage2_first"], "norm2": unravel(unit)}}
-            close(row, difference(along)["stage2_first"]["norm2"])
 
 
 def test_evaluation_uses_running_averages_of_every_block():
@@ -370,7 +313,6 @@ def test_depth_does_not_grow_the_program():
     ("layout", "block", "depth", "message"),
     [
         ("cifar", "basic", 18, r"is not 6n\+2 \(8, 14, 20, \.\.\.\); the nearest: 14 or 20$"),
-        ("cifar", "basic", 3, "the nearest: 8$"),
         ("cifar", "basic", -4, "the nearest: 8$"),
         ("cifar", "bottleneck", 57, r"is not 9n\+2 \(11, 20, 29, \.\.\.\); the nearest: 56 or 65$"),
         ("wide", "basic", 26, r"is not 6n\+4 \(10, 16, 22, \.\.\.\); the nearest: 22 or 28$"),

@@ -1,11 +1,13 @@
 """Norms of kernels against numpy and flax.linen, and what stands in for norms: Fixup, SkipInit, ReZero."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_resnet import IMAGES, apply, variables
+from test_resnet import IMAGES, apply, initial, variables
 
 from normres import layers, norms
 from normres.models.resnet import Block, ResNet, ResNetConfig
@@ -58,34 +60,43 @@ def test_spectral_norm_is_the_largest_singular_value():
 
 
 WRAPPED = [
-    ("WeightNorm", {}, {}),
-    ("WeightNorm", {"feature_axes": (-2, -1)}, {}),
-    ("WeightNorm", {"feature_axes": None, "use_scale": False}, {}),
-    ("WeightNorm", {"variable_filter": {"bias"}, "feature_axes": None}, {}),
-    ("WeightNorm", {"variable_filter": None}, {}),
-    ("SpectralNorm", {}, {"update_stats": True}),
-    ("SpectralNorm", {"n_steps": 4, "collection_name": "spectral"}, {"update_stats": True}),
-    ("SpectralNorm", {}, {"update_stats": False}),
+    ("WeightNorm", nn.Dense(6), {}, {}),
+    ("WeightNorm", nn.Conv(6, (3, 3)), {"feature_axes": (-2, -1)}, {}),
+    ("WeightNorm", nn.Conv(6, (3, 3)), {"variable_filter": {"bias"}, "feature_axes": None, "use_scale": False}, {}),
+    ("WeightNorm", nn.Dense(6), {"variable_filter": None}, {}),
+    ("SpectralNorm", nn.Conv(6, (3, 3)), {"n_steps": 4, "collection_name": "spectral"}, {"update_stats": True}),
+    ("SpectralNorm", nn.Dense(6), {}, {"update_stats": False}),
 ]
 
 
-@pytest.mark.parametrize(("name", "fields", "call"), WRAPPED)
-@pytest.mark.parametrize("layer", [nn.Dense(6), nn.Conv(6, (3, 3))], ids=["dense", "conv"])
-def test_wrappers_equal_flax(name, fields, call, layer):
+@pytest.mark.parametrize(("name", "layer", "fields", "call"), WRAPPED)
+def test_wrappers_equal_flax(name, layer, fields, call):
     x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 4, 4, 5)), jnp.float32)
-    (ours, theirs) = (getattr(module, name)(layer, **fields) for module in (layers, nn))
-    held, expected = (module.init(jax.random.key(0), x, **call) for module in (ours, theirs))
-    assert jax.tree.structure(held) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, held["params"], expected["params"])
-    mutable = [key for key in expected if key != "params"]
+    modules = [getattr(library, name)(layer, **fields) for library in (layers, nn)]
 
-    def value(module, params):
-        y, after = module.apply({**expected, "params": params}, x, **call, mutable=mutable)
-        return jnp.sum(jnp.sin(y)), (y, after)
+    @jax.jit
+    def results(x):
+        held, expected = (module.init(jax.random.key(0), x, **call) for module in modules)
 
-    results = [jax.grad(lambda p, m=m: value(m, p), has_aux=True)(expected["params"]) for m in (ours, theirs)]
-    for computed, wanted in zip(*(jax.tree.leaves(result) for result in results), strict=True):
-        np.testing.assert_allclose(computed, wanted, rtol=1e-5, atol=1e-6)
+        def value(module, params):
+            mutable = [key for key in expected if key != "params"]
+            y, after = module.apply({**expected, "params": params}, x, **call, mutable=mutable)
+            return jnp.sum(jnp.sin(y)), (y, after)
+
+        gradients = [jax.grad(partial(value, module), has_aux=True)(expected["params"]) for module in modules]
+        return (held, gradients[0]), (expected, gradients[1])
+
+    computed, expected = results(x)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6), computed, expected)
+
+
+def test_lengths_of_half_precision_kernels_are_float32():
+    layer = nn.Dense(1, use_bias=False, param_dtype=jnp.bfloat16)
+    x = jnp.ones((1, 5000))
+    module = layers.WeightNorm(layer, use_scale=False)
+    held = {"params": {"layer_instance": {"kernel": jnp.ones((5000, 1), jnp.bfloat16)}}}
+    # 5,000 ones of which the length is sqrt(5000); in bfloat16 their squares would sum to 256.
+    assert float(module.apply(held, x)[0, 0]) == pytest.approx(5000**0.5, rel=1e-2)
 
 
 def test_spectral_wrapper_refuses_what_is_no_matrix_where_asked_to():
@@ -95,7 +106,7 @@ def test_spectral_wrapper_refuses_what_is_no_matrix_where_asked_to():
 
 
 def test_kernel_norms_of_the_network():
-    plain, l2 = (variables(depth=8, width=4, weights=row) for row in ("plain", "l2"))
+    plain, l2 = (initial(depth=8, width=4, weights=row) for row in ("plain", "l2"))
     # Weight norm starts as the plain network: its scales are the kernels' lengths.
     expected, computed = (
         apply(ResNet(ResNetConfig(depth=8, width=4, weights=w)), v)[0]
@@ -128,9 +139,12 @@ def test_a_scaled_branch_is_at_first_not_there(scale, order):
 
 
 def test_fixups_initial_kernels_and_scalars():
-    held = variables(depth=14, width=16, norm="none", residual_scale="fixup")["params"]
-    # 6 blocks: the first kernel's variance is 2 / fan-in / 6.
-    assert np.std(held["stage3_rest"]["conv1"]["kernel"]) == pytest.approx(np.sqrt(2 / (9 * 64) / 6), rel=0.03)
+    held = initial(depth=20, width=8, norm="none", residual_scale="fixup")["params"]
+    # 9 blocks: the first kernel's variance is 2 / fan-in / 9.
+    kernel = held["stage3_rest"]["conv1"]["kernel"]
+    assert kernel.shape == (2, 3, 3, 32, 32)
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 32) / 9), rel=0.03)
+    assert not np.array_equal(kernel[0], kernel[1])  # each scanned block has draws of its own
     assert not np.any(held["stage1_first"]["conv2"]["kernel"])
     assert not np.any(held["classifier"]["kernel"])
     scalars = {name for name in held["stage1_first"] if name.startswith("branch") or name.endswith("_bias")}

@@ -3,6 +3,8 @@
 All in float64 unless a test says otherwise.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +35,9 @@ PARAMETERS = {
 }
 
 every_row = pytest.mark.parametrize("name", TABLE)
-masked_and_not = pytest.mark.parametrize("where", [None, MASK], ids=["whole", "masked"])
-# Where compiling takes long: every row with a mask, and one row of each kind without.
-CASES = [(name, MASK) for name in TABLE] + [
-    (name, None) for name in ("batch", "ghost_batch", "group", "local_response")
-]
-by_case = pytest.mark.parametrize(("name", "where"), CASES, ids=[f"{name}-{w is not None}" for name, w in CASES])
+# Where every row would take long: one of each kind, with a mask or without.
+KINDS = [("batch", MASK), ("ghost_batch", None), ("group", None), ("batch_instance", MASK), ("local_response", None)]
+of_each_kind = pytest.mark.parametrize(("name", "where"), KINDS, ids=[name for name, _ in KINDS])
 
 
 @pytest.fixture(autouse=True)
@@ -89,27 +88,23 @@ def number_of(function, seed=2):
 
 
 def beside_differences(function, point, step=1e-5):
-    """Returns first and second derivatives along a direction, in every mode, each with its central difference.
+    """Returns first and second derivatives along a direction, each with its central difference.
 
     `function` takes a tree of arrays and returns an array.
     """
     random = np.random.default_rng(1)
     direction = jax.tree.map(lambda array: random.normal(size=np.shape(array)), point)
+    ends = jax.tree.map(lambda at, to: jnp.stack([at + step * to, at - step * to]), point, direction)
 
     def difference(function):
-        up = function(jax.tree.map(lambda at, to: at + step * to, point, direction))
-        down = function(jax.tree.map(lambda at, to: at - step * to, point, direction))
-        return jax.tree.map(lambda up, down: (up - down) / (2 * step), up, down)
+        return jax.tree.map(lambda pair: (pair[0] - pair[1]) / (2 * step), jax.vmap(function)(ends))
 
     slope, gradient = difference(function), jax.grad(number_of(function))
-    curvature = difference(gradient)
     weights = random.normal(size=slope.shape)
     return {
         "jvp": (jax.jvp(function, (point,), (direction,))[1], slope),
-        "linearize": (jax.linearize(function, point)[1](direction), slope),
         "vjp": (inner(jax.vjp(function, point)[1](weights)[0], direction), jnp.sum(slope * weights)),
-        "jvp of grad": (jax.jvp(gradient, (point,), (direction,))[1], curvature),
-        "vjp of vjp": (jax.grad(lambda point: inner(gradient(point), direction))(point), curvature),
+        "jvp of grad": (jax.jvp(gradient, (point,), (direction,))[1], difference(gradient)),
     }
 
 
@@ -133,6 +128,8 @@ def beside_plain_calls(layer, x):
     gradient = jax.grad(number_of(layer))
     forward, curvature = jax.jacfwd(layer)(x), tangent(gradient)
     return {
+        "linearize": (jax.linearize(layer, x)[1](DIRECTION), tangent(layer)),
+        "vjp of vjp": (jax.grad(lambda x: inner(gradient(x), DIRECTION))(x), curvature),
         "jacfwd": (along_direction(forward), tangent(layer)),
         "jacrev": (jax.jacrev(layer)(x), forward),
         "hessian": (along_direction(jax.hessian(number_of(layer))(x)), curvature),
@@ -147,23 +144,22 @@ def check_each(pairs, tolerance):
         close(computed, expected, tolerance, name)
 
 
-@masked_and_not
 @every_row
-def test_derivatives_and_pairs_of_transformations(name, where):
+def test_derivatives_equal_differences(name):
     def outputs(point):
         """Output and statistics; without running averages, from which batch renorm takes what it holds constant."""
-        y, computed = run(name, *point, where)
+        y, computed = run(name, *point, MASK)
         return jnp.stack([y, *(jnp.broadcast_to(value, SHAPE) for value in (computed[:2] if computed else ()))])
 
-    def results(x, params):
-        def layer(x):
-            return run(name, x, params, where, running=RUNNING)[0]
+    check_each(jax.jit(lambda point: beside_differences(outputs, point))((X, parameters(name))), 1e-6)
 
-        return beside_differences(outputs, (x, params)), beside_plain_calls(layer, x)
 
-    derivatives, pairs = jax.jit(results)(X, parameters(name))
-    check_each(derivatives, 1e-6)
-    check_each(pairs, 1e-9)
+@pytest.mark.parametrize(("name", "where"), [("batch", MASK), ("group", None), ("filter_response", None)])
+def test_pairs_of_transformations(name, where):
+    def layer(x):
+        return run(name, x, parameters(name), where, running=RUNNING)[0]
+
+    check_each(jax.jit(lambda x: beside_plain_calls(layer, x))(X), 1e-9)
 
 
 @pytest.mark.parametrize("name", sorted(set(kernels.TABLE) - {"spectral"}))  # it holds its singular vectors constant
@@ -177,35 +173,30 @@ def test_derivatives_of_kernels_equal_finite_differences(name):
 
 def test_the_variance_of_equal_numbers_has_its_second_derivative():
     # var = E[x^2] - E[x]^2 everywhere, so its second derivative is 2 / n - 2 / n^2 on the diagonal, -2 / n^2 beside it.
-    hessian = jax.hessian(lambda x: norms.moments(x, (0,)).var[0])(jnp.zeros(4))
+    hessian = jax.jit(jax.hessian(lambda x: norms.moments(x, (0,)).var[0]))(jnp.zeros(4))
     close(hessian, 0.5 * np.eye(4) - 0.125)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 1e-2)])
 @every_row
-def test_float32_and_bfloat16_equal_float64(name, dtype, tolerance):
-    x = jnp.asarray(X, dtype)
+def test_bfloat16_equals_float64(name):
+    x, dy = jnp.asarray(X, jnp.bfloat16), jnp.asarray(WEIGHTS, jnp.bfloat16)
     params = {key: jnp.asarray(value, jnp.float32) for key, value in parameters(name).items()}
-    exact = jax.tree.map(lambda array: array.astype(jnp.float64), (x, params))
-
-    dy = jnp.asarray(WEIGHTS, dtype)
 
     def value_and_gradients(x, params):
         y, pullback = jax.vjp(lambda *given: run(name, *given, MASK)[0], x, params)
-        gradients = pullback(dy.astype(y.dtype))
-        assert jax.tree.map(lambda leaf: leaf.dtype, (y, *gradients)) == jax.tree.map(
-            lambda leaf: leaf.dtype, (x, x, params)
-        )
-        return y, *gradients
+        return y, *pullback(dy.astype(y.dtype))
 
-    close(value_and_gradients(x, params), value_and_gradients(*exact), tolerance)
+    exact = jax.tree.map(lambda array: array.astype(jnp.float64), (x, params))
+    computed, expected = jax.jit(lambda *pair: [value_and_gradients(*given) for given in pair])((x, params), exact)
+    assert jax.tree.map(lambda leaf: leaf.dtype, computed) == jax.tree.map(lambda leaf: leaf.dtype, (x, x, params))
+    close(computed, expected, 1e-2)
 
 
 def gradient_and_its_tangent(function, x, direction):
     return jax.jvp(jax.value_and_grad(function), (x,), (direction,))
 
 
-@by_case
+@of_each_kind
 def test_examples_on_two_devices_equal_one_array(name, where):
     """In shard_map, which checks what varies: gradients inside of it, and second derivatives through it."""
     spec, params = TABLE[name], parameters(name)
@@ -226,14 +217,19 @@ def test_examples_on_two_devices_equal_one_array(name, where):
         specs = (all_devices, data, data, data)
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=True)
 
-    computed = jax.jit(sharded(inside, (all_devices, data)))(params, x, *others)
-    close(computed, jax.grad(lambda *z: loss(name, z[1], z[0], where), (0, 1))(params, X))
-    total = sharded(shard_loss, all_devices)
-    through = jax.jit(lambda x: gradient_and_its_tangent(lambda x: total(params, x, *others), x, direction))
-    close(through(x), gradient_and_its_tangent(lambda x: loss(name, x, params, where), x, direction))
+    def sharded_and_plain(params, x):
+        total, whole = sharded(shard_loss, all_devices), partial(loss, name, where=where)
+        pairs = [
+            gradient_and_its_tangent(of_x, x, direction)
+            for of_x in (lambda x: total(params, x, *others), lambda x: whole(x, params))
+        ]
+        of_params = sharded(inside, (all_devices, data))(params, x, *others), jax.grad(whole, (1, 0))(x, params)
+        return list(zip(pairs, of_params, strict=True))
+
+    close(*jax.jit(sharded_and_plain)(params, x))
 
 
-@by_case
+@of_each_kind
 def test_sharded_arrays_on_a_mesh_of_explicit_axes(name, where):
     mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
     assert mesh.axis_types == (AxisType.Explicit,)
@@ -250,7 +246,7 @@ def test_sharded_arrays_on_a_mesh_of_explicit_axes(name, where):
             number(*by_channels),
         )
 
-    expected = gradient_and_its_tangent(lambda x: number(x, where), X, DIRECTION)
+    expected = jax.jit(lambda x: gradient_and_its_tangent(lambda x: number(x, where), x, DIRECTION))(X)
     with jax.set_mesh(mesh):
         shardings = [NamedSharding(mesh, P(*axes)) for axes in (["data"], [None, "data"], [None, None, None, "data"])]
         placed = [jax.device_put((X, where), sharding) for sharding in shardings]
@@ -260,7 +256,7 @@ def test_sharded_arrays_on_a_mesh_of_explicit_axes(name, where):
         close(values, [expected[0][0]] * 2)
 
 
-@by_case
+@of_each_kind
 def test_exported_for_any_batch_size(name, where):
     examples = f"{PARTS}*b" if TABLE[name].sub_batches > 1 else "b"
     shape = jax.export.symbolic_shape(f"{examples}, 2, 2, 4")
@@ -271,4 +267,4 @@ def test_exported_for_any_batch_size(name, where):
     given = [jax.ShapeDtypeStruct(shape, jnp.float64), None if where is None else jax.ShapeDtypeStruct(shape, bool)]
     exported = jax.export.export(jax.jit(results))(*given)
     arrays = [None if array is None else np.resize(array, (6, *SHAPE[1:])) for array in (X, where)]
-    close(exported.call(*arrays), results(*arrays))
+    close(exported.call(*arrays), jax.jit(results)(*arrays))

@@ -1,11 +1,14 @@
 """Signals by depth: each quantity against NumPy on a tiny network, every kind of network, and in a run."""
 
 import json
+from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from normres.configs import base
 from normres.data import Dataset
@@ -41,8 +44,7 @@ def config(**changes):
     return configs.apply(base.get_config("demo"), TINY | {key.replace("__", "."): v for key, v in changes.items()})
 
 
-@pytest.fixture(scope="module")
-def dataset():
+def random_dataset():
     random = np.random.default_rng(0)
 
     def split(size):
@@ -51,14 +53,25 @@ def dataset():
     return Dataset("cifar10", "embedded", *split(24), *split(8), tuple("abcdefghij"))
 
 
-def probed(dataset, **changes):
-    """Returns what is measured before training, and state, images, labels and network of it."""
+DATASET = random_dataset()
+DATA = {"images": DATASET.train_images[:8], "labels": DATASET.train_labels[:8]}
+
+
+def prepared(**changes):
+    """Returns the function that measures, and a state with scales of one and biases of zero."""
     wanted = config(**changes)
     network = build_network(wanted, 10, "float32")
-    state = jax.jit(lambda key: build_state(wanted, network, (8, 8, 3), key))(jax.random.key(0))
-    data = {"images": dataset.train_images[:8], "labels": dataset.train_labels[:8]}
-    values = jax.jit(lambda state, data: probe.probe(wanted, network, state, data))(state, data)
-    return {name: np.asarray(value, np.float64) for name, value in values.items()}, state, data, network
+    variables = drawn(network, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), affine=False)
+    shapes = jax.eval_shape(lambda key: build_state(wanted, network, (8, 8, 3), key), jax.random.key(0))
+    state = replace(shapes, params=variables["params"], batch_stats=variables.get("batch_stats", {}))
+    return lambda params: probe.probe(wanted, network, replace(state, params=params), DATA), state
+
+
+@cache
+def probed(**changes):
+    """Returns what is measured, and the state."""
+    measure, state = prepared(**changes)
+    return {name: np.asarray(value, np.float64) for name, value in jax.jit(measure)(state.params).items()}, state
 
 
 def by_hand(params, images, shortcut):
@@ -96,10 +109,10 @@ def by_hand(params, images, shortcut):
 
 
 @pytest.mark.parametrize("shortcut", ["A", "none"])
-def test_activations_by_hand(dataset, shortcut):
-    values, state, data, _ = probed(dataset, model__norm="layer", model__shortcut=shortcut)
+def test_activations_by_hand(shortcut):
+    values, state = probed(model__norm="layer", model__shortcut=shortcut)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
-    responses, sums, outputs, _ = by_hand(params, data["images"] / 255, shortcut == "A")
+    responses, sums, outputs, _ = by_hand(params, DATA["images"] / 255, shortcut == "A")
     np.testing.assert_allclose(values["response"], responses, rtol=1e-4)
     np.testing.assert_allclose(values["mean"], [x.mean() for x in sums], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(values["variance"], [x.var() for x in sums], rtol=1e-4)
@@ -111,14 +124,14 @@ def test_activations_by_hand(dataset, shortcut):
 
 
 @pytest.mark.parametrize("shortcut", ["A", "none"])
-def test_a_gradient_norm_is_the_steepest_slope(dataset, shortcut):
+def test_a_gradient_norm_is_the_steepest_slope(shortcut):
     """Along the gradient the loss, here by NumPy, rises by its norm; across it by less."""
-    values, state, data, _ = probed(dataset, model__norm="layer", model__shortcut=shortcut)
+    values, state = probed(model__norm="layer", model__shortcut=shortcut)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
 
     def loss(params):
-        *_, logits = by_hand(params, data["images"] / 255, shortcut == "A")
-        return np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(8), data["labels"]])
+        *_, logits = by_hand(params, DATA["images"] / 255, shortcut == "A")
+        return np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(8), DATA["labels"]])
 
     # The finite difference of every weight of one kernel in the middle and of the first.
     for place, (block, layer) in {0: (None, "stem_conv1"), 4: ("stage2_first", "conv2")}.items():
@@ -136,40 +149,41 @@ def test_a_gradient_norm_is_the_steepest_slope(dataset, shortcut):
 
 
 @pytest.mark.parametrize(
-    ("fields", "layers", "norms", "blocks"),
+    ("fields", "layers", "blocks"),
     [
-        ({"model__depth": 20}, 19, 19, 9),  # a scanned stage
-        ({"model__order": "pre"}, 7, 7, 3),
-        ({"model__order": "norm_after_addition", "model__norm": "group"}, 7, 7, 3),
-        ({"model__order": "relu_only_pre", "model__shortcut": "C"}, 7, 7, 3),
-        ({"model__block": "bottleneck", "model__depth": 11, "model__norm": "instance"}, 10, 10, 3),
-        ({"model__norm": "none", "model__residual_scale": "fixup", "model__shortcut": "exclusive_gate"}, 7, 7, 3),
-        ({"model__norm": "filter_response", "model__weights": "standardized"}, 7, 7, 3),
-        ({"model__norm": "ghost_batch", "model__dropout": 0.5, "model__stochastic_depth": 0.5}, 7, 7, 3),
-        ({"model__auxiliary": (1,), "model__zero_last_scale": True}, 7, 7, 3),
+        ({"order": "relu_only_pre", "shortcut": "C", "norm": "filter_response", "weights": "standardized"}, 7, 3),
+        ({"order": "pre", "block": "bottleneck", "depth": 11, "norm": "instance"}, 10, 3),
+        ({"norm": "none", "residual_scale": "fixup", "shortcut": "exclusive_gate"}, 7, 3),
+        ({"order": "norm_after_addition", "norm": "ghost_batch", "dropout": 0.5, "stochastic_depth": 0.5}, 7, 3),
+        ({"auxiliary": (1,), "zero_last_scale": True}, 7, 3),
     ],
 )
-def test_every_kind_of_network_has_a_number_for_each_layer(dataset, fields, layers, norms, blocks):
-    values, *_ = probed(dataset, **fields)
-    assert {name: value.shape for name, value in values.items()} == {
-        "response": (norms,),
-        "gradient": (layers,),
-        "mean": (blocks,),
-        "variance": (blocks,),
-        "similarity": (blocks,),
-    }
+def test_every_kind_of_network_has_a_number_for_each_layer(fields, layers, blocks):
+    measure, state = prepared(**{f"model__{name}": value for name, value in fields.items()})
+    by_block = dict.fromkeys(("mean", "variance", "similarity"), (blocks,))
+    by_layer = dict.fromkeys(("response", "gradient"), (layers,))
+    shapes = {name: value.shape for name, value in jax.eval_shape(measure, state.params).items()}
+    assert shapes == by_block | by_layer
+
+
+def test_numbers_of_random_networks_are_finite():
+    fields = {"norm": "ghost_batch", "dropout": 0.5, "stochastic_depth": 0.5, "shortcut": "exclusive_gate"}
+    values, _ = probed(**{f"model__{name}": value for name, value in fields.items()})
     assert all(np.isfinite(value).all() for value in values.values())
 
 
-def test_a_scanned_stage_is_in_the_order_of_its_blocks(dataset):
-    """A kernel of zeros in the fourth of five blocks: no response there, and no gradient for what is before it."""
-    wanted = config(model__depth=32, model__norm="none", model__shortcut="none")
-    network = build_network(wanted, 10, "float32")
-    state = jax.jit(lambda key: build_state(wanted, network, (8, 8, 3), key))(jax.random.key(0))
-    kernel = state.params["stage1_rest"]["conv2"]["kernel"]
-    state.params["stage1_rest"]["conv2"]["kernel"] = kernel.at[2].set(0.0)
-    data = {"images": dataset.train_images[:8], "labels": dataset.train_labels[:8]}
-    values = jax.jit(lambda state, data: probe.probe(wanted, network, state, data))(state, data)
+def test_a_scanned_stage_is_in_the_order_of_its_blocks():
+    """A kernel of zeros in the fourth of four blocks: no response there, and no gradient for what is before it."""
+    measure, state = prepared(model__depth=26, model__norm="none", model__shortcut="none")
+    state.params["stage1_rest"]["conv2"]["kernel"][2] = 0.0
+    values = jax.jit(measure)(state.params)
+    assert {name: len(value) for name, value in values.items()} == {
+        "response": 25,
+        "gradient": 25,
+        "mean": 12,
+        "variance": 12,
+        "similarity": 12,
+    }
     assert np.flatnonzero(np.asarray(values["response"]) == 0)[0] == 2 * 4  # after the stem and seven others
     assert np.flatnonzero(np.asarray(values["variance"]) == 0)[0] == 3
 
@@ -186,37 +200,32 @@ def test_numbers_beyond_float32s_squares():
 # --- in a run
 
 
-def events(programs, state, measured=None, stop=lambda: False):
-    return [(event, at) for event, at in fit(programs, state, stop, measured)]
+def events(programs, state, measured=None):
+    return list(fit(programs, state, measured=measured))
 
 
-def test_a_run_is_probed_at_its_steps_and_computes_the_same(dataset):
-    without = Programs(config(), dataset, "float32", jax.devices()[:1])
-    built = Programs(config(train__probe_every=3), dataset, "float32", jax.devices()[:1])
+@pytest.fixture(scope="module")
+def built():
+    return Programs(config(train__probe_every=2), DATASET, "float32", jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def straight(built):
+    return [(event, jax.tree.map(np.asarray, state)) for event, state in fit(built, built.initial_state())]
+
+
+def test_a_run_is_probed_at_its_steps_and_computes_the_same(straight):
+    without = Programs(config(), DATASET, "float32", jax.devices()[:1])
     plain = events(without, without.initial_state())
-    found = events(built, built.initial_state())
-    assert [(event.kind, event.step) for event, _ in found if event.kind == "probe"] == [
-        ("probe", 0),
-        ("probe", 3),
-        ("probe", 4),
-    ]
-    assert [event for event, _ in found if event.kind != "probe"] == [event for event, _ in plain]  # bit for bit
-    for ours, theirs in zip(jax.tree.leaves(found[-1][1]), jax.tree.leaves(plain[-1][1]), strict=True):
-        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
-    first = next(event.values for event, _ in found if event.kind == "probe")
-    assert {name: len(values) for name, values in first.items()} == {
-        "response": 7,
-        "gradient": 7,
-        "mean": 3,
-        "variance": 3,
-        "similarity": 3,
-    }
+    assert [event.step for event, _ in straight if event.kind == "probe"] == [0, 2, 4]
+    assert [event for event, _ in straight if event.kind != "probe"] == [event for event, _ in plain]  # bit for bit
+    jax.tree.map(np.testing.assert_array_equal, straight[-1][1], jax.tree.map(np.asarray, plain[-1][1]))
+    first = next(event.values for event, _ in straight if event.kind == "probe")
+    assert [len(first[name]) for name in probe.QUANTITIES] == [7, 7, 3, 3, 3]
 
 
 @pytest.mark.parametrize("asked", range(1, 9))
-def test_stopped_anywhere_it_goes_on_to_the_same_lines(dataset, asked):
-    built = Programs(config(train__probe_every=2), dataset, "float32", jax.devices()[:1])
-    straight = [event for event, _ in events(built, built.initial_state())]
+def test_stopped_anywhere_it_goes_on_to_the_same_lines(built, straight, asked):
     calls, seen, until = iter(range(1, 100)), [], 0
     state, measured = built.initial_state(), {}
     for event, at in fit(built, built.initial_state(), lambda: next(calls) >= asked):
@@ -225,20 +234,19 @@ def test_stopped_anywhere_it_goes_on_to_the_same_lines(dataset, asked):
             state, measured, until = jax.tree.map(jnp.copy, at), event.values, len(seen)
     resumed = [event for event, _ in events(built, state, measured)]
     lines = [event for event in seen[:until] + resumed if event.kind != "checkpoint"]
-    assert lines == [event for event in straight if event.kind != "checkpoint"]
+    assert lines == [event for event, _ in straight if event.kind != "checkpoint"]
 
 
-def test_eight_devices_measure_what_one_does(dataset):
-    one, eight = (
-        Programs(config(train__parallel="pmap"), dataset, "float32", jax.devices()[:count]) for count in (1, 8)
-    )
-    first, second = (programs.probe(programs.initial_state()) for programs in (one, eight))
+def test_eight_devices_measure_what_one_does(straight):
+    eight = Programs(config(train__parallel="pmap", train__probe_every=2), DATASET, "float32", jax.devices())
+    first = next(event.values for event, _ in straight if event.kind == "probe")
+    second = eight.probe(eight.initial_state())
     assert first.keys() == second.keys()
     for name, values in first.items():
         np.testing.assert_allclose(values, second[name], rtol=1e-4, atol=1e-5)
 
 
-def test_the_field_changes_no_id_and_is_for_resnets(dataset):
+def test_the_field_changes_no_id_and_is_for_resnets():
     old = config().to_dict()
     del old["train"]["probe_every"]
     assert digest(old) == digest(config())
@@ -261,12 +269,12 @@ def test_every_arm_of_the_experiment_is_probed():
 # --- the command
 
 
-def test_the_command_says_what_it_measured(dataset):
-    values = probe_commands.initial(config(), dataset)
+def test_the_command_says_what_it_measured():
+    values = probe_commands.initial(config(), DATASET)
     text = probe_commands.table("an arm", values | {"gradient": [None, 2.0, 3.0]})
     rows = [line.split() for line in text.splitlines()]
     assert rows[3] == ["gradient", "norm", "of", "the", "kernels", "3", "layers", "not", "finite", "2.5", "3"]
     assert rows[4][:7] == ["mean", "of", "the", "residual", "stream", "3", "blocks"]
     assert json.loads(json.dumps(values)) == values
     with pytest.raises(UserError, match="only ResNets"):
-        probe_commands.initial(config(model__family="vgg", model__depth=11), dataset)
+        probe_commands.initial(config(model__family="vgg", model__depth=11), DATASET)

@@ -47,10 +47,7 @@ def possible(x: jax.Array, kernel: jax.Array, stride: int) -> bool:
 def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Returns the convolution of `x`, with kernel.shape[0] // 2 pixels of zeros around it, in its dtype.
 
-    Args:
-      x: (N, H, W, I), float32 or bfloat16, in which the kernel is rounded too; sums are float32.
-      kernel: float32 (K, K, I, O).
-      stride: step in both directions.
+    x (N, H, W, I) is float32 or bfloat16, in which the kernel (K, K, I, O), float32, is rounded too; sums are float32.
     """
     rows, columns = x.shape[1] // stride, x.shape[2] // stride
     result = jax.ShapeDtypeStruct((x.shape[0], rows, columns, kernel.shape[-1]), x.dtype)
