@@ -95,7 +95,7 @@ def save(
     state: Any,
     document: dict[str, Any],
     kept: Callable[[int], bool],
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], object] = lambda: None,
 ) -> None:
     """Saves a tree of arrays and a document as directory/step_..., unless an intact one of that step is there.
 

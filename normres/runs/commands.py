@@ -36,11 +36,11 @@ def _train(options: Namespace, overrides: dict[str, str]) -> None:
     from normres.runs import config, local
 
     loaded = config.load(options.config, overrides)
-    with hosts.joined(options.coordinator, options.processes, options.process):
-        if not hosts.is_writer():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-        record = local.run(loaded, options.workdir, Console(), options.workdir.name)
-        print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
+    hosts.join(options.coordinator, options.processes, options.process)
+    if not hosts.is_writer():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    record = local.run(loaded, options.workdir, Console(), options.workdir.name)
+    print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
 
 
 def _sweep(options: Namespace, overrides: dict[str, str]) -> int:

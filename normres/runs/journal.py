@@ -1,4 +1,8 @@
-"""A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone."""
+"""A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone.
+
+Of a run of several processes, process 0 reads and writes; the others know what it knows, and write nothing but their
+shards of checkpoints.
+"""
 
 import errno
 import io
@@ -13,15 +17,18 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from normres.errors import UserError
-from normres.runs import checkpoint, claims, durable, note, results
+from normres.runs import checkpoint, claims, durable, hosts, note, results
 from normres.runs.fields import digest, flatten, identity
 from normres.runs.provenance import now
+
+SHARED_SECONDS = 60.0  # after which a shared disk shows on one host what another has written
 
 
 class Journal:
     """The files of a run.
 
     Attributes:
+      claim: the right to write; None for who only reads.
       done: whether the run is done and whole.
       record: what record.json says or will say; of a run that begins {}.
       metrics: the lines of metrics.jsonl.
@@ -30,8 +37,8 @@ class Journal:
       lines: what is to be said: what was damaged or lost, and what happens.
     """
 
-    def __init__(self, path: Path, config: ConfigDict, claim: claims.Claim):
-        """Reads what the directory holds.
+    def __init__(self, path: Path, config: ConfigDict, claim: claims.Claim | None = None):
+        """Reads what the directory holds, or takes what process 0 tells.
 
         Raises:
           UserError: it holds the run of another config, or other files.
@@ -44,7 +51,10 @@ class Journal:
         self.preprocess: dict[str, Any] = {}
         self.sinks: list[Callable[[dict[str, Any]], None]] = []
         self._kept, self._every = config.train.keep, config.train.keep_every
-        self._read(config)
+        if hosts.is_writer():
+            self._read(config)
+        else:
+            self._follow()
 
     @property
     def measured(self) -> dict[str, list[float]]:
@@ -78,6 +88,27 @@ class Journal:
         else:
             self._check(held, config, record or {})
         self._restore(record or {})
+
+    def tell(self) -> None:
+        """Tells the other processes of the run, as process 0, what this one has read."""
+        step = self.saved.step if self.saved else None
+        hosts.from_writer([self.done, self.record, [] if self.done else self.metrics, step])
+
+    def _follow(self) -> None:
+        """Takes what process 0 tells; this host may still see the directory as it was before."""
+        self.done, self.record, self.metrics, step = hosts.from_writer(None)
+        until = time.monotonic() + SHARED_SECONDS
+        while step is not None and not self.saved:
+            self.saved = checkpoint.read(self._path(step))
+            if not self.saved and time.monotonic() > until:
+                raise UserError(f"{self.path}: process 0 goes on from step {step}, not seen here; is --workdir shared?")
+            time.sleep(0 if self.saved else 1)
+
+    def _writes(self) -> bool:
+        """Returns whether this process writes the run's files; raises LostClaim if another one has the run by now."""
+        if self.claim:
+            self.claim.check()
+        return self.claim is not None
 
     def _json(self, name: str) -> dict[str, Any] | None:
         """Reads a JSON file of the run; None if it is not there or damaged."""
@@ -166,17 +197,11 @@ class Journal:
         if before and (other := _differences(before[-1], attempt)):
             self.lines.append(f"the run goes on with other code: {other}")
         step = self.saved.step if self.saved else 0
-        attempt = {
-            "ended": None,
-            "end": None,
-            "from_step": step,
-            "step": step,
-            "seconds": 0.0,
-            **attempt,
-        }
+        attempt = {"ended": None, "end": None, "from_step": step, "step": step, "seconds": 0.0, **attempt}
         self.record = {**record, "step": step, "seconds": 0.0, "attempts": [*before, attempt]}
         self._began = time.perf_counter()
-        self.claim.check()
+        if not self._writes():
+            return
         for leftover in self.path.glob("*.*.tmp"):
             if not leftover.name.startswith(claims.NAME):
                 leftover.unlink()
@@ -201,9 +226,9 @@ class Journal:
     def line(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, and gives it to the sinks."""
         line = {"step": step, "split": split, **values}
-        self.claim.check()
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._writes():
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
         self.metrics.append(line)
         for take in self.sinks:
             take(line)
@@ -215,31 +240,30 @@ class Journal:
 
     def save(self, step: int, state: Any, measured: dict[str, list[float]]) -> None:
         """Saves a checkpoint and the record."""
-        self.claim.check()
+        self._writes()
         self.record |= best_of(self.metrics)
         document = {"config": self.config, "record": self.record, "metrics": self.metrics, "measured": measured}
         document["preprocess"] = self.preprocess
-        checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps, self.claim.check)
+        checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps, self._writes)
         self.write()
 
     def write(self) -> None:
         """Writes record.json."""
-        self.claim.check()
-        results.write_record(self.path, self.record)
+        if self._writes():
+            results.write_record(self.path, self.record)
 
     def pictures(self, mosaic_HWC: np.ndarray) -> None:
         """Writes what a network that makes images has made."""
-        self.claim.check()
-        content = io.BytesIO()
-        Image.fromarray(mosaic_HWC).save(content, "PNG")
-        durable.write_bytes(self.path / results.PICTURES, content.getvalue())
+        if self._writes():
+            content = io.BytesIO()
+            Image.fromarray(mosaic_HWC).save(content, "PNG")
+            durable.write_bytes(self.path / results.PICTURES, content.getvalue())
 
     def end(self, how: str) -> None:
         """Writes how this attempt ended; of a run that is done, everything, and removes what nobody needs."""
         self.record["attempts"][-1] |= {"ended": now(), "end": how}
         self.record |= {"status": how, **best_of(self.metrics)}
-        if how in results.DONE:
-            self.claim.check()
+        if how in results.DONE and self._writes():
             self._write_metrics()
             self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
             chosen = checkpoint.choose(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
@@ -254,7 +278,8 @@ class Journal:
 
     def tidy(self) -> None:
         """Removes what a run that is done has not kept, whatever the config of this visit says."""
-        self.claim.check()
+        if not self._writes():
+            return
         if "kept" in self.record:
             checkpoint.keep_only(self.path / "checkpoints", [self._path(step) for step in self.record["kept"]])
         (self.path / "error.txt").unlink(missing_ok=True)

@@ -15,7 +15,6 @@ from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
 from normres.runs import claims, finished, hosts, machine, results, sinks, traps
 from normres.runs.fields import digest
-from normres.runs.follower import NO_CLAIM, Follower, tell
 from normres.runs.journal import Journal
 from normres.runs.progress import Reporter
 from normres.runs.provenance import provenance
@@ -67,20 +66,20 @@ def run(
     sinks.check(config.train.sinks)
     load = load or partial(load_data, config)
     if not hosts.is_writer():
-        journal: Journal = Follower(path, config)
+        journal = Journal(path, config)
         return journal.record if journal.done else _train(journal, config, load(), console, label)
 
     def say(text: str) -> None:
         console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     if (path / "record.json").is_file():  # perhaps in a directory where nobody may write
-        journal = Journal(path, config, NO_CLAIM)
+        journal = Journal(path, config)
         if journal.done and journal.is_tidy:
-            tell(journal)
+            journal.tell()
             return journal.record
     with claims.hold(path, dead_seconds, say if wait else None) as claim:
         journal = Journal(path, config, claim)
-        tell(journal)
+        journal.tell()
         if journal.done:
             journal.tidy()
             return journal.record
@@ -161,7 +160,8 @@ def _follow(
                 journal.line(event.step, "train", values)
                 error = f" error {event.values['error']:.1%}" if "error" in event.values else ""
                 reporter.update(event.step, f"loss {event.values['loss']:.3f}{error}")
-                journal.claim.note(**reporter.progress)
+                if journal.claim:
+                    journal.claim.note(**reporter.progress)
             case "test":
                 if journal.is_best(values.get("error")):
                     journal.save(event.step, at, {})
