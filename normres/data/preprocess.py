@@ -28,13 +28,8 @@ class Statistics:
     std: np.ndarray | None
 
     @classmethod
-    def restored(cls, summary: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self | None:
-        """Returns the statistics of which a record has the summary and `arrays` the arrays; None if more is needed.
-
-        A mean image is in the arrays only; the numbers of the channels are in the summary.
-        """
-        if summary["kind"] == "pixel_mean" and "mean" not in arrays:
-            return None
+    def restored(cls, summary: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        """Returns the statistics of which a record has the summary and a checkpoint the arrays."""
         known = {**summary, **arrays}
 
         def four_axes(name: str) -> np.ndarray | None:

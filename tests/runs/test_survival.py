@@ -15,7 +15,7 @@ from rich.console import Console
 from normres import signals
 from normres.configs import base
 from normres.errors import InterruptedRun, UserError
-from normres.runs import checkpoint, claims, durable, journal, local, machine, results
+from normres.runs import checkpoint, claims, durable, finished, journal, local, machine, results
 from normres.runs import config as configs
 
 FIELDS = {
@@ -314,7 +314,7 @@ def test_of_a_finished_run_weights_that_are_damaged_are_named(tmp_path, whole):
     folder = copy_of(whole, tmp_path)
     flip(folder / NAME / "checkpoints")
     with pytest.raises(UserError, match=r"no checkpoint to read: .*is damaged; passed over"):
-        checkpoint.open_saved(folder / NAME / "checkpoints")
+        finished.open_run(folder / NAME)
 
 
 def test_other_data_or_other_code_is_said(tmp_path, stopped):
