@@ -101,8 +101,7 @@ def _export(options: Namespace, _: dict[str, str]) -> None:
     machine.prepare()
     from normres.runs import export
 
-    how = export.Options(options.format, options.which, options.fold, options.naming, options.dtype)
-    export.export(options.run, options.output, how)
+    export.export(options.run, options.output, options.format, options.which, options.fold, options.dtype)
     print(options.output)
 
 
@@ -178,7 +177,6 @@ COMMANDS = {
             "--format=FORMAT": ("safetensors", "of the file"),
             "--output=FILE": (REQUIRED, "where to write"),
             "--fold": (False, "fold batch norms into the convolutions before them"),
-            "--naming=NAMES": ("torchvision", "of a ResNet's state dict: torchvision | pytorch_cifar"),
             "--dtype=DTYPE": ("", "of StableHLO's activations: float32 | bfloat16 (default: the run's)"),
         },
         takes_config=False,

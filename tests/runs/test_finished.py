@@ -145,7 +145,7 @@ def test_a_vgg_and_a_module_of_the_users_are_loaded(tmp_path, images):
     for path in (own, vgg):
         assert np.ptp(logits_of(runs.load(path), images[:2])) > 0
     with pytest.raises(UserError, match="own: --format=safetensors knows no module of yours"):
-        export.export(own, tmp_path / "x", export.Options())
+        export.export(own, tmp_path / "x", "safetensors")
     keys = export.state_dict(runs.load(vgg))
     # torchvision.models.vgg11_bn().features has its convolutions there.
     convolutions = [key for key, array in keys.items() if array.ndim == 4]
@@ -267,8 +267,8 @@ def projections(tmp_path_factory):
     return saved_run(tmp_path_factory.mktemp("export") / "run", model__depth=14, model__shortcut="B")
 
 
-def written(path, output, **options):
-    export.export(path, output, export.Options(**options))
+def written(path, output, form="safetensors", **options):
+    export.export(path, output, form, **options)
     return output
 
 
@@ -312,7 +312,7 @@ def test_a_folded_state_dict_is_the_other_by_the_formula(projections):
 def test_stablehlo_is_read_without_normres(projections, tmp_path, images):
     pytest.importorskip("flatbuffers")
     for fold in (False, True):
-        written(projections, tmp_path / f"{fold}.stablehlo", format="stablehlo", fold=fold)
+        written(projections, tmp_path / f"{fold}.stablehlo", form="stablehlo", fold=fold)
     np.save(tmp_path / "images.npy", images[:3])
     code = (
         "import sys, numpy as np, jax.export\n"
@@ -332,12 +332,11 @@ def test_stablehlo_is_read_without_normres(projections, tmp_path, images):
 @pytest.mark.parametrize(
     ("options", "missing", "message"),
     [
-        ({"format": "torch"}, "torch", "--format=torch needs PyTorch, which is not here; --format=safetensors "),
+        ({"form": "torch"}, "torch", "--format=torch needs PyTorch, which is not here; --format=safetensors "),
         ({}, "safetensors.numpy", "safetensors is needed: pip install 'normres[export]'"),
-        ({"format": "stablehlo"}, "flatbuffers", "flatbuffers is needed: pip install 'normres[export]'"),
-        ({"format": "onnx"}, "torch", "--format=onnx does not exist; choices: safetensors, torch, stablehlo"),
+        ({"form": "stablehlo"}, "flatbuffers", "flatbuffers is needed: pip install 'normres[export]'"),
+        ({"form": "onnx"}, "torch", "--format=onnx does not exist; choices: safetensors, torch, stablehlo"),
         ({"dtype": "float16"}, "torch", "--dtype=float16 does not exist; did you mean 'bfloat16'?"),
-        ({"naming": "timm"}, "torch", "--naming=timm does not exist; choices: torchvision, "),
     ],
 )
 def test_what_cannot_be_written_is_one_line(projections, tmp_path, monkeypatch, options, missing, message):

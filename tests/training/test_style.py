@@ -154,7 +154,7 @@ def test_a_run_leaves_losses_and_pictures(condition, tmp_path):
     with pytest.raises(UserError, match=r"config.data.styles is the run's own and stays"):
         finished.evaluate(path, {"data.styles": "stars,cells"})
     with pytest.raises(UserError, match=r"only classifiers are exported, not config\.model.family='stylizer'"):
-        export.export(path, tmp_path / "run.safetensors", export.Options())
+        export.export(path, tmp_path / "run.safetensors", "safetensors")
 
 
 def test_few_test_images_make_few_pictures(tmp_path):
