@@ -9,6 +9,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,32 +63,49 @@ class Journal:
         return dict(self.saved.document.get("measured", {})) if self.saved else {}
 
     def _read(self, config: ConfigDict) -> None:
-        record, held = self._json("record.json"), self._json("config.json")
+        record, held, lines = self._json("record.json"), self._json("config.json"), list[dict[str, Any]]()
         if held and record and self._is_done(record, held):
             self.done, self.record = True, record
             return
-        self._find_saved()
+        with suppress(UserError):
+            lines = results.read_metrics(self.path)
+        self._find_saved(lines)
         document = self.saved.document if self.saved else {}
         copy = document.get("record") or {}
         if not record or len(record["attempts"]) < len(copy.get("attempts", ())):
             record = copy or record
+        self.record = record or {}
         known = document.get("config")
-        if not known and record and record.get("config_digest") == digest(config):
+        if not known and self.record.get("config_digest") == digest(config):
             known = self.config
         if known and (not held or _but_steps(held) != _but_steps(known)):
             self.lines.append(f"{self.path / 'config.json'} was lost or damaged; it is written anew")
             held = known
-        if not held:
-            strangers = sorted(p.name for p in self.path.iterdir() if p.name not in results.OURS and not _passing(p))
-            if strangers:
-                raise UserError(
-                    f"{self.path} is not empty and holds no run (it has {strangers[0]!r}); choose another --workdir"
-                )
-            if (self.path / "config.json").exists():
-                raise UserError(f"{self.path / 'config.json'}: not readable, and nothing else says which run this is")
+        if held:
+            self._check(held, config)
         else:
-            self._check(held, config, record or {})
-        self._restore(record or {})
+            self._check_strangers()
+        if document:
+            if lines[: len(self.metrics)] != self.metrics:
+                self.lines.append(
+                    f"{self.path / 'metrics.jsonl'} was lost or damaged; the checkpoint has the lines up to its step"
+                )
+        elif self.saved:  # of an older version
+            step = self.saved.step
+            self.metrics = [line for line in lines if line["step"] < step + (line["split"] == "train")]
+        elif self.record.get("step") or lines:
+            self.lines.append(f"{self.path}: no intact checkpoint; the run starts anew")
+
+    def _check_strangers(self) -> None:
+        """Raises UserError if a directory in which nothing says which run it is holds something."""
+        ours = {*results.OURS, "config.json"}
+        for path in sorted(self.path.iterdir()):
+            if path.name not in ours and not path.name.startswith(claims.NAME) and not path.name.endswith(".tmp"):
+                raise UserError(
+                    f"{self.path} is not empty and holds no run (it has {path.name!r}); choose another --workdir"
+                )
+        if (self.path / "config.json").exists():
+            raise UserError(f"{self.path / 'config.json'}: not readable, and nothing else says which run this is")
 
     def tell(self) -> None:
         """Tells the other processes of the run, as process 0, what this one has read."""
@@ -113,13 +131,12 @@ class Journal:
     def _json(self, name: str) -> dict[str, Any] | None:
         """Reads a JSON file of the run; None if it is not there or damaged."""
         try:
-            return (
-                results.read_record(self.path) if name == "record.json" else dict(durable.read_json(self.path / name))
-            )
+            is_record = name == "record.json"
+            return results.read_record(self.path) if is_record else dict(durable.read_json(self.path / name))
         except FileNotFoundError:
             return None
         except (UserError, TypeError, ValueError):
-            if name == "record.json":
+            if is_record:
                 self.lines.append(f"{self.path / name} is damaged; it is written anew")
             return None
 
@@ -133,9 +150,9 @@ class Journal:
         self.metrics = results.read_metrics(self.path)
         return not self._is_lost([step for step in record.get("kept", ()) if self._keeps(step) or "last" in self._kept])
 
-    def _find_saved(self) -> None:
+    def _find_saved(self, lines: list[dict[str, Any]]) -> None:
         """Finds the newest intact checkpoint before which no weights are lost that the run is to keep."""
-        before, lines = None, self._lines()
+        before = None
         while True:
             self.saved, passed_over = checkpoint.newest(self.path / "checkpoints", before)
             self.lines += [line for line in passed_over if line not in self.lines]
@@ -148,13 +165,6 @@ class Journal:
                 return
             before = best
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """Returns what can be read of metrics.jsonl."""
-        try:
-            return results.read_metrics(self.path)
-        except UserError:
-            return []
-
     def _is_lost(self, steps: list[int]) -> bool:
         """Returns whether the weights of one of the steps are lost or damaged, and notes a line that says it."""
         for path in map(self._path, steps):
@@ -163,33 +173,16 @@ class Journal:
                 return True
         return False
 
-    def _check(self, held: dict[str, Any], config: ConfigDict, record: dict[str, Any]) -> None:
+    def _check(self, held: dict[str, Any], config: ConfigDict) -> None:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
         steps, further = flatten(held).get("train.steps", config.train.steps), config.train.steps
         if further > steps and not _depends_on_end(config):
             held = {**held, "train": {**held["train"], "steps": further}}
             if identity(held) == identity(self.config):
-                if record.get("status") == "finished" and (not self.saved or self.saved.step != steps):
-                    raise UserError(
-                        f"{self.path}: the run of {steps} steps left no checkpoint from which it could go on"
-                    )
+                if self.record.get("status") == "finished" and (not self.saved or self.saved.step != steps):
+                    raise UserError(f"{self.path}: the run of {steps} steps left no checkpoint to go on from")
                 self.lines.append(f"the run of {steps} steps goes on to step {further}")
         results.check_identity(self.path, held, self.config)
-
-    def _restore(self, record: dict[str, Any]) -> None:
-        """Takes the metric lines from the checkpoint, and says what the other files lack of them."""
-        lines = self._lines()
-        if self.saved and self.saved.document:
-            if lines[: len(self.metrics)] != self.metrics:
-                self.lines.append(
-                    f"{self.path / 'metrics.jsonl'} was lost or damaged; the checkpoint has the lines up to its step"
-                )
-        elif self.saved:  # of an older version
-            step = self.saved.step
-            self.metrics = [line for line in lines if line["step"] < step + (line["split"] == "train")]
-        elif record.get("step") or lines:
-            self.lines.append(f"{self.path}: no intact checkpoint; the run starts anew")
-        self.record = record
 
     def begin(self, record: dict[str, Any], attempt: dict[str, Any]) -> None:
         """Writes the files of a run that begins or goes on, with a new attempt."""
@@ -305,15 +298,13 @@ class Journal:
 
 def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the lowest test error of the metric lines, and the first step that has it."""
-    errors = [
-        (line["error"], line["step"]) for line in metrics if line["split"] == "test" and line.get("error") is not None
-    ]
-    error, step = min(errors, default=(None, None))
-    return {"best_test_error": error, "best_test_step": step}
+    tests = [line for line in metrics if line["split"] == "test" and line.get("error") is not None]
+    best = min(tests, key=lambda line: (line["error"], line["step"]), default={"error": None, "step": None})
+    return {"best_test_error": best["error"], "best_test_step": best["step"]}
 
 
 def _depends_on_end(config: ConfigDict) -> bool:
-    """Returns whether a step is another one if the last step is, so that a run cannot go on beyond its end."""
+    """Returns whether steps depend on which is the last, so that a run cannot go on beyond its end."""
     fading = bool(config.model.auxiliary) and config.optim.auxiliary_decay == "linear"
     return config.optim.schedule == "cosine" or fading
 
@@ -321,11 +312,6 @@ def _depends_on_end(config: ConfigDict) -> bool:
 def _but_steps(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the identity of a config without its last step, which may be raised."""
     return {name: value for name, value in identity(config).items() if name != "train.steps"}
-
-
-def _passing(path: Path) -> bool:
-    """Returns whether a file is one that comes and goes."""
-    return path.name.startswith(claims.NAME) or path.name.endswith(".tmp") or path.name == "config.json"
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> str:

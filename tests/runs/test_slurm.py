@@ -20,8 +20,8 @@ submitit = pytest.importorskip("submitit")
 def cluster(tmp_path, monkeypatch):
     """An sbatch that keeps the script and says a number, and a scontrol that notes what it is told."""
     programs = {
-        "sbatch": 'grep -q partition=full "$1" && { echo "sbatch: error: invalid partition specified: full" >&2; exit 1; }\n'
-        'grep -q partitoin "$1" && { echo "sbatch: unrecognized option --partitoin=main" >&2; echo Try >&2; exit 1; }\n'
+        "sbatch": 'grep -q partition=full "$1" && { echo "sbatch: error: invalid partition: full" >&2; exit 1; }\n'
+        'grep -q partitoin "$1" && { echo "sbatch: unrecognized option --partitoin" >&2; echo Try >&2; exit 1; }\n'
         f'cp "$1" {tmp_path}/script; echo "Submitted batch job 12"',
         "srun": "exit $STATUS",
         "scontrol": f'echo "$@" >> {tmp_path}/scontrol',
@@ -119,10 +119,10 @@ def test_a_worker_gets_the_signals_and_its_status_counts(tmp_path, number, statu
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--slurm.partitoin=main", "--launcher=slurm: sbatch: unrecognized option --partitoin=main"),
+        ("--slurm.partitoin=main", "--launcher=slurm: sbatch: unrecognized option --partitoin"),
         ("--slurm.time", "'--slurm.time' lacks its value"),
         ("--slurm.workers=0", "--slurm.workers=0 is no number from 1 on"),
-        ("--slurm.partition=full", "--launcher=slurm: sbatch: error: invalid partition specified: full"),
+        ("--slurm.partition=full", "--launcher=slurm: sbatch: error: invalid partition: full"),
     ],
 )
 def test_a_mistake_is_one_line(cluster, argument, message):
