@@ -16,7 +16,7 @@ from normres.errors import InterruptedRun, UserError
 from normres.runs import claims, finished, hosts, machine, results, sinks, traps
 from normres.runs.fields import digest
 from normres.runs.journal import Journal
-from normres.runs.progress import Reporter
+from normres.runs.progress import Reporter, say
 from normres.runs.provenance import provenance
 from normres.training.loop import fit
 from normres.training.networks import count_parameters
@@ -69,15 +69,12 @@ def run(
         journal = Journal(path, config)
         return journal.record if journal.done else _train(journal, config, load(), console, label)
 
-    def say(text: str) -> None:
-        console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
-
     if (path / "record.json").is_file():  # perhaps in a directory where nobody may write
         journal = Journal(path, config)
         if journal.done and journal.is_tidy:
             journal.tell()
             return journal.record
-    with claims.hold(path, dead_seconds, say if wait else None) as claim:
+    with claims.hold(path, dead_seconds, partial(say, console, label) if wait else None) as claim:
         journal = Journal(path, config, claim)
         journal.tell()
         if journal.done:

@@ -42,14 +42,9 @@ def note(
     changes: str | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> str:
-    """Returns the README.md of a run or of a sweep.
+    """Returns the README.md of a run or of a sweep, which `command` makes.
 
-    Args:
-      command: that makes the directory, as arguments or as a text for a shell.
-      configs: of the run, or of each run of the sweep.
-      commit: of the code; None if it is not known.
-      changes: names what was changed and not committed, such as its hash; None or "" if nothing was.
-      versions: of the packages, by name.
+    `commit` is None if it is not known; `changes` names what was not committed, such as its hash.
     """
     versions, warning = versions or {}, ""
     if not commit:

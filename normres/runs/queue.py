@@ -22,6 +22,7 @@ from normres.data import Dataset
 from normres.errors import FaultInFile, InterruptedRun, UserError
 from normres.runs import claims, results
 from normres.runs.local import load_data, run
+from normres.runs.progress import say
 from normres.runs.provenance import now
 from normres.runs.sweep import Arm
 
@@ -138,7 +139,7 @@ class Worker:
         return f"[{self.arms.index(arm) + 1}/{len(self.arms)}] {arm.label}"
 
     def _say(self, arm: Arm, text: str) -> None:
-        self.console.print(f"{self._label(arm)}: {text}", markup=False, highlight=False, soft_wrap=True)
+        say(self.console, self._label(arm), text)
 
 
 def failures(path: Path, since: str = "") -> int:

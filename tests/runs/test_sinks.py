@@ -115,9 +115,7 @@ def test_a_sink_that_fails_or_hangs_costs_a_run_no_time_and_the_others_have_ever
     ]
 
 
-def test_mistakes_are_said_before_the_run_starts(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="'tensorbord' does not exist; did you mean 'tensorboard'"):
-        sinks.check(["tensorbord"])
+def test_a_package_that_is_missing_is_said_before_the_run_starts(tmp_path, monkeypatch):
     monkeypatch.setitem(sinks.SINKS, "absent", "normres_absent")
     with pytest.raises(UserError, match=r"needs normres_absent: pip install 'normres\[absent\]'"):
         sinks.check(["absent"])
