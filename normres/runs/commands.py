@@ -71,8 +71,8 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
         if worst == MISTAKE:  # which a worker has said
             return worst
     else:
-        how = queue.Options(options.retries, not options.no_wait, options.dead_after)
-        queue.Worker(arms, options.workdir, Console(), how).work()
+        wait, dead_after = not options.no_wait, options.dead_after
+        queue.Worker(arms, options.workdir, Console(), options.retries, wait, dead_after).work()
         if queue.SINCE in os.environ:  # one of several, of which the one that started them says the end
             return 0
     return queue.conclude(arms, options.workdir)

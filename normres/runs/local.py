@@ -51,13 +51,14 @@ def run(
 ) -> dict[str, Any]:
     """Trains one config in the run directory `path`, from its newest checkpoint if there is one; returns its record.
 
+    A run that is done there is left as it is.
+
     Args:
       config: validated.
-      path: made if need be; a run that is done there is left as it is.
+      path: made if need be.
       console, label: where progress goes, and what names the run there.
       load: returns the config's data; not called if the run is done.
-      dead_seconds: after which a process that gives no sign is taken for dead, see claims.py.
-      wait: for such a sign of a process on another machine that has claimed the run.
+      dead_seconds, wait: see claims.hold; whether to wait for a sign of a process on another machine.
 
     Raises:
       UserError: bad data, a directory that holds something else, or another process training there.

@@ -104,13 +104,8 @@ def open_sinks(
 ) -> Iterator[Callable[[Line], None]]:
     """Opens the sinks `names` of the run in `path` as a context of a function that gives them a line of metrics.jsonl.
 
-    At the end the sinks write what they have, for CLOSING_SECONDS at most.
-
-    Args:
-      names: rows of SINKS.
-      path, config: of the run.
-      say: takes the lines in which a sink's troubles are told.
-      step: at which the run goes on; what a sink has of later steps is written again.
+    `say` takes the lines in which their troubles are told.  What they have of steps after `step`, at which the run goes
+    on, is written again.  At the end they write what they have, for CLOSING_SECONDS at most.
     """
     opened = [_Sink(name, say) for name in names]
 
