@@ -28,18 +28,15 @@ class Statistics:
     std: np.ndarray | None
 
     @classmethod
-    def restored(cls, summary: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self | None:
-        """Returns the statistics of which a record has the summary and `arrays` the arrays; None if more is needed.
+    def restored(cls, summary: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        """Returns the statistics of which a record has the summary and a checkpoint the arrays."""
+        known = {**summary, **arrays}
 
-        A mean image is in the arrays only; the numbers of the channels are in the summary.
-        """
-        if summary["kind"] == "pixel_mean" and "mean" not in arrays:
-            return None
-        measured: list[np.ndarray | None] = []
-        for name in ("mean", "std"):
-            values = arrays.get(name, summary[name])
-            measured.append(None if values is None else np.array(values, np.float64, ndmin=4))
-        return cls(summary["kind"], *measured)
+        def four_axes(name: str) -> np.ndarray | None:
+            values = known.get(name)
+            return None if values is None else np.array(values, np.float64, ndmin=4)
+
+        return cls(summary["kind"], four_axes("mean"), four_axes("std"))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `preprocess` reads, float32: "mean", both it and "std", or neither."""

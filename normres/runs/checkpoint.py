@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +50,6 @@ class Saved:
         """Optimizer steps done."""
         return _step(self.path)
 
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of all arrays by name."""
-        metadata: Any = ocp.metadata(self.path).metadata
-        return {name: tuple(array.shape) for name, array in metadata.items()}
-
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
         """Returns the arrays whose names, such as "params.stem_conv.kernel", begin with `prefix`; reads no others."""
         metadata: Any = ocp.metadata(self.path).metadata
@@ -75,13 +68,14 @@ class Saved:
         Raises:
           UserError: the arrays have other names or shapes.
         """
-        named = _named(like)
+        named = by_name(like)
         if not self.document:  # older versions saved by position
             named = dict(zip((f"{number:05d}" for number in range(len(named))), named.values(), strict=True))
-        wanted = {name: tuple(leaf.shape) for name, leaf in named.items()}
-        if wanted != self.shapes:
-            name = sorted(wanted.items() ^ self.shapes.items())[0][0]
-            raise UserError(f"{self.path}: {name} is {self.shapes.get(name)} there and {wanted.get(name)} here")
+        metadata: Any = ocp.metadata(self.path).metadata
+        there, here = ({name: tuple(leaf.shape) for name, leaf in arrays.items()} for arrays in (metadata, named))
+        if here != there:
+            name = sorted(here.items() ^ there.items())[0][0]
+            raise UserError(f"{self.path}: {name} is {there.get(name)} there and {here.get(name)} here")
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in named.items()
         }
@@ -95,24 +89,20 @@ def save(
     state: Any,
     document: dict[str, Any],
     kept: Callable[[int], bool],
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], object] = lambda: None,
 ) -> None:
     """Saves a tree of arrays and a document as directory/step_..., unless an intact one of that step is there.
 
     Then it removes the other checkpoints but the newest KEEP intact ones and those whose step is `kept`.
 
-    Args:
-      directory: of the run's checkpoints.
-      step, state, document: what is saved.
-      kept: says of a step whether its checkpoint stays.
-      check: raises if this process may not write any more; asked after each part that may take long.
+    `check` raises if this process may not write any more; it is asked after each part that may take long.
 
     Raises:
       OSError: the disk is full or gone; what was saved before is untouched.
     """
     target, writer = path_of(directory, step), hosts.is_writer()
     if wanted := hosts.from_writer(writer and _fault(target) is not None):
-        arrays = _named(state)
+        arrays = by_name(state)
         if writer:
             if target.exists():
                 shutil.rmtree(target)
@@ -175,26 +165,6 @@ def newest(directory: Path, before: int | None = None) -> tuple[Saved | None, li
     return None, passed_over
 
 
-def open_saved(directory: Path, which: str = "last") -> Saved:
-    """Returns a checkpoint of a run's `checkpoints` directory: the newest intact one, or that of the best test error.
-
-    Raises:
-      UserError: there is none, or which is neither "last" nor "best".
-    """
-    if which == "last":
-        saved, passed_over = newest(directory)
-        if not saved:
-            why = passed_over[0] if passed_over else "none is here; the run's config.train.keep says which stay"
-            raise UserError(f"{directory}: no checkpoint to read: {why}")
-        return saved
-    if which != "best":
-        raise UserError(f"--which={which} does not exist; choices: last, best")
-    best = durable.read_json(directory.parent / "record.json").get("best_test_step") or -1
-    if saved := read(path_of(directory, best)):
-        return saved
-    raise UserError(f"{directory}: the best weights were not kept; train with --config.train.keep=last,best")
-
-
 def path_of(directory: Path, step: int) -> Path:
     """Returns where the checkpoint of a step is."""
     return directory.resolve() / f"step_{step:09d}"
@@ -208,7 +178,7 @@ def read(path: Path) -> Saved | None:
     return Saved(path, json.loads(document.read_text()) if document.exists() else {})
 
 
-def _named(state: Any) -> dict[str, Any]:
+def by_name(state: Any) -> dict[str, Any]:
     """Returns the state's leaves by their names in the tree, such as "opt_state.0.trace.stem_conv.kernel"."""
     leaves, _ = jax.tree.flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

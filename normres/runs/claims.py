@@ -98,10 +98,7 @@ class Claim:
 def hold(path: Path, dead_seconds: float = DEAD_SECONDS, say: Callable[[str], None] | None = None) -> Iterator[Claim]:
     """Claims the run's directory, which is made if need be, as long as the context lasts.
 
-    Args:
-      path: the run's directory.
-      dead_seconds: after which a process that gives no sign is taken for dead.
-      say: if given, this waits until it is known whether a holder on another machine is dead, and says so.
+    With `say`, it waits until it is known whether a holder on another machine is dead, and says so.
 
     Raises:
       Busy: another process has it, or nobody knows yet that it is dead.
@@ -120,7 +117,7 @@ def hold(path: Path, dead_seconds: float = DEAD_SECONDS, say: Callable[[str], No
             if holder is None:
                 continue
             if is_dead(path, holder, dead_seconds):
-                _remove(path / NAME, holder)
+                _remove(path, holder)
                 continue
             if say is None or _is_here(holder) or holder != (first or holder):
                 raise Busy(path, holder) from None
@@ -144,14 +141,10 @@ def hold(path: Path, dead_seconds: float = DEAD_SECONDS, say: Callable[[str], No
         claim.release()
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path, name: str = NAME) -> dict[str, Any] | None:
     """Returns who claims the run in `path`: None for nobody, {} for somebody who has not written yet."""
-    return _content(path / NAME)
-
-
-def _content(file: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads((path / name).read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
@@ -174,16 +167,16 @@ def in_words(holder: dict[str, Any]) -> str:
     return f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
 
 
-def _remove(file: Path, holder: dict[str, Any]) -> None:
+def _remove(path: Path, holder: dict[str, Any]) -> None:
     """Removes the claim of that holder, and no other's, which may have been quicker."""
-    aside = file.with_name(f"{NAME}.{secrets.token_hex(4)}.tmp")
+    aside = path / f"{NAME}.{secrets.token_hex(4)}.tmp"
     try:
-        file.rename(aside)
+        (path / NAME).rename(aside)
     except FileNotFoundError:
         return
-    if (_content(aside) or {}).get("token") != holder.get("token"):
+    if (read(path, aside.name) or {}).get("token") != holder.get("token"):
         with suppress(OSError):  # where nothing can be linked, that holder stops and another one starts
-            os.link(aside, file)
+            os.link(aside, path / NAME)
     aside.unlink()
 
 
@@ -200,13 +193,14 @@ def _this_process() -> dict[str, Any]:
         except OSError:
             return ""
 
-    try:
-        pid_space = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        pid_space = ""
-    boot = content("/proc/sys/kernel/random/boot_id")
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid), "boot": boot, "pid_space": pid_space}
+    pid, space = os.getpid(), Path("/proc/self/ns/pid")
+    return {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "started": _started(pid),
+        "boot": content("/proc/sys/kernel/random/boot_id"),
+        "pid_space": str(space.readlink()) if space.is_symlink() else "",
+    }
 
 
 def _started(pid: int) -> str | None:

@@ -36,11 +36,11 @@ def _train(options: Namespace, overrides: dict[str, str]) -> None:
     from normres.runs import config, local
 
     loaded = config.load(options.config, overrides)
-    with hosts.joined(options.coordinator, options.processes, options.process):
-        if not hosts.is_writer():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-        record = local.run(loaded, options.workdir, Console(), options.workdir.name)
-        print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
+    hosts.join(options.coordinator, options.processes, options.process)
+    if not hosts.is_writer():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    record = local.run(loaded, options.workdir, Console(), options.workdir.name)
+    print(f"{record['status']} at step {record['step']}: {options.workdir / 'record.json'}")
 
 
 def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
@@ -71,8 +71,8 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
         if worst == MISTAKE:  # which a worker has said
             return worst
     else:
-        how = queue.Options(options.retries, not options.no_wait, options.dead_after)
-        queue.Worker(arms, options.workdir, Console(), how).work()
+        wait, dead_after = not options.no_wait, options.dead_after
+        queue.Worker(arms, options.workdir, Console(), options.retries, wait, dead_after).work()
         if queue.SINCE in os.environ:  # one of several, of which the one that started them says the end
             return 0
     return queue.conclude(arms, options.workdir)
@@ -101,8 +101,7 @@ def _export(options: Namespace, _: dict[str, str]) -> None:
     machine.prepare()
     from normres.runs import export
 
-    how = export.Options(options.format, options.which, options.fold, options.naming, options.dtype)
-    export.export(options.run, options.output, how)
+    export.export(options.run, options.output, options.format, options.which, options.fold, options.dtype)
     print(options.output)
 
 
@@ -178,7 +177,6 @@ COMMANDS = {
             "--format=FORMAT": ("safetensors", "of the file"),
             "--output=FILE": (REQUIRED, "where to write"),
             "--fold": (False, "fold batch norms into the convolutions before them"),
-            "--naming=NAMES": ("torchvision", "of a ResNet's state dict: torchvision | pytorch_cifar"),
             "--dtype=DTYPE": ("", "of StableHLO's activations: float32 | bfloat16 (default: the run's)"),
         },
         takes_config=False,

@@ -16,6 +16,16 @@ from normres.runs.fields import declared, flatten, recipe_of_command, shown
 
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 IN_TUPLES = {int: "integers, such as 100,200", float: "numbers, such as 0.3,0.1"}
+# What the other task than classification needs.
+OF_STYLE: dict[str, Any] = {
+    "data.name": "photographs",
+    "data.preprocess": "none",
+    "data.mixup": 0.0,
+    "data.cutmix": 0.0,
+    "data.corruptions": (),
+    "data.label_noise": 0.0,
+    "optim.hold_from_depth": 0,
+}
 MOST_UNROLLED = 600  # blocks, those of ResNet-1202; compiling them takes minutes
 
 
@@ -137,16 +147,8 @@ def _validate_task(config: ConfigDict) -> None:
         raise UserError(f"config.data.source={source!r} has no styles; config.model.family={family!r}: photographs")
     if not config.data.styles:
         raise UserError(f"config.data.styles names no style; choices: {', '.join(declared()['data.styles'].names())}")
-    needed: dict[str, Any] = {
-        "data.name": "photographs",
-        "data.preprocess": "none",
-        "data.mixup": 0.0,
-        "data.cutmix": 0.0,
-        "data.corruptions": (),
-    }
-    needed |= {"data.label_noise": 0.0, "optim.hold_from_depth": 0}
     values = flatten(config)
-    for name, value in needed.items():
+    for name, value in OF_STYLE.items():
         if values[name] != value:
             raise UserError(f"config.{name}={values[name]!r} must be {value!r} with config.model.family={family!r}")
     if "best" in config.train.keep:

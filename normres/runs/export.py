@@ -10,7 +10,7 @@ What `normres export` writes is read without normres:
 import importlib
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import jax.export
 import numpy as np
 
 from normres.errors import UserError, nearest
-from normres.interop import NAMINGS, as_evaluated, fold, network_to_torch, vgg_to_torch
+from normres.interop import as_evaluated, network_to_torch, vgg_to_torch
+from normres.interop import fold as folded
 from normres.models import VGGConfig
 from normres.runs.config import to_dict
 from normres.runs.fields import digest
@@ -36,59 +37,46 @@ FORMULAS = {
 }
 
 
-def export(path: str | Path, output: Path, options: "Options") -> None:
+def export(path: str | Path, output: Path, form: str, which: str = "last", fold: bool = False, dtype: str = "") -> None:
     """Writes the network of the run in the directory `path` to the file `output`.
+
+    Args:
+      path, which, dtype: see finished.load; the dtype is that of the activations in StableHLO.
+      output: the file.
+      form: a row of FORMATS.
+      fold: whether batch norms are folded into the convolutions before them.
 
     Raises:
       UserError: no such format, a package that is not there, or a network that the format or the folding cannot have.
     """
-    for option, choices in (("format", FORMATS), ("naming", NAMINGS)):
-        if (name := getattr(options, option)) not in choices:
-            raise UserError(f"--{option}={name} does not exist; {nearest(name, choices)}")
-    run = load(path, options.which, options.dtype)
+    if form not in FORMATS:
+        raise UserError(f"--format={form} does not exist; {nearest(form, FORMATS)}")
+    run = load(path, which, dtype)
     if not task_of(run.config).has_classes:
         raise UserError(f"{path}: only classifiers are exported, not config.model.family={run.config.model.family!r}")
-    if run.config.model.module and (options.fold or options.format != "stablehlo"):
-        what = "--fold" if options.fold else f"--format={options.format}"
+    if run.config.model.module and (fold or form != "stablehlo"):
+        what = "--fold" if fold else f"--format={form}"
         raise UserError(f"{path}: {what} knows no module of yours ({run.config.model.module}); use --format=stablehlo")
+    about = metadata(run) | {"weights": which, "batch_norms": "folded" if fold else "as trained"}
     try:
-        if options.fold:
-            config, variables = fold(run.module.config, run.variables)
+        if fold:
+            config, variables = folded(run.module.config, run.variables)
             run = replace(run, module=run.module.clone(config=config), variables=variables)
-        content = FORMATS[options.format](run, options)
+        content = FORMATS[form](run, about)
     except ValueError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     output.write_bytes(content)
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is written.
-
-    Attributes:
-      format: a row of FORMATS.
-      which: "last" or "best" weights.
-      fold: whether batch norms are folded into the convolutions before them.
-      naming: of a ResNet's state dict: a row of interop.NAMINGS.
-      dtype: of the activations in StableHLO: "float32" or "bfloat16"; "" = as in training.
-    """
-
-    format: str = "safetensors"
-    which: str = "last"
-    fold: bool = False
-    naming: str = "torchvision"
-    dtype: str = ""
-
-
-def state_dict(run: Loaded, naming: str = "torchvision") -> dict[str, np.ndarray]:
+def state_dict(run: Loaded) -> dict[str, np.ndarray]:
     """Returns the state dict of a PyTorch network with the run's logits; kernels are as they are applied."""
     config, variables = as_evaluated(run.module.config, run.variables)
     if isinstance(config, VGGConfig):
         return vgg_to_torch(variables, config, num_batches_tracked=run.step)
-    return network_to_torch(variables, config, naming, num_batches_tracked=run.step)
+    return network_to_torch(variables, config, num_batches_tracked=run.step)
 
 
-def metadata(run: Loaded, options: Options) -> dict[str, str]:
+def metadata(run: Loaded) -> dict[str, str]:
     """Returns what a file says about its weights: texts, of which some are JSON."""
     attempts, kind = run.record.get("attempts") or [{}], run.statistics.kind
     numbers = {name: values[0].tolist() for name, values in run.statistics.arrays().items()}
@@ -99,38 +87,32 @@ def metadata(run: Loaded, options: Options) -> dict[str, str]:
         "config_digest": digest(run.config),
         "commit": str(attempts[-1].get("commit")),
         "step": str(run.step),
-        "weights": options.which,
-        "batch_norms": "folded" if options.fold else "as trained",
         # uint8 images of levels 0 to 255, (H, W, C) or (1, 1, C).
         "preprocess": json.dumps({"kind": kind, "formula": FORMULAS[kind], **numbers}),
     }
 
 
-def _safetensors(run: Loaded, options: Options) -> bytes:
-    return bytes(_library("safetensors.numpy").save(state_dict(run, options.naming), metadata(run, options)))
+def _safetensors(run: Loaded, about: dict[str, str]) -> bytes:
+    return bytes(_library("safetensors.numpy").save(state_dict(run), about))
 
 
-def _torch(run: Loaded, options: Options) -> bytes:
+def _torch(run: Loaded, about: dict[str, str]) -> bytes:
     torch = _library("torch", "--format=torch needs PyTorch, which is not here; --format=safetensors does not")
-    tensors = {name: torch.from_numpy(array) for name, array in state_dict(run, options.naming).items()}
-    torch.save({"state_dict": tensors, "metadata": metadata(run, options)}, buffer := io.BytesIO())
+    tensors = {name: torch.from_numpy(array) for name, array in state_dict(run).items()}
+    torch.save({"state_dict": tensors, "metadata": about}, buffer := io.BytesIO())
     return buffer.getvalue()
 
 
-def computation(run: Loaded) -> jax.export.Exported:
+def _stablehlo(run: Loaded, _about: dict[str, str]) -> bytes:
     """Returns uint8 images_NHWC -> logits_NK with the weights inside, for PLATFORMS and any number of images."""
+    _library("flatbuffers")
 
     def logits(images_NHWC: jax.Array) -> Any:
         return run.module.apply(run.variables, run.preprocess(images_NHWC))
 
     (count,) = jax.export.symbolic_shape("N")
     images = jax.ShapeDtypeStruct((count, *run.record["data"]["image_shape"]), np.uint8)
-    return jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
-
-
-def _stablehlo(run: Loaded, options: Options) -> bytes:
-    _library("flatbuffers")
-    return bytes(computation(run).serialize())
+    return bytes(jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images).serialize())
 
 
 def _library(name: str, what: str = "") -> Any:

@@ -39,9 +39,8 @@ class Field:
       value: its value in base.py; it also says the type.
       meaning: what it does, with its unit.
       choices: the names that it may have, or "MODULE:TABLE": the keys of that table.  A tuple has names out of these.
-      least, most, below: range of a number, or of each number of a tuple; below is not reached.  A field of numbers has
-        to declare a finite one.
-      longest: the most numbers of a tuple, which has to be declared.
+      least, most, below: finite range of a number, or of each number of a tuple; below is not reached.
+      longest: the most numbers of a tuple.
       how: it says only how or where something is computed, read or written.  It is no part of a run's identity.
       before: the value that runs had before the field was added.  A run that has it keeps its name.
     """
@@ -55,14 +54,6 @@ class Field:
     longest: int = 0
     how: bool = False
     before: Any = NOT_ADDED_LATER
-
-    def __post_init__(self) -> None:
-        """Raises ValueError if the field holds numbers and declares no finite range."""
-        finite = math.isfinite(self.least) and math.isfinite(min(self.most, self.below))
-        if self.kind in (int, float) and not finite:
-            raise ValueError(f"{self}: numbers need a finite least, and a finite most or below")
-        if isinstance(self.value, tuple) and not (self.choices or self.longest):
-            raise ValueError(f"{self}: a tuple of numbers needs longest")
 
     @property
     def kind(self) -> type:

@@ -30,7 +30,7 @@ from normres.training.step import TrainState
 # Fields that may differ where a run is evaluated, beside those of the data; and one of the data that may not.
 EVALUATION = ("train.eval_batch_size", "train.ops")
 LEARNED = ("data.preprocess", "data.styles")
-DTYPES = ("float32", "bfloat16")
+DTYPES, WHICH = ("float32", "bfloat16"), ("last", "best")
 
 
 # eq=False: comparing arrays field by field is ambiguous.
@@ -68,15 +68,7 @@ class Loaded:
 
 
 def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
-    """Returns the network of a run with its weights.
-
-    Features, (N, C), and fine-tuning, in two lines each:
-
-        _, kept = run.module.apply(run.variables, run.preprocess(images), mutable="intermediates")
-        features_NC = kept["intermediates"]["pooled"][0]
-
-        network = run.module.clone(train=True)
-        logits_NK, changed = network.apply(run.variables, run.preprocess(images), mutable="batch_stats")
+    """Returns the network of a run with its weights; docs/export.md takes features from it and fine-tunes it.
 
     Args:
       path: the run's directory.
@@ -97,16 +89,27 @@ def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
     alone = configs.apply(config, {"train.parallel": "jit"})
     module = build_network(alone, record["data"]["classes"], dtype or record["dtype"])
     variables = {"params": {}, "batch_stats": {}, **unflatten_dict(_weights(saved), sep=".")}
-    return Loaded(module, variables, config, record, saved.step, _statistics(path, saved, config))
+    statistics = preprocess.Statistics.restored(record["preprocess"], saved.document["preprocess"])
+    return Loaded(module, variables, config, record, saved.step, statistics)
 
 
 def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
     """Returns a checkpoint of the run in `path`; see load."""
-    if not (path / "checkpoints").is_dir():
+    folder = path / "checkpoints"
+    if not folder.is_dir():
         raise UserError(f"{path}: {'no weights were kept here' if results.read_run(path) else 'no run here'}")
-    saved = checkpoint.open_saved(path / "checkpoints", which)
-    if not saved.document:
-        raise UserError(f"{saved.path}: an older version saved it, without the config; that version reads it")
+    if which not in WHICH:
+        raise UserError(f"--which={which} does not exist; {nearest(which, WHICH)}")
+    if which == "best":
+        saved = checkpoint.read(checkpoint.path_of(folder, results.read_record(path)["best_test_step"] or -1))
+        why = "the best weights were not kept; train with --config.train.keep=last,best"
+    else:
+        saved, passed_over = checkpoint.newest(folder)
+        why = f"no checkpoint to read: {next(iter(passed_over), 'config.train.keep of the run says which stay')}"
+    if not saved:
+        raise UserError(f"{folder}: {why}")
+    if "preprocess" not in saved.document:
+        raise UserError(f"{saved.path}: an older version saved it, and not all of it; that version reads it")
     return saved
 
 
@@ -131,28 +134,12 @@ def _weights(saved: checkpoint.Saved) -> dict[str, Any]:
     return {name: array for prefix in ("params.", "batch_stats.") for name, array in saved.arrays(prefix).items()}
 
 
-def _statistics(path: Path, saved: checkpoint.Saved, config: ConfigDict) -> preprocess.Statistics:
-    """Returns what was measured on the training images; of a mean image that was not saved, measured anew."""
-    summary = saved.document["record"]["preprocess"]
-    statistics = preprocess.Statistics.restored(summary, saved.document.get("preprocess", {}))
-    if statistics is None:
-        from normres.runs.local import load_data  # which imports this module
-
-        statistics = preprocess.measure(load_data(config).train_images, config.data.preprocess)
-        if statistics.summary() != summary:
-            raise UserError(f"{path}: the mean image is that of other training images; bring the run's data back")
-    return statistics
-
-
 def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which: str = "last") -> dict[str, Any]:
     """Measures a run's weights on its own test images, or on data that the overrides name.
 
     Returns {"run", "which", "step", "data", "values", "corrupted"}: of the data the summary, of the values the METRICS
-    of examples, means; errors under config.data.corruptions.
-
-    Args:
-      path, which: see load.
-      overrides: fields by dotted names: those of the data, train.eval_batch_size and train.ops.
+    of examples, means; errors under config.data.corruptions.  The overrides are fields of the data,
+    train.eval_batch_size and train.ops; see load for the rest.
 
     Raises:
       UserError: another field is overridden, or the data do not fit the network.
@@ -160,8 +147,7 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     from normres.data import corruptions
     from normres.runs.local import load_data
 
-    allowed = [name for name in declared() if name.startswith("data.") or name in EVALUATION]
-    allowed = [name for name in allowed if name not in LEARNED]
+    allowed = [*EVALUATION, *(name for name in declared() if name.startswith("data.") and name not in LEARNED)]
     for name in overrides or {}:
         if name not in declared():
             raise UserError(f"config.{name} is not a field; {nearest(name, allowed)}")
@@ -180,13 +166,17 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     weights = jax.device_put(run.variables, programs.replicated)
     unread: Any = None  # of the state, evaluation reads the weights alone
     state = TrainState(unread, weights["params"], weights["batch_stats"], unread, unread, unread)
-
     measure = partial(programs.evaluate, state, "test")
-    values, corrupted = measure(), corruptions.errors(config.data, measure)
+    values = measure()
     assert values is not None
-    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    of_run = {"run": run.record["run_id"], "which": which, "step": run.step}
-    return {**of_run, "data": dataset.summary(), "values": finite, "corrupted": corrupted or None}
+    return {
+        "run": run.record["run_id"],
+        "which": which,
+        "step": run.step,
+        "data": dataset.summary(),
+        "values": {name: value if math.isfinite(value) else None for name, value in values.items()},
+        "corrupted": corruptions.errors(config.data, measure) or None,
+    }
 
 
 def in_words(result: dict[str, Any]) -> str:
@@ -208,7 +198,7 @@ def in_words(result: dict[str, Any]) -> str:
 
 def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
     """Raises UserError if a network cannot be measured on data with this summary."""
-    trained, mean = run.record["data"], run.statistics.mean
+    trained = run.record["data"]
     if data["classes"] != trained["classes"]:
         raise UserError(
             f"config.data.name={data['name']!r}: {data['classes']} classes, but the run was trained on "
@@ -216,8 +206,8 @@ def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
         )
     if data["image_shape"][-1] != trained["image_shape"][-1]:
         raise UserError(f"config.data.source={data['source']!r}: images of {data['image_shape'][-1]} channels")
-    if run.statistics.kind == "pixel_mean" and mean is not None and [*mean.shape[1:]] != data["image_shape"]:
-        there, here = ("x".join(map(str, shape)) for shape in (mean.shape[1:], data["image_shape"]))
+    if run.statistics.kind == "pixel_mean" and data["image_shape"] != trained["image_shape"]:
+        there, here = ("x".join(map(str, shape)) for shape in (trained["image_shape"], data["image_shape"]))
         raise UserError(f"config.data.image_size: images of {here}, but the run subtracts a mean image of {there}")
 
 
@@ -227,19 +217,13 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
     Where only the number of classes differs, the classifier keeps its initial values.  Returns the state, what the
     record says about it, and lines for the user.
 
-    Args:
-      state: before the first step, placed on the devices.
-      path: the other run's directory.
-
     Raises:
       UserError: an array is missing, too many, or of another shape; the first one is named.
     """
     saved = open_run(Path(path))
     record, there = saved.document["record"], _weights(saved)
     weights = {"params": state.params, "batch_stats": state.batch_stats}
-    keystr, classes = jax.tree_util.keystr, record["data"]["classes"]
-    here = {keystr(at, simple=True, separator="."): leaf for at, leaf in jax.tree.leaves_with_path(weights)}
-    anew = []
+    here, classes, anew = checkpoint.by_name(weights), record["data"]["classes"], list[str]()
     for name in sorted(here.keys() | there.keys(), key=lambda name: (not name.startswith("params."), name)):
         theirs, ours = (arrays[name].shape if name in arrays else "absent" for arrays in (there, here))
         if theirs == ours:

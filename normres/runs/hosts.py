@@ -1,6 +1,6 @@
 """One run on the devices of several processes, on one host or on many, by jax.distributed.
 
-Under `srun` with several tasks, or with --coordinator, --processes and --process, `joined` joins the processes.  All of
+Under `srun` with several tasks, or with --coordinator, --processes and --process, `join` joins the processes.  All of
 them then run the same program, and what one decides alone the others must learn: `agreement`, `from_writer`, `barrier`.
 Each of these is called by every process, in the same order.  Process 0 writes the run's files.
 
@@ -10,21 +10,22 @@ Nothing here imports jax before it is needed.
 import json
 import os
 import re
-import time
+import sys
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from normres import signals
 from normres.errors import UserError
-from normres.runs.peers import WAIT_SECONDS, Peers
 
 LATE = 2  # calls after which all processes know what one of them has said
+WAIT_SECONDS = 120  # for the other processes, when the run begins
+DEAD_SECONDS = 30  # after which jax ends the others of a process that gives no sign
 
-_peers: Peers | None = None  # the other processes of this one's run
+_several = False  # whether this process is one of several
 
 
 def place(coordinator: str | None, processes: int | None, process: int | None) -> tuple[str, int, int] | None:
@@ -54,38 +55,34 @@ def place(coordinator: str | None, processes: int | None, process: int | None) -
     return f"{nodes[1]}{nodes[2] or ''}:{2**16 - 2**12 + (job + 61 * step) % 2**12}", tasks, task
 
 
-@contextmanager
-def joined(coordinator: str | None, processes: int | None, process: int | None) -> Iterator[None]:
-    """Joins this process with the others of its run, if it is one of several; enter before jax knows its devices.
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Joins this process with the others of its run, if it is one of several; call before jax knows its devices.
 
     Raises:
-      UserError: see `place`; or the others did not come within WAIT_SECONDS.
+      UserError: see `place`.
     """
-    global _peers
+    global _several
     if not (where := place(coordinator, processes, process)):
-        yield
         return
-    # jax.distributed ends a process that waits in vain by a page of C++, so they meet before.
-    _peers = Peers(*where, WAIT_SECONDS)
     import jax
 
+    _several = True
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take the place of our handler of SIGTERM
-    jax.distributed.initialize(*where)
+    jax.distributed.initialize(*where, initialization_timeout=WAIT_SECONDS, heartbeat_timeout_seconds=DEAD_SECONDS)
     barrier()  # Gloo makes its connections at the first call and waits 30 s for them; later calls may take long.
-    try:
-        yield
-    except Exception:
-        time.sleep(1)  # Did another process end?  Then Peers ends this one and says so.
-        raise
 
 
 def leave(status: int) -> int:
     """Returns the exit status `status`, last of all; of a run that failed in this process alone, ends it at once.
 
-    The others would wait for it, and it for them.
+    jax would wait for the others, and they for this one; so they miss its sign, and jax ends them too.
     """
-    return _peers.leave(status) if _peers else status
+    if _several and status not in (0, signals.AGAIN, signals.INTERRUPTED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def is_writer() -> bool:

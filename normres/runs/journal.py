@@ -1,10 +1,15 @@
-"""A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone."""
+"""A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone.
+
+Of a run of several processes, process 0 reads and writes; the others know what it knows, and write nothing but their
+shards of checkpoints.
+"""
 
 import errno
 import io
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +18,18 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from normres.errors import UserError
-from normres.runs import checkpoint, claims, durable, note, results
+from normres.runs import checkpoint, claims, durable, hosts, note, results
 from normres.runs.fields import digest, flatten, identity
 from normres.runs.provenance import now
+
+SHARED_SECONDS = 60.0  # after which a shared disk shows on one host what another has written
 
 
 class Journal:
     """The files of a run.
 
     Attributes:
+      claim: the right to write; None for who only reads.
       done: whether the run is done and whole.
       record: what record.json says or will say; of a run that begins {}.
       metrics: the lines of metrics.jsonl.
@@ -30,8 +38,8 @@ class Journal:
       lines: what is to be said: what was damaged or lost, and what happens.
     """
 
-    def __init__(self, path: Path, config: ConfigDict, claim: claims.Claim):
-        """Reads what the directory holds.
+    def __init__(self, path: Path, config: ConfigDict, claim: claims.Claim | None = None):
+        """Reads what the directory holds, or takes what process 0 tells.
 
         Raises:
           UserError: it holds the run of another config, or other files.
@@ -44,7 +52,10 @@ class Journal:
         self.preprocess: dict[str, Any] = {}
         self.sinks: list[Callable[[dict[str, Any]], None]] = []
         self._kept, self._every = config.train.keep, config.train.keep_every
-        self._read(config)
+        if hosts.is_writer():
+            self._read(config)
+        else:
+            self._follow()
 
     @property
     def measured(self) -> dict[str, list[float]]:
@@ -52,43 +63,80 @@ class Journal:
         return dict(self.saved.document.get("measured", {})) if self.saved else {}
 
     def _read(self, config: ConfigDict) -> None:
-        record, held = self._json("record.json"), self._json("config.json")
+        record, held, lines = self._json("record.json"), self._json("config.json"), list[dict[str, Any]]()
         if held and record and self._is_done(record, held):
             self.done, self.record = True, record
             return
-        self._find_saved()
+        with suppress(UserError):
+            lines = results.read_metrics(self.path)
+        self._find_saved(lines)
         document = self.saved.document if self.saved else {}
         copy = document.get("record") or {}
         if not record or len(record["attempts"]) < len(copy.get("attempts", ())):
             record = copy or record
+        self.record = record or {}
         known = document.get("config")
-        if not known and record and record.get("config_digest") == digest(config):
+        if not known and self.record.get("config_digest") == digest(config):
             known = self.config
         if known and (not held or _but_steps(held) != _but_steps(known)):
             self.lines.append(f"{self.path / 'config.json'} was lost or damaged; it is written anew")
             held = known
-        if not held:
-            strangers = sorted(p.name for p in self.path.iterdir() if p.name not in results.OURS and not _passing(p))
-            if strangers:
-                raise UserError(
-                    f"{self.path} is not empty and holds no run (it has {strangers[0]!r}); choose another --workdir"
-                )
-            if (self.path / "config.json").exists():
-                raise UserError(f"{self.path / 'config.json'}: not readable, and nothing else says which run this is")
+        if held:
+            self._check(held, config)
         else:
-            self._check(held, config, record or {})
-        self._restore(record or {})
+            self._check_strangers()
+        if document:
+            if lines[: len(self.metrics)] != self.metrics:
+                self.lines.append(
+                    f"{self.path / 'metrics.jsonl'} was lost or damaged; the checkpoint has the lines up to its step"
+                )
+        elif self.saved:  # of an older version
+            step = self.saved.step
+            self.metrics = [line for line in lines if line["step"] < step + (line["split"] == "train")]
+        elif self.record.get("step") or lines:
+            self.lines.append(f"{self.path}: no intact checkpoint; the run starts anew")
+
+    def _check_strangers(self) -> None:
+        """Raises UserError if a directory in which nothing says which run it is holds something."""
+        ours = {*results.OURS, "config.json"}
+        for path in sorted(self.path.iterdir()):
+            if path.name not in ours and not path.name.startswith(claims.NAME) and not path.name.endswith(".tmp"):
+                raise UserError(
+                    f"{self.path} is not empty and holds no run (it has {path.name!r}); choose another --workdir"
+                )
+        if (self.path / "config.json").exists():
+            raise UserError(f"{self.path / 'config.json'}: not readable, and nothing else says which run this is")
+
+    def tell(self) -> None:
+        """Tells the other processes of the run, as process 0, what this one has read."""
+        step = self.saved.step if self.saved else None
+        hosts.from_writer([self.done, self.record, [] if self.done else self.metrics, step])
+
+    def _follow(self) -> None:
+        """Takes what process 0 tells; this host may still see the directory as it was before."""
+        self.done, self.record, self.metrics, step = hosts.from_writer(None)
+        until = time.monotonic() + SHARED_SECONDS
+        while step is not None and not self.saved:
+            self.saved = checkpoint.read(self._path(step))
+            if not self.saved and time.monotonic() > until:
+                raise UserError(f"{self.path}: process 0 goes on from step {step}, not seen here; is --workdir shared?")
+            time.sleep(0 if self.saved else 1)
+
+    def _writes(self) -> bool:
+        """Returns whether this process writes the run's files; raises LostClaim if another one has the run by now."""
+        if self.claim:
+            self.claim.check()
+        return self.claim is not None
 
     def _json(self, name: str) -> dict[str, Any] | None:
         """Reads a JSON file of the run; None if it is not there or damaged."""
         try:
-            return (
-                results.read_record(self.path) if name == "record.json" else dict(durable.read_json(self.path / name))
-            )
+            is_record = name == "record.json"
+            return results.read_record(self.path) if is_record else dict(durable.read_json(self.path / name))
         except FileNotFoundError:
             return None
         except (UserError, TypeError, ValueError):
-            if name == "record.json":
+            if is_record:
                 self.lines.append(f"{self.path / name} is damaged; it is written anew")
             return None
 
@@ -102,9 +150,9 @@ class Journal:
         self.metrics = results.read_metrics(self.path)
         return not self._is_lost([step for step in record.get("kept", ()) if self._keeps(step) or "last" in self._kept])
 
-    def _find_saved(self) -> None:
+    def _find_saved(self, lines: list[dict[str, Any]]) -> None:
         """Finds the newest intact checkpoint before which no weights are lost that the run is to keep."""
-        before, lines = None, self._lines()
+        before = None
         while True:
             self.saved, passed_over = checkpoint.newest(self.path / "checkpoints", before)
             self.lines += [line for line in passed_over if line not in self.lines]
@@ -117,13 +165,6 @@ class Journal:
                 return
             before = best
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """Returns what can be read of metrics.jsonl."""
-        try:
-            return results.read_metrics(self.path)
-        except UserError:
-            return []
-
     def _is_lost(self, steps: list[int]) -> bool:
         """Returns whether the weights of one of the steps are lost or damaged, and notes a line that says it."""
         for path in map(self._path, steps):
@@ -132,33 +173,16 @@ class Journal:
                 return True
         return False
 
-    def _check(self, held: dict[str, Any], config: ConfigDict, record: dict[str, Any]) -> None:
+    def _check(self, held: dict[str, Any], config: ConfigDict) -> None:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
         steps, further = flatten(held).get("train.steps", config.train.steps), config.train.steps
         if further > steps and not _depends_on_end(config):
             held = {**held, "train": {**held["train"], "steps": further}}
             if identity(held) == identity(self.config):
-                if record.get("status") == "finished" and (not self.saved or self.saved.step != steps):
-                    raise UserError(
-                        f"{self.path}: the run of {steps} steps left no checkpoint from which it could go on"
-                    )
+                if self.record.get("status") == "finished" and (not self.saved or self.saved.step != steps):
+                    raise UserError(f"{self.path}: the run of {steps} steps left no checkpoint to go on from")
                 self.lines.append(f"the run of {steps} steps goes on to step {further}")
         results.check_identity(self.path, held, self.config)
-
-    def _restore(self, record: dict[str, Any]) -> None:
-        """Takes the metric lines from the checkpoint, and says what the other files lack of them."""
-        lines = self._lines()
-        if self.saved and self.saved.document:
-            if lines[: len(self.metrics)] != self.metrics:
-                self.lines.append(
-                    f"{self.path / 'metrics.jsonl'} was lost or damaged; the checkpoint has the lines up to its step"
-                )
-        elif self.saved:  # of an older version
-            step = self.saved.step
-            self.metrics = [line for line in lines if line["step"] < step + (line["split"] == "train")]
-        elif record.get("step") or lines:
-            self.lines.append(f"{self.path}: no intact checkpoint; the run starts anew")
-        self.record = record
 
     def begin(self, record: dict[str, Any], attempt: dict[str, Any]) -> None:
         """Writes the files of a run that begins or goes on, with a new attempt."""
@@ -166,17 +190,11 @@ class Journal:
         if before and (other := _differences(before[-1], attempt)):
             self.lines.append(f"the run goes on with other code: {other}")
         step = self.saved.step if self.saved else 0
-        attempt = {
-            "ended": None,
-            "end": None,
-            "from_step": step,
-            "step": step,
-            "seconds": 0.0,
-            **attempt,
-        }
+        attempt = {"ended": None, "end": None, "from_step": step, "step": step, "seconds": 0.0, **attempt}
         self.record = {**record, "step": step, "seconds": 0.0, "attempts": [*before, attempt]}
         self._began = time.perf_counter()
-        self.claim.check()
+        if not self._writes():
+            return
         for leftover in self.path.glob("*.*.tmp"):
             if not leftover.name.startswith(claims.NAME):
                 leftover.unlink()
@@ -201,9 +219,9 @@ class Journal:
     def line(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, and gives it to the sinks."""
         line = {"step": step, "split": split, **values}
-        self.claim.check()
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._writes():
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
         self.metrics.append(line)
         for take in self.sinks:
             take(line)
@@ -215,31 +233,30 @@ class Journal:
 
     def save(self, step: int, state: Any, measured: dict[str, list[float]]) -> None:
         """Saves a checkpoint and the record."""
-        self.claim.check()
+        self._writes()
         self.record |= best_of(self.metrics)
         document = {"config": self.config, "record": self.record, "metrics": self.metrics, "measured": measured}
         document["preprocess"] = self.preprocess
-        checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps, self.claim.check)
+        checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps, self._writes)
         self.write()
 
     def write(self) -> None:
         """Writes record.json."""
-        self.claim.check()
-        results.write_record(self.path, self.record)
+        if self._writes():
+            results.write_record(self.path, self.record)
 
     def pictures(self, mosaic_HWC: np.ndarray) -> None:
         """Writes what a network that makes images has made."""
-        self.claim.check()
-        content = io.BytesIO()
-        Image.fromarray(mosaic_HWC).save(content, "PNG")
-        durable.write_bytes(self.path / results.PICTURES, content.getvalue())
+        if self._writes():
+            content = io.BytesIO()
+            Image.fromarray(mosaic_HWC).save(content, "PNG")
+            durable.write_bytes(self.path / results.PICTURES, content.getvalue())
 
     def end(self, how: str) -> None:
         """Writes how this attempt ended; of a run that is done, everything, and removes what nobody needs."""
         self.record["attempts"][-1] |= {"ended": now(), "end": how}
         self.record |= {"status": how, **best_of(self.metrics)}
-        if how in results.DONE:
-            self.claim.check()
+        if how in results.DONE and self._writes():
             self._write_metrics()
             self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
             chosen = checkpoint.choose(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
@@ -254,7 +271,8 @@ class Journal:
 
     def tidy(self) -> None:
         """Removes what a run that is done has not kept, whatever the config of this visit says."""
-        self.claim.check()
+        if not self._writes():
+            return
         if "kept" in self.record:
             checkpoint.keep_only(self.path / "checkpoints", [self._path(step) for step in self.record["kept"]])
         (self.path / "error.txt").unlink(missing_ok=True)
@@ -280,15 +298,13 @@ class Journal:
 
 def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the lowest test error of the metric lines, and the first step that has it."""
-    errors = [
-        (line["error"], line["step"]) for line in metrics if line["split"] == "test" and line.get("error") is not None
-    ]
-    error, step = min(errors, default=(None, None))
-    return {"best_test_error": error, "best_test_step": step}
+    tests = [line for line in metrics if line["split"] == "test" and line.get("error") is not None]
+    best = min(tests, key=lambda line: (line["error"], line["step"]), default={"error": None, "step": None})
+    return {"best_test_error": best["error"], "best_test_step": best["step"]}
 
 
 def _depends_on_end(config: ConfigDict) -> bool:
-    """Returns whether a step is another one if the last step is, so that a run cannot go on beyond its end."""
+    """Returns whether steps depend on which is the last, so that a run cannot go on beyond its end."""
     fading = bool(config.model.auxiliary) and config.optim.auxiliary_decay == "linear"
     return config.optim.schedule == "cosine" or fading
 
@@ -296,11 +312,6 @@ def _depends_on_end(config: ConfigDict) -> bool:
 def _but_steps(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the identity of a config without its last step, which may be raised."""
     return {name: value for name, value in identity(config).items() if name != "train.steps"}
-
-
-def _passing(path: Path) -> bool:
-    """Returns whether a file is one that comes and goes."""
-    return path.name.startswith(claims.NAME) or path.name.endswith(".tmp") or path.name == "config.json"
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -15,9 +15,8 @@ from normres.data import Dataset, splits
 from normres.errors import InterruptedRun, UserError
 from normres.runs import claims, finished, hosts, machine, results, sinks, traps
 from normres.runs.fields import digest
-from normres.runs.follower import NO_CLAIM, Follower, tell
 from normres.runs.journal import Journal
-from normres.runs.progress import Reporter
+from normres.runs.progress import Reporter, say
 from normres.runs.provenance import provenance
 from normres.training.loop import fit
 from normres.training.networks import count_parameters
@@ -52,13 +51,14 @@ def run(
 ) -> dict[str, Any]:
     """Trains one config in the run directory `path`, from its newest checkpoint if there is one; returns its record.
 
+    A run that is done there is left as it is.
+
     Args:
       config: validated.
-      path: made if need be; a run that is done there is left as it is.
+      path: made if need be.
       console, label: where progress goes, and what names the run there.
       load: returns the config's data; not called if the run is done.
-      dead_seconds: after which a process that gives no sign is taken for dead, see claims.py.
-      wait: for such a sign of a process on another machine that has claimed the run.
+      dead_seconds, wait: see claims.hold; whether to wait for a sign of a process on another machine.
 
     Raises:
       UserError: bad data, a directory that holds something else, or another process training there.
@@ -67,20 +67,17 @@ def run(
     sinks.check(config.train.sinks)
     load = load or partial(load_data, config)
     if not hosts.is_writer():
-        journal: Journal = Follower(path, config)
+        journal = Journal(path, config)
         return journal.record if journal.done else _train(journal, config, load(), console, label)
 
-    def say(text: str) -> None:
-        console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
-
     if (path / "record.json").is_file():  # perhaps in a directory where nobody may write
-        journal = Journal(path, config, NO_CLAIM)
+        journal = Journal(path, config)
         if journal.done and journal.is_tidy:
-            tell(journal)
+            journal.tell()
             return journal.record
-    with claims.hold(path, dead_seconds, say if wait else None) as claim:
+    with claims.hold(path, dead_seconds, partial(say, console, label) if wait else None) as claim:
         journal = Journal(path, config, claim)
-        tell(journal)
+        journal.tell()
         if journal.done:
             journal.tidy()
             return journal.record
@@ -161,7 +158,8 @@ def _follow(
                 journal.line(event.step, "train", values)
                 error = f" error {event.values['error']:.1%}" if "error" in event.values else ""
                 reporter.update(event.step, f"loss {event.values['loss']:.3f}{error}")
-                journal.claim.note(**reporter.progress)
+                if journal.claim:
+                    journal.claim.note(**reporter.progress)
             case "test":
                 if journal.is_best(values.get("error")):
                     journal.save(event.step, at, {})

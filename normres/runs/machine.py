@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from normres.errors import UserError, nearest
+from normres.errors import UserError
 
 try:
     from normres import cpu
 except ImportError:
     cpu = None  # type: ignore[assignment]
-
-OPS = ("auto", "plain", "cpu")
 
 
 def prepare() -> None:
@@ -70,17 +68,13 @@ def resolve_dtype(wanted: str) -> str:
 def operations(wanted: str, devices: Sequence[Any]) -> tuple[Any, str]:
     """Returns the operations (layers.Ops) of a run on `devices` of one platform, and what they are, in words.
 
-    Args:
-      wanted: "plain" (plain JAX), "cpu" (those of normres/cpu), or "auto": the latter on CPUs.
-      devices: those of the run.
+    `wanted` is "plain" (plain JAX), "cpu" (those of normres/cpu), or "auto": the latter on CPUs.
 
     Raises:
       UserError: "cpu", and the devices are no CPUs or the folder is not there.
     """
     from normres.layers import PLAIN
 
-    if wanted not in OPS:
-        raise UserError(f"config.train.ops={wanted!r} does not exist; {nearest(wanted, OPS)}")
     why_not = "" if devices[0].platform == "cpu" else f"the device is a {devices[0].platform}"
     why_not = why_not or ("" if cpu else "normres/cpu is not there")
     if wanted == "cpu" and why_not:

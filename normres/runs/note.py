@@ -11,8 +11,6 @@ from normres.runs.fields import GONE, NOT_ADDED_LATER, AnyConfig, build, declare
 NOTE = """\
 # {title} of normres
 
-{what}
-
 ## To repeat it
 
 {warning}```sh
@@ -42,14 +40,9 @@ def note(
     changes: str | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> str:
-    """Returns the README.md of a run or of a sweep.
+    """Returns the README.md of a run or of a sweep, which `command` makes.
 
-    Args:
-      command: that makes the directory, as arguments or as a text for a shell.
-      configs: of the run, or of each run of the sweep.
-      commit: of the code; None if it is not known.
-      changes: names what was changed and not committed, such as its hash; None or "" if nothing was.
-      versions: of the packages, by name.
+    `commit` is None if it is not known; `changes` names what was not committed, such as its hash.
     """
     versions, warning = versions or {}, ""
     if not commit:
@@ -59,32 +52,12 @@ def note(
     checkout = f"git checkout {commit}\n" if commit else ""
     return NOTE.format(
         title=f"A sweep of {len(configs)} runs" if len(configs) > 1 else "A run",
-        what=_sentence(configs),
         warning=f"**{warning}**\n\n" if warning else "",
         commands=checkout + (command if isinstance(command, str) else shlex.join(command)),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()) or "not known",
         folders="Each folder is a run: " if len(configs) > 1 else "",
         papers="\n".join([papers.software(versions.get("normres", ""), commit), *papers.cited(configs)]),
     )
-
-
-def _sentence(configs: Sequence[AnyConfig]) -> str:
-    """Returns what was trained; what differs between the runs stands side by side."""
-    fields = [flatten(config) for config in configs]
-
-    def values(name: str) -> str:
-        return ", ".join(dict.fromkeys(_argument(config.get(name, _before(name))) for config in fields))
-
-    if module := values("model.module"):
-        network = f"module {module}"
-    else:
-        family = values("model.family")
-        network = f"{family}, depth {values('model.depth')}, width {values('model.width')}, norm {values('model.norm')}"
-        if family == "resnet":
-            network += f", shortcut {values('model.shortcut')}, order {values('model.order')}"
-    training = f"{values('train.steps')} steps with batches of {values('train.batch_size')}"
-    data = f"{values('data.name')} (source {values('data.source')})"
-    return f"Network: {network}. Training: {training} on {data}, recipe {values('recipe')}, seed {values('seed')}."
 
 
 def repeat_command(config: AnyConfig, workdir: Path) -> list[str]:

@@ -13,6 +13,12 @@ LINE_SECONDS = 10.0  # between lines in a log
 RECENT = 20  # updates from which the rate is taken
 
 
+def say(console: Console, label: str, text: str) -> None:
+    """Prints a line of a run."""
+    # No markup and no wrapping: a path in brackets stays as it is, and can be copied.
+    console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
 class Reporter:
     """Shows the steps of one run; use it as a context manager."""
 
@@ -28,14 +34,12 @@ class Reporter:
             self._task = self._bar.add_task(label, total=total, completed=start, note="compiling")
 
     def __enter__(self) -> Self:
-        """Starts the bar."""
         if self._bar:
             self._bar.start()
             signals.at_exit.append(self._bar.stop)  # which shows the cursor again
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops the bar and leaves it on the screen."""
         if self._bar:
             signals.at_exit.remove(self._bar.stop)
             self._bar.stop()
@@ -69,5 +73,4 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
-        # No markup and no wrapping: a path in brackets stays as it is, and can be copied.
-        self.console.print(f"{self.label}: {text}", markup=False, highlight=False, soft_wrap=True)
+        say(self.console, self.label, text)

@@ -8,6 +8,7 @@ import os
 import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from normres.data import Dataset
 from normres.errors import FaultInFile, InterruptedRun, UserError
 from normres.runs import claims, results
 from normres.runs.local import load_data, run
+from normres.runs.progress import say
 from normres.runs.provenance import now
 from normres.runs.sweep import Arm
 
@@ -31,9 +33,9 @@ RETRY_SECONDS = 5.0  # before a failed arm is tried again, twice as long each ti
 SINCE = "NORMRES_SWEEP_SINCE"  # for workers: when their sweep began
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a sweep is worked off.
+@dataclass
+class Worker:
+    """Works off the arms of a sweep in `workdir`.
 
     Attributes:
       retries: how often an arm that failed is tried again before it is set aside.
@@ -41,23 +43,16 @@ class Options:
       dead_seconds: after which a worker that gives no sign is taken for dead.
     """
 
-    retries: int = 2
-    wait: bool = True
-    dead_seconds: float = claims.DEAD_SECONDS
-
-
-@dataclass
-class Worker:
-    """Works off the arms of a sweep in `workdir`."""
-
     arms: Sequence[Arm]
     workdir: Path
     console: Console
-    options: Options
+    retries: int = 2
+    wait: bool = True
+    dead_seconds: float = claims.DEAD_SECONDS
     _loaded: dict[str, Dataset] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
-    _failures: dict[str, int] = field(default_factory=dict)
+    _failures: Counter[str] = field(default_factory=Counter)
     _unreadable: bool = False
 
     def work(self) -> None:
@@ -72,7 +67,7 @@ class Worker:
         waiting = sorted(self.arms, key=lambda arm: _silent_ends(self.workdir / arm.run_id) > 0)
         while waiting:
             before, waiting = waiting, [arm for arm in waiting if not self._settle(arm, since)]
-            if not waiting or (not self.options.wait and not self._not_before):
+            if not waiting or (not self.wait and not self._not_before):
                 return
             if len(waiting) == len(before):
                 with signals.polled() as stop:
@@ -81,19 +76,20 @@ class Worker:
 
     def _settle(self, arm: Arm, since: str) -> bool:
         """Trains an arm if it is free; returns whether it is done or set aside."""
-        path, load = self.workdir / arm.run_id, partial(self._data, arm)
+        path = self.workdir / arm.run_id
         if signals.received():
             raise InterruptedRun(f"stopped by {signals.name()} between two arms")
-        if failures(path, since) > self.options.retries:
+        if failures(path, since) > self.retries:
             self._not_before.pop(arm.run_id, None)
             return True
         if time.monotonic() < self._not_before.get(arm.run_id, 0.0):
             return False
         self._not_before.pop(arm.run_id, None)
         try:
-            if _silent_ends(path, since) > self.options.retries and results.status_of(path) != "running":
+            if _silent_ends(path, since) > self.retries and results.status_of(path) != "running":
                 raise UserError("its process was ended again and again before it saved anything (out of memory?)")
-            run(arm.config, path, self.console, self._label(arm), load, self.options.dead_seconds, wait=False)
+            load = partial(self._data, arm)
+            run(arm.config, path, self.console, self._label(arm), load, self.dead_seconds, wait=False)
         except claims.Busy as busy:
             if self._told.get(arm.run_id) != (holder := claims.in_words(busy.holder)):
                 self._told[arm.run_id] = holder
@@ -112,19 +108,18 @@ class Worker:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # What the user has to mend fails again.
         hopeless = isinstance(error, UserError) and not isinstance(error, FaultInFile)
-        tries = self.options.retries + 1 - failures(path, since) if hopeless else 1
-        self._failures[arm.run_id] = self._failures.get(arm.run_id, 0) + tries
+        tries = self.retries + 1 - failures(path, since) if hopeless else 1
+        self._failures[arm.run_id] += tries
         with suppress(OSError):  # the disk may be what failed
             path.mkdir(parents=True, exist_ok=True)
             with (path / "error.txt").open("a") as file:
                 file.write(f"{results.FAILURE}{now()} (counts as {tries}): {reason}\n{traceback.format_exc()}\n")
         count = max(failures(path, since), self._failures[arm.run_id])
-        if count > self.options.retries:
-            self._say(arm, f"failed and is set aside: {reason}; see {path / 'error.txt'}")
-            return True
-        self._not_before[arm.run_id] = time.monotonic() + RETRY_SECONDS * 2 ** (count - 1)
-        self._say(arm, f"failed and will be tried again: {reason}; see {path / 'error.txt'}")
-        return False
+        if not (aside := count > self.retries):
+            self._not_before[arm.run_id] = time.monotonic() + RETRY_SECONDS * 2 ** (count - 1)
+        what = "is set aside" if aside else "will be tried again"
+        self._say(arm, f"failed and {what}: {reason}; see {path / 'error.txt'}")
+        return aside
 
     def _data(self, arm: Arm) -> Dataset:
         key = repr(arm.config.data)
@@ -138,7 +133,7 @@ class Worker:
         return f"[{self.arms.index(arm) + 1}/{len(self.arms)}] {arm.label}"
 
     def _say(self, arm: Arm, text: str) -> None:
-        self.console.print(f"{self._label(arm)}: {text}", markup=False, highlight=False, soft_wrap=True)
+        say(self.console, self._label(arm), text)
 
 
 def failures(path: Path, since: str = "") -> int:

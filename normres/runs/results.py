@@ -55,11 +55,9 @@ class Run:
     @property
     def pictures_file(self) -> Path:
         """The file with what its network makes of images; there is one if it makes any."""
-        return (
-            self.path.with_name(self.path.name.removesuffix(KEPT) + ".png")
-            if self.path.name.endswith(KEPT)
-            else self.path / PICTURES
-        )
+        if self.path.name.endswith(KEPT):
+            return self.path.with_name(self.path.name.removesuffix(KEPT) + ".png")
+        return self.path / PICTURES
 
     @property
     def attempt(self) -> dict[str, Any]:
@@ -105,7 +103,7 @@ def read_runs(root: Path) -> list[Run]:
     if not root.is_dir():
         raise UserError(f"{root}: no such directory")
     runs = []
-    folders = [root, *sorted(p.parent for p in root.glob("**/record.json") if p.parent != root)]
+    folders = sorted({root, *(file.parent for file in root.glob("**/record.json"))})
     for path in [*folders, *sorted(root.glob(f"**/*{KEPT}"))]:
         try:
             run = read_kept(path) if path.is_file() else read_run(path)
@@ -246,10 +244,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def check_identity(path: Path, held: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises UserError, naming the first fields that differ, if a directory holds a run of another config."""
     there, here = identity(held), identity(config)
-    before = {name: field.before for name, field in declared().items()}
     parts = []
     for name in sorted(there.keys() | here.keys()):
-        theirs, ours = (values.get(name, before.get(name)) for values in (there, here))
+        before = declared()[name].before if name in declared() else None
+        theirs, ours = there.get(name, before), here.get(name, before)
         if theirs != ours:
             parts.append(f"config.{name} is {theirs!r} there and {ours!r} here")
     if parts:

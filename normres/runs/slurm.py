@@ -5,8 +5,6 @@ Slurm tells a worker before its time is up (SIGUSR1) or taken from it (SIGTERM).
 """
 
 import importlib.util
-import os
-import re
 import shutil
 import signal
 import subprocess
@@ -17,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from normres import signals
-from normres.errors import UserError, nearest
+from normres.errors import UserError
 
-SIGNAL_SECONDS = 120  # before the time limit, in which a worker has to save; of a short limit the last quarter
+SIGNAL_SECONDS = 120  # before the time limit, in which a worker has to save
 OPTION = "--slurm."
 # These end the script of a worker's job.  A worker that was told to stop, or killed, is put into the queue again, a
 # killed one not forever.  The number of an array's last job is that of the whole array, so a job is named by its index.
@@ -34,11 +32,7 @@ exit $status"""
 def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[str, str]) -> str:
     """Submits `count` workers, `python -m normres ARGUMENTS` each, and returns the lines that say so.
 
-    Args:
-      arguments: of the sweep, without these options.
-      count: workers, if the option "workers" does not say fewer.
-      workdir: the sweep's; the logs are in its folder slurm.
-      options: of sbatch by their long names, of submitit, and "workers".
+    The options are sbatch's by their long names, submitit's, and "workers", which may say fewer.
 
     Raises:
       UserError: there is no submitit or no Slurm, or it does not take an option.
@@ -60,14 +54,7 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
         raise UserError(f"--slurm.workers={workers} is no number from 1 on")
     known = executor._valid_parameters() - {"setup", "teardown", "srun_args", "additional_parameters", "signal_delay_s"}
     of_submitit = {name: values.pop(name) for name in [*values] if name in known}
-    own = {"signal": f"USR1@{min(SIGNAL_SECONDS, _seconds(options.get('time', '')) // 4)}", "requeue": True}
-    if values:
-        english = os.environ | {"LC_ALL": "C"}
-        told = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, env=english).stdout
-        of_sbatch = [*re.findall(r"--([a-z][a-z-]+)", told), *own]
-        choices = sorted({"workers", *known, *(option.replace("-", "_") for option in of_sbatch)})
-        for name in values.keys() - set(choices):
-            raise UserError(f"{OPTION}{name} is no option of sbatch; {nearest(name, choices)}")
+    own = {"signal": f"USR1@{SIGNAL_SECONDS}", "requeue": True}
     defaults: dict[str, Any] = {"job_name": "normres", "time": None, "wckey": None, "stderr_to_stdout": True}
     # What ends the job's processes is not to end its script, which has to put the job into the queue.
     script = {"setup": ["trap : TERM USR1"], "teardown": [REQUEUE]}
@@ -76,7 +63,8 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
             executor.update_parameters(**defaults | of_submitit, **script, additional_parameters=own | values)
             jobs = executor.map_array(work, [of_worker] * min(count, workers))
     except (submitit.core.utils.FailedJobError, ValueError) as error:
-        raise UserError(f"--launcher=slurm: {str(error).strip().splitlines()[-1]}") from None
+        said = [line for line in str(error).splitlines() if line.startswith("sbatch: ")] or [str(error).strip()]
+        raise UserError(f"--launcher=slurm: {said[0].splitlines()[-1]}") from None
     number = jobs[0].job_id.partition("_")[0]
     what = f"an array of {len(jobs)} workers" if len(jobs) > 1 else "one worker"
     return (
@@ -92,12 +80,3 @@ def work(arguments: list[str]) -> None:
     status = process.wait()
     if status:
         sys.exit(128 - status if status < 0 else status)
-
-
-def _seconds(limit: str) -> int:
-    """Returns the seconds of Slurm's M, M:S and H:M:S; of any other text a day's."""
-    if not re.fullmatch(r"\d+(:\d+){0,2}", limit):
-        return 86_400
-    numbers = [int(number) for number in limit.split(":")]
-    units = (60,) if len(numbers) == 1 else (3600, 60, 1)[-len(numbers) :]
-    return sum(number * unit for number, unit in zip(numbers, units, strict=True))

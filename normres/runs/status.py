@@ -1,10 +1,10 @@
 """`normres status`: every arm of a sweep, or every run below a directory, as it stands at this moment."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,30 +75,22 @@ def _row(path: Path) -> tuple[str, ...]:
     metrics: list[dict[str, Any]] = []
     with suppress(OSError, UserError):
         metrics = results.read_metrics(path)
-    with suppress(OSError, UserError):
         record = results.read_record(path)
     holder = (claims.read(path) or {}) if status == "running" else {}
     step, steps = holder.get("step") or record.get("step"), holder.get("steps") or record.get("steps")
     errors = [line["error"] for line in metrics if line["split"] == "test" and line.get("error") is not None]
     rate = holder.get("seconds_per_step")
+    who_or_why = claims.in_words(holder) if holder else ""
     if status not in (*results.DONE, "running") and failed:
-        status = "failed"
+        status, who_or_why = "failed", failed
     return (
         status,
         f"{step}/{steps}" if steps else "",
         f"{errors[-1]:.1%}" if errors else "",
         f"{rate:.3g}" if rate else "",
-        _duration((steps - step) * rate) if rate and steps and step else "",
-        f"{claims.in_words(holder)}{_silence(path)}" if holder else failed if status == "failed" else "",
+        str(timedelta(seconds=int((steps - step) * rate))) if rate and steps and step else "",
+        who_or_why,
     )
-
-
-def _silence(path: Path) -> str:
-    """Returns for how long the claim of a run has given no sign, if that is long."""
-    with suppress(OSError):
-        if (seconds := time.time() - (path / claims.NAME).stat().st_mtime) > claims.DEAD_SECONDS:
-            return f", no sign for {_duration(seconds)}"
-    return ""
 
 
 def _failure(path: Path) -> str:
@@ -116,8 +108,3 @@ def _noted(workdir: Path) -> dict[str, list[str]]:
         return {command: list(map(str, run_ids)) for command, run_ids in noted.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _duration(seconds: float) -> str:
-    """Returns hours, minutes and seconds as 1:02:03."""
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

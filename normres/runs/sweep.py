@@ -51,11 +51,8 @@ def grid(vary: Sequence[str]) -> list[dict[str, str]]:
 def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, vary: Sequence[str] = ()) -> list[Arm]:
     """Returns the arms of a sweep, all validated before any may start.
 
-    Args:
-      name_and_argument: a config file, see config.load.
-      overrides: fields that hold for every arm.
-      seeds: number of seeds, counted up from the config's own.
-      vary: see `grid`; each of its points is combined with each arm of the file's sweep(), if it has one.
+    The overrides hold for every arm; seeds are counted up from the config's own.  Each point of `vary`, see `grid`, is
+    combined with each arm of the file's sweep(), if it has one.
 
     Raises:
       UserError: an arm's config cannot run, overrides a field that the sweep varies, or equals another arm's.

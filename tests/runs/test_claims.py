@@ -120,7 +120,7 @@ def test_a_claim_that_says_nothing_is_waited_for_as_long(content, tmp_path, cloc
 
 def test_what_is_removed_is_the_dead_ones_claim_and_no_other(tmp_path):
     elsewhere(tmp_path)
-    claims._remove(tmp_path / claims.NAME, {"token": "of one that was removed before"})
+    claims._remove(tmp_path, {"token": "of one that was removed before"})
     assert claims.read(tmp_path)["token"] == "t"
     assert [path.name for path in tmp_path.iterdir()] == [claims.NAME]
 

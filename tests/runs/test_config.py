@@ -184,9 +184,8 @@ def test_every_field_says_what_it_means_and_how_far_it_goes():
         if field.kind in (int, float):
             assert math.isfinite(field.least), name
             assert math.isfinite(min(field.most, field.below)), name
-    for value, bounds in ((1, {}), (0.5, {"least": 0}), (1, {"most": 3}), ((1, 2), {"least": 0, "most": 3})):
-        with pytest.raises(ValueError, match="need"):
-            fields.Field(value, "of nothing", **bounds)
+        if isinstance(field.value, tuple):
+            assert field.choices or field.longest, name
 
 
 def test_the_digest_depends_on_content_alone():

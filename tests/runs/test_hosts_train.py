@@ -1,5 +1,7 @@
-"""`normres train` as two processes: stopped by one signal to one of them, it goes on with any number of processes."""
+"""`normres train` as two processes: a run of one goes on with two, is stopped by one signal, and ends with one."""
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -7,10 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 from test_hosts import free_address
 
+from normres import cli, signals
 from normres.runs import checkpoint
 
 FIELDS = {
@@ -31,24 +36,20 @@ FIELDS = {
 }
 
 
-def begin(workdir, processes=1):
-    address = free_address()
-    command = [sys.executable, "-m", "normres", "train", "--config=base:demo", f"--workdir={workdir}"]
-    command += [f"--config.{name}={value}" for name, value in FIELDS.items()]
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={2 // processes}")
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
-    places = [[f"--coordinator={address}", f"--processes={processes}", f"--process={i}"] for i in range(processes)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return [subprocess.Popen([*command, *place], env=environment, **pipes) for place in places]
+def arguments(workdir):
+    fields = [f"--config.{name}={value}" for name, value in FIELDS.items()]
+    return ["train", "--config=base:demo", f"--workdir={workdir}", *fields]
 
 
-def ends(started):
-    try:
-        outputs = [process.communicate(timeout=150)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [process.returncode for process in started], outputs
+def alone(workdir, questions=None):
+    """Trains in this process, with as many devices as the others have together; is stopped after some questions."""
+    asked = itertools.count(1)
+    flag = SimpleNamespace(is_set=lambda: questions is not None and next(asked) > questions)
+    devices = jax.devices()[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: devices)
+        patch.setattr(signals, "polled", lambda: contextlib.nullcontext(flag))
+        return cli.main(arguments(workdir))
 
 
 def lines(workdir):
@@ -57,33 +58,35 @@ def lines(workdir):
 
 
 def test_one_is_told_to_stop_and_all_go_on(tmp_path):
-    alone, several = tmp_path / "alone", tmp_path / "several"
-    assert ends(begin(alone))[0] == [0]
-    started = begin(several, 2)
-    until = time.monotonic() + 120
-    while not lines(several) and time.monotonic() < until:
-        time.sleep(0.05)
-    started[1].send_signal(signal.SIGTERM)
-    statuses, outputs = ends(started)
-    assert statuses == [75, 75], outputs
+    straight, several = tmp_path / "straight", tmp_path / "several"
+    assert alone(straight) == 0
+    assert alone(several, questions=7) == 75
+    address, count = free_address(), len(lines(several))
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "normres", *arguments(several), f"--coordinator={address}", "--processes=2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    started = [subprocess.Popen([*command, f"--process={i}"], env=environment, **pipes) for i in range(2)]
+    try:
+        until = time.monotonic() + 120
+        while len(lines(several)) <= count and time.monotonic() < until:
+            time.sleep(0.02)
+        started[1].send_signal(signal.SIGTERM)
+        outputs = [process.communicate(timeout=150)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [75, 75], outputs
+    assert "resumed at step 7" in outputs[0]
     assert "stopped by SIGTERM" in outputs[1]
     assert "stopped by another process" in outputs[0]
     saved, passed_over = checkpoint.newest(several / "checkpoints")
     assert not passed_over
-    assert 0 < saved.step < 40
+    assert 7 < saved.step < 40
     # Each process has written a part.
     assert all([*saved.path.glob(f"state/ocdbt.process_{number}/d/*")] for number in (0, 1))
-    for processes in (1, 2):
-        started = begin(several, processes)
-        if processes == 1:
-            count = len(lines(several))
-            while len(lines(several)) <= count and started[0].poll() is None:
-                time.sleep(0.05)
-            started[0].send_signal(signal.SIGTERM)
-        statuses, outputs = ends(started)
-        assert statuses == ([75] if processes == 1 else [0, 0]), outputs
-        assert "resumed at step" in outputs[0]
-    curve, expected = lines(several), lines(alone)
+    assert alone(several) == 0
+    curve, expected = lines(several), lines(straight)
     assert [(line["step"], line["split"]) for line in curve] == [(line["step"], line["split"]) for line in expected]
     for ours, theirs in zip(curve, expected, strict=True):
         del ours["split"], theirs["split"]

@@ -40,7 +40,7 @@ def work(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(queue, "load_data", data)
         monkeypatch.setattr(queue, "RETRY_SECONDS", 0.01)
         monkeypatch.setattr(queue, "WAIT_SECONDS", 0.01)
-        queue.Worker(arms, tmp_path, Console(), queue.Options(retries, wait)).work()
+        queue.Worker(arms, tmp_path, Console(), retries, wait).work()
         code = queue.conclude(arms, tmp_path)
         return code, arms.tries, capsys.readouterr().out
 

@@ -20,8 +20,8 @@ submitit = pytest.importorskip("submitit")
 def cluster(tmp_path, monkeypatch):
     """An sbatch that keeps the script and says a number, and a scontrol that notes what it is told."""
     programs = {
-        "sbatch": '[ "$1" = --help ] && { echo "  -p, --partition=p"; echo "      --reservation=r"; exit; }\n'
-        'grep -q partition=full "$1" && { echo "sbatch: error: invalid partition specified: full" >&2; exit 1; }\n'
+        "sbatch": 'grep -q partition=full "$1" && { echo "sbatch: error: invalid partition: full" >&2; exit 1; }\n'
+        'grep -q partitoin "$1" && { echo "sbatch: unrecognized option --partitoin" >&2; echo Try >&2; exit 1; }\n'
         f'cp "$1" {tmp_path}/script; echo "Submitted batch job 12"',
         "srun": "exit $STATUS",
         "scontrol": f'echo "$@" >> {tmp_path}/scontrol',
@@ -66,15 +66,6 @@ def test_what_is_not_asked_for_is_left_to_the_cluster(cluster):
     assert not [option for option in options if option.startswith(("time", "wckey", "partition"))]
 
 
-LIMITS = [("1", 15), ("2:00", 30), ("0:04:00", 60), ("8", 120), ("1-00", 120), ("UNLIMITED", 120)]
-
-
-@pytest.mark.parametrize(("limit", "seconds"), LIMITS)
-def test_a_short_limit_is_not_all_warning(cluster, limit, seconds):
-    submit(cluster, f"--slurm.time={limit}")
-    assert f"#SBATCH --signal=USR1@{seconds}" in script(cluster)
-
-
 def end_of_job(cluster, status, **job):
     """Runs the script of a job whose worker ends with a status; returns what it told scontrol."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
@@ -84,7 +75,7 @@ def end_of_job(cluster, status, **job):
 
 
 @pytest.mark.parametrize(
-    ("status", "restarts", "requeued"), [(0, 0, 0), (1, 0, 0), (2, 0, 0), (75, 99, 1), (137, 9, 1), (137, 10, 0)]
+    ("status", "restarts", "requeued"), [(0, 0, 0), (1, 0, 0), (75, 99, 1), (137, 9, 1), (137, 10, 0)]
 )
 def test_a_worker_that_was_stopped_or_killed_is_put_into_the_queue(cluster, status, restarts, requeued):
     submit(cluster)
@@ -128,10 +119,10 @@ def test_a_worker_gets_the_signals_and_its_status_counts(tmp_path, number, statu
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--slurm.partitoin=main", r"--slurm.partitoin is no option of sbatch; did you mean 'partition'\?"),
+        ("--slurm.partitoin=main", "--launcher=slurm: sbatch: unrecognized option --partitoin"),
         ("--slurm.time", "'--slurm.time' lacks its value"),
         ("--slurm.workers=0", "--slurm.workers=0 is no number from 1 on"),
-        ("--slurm.partition=full", "--launcher=slurm: sbatch: error: invalid partition specified: full"),
+        ("--slurm.partition=full", "--launcher=slurm: sbatch: error: invalid partition: full"),
     ],
 )
 def test_a_mistake_is_one_line(cluster, argument, message):

@@ -158,7 +158,7 @@ def test_a_run_leaves_losses_and_pictures(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"config.data.styles is the run's own and stays"):
         finished.evaluate(path, {"data.styles": "stars,cells"})
     with pytest.raises(UserError, match=r"only classifiers are exported, not config\.model.family='stylizer'"):
-        export.export(path, tmp_path / "run.safetensors", export.Options())
+        export.export(path, tmp_path / "run.safetensors", "safetensors")
 
 
 @pytest.mark.parametrize(
