@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
+from jax import lax
 
 from normres.layers.norm import running_statistics
 from normres.norms.averages import Average
@@ -49,7 +50,7 @@ def axes_of_instances(feature_axes: Axes, ndim: int) -> tuple[int, ...]:
 def own_statistics(
     module: Any, x: jax.Array, axes: Axes, affine: dict[str, Any], dtype: Any, mask: Any, **options: Any
 ) -> tuple[jax.Array, Moments]:
-    """Normalizes x over `axes` by its own statistics; returns it in `dtype`, and the moments.
+    """Normalizes x over `axes` by its own statistics, also where it is complex; returns it in `dtype`, and the moments.
 
     Args:
       module: whose `axis_name` and `axis_index_groups` say over which devices statistics are merged by count.
@@ -62,10 +63,15 @@ def own_statistics(
     alone = isinstance(module, nn.Module) and module.is_initializing()
     devices = {} if alone else {"axis_name": module.axis_name, "axis_index_groups": module.axis_index_groups}
     groups = {-1: options.pop("groups", 1)}
-    over = reduction(wide, axes_of(axes, x.ndim), groups, **options, **devices)
+    over = reduction(wide.real, axes_of(axes, x.ndim), groups, **options, **devices)
     where = None if mask is None else broadcastable("mask", jnp.asarray(mask, bool), x)
-    deviation, moments = deviation_and_moments(wide, over, where)
-    y = normalize(deviation.whole(), jnp.zeros(()), moments.var, **affine)
+    real, moments = deviation_and_moments(wide.real, over, where)
+    deviation = real.whole()
+    if jnp.iscomplexobj(wide):  # the variance is the mean of |x - mean|^2
+        imaginary, (mean, var, _) = deviation_and_moments(wide.imag, over, where)
+        deviation = lax.complex(deviation, imaginary.whole())
+        moments = Moments(lax.complex(moments.mean, mean), moments.var + var, moments.count)
+    y = normalize(deviation, jnp.zeros(()), moments.var, **affine)
     return y.astype(dtype), moments
 
 

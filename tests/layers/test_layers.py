@@ -313,3 +313,15 @@ def test_running_averages_equal_pytorchs_after_conversion(torch):
     }
     y = module.clone(use_running_average=None).apply(variables, first, use_running_average=True)
     close(y, torch["batch/first_in_evaluation"])
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"), [("BatchNorm", TRAIN), ("GroupNorm", {"num_groups": 2}), ("RMSNorm", {})], ids=str
+)
+def test_complex_inputs_are_flaxs(name, fields):
+    x = jax.random.normal(jax.random.key(0), (4, 3, 8), jnp.complex64)
+    theirs, ours = getattr(nn, name)(**fields), getattr(layers, name)(**fields)
+    variables = theirs.init(jax.random.key(1), x)
+    expected, computed = (module.apply(variables, x, mutable=["batch_stats"]) for module in (theirs, ours))
+    assert computed[0].dtype == jnp.complex64
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6), computed, expected)
