@@ -2,12 +2,14 @@
 
 import gc
 import itertools
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from normres.configs import base
 from normres.data import Dataset, augment, preprocess
@@ -351,14 +353,24 @@ def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, u
     assert model_config(config(**fields), 10, "float32", platform, others).remat == "nothing"
 
 
-def test_unrolled_there_is_no_loop():
-    def loops(**fields):
-        # Stages of four blocks, so that three of them are scanned.
-        network = ResNet(ResNetConfig(depth=26, width=4, **fields))
-        shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))
-        return jax.jit(network.apply).lower(shapes, jnp.ones((2, 8, 8, 3))).as_text().count("stablehlo.while")
+def test_unrolled_it_is_the_same_network_without_loops():
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    # Stages of four blocks, so that three of them are scanned.
+    config = ResNetConfig(depth=26, width=4)
+    variables = drawn(ResNet(config), images)
 
-    assert (loops(), loops(unrolled=True)) == (3, 0)
+    def loops_and_gradients(network):
+        def loss(params):
+            logits, _ = network.apply({**variables, "params": params}, images, mutable=["batch_stats"])
+            return jnp.mean(logits**2)
+
+        lowered = jax.jit(jax.grad(loss)).lower(variables["params"])
+        return lowered.as_text().count("stablehlo.while"), lowered.compile()(variables["params"])
+
+    loops, scanned = loops_and_gradients(ResNet(config, train=True))
+    no_loops, unrolled = loops_and_gradients(ResNet(replace(config, unrolled=True), train=True))
+    assert (loops, no_loops) == (6, 0)  # three forward, three backward
+    assert_close(unrolled, scanned)
 
 
 def test_a_program_is_not_shared_by_networks_that_differ(dataset):
