@@ -66,6 +66,7 @@ def sections() -> Iterator[str]:
                 f"<details><summary>Table</summary>\n\n```{{include}} results/{name}/table.md\n```\n\n</details>",
                 "",
                 *(f"{note}\n" for note in experiment.notes),
+                *(file.read_text() for file in [RESULTS / name / "notes.md"] if file.exists()),
             ]
         )
 
