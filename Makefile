@@ -20,7 +20,7 @@ BIN := .venv/bin
 STAMP := .venv/installed$(if $(EXTRA),-$(EXTRA))
 DEMO := runs/demo
 OLDEST := .venv-oldest
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 # Tests of what knows nothing of processors: they run with normres/cpu blocked.
 SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
