@@ -1,4 +1,4 @@
-"""Draws every set of runs in results/ into docs/results/, and writes docs/results.md: `make results`.
+"""Draws all sets of results/ into docs/results/, and writes docs/results.md and the README's table: `make results`.
 
 All numbers, verdicts and figures of the documentation's results come from the records; none is typed.
 """
@@ -22,7 +22,7 @@ from normres.runs import results
 
 ROOT = Path(__file__).parent.parent
 RESULTS, DRAWN = ROOT / "results", ROOT / "docs/results"
-END = "<!-- end probe -->"
+OF_README = ("variant", "setting", "seeds", "training error (%)", "test error (%)", "paper, test (%)")
 INTRODUCTION = """# Results
 
 Every number on this page comes from a record in `results/`: one small file a run, with its config, seed, curve, commit,
@@ -98,11 +98,28 @@ def signals() -> str:
     return tabulate(rows, [*header, "similarity, last block"], "pipe", colalign=alignment, disable_numparse=True)
 
 
+def of_readme() -> str:
+    """Returns the README's table: a set on the full data beside the paper."""
+    folder = RESULTS / "degradation-short"
+    experiment = experiment_of(folder)
+    table = experiment.table(experiment.arms(results.read_runs(folder)))
+    places = [place for place, column in enumerate(table.header) if column in OF_README]
+    header, *rows = [[row[place] for place in places] for row in (table.header, *table.rows)]
+    caption = re.sub("; median[^.]*", "", table.caption)
+    return tables.markdown(tables.Table(header, rows, caption, text_columns=2)).rstrip()
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Replaces what stands in a page between the comments "begin NAME" and "end NAME"."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+
+
 def main() -> None:
-    """Writes the page, and the table of docs/signals.md."""
-    page = ROOT / "docs/signals.md"
-    before, _, rest = page.read_text().partition("<!-- begin probe -->\n")
-    page.write_text(f"{before}<!-- begin probe -->\n{signals()}\n<!-- end probe -->{rest.partition(END)[2]}")
+    """Writes the page, and the tables of docs/signals.md and of the README."""
+    put(ROOT / "docs/signals.md", "probe", signals())
+    put(ROOT / "README.md", "results", of_readme())
     text = "\n\n".join([INTRODUCTION, *sections()])
     (ROOT / "docs/results.md").write_text(text.rstrip() + "\n")
 

@@ -43,9 +43,10 @@ def test_the_results_are_what_their_records_say(tmp_path, monkeypatch):
     (copy / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/make_results.py", copy / "scripts")
     shutil.copytree(ROOT / "docs", copy / "docs", ignore=shutil.ignore_patterns("_build", "results", "*.png", "sets"))
+    shutil.copy(ROOT / "README.md", copy)
     runpy.run_path(str(copy / "scripts/make_results.py"))["main"]()
-    for page in ("results.md", "signals.md"):
-        assert (copy / "docs" / page).read_text() == (ROOT / "docs" / page).read_text()
+    for page in ("README.md", "docs/results.md", "docs/signals.md"):
+        assert (copy / page).read_text() == (ROOT / page).read_text()
     drawn = {path.relative_to(copy) for path in (copy / "docs/results").rglob("*.*")}
     assert drawn == {path.relative_to(ROOT) for path in (ROOT / "docs/results").rglob("*.*")}
 
