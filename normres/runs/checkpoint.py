@@ -219,13 +219,19 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     hooks, logger = (threading.excepthook, sys.unraisablehook), logging.getLogger("absl")
     disabled = logger.disabled
     threading.excepthook, sys.unraisablehook, logger.disabled = lambda _: None, lambda _: None, True
+
+    def late(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hooks[1](unraisable)
+
+    after = hooks
     try:
         yield
     except (OSError, ValueError) as error:
-        disabled = True  # for threads that are still at it
+        after, disabled = (hooks[0], late), True  # for threads that are still at it
         if "os_error_code" not in str(error):
             raise
         number = int(str(error).partition("os_error_code='")[2].partition("'")[0])
         raise OSError(number, os.strerror(number), str(path)) from None
     finally:
-        (threading.excepthook, sys.unraisablehook), logger.disabled = hooks, disabled
+        (threading.excepthook, sys.unraisablehook), logger.disabled = after, disabled

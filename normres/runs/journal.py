@@ -52,6 +52,7 @@ class Journal:
         self.preprocess: dict[str, Any] = {}
         self.sinks: list[Callable[[dict[str, Any]], None]] = []
         self._kept, self._every = config.train.keep, config.train.keep_every
+        self._newest = 0  # the step of the checkpoint that was read or saved last
         if hosts.is_writer():
             self._read(config)
         else:
@@ -189,7 +190,7 @@ class Journal:
         before = self.record.get("attempts", [])
         if before and (other := _differences(before[-1], attempt)):
             self.lines.append(f"the run goes on with other code: {other}")
-        step = self.saved.step if self.saved else 0
+        step = self._newest = self.saved.step if self.saved else 0
         attempt = {"ended": None, "end": None, "from_step": step, "step": step, "seconds": 0.0, **attempt}
         self.record = {**record, "step": step, "seconds": 0.0, "attempts": [*before, attempt]}
         self._began = time.perf_counter()
@@ -238,6 +239,7 @@ class Journal:
         document = {"config": self.config, "record": self.record, "metrics": self.metrics, "measured": measured}
         document["preprocess"] = self.preprocess
         checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps, self._writes)
+        self._newest = max(step, self._newest)
         self.write()
 
     def write(self) -> None:
@@ -261,10 +263,11 @@ class Journal:
             self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
             chosen = checkpoint.choose(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
             self.record["kept"] = [int(path.name.removeprefix("step_")) for path in chosen]
-            best = self.record["best_test_step"]
-            if "best" in self._kept and best is not None and best not in self.record["kept"]:
-                # Not done: the next attempt goes back behind it.
-                raise OSError(errno.ENOENT, "the best weights were lost while the run went on", str(self._path(best)))
+            for which, wanted in (("last", self._newest), ("best", self.record["best_test_step"])):
+                if which in self._kept and wanted and wanted not in self.record["kept"]:
+                    # Not done: the next attempt goes back behind it.
+                    lost = f"the {which} weights were lost while the run went on"
+                    raise OSError(errno.ENOENT, lost, str(self._path(wanted)))
         self.write()
         if how in results.DONE:
             self.tidy()

@@ -257,16 +257,17 @@ def test_best_weights_that_are_lost_are_trained_again(tmp_path, whole):
     assert_same(folder, whole)
 
 
-def test_best_weights_that_are_lost_while_it_trains_are_noticed(tmp_path, monkeypatch, whole):
+@pytest.mark.parametrize(("which", "lost", "after"), [("best", 3, (6, "train")), ("last", 6, (6, "test"))])
+def test_weights_that_are_lost_while_it_trains_are_noticed(which, lost, after, tmp_path, monkeypatch, whole):
     line = journal.Journal.line
 
     def lose(self, step, split, values):
-        if (step, split) == (6, "train"):
-            remove(self.path / "checkpoints" / "step_000000003")
+        if (step, split) == after:
+            remove(self.path / "checkpoints" / f"step_{lost:09d}")
         line(self, step, split, values)
 
     monkeypatch.setattr(journal.Journal, "line", lose)
-    with pytest.raises(OSError, match="best weights were lost"):
+    with pytest.raises(OSError, match=f"{which} weights were lost"):
         train(tmp_path)
     monkeypatch.setattr(journal.Journal, "line", line)
     train(tmp_path)
