@@ -197,7 +197,7 @@ def test_sweep_skips_what_is_done_and_report_draws_it(tmp_path, capsys):
         "def get_config():\n    return base.get_config('demo')\n"
         "def sweep():\n    return [{'optim.learning_rate': rate} for rate in (0.1, 0.2)]\n"
     )
-    sweep = ["sweep", f"--config={file}", f"--workdir={workdir}", *TINY, SMALL]
+    sweep = ["sweep", f"--config={file}", f"--workdir={workdir}", "--workers=1", *TINY, SMALL]
     # One damaged arm does not stop the others, and what it failed of goes when it succeeds.
     normres(*sweep, "--list")
     damaged = workdir / capsys.readouterr().out.split()[2]

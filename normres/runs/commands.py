@@ -65,9 +65,10 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
         raise UserError(f"--retries={options.retries} must be at least 0")
     if not 1 <= options.dead_after <= 86_400:
         raise UserError(f"--dead-after={options.dead_after:g} must be from 1 to 86,400 seconds")
-    number = workers.count(options.workers, options.workers_per_device)
+    to_do = sum(results.status_of(options.workdir / arm.run_id) not in results.DONE for arm in arms)
+    number = min(workers.count(options.workers, options.workers_per_device), to_do)
     if number > 1:
-        worst = workers.start(min(number, len(arms)), options.arguments)
+        worst = workers.start(number, options.arguments)
         if worst == MISTAKE:  # which a worker has said
             return worst
     else:
@@ -132,7 +133,7 @@ COMMANDS = {
             **CONFIG,
             **GRID,
             "--workdir=DIR": (REQUIRED, "holds one directory per arm"),
-            "--workers=N|auto": ("auto", "processes; auto: one an accelerator, one on a CPU"),
+            "--workers=N|auto": ("auto", "processes; auto: one an accelerator, else one a core"),
             "--workers-per-device=N": (1, "with auto: so many share an accelerator"),
             "--retries=N": (2, "tries of an arm after its first failure"),
             "--no-wait": (False, "end although other workers still train some arms"),

@@ -10,6 +10,8 @@ from typing import Any
 
 from normres.errors import UserError
 
+GIB_OF_A_PROCESS = 4  # of memory; ResNet-56 on CIFAR takes one to two
+
 try:
     from normres import cpu
 except ImportError:
@@ -53,6 +55,26 @@ def accelerators() -> list[dict[str, str]]:
     alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
     tpus = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     return [{"TPU_VISIBLE_CHIPS": str(chip), **alone} for chip in range(len(tpus))]
+
+
+def cores() -> list[int]:
+    """Returns the numbers of the cores that this process has, or none if they are unknown."""
+    every = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    # Some Slurms let a job see the cores of the other jobs on its node.
+    return every if int(os.environ.get("SLURM_CPUS_ON_NODE", len(every))) >= len(every) else []
+
+
+def processes_that_fit() -> int:
+    """Returns how many processes may train side by side on the CPU: one a core, with enough memory for each."""
+    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return max(min(len(cores()), int(gib / GIB_OF_A_PROCESS)), 1)
+
+
+def share_of_cores(process: int, processes: int) -> set[int]:
+    """Returns the cores that process number `process` of `processes` is to have, alone if there are enough."""
+    every = cores()
+    first, end = (len(every) * number // processes for number in (process, process + 1))
+    return set(every[first : max(end, first + 1)])
 
 
 def resolve_dtype(wanted: str) -> str:

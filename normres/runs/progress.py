@@ -1,5 +1,6 @@
 """Progress of a run: one bar on a terminal, plain lines in a log."""
 
+import os
 import time
 from collections import deque
 from typing import Any, Self
@@ -9,7 +10,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from normres import signals
 
-LINE_SECONDS = 10.0  # between lines in a log
+LINE_SECONDS = 10.0  # between lines in a log, of all workers
+WORKERS = "NORMRES_SWEEP_WORKERS"  # the environment of a worker says how many share the screen
 RECENT = 20  # updates from which the rate is taken
 
 
@@ -27,7 +29,9 @@ class Reporter:
         self._last_line = time.monotonic()
         self._marks = deque([(self._last_line, start)], maxlen=RECENT)
         self._bar: Progress | None = None
-        if console.is_terminal:
+        workers = int(os.environ.get(WORKERS, "1"))
+        self._line_seconds = LINE_SECONDS * workers
+        if console.is_terminal and workers == 1:
             done = TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn()
             times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
             self._bar = Progress(*done, TextColumn("{task.fields[note]}"), *times, console=console)
@@ -60,12 +64,12 @@ class Reporter:
         return {"step": last, "steps": self.total, "seconds_per_step": rate}
 
     def update(self, step: int, note: str) -> None:
-        """Shows that `step` steps are done; in a log, at most every LINE_SECONDS."""
+        """Shows that `step` steps are done; in a log, a line at times."""
         now = time.monotonic()
         self._marks.append((now, step))
         if self._bar:
             self._bar.update(self._task, completed=step, note=note)
-        elif now - self._last_line >= LINE_SECONDS and step < self.total:
+        elif now - self._last_line >= self._line_seconds and step < self.total:
             self._last_line = now
             rate = self.progress["seconds_per_step"]
             left = f"  {rate:.3g} s/step  {(self.total - step) * rate:.0f} s left" if rate else ""
