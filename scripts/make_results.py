@@ -14,7 +14,7 @@ from tabulate import tabulate
 from normres.report import page, paper, tables
 from normres.report.arms import Arm
 from normres.report.clauses import Verdict
-from normres.report.commands import experiment_of
+from normres.report.commands import experiment_of, load_experiment
 from normres.report.experiment import Experiment
 from normres.report.files import write_file
 from normres.report.inference import together
@@ -41,7 +41,7 @@ def sections() -> Iterator[str]:
     )
     for name in names:
         runs = results.read_runs(RESULTS / name)
-        experiment: Experiment = experiment_of(RESULTS / name)
+        experiment: Experiment = experiment_of(RESULTS / name) or load_experiment(name)
         arms = experiment.arms(runs)
         shutil.rmtree(DRAWN / name, ignore_errors=True)
         (figure,) = paper.save(experiment.main_chart(arms), DRAWN / name, ["page"], ["png"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from normres import cli
 from normres.errors import UserError, nearest
 from normres.report import certificate
-from normres.report.commands import experiment_of
+from normres.report.commands import experiment_of, load_experiment
 from normres.runs import results
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def main(result: str = "", data: str = "", seeds: str = "1") -> int:
     if status := cli.main(["sweep", config, f"--seeds={seeds}", f"--workdir={workdir}", *options]):
         return status
     runs = [results.read_runs(folder) for folder in (ROOT / "results" / result, workdir)]
-    text, status = certificate.certificate(experiment_of(ROOT / "results" / result), *runs)
+    text, status = certificate.certificate(experiment_of(ROOT / "results" / result) or load_experiment(result), *runs)
     (workdir / "certificate.md").write_text(text + "\n")
     print(text)
     return status

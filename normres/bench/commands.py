@@ -195,6 +195,8 @@ def run(options: Namespace, left: list[str]) -> int:
     if left:
         known = [option.partition("=")[0] for option in (*benchmark.options, "--help")]
         raise UserError(f"{left[0]!r} is no argument here; {nearest(left[0].partition('=')[0], known)}")
+    if (repeats := getattr(options, "repeats", 1)) < 1:
+        raise UserError(f"--repeats={repeats} must be at least 1")
     if options.json and not options.json.parent.is_dir():
         raise UserError(f"--json={options.json}: there is no directory {options.json.parent}")
     # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.

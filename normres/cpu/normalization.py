@@ -7,6 +7,7 @@ the input's own statistics and perhaps a ReLU; everything else is norms.normaliz
 Reverse mode, reverse over reverse and vmap work; forward mode does not (jax.custom_vjp).
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -150,7 +151,9 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     return dx, d_scale, d_bias, None
 
 
-_standardize.defvjp(_standardize_forward, _standardize_backward)
+# Generic batching (JAX 0.12): under vmap, merged statistics and their cotangents are one array that all members share.
+_GENERIC = "generic_batching" in inspect.signature(_standardize.defvjp).parameters
+_standardize.defvjp(_standardize_forward, _standardize_backward, **({"generic_batching": True} if _GENERIC else {}))
 
 
 def _finite_deviation(x: Any, mean: Any, rest: Any, where: Any) -> jax.Array:

@@ -92,14 +92,17 @@ def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, w
     return images, labels
 
 
-def decode(content: bytes, size: int, mode: str = "RGB") -> np.ndarray:
-    """Returns an encoded PNG or JPEG as uint8 (size, size, C), with the channels of a mode of Pillow's.
+def decode(content: bytes, size: int, mode: str = "RGB", formats: tuple[str, ...] = ("PNG", "JPEG")) -> np.ndarray:
+    """Returns an encoded image as uint8 (size, size, C), with the channels of a mode of Pillow's.
+
+    Of no `formats`, it may have any that Pillow reads, and is trusted not to be damaged.
 
     The shorter side is scaled to `size` pixels and the middle cut out; a picture that is (size, size) keeps its pixels.
     """
-    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as unread:
-        unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
-    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as opened:
+    if formats:
+        with Image.open(io.BytesIO(content), formats=formats) as unread:
+            unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
+    with Image.open(io.BytesIO(content), formats=formats or None) as opened:
         picture = opened.convert(mode)
     width, height = picture.size
     if (width, height) != (size, size):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normres.data.dataset import Dataset, of_ones_own
+from normres.data.dataset import CLASSES, Dataset, of_ones_own
 from normres.data.files import decoded, find, one_line, readable, regular
 from normres.errors import UserError
 
@@ -25,7 +25,7 @@ FOLDER = "the source 'folder' needs a folder with train/CLASS/*.png (or .jpg) an
 
 
 def load_npz(name: str, path: str) -> Dataset:
-    """Returns the data set in the order of the file.
+    """Returns the data set in the order of the file; one called cifar10 or cifar100 has images of 32 x 32 x 3.
 
     Raises `UserError`, one line that names the file and the array.
     """
@@ -39,12 +39,14 @@ def load_npz(name: str, path: str) -> Dataset:
     for key in ARRAYS:
         if key not in arrays:
             raise UserError(f"data.path: {place} has no array {key}; {NPZ}")
-    shape = arrays["train_images"].shape[1:]
+    shape = (32, 32, 3) if name in CLASSES else arrays["train_images"].shape[1:]
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         what = f"data.path: {place}: {split}"
-        if images.dtype != np.uint8 or images.ndim != 4 or not images.size or images.shape[1:] != shape:
-            raise UserError(f"{what}_images is {images.dtype} {images.shape}, not uint8 (N, H, W, C), all of one shape")
+        if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+            raise UserError(f"{what}_images is {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
+        if images.shape[1:] != shape:
+            raise UserError(f"{what}_images has images of {images.shape[1:]}, not {shape} as {name}'s others")
         # A last axis this long is a plane: such images are stored channels first.
         if shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
             raise UserError(f"{what}_images is {images.shape}: channels first, not (N, H, W, C)")

@@ -108,8 +108,11 @@ class Decoder:
         two make different pixels, and a run's data must not depend on what else is installed.
         """
         parts = self._features.deserialize_example_np(record, decoders=self._undecoded)
-        image = decode(parts["image"], self.image_shape[0], MODES[self.image_shape[2]]) if decoded else None
+        image = self._pixels(parts["image"]) if decoded else None
         return int(parts["label"]), bytes(parts.get("id", b"")), image
+
+    def _pixels(self, encoded: bytes) -> np.ndarray:
+        return decode(encoded, self.image_shape[0], MODES[self.image_shape[2]], formats=())
 
 
 def _split(info: Any, directory: Path, decoder: Decoder, names: tuple[str, ...]) -> tuple[str, Shards]:
@@ -130,7 +133,7 @@ def _split(info: Any, directory: Path, decoder: Decoder, names: tuple[str, ...])
 
 
 def _why_streamed(directory: Path, stream: str, image_shape: tuple[int, ...], shards: Shards) -> str:
-    """Returns why the images are streamed, or "" if they are not; raises UserError if they then fit no memory."""
+    """Returns why the images are streamed, or "" if they are not; raises UserError if they do not fit the memory."""
     random_access, count, why = all(map(is_array_record, shards)), sum(shards.values()), ""
     if stream == "always" and not random_access:
         raise UserError(f"data.stream='always': {directory} has TFRecord shards; only ArrayRecord ones can be streamed")

@@ -106,7 +106,7 @@ def check(name: str, source: str, path: str = "", image_size: int = CIFAR_SIZE, 
     for field, value in asked.items():
         if field not in row.reads:
             readers = ", ".join(other for other in SOURCES if field in SOURCES[other].reads)
-            raise UserError(f"data.{field}={value!r}: the source {source!r} cannot; data.source={readers} can")
+            raise UserError(f"data.{field}={value!r}: the source {source!r} cannot do this; data.source={readers} can")
 
 
 def load(

@@ -30,7 +30,15 @@ _ROWS = (
     ("F32", "FloatStorage", "<f4"),
     ("F64", "DoubleStorage", "<f8"),
 )
-DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(kind) for name, _, kind in _ROWS}
+_OF_SAFETENSORS = {
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
+_KINDS: dict[str, Any] = {name: kind for name, _, kind in _ROWS} | _OF_SAFETENSORS
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(kind) for name, kind in _KINDS.items()}
 
 
 def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
@@ -57,6 +65,8 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.
             if entry is not None:
                 raise UserError(f"{path}: is one state dict and has no entry {entry!r}")
             tensors = library("safetensors", "export").deserialize(data)
+            if unknown := [f"{key} has dtype {held['dtype']}" for key, held in tensors if held["dtype"] not in DTYPES]:
+                raise UserError(f"{path}: {unknown[0]}, which cannot be read; known: {', '.join(DTYPES)}")
             views = {key: _view((DTYPES[held["dtype"]], held["data"]), 0, held["shape"]) for key, held in tensors}
         elif zipfile.is_zipfile(io.BytesIO(data)):
             views = _state_dict(_read_archive(data), path, entry)

@@ -139,8 +139,13 @@ def vgg_to_torch(
             index += 3 if normalized else 2  # with the ReLU
         index += 1  # the pooling
     modules.append(_Module("classifier", "classifier"))
+    arrays = flatten_dict(variables, sep="/")
+    places = (KERNEL, *NORM)
+    known = {place.replace("/", f"/{ours}/") for _, ours, _ in modules for place in places}
+    if strange := sorted(arrays.keys() - known):
+        raise ValueError(f"the network has {strange[0].partition('/')[2]!r}, which PyTorch's VGGs have not")
     state_dict: dict[str, np.ndarray] = {}
-    for key, array in _state_dict(modules, flatten_dict(variables, sep="/"), num_batches_tracked).items():
+    for key, array in _state_dict(modules, arrays, num_batches_tracked).items():
         state_dict[key] = array
         if array.ndim == 4:
             state_dict[key.replace("weight", "bias")] = np.zeros(len(array), np.float32)

@@ -158,7 +158,7 @@ class GroupNorm(nn.GroupNorm):
         if self.group_size is not None and channels % self.group_size:
             raise ValueError(f"group_size={self.group_size} does not divide {channels} channels")
         groups = channels // self.group_size if self.group_size else self.num_groups
-        if not groups or channels % groups:
+        if not groups or groups < 1 or channels % groups:
             raise ValueError(f"num_groups={groups} does not divide {channels} channels")
         axes = axes_of_groups(self.reduction_axes, x.ndim)
         return own_statistics(self, x, axes, *_affine(self, x, -1), mask, groups=groups)[0]

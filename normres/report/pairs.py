@@ -49,7 +49,11 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     rows = []
     for label, one in differences.items():
         means = [tables.number(summarize(side.values()), scale=quantity.scale) for side in (one.before, one.after)]
-        text = judged[label].text(quantity.difference_unit, quantity.scale) if label in judged else "not finished"
+        text = (
+            judged[label].text(quantity.difference_unit, quantity.scale)
+            if label in judged
+            else "no number (diverged or not finished)"
+        )
         rows.append((label or "all", *means, text))
     caption = (
         f"Final {quantity.words}{' in percent' * (quantity.unit == '%')}, mean ± sample standard deviation; B minus A. "

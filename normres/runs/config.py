@@ -16,7 +16,7 @@ from normres.runs.fields import declared, flatten, recipe_of_command, shown
 
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 IN_TUPLES = {int: "integers, such as 100,200", float: "numbers, such as 0.3,0.1"}
-# What the other task than classification needs.
+# What style transfer needs.
 OF_STYLE: dict[str, Any] = {
     "data.name": "photographs",
     "data.preprocess": "none",

@@ -109,7 +109,9 @@ def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
     if not saved:
         raise UserError(f"{folder}: {why}")
     if "preprocess" not in saved.document:
-        raise UserError(f"{saved.path}: an older version saved it, and not all of it; that version reads it")
+        raise UserError(
+            f"{saved.path}: an older version saved it without the preprocessing; use that version to read it"
+        )
     return saved
 
 

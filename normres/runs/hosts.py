@@ -74,9 +74,10 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 
 def leave(status: int) -> int:
-    """Returns the exit status `status`, last of all; of a run that failed in this process alone, ends it at once.
+    """Returns the exit status, as the last thing that is called.
 
-    jax would wait for the others, and they for this one; so they miss its sign, and jax ends them too.
+    If the run failed in this process alone, the process ends here: otherwise jax would wait for the other processes,
+    and they for this one.  They get no more signs of this process, and after DEAD_SECONDS jax ends them too.
     """
     if _several and status not in (0, signals.AGAIN, signals.INTERRUPTED):
         sys.stdout.flush()

@@ -7,6 +7,7 @@ shards of checkpoints.
 import errno
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -261,7 +262,8 @@ class Journal:
         if how in results.DONE and self._writes():
             self._write_metrics()
             self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
-            chosen = checkpoint.choose(self.path / "checkpoints", self._keeps, newest=int("last" in self._kept))
+            until = self._newest or math.inf  # later ones are of an attempt that went on from elsewhere
+            chosen = checkpoint.choose(self.path / "checkpoints", self._keeps, int("last" in self._kept), until)
             self.record["kept"] = [int(path.name.removeprefix("step_")) for path in chosen]
             for which, wanted in (("last", self._newest), ("best", self.record["best_test_step"])):
                 if which in self._kept and wanted and wanted not in self.record["kept"]:

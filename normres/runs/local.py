@@ -58,7 +58,8 @@ def run(
       path: made if need be.
       console, label: where progress goes, and what names the run there.
       load: returns the config's data; not called if the run is done.
-      dead_seconds, wait: see claims.hold; whether to wait for a sign of a process on another machine.
+      dead_seconds: after which a process that gives no sign is taken for dead (claims.hold).
+      wait: for such a sign of a process on another machine.
 
     Raises:
       UserError: bad data, a directory that holds something else, or another process training there.

@@ -23,6 +23,7 @@ from normres.runs.fields import AnyConfig, flatten
 SINKS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 PROGRAM = Path(__file__).with_name("sink_process.py")
 CLOSING_SECONDS = 5.0  # for all sinks together
+WAITING_BYTES = 2**22  # after which a sink that takes none is off
 
 Line = Mapping[str, Any]
 
@@ -71,7 +72,9 @@ class _Sink:
         try:
             self.waiting = self.waiting[os.write(self.stdin.fileno(), self.waiting) :]
         except BlockingIOError:
-            return
+            if len(self.waiting) > WAITING_BYTES:
+                self.is_on, self.waiting = False, b""
+                self.tell("hangs and is off")
         except BrokenPipeError:
             self.process.wait()
             self.fail()
@@ -93,8 +96,9 @@ class _Sink:
             self.process.wait()
             self.stdin.close()
             self.tell(f"did not finish within {CLOSING_SECONDS:g} s and may lack its last lines")
-        if self.is_on and self.process.returncode > 0:
-            self.fail()
+        else:
+            if self.is_on and self.process.returncode:
+                self.fail()
         self.errors.close()
 
 

@@ -74,8 +74,8 @@ def _row(path: Path) -> tuple[str, ...]:
     record: dict[str, Any] = {}
     metrics: list[dict[str, Any]] = []
     with suppress(OSError, UserError):
-        metrics = results.read_metrics(path)
         record = results.read_record(path)
+        metrics = results.read_metrics(path)
     holder = (claims.read(path) or {}) if status == "running" else {}
     step, steps = holder.get("step") or record.get("step"), holder.get("steps") or record.get("steps")
     errors = [line["error"] for line in metrics if line["split"] == "test" and line.get("error") is not None]

@@ -37,7 +37,7 @@ def network(config: Any) -> tuple[nn.Module, tuple[int, int, int]]:
 def run(path: str, overrides: dict[str, Any], svg: Path | None) -> None:
     """Prints the network of a config, and draws it if `svg` says where to."""
     module, shape = network(configs.load(path, overrides))
-    if svg and svg.suffix != ".svg":
+    if svg and (svg.suffix != ".svg" or svg.is_dir()):
         raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
     counts = count(module, shape)
     print(table.text(counts))

@@ -1,4 +1,4 @@
-"""What a network's parts cost: shapes, parameters, multiply-adds and activations, counted on the network itself."""
+"""What a network's parts cost: shapes, parameters and multiply-adds, counted on the network itself."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -55,7 +55,7 @@ def sized(op: Op) -> str:
 
 def averaged_over(norm: Op) -> list[str]:
     """Returns the axes of each mean that a norm takes, with its sizes for H and W: "N×32×32", "32×32×C/8"."""
-    sizes = dict(zip("HW", map(str, norm.shape), strict=False))
+    sizes = dict(zip("HW", map(str, norm.shape), strict=False)) if len(norm.shape) == 3 else {}
     return ["×".join(sizes.get(axis, axis) for axis in axes) for axes in norm.call.reductions]
 
 

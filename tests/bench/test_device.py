@@ -11,7 +11,7 @@ from normres.bench import devices, on_device, output, plan
 from normres.bench.step.cells import Cell
 from normres.cli import main
 from normres.errors import UserError
-from normres.runs import config
+from normres.runs import config, sweep
 
 
 @pytest.fixture
@@ -55,6 +55,14 @@ def test_the_plan_of_a_sweep_has_a_row_for_each_shape_and_their_sum(capsys, monk
     assert rows["together"] == ["together", "8", "inf", "no", "2.00"]
 
 
+def test_a_sweep_whose_time_nobody_knows_has_no_hours(capsys, monkeypatch):
+    cost = {"in_all": 3e6, "fit": "yes", "estimate_ms": None}
+    monkeypatch.setattr(plan, "measured", lambda built, memory: cost)
+    monkeypatch.setattr(plan, "find", lambda device: (jax.devices()[:1], 1e9, ""))
+    plan.run_sweep(sweep.expand("base:demo", {"model.depth": "8"}, 1, ["model.width=2,4"]), "elsewhere")
+    assert "0.00" not in capsys.readouterr().out
+
+
 def test_what_the_compiler_refuses_does_not_fit():
     class Refused:
         def lower(self, name):
@@ -69,6 +77,7 @@ def test_what_the_compiler_refuses_does_not_fit():
     [
         (["plan", "--config=base", "--device=a100"], "--device=a100 does not exist"),
         (["plan", "--config=bose"], "base"),
+        (["bench", "norms", "--repeats=0"], "--repeats=0 must be at least 1"),
         (["bench", "device", "--from=CITATION.cff"], "CITATION.cff"),
     ],
 )

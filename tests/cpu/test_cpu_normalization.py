@@ -102,6 +102,21 @@ def test_vmap_adds_a_batch_of_gradients():
 
 
 @pytest.mark.usefixtures("float64")
+def test_statistics_merge_over_a_named_axis_of_vmap():
+    spec = replace(norms.TABLE["batch"], epsilon=EPSILON)
+    several = jnp.stack([X, 2 * X + WEIGHTS])
+
+    def gradient(function):
+        def loss(x):
+            y, moments = function(x, spec, axis_name="members")
+            return jnp.sum(jnp.sin(y) * WEIGHTS) + jnp.sum(jnp.cos(moments.mean))
+
+        return jax.grad(lambda several: jnp.sum(jax.vmap(loss, axis_name="members")(several)))(several)
+
+    close(gradient(normalization), gradient(norms.normalization))
+
+
+@pytest.mark.usefixtures("float64")
 def test_statistics_and_gradients_merge_over_devices():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     spec = replace(norms.TABLE["batch"], epsilon=EPSILON)

@@ -61,7 +61,7 @@ def test_npz_in_column_order_and_with_grey_images(tmp_path: Path) -> None:
         ({"train_images": np.zeros((6, 8, 6, 3))}, "train_images is float64 (6, 8, 6, 3), not uint8 (N, H, W, C)"),
         ({"train_images": np.zeros((6, 8, 6), np.uint8)}, "train_images is uint8 (6, 8, 6), not uint8 (N, H, W, C)"),
         (arrays((3, 8, 6)), "train_images is (6, 3, 8, 6): channels first"),
-        ({"test_images": np.zeros((4, 8, 8, 3), np.uint8)}, "test_images is uint8 (4, 8, 8, 3), not uint8 (N, H"),
+        ({"test_images": np.zeros((4, 8, 8, 3), np.uint8)}, "test_images has images of (8, 8, 3), not (8, 6, 3)"),
         ({"test_images": np.zeros((0, 8, 6, 3), np.uint8)}, "test_images is uint8 (0, 8, 6, 3)"),
         ({"train_labels": np.zeros(5, int)}, "train_labels is int64 (5,), not integers (6,)"),
         ({"train_labels": np.zeros((6, 1), int)}, "train_labels is int64 (6, 1), not integers (6,)"),
@@ -76,6 +76,11 @@ def test_npz_with_wrong_arrays(tmp_path: Path, changes: dict[str, Any], message:
     line = error_line("mine", "npz", path)
     assert str(path) in line
     assert message in line
+
+
+def test_npz_that_is_called_cifar_and_is_not(tmp_path: Path) -> None:
+    line = error_line("cifar10", "npz", written(tmp_path))
+    assert line.endswith("train_images has images of (8, 6, 3), not (32, 32, 3) as cifar10's others")
 
 
 class Harm:

@@ -32,13 +32,13 @@ def cifar10(tmp_path: Path) -> Path:
             "cifar10",
             "auto",
             {"image_size": 64},
-            "data.image_size=64: the source 'embedded' cannot; data.source=",
+            "data.image_size=64: the source 'embedded' cannot do this; data.source=",
         ),
         (
             "cifar10",
             "auto",
             {"stream": "always"},
-            "data.stream='always': the source 'embedded' cannot; data.s",
+            "data.stream='always': the source 'embedded' cannot do this; data.s",
         ),
     ],
 )
@@ -49,9 +49,9 @@ def test_what_cannot_be_had_is_said_before_anything_is_read(name: str, source: s
 def test_what_auto_takes_does_not_ignore_a_field(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros(1))
     line = error_line("mine", "auto", tmp_path / "x.npz", image_size=64)
-    assert line.startswith("data.image_size=64: the source 'npz' cannot; data.source=parquet, tfds, folder, ")
+    assert line.startswith("data.image_size=64: the source 'npz' cannot do this; data.source=parquet, tfds, folder, ")
     line = error_line("mine", "auto", tmp_path / "x.npz", stream="always")
-    assert line == "data.stream='always': the source 'npz' cannot; data.source=tfds, auto can"
+    assert line == "data.stream='always': the source 'npz' cannot do this; data.source=tfds, auto can"
 
 
 def test_summary_is_json_and_depends_on_every_array(cifar10: Path) -> None:

@@ -1,5 +1,6 @@
 """Any prepared data set by its name: images of several sizes, grey ones, other splits, TFRecord; what is refused."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from data_files import as_tfrecords, error_line, png, prepared_set
+from PIL import Image, UnidentifiedImageError
 
 from normres.data import Dataset, load, prepared
 from normres.data.files import decode
@@ -45,6 +47,14 @@ def test_images_of_several_sizes_are_scaled(pets: Path) -> None:
     # Which split the test images are of is in the record; they are no part of the training images.
     assert (data.splits, data.evaluated_on) == ({"test_set": {"split": "validation"}}, "test")
     assert load("pets", "auto", str(pets), image_size=12).sha256 == data.sha256
+
+
+def test_an_image_of_a_prepared_set_may_have_any_format() -> None:
+    (image, _), *_ = pictures(1)
+    Image.fromarray(image).save(stream := io.BytesIO(), "BMP")
+    assert (decode(stream.getvalue(), 12, formats=()) == decode(png(image), 12)).all()
+    with pytest.raises(UnidentifiedImageError):
+        decode(stream.getvalue(), 12)
 
 
 def test_tfrecords_have_the_same_images(pets: Path, tmp_path: Path) -> None:

@@ -293,6 +293,20 @@ def test_files_are_read_in_every_dtype(file, torch):
     same(state, {key: expected[key] for key in (state if file == "state.safetensors" else expected)})
 
 
+def safetensors_of(path, dtype, size):
+    header = json.dumps({"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    return path
+
+
+def test_other_dtypes_of_safetensors(tmp_path):
+    for dtype, kind, size in (("U16", np.uint16, 4), ("F8_E5M2", ml_dtypes.float8_e5m2, 2)):
+        array = read_state_dict(safetensors_of(tmp_path / "a.safetensors", dtype, size))["a"]
+        assert (array.dtype, array.shape) == (kind, (2,))
+    with pytest.raises(UserError, match="a has dtype F4, which cannot be read; known: BOOL"):
+        read_state_dict(safetensors_of(tmp_path / "a.safetensors", "F4", 1))
+
+
 def test_checkpoints_have_a_state_dict_among_other_things(torch):
     state = read_state_dict(str(FILES / "checkpoint.pth"))
     np.testing.assert_array_equal(state["0.weight"], torch["files/0.weight"], strict=True)

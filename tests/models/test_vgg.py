@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from normres import norms
+from normres.interop.networks import vgg_to_torch
 from normres.models import MODELS, VGG, VGGConfig
 from normres.training.networks import count_parameters
 
@@ -49,6 +50,14 @@ def test_every_norm_of_the_table(norm):
     config = MODELS["vgg"].configured({"depth": 11, "width": 4, "norm": norm, "norm_groups": 2})
     logits, _ = jax.eval_shape(lambda: VGG(config, train=True).init_with_output(jax.random.key(0), IMAGES))
     assert logits.shape == (4, 10)
+
+
+@pytest.mark.parametrize("norm", ["filter_response", "evonorm_s0", "switchable", "batch_instance"])
+def test_pytorch_gets_no_norm_that_it_does_not_have(norm):
+    config = VGGConfig(depth=11, width=8, norm=norm)
+    variables = VGG(config).init(jax.random.key(0), IMAGES)
+    with pytest.raises(ValueError, match=r"has 'stage1_norm1/\w+', which PyTorch's VGGs have not"):
+        vgg_to_torch(variables, config)
 
 
 def test_mistakes_are_named():

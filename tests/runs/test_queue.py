@@ -158,6 +158,7 @@ def test_status_tells_every_arm(tmp_path, capsys):
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 5, "split": "test", "error": 0.125}\n')
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "error.txt").write_text(f"{results.FAILURE}2026 (counts as 1): no [/luck]\nTraceback\n")
+    (tmp_path / "wild" / "metrics.jsonl").write_text("{")
     (tmp_path / "odd" / "record.json").mkdir(parents=True)
     durable.write_json(tmp_path / status.SWEEP, {"normres sweep": ["done", "later"]})
     with claims.hold(tmp_path / "alive") as claim:
@@ -167,7 +168,7 @@ def test_status_tells_every_arm(tmp_path, capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines["done"].split()[1:4] == ["finished", "5/10", "12.5%"]
     assert lines["killed"].split()[1] == "interrupted"
-    assert lines["wild"].split()[1] == "diverged"
+    assert lines["wild"].split()[1:] == ["diverged", "5/10"]
     assert lines["later"].split()[1:] == ["to", "do"]
     assert lines["alive"].split()[1:6] == ["running", "6/10", "12.5%", "60", "0:04:00"]
     assert "process" in lines["alive"]

@@ -73,7 +73,7 @@ def test_wandb_writes_an_offline_run(tmp_path, said, monkeypatch):
 
 
 PROGRAM = """\
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 name = sys.argv[1]
 run = json.loads(sys.stdin.readline())
 if name == "hanging":
@@ -85,6 +85,8 @@ with (pathlib.Path(run["path"]) / name).open("w") as file:
         if name == "fails at a line":
             raise KeyboardInterrupt("a reason")
         file.write(line)
+if name == "is killed at the end":
+    os.kill(os.getpid(), 9)
 if name == "fails at the end":
     raise OSError("a reason")
 """
@@ -94,7 +96,7 @@ def test_a_sink_that_fails_or_hangs_costs_a_run_no_time_and_the_others_have_ever
     monkeypatch.setattr(sinks, "CLOSING_SECONDS", 2.0)
     monkeypatch.setattr(sinks, "PROGRAM", tmp_path / "program.py")
     (tmp_path / "program.py").write_text(PROGRAM)
-    names = ["good", "fails at once", "fails at a line", "fails at the end", "hanging"]
+    names = ["good", "fails at once", "fails at a line", "fails at the end", "is killed at the end", "hanging"]
     with open_sinks(names, tmp_path, CONFIG, said.append) as write:
         started = time.perf_counter()
         for step in range(500):
@@ -112,6 +114,7 @@ def test_a_sink_that_fails_or_hangs_costs_a_run_no_time_and_the_others_have_ever
         "train.sinks: fails at once failed and is off (RuntimeError: a reason); metrics.jsonl has every line",
         "train.sinks: fails at the end failed and is off (OSError: a reason); metrics.jsonl has every line",
         "train.sinks: hanging did not finish within 2 s and may lack its last lines; metrics.jsonl has every line",
+        "train.sinks: is killed at the end failed and is off (the process ended); metrics.jsonl has every line",
     ]
 
 

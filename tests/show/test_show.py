@@ -225,6 +225,11 @@ def test_axes_of_a_norm_in_words(norm, expected):
     assert table.averaged_over(spec) == expected
 
 
+def test_a_norm_after_a_dense_layer_has_no_height():
+    spec = Op("norm", "", (), (64,), (), Call((), reductions=reductions(layers.Norm(find_spec("layer")))), times=1)
+    assert table.averaged_over(spec) == ["H×W×C"]
+
+
 @pytest.mark.parametrize("shortcut", ["C", "none"])
 def test_the_picture_has_a_box_for_each_operation_around_its_text(shortcut):
     counts = resnet(depth=14, order="pre", shortcut=shortcut)
