@@ -220,6 +220,14 @@ def test_sweep_skips_what_is_done_and_report_draws_it(tmp_path, capsys):
     assert "finished: " not in capsys.readouterr().out
     assert normres(*sweep, "--list") == 0
     assert capsys.readouterr().out.count("finished ") == 2
+    # Elsewhere, runs that were kept are not trained again.
+    assert normres("collect", workdir, f"--to={tmp_path / 'kept'}") == 0
+    elsewhere = [*sweep, f"--workdir={tmp_path / 'elsewhere'}", f"--kept={tmp_path / 'kept'}"]
+    capsys.readouterr()
+    assert normres(*elsewhere, "--list") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["kept", "kept"]
+    assert normres(*elsewhere) == 0
+    assert "2 of 2 arms are in " in capsys.readouterr().out
     assert normres("report", workdir) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert all(path.stat().st_size > 500 for path in paths)

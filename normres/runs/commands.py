@@ -48,12 +48,21 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     from rich.console import Console
 
     from normres.runs import queue, results, status, sweep, workers
+    from normres.runs.fields import digest
 
     arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
+    done = (
+        [run for run in results.read_runs(options.kept) if run.record["status"] in results.DONE] if options.kept else []
+    )
+    digests = {run.record["config_digest"] for run in done}
+    kept = [arm for arm in arms if digest(arm.config) in digests]
     if options.list:
         for arm in arms:
-            print(f"{results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")
+            print(f"{'kept' if arm in kept else results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")
         return 0
+    if kept and queue.SINCE not in os.environ:
+        print(f"{len(kept)} of {len(arms)} arms are in {options.kept} and are not trained again")
+    arms = [arm for arm in arms if arm not in kept]
     if options.launcher not in (launchers := ("local", "slurm")):
         raise UserError(f"--launcher={options.launcher} does not exist; {nearest(options.launcher, launchers)}")
     if queue.SINCE not in os.environ:
@@ -143,6 +152,7 @@ COMMANDS = {
                 "slurm: submit the workers as an array (extra slurm); --slurm.OPTION=VALUE is sbatch's --OPTION=VALUE, "
                 "--slurm.workers=N their number",
             ),
+            "--kept=DIR": (None, "skip arms whose runs were kept there (normres collect --to=DIR)"),
             "--list": (False, "print the arms and their state, and train nothing"),
         },
     ),

@@ -21,7 +21,7 @@ from rich.console import Console
 from normres import signals
 from normres.data import Dataset
 from normres.errors import FaultInFile, InterruptedRun, UserError
-from normres.runs import claims, results
+from normres.runs import claims, progress, results
 from normres.runs.local import load_data, run
 from normres.runs.progress import say
 from normres.runs.provenance import now
@@ -91,7 +91,8 @@ class Worker:
             load = partial(self._data, arm)
             run(arm.config, path, self.console, self._label(arm), load, self.dead_seconds, wait=False)
         except claims.Busy as busy:
-            if self._told.get(arm.run_id) != (holder := claims.in_words(busy.holder)):
+            told = self._told.get(arm.run_id)
+            if progress.WORKERS not in os.environ and told != (holder := claims.in_words(busy.holder)):
                 self._told[arm.run_id] = holder
                 self._say(arm, f"{holder} trains this arm")
             return False

@@ -76,6 +76,12 @@ def start(number: int, arguments: Sequence[str]) -> int:
             said.add(text)
         return True
 
+    has = f"1/{sharing} of an accelerator" if sharing > 1 else "an accelerator"
+    if not devices[0]:
+        has = f"{len(machine.share_of_cores(0, number))} of the cores"
+    print(
+        f"{number} workers train arms at the same time, each with {has} (--workers=1: one after the other)", flush=True
+    )
     with signals.polled() as stop:
         processes, restarts, told = [begin(worker) for worker in range(number)], 0, False
         while True:

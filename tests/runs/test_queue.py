@@ -158,7 +158,7 @@ def test_status_tells_every_arm(tmp_path, capsys):
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 5, "split": "test", "error": 0.125}\n')
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "error.txt").write_text(f"{results.FAILURE}2026 (counts as 1): no [/luck]\nTraceback\n")
-    (tmp_path / "wild" / "metrics.jsonl").write_text("{")
+    (tmp_path / "wild" / "metrics.jsonl").write_text("{\n")
     (tmp_path / "odd" / "record.json").mkdir(parents=True)
     durable.write_json(tmp_path / status.SWEEP, {"normres sweep": ["done", "later"]})
     with claims.hold(tmp_path / "alive") as claim:
