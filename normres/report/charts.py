@@ -100,11 +100,11 @@ class Chart:
 
 
 def named_ticks(places: Sequence[float], log: bool) -> list[float]:
-    """Returns the values that have the room for a name on an axis, the largest among them."""
-    size = math.log if log else float
-    room = 0.12 * (size(places[-1]) - size(places[0]))
-    named = [places[-1]]
-    for place in reversed(places[:-1]):
-        if size(named[-1]) - size(place) > room:
+    """Returns the values that have the room for a name on an axis, the smallest and the largest among them."""
+    size, (first, *_, last) = math.log if log else float, [places[0], *places]
+    room = 0.12 * (size(last) - size(first))
+    named = [last]
+    for place in reversed(places[1:-1]):
+        if min(size(named[-1]) - size(place), size(place) - size(first)) > room:
             named.append(place)
-    return named
+    return named if last == first else [*named, first]

@@ -176,7 +176,7 @@ def test_dollars_are_no_mathematics():
 
 def test_names_on_the_axis_have_room():
     # On a logarithmic axis from 20 to 1202, an eighth of the length is a factor of 1.63.
-    assert charts.named_ticks([20, 32, 44, 56, 110, 1202], log=True) == [1202, 110, 56, 32]
+    assert charts.named_ticks([20, 32, 44, 56, 110, 1202], log=True) == [1202, 110, 56, 20]
     assert charts.named_ticks([1], log=True) == [1]
     assert charts.named_ticks([0, 1, 2], log=False) == [2, 1, 0]
 
