@@ -51,6 +51,13 @@ def test_the_results_are_what_their_records_say(tmp_path, monkeypatch):
     assert drawn == {path.relative_to(ROOT) for path in (ROOT / "docs/results").rglob("*.*")}
 
 
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")], ids=str)
+def test_links_and_images_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())
+    made = ("reference/", "sets/")  # by `make docs`
+    assert [link for link in links if not link.startswith(made) and not (page.parent / link).exists()] == []
+
+
 @pytest.mark.parametrize("file", ["README.md", "docs/norms.md", "docs/data.md", "docs/style.md", "docs/api.md"])
 def test_the_examples_run(file):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.S)
