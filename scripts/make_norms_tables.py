@@ -21,7 +21,7 @@ AXES = (
     "N examples, S space, C channels. Invariant: in training and with epsilon = 0, to a positive factor (scale) and an "
     "addend (shift), one for the whole input or one for each example or channel."
 )
-FORMULAS = "x^ is what scale and bias are applied to: y = scale x^ + bias."
+FORMULAS = "x̂ is what scale and bias are applied to: y = scale x̂ + bias."
 KERNELS = "Norms of kernels: the choices of config.model.weights."
 SCALES = "What stands in for norms: the choices of config.model.residual_scale, with config.model.norm=none."
 

@@ -72,7 +72,7 @@ def why_not(config: NetworkConfig) -> str:
     spec, name = config.norm_spec, f"norm={config.norm!r}"
     if not spec.running:
         return f"{name} has no running statistics: it measures each input anew and cannot be folded into a convolution"
-    alike = spec.form in (forms.standardized, forms.renormalized) and not spec.parameters
+    alike = spec.form in (forms.standardized, forms.batch_renorm) and not spec.parameters
     if not alike or any(reduction_axes(over, ndim=4) != (0, 1, 2) for over in spec.reductions):
         return f"{name} is more than one factor and one bias per channel in evaluation and cannot be folded"
     if not isinstance(config, ResNetConfig):

@@ -15,7 +15,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Conv(nn.Module):
-    """A convolution without bias: (N, H, W, I) -> (N, H / stride, W / stride, features).
+    """A convolution without bias: (N, H, W, I) -> (N, ceil(H / stride), ceil(W / stride), features).
 
     Attributes:
       features: output channels.
@@ -23,10 +23,10 @@ class Conv(nn.Module):
       stride: in both directions.
       groups: blocks of channels that are convolved on their own.
       weights: a row of kernels.TABLE: what the stored kernel goes through before it is applied.
-      train: whether power iterations (spectral norm) go on.
+      train: whether spectral norm stores its improved vector u.
       dtype: of the input and the output.
       kernel_init: initializer of the stored kernel.
-      ops: the operations.
+      ops: the operations, see layers.Ops.
     """
 
     features: int
@@ -49,7 +49,7 @@ class Conv(nn.Module):
         if row.initial_scale is not None:
             scale = self.param("kernel_scale", lambda _, initial=row.initial_scale: initial(kernel))
         if row.initial_state is not None:
-            # Beside the running averages, which are carried and saved as this must be.
+            # In batch_stats, which is carried from step to step and saved.
             initial = row.initial_state
             state = self.variable("batch_stats", "u", lambda: initial(self.make_rng("params"), kernel))
         kernel, new_state = row.apply(kernel, scale, state.value if state is not None else None, self.train)

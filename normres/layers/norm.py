@@ -28,7 +28,7 @@ class Norm(nn.Module):
       use_running_average: True in evaluation.
       axis_name: device axis over which the examples, and so the statistics of a norm over N, are spread.
       scale_init: initializer of the scale.
-      ops: the operations.
+      ops: the operations, see layers.Ops.
     """
 
     spec: NormSpec
@@ -55,7 +55,7 @@ class Norm(nn.Module):
         on a picture (AdaIN), (N, H, W, C) if they depend on the place (SPADE).  A norm that brings its own nonlinearity
         has it in place of `activation`, and not if that is "identity".
         """
-        # One example stands for all when parameters are made: it has no parts, and no other devices.
+        # `init` sees one example on one device: there is nothing to split and nothing to merge.
         spec = replace(self.spec, sub_batches=1) if self.is_initializing() else self.spec
         spread = spec.over_examples and spec.sub_batches == 1 and not self.is_initializing()
         axis_name = self.axis_name if spread else None
@@ -72,13 +72,14 @@ class Norm(nn.Module):
             activation=activation,
         )
         if spec.running and not self.is_initializing():
-            batch = pooled(moments) if spec.sub_batches > 1 else moments
-            if self.is_mutable_collection("moments"):
-                whole = spec_reduction(x, replace(spec, sub_batches=1), spec.reductions[0], axis_name)
-                where = broadcastable("mask", mask, x)
-                self._store(deviation_and_moments(x, whole, where)[1] if self.use_running_average else batch)
+            own = pooled(moments) if spec.sub_batches > 1 else moments
             if not self.use_running_average:
-                self._update(batch, variables)
+                self._update(own, variables)
+            if self.is_mutable_collection("moments"):
+                if self.use_running_average:  # then `own` are the running averages
+                    whole = spec_reduction(x, replace(spec, sub_batches=1), spec.reductions[0], axis_name)
+                    _, own = deviation_and_moments(x, whole, broadcastable("mask", mask, x))
+                self._store(own)
         return y
 
     def _parameters(
@@ -98,7 +99,7 @@ class Norm(nn.Module):
         return params
 
     def _averaged(self, ndim: int) -> tuple[int, ...]:
-        """Returns the axes along which running averages do not vary: groups differ, so channels keep their group's."""
+        """Returns the axes that running averages lack: those reduced, but not the channels where groups differ."""
         axes = reduction_axes(self.spec.reductions[0], ndim)
         return tuple(axis for axis in axes if not (self.spec.groups > 1 and axis == ndim - 1))
 
@@ -114,11 +115,11 @@ class Norm(nn.Module):
         return Moments(mean, var, jnp.ones(())), tuple(variables)
 
     def _store(self, moments: Moments) -> None:
-        """Stores the input's moments for who asked for them; a variance of all channels is one number."""
+        """Stores the input's moments in the collection `moments`, without the axes that running averages lack."""
         axes = self._averaged(moments.mean.ndim)
-        kept = [axis for axis in range(moments.mean.ndim) if axis not in axes]
+        others = [axis for axis in range(moments.mean.ndim) if axis not in axes]
         stored: Any = self.variable("moments", "input", lambda: None)
-        stored.value = Moments(*(value.reshape([value.shape[axis] for axis in kept]) for value in moments))
+        stored.value = Moments(*(value.reshape([value.shape[axis] for axis in others]) for value in moments))
 
     def _update(self, moments: Moments, variables: tuple[Any, ...]) -> None:
         """Lets the running averages follow the moments of a batch."""

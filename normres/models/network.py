@@ -58,12 +58,13 @@ class NetworkConfig:
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
-        """The channels of each stage's norms, and by how much its side is shorter than the image's."""
+        """(channels, image side / its side) of each array that is normalized."""
         return ((self.width, 1),)
 
     def check_image(self, height: int, width: int) -> None:
         """Raises ValueError for images smaller than the product of the strides."""
-        if min(height, width) < (strides := self.last_pool * max(stride for _, stride in self.stages)):
+        strides = self.last_pool * max(stride for _, stride in self.stages)
+        if min(height, width) < strides:
             raise ValueError(f"images of {height}x{width} are too small: the strides of this network make {strides}")
 
     def check(self) -> Self:
@@ -78,8 +79,9 @@ class NetworkConfig:
                 norms.reduction_axes(over, ndim=4)
             except ValueError as error:
                 raise ValueError(f"norm: {error}") from None
-        for name, channels in self.widths.items() if spec.groups > 1 else ():
-            must_divide("norm_groups", self.norm_groups, name, channels)
+        if spec.groups > 1:
+            for name, channels in self.widths.items():
+                must_divide("norm_groups", spec.groups, name, channels)
         return self
 
 
@@ -100,7 +102,7 @@ class Network(nn.Module):
     Attributes:
       config: everything that determines the network.
       train: whether norms use and follow the batch's statistics, and dropout drops.
-      ops: the operations.
+      ops: the operations, see layers.Ops.
     """
 
     config: Any

@@ -22,13 +22,13 @@ __all__ = ["Block", "ResNet", "ResNetConfig"]
 
 STEM = ["conv1", "norm1", "relu"]
 
-# Blocks after a stage's first that are compiled one by one all the same: a loop over so few copies what the backward
-# pass needs, and saves no time in compiling.
-SHORT = 2
+# So few blocks of a stage are always unrolled: a loop would save no time in compiling, and would copy what the backward
+# pass needs.
+MAX_UNROLLED = 2
 
 
-class Words(Network):
-    """A block or a network: what carries out the words of an Order, such as "conv norm relu"."""
+class WordRunner(Network):
+    """A block or a network: it carries out the words of an Order, such as "conv norm relu"."""
 
     config: ResNetConfig
 
@@ -43,8 +43,11 @@ class Words(Network):
 
         `convolutions` has the arguments of each convolution, by its word.
         """
+        # Fixup adds a scalar before each convolution of a branch, and after each norm but the branch's last, whose
+        # scalar is branch_bias.
         fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup and prefix != "after_"
-        last, before = f"norm{len(BRANCHES[self.config.block].kernels)}", ""
+        last = f"norm{len(BRANCHES[self.config.block].kernels)}"
+        before = ""
         for word, after in zip(words, [*words[1:], ""], strict=False):
             name = prefix + word
             match word.rstrip("0123456789"):
@@ -76,8 +79,8 @@ class Words(Network):
         return x + self.param(name, nn.initializers.zeros, (1,) * x.ndim, jnp.float32).astype(x.dtype)
 
 
-class Block(Words):
-    """The block: x -> f(h(x) + F(x)), (N, H, W, I) -> (N, H / stride, W / stride, features[-1]).
+class Block(WordRunner):
+    """The block: x -> f(h(x) + F(x)), (N, H, W, I) -> (N, ceil(H / stride), ceil(W / stride), features[-1]).
 
     Attributes:
       features: output channels of each convolution of the branch F.
@@ -109,6 +112,7 @@ class Block(Words):
             self.note("intermediates", "shortcut", side)
             total = self.ops.add(side, branch)
         self.note("intermediates", "sum", total)
+        # "identity", as the sum of other operations than PLAIN is computed where an activation follows.
         return self.run(total, order.after.split() or ["identity"], prefix="after_")
 
     def convolutions(self) -> dict[str, dict[str, Any]]:
@@ -120,9 +124,10 @@ class Block(Words):
             own: dict[str, Any] = {"features": self.features[index], "kernel_size": size, "stride": strides[index]}
             own["groups"] = config.cardinality if size > 1 and index > 0 else 1
             if RESIDUAL_SCALES[config.residual_scale].fixup:
-                scale = 2.0 * sum(config.blocks) ** (-1 / (len(branch.kernels) - 1))
+                m, total = len(branch.kernels), sum(config.blocks)
+                scale = 2.0 * total ** (-2 / (2 * m - 2))  # of the variance: the std times total^(-1 / (2m - 2))
                 shrunk = nn.initializers.variance_scaling(scale, "fan_in", "normal")
-                own["kernel_init"] = shrunk if index < len(branch.kernels) - 1 else nn.initializers.zeros
+                own["kernel_init"] = shrunk if index < m - 1 else nn.initializers.zeros
             arguments[f"conv{index + 1}"] = own
         return arguments
 
@@ -150,8 +155,8 @@ class Block(Words):
     def shortcut(self, x: jax.Array, activated: jax.Array, words: list[str]) -> jax.Array:
         """Returns h(x) in the branch's shape: projected, or strided and with channels of zeros.
 
-        A projection reads the activated input, and is normalized like the branch it is added to (He 2015); a
-        pre-activation branch, whose `words` end in a convolution, is not.
+        A projection reads the activated input.  A norm follows it (He 2015) if the last of the branch's `words`, ReLUs
+        aside, is a norm.
         """
         features, project = self.features[-1], SHORTCUTS[self.config.shortcut].project
         changes = self.stride > 1 or x.shape[-1] != features
@@ -178,7 +183,7 @@ class Block(Words):
         return side * shortcut.factor, branch * shortcut.branch_factor
 
 
-class ResNet(Words):
+class ResNet(WordRunner):
     """The network: stem, stages, global average, classifier."""
 
     @nn.compact
@@ -222,12 +227,12 @@ class ResNet(Words):
         done, total = sum(config.blocks[:stage]), sum(config.blocks)
         survival = [1 - (done + i + 1) / total * config.stochastic_depth for i in range(blocks)]
         at_random = config.stochastic_depth > 0
-        first = recomputing(config, looped=False)(
+        first = rematerialized(config, looped=False)(
             **options, stride=1 if stage == 0 else 2, first=stage == 0, name=f"stage{stage + 1}_first"
         )
         x = first(x, survival[0] if at_random else None)
         if blocks > 1:
-            unrolled = config.unrolled or blocks - 1 <= SHORT
+            unrolled = config.unrolled or blocks - 1 <= MAX_UNROLLED
             rest = nn.scan(
                 lambda block, x, survival: (block(x, survival), None),
                 variable_axes={"params": 0, "batch_stats": 0, "moments": 0, "intermediates": 0},
@@ -236,7 +241,7 @@ class ResNet(Words):
                 unroll=blocks - 1 if unrolled else 1,
             )
             each = jnp.asarray(survival[1:], jnp.float32) if at_random else None
-            block = recomputing(config, looped=not unrolled)(**options, name=f"stage{stage + 1}_rest")
+            block = rematerialized(config, looped=not unrolled)(**options, name=f"stage{stage + 1}_rest")
             x, _ = rest(block, x, each)
         return x
 
@@ -250,17 +255,19 @@ class ResNet(Words):
         return nn.Dense(self.config.classes, kernel_init=initial, name=name)(x)
 
 
-def recomputing(config: ResNetConfig, looped: bool) -> type[Block]:
-    """Returns Block, which in its backward pass computes anew what the config says, in a loop over blocks or not.
+def rematerialized(config: ResNetConfig, looped: bool) -> type[Block]:
+    """Returns Block, rematerialized as config.remat says; `looped`: whether it runs in nn.scan.
 
     Raises:
       ValueError: `config.remat` is none of REMAT.
     """
     policies = jax.checkpoint_policies
-    match "nothing" if config.remat == "loops" and not looped else config.remat:
+    if config.remat == "loops" and not looped:
+        return Block
+    match config.remat:
         case "nothing":
             return Block
-        case "elementwise" | "loops":  # what a loop keeps is written and read, whatever else could be fused
+        case "elementwise" | "loops":  # a loop must write and read all that it keeps
             if config.dropout or SHORTCUTS[config.shortcut].dropout:
                 return Block  # drawing the masks once more takes longer than keeping them
             named = policies.save_only_these_names(CONVOLVED, STATISTICS)

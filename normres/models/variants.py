@@ -132,7 +132,7 @@ class Layout:
 
 LAYOUTS: dict[str, Layout] = {
     "cifar": Layout(),
-    # Zagoruyko, Komodakis 2016, arXiv 1605.07146 count the projections too: 6n + 4.
+    # Zagoruyko, Komodakis 2016, arXiv 1605.07146 count convolutions: 6n, the stem and three projections.
     "wide": Layout(counted=4),
     "imagenet": Layout(
         stem_kernel=7,
@@ -178,9 +178,9 @@ class ResidualScale:
 
     Attributes:
       initial: of the learned scalar that multiplies the branch's end; None for no such scalar.
-      fixup: Fixup's rules besides: a branch's last kernel and the classifier start at zero, its other kernels smaller
-        by the number of blocks to the power of -1 / (2 m - 2), m the branch's convolutions, and learned scalars are
-        added before each convolution, where a norm would stand, and at the branch's end.
+      fixup: Fixup's rules besides: a branch's last kernel and the classifier start at zero, its other kernels start
+        L^(-1 / (2m - 2)) times as large (L blocks of m convolutions), and learned scalars are added before each
+        convolution, where a norm would stand, and at the branch's end.
       paper: where it is from.
     """
 
@@ -198,9 +198,9 @@ RESIDUAL_SCALES: dict[str, ResidualScale] = {
 }
 
 
-# What of a block the backward pass computes anew instead of keeping it: nothing; all but the outputs of convolutions
-# and the statistics, which takes little time (but nothing where dropout is drawn, which takes long); or the whole block
-# from its input, which takes a forward pass.  Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
+# What the backward pass computes anew in a block.  elementwise: all but convolutions and statistics, which is fast (but
+# nothing where there is dropout, whose masks are slow to draw); loops: the same, in scanned blocks only; block: all,
+# from the block's input, which takes a forward pass.  Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
 REMAT = ("nothing", "elementwise", "loops", "block")
 
 
@@ -222,7 +222,7 @@ class ResNetConfig(NetworkConfig):
       dropout: rate before a branch's last convolution (wide networks).
       stochastic_depth: probability that the last block's branch is left out in training; it falls linearly to the
         first block's.  One draw per block and step.
-      zero_last_scale: whether the scale of a branch's last norm starts at zero.
+      zero_last_scale: whether the scale of the norm with the number of a branch's last convolution starts at zero.
       auxiliary: stages, from 1, with a classifier of their own.
       remat: one of REMAT.
       unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.

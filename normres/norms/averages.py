@@ -27,30 +27,33 @@ class Average:
     unbiased: bool = False
 
     def kept(self, updates: jax.Array | None) -> jax.Array | float:
-        """Returns the share of the old value in an update that `updates` others precede.
+        """Returns the share of the old value in update number `updates` + 1.
 
         A debiased average m_t / (1 - k^t), m_t = k m_(t-1) + (1 - k) x_t, is itself an average whose old value
         keeps the share k (1 - k^(t-1)) / (1 - k^t); so all three kinds differ in this share only.
         """
-        keep = 1 - self.momentum if self.torch_momentum else self.momentum
+        k = 1 - self.momentum if self.torch_momentum else self.momentum
         if self.kind == "exponential":
-            return keep
+            return k
         assert updates is not None, f"a {self.kind} average counts its updates"
         if self.kind == "cumulative":
             return updates / (updates + 1)
-        return keep * (1 - keep**updates) / (1 - keep ** (updates + 1))
+        return k * (1 - k**updates) / (1 - k ** (updates + 1))
 
     def update(
         self, mean: jax.Array, var: jax.Array, batch: Moments, updates: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the running mean and variance after a batch's moments; a batch without elements is ignored."""
+        """Returns the running mean and variance after a batch: kept * old + (1 - kept) * new, in the shape of `mean`.
+
+        A batch without elements changes nothing.
+        """
         new_var = batch.var * batch.count / jnp.maximum(batch.count - 1, 1) if self.unbiased else batch.var
         kept = jnp.where(batch.count > 0, self.kept(updates), 1.0)
         return kept * mean + (1 - kept) * batch.mean, kept * var + (1 - kept) * new_var
 
 
 def pooled(moments: Moments) -> Moments:
-    """Averages moments over axis 0 by their counts: those of sub-batches, as one batch's for running averages."""
+    """Averages sub-batches' moments (N, ...) over axis 0, weighted by count; var stays that within sub-batches."""
     each = moments.count * jnp.ones_like(moments.mean)
     share = moments.count / jnp.maximum(jnp.sum(each, 0, keepdims=True), 1)
     mean, var = (jnp.sum(value * share, 0, keepdims=True) for value in (moments.mean, moments.var))

@@ -71,7 +71,7 @@ class Terms:
         factor = factor if scale is None else factor * scale
         return shifted * factor + ((0 if bias is None else bias) - rest * factor)
 
-    def root(self, moments: Moments) -> jax.Array:
+    def std(self, moments: Moments) -> jax.Array:
         """sqrt(var + epsilon)."""
         return jnp.sqrt(moments.var + self.epsilon)
 
@@ -85,59 +85,63 @@ def standardized(terms: Terms) -> jax.Array:
 
 
 def identity(terms: Terms) -> jax.Array:
-    """X itself."""
+    """Returns x itself."""
     return terms.affine(terms.x)
 
 
-def renormalized(terms: Terms) -> jax.Array:
-    """Standardized x times r plus d, which bring it to the running averages; no gradient flows through r and d."""
+def batch_renorm(terms: Terms) -> jax.Array:
+    """x̂ r + d, r = clip(std / running std), d = clip((mean - running mean) / running std), both without gradient.
+
+    Ioffe 2017, algorithm 1.
+    """
     (batch,) = terms.moments
     y = terms.standardized()
     if terms.running is not None:
-        kept = terms.root(terms.running)
-        r = jnp.clip(terms.root(batch) / kept, 1 / RENORM_SCALE_LIMIT, RENORM_SCALE_LIMIT)
-        d = jnp.clip((batch.mean - terms.running.mean) / kept, -RENORM_SHIFT_LIMIT, RENORM_SHIFT_LIMIT)
+        running_std = terms.std(terms.running)
+        r = jnp.clip(terms.std(batch) / running_std, 1 / RENORM_SCALE_LIMIT, RENORM_SCALE_LIMIT)
+        d = jnp.clip((batch.mean - terms.running.mean) / running_std, -RENORM_SHIFT_LIMIT, RENORM_SHIFT_LIMIT)
         y = y * lax.stop_gradient(r) + lax.stop_gradient(d)
     return terms.affine(y)
 
 
-def thresholded(terms: Terms) -> jax.Array:
+def filter_response(terms: Terms) -> jax.Array:
     """max(y, threshold), the thresholded linear unit, where there is a threshold."""
     y = terms.affine(terms.standardized())
     return jnp.maximum(y, terms.parameters["threshold"]) if "threshold" in terms.parameters else y
 
 
-def gated(terms: Terms) -> jax.Array:
+def evonorm_s0(terms: Terms) -> jax.Array:
     """EvoNorm-S0: x sigmoid(v x) / sqrt(var + epsilon); without its nonlinearity, x / sqrt(var + epsilon)."""
     x = terms.x * jax.nn.sigmoid(terms.parameters["v"] * terms.x) if "v" in terms.parameters else terms.x
-    return terms.affine(x / terms.root(terms.moments[0]))
+    return terms.affine(x / terms.std(terms.moments[0]))
 
 
-def larger_of_two(terms: Terms) -> jax.Array:
+def evonorm_b0(terms: Terms) -> jax.Array:
     """EvoNorm-B0: x / max(sqrt(batch variance), v x + sqrt(instance variance)); without v, by the batch's alone."""
     batch, instance = terms.moments
-    deviation = terms.root(batch)
+    std = terms.std(batch)
     if "v" in terms.parameters:
-        deviation = jnp.maximum(deviation, terms.parameters["v"] * terms.x + terms.root(instance))
-    return terms.affine(terms.x / deviation)
+        std = jnp.maximum(std, terms.parameters["v"] * terms.x + terms.std(instance))
+    return terms.affine(terms.x / std)
 
 
-def mixed(terms: Terms) -> jax.Array:
+def batch_instance(terms: Terms) -> jax.Array:
     """gate times batch-standardized plus (1 - gate) times instance-standardized x, the gate clipped to [0, 1]."""
     gate = jnp.clip(terms.parameters["gate"], 0, 1)
     return terms.affine(gate * terms.standardized(0) + (1 - gate) * terms.standardized(1))
 
 
-def switched(terms: Terms) -> jax.Array:
-    """Standardizes by weighted means of the reductions' means and variances, the weights by softmax."""
+def switchable(terms: Terms) -> jax.Array:
+    """(x - sum of w_k mean_k) / sqrt(sum of v_k var_k + epsilon), w = softmax(mean_logits), v = softmax(var_logits)."""
     weights = [jax.nn.softmax(terms.parameters[name].reshape(-1)) for name in ("mean_logits", "var_logits")]
+    # The weights sum to 1, so this is x minus the weighted mean.
     deviation = sum(weight * each.whole() for weight, each in zip(weights[0], terms.deviations, strict=True))
     var = sum(weight * moments.var for weight, moments in zip(weights[1], terms.moments, strict=True))
     return terms.affine(deviation * lax.rsqrt(jnp.asarray(var) + terms.epsilon))
 
 
 def local_response(terms: Terms) -> jax.Array:
-    """X / (2 + 1e-4 * sum of x^2 over the channel and two neighbours on each side) ^ 0.75."""
+    """Returns x / (2 + 1e-4 * sum of x^2 over the channel and two neighbours on each side) ^ 0.75."""
     squares = jnp.square(terms.x if terms.where is None else jnp.where(terms.where, terms.x, 0))
     window = [1] * squares.ndim
     window[terms.channel_axis] = 2 * RESPONSE_RADIUS + 1

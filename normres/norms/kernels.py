@@ -4,6 +4,7 @@ The last axis of a kernel is its output channels; statistics are per output chan
 float32.  A matrix (I, O) is a kernel too.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,8 @@ from jax import lax
 
 from normres.norms.moments import Reduction, aligned, deviation_and_moments
 
-# Brock, De, Smith 2021: the factor that makes up for a ReLU's loss of variance, sqrt(2 / (1 - 1 / pi)).
-RELU_GAIN = 1.7128585504496627
+# Brock, De, Smith 2021: 1 / std of relu(z), z ~ N(0, 1).
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 
 
 def _fan_in_axes(kernel: jax.Array) -> tuple[int, ...]:
@@ -68,12 +69,12 @@ def spectrally_normalized(
 
     Args:
       kernel: (..., O).
-      u: the estimate of the singular vector, (1, O), which `steps` power iterations improve.
+      u: (1, O), the estimate of the singular vector of the outputs; `steps` power iterations improve it.
       steps: at least 1.
       epsilon: keeps the length of a vector from 0.
 
     Returns:
-      The kernel, the improved u (through neither flows a gradient of the iterations), and sigma ().
+      W / sigma, the improved u, and sigma (); no gradient flows through u and v.
     """
     matrix = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)).reshape(-1, kernel.shape[-1])
 

@@ -38,7 +38,7 @@ class Deviation(NamedTuple):
     rest: jax.Array  # of the mean's
 
     def whole(self) -> jax.Array:
-        """Returns x - mean, more exact than a difference from the mean of the moments, which rounds: 1e6 by 0.03."""
+        """Returns x - mean, more exact than x - moments.mean: float32 rounds a mean of 1e6 by up to 0.03."""
         return self.shifted - self.rest
 
 
@@ -52,7 +52,7 @@ class Reduction:
         groups of channels, sub-batches of examples.
       var_axes: if not empty, the axes of the variance: `axes` and others.
       center: whether the mean is subtracted; without, mean is zero and var is the mean square.
-      axis_name: a pmap, vmap or shard_map axis whose members count as one array, however many elements of each do.
+      axis_name: a pmap, vmap or shard_map axis whose members' arrays count as one; a mask may differ on each.
       axis_index_groups: only the members of such a group count as one array.
     """
 
@@ -165,12 +165,12 @@ def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None
 
     here = replace(over, axis_name=None)
     count = here.count(x, where, dtype)
-    deviation, shift, rest = x, jnp.zeros_like(count), jnp.zeros_like(count)
+    shifted, shift, rest = x, jnp.zeros_like(count), jnp.zeros_like(count)
     if over.center:
         shift = checkpoint_name(lax.stop_gradient(shift_of(narrow, here, where, count)), STATISTICS)
-        deviation = x - shift
-        rest = here.total(counted(deviation)) / jnp.maximum(count, 1)
-    squares = here.total(counted(lax.square(deviation))) - count * lax.square(rest)
+        shifted = x - shift
+        rest = here.total(counted(shifted)) / jnp.maximum(count, 1)
+    squares = here.total(counted(lax.square(shifted))) - count * lax.square(rest)
     mean = shift + rest
     if over.axis_name is not None:
         count, mean, squares, rest = merged(over, count, shift, rest, squares)
@@ -180,18 +180,18 @@ def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None
         wider = Reduction(others)
         each = jnp.broadcast_to(count, squares.shape)
         squares, var_count = wider.total(squares), jnp.maximum(wider.total(each), 1)
-    # Not the larger of it and zero, which passes half of the gradient at zero.
+    # Not jnp.maximum(squares, 0): its gradient at 0 is one half.
     squares = jnp.where(squares < 0, 0, squares)
     statistics = Moments(mean, squares / var_count, count)
     statistics, rest = checkpoint_name((statistics, rest), STATISTICS)
-    return Deviation(deviation, rest), statistics
+    return Deviation(shifted, rest), statistics
 
 
 def shift_of(x: jax.Array, over: Reduction, where: jax.Array | None, count: jax.Array) -> jax.Array:
     """Returns the mean of each reduction by a first pass over x, but 0 for bfloat16.
 
-    Of a bfloat16, whose neighbours are 2^-7 of it apart, E[x^2] - E[x]^2 in float32 loses less than the rounding of x
-    has added already: E[x]^2 / 2^24 beside E[x]^2 / 2^18.  So the compiler may sum while it still makes x.
+    Rounding x to bfloat16 has added a variance of about E[x]^2 / 2^18.  E[x^2] - E[x]^2 in float32 loses only
+    E[x]^2 / 2^24.  So one pass is enough, and the compiler can fuse it with what computes x.
     """
     if x.dtype == jnp.bfloat16:
         return jnp.zeros_like(count)
@@ -204,9 +204,13 @@ def merged(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Merges the devices' statistics by one all-reduce (Chan, Golub, LeVeque 1979).
 
-    A device has `count` elements, of which the mean is shift + rest, and the squared deviations from it sum to
-    `squares`.  Returns count, mean and squares of all devices, equal on each, and the mean less this device's shift.
+    Device k has mean_k = shift_k + rest_k and squares_k, the sum of its squared deviations from mean_k:
+
+        squares = sum of (squares_k + count_k (mean_k - mean)^2).
+
+    Returns count, mean and squares of all devices, equal on each, and the mean less this device's shift.
     """
+    # Each device writes its own row of zeros; the sum over the devices then holds the rows of all.
     own = jnp.stack(jnp.broadcast_arrays(count, shift, rest, squares))
     size = lax.psum(1, over.axis_name)
     mine = (jnp.arange(size) == lax.axis_index(over.axis_name)).reshape(-1, *(1,) * own.ndim)
@@ -214,11 +218,11 @@ def merged(
     counts, shifts, rests, all_squares = jnp.moveaxis(everyone, 1, 0)
     count = counts.sum(0)
     safe_count = jnp.maximum(count, 1)
-    middle = lax.stop_gradient((counts * shifts).sum(0) / safe_count)
-    offsets = shifts - middle[None] + rests
+    mean_shift = lax.stop_gradient((counts * shifts).sum(0) / safe_count)
+    offsets = shifts - mean_shift[None] + rests
     rest = (counts * offsets).sum(0) / safe_count
     squares = (all_squares + counts * lax.square(offsets - rest[None])).sum(0)
-    return count, middle + rest, squares, middle - shift + rest
+    return count, mean_shift + rest, squares, mean_shift - shift + rest
 
 
 def unsharded(array: jax.Array, axis: int) -> jax.Array:

@@ -65,15 +65,15 @@ class About:
     Attributes:
       paper: where it is from.
       use: when to take it.
-      invariant: changes of the input that change nothing: of all of it by one positive factor (scale) or by one
-        addend (shift), or by one of each for every example or channel.  Measured with epsilon = 0, in training.
-      formula: what it computes, x^ being the standardized x.
+      invariant: changes of x that do not change y: times a positive factor (scale), plus a number (shift), one for all
+        of x or one for each example or channel.  Measured with epsilon = 0, in training.
+      formula: what it computes, x̂ being the standardized x.
     """
 
     paper: str
     use: str
     invariant: tuple[Change, ...] = ()
-    formula: str = "x^ = (x - mean) / sqrt(var + epsilon)"
+    formula: str = "x̂ = (x - mean) / sqrt(var + epsilon)"
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class NormSpec:
       affine: which of scale and bias it has.
       form: the formula (forms.py).
       parameters: what it learns beside scale and bias.
-      activation: those of `parameters` that make its nonlinearity.  It replaces an activation that follows, and
-        without one they are left out.
+      activation: names of the `parameters` of its own nonlinearity, which replaces an activation that follows the norm;
+        not used where none follows.
       epsilon: added to variances.
       channel_axis: where the channels stand in the array.
       about: documentation.
@@ -145,13 +145,14 @@ def normalization(
       x: of any floating dtype; channels at spec.channel_axis.
       spec: a row of TABLE, or any NormSpec.
       params: "scale", "bias" and the spec's own by name, each of any shape that broadcasts to x (a vector per channel
-        if the channels are last), or one value per reduction.  Without scale or bias, none is applied; the spec's own
-        have their initial values if left out, but without those of its nonlinearity it has none.
-      running: running averages, for norms that have them; batch renormalization reads them in training too.
+        if the channels are last), or one value per reduction.  A missing scale or bias is not applied; a missing own
+        parameter has its initial value; a missing one of `spec.activation` turns that nonlinearity off.
+      running: running averages, broadcastable to x, for norms that have them; batch renormalization reads them in
+        training too.
       use_running: put `running` in place of the reduction over N.
       where: boolean, broadcastable to x; elements where it is False do not count in the statistics.
-      axis_name: a device axis over which every reduction is merged: give it where the devices share examples or, for
-        norms over N, a batch.
+      axis_name: a device axis that splits the batch (only reductions over N are merged) or, for a norm that has no N,
+        each example (all are).
       residual: of x's shape, added to the normalized x.
       activation: a row of forms.ACTIVATIONS, unless `params` has those of the spec's own nonlinearity.
 
@@ -194,9 +195,11 @@ def spec_reduction(x: jax.Array, spec: NormSpec, over: str, axis_name: str | Non
     """Returns the Reduction of x over the letters `over` of a spec; the devices merge what they share."""
     axes = reduction_axes(over, x.ndim, spec.channel_axis)
     var_axes = reduction_axes(spec.var_over, x.ndim, spec.channel_axis) if spec.var_over else ()
+    # Devices that share a batch have all elements of a reduction without N.
     merged = axis_name if "N" in over or not spec.over_examples else None
-    for axis, name, what in ((0, "sub_batches", "examples"), (spec.channel_axis % x.ndim, "groups", "channels")):
-        count = getattr(spec, name)
+    examples = (0, spec.sub_batches, "sub_batches", "examples")
+    channels = (spec.channel_axis % x.ndim, spec.groups, "groups", "channels")
+    for axis, count, name, what in (examples, channels):
         if axis in axes and (count < 1 or x.shape[axis] % count):
             raise ValueError(f"{name}={count} does not divide {x.shape[axis]} {what}")
     parts = {0: spec.sub_batches, spec.channel_axis: spec.groups}
@@ -207,7 +210,7 @@ def checked_parameters(x: jax.Array, spec: NormSpec, params: Mapping[str, jax.Ar
     """Returns scale, bias and the spec's own parameters, broadcastable to x; those left out at their initial values."""
     own = {parameter.name: parameter for parameter in spec.parameters}
     if strangers := sorted(set(params) - set(own) - {"scale", "bias"}):
-        raise ValueError(f"this norm has no parameter {strangers[0]!r}; it has {', '.join(own) or 'none'}")
+        raise ValueError(f"this norm has no parameter {strangers[0]!r}; it has {', '.join(('scale', 'bias', *own))}")
     checked: dict[str, Any] = {}
     for name in ("scale", "bias", *own):
         per_reduction = name in own and own[name].per == "reduction"

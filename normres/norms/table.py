@@ -35,9 +35,9 @@ TABLE: dict[str, NormSpec] = {
         running=True,
         about=About(
             "Luo, Zhan, Wang, Gao 2020, arXiv 2003.05569",
-            "small batches: the deviation is measured on more numbers than batch norm's",
+            "small batches: the std is measured on more numbers than batch norm's",
             ("scale", "shift", "channel shift"),
-            "x^ = (x - mean) / sqrt(var + epsilon), the variance of all channels together",
+            "x̂ = (x - mean) / sqrt(var + epsilon), the variance of all channels, each around its own mean",
         ),
     ),
     "instance": NormSpec(
@@ -73,7 +73,7 @@ TABLE: dict[str, NormSpec] = {
             "Zhang, Sennrich 2019, arXiv 1910.07467",
             "layer norm, where the mean does not matter and a pass over memory does",
             ("scale", "example scale"),
-            "x^ = x / sqrt(mean(x^2) + epsilon)",
+            "x̂ = x / sqrt(mean(x^2) + epsilon)",
         ),
     ),
     "positional": NormSpec(
@@ -92,23 +92,23 @@ TABLE: dict[str, NormSpec] = {
             "Hoffer, Hubara, Soudry 2017, arXiv 1705.08741",
             "large batches that shall regularize like small ones",
             PER_CHANNEL,
-            "x^ = (x - mean) / sqrt(var + epsilon) in each sub-batch",
+            "x̂ = (x - mean) / sqrt(var + epsilon) in each sub-batch",
         ),
     ),
     "batch_renorm": NormSpec(
         over="NS",
         running=True,
-        form=forms.renormalized,
+        form=forms.batch_renorm,
         about=About(
             "Ioffe 2017, arXiv 1702.03275",
             "small or dependent batches, where training and evaluation must not differ",
-            formula="x^ r + d, r = clip(deviation / running one), d = clip((mean - running mean) / running deviation)",
+            formula="x̂ r + d, r = clip(std / running std), d = clip((mean - running mean) / running std)",
         ),
     ),
     "filter_response": NormSpec(
         over="S",
         center=False,
-        form=forms.thresholded,
+        form=forms.filter_response,
         parameters=(Parameter("threshold", 0.0),),
         activation=("threshold",),
         about=About(
@@ -121,7 +121,7 @@ TABLE: dict[str, NormSpec] = {
     "evonorm_s0": NormSpec(
         over="SC",
         groups=32,
-        form=forms.gated,
+        form=forms.evonorm_s0,
         parameters=(Parameter("v", 1.0),),
         activation=("v",),
         about=About(
@@ -133,7 +133,7 @@ TABLE: dict[str, NormSpec] = {
     "evonorm_b0": NormSpec(
         over=("NS", "S"),
         running=True,
-        form=forms.larger_of_two,
+        form=forms.evonorm_b0,
         parameters=(Parameter("v", 1.0),),
         activation=("v",),
         about=About(
@@ -146,7 +146,7 @@ TABLE: dict[str, NormSpec] = {
     "switchable": NormSpec(
         over=("NS", "S", "SC"),
         running=True,
-        form=forms.switched,
+        form=forms.switchable,
         parameters=(Parameter("mean_logits", 1.0, "reduction"), Parameter("var_logits", 1.0, "reduction")),
         about=About(
             "Luo, Ren, Peng, Zhang, Li 2018, arXiv 1806.10779",
@@ -158,13 +158,13 @@ TABLE: dict[str, NormSpec] = {
     "batch_instance": NormSpec(
         over=("NS", "S"),
         running=True,
-        form=forms.mixed,
+        form=forms.batch_instance,
         parameters=(Parameter("gate", 1.0),),
         about=About(
             "Nam, Kim 2018, arXiv 1805.07925",
             "where style matters in some channels and disturbs in others",
             PER_CHANNEL,
-            "gate x^(batch) + (1 - gate) x^(instance), gate in [0, 1]",
+            "gate x̂_batch + (1 - gate) x̂_instance, gate in [0, 1]",
         ),
     ),
     "local_response": NormSpec(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from normres.models import MODELS, SHORTCUTS, NetworkConfig
+from normres.models import MODELS, ORDERS, SHORTCUTS, NetworkConfig
 from normres.norms import find_spec, reduction_axes
 from normres.runs.fields import declared, flatten
 
@@ -20,6 +20,7 @@ READ_IF: list[tuple[str, Callable[[Any], Any], str]] = [
     ("model.norm", lambda norm: find_spec(norm).sub_batches > 1, "model.norm_sub_batches"),
     ("model.norm", lambda norm: find_spec(norm).running, "model.norm_average model.norm_momentum model.norm_unbiased"),
     ("model.norm", lambda norm: "scale" in find_spec(norm).affine, "model.zero_last_scale"),
+    ("model.order", lambda order: "norm2" in ORDERS[order].branch(2), "model.zero_last_scale"),
     ("model.block", lambda block: block == "bottleneck", "model.inner_width model.stride_at"),
     ("model.shortcut", lambda shortcut: SHORTCUTS[shortcut].project != "always", "model.padding"),
     ("model.shortcut", lambda shortcut: SHORTCUTS[shortcut].gate, "model.gate_bias"),
@@ -49,7 +50,6 @@ def of(config: ConfigDict) -> list[str]:
 def _unread(config: ConfigDict) -> Iterator[str]:
     """Settings that have no effect, where they differ from base.py's."""
     values, model = flatten(config), config.model
-    deciding = {name: (by, read) for by, read, names in READ_IF for name in names.split()}
     by_network = f"model.module={model.module!r}" if model.module else f"model.family={model.family!r}"
     read_by_network = {"family", "module", "unroll"}
     if not model.module:
@@ -60,10 +60,10 @@ def _unread(config: ConfigDict) -> Iterator[str]:
         section, _, key = name.rpartition(".")
         if section == "model" and key not in read_by_network:
             yield f"config.{name}={values[name]!r} has no effect: config.{by_network} does not read it"
-        elif name in deciding and not (section == "model" and model.module):
-            by, is_read = deciding[name]
-            if not is_read(values[by]):
-                yield f"config.{name}={values[name]!r} has no effect with config.{by}={values[by]!r}"
+        elif not (section == "model" and model.module):
+            for by, is_read, names in READ_IF:
+                if name in names.split() and not is_read(values[by]):
+                    yield f"config.{name}={values[name]!r} has no effect with config.{by}={values[by]!r}"
     if model.module and model.family != "resnet":
         yield f"config.model.family={model.family!r} has no effect: config.model.module={model.module!r}"
 

@@ -5,7 +5,6 @@ the number of devices and resuming needs no iterator state.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +18,7 @@ from normres.training import optim
 from normres.training.metrics import Outcome, Update, measured
 from normres.training.tasks import Losses, Task, ops_of, task_of
 
-ERROR_MEMORY = 0.98  # of the running training error that ends the hold at a small learning rate
+ERROR_MEMORY = 0.98  # share of the old value in TrainState.error, which ends the hold at a small learning rate
 
 
 @jax.tree_util.register_dataclass
@@ -57,8 +56,8 @@ def build_state(config: ConfigDict, network: nn.Module, image_shape: tuple[int, 
     )
 
 
-def of_examples(task: Task, losses: Losses, outputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """Returns what is measured of each example, float32 (N,), by name: the task's losses, and METRICS of logits."""
+def per_example(task: Task, losses: Losses, outputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Returns float32 values (N,) by name: METRICS where the outputs are logits, else the task's losses."""
     if not task.has_classes:
         return {name: values.astype(jnp.float32) for name, values in losses.items()}
     return measured("examples", Outcome(losses["loss"], outputs, labels))
@@ -97,17 +96,21 @@ def train_step(
         outputs, changed = network.clone(train=True).apply(
             variables, *inputs, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout}
         )
-        loss = partial(task.losses, config, ops_of(network), data, images)
-        losses = targets.mixed(partial(loss, outputs))
+
+        def losses_of(outputs: Any) -> Losses:
+            return targets.mixed(lambda labels: task.losses(config, ops_of(network), data, images, outputs, labels))
+
+        losses = losses_of(outputs)
         total = jnp.mean(losses["loss"])
         heads = changed.get("auxiliary", {}).values()
-        for (head,), weight in zip(heads, optim.auxiliary_weights(config, state.step, len(heads)), strict=True):
-            total += weight * jnp.mean(targets.mixed(partial(loss, head))["loss"])
+        weights = optim.auxiliary_weights(config, state.step, len(heads))
+        for (head,), weight in zip(heads, weights, strict=True):  # Flax's sow stores tuples
+            total += weight * jnp.mean(losses_of(head)["loss"])
         return total, (losses, outputs, changed.get("batch_stats", {}))
 
     gradients, (losses, outputs, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    values = of_examples(task, losses, outputs, targets.right)
-    # One sum for all: a GPU starts a kernel for each.
+    values = per_example(task, losses, outputs, targets.right)
+    # One mean of the stack: a GPU would start a kernel for each metric.
     metrics = dict(zip(values, jnp.mean(jnp.stack(list(values.values())), axis=1), strict=True))
     if axis_name is not None:
         # Averaging the running statistics keeps the state equal on all devices when each has seen its own batch.
@@ -142,5 +145,5 @@ def eval_step(
     images = preprocess.preprocess(config.data.preprocess, pixels, data)
     inputs = task.inputs(images, labels, data)
     outputs: Any = network.apply({"params": params, "batch_stats": batch_stats}, *inputs)
-    values = of_examples(task, task.losses(config, ops_of(network), data, images, outputs, labels), outputs, labels)
+    values = per_example(task, task.losses(config, ops_of(network), data, images, outputs, labels), outputs, labels)
     return {name: jnp.sum(value * weights) for name, value in values.items()} | {"count": jnp.sum(weights)}

@@ -65,5 +65,7 @@ def test_mistakes_are_named():
         VGGConfig(depth=20).check()
     with pytest.raises(ValueError, match=r"norm_groups=3 does not divide config\.model\.width=16"):
         VGGConfig(depth=11, norm="group", norm_groups=3).check()
+    own = VGGConfig(depth=11, norm=norms.NormSpec("SC", groups=4), norm_groups=3)
+    assert own.check() is own  # a NormSpec has its own groups
     with pytest.raises(ValueError, match="images of 16x16 are too small"):
         VGG(VGGConfig(depth=11, width=2)).init(jax.random.key(0), jnp.ones((1, 16, 16, 3)))

@@ -38,6 +38,11 @@ TRAPS = [
     ),
     ("base", {"model.shortcut": "none", "model.residual_scale": "skipinit"}, "the network cannot learn"),
     ("base", {"model.norm": "none", "model.depth": 56}, "a network this deep hardly trains"),
+    (
+        "base",
+        {"model.zero_last_scale": True, "model.order": "norm_after_addition"},
+        "config.model.zero_last_scale=True has no effect with config.model.order='norm_after_addition'",
+    ),
 ]
 
 
