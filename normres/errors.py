@@ -1,7 +1,10 @@
 """Errors that are the user's to mend: one line, the field or file, the nearest valid choice."""
 
 import difflib
+import importlib
+import warnings
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -26,3 +29,14 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}choices: {', '.join(choices)}"
+
+
+def library(name: str, extra: str, message: str = "") -> Any:
+    """Returns a library of an extra of the package; raises UserError if it is not installed."""
+    try:
+        # Libraries warn when they are imported, of what no user of this program can mend.
+        with warnings.catch_warnings(action="ignore"):
+            return importlib.import_module(name)
+    except ImportError as error:
+        needed = f"{name.partition('.')[0]} is needed: pip install 'normres[{extra}]' ({' '.join(str(error).split())})"
+        raise UserError(message or needed) from None

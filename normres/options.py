@@ -13,19 +13,8 @@ REQUIRED: Any = object()  # the default of an option that must be given
 # "--OPTION=METAVAR": (default, help).  The name of an argument that has no "--" is its metavar.  An option without a
 # metavar is a switch; one whose default is a list may come several times.
 Options = Mapping[str, tuple[Any, str]]
-KINDS = {
-    "N": int,
-    "I": int,
-    "SECONDS": float,
-    "FILE": Path,
-    "FILE.svg": Path,
-    "DIR": Path,
-    "RUN": Path,
-    "WORKDIR": Path,
-    "RUNS": Path,
-    "A": Path,
-    "B": Path,
-}
+KINDS: dict[str, type] = {"N": int, "I": int, "SECONDS": float}
+KINDS |= dict.fromkeys(("FILE", "FILE.svg", "DIR", "RUN", "WORKDIR", "RUNS", "A", "B"), Path)
 
 
 class Command(NamedTuple):

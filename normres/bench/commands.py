@@ -5,10 +5,10 @@ import os
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 from normres.errors import UserError, nearest
-from normres.options import Options, add_options
+from normres.options import Command, Options, add_options
 from normres.runs import machine
 
 # Of `bench step`.
@@ -29,16 +29,7 @@ STEPS: Options = {
 }
 
 
-class Benchmark(NamedTuple):
-    """A sub-command: what runs it, its summary, what `--help` says after the options, and its options."""
-
-    run: Callable[[Namespace], None]
-    summary: str
-    details: str
-    options: Options
-
-
-def _norms(options: Namespace) -> None:
+def _norms(options: Namespace, _: dict[str, str]) -> None:
     machine.prepare()
     from normres.bench import norms
 
@@ -51,7 +42,7 @@ def _norms(options: Namespace) -> None:
     norms.run(names, shapes, options.dtype, options.repeats, options.json)
 
 
-def _step(options: Namespace) -> None:
+def _step(options: Namespace, _: dict[str, str]) -> None:
     # No machine.prepare: this process computes nothing, and Flax must not get our flags.
     from normres.bench.step import cells, measure, show, workers
 
@@ -71,7 +62,7 @@ def _step(options: Namespace) -> None:
     _show(options, show, measured)
 
 
-def _accelerators(options: Namespace) -> None:
+def _accelerators(options: Namespace, _: dict[str, str]) -> None:
     from normres.bench import devices
 
     devices.prepare()
@@ -86,7 +77,7 @@ def _accelerators(options: Namespace) -> None:
     _show(options, accelerators, measured)
 
 
-def _device(options: Namespace) -> None:
+def _device(options: Namespace, _: dict[str, str]) -> None:
     machine.prepare()
     from normres.bench import on_device
 
@@ -119,7 +110,7 @@ def _show(options: Namespace, module: Any, measured: Callable[[], Any]) -> None:
 
 
 BENCHMARKS = {
-    "norms": Benchmark(
+    "norms": Command(
         _norms,
         "Time forward and backward of each norm, beside Flax.",
         "Outputs and gradients are compared, then both libraries are timed in turns.  Takes two minutes.\n\nexample:\n"
@@ -132,7 +123,7 @@ BENCHMARKS = {
             **JSON,
         },
     ),
-    "step": Benchmark(
+    "step": Command(
         _step,
         "Time a whole training step beside stock Flax and PyTorch.",
         "Every contender has a process of its own, and nothing is timed if they compute different things.  With\n"
@@ -148,7 +139,7 @@ BENCHMARKS = {
             **STEPS,
         },
     ),
-    "accelerators": Benchmark(
+    "accelerators": Command(
         _accelerators,
         "Compile the training step for TPUs and GPUs that are not there, and count what it costs.",
         "Each kind of device has an environment of its own (make setup EXTRA=tpu, or EXTRA=cuda13).  With --json,\n"
@@ -165,7 +156,7 @@ BENCHMARKS = {
             **SHOWN,
         },
     ),
-    "device": Benchmark(
+    "device": Command(
         _device,
         "Measure everything that only a real accelerator can say, in one file.",
         "Compares the device with the CPU, times the training step beside Flax and every mode of PyTorch, and several\n"
@@ -186,7 +177,7 @@ BENCHMARKS = {
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Adds the sub-commands of `normres bench`; add(name, summary, epilog) makes a parser."""
     for name, benchmark in BENCHMARKS.items():
-        add_options(add(name, benchmark.summary, benchmark.details), benchmark.options)
+        add_options(add(name, benchmark.summary, benchmark.epilog), benchmark.options)
 
 
 def run(options: Namespace, left: list[str]) -> int:
@@ -201,7 +192,7 @@ def run(options: Namespace, left: list[str]) -> int:
         raise UserError(f"--json={options.json}: there is no directory {options.json.parent}")
     # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    benchmark.run(options)
+    benchmark.run(options, {})
     return 0
 
 

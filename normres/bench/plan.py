@@ -113,15 +113,8 @@ def run_sweep(arms: Sequence[Arm], device: str) -> None:
         hours += total or 0.0
         largest = max(largest, cost["in_all"] or math.inf)
     fit = "no" if any(row[4] == "no" for row in rows) else "yes"
-    together = (
-        "together",
-        f"{len(arms)}",
-        "",
-        output.text(largest, unit=1e6),
-        fit,
-        "",
-        output.text(hours or None, ".2f"),
-    )
+    sizes = (f"{len(arms)}", "", output.text(largest, unit=1e6), fit)
+    together = ("together", *sizes, "", output.text(hours or None, ".2f"))
     print(output.table(("first arm", "arms", "parameters", "MB", "fits", "ms a step", "hours"), [*rows, together]))
     how = f"the median of {TIMED - 1} steps here" if device == devices.LOCAL else "the compiler's estimate"
     print(f"\nms a step: {how}; hours: of all these arms, one after the other, without compiling and evaluating")

@@ -26,12 +26,6 @@ SYNTHETIC = {"train": 1_000, "test": 500}  # examples, multiples of 100, so that
 FOLDER: Traversable = resources.files("normres.data") / "embedded"
 
 
-def from_mosaic(mosaic_HWC: np.ndarray) -> np.ndarray:
-    """Returns the images (N, TILE, TILE, 3) of a mosaic."""
-    tiles = mosaic_HWC.reshape(-1, TILE, COLUMNS, TILE, 3)
-    return tiles.swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
-
-
 def load_embedded(name: str, path: str = "") -> Dataset:
     """Returns the embedded subset: 2,560 training and 640 test images of CIFAR-10, class-major.
 
@@ -53,7 +47,8 @@ def load_embedded(name: str, path: str = "") -> Dataset:
         for split in ("train", "test"):
             file = FOLDER / f"{split}.png"
             with file.open("rb") as stream, Image.open(stream, formats=["PNG"]) as picture:
-                arrays[f"{split}_images"] = from_mosaic(np.asarray(picture))
+                tiles = np.asarray(picture).reshape(-1, TILE, COLUMNS, TILE, 3).swapaxes(1, 2)
+            arrays[f"{split}_images"] = tiles.reshape(-1, TILE, TILE, 3)
             arrays[f"{split}_labels"] = np.repeat(np.arange(len(names), dtype=np.uint8), layout["per_class"][split])
             for kind in (f"{split}_images", f"{split}_labels"):
                 if sha256([arrays[kind]]) != layout["sha256"][kind]:

@@ -1,10 +1,8 @@
 """What the sources that read files have in common: paths, libraries, images, and one line for what cannot be read."""
 
-import importlib
 import io
 import math
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,17 +62,6 @@ def readable(place: Path | str) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
         raise UserError(f"data.path: {file or place} cannot be read: {reason or one_line(error)}") from error
-
-
-def library(name: str, extra: str) -> Any:
-    """Returns a library of an extra of the package; raises UserError if it is not installed."""
-    try:
-        # Libraries warn when they are imported, of what no user of this program can mend.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"{name} is needed: pip install 'normres[{extra}]' ({one_line(error)})") from None
 
 
 def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, what: str) -> tuple[Any, Any]:

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normres.data.files import library, one_line, physical_memory
-from normres.errors import UserError
+from normres.data.files import one_line, physical_memory
+from normres.errors import UserError, library
 
 SHARE = 0.25  # of a device's memory that images may take; the rest is for activations and copies
 AT_ONCE = 256  # images of a chunk

@@ -94,7 +94,9 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
     names: tuple[str, ...] = CIFAR10_NAMES
     if layout.names_file:
         what, content = files[layout.names_file]
-        names = _class_names(source, what, content)
+        lines = content.decode(errors="replace").split() if source == "binary" else None  # a name on each
+        found = unpickle(content, what).get("fine_label_names") if lines is None else lines
+        names = tuple(map(text, found)) if isinstance(found, list) else ()
         if len(names) != CLASSES[name]:
             raise UserError(f"{what} names {len(names)} classes, not {CLASSES[name]}; {ALTERED}")
     images: list[np.ndarray] = []
@@ -144,14 +146,6 @@ def _read_pickle(name: str, what: str, content: bytes) -> tuple[np.ndarray, np.n
         if not isinstance(values, list) or [*map(type, values)] != [int] * len(pixels):
             raise UserError(f"{what}: {' and '.join(LABELS[name])} must be lists of {len(pixels):,} integers")
     return pixels, np.array(labels).T
-
-
-def _class_names(source: str, what: str, content: bytes) -> tuple[str, ...]:
-    """Returns the names of CIFAR-100's classes: of the binary version one on a line."""
-    if source == "binary":
-        return tuple(content.decode(errors="replace").split())
-    names = unpickle(content, what).get("fine_label_names")
-    return tuple(map(text, names)) if isinstance(names, list) else ()
 
 
 def check_md5(what: str, content: IO[bytes], expected: str) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from normres.data.dataset import CLASSES, Dataset, of_ones_own
-from normres.data.files import decoded, find, library, one_line, readable, regular
+from normres.data.files import decoded, find, one_line, readable, regular
 from normres.data.official import ALTERED, LAYOUTS, check_counts
-from normres.errors import UserError
+from normres.errors import UserError, library
 
 WANTED = "the source 'parquet' needs a folder with train-*.parquet and test-*.parquet"
 SPLITS = {"train": ("train",), "test": ("test", "validation")}  # the files of each, the first that are there

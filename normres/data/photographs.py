@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from normres.data.dataset import Dataset
-from normres.data.files import library
-from normres.errors import UserError
+from normres.errors import UserError, library
 
 # By split, functions of skimage.data, and how many parts are taken of each.
 CONTENTS: dict[str, tuple[tuple[str, ...], int]] = {

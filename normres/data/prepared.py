@@ -23,8 +23,8 @@ from PIL import Image
 
 from normres.data import lazy
 from normres.data.dataset import Dataset
-from normres.data.files import decode, library, must_fit, one_line, regular
-from normres.errors import UserError
+from normres.data.files import decode, must_fit, one_line, regular
+from normres.errors import UserError, library
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels

@@ -13,9 +13,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from normres.data.files import library, one_line
+from normres.data.files import one_line
 from normres.data.unpickle import Refused, Unpickler
-from normres.errors import UserError, nearest
+from normres.errors import UserError, library, nearest
 
 # Of each dtype what safetensors calls it and which class of PyTorch; little-endian, as both formats are.
 _ROWS = (

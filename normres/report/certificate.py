@@ -50,7 +50,8 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
 
 def _row(ours: Arm, yours: Arm | None, metric: str, arms: int, digits: int) -> tuple[str, ...]:
     """Returns label, both means, the number of shared seeds, the difference, half of its interval, and the verdict."""
-    pairs = _pairs(ours, yours) if yours else []
+    by_seed = {seed(run): run for run in yours.runs if run.record["status"] in DONE} if yours else {}
+    pairs = [(run, by_seed[seed(run)]) for run in ours.runs if run.record["status"] in DONE and seed(run) in by_seed]
     ended = [pair for pair in pairs if any(run.record["status"] == "finished" for run in pair)]
     values = [(final(a, metric), final(b, metric)) for a, b in ended]
     numbers = [(a, b) for a, b in values if a is not None and b is not None]
@@ -75,9 +76,3 @@ def _row(ours: Arm, yours: Arm | None, metric: str, arms: int, digits: int) -> t
         return tables.NOTHING if math.isnan(value) else f"{scale_of(metric) * value:{sign}.{digits}f}"
 
     return (ours.label, cell(mine), cell(theirs), str(len(pairs)), cell(theirs - mine, "+"), cell(half), verdict)
-
-
-def _pairs(ours: Arm, yours: Arm) -> list[tuple[Run, Run]]:
-    """Returns the runs of equal seed that ended on both sides."""
-    theirs = {seed(run): run for run in yours.runs if run.record["status"] in DONE}
-    return [(run, theirs[seed(run)]) for run in ours.runs if run.record["status"] in DONE and seed(run) in theirs]

@@ -1,12 +1,11 @@
 """Runs as a table for other tools: a row per run, or per metric line, as Parquet or CSV.  Needs the extra `collect`."""
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from normres.errors import UserError, nearest
+from normres.errors import UserError, library, nearest
 from normres.report.arms import run_id
 from normres.report.files import write_file
 from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
@@ -15,18 +14,8 @@ from normres.runs.results import Run
 Row = dict[str, Any]
 
 # The columns of a run that come first, and their types, which do not depend on the values.
-RECORD: dict[str, type] = {
-    "status": str,
-    "step": int,
-    "steps": int,
-    "diverged_at_step": int,
-    "dtype": str,
-    "parameters": int,
-    "seconds": float,
-    "warnings": list,
-    "attempts": int,
-    "best_test_step": int,
-}
+RECORD: dict[str, type] = {"status": str, "step": int, "steps": int, "diverged_at_step": int, "dtype": str}
+RECORD |= {"parameters": int, "seconds": float, "warnings": list, "attempts": int, "best_test_step": int}
 # Those that may be missing are pandas' own; a missing float is NaN.
 DTYPES = {bool: "boolean", int: "Int64", float: "float64", list: "object"}
 OF_LAST_ATTEMPT = ("commit", "diff", "device", "host", "versions")
@@ -61,14 +50,14 @@ def collect(runs: Sequence[Run], target: Path, curves: bool = False, workdir: Pa
     if not rows:
         missing = "the runs here have no metric lines yet" if runs else "no runs here; `normres sweep` makes them"
         raise UserError(f"{workdir or target}: {missing}")
-    pandas = _library("pandas")
+    pandas = library("pandas", "collect")
     columns = dict.fromkeys(name for row in rows for name in row)
     frame = pandas.DataFrame({name: _column(pandas, name, [row.get(name) for row in rows]) for name in columns})
     return write_file(target, WRITERS[ending](frame))
 
 
 def _parquet(frame: Any) -> bytes:
-    _library("pyarrow")
+    library("pyarrow", "collect")
     content: bytes = frame.to_parquet(index=False, engine="pyarrow")
     return content
 
@@ -80,14 +69,6 @@ def _csv(frame: Any) -> str:
 
 
 WRITERS: dict[str, Callable[[Any], str | bytes]] = {".parquet": _parquet, ".csv": _csv}
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"collect: {name} is needed: pip install 'normres[collect]' ({reason})") from None
 
 
 def _record(run: Run) -> Row:

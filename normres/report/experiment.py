@@ -34,11 +34,7 @@ BLOCK, DATA = "model.block", "data.name"
 FAIL = "fail"  # what He et al. 2016 print for an error above 20 %
 
 # What the axis of a field is called.
-AXES = {
-    "model.depth": "depth (layers)",
-    "train.batch_size": "images per batch",
-    "optim.learning_rate": "learning rate",
-}
+AXES = {"model.depth": "depth (layers)", "train.batch_size": "images per batch", "optim.learning_rate": "learning rate"}
 # Of the fields that tell runs apart, those that say most come first; the others follow in alphabetical order.
 PREFERRED = ("recipe", "data.name", "data.source", "model.norm", "model.order", "model.width", "train.steps")
 
@@ -194,10 +190,7 @@ class Experiment:
         known = metrics_of(run for arm in arms for run in arm.runs)
         others = [name for name in known if name.startswith("test_") and name.endswith(f"_{self.measure}")]
         places = facts.digits(arms, self.measure)
-        columns: dict[str, Callable[[Arm], str]] = {
-            "parameters": tables.parameters_cell,
-            "seeds": tables.seeds_cell,
-        }
+        columns: dict[str, Callable[[Arm], str]] = {"parameters": tables.parameters_cell, "seeds": tables.seeds_cell}
         for metric in dict.fromkeys([training, test, *others]):
             columns[titled(metric)] = partial(tables.error_cell, metric=metric, digits=places)
 

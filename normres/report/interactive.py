@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import plotly.offline
@@ -16,11 +17,6 @@ MARKERS = dict(
 PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
 
 
-def literal(text: str) -> str:
-    """Keeps plotly from reading tags, and a link to another place, in a text."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def script() -> str:
     """Returns plotly's JavaScript, which the page holds so that it needs no network."""
     return str(plotly.offline.get_plotlyjs())
@@ -33,7 +29,7 @@ def figure(chart: Chart) -> dict[str, Any]:
     made = make_subplots(
         rows,
         columns,
-        subplot_titles=[literal(panel.title) for panel in chart.panels],
+        subplot_titles=[escape(panel.title, False) for panel in chart.panels],
         horizontal_spacing=0.25 / columns / 2,
         vertical_spacing=0.3 / rows,
     )
@@ -70,7 +66,7 @@ def _axes(chart: Chart, panel: Panel, leftmost: bool) -> tuple[dict[str, Any], d
         "type": "log" if chart.log_x else None,
     }
     if chart.rows:
-        names = list(map(literal, chart.rows))
+        names = [escape(row, False) for row in chart.rows]
         y = {"categoryorder": "array", "categoryarray": names[::-1], "range": [-0.6, len(names) - 0.4]}
         return x, y | {"showticklabels": leftmost, "automargin": True}
     if chart.ticks:
@@ -97,12 +93,12 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
     x, y = ([edge if value is None else value for value in values] for values in (series.x, series.y))
     trace: dict[str, Any] = {
         "type": "scatter",
-        "name": literal(series.label),
+        "name": escape(series.label, False),
         "legendgroup": series.label,  # as it is: the boxes below the figure know a line by it
         "showlegend": in_legend,
         "x": x,
-        "y": [literal(str(row)) for row in y] if chart.rows else y,
-        "text": list(map(literal, series.texts)),
+        "y": [escape(str(row), False) for row in y] if chart.rows else y,
+        "text": [escape(text, False) for text in series.texts],
         "hovertemplate": "%{text}<extra></extra>"
         if series.texts
         else f"%{{x}}: {shown}<extra>%{{fullData.name}}</extra>",

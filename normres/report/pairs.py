@@ -6,16 +6,7 @@ from typing import Any
 
 from normres.errors import UserError, nearest
 from normres.report import inference, tables
-from normres.report.arms import (
-    Arm,
-    Setting,
-    distinguishing_fields,
-    group,
-    joined,
-    metrics_of,
-    short_label,
-    sort_key,
-)
+from normres.report.arms import Arm, Setting, distinguishing_fields, group, joined, metrics_of, short_label, sort_key
 from normres.report.clauses import quantity_of
 from normres.report.experiment import PREFERRED
 from normres.report.inference import Comparison, summarize

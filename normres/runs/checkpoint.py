@@ -8,6 +8,7 @@ The manifest is written last, and all is on the disk before the save returns.
     step_000000400/   state/ and Orbax's own files, DOCUMENT, MANIFEST
 """
 
+import errno
 import json
 import logging
 import os
@@ -107,7 +108,8 @@ def save(
             if target.exists():
                 shutil.rmtree(target)
             target.parent.mkdir(exist_ok=True)
-            durable.check_space(target.parent, sum(leaf.nbytes for leaf in arrays.values()) + 2**20)
+            if shutil.disk_usage(target.parent).free < sum(leaf.nbytes for leaf in arrays.values()) + 2**20:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.parent))
         hosts.barrier()
         with _one_line_errors(target):
             ocp.save(target, arrays)

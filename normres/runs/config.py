@@ -17,15 +17,8 @@ from normres.runs.fields import declared, flatten, recipe_of_command, shown
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 IN_TUPLES = {int: "integers, such as 100,200", float: "numbers, such as 0.3,0.1"}
 # What style transfer needs.
-OF_STYLE: dict[str, Any] = {
-    "data.name": "photographs",
-    "data.preprocess": "none",
-    "data.mixup": 0.0,
-    "data.cutmix": 0.0,
-    "data.corruptions": (),
-    "data.label_noise": 0.0,
-    "optim.hold_from_depth": 0,
-}
+OF_STYLE: dict[str, Any] = {"data.name": "photographs", "data.preprocess": "none", "data.corruptions": ()}
+OF_STYLE |= dict.fromkeys(("data.mixup", "data.cutmix", "data.label_noise"), 0.0) | {"optim.hold_from_depth": 0}
 MOST_UNROLLED = 600  # blocks, those of ResNet-1202; compiling them takes minutes
 
 
@@ -43,8 +36,11 @@ def load(name_and_argument: str, overrides: Mapping[str, Any] | None = None) -> 
     overrides = dict(overrides or {})
     name, _, argument = name_and_argument.partition(":")
     module = files.load(name, "configs")
-    with recipe_of_command(overrides.pop("recipe", "")):
+    token = recipe_of_command.set(overrides.pop("recipe", ""))
+    try:
         config = _call(module, name, "get_config", argument)
+    finally:
+        recipe_of_command.reset(token)
     if not isinstance(config, ConfigDict):
         raise UserError(f"{name}: get_config() returns {shown(config)}, not the config of base.get_config()")
     return apply(config, overrides)

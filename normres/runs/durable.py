@@ -1,10 +1,8 @@
 """Files that are whole after a kill or a power failure: written under a temporary name, synced, renamed."""
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +51,3 @@ def sha256(path: Path) -> str:
     """Returns the checksum of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def check_space(directory: Path, needed: int) -> None:
-    """Raises OSError if the directory's disk has less than `needed` bytes."""
-    if shutil.disk_usage(directory).free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))

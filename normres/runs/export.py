@@ -7,7 +7,6 @@ What `normres export` writes is read without normres:
     jax.export.deserialize(bytearray(open("net.stablehlo", "rb").read())).call(images_uint8_NHWC)  # logits_NK
 """
 
-import importlib
 import io
 import json
 from dataclasses import replace
@@ -18,7 +17,7 @@ import jax
 import jax.export
 import numpy as np
 
-from normres.errors import UserError, nearest
+from normres.errors import UserError, library, nearest
 from normres.interop import as_evaluated, network_to_torch, vgg_to_torch
 from normres.interop import fold as folded
 from normres.models import VGGConfig
@@ -93,11 +92,11 @@ def metadata(run: Loaded) -> dict[str, str]:
 
 
 def _safetensors(run: Loaded, about: dict[str, str]) -> bytes:
-    return bytes(_library("safetensors.numpy").save(state_dict(run), about))
+    return bytes(library("safetensors.numpy", "export").save(state_dict(run), about))
 
 
 def _torch(run: Loaded, about: dict[str, str]) -> bytes:
-    torch = _library("torch", "--format=torch needs PyTorch, which is not here; --format=safetensors does not")
+    torch = library("torch", "", "--format=torch needs PyTorch, which is not here; --format=safetensors does not")
     tensors = {name: torch.from_numpy(array) for name, array in state_dict(run).items()}
     torch.save({"state_dict": tensors, "metadata": about}, buffer := io.BytesIO())
     return buffer.getvalue()
@@ -105,7 +104,7 @@ def _torch(run: Loaded, about: dict[str, str]) -> bytes:
 
 def _stablehlo(run: Loaded, _about: dict[str, str]) -> bytes:
     """Returns uint8 images_NHWC -> logits_NK with the weights inside, for PLATFORMS and any number of images."""
-    _library("flatbuffers")
+    library("flatbuffers", "export")
 
     def logits(images_NHWC: jax.Array) -> Any:
         return run.module.apply(run.variables, run.preprocess(images_NHWC))
@@ -113,14 +112,6 @@ def _stablehlo(run: Loaded, _about: dict[str, str]) -> bytes:
     (count,) = jax.export.symbolic_shape("N")
     images = jax.ShapeDtypeStruct((count, *run.record["data"]["image_shape"]), np.uint8)
     return bytes(jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images).serialize())
-
-
-def _library(name: str, what: str = "") -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = name.partition(".")[0]
-        raise UserError(what or f"{package} is needed: pip install 'normres[export]'") from None
 
 
 # To add a format, add a row.

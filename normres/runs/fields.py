@@ -8,8 +8,7 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -27,8 +26,8 @@ LONGEST_TEXT = 4_096  # characters, as the longest path of Linux
 AnyConfig = ConfigDict | Mapping[str, Any]  # or what was read from its JSON
 Recipes = Mapping[str, Mapping[str, Any]]
 
-# The recipe that the command line names takes the place of the one that a config file names.
-_recipe_of_command: ContextVar[str] = ContextVar("recipe_of_command", default="")
+# While a config file is read: the recipe of the command line, in place of the one that it names; "" replaces none.
+recipe_of_command: ContextVar[str] = ContextVar("recipe_of_command", default="")
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def build(fields: Mapping[str, Field], recipes: Recipes, recipe: str) -> ConfigD
     Raises:
       UserError: there is no such recipe, or it has a field that is not declared.
     """
-    recipe = _recipe_of_command.get() or recipe or fields["recipe"].value
+    recipe = recipe_of_command.get() or recipe or fields["recipe"].value
     if recipe not in recipes:
         raise UserError(f"config.recipe={recipe!r} does not exist; {nearest(recipe, recipes)}")
     values = {name: field.value for name, field in fields.items()}
@@ -164,16 +163,6 @@ def build(fields: Mapping[str, Field], recipes: Recipes, recipe: str) -> ConfigD
     config = ConfigDict(sections)
     config.lock()
     return config
-
-
-@contextmanager
-def recipe_of_command(recipe: str) -> Iterator[None]:
-    """While a config file is read, replaces the recipe that it names; "" replaces none."""
-    token = _recipe_of_command.set(recipe)
-    try:
-        yield
-    finally:
-        _recipe_of_command.reset(token)
 
 
 def flatten(config: AnyConfig, prefix: str = "") -> dict[str, Any]:

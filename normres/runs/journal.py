@@ -178,7 +178,8 @@ class Journal:
     def _check(self, held: dict[str, Any], config: ConfigDict) -> None:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
         steps, further = flatten(held).get("train.steps", config.train.steps), config.train.steps
-        if further > steps and not _depends_on_end(config):
+        fading = config.model.auxiliary and config.optim.auxiliary_decay == "linear"
+        if further > steps and config.optim.schedule != "cosine" and not fading:  # no step depends on the last
             held = {**held, "train": {**held["train"], "steps": further}}
             if identity(held) == identity(self.config):
                 if self.record.get("status") == "finished" and (not self.saved or self.saved.step != steps):
@@ -306,12 +307,6 @@ def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     tests = [line for line in metrics if line["split"] == "test" and line.get("error") is not None]
     best = min(tests, key=lambda line: (line["error"], line["step"]), default={"error": None, "step": None})
     return {"best_test_error": best["error"], "best_test_step": best["step"]}
-
-
-def _depends_on_end(config: ConfigDict) -> bool:
-    """Returns whether steps depend on which is the last, so that a run cannot go on beyond its end."""
-    fading = bool(config.model.auxiliary) and config.optim.auxiliary_decay == "linear"
-    return config.optim.schedule == "cosine" or fading
 
 
 def _but_steps(config: dict[str, Any]) -> dict[str, Any]:

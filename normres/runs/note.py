@@ -67,17 +67,12 @@ def repeat_command(config: AnyConfig, workdir: Path) -> list[str]:
     values = flatten(config)
     recipe = values.pop("recipe", declared()["recipe"].value)
     known = flatten(build(base.FIELDS, base.RECIPES, recipe))
-    own = {name: values.get(name, _before(name, known[name])) for name in known if name != "recipe"}
+    before = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
+    own = {name: values.get(name, before.get(name, known[name])) for name in known if name != "recipe"}
     own |= {name: value for name, value in values.items() if name not in known and name not in GONE}
     differ = {name: text for name, value in own.items() if (text := _argument(value)) != _argument(known.get(name))}
     fields = [f"--config.{name}={text}" for name, text in differ.items()]
     return ["normres", "train", f"--config=base:{recipe}", *fields, f"--workdir={workdir}"]
-
-
-def _before(name: str, otherwise: Any = "") -> Any:
-    """Returns what a run had that is older than the field."""
-    before = declared()[name].before
-    return otherwise if before == NOT_ADDED_LATER else before
 
 
 def _argument(value: Any) -> str:

@@ -30,7 +30,10 @@ def provenance() -> dict[str, Any]:
 def _of_this_process() -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     diff = (_git("status", "--porcelain") or "") + (_git("diff", "HEAD") or "") if commit else ""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):  # normres runs from a checkout, too
+            versions[name] = importlib.metadata.version(name)
     host = {"name": socket.gethostname(), "system": platform.platform(), "cpu": _cpu(), "cpu_count": os.cpu_count()}
     return {
         "commit": commit,

@@ -70,7 +70,10 @@ def _view(workdir: Path) -> tuple[Table, str, bool]:
 
 def _row(path: Path) -> tuple[str, ...]:
     """Returns the columns but the first: status, step, test error, seconds a step, time left, who or why."""
-    status, failed = results.status_of(path), _failure(path)
+    status, failed = results.status_of(path), ""
+    with suppress(OSError):
+        lines = (path / "error.txt").read_text(errors="replace").splitlines()
+        failed = next((line.partition("): ")[2] for line in lines[::-1] if line.startswith(results.FAILURE)), "")
     record: dict[str, Any] = {}
     metrics: list[dict[str, Any]] = []
     with suppress(OSError, UserError):
@@ -91,15 +94,6 @@ def _row(path: Path) -> tuple[str, ...]:
         str(timedelta(seconds=int((steps - step) * rate))) if rate and steps and step else "",
         who_or_why,
     )
-
-
-def _failure(path: Path) -> str:
-    """Returns the reason of the last failure that is noted in a run's directory, or ""."""
-    with suppress(OSError):
-        for line in reversed((path / "error.txt").read_text(errors="replace").splitlines()):
-            if line.startswith(results.FAILURE):
-                return line.partition("): ")[2]
-    return ""
 
 
 def _noted(workdir: Path) -> dict[str, list[str]]:

@@ -318,7 +318,10 @@ def test_sub_batches_are_pooled_by_their_counts():
         (lambda x: moments(x, (0,), where=jnp.ones((5, 6), bool)), r"where of shape \(5, 6\) does not broadcast"),
         (lambda x: normalization(x, TABLE["batch"], {"scale": x[0, :, 0, 0]}), r"scale of shape \(5,\) does not"),
         (lambda x: normalization(x, TABLE["batch"], {"gate": jnp.ones(6)}), r"no parameter 'gate'; it has scale, bias"),
-        (lambda x: normalization(x, TABLE["evonorm_s0"], {"u": jnp.ones(6)}), r"no parameter 'u'; it has scale, bias, v"),
+        (
+            lambda x: normalization(x, TABLE["evonorm_s0"], {"u": jnp.ones(6)}),
+            r"no parameter 'u'; it has scale, bias, v",
+        ),
         (lambda x: normalization(x, TABLE["batch"], use_running=True), r"use_running needs running averages"),
         (lambda x: find_spec("bacth"), r"norm='bacth' does not exist; did you mean 'batch'"),
     ],

@@ -114,7 +114,7 @@ def test_on_a_full_disk_what_was_saved_stays_and_one_line_says_it(saved, monkeyp
 
     said = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: said.append(str(unraisable.exc_value)))
-    monkeypatch.setattr(durable.shutil, "disk_usage", lambda path: SimpleNamespace(free=room))
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=room))
     monkeypatch.setattr(checkpoint.ocp, "save", full)
     with pytest.raises(OSError, match="No space left on device") as raised:
         checkpoint.save(saved, 30, big, {}, lambda step: False)

@@ -1,5 +1,6 @@
 """What a run uses of its machine, and how a Python is found."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from normres.errors import UserError
 from normres.layers import PLAIN
-from normres.runs import machine
+from normres.runs import machine, provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,3 +87,15 @@ def test_the_lock_names_no_index_and_has_hashes():
     pinned = [line for line in lock.splitlines() if "==" in line]
     assert len(pinned) > 40
     assert lock.count("--hash=sha256:") > len(pinned)
+
+
+def test_a_checkout_that_is_not_installed_has_no_version(monkeypatch):
+    version = importlib.metadata.version
+
+    def installed(name):
+        if name == "normres":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    assert "normres" not in provenance._of_this_process.__wrapped__()["versions"]
