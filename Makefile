@@ -21,7 +21,7 @@ STAMP := .venv/installed$(if $(EXTRA),-$(EXTRA))
 DEMO := runs/demo
 OLDEST := .venv-oldest
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
-# Tests of what knows nothing of processors: they run with normres/cpu blocked.
+## Tests of what knows nothing of processors: they run with normres/cpu blocked.
 SUBJECT := tests/norms tests/layers tests/models tests/training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -82,7 +82,7 @@ $(OLDEST)/installed: pyproject.toml requirements-oldest.txt
 		pytest pytest-xdist hypothesis
 	@touch $@
 
-# PYTHON has jax for the accelerator; it needs nothing of .venv.
+## PYTHON has jax for the accelerator; it needs nothing of .venv.
 accelerator:
 	@PYTHONPATH=$(CURDIR) $(or $(PYTHON),$(BIN)/python) -m normres bench device --json=device.json --path=$(DATA)
 

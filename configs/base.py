@@ -2,7 +2,7 @@
 
     normres train --config=base --config.data.source=binary --config.data.path=DIR --workdir=runs/resnet20
 
-The whole run (64,000 steps) takes 3.5 hours on 2 CPU cores with fast bfloat16 (0.2 s a step on an AMD EPYC of 2024).
+The whole run (64,000 steps) takes 2 to 3.5 hours on 2 CPU cores with fast bfloat16 (0.11 to 0.2 s a step on AMD EPYCs).
 The paper reports 8.75 % test error.  `--config=base:short` runs 3,200 steps, `--config=base:demo` 400.
 
 Layers: these values, the recipe, a config file's own lines, the command line.  A later layer wins.

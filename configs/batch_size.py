@@ -5,7 +5,7 @@
 
 Sizes: `demo` (depth 8, width 8, 25,600 embedded images), `short` (depth 20, 200,000 images) and `paper` (depth 20,
 8,192,000 images).  The last two need the full CIFAR-10, by --config.data.source=binary --config.data.path=DIR_OR_TAR.
-The learning rate is in proportion to the batch, and so are the steps at which it falls.
+The learning rate is in proportion to the batch; it falls after equal numbers of images.
 """
 
 from typing import Any

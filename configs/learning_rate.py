@@ -1,4 +1,4 @@
-"""Learning rate: error of each norm against the learning rate, on 5,000 images set aside from the training set.
+"""Learning rate: error of each norm against the learning rate, on images set aside from the training set.
 
     normres sweep  --config=learning_rate:demo --workdir=runs/learning_rate
     normres report --experiment=learning_rate --workdir=runs/learning_rate

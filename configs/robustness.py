@@ -6,10 +6,9 @@
 Sizes: `demo` (depth 8, width 8, 2,560 embedded images, 400 steps: for CPUs), `short` (depth 20, 3,200 steps) and
 `paper` (depth 56, 64,000 steps).  The last two need a GPU and the full CIFAR-10, by --config.data.source=binary
 --config.data.path=DIR_OR_TAR.  Every finished run is measured on 25 corrupted test sets.  Expected: under contrast and
-color cast the error of instance norm rises less than that of batch norm, from a higher clean error.  In the demo (3
-seeds, 7 minutes on 2 cores) it rises by 5 instead of 23 points under contrast and by 7 instead of 13 under color cast;
-the clean error is 63 instead of 52 %.  Under brightness the demo cannot tell the two apart.  There the error of
-instance norm also rises less under blur and noise, so the demo does not settle the reason.
+color cast the error of instance norm rises less than that of batch norm, from a higher clean error.  The
+demo takes 7 minutes on 2 cores with four seeds.  There the error of instance norm also rises less under blur and noise,
+so the demo does not settle the reason.
 """
 
 from typing import Any

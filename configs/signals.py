@@ -5,7 +5,7 @@
 
 Sizes: `demo` (depths 8 and 20, width 8, 2,560 embedded images, 400 steps), `short` (depths 20 and 56, 3,200 steps) and
 `paper` (depths 20, 56 and 110, 64,000 steps).  The last two need the full CIFAR-10, by --config.data.source=binary
---config.data.path=DIR_OR_TAR.  Add --seeds=3.  All arms have one recipe: some without norms will diverge, which does
+--config.data.path=DIR_OR_TAR.  Add --seeds=3.  All arms have one recipe: some without norms may diverge, which does
 not touch what is measured before training.  `normres probe` measures a network of any depth before training alone.
 """
 

@@ -37,10 +37,11 @@ EXPERIMENT = Experiment(
             "(b) With the smallest batches, group norm has a lower test error than batch norm", GROUP, BATCH, first=True
         ),
         Trend(
-            "(c) Group norm: from the smallest to the largest batch, the test error rises by no more than 1 point",
+            "(c) Group norm: from the largest to the smallest batch, the test error rises by no more than 1 point",
             GROUP,
             rises=False,
             quantity=TEST,
+            backwards=True,
         ),
     ],
     notes=[

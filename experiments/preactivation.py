@@ -46,7 +46,7 @@ EXPERIMENT = Experiment(
             at_least=1001,
         ),
         Trend(
-            "(c) Pre-activation’s test error is no higher, by more than 1 point",
+            "(c) Pre-activation’s test error rises by no more than 1 point",
             FULL,
             rises=False,
             quantity=TEST,

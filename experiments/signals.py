@@ -91,7 +91,7 @@ EXPERIMENT = Signals(
     notes=[
         "He et al. draw the responses and print no numbers. They are measured after the norm and before the "
         "nonlinearity, here as the standard deviation of each channel, mean over the channels: before training it is "
-        "about 1 after every norm.",
+        "1 after batch and instance norm, and less after the others.",
         "Lubana et al. measure networks without shortcuts. A plain network here differs from a residual one in nothing "
         "but the sum. Clause (d) is about the growth that they derive, (e) about the gradients themselves, which also "
         "depend on the classifier’s: what follows an instance norm has nearly the same mean over space in all images, "

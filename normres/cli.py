@@ -25,7 +25,7 @@ DESCRIPTION = "Train residual and plain networks with any normalization, sweep o
 # Commands of several commands: the module that has them, what they do, and the option that says which.
 GROUPS: dict[str, tuple[Any, str, str]] = {
     "data": (of_data, "data_command", "Prepare and verify data; trains nothing."),
-    "bench": (benchmarks, "benchmark", "Measure speed beside Flax and PyTorch; trains nothing."),
+    "bench": (benchmarks, "benchmark", "Measure speed beside Flax and PyTorch."),
 }
 
 

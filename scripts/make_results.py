@@ -25,8 +25,9 @@ RESULTS, DRAWN = ROOT / "results", ROOT / "docs/results"
 OF_README = ("variant", "setting", "seeds", "training error (%)", "test error (%)", "paper, test (%)")
 INTRODUCTION = """# Results
 
-Every number on this page comes from a record in `results/`: one small file a run, with its config, seed, curve, commit,
-versions and hardware. `make results` draws the page again. `make reproduce RESULT=NAME` runs a set again and compares.
+Every number of our own runs in the tables comes from a record in `results/`: one small file a run, with its config,
+seed, curve, commit, versions and hardware. `make results` draws the page again. `make reproduce RESULT=NAME` runs a
+set again and compares.
 
 Sets are named CONFIG-SIZE. `demo` sets are small (a few hundred steps of a narrow network on images that come with
 packages): they show what an experiment looks like, and decide little. `short` sets have the full CIFAR-10, width 16 and

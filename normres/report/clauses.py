@@ -216,6 +216,7 @@ class Trend:
       at_least: the depth that the deepest network must have for the source's claim to apply.
       every_step: whether it must hold from each setting to the next, not only from end to end.
       margin: by how much it may rise and still be "no higher"; named beforehand, of an error 0 to 1.
+      backwards: from the last setting to the first.
     """
 
     claim: str
@@ -225,6 +226,7 @@ class Trend:
     at_least: float = 0
     every_step: bool = False
     margin: float = 0.01
+    backwards: bool = False
 
     def state(self, grid: Grid) -> Statement:
         """Returns the comparisons that the arms allow."""
@@ -239,7 +241,7 @@ class Trend:
         return _state(self.claim, self.at_least, parts, self.quantity)
 
     def _parts(self, grid: Grid, settings: Sequence[Setting]) -> list[Part]:
-        arms = [grid[self.variant, setting] for setting in settings]
+        arms = [grid[self.variant, setting] for setting in (settings[::-1] if self.backwards else settings)]
         if missing := [arm.setting.name for arm in arms if not self.quantity.by_seed(arm)]:
             return [Part(f"No run of {self.variant} at {', '.join(missing)} has a {self.quantity.words} yet.")]
         parts = []

@@ -79,6 +79,8 @@ def error_over(
     apart = len({*lines, *published}) > MOST_LINES
     parts = {label: label.partition(", ") if apart else (label, "", "") for label in (*lines, *published)}
     panels = []
+    data = [run.record["data"] for members in lines.values() for arm in members for run in arm.runs]
+    on_validation = bool(data) and all(one.get("evaluated_on") == "validation" for one in data)
     for metric in finals(measure):
         series: dict[str, list[Series]] = {}
         for label, members in lines.items():
@@ -86,6 +88,7 @@ def error_over(
             made = means_and_seeds(own, [(arm.setting.at, arm) for arm in members], metric)
             series.setdefault(title, []).extend(made)
         words = metric_words(metric).removesuffix(f" {measure}")
+        words = "validation" if words == "test" and on_validation else words
         panels += [Panel(joined(words, title), drawn) for title, drawn in series.items()]
     if published:
         errors = [

@@ -180,7 +180,7 @@ COMMANDS = {
         "Write a run's network to one file, for PyTorch or for serving; trains nothing.",
         "safetensors, torch  a state dict for PyTorch, by torchvision's names (docs/export.md has a module that takes "
         "it)\nstablehlo           uint8 images to logits for CPU, CUDA and TPU, which jax.export reads; needs no "
-        "normres\nFormats need the extra `export`, but for torch, which needs PyTorch.\n\nexamples:\n"
+        "normres\ntorch needs PyTorch, the others need the extra `export`.\n\nexamples:\n"
         "  normres export runs/try --format=safetensors --output=net.safetensors\n"
         "  normres export runs/try --format=stablehlo --fold --output=net.stablehlo",
         {

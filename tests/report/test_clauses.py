@@ -99,6 +99,7 @@ def test_a_trend_from_end_to_end_or_at_every_step():
     assert verdict(Trend("x", "A", rises=True, every_step=True), *arms).outcome == NO
     assert verdict(Trend("x", "A", rises=False), *arms).outcome == NO
     assert verdict(Trend("x", "A", rises=False), *arms[:2]).outcome == YES
+    assert verdict(Trend("x", "A", rises=False, backwards=True), *arms[:2]).outcome == NO
     # Steps of different kinds are not joined.
     assert verdict(RISES, arms[2], arm("A", 110, [0.1], block="bottleneck")).outcome == OPEN
 
@@ -219,7 +220,7 @@ RANKS = {
     "norm_depth": lambda variant, depth: (
         depth / 1000 if variant.endswith("plain") else 0.1 * (variant != "batch, residual")
     ),
-    "batch_size": lambda variant, batch: 0.1 - batch / 1000 if variant == "batch norm" else -batch / 2000,
+    "batch_size": lambda variant, batch: 0.1 - batch / 1000 if variant == "batch norm" else batch / 2000,
     "groups": lambda variant, _: 0.1 * (variant != "8 groups"),
     "learning_rate": lambda variant, _: 0.1 * (variant != "batch norm"),
     "style": lambda variant, _: 0.1 * (variant in ("batch norm", "style not told")),
