@@ -47,19 +47,15 @@ def start(number: int, arguments: Sequence[str]) -> int:
     Raises:
       InterruptedRun: told to stop, as the workers were then.
     """
-    devices: list[dict[str, str]] = machine.accelerators() or [{}]
-    sharing = -(-number // len(devices))
-    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"} if devices[0] and sharing > 1 else {}
-    since = os.environ.get(queue.SINCE) or now()
-    common = os.environ | share | {queue.SINCE: since, progress.WORKERS: str(number)}
-
+    environments, share = _shares(number)
+    bound = machine.cores() and not machine.accelerators()
     errors, said = dict[int, IO[bytes]](), set[str]()
 
     def begin(worker: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "normres", *arguments, "--workers=1"]
         errors[worker] = tempfile.TemporaryFile()  # noqa: SIM115, closed in `ended`
-        process = subprocess.Popen(command, env=common | devices[worker % len(devices)], stderr=errors[worker])
-        if not devices[0] and machine.cores():
+        process = subprocess.Popen(command, env=os.environ | environments[worker], stderr=errors[worker])
+        if bound:
             with suppress(ProcessLookupError):
                 os.sched_setaffinity(process.pid, machine.share_of_cores(worker, number))
         return process
@@ -76,11 +72,9 @@ def start(number: int, arguments: Sequence[str]) -> int:
             said.add(text)
         return True
 
-    has = f"1/{sharing} of an accelerator" if sharing > 1 else "an accelerator"
-    if not devices[0]:
-        has = f"{len(machine.share_of_cores(0, number))} of the cores"
     print(
-        f"{number} workers train arms at the same time, each with {has} (--workers=1: one after the other)", flush=True
+        f"{number} workers train arms at the same time, each with {share} (--workers=1: one after the other)",
+        flush=True,
     )
     with signals.polled() as stop:
         processes, restarts, told = [begin(worker) for worker in range(number)], 0, False
@@ -101,3 +95,15 @@ def start(number: int, arguments: Sequence[str]) -> int:
         if stop.is_set():
             raise InterruptedRun(f"stopped by {signals.name()}")
     return max(abs(process.returncode) for process in processes)
+
+
+def _shares(number: int) -> tuple[list[dict[str, str]], str]:
+    """Returns what each worker's environment has beside this one's, and its share of the machine in words."""
+    common = {queue.SINCE: os.environ.get(queue.SINCE) or now(), progress.WORKERS: str(number)}
+    if not (devices := machine.accelerators()):
+        return [common] * number, f"{len(machine.share_of_cores(0, number)) or 'all'} of the cores"
+    sharing = -(-number // len(devices))
+    if sharing > 1:
+        common["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+    words = f"1/{sharing} of an accelerator" if sharing > 1 else "an accelerator"
+    return [common | devices[worker % len(devices)] for worker in range(number)], words

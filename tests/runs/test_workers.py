@@ -87,3 +87,18 @@ def test_a_worker_that_dies_is_started_again(start, capfd):
     )
     assert (status, len(began)) == (0, 3)
     assert "ended with status -9; it is started again" in capfd.readouterr().out
+
+
+def test_workers_share_accelerators_and_their_memory(monkeypatch):
+    monkeypatch.setattr(machine, "accelerators", lambda: [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}])
+    alone, words = workers._shares(2)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in alone] == ["0", "1"]
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in alone[0]
+    assert words == "an accelerator"
+    three, words = workers._shares(3)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in three] == ["0", "1", "0"]
+    assert {one["XLA_PYTHON_CLIENT_MEM_FRACTION"] for one in three} == {"0.450"}
+    assert words == "1/2 of an accelerator"
+    monkeypatch.setattr(machine, "accelerators", list)
+    monkeypatch.setattr(machine, "cores", list)
+    assert workers._shares(2)[1] == "all of the cores"
