@@ -163,14 +163,15 @@ def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None
         # Not a product with zero: an element that does not count may be infinite.
         return values if where is None else jnp.where(where, values, 0)
 
+    # What a loop's backward pass must not compute again: every sum over x, named where it is made.
     here = replace(over, axis_name=None)
-    count = here.count(x, where, dtype)
+    count = saved(here.count(x, where, dtype))
     shifted, shift, rest = x, jnp.zeros_like(count), jnp.zeros_like(count)
     if over.center:
-        shift = checkpoint_name(lax.stop_gradient(shift_of(narrow, here, where, count)), STATISTICS)
+        shift = saved(lax.stop_gradient(shift_of(narrow, here, where, count)))
         shifted = x - shift
-        rest = here.total(counted(shifted)) / jnp.maximum(count, 1)
-    squares = here.total(counted(lax.square(shifted))) - count * lax.square(rest)
+        rest = saved(here.total(counted(shifted)) / jnp.maximum(count, 1))
+    squares = saved(here.total(counted(lax.square(shifted))) - count * lax.square(rest))
     mean = shift + rest
     if over.axis_name is not None:
         count, mean, squares, rest = merged(over, count, shift, rest, squares)
@@ -182,9 +183,12 @@ def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None
         squares, var_count = wider.total(squares), jnp.maximum(wider.total(each), 1)
     # Not jnp.maximum(squares, 0): its gradient at 0 is one half.
     squares = jnp.where(squares < 0, 0, squares)
-    statistics = Moments(mean, squares / var_count, count)
-    statistics, rest = checkpoint_name((statistics, rest), STATISTICS)
-    return Deviation(shifted, rest), statistics
+    return Deviation(shifted, rest), Moments(mean, squares / var_count, count)
+
+
+def saved(sums: jax.Array) -> jax.Array:
+    """Names sums over x, so that jax.checkpoint can keep them: they are small, and x is not."""
+    return checkpoint_name(sums, STATISTICS)
 
 
 def shift_of(x: jax.Array, over: Reduction, where: jax.Array | None, count: jax.Array) -> jax.Array:
@@ -214,7 +218,7 @@ def merged(
     own = jnp.stack(jnp.broadcast_arrays(count, shift, rest, squares))
     size = lax.psum(1, over.axis_name)
     mine = (jnp.arange(size) == lax.axis_index(over.axis_name)).reshape(-1, *(1,) * own.ndim)
-    everyone = lax.psum(jnp.where(mine, own, 0), over.axis_name, axis_index_groups=over.axis_index_groups)
+    everyone = saved(lax.psum(jnp.where(mine, own, 0), over.axis_name, axis_index_groups=over.axis_index_groups))
     counts, shifts, rests, all_squares = jnp.moveaxis(everyone, 1, 0)
     count = counts.sum(0)
     safe_count = jnp.maximum(count, 1)

@@ -13,7 +13,7 @@ from normres.cli import main
 from normres.runs import machine
 
 # A loop of three turns, each of which adds (8 + 8 bytes read, 8 written); a lookup of two rows (of 16 bytes) and their
-# sum in one kernel; an all-reduce of 8 bytes.
+# sum in one kernel; an all-reduce of 8 bytes; and room for 64 numbers, which nobody has written.
 TEXT = """\
 HloModule jit_f, is_scheduled=true
 
@@ -40,6 +40,7 @@ ENTRY %main (data: u8[1000,16], rows: s32[2,1], x: f32[2]) -> f32[2] {
   %rows = s32[2,1]{1,0} parameter(1)
   %x = f32[2]{0} parameter(2)
   %images = u8[2,16]{1,0:T(8,128)(4,1)S(1)} fusion(%data, %rows), kind=kLoop, calls=%looked_up
+  %room = f32[64]{0} custom-call(), custom_call_target="AllocateBuffer"
   %start = (s32[], f32[2]{0}) tuple(%rows, %x)
   %loop = (s32[], f32[2]{0}) while(%start), condition=%condition, body=%body, trips={"known_trip_count":{"n":"3"}}
   %turned = f32[2]{0} get-tuple-element(%loop), index=1

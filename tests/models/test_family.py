@@ -83,17 +83,19 @@ def test_rematerialization_changes_no_number():
 
         compiled = jax.jit(jax.grad(loss, has_aux=True)).lower(held["params"]).compile(QUICKLY)
         text = compiled.as_text()
-        return compiled(held["params"]), text.count(" convolution("), text.count(" rsqrt(")
+        counts = (text.count(f" {operation}(") for operation in ("convolution", "rsqrt", "reduce"))
+        return compiled(held["params"]), *counts
 
     with pytest.raises(ValueError, match="remat=False does not exist; choices: nothing, elementwise, loops, block"):
         gradient(False)
-    plain, convolutions, roots = gradient("nothing")
-    loops, as_many, roots_of_loops = gradient("loops")
-    whole, more_convolutions, _ = gradient("block")
+    plain, convolutions, roots, sums = gradient("nothing")
+    loops, as_many, roots_of_loops, sums_of_loops = gradient("loops")
+    whole, more_convolutions, *_ = gradient("block")
     # Counted in the compiled program: the compiler must not merge what is computed anew with what was before.  A stage
     # is a first block and a loop over the others, each with two convolutions and the roots of two norms.
     assert as_many == convolutions
     assert roots_of_loops == roots + 3 * 2
+    assert sums_of_loops == sums  # those of the statistics are kept
     assert more_convolutions == convolutions + 3 * 2 * 2
     for again in (loops, whole):
         for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
