@@ -26,6 +26,7 @@ def main(result: str = "", data: str = "", seeds: str = "1") -> int:
             data = str(ROOT / "runs/data")
             prepared = (ROOT / "runs/data/cifar10").is_dir()
             if not prepared and (status := cli.main(["data", "prepare", "cifar10", "--to", data])):
+                print("reproduce: DATA=FILE_OR_DIR is what --from is there", file=sys.stderr)
                 return status
         options = ["--config.data.source=auto", f"--config.data.path={data}"]
     config = f"--config={result.replace('-', ':')}"
