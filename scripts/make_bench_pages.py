@@ -59,7 +59,7 @@ def panels_of_step(cells: Sequence[dict[str, Any]], reference: str) -> Panels:
 def panels_of_accelerators(rows: Sequence[dict[str, Any]], reference: str) -> Panels:
     """Returns bytes and kernels of each network's step relative to the reference's."""
     networks: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
+    for row in accelerators.in_order(rows):
         networks.setdefault(accelerators.name_of(row), {})[row["contender"]] = row
     panels: dict[str, dict[str, dict[str, Sequence[float]]]] = {"bytes moved": {}, "kernels": {}}
     for title, measured in (("bytes moved", "bytes"), ("kernels", "kernels")):

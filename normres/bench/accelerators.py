@@ -133,6 +133,11 @@ def run(
     return document
 
 
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows sorted by device, norm and depth."""
+    return sorted(rows, key=lambda row: (row["device"], row["parallel"], row["norm"], row["depth"]))
+
+
 def name_of(row: Row) -> str:
     """Returns what was compiled for which device, in words."""
     where = f"{row['device']}{', ' + row['parallel'] if row['chips'] > 1 else ''}"
@@ -140,9 +145,9 @@ def name_of(row: Row) -> str:
 
 
 def text(document: dict[str, Any], markdown: bool = False) -> str:
-    """Returns the rows as a table, sorted by device, norm and depth."""
+    """Returns the rows as a table."""
     texts = []
-    for row in sorted(document["rows"], key=lambda row: (row["device"], row["parallel"], row["norm"], row["depth"])):
+    for row in in_order(document["rows"]):
         collectives = ", ".join(f"{count} {kind}" for kind, count in row["collectives"].items()) or output.NOTHING
         moved = (output.text(row[key], unit=1e6) for key in ("bytes", "bytes_by_compiler"))
         memory = (output.text(row[key], unit=1e6) for key in ("temporary_bytes", "argument_bytes"))
