@@ -8,11 +8,13 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from tabulate import tabulate
 
-from normres.report import page, paper, tables
+from normres.report import page, paper, probes, tables
 from normres.report.arms import Arm
+from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Verdict
 from normres.report.commands import experiment_of, load_experiment
 from normres.report.experiment import Experiment
@@ -23,6 +25,8 @@ from normres.runs import results
 ROOT = Path(__file__).parent.parent
 RESULTS, DRAWN = ROOT / "results", ROOT / "docs/results"
 OF_README = ("variant", "setting", "seeds", "training error (%)", "test error (%)", "paper, test (%)")
+# What is drawn of networks before training, from the first and last number of each quantity.
+STARTS = {"gradient, first / last (log10)": probes.gradient_ratio, "similarity, last block": probes.last_similarity}
 INTRODUCTION = """# Results
 
 Every number of our own runs in the tables comes from a record in `results/`: one small file a run, with its config,
@@ -87,16 +91,28 @@ def verdict(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def signals() -> str:
-    """Returns the table of docs/signals.md from what `normres probe` has written."""
-    rows = []
-    for arm in json.loads((ROOT / "docs/signals/depth-56.json").read_text())["arms"]:
-        values = arm["values"]
-        numbers = [values[name][place] for name in ("gradient", "variance") for place in (0, -1)]
-        cells = [f"{number:.3g}" for number in (*numbers, values["similarity"][-1])]
-        rows.append([arm["config"]["model.norm"], arm["config"]["model.shortcut"], *cells])
-    header = ["norm", "shortcut", "gradient, first kernel", "last kernel", "variance, first block", "last block"]
-    alignment = ["left"] * 2 + ["right"] * 5
-    return tabulate(rows, [*header, "similarity, last block"], "pipe", colalign=alignment, disable_numparse=True)
+    """Draws what make_signals.py has measured, and returns its table: norms and forms against depth."""
+    networks = json.loads((ROOT / "docs/signals/start.json").read_text())["networks"]
+    depths = sorted({network["depth"] for network in networks})
+    panels, rows = [], dict[tuple[str, str], list[str]]()
+    for title, number in STARTS.items():
+        for shortcut, form in {"none": "plain", "A": "residual (A)"}.items():
+            series = []
+            for norm in dict.fromkeys(network["norm"] for network in networks):
+                of = [network for network in networks if (network["norm"], network["shortcut"]) == (norm, shortcut)]
+                values = {depth: [number(one) for one in of if one["depth"] == depth] for depth in depths}
+                means = {depth: fmean(each) for depth, each in values.items() if None not in each}
+                series.append(Series(norm, "line", list(means), list(means.values())))
+                points = [(depth, value) for depth, each in values.items() for value in each if value is not None]
+                series.append(Series(norm, "points", *zip(*points, strict=True)))
+                cells = (f"{means[depth]:.2g}" if depth in means else "not finite" for depth in depths)
+                rows.setdefault((form, norm), []).extend(cells)
+            panels.append(Panel(f"{form}: {title}", series, own_scale=True))
+    chart = Chart("start", panels, "", "", "depth", "", ticks=depths, log_x=True, unit="", columns=2)
+    paper.save(chart, ROOT / "docs/signals", ["page"], ["png"])
+    header = ["form", "norm", *(f"{title.partition(',')[0]}, depth {depth}" for title in STARTS for depth in depths)]
+    table = [[*names, *cells] for names, cells in rows.items()]
+    return tabulate(table, header, "pipe", colalign=["left"] * 2 + ["right"] * (len(header) - 2), disable_numparse=True)
 
 
 def of_readme() -> str:
