@@ -31,5 +31,4 @@ def get_config(size: str = "demo") -> ConfigDict:
 
 def sweep(size: str = "demo") -> list[dict[str, Any]]:
     """Returns the arms: each norm at each depth."""
-    sizes.check(size, FILE)
-    return [{"model.norm": norm, "model.depth": depth} for depth in DEPTHS[size] for norm in NORMS]
+    return [{"model.norm": norm, "model.depth": depth} for depth in sizes.at(DEPTHS, size, FILE) for norm in NORMS]

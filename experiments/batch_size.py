@@ -25,6 +25,7 @@ EXPERIMENT = Experiment(
         Setting(images, "bottleneck", "imagenet", OVER): {BATCH: batch, GROUP: group}
         for images, (batch, group) in PAPER.items()
     },
+    scale={},
     clauses=[
         Trend(
             "(a) Batch norm: the test error falls from the smallest to the largest batch",

@@ -18,6 +18,7 @@ EXPERIMENT = Experiment(
     variants=VARIANTS,
     # Validation error (%).
     published={Setting(50, "bottleneck", "imagenet"): {BATCH: 23.6, INSTANCE: 28.4, LAYER: 25.3}},
+    scale={},
     clauses=[
         Lower("(a) Eight groups have a lower test error than layer norm", EIGHT, LAYER),
         Lower("(b) Eight groups have a lower test error than instance norm", EIGHT, INSTANCE),

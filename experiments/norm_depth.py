@@ -20,6 +20,7 @@ EXPERIMENT = Experiment(
     variants=VARIANTS,
     # Test error (%) of batch, group, layer and instance norm: 100 minus the accuracy in the reproduction notes.
     published={Setting(20): dict(zip((BATCH, *OTHERS), (7.8, 9.7, 12.6, 9.6), strict=True))},
+    scale={},
     clauses=[
         *(Lower(f"The test error of {BATCH} is lower than that of {other}", BATCH, other) for other in OTHERS),
         *(Trend(f"Plain, {norm} norm: the training error rises", f"{norm}, plain", rises=True) for norm in NORMS),

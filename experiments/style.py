@@ -5,12 +5,11 @@ Ulyanov, Vedaldi, Lempitsky 2016, arXiv 1607.08022 (instance norm); Dumoulin, Sh
 """
 
 from normres.configs.style import VARIANTS
-from normres.report.clauses import Lower, Quantity
+from normres.report.clauses import Lower, quantity_of
 from normres.report.experiment import Experiment
 
 BATCH, INSTANCE, UNTOLD, CONDITIONAL, ADAPTIVE = VARIANTS
-TRAIN = Quantity("training loss", "train_loss", unit="", chance=False)
-TEST = Quantity("test loss", "test_loss", unit="", chance=False)
+TRAIN, TEST = quantity_of("train_loss"), quantity_of("test_loss")
 
 EXPERIMENT = Experiment(
     title="Style: what a network learns of a picture’s style, by norm",

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
+import normres
 from normres import files, signals
 from normres.bench import commands as benchmarks
 from normres.data import commands as of_data
@@ -29,19 +30,10 @@ GROUPS: dict[str, tuple[Any, str, str]] = {
 }
 
 
-class _Version(argparse.Action):
-    """Prints the version.  What reads it takes a tenth of a second to import, which no other command needs."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        import importlib.metadata
-
-        print(f"normres {importlib.metadata.version('normres')}")
-        parser.exit()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    version = f"normres {normres.__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and end")
     add = _adder(parser, "command")
     for name, command in COMMANDS.items():
         add_options(add(name, command.summary, command.epilog), command.options)
@@ -127,6 +119,8 @@ def _run(arguments: list[str]) -> int:
     """Runs a command; returns its exit status."""
     of_slurm, arguments = split(arguments, slurm.OPTION)
     options, rest = _parser().parse_known_args(arguments)
+    if of_slurm and getattr(options, "launcher", "") != "slurm":
+        raise UserError(f"{slurm.OPTION}{next(iter(of_slurm))} needs `normres sweep --launcher=slurm`")
     if options.command in GROUPS:
         return GROUPS[options.command][0].run(options, rest)
     command = COMMANDS[options.command]

@@ -150,7 +150,7 @@ def story(path: Path) -> dict[str, Any]:
     weights = {
         f"{folder}/{name}": array.tobytes()
         for folder, one in saved.items()
-        for name, array in (one.arrays() if one else {"damaged": b""}).items()
+        for name, array in (one.arrays() if one else {"damaged": memoryview(b"")}).items()
     }
     return {"config": run.config, "metrics": run.metrics, **kept, **weights}
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from tabulate import tabulate
-
 from normres.report import page, paper, probes, tables
 from normres.report.arms import Arm
 from normres.report.charts import Chart, Panel, Series
@@ -26,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS, DRAWN = ROOT / "results", ROOT / "docs/results"
 OF_README = ("variant", "setting", "seeds", "training error (%)", "test error (%)", "paper, test (%)")
 # What is drawn of networks before training, from the first and last number of each quantity.
-STARTS = {"gradient, first / last (log10)": probes.gradient_ratio, "similarity, last block": probes.last_similarity}
+STARTS = {title: probes.NUMBERS[title] for title in probes.ALONG}
 INTRODUCTION = """# Results
 
 Every number of our own runs in the tables comes from a record in `results/`: one small file a run, with its config,
@@ -112,7 +110,7 @@ def signals() -> str:
     paper.save(chart, ROOT / "docs/signals", ["page"], ["png"])
     header = ["form", "norm", *(f"{title.partition(',')[0]}, depth {depth}" for title in STARTS for depth in depths)]
     table = [[*names, *cells] for names, cells in rows.items()]
-    return tabulate(table, header, "pipe", colalign=["left"] * 2 + ["right"] * (len(header) - 2), disable_numparse=True)
+    return tables.markdown(tables.Table(header, table, text_columns=2)).rstrip()
 
 
 def of_readme() -> str:

@@ -107,8 +107,8 @@ def measure(device: str, parallel: str, cell: Cell, contender: str) -> Row:
 
 def run(
     names: Sequence[str], cells: Sequence[Cell], contenders: Sequence[str], modes: Sequence[str], json: Path | None
-) -> dict[str, Any]:
-    """Compiles what is not in the file yet for this code, prints it, and returns the document.
+) -> None:
+    """Compiles what is not in the file yet for this code, and prints it.
 
     Rows of other devices stay in the file, as each kind of device has an environment of its own.
     """
@@ -128,9 +128,7 @@ def run(
             rows.append(row | {"jax": jax.__version__, "commit": provenance()["commit"]})
             output.write(json, {"rows": rows})
             print(f"{name_of(row)}, {contender}: {row['compile_seconds']:.0f} s to compile", flush=True)
-    document = {"rows": rows}
-    print(f"\n{text(document)}")
-    return document
+    print(f"\n{text({'rows': rows})}")
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:

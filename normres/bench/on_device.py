@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from normres import norms
-from normres.bench import output
+from normres.bench import commands, output
 from normres.bench.step import cells, measure, show, workers
 from normres.configs import base
 from normres.data import augment
@@ -27,7 +27,6 @@ from normres.runs.local import load_data
 from normres.runs.provenance import provenance
 from normres.training.programs import Programs
 
-CONTENDERS = ("flax", "scanned", "torch", "torch-default", "torch-reduce-overhead", "torch-max-autotune")
 WRITTEN = ("device", {"device", "checks", "steps"})  # see output.read
 TOGETHER = (1, 2, 4)  # runs side by side on one device
 
@@ -66,7 +65,7 @@ def steps(depths: Sequence[int], sizes: dict[str, int], repeats: int, torch: str
 
     When the time `until` is over, no other network than the first is begun.
     """
-    contenders, version = workers.contenders(CONTENDERS, torch)
+    contenders, version = workers.contenders(commands.CONTENDERS, torch)
     conditions = measure.conditions(sizes, contenders, version, repeats)
     selected = (
         cells.Cell(depth, "bfloat16", "batch", **sizes)
@@ -115,7 +114,7 @@ def recipe(path: str, until: float, fields: dict[str, Any]) -> Section:
     }
 
 
-def run(options: Any) -> dict[str, Any]:
+def run(options: Any) -> None:
     """Runs all sections, and writes the JSON after each; one that fails says why and stops no other."""
     until = time.monotonic() + 60 * options.minutes
     sizes, depths = {"batch": options.batch, "width": options.width}, options.depths
@@ -137,7 +136,6 @@ def run(options: Any) -> dict[str, Any]:
             document[name] = {"error": f"{type(error).__name__}: {error}"}
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         write_json(options.json, document)
-    return document
 
 
 def _checks_text(section: Section) -> str:

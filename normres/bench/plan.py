@@ -19,7 +19,8 @@ from normres.runs import config as configs
 from normres.runs import machine
 from normres.runs.sweep import Arm
 from normres.show.commands import CLASSES, IMAGENET
-from normres.training.networks import build_network
+from normres.training import limits
+from normres.training.networks import build_network, count_parameters
 from normres.training.programs import Programs
 from normres.training.traced import shape_of
 
@@ -107,7 +108,7 @@ def run_sweep(arms: Sequence[Arm], device: str) -> None:
         cost = measured(built, memory)
         milliseconds = 1e3 * seconds_of_a_step(built) if device == devices.LOCAL else cost["estimate_ms"]
         total = milliseconds and milliseconds / 3.6e6 * first.config.train.steps * (1 + len(others))
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(built.state_shapes().params))
+        parameters = count_parameters(built.state_shapes().params)
         sizes = (f"{1 + len(others)}", f"{parameters:,}", output.text(cost["in_all"], unit=1e6), cost["fit"])
         rows.append((first.label, *sizes, output.text(milliseconds, ".1f"), output.text(total, ".2f")))
         hours += total or 0.0
@@ -130,10 +131,7 @@ def run(path: str, overrides: dict[str, Any], device: str) -> None:
     state = built.state_shapes()
     trees = {"parameters": state.params, "running statistics": state.batch_stats, "optimizer": state.opt_state}
     trees |= {"data set": built.arrays("train")}
-    parts = []
-    for name, tree in trees.items():
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        parts.append((name, output.text(size, ",.1f", 1e6)))
+    parts = [(name, output.text(limits.size_of(tree), ",.1f", 1e6)) for name, tree in trees.items()]
     print(output.table(("on each device", "MB"), parts))
     rows, refusals = [], []
     for change in CHANGES:
@@ -148,6 +146,7 @@ def run(path: str, overrides: dict[str, Any], device: str) -> None:
         rows.append((change or "as configured", *texts))
         refusals += [f"{change}: {cost['refused']}"] if "refused" in cost else []
     print(f"\n{output.table(HEADER, rows)}")
-    print("\n".join(refusals), end="")
+    for refusal in refusals:
+        print(refusal)
     if device == devices.LOCAL:
         print(f"\na step takes {1e3 * seconds_of_a_step(built):.1f} ms here, the median of {TIMED - 1}")

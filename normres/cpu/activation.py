@@ -34,7 +34,7 @@ for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg", "ge
 
 
 def add(x: jax.Array, y: jax.Array) -> Any:
-    """layers.ops.add, with the same arguments and, once forced, values."""
+    """layers.PLAIN.add, with the same arguments and, once forced, values."""
     return Sum(jnp.asarray(x), jnp.asarray(y))
 
 
@@ -47,11 +47,15 @@ def activation(x: Any, name: str = "relu") -> jax.Array:
     return _relu(x)
 
 
+def passed(dtype: Any, dy: jax.Array, y: jax.Array | None) -> jax.Array:
+    """Returns what a rectifier, whose output is y, lets through of its output's gradient dy, in `dtype`; None: all."""
+    wide = dy.astype(dtype)
+    return wide if y is None else jnp.where(y.astype(dtype) > 0, wide, 0)
+
+
 def _rectified(y: jax.Array, dy: jax.Array) -> jax.Array:
-    """Returns what the rectifier, whose output is y, lets through of its output's gradient dy."""
     # A CPU selects among bfloat16 values one by one, which takes ten times as long as among float32 ones.
-    wide = jnp.promote_types(dy.dtype, jnp.float32)
-    return jnp.where(y.astype(wide) > 0, dy.astype(wide), 0).astype(dy.dtype)
+    return passed(jnp.promote_types(dy.dtype, jnp.float32), dy, y).astype(dy.dtype)
 
 
 @jax.custom_gradient

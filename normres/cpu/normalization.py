@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from normres import norms
 from normres.cpu.activation import activation as activate
-from normres.cpu.activation import add
+from normres.cpu.activation import add, passed
 from normres.cpu.rows import elementwise, summed
 from normres.norms import Moments, NormSpec, forms, normalize
 from normres.norms.moments import STATISTICS, Reduction, broadcastable
@@ -115,11 +115,8 @@ def _squared_deviation(x: Any, mean: Any, rest: Any, where: Any = None) -> jax.A
 def _normalized(
     epsilon: float, rectify: bool, x: Any, mean: Any, rest: Any, var: Any, scale: Any, bias: Any
 ) -> jax.Array:
-    affine = {"scale": scale, "bias": bias, "epsilon": epsilon}
-    if rest is None:
-        y = normalize(x.astype(mean.dtype), mean, var, **affine)
-    else:
-        y = normalize(x - mean, rest, var, **affine)
+    zero = jnp.zeros((), mean.dtype)
+    y = normalize(_deviation(x, mean, rest), zero, var, scale=scale, bias=bias, epsilon=epsilon)
     return (jnp.maximum(y, 0) if rectify else y).astype(x.dtype)
 
 
@@ -138,7 +135,7 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     # is needed follows from these small sums.
     affine = [array for array in (scale, bias) if array is not None]
     common = tuple(axis for axis in over.whole_axes if all(array.shape[axis] == 1 for array in affine))
-    sum_dy = summed(partial(_passed, dtype), common, dy, rectified)
+    sum_dy = summed(partial(passed, dtype), common, dy, rectified)
     sum_dy_deviation = summed(_times_deviation, common, x, dy, rectified, moments.mean, rest, where)
     weight = factor if scale is None else factor * scale.astype(dtype)
     count = jnp.maximum(moments.count, 1)
@@ -162,14 +159,8 @@ def _finite_deviation(x: Any, mean: Any, rest: Any, where: Any) -> jax.Array:
     return deviation if where is None else jnp.where(where | jnp.isfinite(deviation), deviation, 0)
 
 
-def _passed(dtype: jnp.dtype, dy: Any, rectified: Any) -> jax.Array:
-    """What the rectifier, whose output is `rectified`, lets through of its output's gradient, in `dtype`."""
-    wide: jax.Array = dy.astype(dtype)
-    return wide if rectified is None else jnp.where(rectified.astype(dtype) > 0, wide, 0)
-
-
 def _times_deviation(x: Any, dy: Any, rectified: Any, mean: Any, rest: Any, where: Any) -> jax.Array:
-    return _passed(mean.dtype, dy, rectified) * _finite_deviation(x, mean, rest, where)
+    return passed(mean.dtype, dy, rectified) * _finite_deviation(x, mean, rest, where)
 
 
 def _input_gradient(
@@ -179,7 +170,7 @@ def _input_gradient(
     of_statistics = per_count + _finite_deviation(x, mean, rest, where) * per_deviation
     if where is not None:
         of_statistics = jnp.where(where, of_statistics, 0)
-    return (_passed(mean.dtype, dy, rectified) * weight + of_statistics).astype(x.dtype)
+    return (passed(mean.dtype, dy, rectified) * weight + of_statistics).astype(x.dtype)
 
 
 def _sum_to(values: jax.Array, like: jax.Array) -> jax.Array:

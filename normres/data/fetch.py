@@ -61,6 +61,9 @@ def _download(address: str, target: Path) -> None:
     except OSError as error:
         if isinstance(error, HTTPError):
             error.close()  # it is an answer too, with a socket
+            if have and error.code == 416:  # there are no more bytes; the reader checks those that are here
+                part.replace(target)
+                return
         raise Unreachable(f"{address}: not reachable ({error})") from None
     try:
         # The bar is shown on a terminal; in a log there is nothing of it.

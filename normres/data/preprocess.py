@@ -82,14 +82,19 @@ def standardized(images_NHWC: jax.Array) -> jax.Array:
     """Returns each uint8 image with its own mean subtracted and divided by its own standard deviation, float32.
 
     Over all H * W * C values, and by no less than 1 / sqrt(H * W * C) levels, so that an image of one colour becomes
-    zeros.  Summed as integers around the rounded mean, so exact in any order (up to 132,000 values an image).
+    zeros.  Summed as integers around the rounded mean, so exact in any order, where the sums fit.
     """
     levels = images_NHWC.astype(jnp.int32)
-    axes, count = (1, 2, 3), levels[0].size
-    origin = levels.sum(axes, keepdims=True) // count
-    apart = levels - origin
-    mean = apart.sum(axes, keepdims=True) / count
-    variance = (apart**2).sum(axes, keepdims=True) / count - mean**2
+    count = levels[0].size
+
+    def total(values: jax.Array) -> jax.Array:
+        if count <= 132_000:  # of squares up to 127.5^2 on average
+            return values.sum((1, 2, 3), keepdims=True)
+        return values.sum((2, 3), keepdims=True).astype(jnp.float32).sum(1, keepdims=True)
+
+    apart = levels - (total(levels) // count).astype(jnp.int32)
+    mean = total(apart) / count
+    variance = total(apart**2) / count - mean**2
     return (apart - mean) / jnp.maximum(jnp.sqrt(jnp.maximum(variance, 0.0)), count**-0.5)
 
 

@@ -84,12 +84,6 @@ def by_averages(
     return normalize(wide, mean.reshape(shape), var.reshape(shape), **affine).astype(dtype)
 
 
-def new_averages(momentum: float, mean: jax.Array, var: jax.Array, moments: Moments) -> tuple[jax.Array, jax.Array]:
-    """Returns the running averages after a batch of these moments."""
-    batch = Moments(*(jnp.broadcast_to(value, moments.mean.shape).reshape(mean.shape) for value in moments))
-    return Average(momentum=momentum).update(mean, var, batch)
-
-
 def _affine(module: Any, x: jax.Array, feature_axes: Axes) -> tuple[dict[str, Any], Any]:
     """Makes the module's parameters, along `feature_axes`; returns what normalize takes, and Flax's output dtype."""
     axes = axes_of(feature_axes, x.ndim)
@@ -121,7 +115,7 @@ class BatchNorm(nn.BatchNorm):
         axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
         y, moments = own_statistics(self, x, axes, affine, dtype, mask)
         if not self.is_initializing():
-            mean.value, var.value = new_averages(self.momentum, mean.value, var.value, moments)
+            mean.value, var.value = Average(momentum=self.momentum).update(mean.value, var.value, moments)
         return y
 
 

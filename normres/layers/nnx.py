@@ -1,21 +1,13 @@
 """`flax.nnx`'s norms with the same arguments and variables, exact where Flax is not; see linen.py."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 from flax.nnx.module import first_from
 
-from normres.layers.linen import (
-    Axes,
-    axes_of,
-    axes_of_groups,
-    axes_of_instances,
-    by_averages,
-    new_averages,
-    own_statistics,
-)
+from normres.layers.linen import Axes, axes_of, axes_of_groups, axes_of_instances, by_averages, own_statistics
+from normres.norms import Average
 
 
 def _affine(module: Any, x: jax.Array, features: Axes, *others: jax.Array) -> tuple[dict[str, Any], Any]:
@@ -37,14 +29,15 @@ class BatchNorm(nnx.BatchNorm):
         """Normalizes with the running averages, or with the batch's own statistics, which then update them."""
         message = "say use_running_average=True or False, to BatchNorm or to its call"
         use_running = first_from(use_running_average, self.use_running_average, error_msg=message)
-        kept: Sequence[int] = axes_of(self.axis, x.ndim)
+        kept = axes_of(self.axis, x.ndim)
         mean, var = self.mean[...], self.var[...]
         affine, dtype = _affine(self, x, kept, mean, var)
         if use_running:
             return by_averages(x, mean, var, kept, affine, dtype)
         axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
         y, moments = own_statistics(self, x, axes, affine, dtype, mask)
-        self.mean[...], self.var[...] = map(jax.lax.stop_gradient, new_averages(self.momentum, mean, var, moments))
+        averages = Average(momentum=self.momentum).update(mean, var, moments)
+        self.mean[...], self.var[...] = map(jax.lax.stop_gradient, averages)
         return y
 
 

@@ -110,23 +110,20 @@ class Norm(nn.Module):
         variables = list(running_statistics(self, stored))
         if self.average.kind != "exponential":
             variables.append(self.variable("batch_stats", "updates", jnp.zeros, (), jnp.float32))
-        broadcast = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-        mean, var = (variable.value.reshape(broadcast) for variable in variables[:2])
+        mean, var = (jnp.expand_dims(variable.value, axes) for variable in variables[:2])
         return Moments(mean, var, jnp.ones(())), tuple(variables)
 
     def _store(self, moments: Moments) -> None:
         """Stores the input's moments in the collection `moments`, without the axes that running averages lack."""
         axes = self._averaged(moments.mean.ndim)
-        others = [axis for axis in range(moments.mean.ndim) if axis not in axes]
         stored: Any = self.variable("moments", "input", lambda: None)
-        stored.value = Moments(*(value.reshape([value.shape[axis] for axis in others]) for value in moments))
+        stored.value = Moments(*(jnp.squeeze(value, axes) for value in moments))
 
     def _update(self, moments: Moments, variables: tuple[Any, ...]) -> None:
         """Lets the running averages follow the moments of a batch."""
         mean, var, *updates = variables
-        batch = Moments(*(jnp.broadcast_to(value, moments.mean.shape).reshape(mean.value.shape) for value in moments))
         counted: Any = updates[0].value if updates else None
-        mean.value, var.value = self.average.update(mean.value, var.value, batch, counted)
+        mean.value, var.value = self.average.update(mean.value, var.value, moments, counted)
         if updates:
             updates[0].value = counted + 1
 

@@ -4,6 +4,7 @@
 signatures and, within rounding, the same numbers.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class Ops(NamedTuple):
       conv: see `conv`.
       normalization: see norms.normalization.
       activation: see norms.forms.activated.
-      add: see `add`.
+      add: x, y -> x + y, of one shape and dtype.
     """
 
     conv: Callable[..., jax.Array]
@@ -57,9 +58,4 @@ def conv(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1, groups: int
     return checkpoint_name(y, CONVOLVED)
 
 
-def add(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns x + y, of one shape and dtype."""
-    return x + y
-
-
-PLAIN = Ops(conv, normalization, activated, add)
+PLAIN = Ops(conv, normalization, activated, operator.add)

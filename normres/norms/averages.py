@@ -47,6 +47,7 @@ class Average:
 
         A batch without elements changes nothing.
         """
+        batch = Moments(*(jnp.broadcast_to(value, batch.mean.shape).reshape(mean.shape) for value in batch))
         new_var = batch.var * batch.count / jnp.maximum(batch.count - 1, 1) if self.unbiased else batch.var
         kept = jnp.where(batch.count > 0, self.kept(updates), 1.0)
         return kept * mean + (1 - kept) * batch.mean, kept * var + (1 - kept) * new_var

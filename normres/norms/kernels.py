@@ -32,16 +32,14 @@ def standardized(kernel: jax.Array, epsilon: float = 1e-10) -> jax.Array:
     return (deviation.whole() * lax.rsqrt(var + epsilon)).astype(kernel.dtype)
 
 
-def scaled_standardized(
-    kernel: jax.Array, scale: jax.Array | None = None, gain: float = RELU_GAIN, epsilon: float = 1e-4
-) -> jax.Array:
-    """Scaled weight standardization: gain * scale * (W - mean) / sqrt(max(var * fan-in, epsilon)).
+def scaled_standardized(kernel: jax.Array, scale: jax.Array | None = None, epsilon: float = 1e-4) -> jax.Array:
+    """Scaled weight standardization: RELU_GAIN * scale * (W - mean) / sqrt(max(var * fan-in, epsilon)).
 
     `scale` is per output channel, (O,).  Unlike a norm it costs nothing per activation, and keeps a signal's variance.
     Brock, De, Smith 2021, arXiv 2101.08692.
     """
     deviation, (_, var, fan_in) = deviation_and_moments(kernel, Reduction(_fan_in_axes(kernel)))
-    factor = gain * lax.rsqrt(jnp.maximum(var * fan_in, epsilon))
+    factor = RELU_GAIN * lax.rsqrt(jnp.maximum(var * fan_in, epsilon))
     if scale is not None:
         factor = factor * aligned(scale, kernel.ndim)
     return (deviation.whole() * factor).astype(kernel.dtype)
@@ -116,11 +114,6 @@ class WeightNormalization:
     paper: str = "–"
 
 
-def _spectral(kernel: jax.Array, _scale: Any, u: Any, train: bool) -> tuple[jax.Array, Any]:
-    y, after, _ = spectrally_normalized(kernel, u)
-    return y, after if train else u
-
-
 def _ones(kernel: jax.Array) -> jax.Array:
     return jnp.ones(kernel.shape[-1], jnp.float32)
 
@@ -146,7 +139,7 @@ TABLE: dict[str, WeightNormalization] = {
         paper="Salimans, Kingma 2016, arXiv 1602.07868",
     ),
     "spectral": WeightNormalization(
-        _spectral,
+        lambda kernel, scale, u, train: spectrally_normalized(kernel, u)[:2],
         initial_state=lambda key, kernel: jax.random.normal(key, (1, kernel.shape[-1])),
         formula="W / its largest singular value, by one power iteration a step",
         paper="Miyato, Kataoka, Koyama, Yoshida 2018, arXiv 1802.05957",

@@ -6,7 +6,7 @@ shift s near the mean,
     d = x - s,   rest = E[d],   mean = s + rest,   var = E[d^2] - rest^2,
 
 where rest is small, so that nothing is lost.  The shift is the mean itself as a first pass over x rounds it; bfloat16
-needs none, see shift_of.  Mean and variance do not depend on it, so no gradient flows through it.
+needs none, see deviation_and_moments.  Mean and variance do not depend on it, so no gradient flows through it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -157,30 +157,32 @@ def reduction(
 def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None = None) -> tuple[Deviation, Moments]:
     """Returns x - mean, in at least float32, and the moments."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    x, narrow = cleaned(x.astype(dtype), where), x
-
-    def counted(values: jax.Array) -> jax.Array:
-        # Not a product with zero: an element that does not count may be infinite.
-        return values if where is None else jnp.where(where, values, 0)
-
+    x, given = cleaned(x.astype(dtype), where), x.dtype
     # What a loop's backward pass must not compute again: every sum over x, named where it is made.
     here = replace(over, axis_name=None)
+
+    def total(values: jax.Array) -> jax.Array:
+        # Not a product with zero: an element that does not count may be infinite.
+        return here.total(values if where is None else jnp.where(where, values, 0))
+
     count = saved(here.count(x, where, dtype))
     shifted, shift, rest = x, jnp.zeros_like(count), jnp.zeros_like(count)
     if over.center:
-        shift = saved(lax.stop_gradient(shift_of(narrow, here, where, count)))
+        # Rounding x to bfloat16 has added a variance of about E[x]^2 / 2^18.  E[x^2] - E[x]^2 in float32 loses only
+        # E[x]^2 / 2^24.  So one pass is enough, and the compiler can fuse it with what computes x.
+        if given != jnp.bfloat16:
+            shift = saved(lax.stop_gradient(total(x) / jnp.maximum(count, 1)))
         shifted = x - shift
-        rest = saved(here.total(counted(shifted)) / jnp.maximum(count, 1))
-    squares = saved(here.total(counted(lax.square(shifted))) - count * lax.square(rest))
+        rest = saved(total(shifted) / jnp.maximum(count, 1))
+    squares = saved(total(lax.square(shifted)) - count * lax.square(rest))
     mean = shift + rest
     if over.axis_name is not None:
         count, mean, squares, rest = merged(over, count, shift, rest, squares)
     var_count = jnp.maximum(count, 1)
     if over.var_axes:
         others = tuple(axis for axis in over.var_axes if axis not in over.axes)
-        wider = Reduction(others)
-        each = jnp.broadcast_to(count, squares.shape)
-        squares, var_count = wider.total(squares), jnp.maximum(wider.total(each), 1)
+        each = jnp.sum(jnp.broadcast_to(count, squares.shape), others, keepdims=True)
+        squares, var_count = jnp.sum(squares, others, keepdims=True), jnp.maximum(each, 1)
     # Not jnp.maximum(squares, 0): its gradient at 0 is one half.
     squares = jnp.where(squares < 0, 0, squares)
     return Deviation(shifted, rest), Moments(mean, squares / var_count, count)
@@ -189,18 +191,6 @@ def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None
 def saved(sums: jax.Array) -> jax.Array:
     """Names sums over x, so that jax.checkpoint can keep them: they are small, and x is not."""
     return checkpoint_name(sums, STATISTICS)
-
-
-def shift_of(x: jax.Array, over: Reduction, where: jax.Array | None, count: jax.Array) -> jax.Array:
-    """Returns the mean of each reduction by a first pass over x, but 0 for bfloat16.
-
-    Rounding x to bfloat16 has added a variance of about E[x]^2 / 2^18.  E[x^2] - E[x]^2 in float32 loses only
-    E[x]^2 / 2^24.  So one pass is enough, and the compiler can fuse it with what computes x.
-    """
-    if x.dtype == jnp.bfloat16:
-        return jnp.zeros_like(count)
-    values = x.astype(count.dtype)
-    return over.total(values if where is None else jnp.where(where, values, 0)) / jnp.maximum(count, 1)
 
 
 def merged(

@@ -29,7 +29,7 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
 
     An arm agrees if the interval lies within the margin, and differs if it does not hold 0.
     """
-    theirs = {arm.label: arm for arm in experiment.arms(repeated)} if repeated else {}
+    theirs = {arm.label: arm for arm in experiment.arms(repeated)}
     ours, measure = experiment.arms(result), measure_of(result)
     metric, digits = finals(measure)[1], facts.digits(ours, measure)
     rows = [_row(arm, theirs.get(arm.label), metric, len(ours), digits) for arm in ours]

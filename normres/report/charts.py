@@ -42,11 +42,6 @@ class Panel:
     series: Sequence[Series]
     own_scale: bool = False
 
-    @property
-    def has_cross(self) -> bool:
-        """Whether a run of it diverged."""
-        return any(one.kind == "cross" for one in self.series)
-
 
 @dataclass(frozen=True)
 class Chart:

@@ -66,7 +66,7 @@ class Quantity:
     def step(self, arm: Arm) -> float:
         """Returns the difference between neighbouring values, one image of those evaluated; 0 if it is not known."""
         images = arm.count("train_examples" if self.metric.startswith("train_") else "test_examples")
-        return 1 / images if images and (self.metric.endswith("error") or not self.metric) else 0.0
+        return 1 / images if images and self.unit in ("%", "points") else 0.0
 
     def difference(self, before: Arm, after: Arm) -> Difference:
         """Returns the difference of two arms."""

@@ -97,8 +97,8 @@ def _compare(options: Namespace, _: dict[str, str]) -> None:
 def _collect(options: Namespace, _: dict[str, str]) -> None:
     from normres.report import collect
 
-    runs = results.read_runs(options.workdir)
-    if options.to.suffix in collect.WRITERS or options.curves or not runs:
+    runs = _runs(options.workdir)
+    if options.to.suffix.lower() in collect.WRITERS or options.curves:
         print(collect.collect(runs, options.to, options.curves, options.workdir))
         return
     if options.to.resolve().is_relative_to(options.workdir.resolve()):

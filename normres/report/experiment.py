@@ -52,6 +52,7 @@ class Experiment:
       variants: the config fields that make each variant, by its name, in the order in which they are listed.  A field
         that other variants name and this one does not has its value in `held`, or any value if it is not there.
       published: the papers' test error of a variant in a setting, in percent, or a text such as FAIL.
+      scale: config fields of the training that `published` is from, which the page compares with the runs'; {}: none.
       held: config fields that every variant has unless it names them; a published error is of such a network.
       clauses: the claim in parts.
       notes: sentences about the papers' numbers.
@@ -69,6 +70,7 @@ class Experiment:
     config: str
     variants: Mapping[str, Mapping[str, Any]]
     published: Published = EMPTY
+    scale: Mapping[str, Any] = facts.PAPER_SCALE
     held: Mapping[str, Any] = EMPTY
     clauses: Sequence[Lower | Trend] = ()
     notes: Sequence[str] = ()

@@ -4,6 +4,7 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from normres.report.arms import (
@@ -97,7 +98,10 @@ def distinct(runs: Sequence[Run], name: str) -> str:
 
 def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs; values that differ among the runs stand side by side."""
-    seconds, compiling = (sum(run.record.get(name) or 0.0 for run in runs) for name in ("seconds", "compile_seconds"))
+    seconds = sum(run.record.get("seconds") or 0.0 for run in runs)
+    # Older records have the seconds of compiling outside of their attempts.
+    compiled = [part for run in runs for part in (run.record, *(run.record.get("attempts") or ()))]
+    compiling = sum(part.get("compile_seconds") or 0.0 for part in compiled)
     time = f"{duration(seconds)} in {counted(len(runs), 'run')}, and {duration(compiling)} of compilation"
     return [*((name, distinct(runs, name)) for name in FACTS), ("Training time", time)]
 
@@ -136,7 +140,8 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
 def notes_of(arm: Arm) -> list[str]:
     """Returns what weakens the numbers of one arm, and what its runs' records warn of, a sentence each."""
     sentences, every = [], counted(len(arm.runs), "run")
-    if len({str(seed(run)) for run in arm.runs}) == 1:
+    seeds = Counter(str(seed(run)) for run in arm.runs)
+    if len(seeds) == 1:
         sentences.append("One seed only, so no spread.")
     if arm.diverged:
         which = ", ".join(f"{run_id(run)} at step {run.record.get('diverged_at_step')}" for run in arm.diverged)
@@ -146,7 +151,6 @@ def notes_of(arm: Arm) -> list[str]:
     measure = measure_of(arm.finished)
     if without := [run_id(run) for run in arm.finished if final(run, f"train_{measure}") is None]:
         sentences.append(f"Finished without a final training {measure}: {', '.join(without)}.")
-    seeds = Counter(str(seed(run)) for run in arm.runs)
     if repeated := [name for name, count in seeds.items() if count > 1]:
         sentences.append(f"More than one run of seed {', '.join(repeated)}: they are not independent.")
     said = Counter(warning for run in arm.runs for warning in run.record.get("warnings") or [])
@@ -172,15 +176,17 @@ def digits(arms: Sequence[Arm], measure: str = "error") -> int:
 
 
 # The training of He et al. 2015 and 2016 on CIFAR.
-PAPER_SCALE: Mapping[str, Any] = {"model.width": 16, "train.steps": 64_000, "train.batch_size": 128}
+PAPER_SCALE = MappingProxyType({"model.width": 16, "train.steps": 64_000, "train.batch_size": 128})
 PAPER_TRAINING_IMAGES = 50_000
 
 
-def scale_notes(arms: Sequence[Arm]) -> list[str]:
+def scale_notes(arms: Sequence[Arm], paper_scale: Mapping[str, Any] = PAPER_SCALE) -> list[str]:
     """Returns a sentence on how these runs differ in scale from the papers'; none if they do not."""
+    if not paper_scale:
+        return []
     runs = [run for arm in arms for run in arm.runs]
     scale = []
-    for name, paper in PAPER_SCALE.items():
+    for name, paper in paper_scale.items():
         here = sorted({field(run, name) for run in runs})
         if here != [paper]:
             word = name.rpartition(".")[2].replace("_", " ")
@@ -197,7 +203,7 @@ def run_table(arms: Sequence[Arm]) -> Table:
     rows = []
     for arm in arms:
         for run in arm.runs:
-            status = str(run.record.get("status"))
+            status = run.status
             status += f" at step {run.record.get('diverged_at_step')}" if status == "diverged" else ""
             times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
             numbers = {name: final(run, name) for name in metrics}

@@ -79,8 +79,8 @@ def error_over(
     apart = len({*lines, *published}) > MOST_LINES
     parts = {label: label.partition(", ") if apart else (label, "", "") for label in (*lines, *published)}
     panels = []
-    data = [run.record["data"] for members in lines.values() for arm in members for run in arm.runs]
-    on_validation = bool(data) and all(one.get("evaluated_on") == "validation" for one in data)
+    data = [run.record.get("data") or {} for members in lines.values() for arm in members for run in arm.runs]
+    evaluated_on = "validation" if all(one.get("evaluated_on") == "validation" for one in data) else "test"
     for metric in finals(measure):
         series: dict[str, list[Series]] = {}
         for label, members in lines.items():
@@ -88,7 +88,7 @@ def error_over(
             made = means_and_seeds(own, [(arm.setting.at, arm) for arm in members], metric)
             series.setdefault(title, []).extend(made)
         words = metric_words(metric).removesuffix(f" {measure}")
-        words = "validation" if words == "test" and on_validation else words
+        words = evaluated_on if words == "test" else words
         panels += [Panel(joined(words, title), drawn) for title, drawn in series.items()]
     if published:
         errors = [
@@ -104,7 +104,7 @@ def error_over(
         panels,
         f"Final training and test {measure} over {axis}, one line per variant; the table has the numbers.",
         f"{measure.capitalize()} at the last step, {seeds_text(arms)} per point: the line joins the means, {SPREAD}. "
-        f"{DIVERGED}{OWN_SCALE if published else ''}{overfitting_note(lines)}",
+        f"{DIVERGED}{OWN_SCALE if published else ''}{overfitting_note(lines, evaluated_on)}",
         axis,
         titled(measure),
         unit=unit_of(measure),
@@ -217,8 +217,8 @@ def _thinned(steps: list[int], values: list[float]) -> tuple[list[int], list[flo
     return [steps[:end][-1] for end in blocks], [fmean(values[end - size : end]) for end in blocks]
 
 
-def overfitting_note(lines: Mapping[str, Sequence[Arm]]) -> str:
-    """Says where the mean test error rises with depth although the training error falls: that is not degradation."""
+def overfitting_note(lines: Mapping[str, Sequence[Arm]], evaluated_on: str) -> str:
+    """Says where the mean error on the test or validation set rises with depth although the training error falls."""
     sentences = []
     for label, arms in lines.items():
         shallow, deep = arms[0], arms[-1]
@@ -230,8 +230,8 @@ def overfitting_note(lines: Mapping[str, Sequence[Arm]]) -> str:
             rises.append(after.mean - before.mean if before and after else 0.0)
         if rises[0] < 0 < rises[1]:
             sentences.append(
-                f" From {shallow.setting.name} to {deep.setting.name} the mean test error of {label} rises, but its "
-                f"training error falls: the deeper network overfits the {deep.count('train_examples'):,} training "
-                "images, which is not degradation."
+                f" From {shallow.setting.name} to {deep.setting.name} the mean {evaluated_on} error of {label} rises, "
+                "but its training error falls: the deeper network overfits the "
+                f"{deep.count('train_examples'):,} training images, which is not degradation."
             )
     return "".join(sentences)

@@ -88,7 +88,8 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
     symbol = {"color": own.colour, "size": 8, "symbol": f"{marker}-open" if series.hollow else marker}
     dashes = "solid" if own.dashes == "-" else ",".join(f"{2 * length}px" for length in own.dashes[1])
     line = {"color": own.colour, "width": 2, "dash": dashes}
-    shown = "%{y:.2f} %" if chart.unit == "%" else f"%{{y:.3g}} {chart.unit}".rstrip()
+    value, place = ("x", "y") if chart.rows else ("y", "x")
+    shown = f"%{{{value}:.2f}} %" if chart.unit == "%" else f"%{{{value}:.3g}} {chart.unit}".rstrip()
     edge = chart.edge(panel)
     x, y = ([edge if value is None else value for value in values] for values in (series.x, series.y))
     trace: dict[str, Any] = {
@@ -101,7 +102,7 @@ def _trace(chart: Chart, panel: Panel, series: Series, in_legend: bool) -> Mappi
         "text": [escape(text, False) for text in series.texts],
         "hovertemplate": "%{text}<extra></extra>"
         if series.texts
-        else f"%{{x}}: {shown}<extra>%{{fullData.name}}</extra>",
+        else f"%{{{place}}}: {shown}<extra>%{{fullData.name}}</extra>",
         "marker": symbol,
         "meta": [own.colour, own.dark],
     }

@@ -48,14 +48,14 @@ def write(experiment: "Experiment", arms: Sequence[Arm], charts: Sequence[Chart]
         figures=[(chart, interactive.figure(chart)) for chart in charts],
         pictures={label: base64.b64encode(content).decode() for label, content in pictures(arms).items()},
         results=table,
-        links_of_arms=[f"#{run_id(arm.runs[0])}" for arm in arms],
+        links_of_arms=[f"#{quote(run_id(arm.runs[0]))}" for arm in arms],
         copies=copies,
         paper_table=experiment.paper_table(arms),
-        paper_notes=[*experiment.notes, *(facts.scale_notes(arms) if experiment.published else [])],
+        paper_notes=[*experiment.notes, *(facts.scale_notes(arms, experiment.scale) if experiment.published else [])],
         facts=facts.what_was_run(runs),
         scopes=[Markup(_asset(name)) for name in _scopes(runs)],
         runs=facts.run_table(arms),
-        links_of_runs=[f"#{run_id(run)}" for run in runs],  # of two copies of a run to the same details
+        links_of_runs=[f"#{quote(run_id(run))}" for run in runs],  # of two copies of a run to the same details
         commands={run_id(run): shlex.join(note.repeat_command(run.config, Path("runs/again"))) for run in runs},
         records={run_id(run): quote(os.path.relpath(run.record_file, output)) for run in runs},
     )
@@ -103,9 +103,7 @@ def _environment() -> Environment:
 
 @cache
 def _asset(name: str) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
 def _render(template: str, **values: Any) -> str:

@@ -191,10 +191,9 @@ def _ticks_at(axes: Axes, places: Sequence[float], log: bool) -> None:
 
 def _error_axis(shared: Sequence[Axes], chart: Chart) -> None:
     """Makes the shared axis of errors begin and end at ticks; it begins at zero unless that hides the differences."""
-    panels = [panel for panel in chart.panels if not panel.own_scale]
-    values = [y for panel in panels for one in panel.series for y in one.y if y is not None]
-    high = chart.largest or max([*values, *(chart.edge(panel) for panel in panels if panel.has_cross)], default=100.0)
-    low = min(values, default=0.0)
+    points = [(panel, y) for panel in chart.panels if not panel.own_scale for one in panel.series for y in one.y]
+    high = chart.largest or max((chart.edge(panel) if y is None else y for panel, y in points), default=100.0)
+    low = min((y for _, y in points if y is not None), default=0.0)
     locator = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
     ticks = [float(tick) for tick in locator.tick_values(low if low > high / 3 and not chart.largest else 0.0, high)]
     for axes in shared:

@@ -191,7 +191,7 @@ def over_depth(name: str, figure: Figure, arms: Sequence[Arm]) -> Chart:
     return of_values(name, figure, panels, note)
 
 
-def of_values(name: str, figure: Figure, panels: Mapping[str, Mapping[str, Values]], note: str = ".") -> Chart:
+def of_values(name: str, figure: Figure, panels: Mapping[str, Mapping[str, Values]], note: str) -> Chart:
     """Returns a quantity over layers or blocks, its values by panel and label; `note` ends the caption."""
     made = []
     for title, lines in panels.items():

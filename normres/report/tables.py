@@ -35,7 +35,7 @@ def number(summary: Summary | None, digits: int = 2, scale: float = 1.0) -> str:
     return f"{mean} ± {scale * summary.standard_deviation:.{digits}f}"
 
 
-def error_cell(arm: Arm, metric: str, digits: int = 2) -> str:
+def error_cell(arm: Arm, metric: str, digits: int) -> str:
     """Returns an arm's final number over the seeds that finished; "fail" for those that diverged."""
     summary = arm.summary(metric)
     text = number(summary, digits, scale_of(metric))
@@ -60,13 +60,13 @@ def markdown(table: Table) -> str:
     """Returns the table as a Markdown (GitHub) table under its caption."""
     caption = f"{_markdown_text(table.caption)}\n\n" if table.caption else ""
     footnotes = "".join(f"\n{_markdown_text(note)}\n" for note in table.footnotes)
-    return f"{caption}{_written(table, 'pipe', _markdown_text)}\n{footnotes}"
+    return f"{caption}{written(table, 'pipe', _markdown_text)}\n{footnotes}"
 
 
 def latex(table: Table) -> str:
     r"""Returns the table as a LaTeX tabular for \usepackage{booktabs}; the caption is a comment above it."""
     caption = f"% {_one_line(table.caption)}\n" if table.caption else ""
-    text = _written(table, "latex_booktabs", _one_line).translate(LATEX)
+    text = written(table, "latex_booktabs", _one_line).translate(LATEX)
     # At the start of a row, these two would be read as arguments of the \\ before it.
     text = re.sub(r"^ (?=[\[*])", " {}", text, flags=re.M)
     footnotes = "".join(f"% {_one_line(note)}\n" for note in table.footnotes)
@@ -83,7 +83,7 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|`*_<>\[\]#~])", r"\\\1", _one_line(text).replace("&", "&amp;"))
 
 
-def _written(table: Table, style: str, cleaned: Callable[[str], str]) -> str:
+def written(table: Table, style: str, cleaned: Callable[[str], str]) -> str:
     """Returns what tabulate makes of the cleaned cells; for LaTeX it escapes them itself."""
     header, *rows = [list(map(cleaned, row)) for row in (table.header, *table.rows)]
     alignment = ["left" if column < table.text_columns else "right" for column in range(len(header))]

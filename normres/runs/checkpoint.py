@@ -51,12 +51,10 @@ class Saved:
         """Optimizer steps done."""
         return _step(self.path)
 
-    def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """Returns the arrays whose names, such as "params.stem_conv.kernel", begin with `prefix`; reads no others."""
+    def arrays(self, prefix: str | tuple[str, ...] = "") -> dict[str, np.ndarray]:
+        """Returns the arrays whose names, such as "params.stem_conv.kernel", begin with a prefix; reads no others."""
         metadata: Any = ocp.metadata(self.path).metadata
         like = {name: np.empty(array.shape, array.dtype) for name, array in metadata.items() if name.startswith(prefix)}
-        if not like:  # of a network without running averages, say; orbax cannot read nothing
-            return {}
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:

@@ -74,11 +74,9 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
             raise UserError("config.recipe is a layer below the config file's lines: it is chosen when that is read")
         if name not in values:
             raise UserError(f"config.{shown(name)[1:-1]} is not a field; {nearest(name, values)}")
-    with config.unlocked(), config.ignore_type():
-        for name, value in {**values, **overrides}.items():
-            if name in declared():
-                section, _, key = name.rpartition(".")
-                (config[section] if section else config)[key] = typed(name, value)
+    own = {name: typed(name, value) for name, value in {**values, **overrides}.items() if name in declared()}
+    with config.ignore_type():
+        config.update_from_flattened_dict(own)
     validate(config)
     config.lock()
     return config

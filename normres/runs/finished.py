@@ -31,6 +31,7 @@ from normres.training.step import TrainState
 EVALUATION = ("train.eval_batch_size", "train.ops")
 LEARNED = ("data.preprocess", "data.styles")
 DTYPES, WHICH = ("float32", "bfloat16"), ("last", "best")
+WEIGHTS = ("params.", "batch_stats.")  # how the names of a checkpoint's weights begin
 
 
 # eq=False: comparing arrays field by field is ambiguous.
@@ -88,7 +89,7 @@ def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
     # One process and one device: nothing is merged over devices.
     alone = configs.apply(config, {"train.parallel": "jit"})
     module = build_network(alone, record["data"]["classes"], dtype or record["dtype"])
-    variables = {"params": {}, "batch_stats": {}, **unflatten_dict(_weights(saved), sep=".")}
+    variables = {"params": {}, "batch_stats": {}, **unflatten_dict(saved.arrays(WEIGHTS), sep=".")}
     statistics = preprocess.Statistics.restored(record["preprocess"], saved.document["preprocess"])
     return Loaded(module, variables, config, record, saved.step, statistics)
 
@@ -125,15 +126,9 @@ def rebuilt(values: Mapping[str, Any]) -> ConfigDict:
 
     known = flatten(dict(values))
     config = base.get_config()
-    with config.unlocked():
-        config.recipe = known["recipe"]
+    config.recipe = known["recipe"]
     then = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
     return configs.apply(config, {name: value for name, value in {**then, **known}.items() if name in declared()})
-
-
-def _weights(saved: checkpoint.Saved) -> dict[str, Any]:
-    """Returns the weights of a checkpoint by dotted names."""
-    return {name: array for prefix in ("params.", "batch_stats.") for name, array in saved.arrays(prefix).items()}
 
 
 def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which: str = "last") -> dict[str, Any]:
@@ -223,7 +218,7 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
       UserError: an array is missing, too many, or of another shape; the first one is named.
     """
     saved = open_run(Path(path))
-    record, there = saved.document["record"], _weights(saved)
+    record, there = saved.document["record"], saved.arrays(WEIGHTS)
     weights = {"params": state.params, "batch_stats": state.batch_stats}
     here, classes, anew = checkpoint.by_name(weights), record["data"]["classes"], list[str]()
     for name in sorted(here.keys() | there.keys(), key=lambda name: (not name.startswith("params."), name)):

@@ -104,7 +104,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         state = journal.saved.state(state)
     elif config.init_from:
         state, started_from, lines = finished.init_from(state, config.init_from)
-    model = getattr(programs.network, "config", None)
+    model = programs.model
     computed = {name: getattr(model, name) for name in ("remat", "unrolled") if hasattr(model, name)}
     record = {
         "status": "running",

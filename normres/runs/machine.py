@@ -51,7 +51,8 @@ def accelerators() -> list[dict[str, str]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in (visible.split(",") if visible else gpus)]
+        chosen = gpus if visible is None else [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
+        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in chosen]
     alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
     tpus = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     return [{"TPU_VISIBLE_CHIPS": str(chip), **alone} for chip in range(len(tpus))]

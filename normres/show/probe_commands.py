@@ -73,7 +73,6 @@ def initial(config: Any, dataset: Any) -> Values:
     """
     import jax
 
-    from normres.runs import machine
     from normres.training.programs import Programs
 
     if config.model.module or config.model.family != "resnet":
@@ -87,8 +86,7 @@ def initial(config: Any, dataset: Any) -> Values:
 
 def table(label: str, values: Values) -> str:
     """Returns a row per quantity: how many numbers, and the first, the median and the last of them."""
-    from tabulate import tabulate
-
+    from normres.report.tables import Table, written
     from normres.training.probe import QUANTITIES
 
     rows = []
@@ -99,7 +97,7 @@ def table(label: str, values: Values) -> str:
         cells = ["not finite" if value is None else f"{value:.3g}" for value in shown]
         rows.append([words, f"{len(numbers):,} {of}s", *cells])
     header = [label, "", "first", "median", "last"]
-    return f"{tabulate(rows, header, disable_numparse=True, colalign=('left', 'right', 'right', 'right', 'right'))}\n"
+    return f"{written(Table(header, rows), 'simple', str)}\n"
 
 
 def draw(measured: Sequence[tuple[str, str, Values]], folder: Path) -> None:
@@ -109,7 +107,6 @@ def draw(measured: Sequence[tuple[str, str, Values]], folder: Path) -> None:
     """
     from normres.report import paper, probes
 
-    folder.mkdir(parents=True, exist_ok=True)
     for name, figure in probes.FIGURES.items():
         panels: dict[str, dict[str, Any]] = {}
         for label, shortcut, values in measured:

@@ -2,9 +2,7 @@
 
 import textwrap
 
-from tabulate import tabulate
-
-from normres.report.tables import NOTHING
+from normres.report.tables import NOTHING, Table, written
 from normres.show.blocks import line
 from normres.show.count import Counts, Part
 from normres.show.watch import Op
@@ -19,8 +17,7 @@ each mean over  what shares its statistics; N: the batch, C: the normalized chan
 def text(counts: Counts) -> str:
     """Returns the table of the parts and what explains it, in lines."""
     rows = [_row(part) for part in (*counts.parts, counts.total)]
-    sides = ["left"] + ["right"] * (len(HEADER) - 1)
-    costs = tabulate(rows, HEADER, tablefmt="simple", colalign=sides, disable_numparse=True)
+    costs = written(Table(HEADER, rows), "simple", str)
     described = order(counts)
     first = max(len(name) for name, _ in described) + 2
     lines = [textwrap.fill(name.ljust(first) + what, WIDTH, subsequent_indent=first * " ") for name, what in described]

@@ -12,24 +12,28 @@ from normres.errors import UserError
 
 
 def refuse_data(config: ConfigDict, model: Any, dataset: Dataset, devices: int) -> None:
-    """Raises UserError if the network or the batch does not suit the data or the devices; see refuse_large_state."""
-    batch, examples, source = config.train.batch_size, len(dataset.train_labels), config.data.source
-    if batch > examples:
-        raise UserError(
-            f"config.train.batch_size={batch} is larger than the training set of {examples:,} images, "
-            f"config.data.source={source!r}"
-        )
+    """Raises UserError if the network does not suit the data or the devices; see refuse_large_state."""
     if model is None:
         return
     try:
         model.check_image(*dataset.train_images.shape[1:3])
     except ValueError as error:
-        raise UserError(f"config.data.source={source!r}: {error}") from None
+        raise UserError(f"config.data.source={config.data.source!r}: {error}") from None
+    batch = config.train.batch_size
     share = batch // devices
     if config.train.parallel == "pmap" and share % model.norm_spec.sub_batches:
         raise UserError(
             f"config.model.norm_sub_batches={model.norm_sub_batches} does not divide the {share} examples of "
             f"config.train.batch_size={batch} that config.train.parallel='pmap' gives each device"
+        )
+
+
+def refuse_large_batch(config: ConfigDict, examples: int) -> None:
+    """Raises UserError if a batch has more images than there are training examples."""
+    if (batch := config.train.batch_size) > examples:
+        raise UserError(
+            f"config.train.batch_size={batch} is larger than the training set of {examples:,} images, "
+            f"config.data.source={config.data.source!r}"
         )
 
 
@@ -45,9 +49,9 @@ def refuse_large_state(config: ConfigDict, state: Any, data: Any, image_shape: t
     field = max(("batch_size", "eval_batch_size"), key=lambda name: config.train[name])
     parts = {
         f"config.model.width={config.model.width}, config.model.depth={config.model.depth}: parameters": (
-            _bytes(state) + _bytes(state.params)  # and their gradients
+            size_of(state) + size_of(state.params)  # and their gradients
         ),
-        f"config.data.source={config.data.source!r}: images of {image_shape[0]}x{image_shape[1]} pixels": _bytes(data),
+        f"config.data.source={config.data.source!r}: images of {image_shape[0]}x{image_shape[1]} pixels": size_of(data),
         f"config.train.{field}={config.train[field]}: activations": config.train[field] * example // jax.device_count(),
     }
     _refuse(parts, device_memory())
@@ -72,5 +76,6 @@ def _refuse(parts: dict[str, int], memory: int) -> None:
         )
 
 
-def _bytes(tree: Any) -> int:
+def size_of(tree: Any) -> int:
+    """Returns the bytes of all arrays of a tree, or of their shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -44,7 +44,8 @@ def top_error(outcome: Outcome, k: int) -> jax.Array:
     """Returns, for each example, whether k or more classes have a larger logit than the right one."""
     is_right_NK = jax.nn.one_hot(outcome.labels_N, outcome.logits_NK.shape[-1], dtype=bool)
     right_N1 = jnp.sum(jnp.where(is_right_NK, outcome.logits_NK, 0), axis=-1, keepdims=True)
-    return jnp.sum(outcome.logits_NK > right_N1, axis=-1) >= k
+    # Not logits > right, which no NaN is.
+    return jnp.sum(~(outcome.logits_NK <= right_N1), axis=-1) >= k
 
 
 def length(tree: Any) -> jax.Array:

@@ -73,7 +73,7 @@ class Programs:
                 )
         self.config = config
         self.network = build_network(config, len(dataset.class_names), dtype, devices[0].platform, ops)
-        limits.refuse_data(config, getattr(self.network, "config", None), dataset, len(devices))
+        limits.refuse_data(config, self.model, dataset, len(devices))
         self.sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, P())
@@ -99,8 +99,8 @@ class Programs:
 
     @property
     def model(self) -> Any:
-        """The network's config, of this project's families."""
-        return self.network.config
+        """The network's config; None of a module of the user's."""
+        return getattr(self.network, "config", None)
 
     def arrays(self, split: str) -> dict[str, Any]:
         """Returns what of train_step's `data` is the same for all batches of a split, on the host."""
@@ -122,11 +122,12 @@ class Programs:
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, a function of the seed and the network alone, on every device.
 
-        Raises UserError if the run cannot fit into a device's memory.
+        Raises UserError if the data have no whole batch, or the run cannot fit into a device's memory.
         """
+        limits.refuse_large_batch(self.config, self.sizes["train"])
         arrays = [self.arrays(split) for split in ("train", "test")]
-        image, model = self._dataset.train_images.shape[1:], getattr(self.network, "config", None)
-        limits.refuse_large_state(self.config, self.state_shapes(), arrays, image, model)
+        image = self._dataset.train_images.shape[1:]
+        limits.refuse_large_state(self.config, self.state_shapes(), arrays, image, self.model)
         key = jax.random.key(stream_seed(self.config, "initialization"))
         return placed(self._steps.initialize(key), self.replicated)
 

@@ -35,18 +35,12 @@ def traced(config: ConfigDict) -> dict[str, np.ndarray]:
 def with_traced(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
     """Returns a copy of the config with these values, which may be tracers, of the TRACED fields."""
     copy = config.copy_and_resolve_references()
-    with copy.unlocked(), copy.ignore_type():
-        for name, value in values.items():
-            section, _, field = name.partition(".")
-            copy[section][field] = value
+    with copy.ignore_type():
+        copy.update_from_flattened_dict(values)
     return copy
 
 
 def shape_of(config: ConfigDict) -> FrozenConfigDict:
     """Returns the config with zeros for what is no part of a program: the TRACED fields and the seeds."""
-    copy = with_traced(config, dict.fromkeys(TRACED, 0))
-    with copy.unlocked():
-        copy.seed = 0
-        for stream in copy.seeds:
-            copy.seeds[stream] = 0
-    return FrozenConfigDict(copy)
+    nothing = dict.fromkeys((*TRACED, "seed", *(f"seeds.{stream}" for stream in config.seeds)), 0)
+    return FrozenConfigDict(with_traced(config, nothing))

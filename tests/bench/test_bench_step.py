@@ -1,9 +1,9 @@
 """The training step's benchmark: differences and failures are named, files hold what was measured."""
 
-import importlib.util
 import json
 import math
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -211,13 +211,11 @@ def test_a_sample_begins_with_a_step_that_is_not_timed(monkeypatch):
 
 
 def test_the_pages_hold_what_was_measured(tmp_path):
-    spec = importlib.util.spec_from_file_location("make_bench_pages", ROOT / "scripts/make_bench_pages.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for path, text in script.pages().items():
+    script = runpy.run_path(str(ROOT / "scripts/make_bench_pages.py"))
+    for path, text in script["pages"]().items():
         assert path.read_text() == text, "run: python scripts/make_bench_pages.py"
     panel = {"ResNet-8": {"normres": [0.4, 0.5, 0.7], "Flax": [1, 1, 1]}, "ResNet-20": {"Flax": [1, 1, 1]}}
-    script.draw({"float32": panel}, "Flax", tmp_path / "a.png", log=True)
+    script["draw"]({"float32": panel}, "Flax", tmp_path / "a.png", log=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

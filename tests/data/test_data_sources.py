@@ -109,12 +109,6 @@ def test_synthetic_bytes_are_the_same_everywhere() -> None:
 # ---- auto
 
 
-def test_auto_without_a_path_is_embedded() -> None:
-    data = load("cifar10", "auto")
-    assert data.source == "embedded"
-    assert len(data.train_labels) == 2560
-
-
 @pytest.mark.parametrize(
     ("write", "name", "source", "form"),
     [

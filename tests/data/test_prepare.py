@@ -145,6 +145,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         asked_ranges.append(asked)
         start = int(asked.split("=")[1].rstrip("-")) if asked else 0
+        if start == len(BODY):
+            self.send_error(416)
+            return
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(BODY) - start))
         self.end_headers()
@@ -165,6 +168,12 @@ def test_a_download_goes_on_where_it_was_cut_off(tmp_path):
     assert not part.exists()
     assert asked_ranges == [None, f"bytes={len(BODY) // 2}-"]
     assert fetch.download("cifar10", tmp_path, "http://nowhere.invalid/") == archive
+
+
+def test_a_download_that_only_was_not_renamed_is_complete(tmp_path):
+    (tmp_path / "cifar-10-binary.tar.gz.part").write_bytes(BODY)
+    with serving(Server) as site:
+        assert fetch.download("cifar10", tmp_path, site).read_bytes() == BODY
 
 
 def test_no_network_is_said_at_once_with_the_offline_ways(tmp_path):

@@ -62,6 +62,13 @@ def test_a_bright_image_of_little_contrast_is_standardized_exactly():
     np.testing.assert_allclose(preprocess.standardized(jnp.asarray(image)), expected, rtol=1e-6)
 
 
+def test_a_large_image_is_standardized_too():
+    image = np.zeros((1, 480, 480, 3), np.uint8)  # whose squares have a sum beyond int32
+    image[0, ::2] = 255
+    expected = (image - image.mean()) / image.std()
+    np.testing.assert_allclose(preprocess.standardized(jnp.asarray(image)), expected, rtol=1e-5)
+
+
 def test_what_has_no_deviation_is_not_divided_by_zero():
     flat = np.stack([np.full((8, 8, 3), 7, np.uint8), IMAGES[0]])
     flat[..., 2] = 9  # a channel without contrast

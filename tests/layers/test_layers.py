@@ -248,12 +248,9 @@ def torch():
         return {name: np.moveaxis(file[name], -3, -1) if file[name].ndim > 2 else file[name] for name in file}
 
 
-def test_conv_equals_pytorch_with_half_the_kernel_as_padding():
-    with np.load(FIXTURE) as file:
-        torch = {name.removeprefix("conv/"): file[name] for name in file if name.startswith("conv/")}
-    # NCHW to NHWC, and OIHW to HWIO.
-    x, dy, *expected = (torch[name].transpose(0, 2, 3, 1) for name in ("input", "dy", "output", "d_input"))
-    kernel, d_kernel = (torch[name].transpose(2, 3, 1, 0) for name in ("weight", "d_weight"))
+def test_conv_equals_pytorch_with_half_the_kernel_as_padding(torch):
+    x, dy, *expected = (torch[f"conv/{name}"] for name in ("input", "dy", "output", "d_input"))
+    kernel, d_kernel = (np.moveaxis(torch[f"conv/{name}"], 0, -1) for name in ("weight", "d_weight"))  # OHWI to HWIO
     y, pullback = jax.vjp(lambda x, kernel: conv(x, kernel, 2), x, kernel)
     for measured, wanted in zip((y, *pullback(dy)), (*expected, d_kernel), strict=True):
         close(measured, wanted)

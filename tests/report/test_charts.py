@@ -151,6 +151,10 @@ def test_print_has_the_numbers_of_the_chart(chart):
 
 def test_the_page_has_the_numbers_of_the_chart(chart):
     drawn = interactive.figure(chart)
+    row = interactive.figure(
+        replace(chart, rows=["plain"], panels=[charts.Panel("", [Series("paper", "points", [6.61], ["plain"])])])
+    )
+    assert row["data"][0]["hovertemplate"].startswith("%{y}: %{x:.2f} %")
     plain = [trace for trace in drawn["data"] if trace["name"] == "plain" and trace["xaxis"] == "x"]
     assert [(trace["mode"], trace["y"]) for trace in plain] == [
         ("lines+markers", close(30)),

@@ -10,6 +10,7 @@ from synthetic import NO, OPEN, ROOT, YES, arm, arms_of_sweep, experiment, grid,
 from normres.errors import UserError
 from normres.report.arms import Arm, Setting, distinguishing_fields, group
 from normres.report.clauses import TEST, TRAIN, Lower, Trend, judge, quantity_of
+from normres.report.probes import probed
 from normres.runs import config as configs
 
 
@@ -134,7 +135,7 @@ def test_runs_of_one_seed_are_one_value():
 def test_the_step_of_an_error_is_one_image():
     one = arm("A", 14, [0.1])
     assert (TRAIN.step(one), TEST.step(one), quantity_of("test_top5_error").step(one)) == (1 / 2560, 1 / 640, 1 / 640)
-    assert quantity_of("test_loss").step(one) == 0
+    assert quantity_of("test_loss").step(one) == probed("similarity").step(one) == 0
     # Two seeds with the same rise by one of 640 images: equal by rounding, not without spread.
     arms = [arm("A", at, [e, e]) for at, e in ((8, 0.3), (20, 0.3 + 1 / 640))]
     assert verdict(Trend("x", "A", rises=True, quantity=TEST), *arms).outcome == OPEN

@@ -177,6 +177,9 @@ def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, cap
     monkeypatch.setattr(paper, "save", lambda chart, folder: [])
     assert cli.main(["report", str(kept), f"--output={tmp_path / 'drawn'}"]) == 0
     assert "run-1.run.json" in (tmp_path / "drawn/index.html").read_text()
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["collect", str(tmp_path / "empty"), f"--to={kept}"]) == 2
+    assert "no runs here" in capsys.readouterr().err
     assert cli.main(["collect", str(tmp_path / "w"), f"--to={tmp_path / 'w/kept'}"]) == 2
     assert "would be read twice" in capsys.readouterr().err
     write_run(tmp_path / "w" / "again", (0.2, 0.4), name="run-0")

@@ -134,12 +134,19 @@ def test_duration(seconds, text):
     assert facts.duration(seconds) == text
 
 
+def test_compiling_takes_the_seconds_of_all_attempts():
+    older = {"attempts": [], "compile_seconds": 3.0}
+    said = dict(facts.what_was_run([made((0.1, 0.2)), made((0.1, 0.2), seed=1, record=older)]))
+    assert said["Training time"] == "2 min 0 s in 2 runs, and 8 s of compilation"
+
+
 def test_the_scale_is_named_where_it_is_not_the_papers():
     (said,) = facts.scale_notes(degradation.arms([made((0.1, 0.2))]))
     assert said == (
         "The scale differs, so only the order can be compared: width 8 here, 16 there; steps 320 here, 64,000 there; "
         "2,560 training images here, 50,000 there."
     )
+    assert facts.scale_notes(degradation.arms([made((0.1, 0.2))]), {}) == []  # of another data set
     papers = {"model.width": 16, "train.steps": 64_000}
     arms = degradation.arms([made((0.1, 0.2), change=papers, data={"train_examples": 50_000, "test_examples": 10_000})])
     assert facts.scale_notes(arms) == []

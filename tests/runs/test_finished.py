@@ -190,7 +190,11 @@ def test_without_overrides_the_numbers_are_the_records(trained):
 def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, tmp_path):
     labels = np.arange(40) % 10
     dark = images[:40] // 2
-    np.savez(tmp_path / "dark.npz", train_images=dark, train_labels=labels, test_images=dark, test_labels=labels)
+    few = {
+        "train_images": dark[:10],
+        "train_labels": labels[:10],
+    }  # less than a training batch
+    np.savez(tmp_path / "dark.npz", **few, test_images=dark, test_labels=labels)
     overrides = {"source": "npz", "path": str(tmp_path / "dark.npz"), "name": "dark", "fraction": 1.0}
     overrides = {f"data.{name}": value for name, value in overrides.items()} | {"train.eval_batch_size": "16"}
     result = finished.evaluate(trained, overrides)

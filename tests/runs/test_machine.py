@@ -46,6 +46,17 @@ def test_a_cpu_gets_bfloat16_where_that_is_fast(monkeypatch, fast):
     assert machine.resolve_dtype("auto") == ("bfloat16" if fast else "float32")
 
 
+@pytest.mark.parametrize(("visible", "gpus"), [(None, ["0", "1"]), ("1", ["1"]), ("", []), ("-1", [])])
+def test_accelerators_are_those_that_are_visible(monkeypatch, visible, gpus):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / "nvidia1", self / "nvidia0"])
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.accelerators() == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+
+
 def test_importing_the_command_line_and_reading_records_leaves_jax_alone():
     code = "import sys, normres.cli, normres.runs.results; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

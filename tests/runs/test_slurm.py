@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from normres.cli import main
 from normres.errors import UserError
 from normres.options import split
 from normres.runs import slurm
@@ -129,6 +130,12 @@ def test_a_mistake_is_one_line(cluster, argument, message):
     with pytest.raises(UserError, match=message) as raised:
         submit(cluster, argument)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("command", [["sweep", "--config=a", "--workdir=b"], ["status", "b"], ["data", "verify", "b"]])
+def test_its_options_are_no_others(command, capsys):
+    assert main([*command, "--slurm.time=60"]) == 2
+    assert capsys.readouterr().err == "normres: --slurm.time needs `normres sweep --launcher=slurm`\n"
 
 
 def test_without_slurm_or_submitit_one_line_says_so(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """The scope picture colours what a norm's output depends on, and the files are what the code draws."""
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 import jax
@@ -30,9 +30,6 @@ def test_the_coloured_cells_are_those_that_the_output_depends_on():
 
 
 def test_the_pictures_are_what_the_code_draws():
-    file = ROOT / "scripts/make_norms_tables.py"
-    spec = importlib.util.spec_from_file_location("make_norms_tables", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for path, picture in module.pictures().items():
+    script = runpy.run_path(str(ROOT / "scripts/make_norms_tables.py"))
+    for path, picture in script["pictures"]().items():
         assert path.read_text() == picture, f"{path}: python scripts/make_norms_tables.py draws it anew"

@@ -21,10 +21,10 @@ def programs(overrides, size=32, devices=1):
 
 
 def test_a_batch_larger_than_the_training_set_is_refused():
-    programs({"train.batch_size": 16})
+    programs({"train.batch_size": 16}).initial_state()
     message = r"^config\.train\.batch_size=17 is larger than the training set of 16 images, config\.data\.source="
     with pytest.raises(UserError, match=message):
-        programs({"train.batch_size": 17})
+        programs({"train.batch_size": 17}).initial_state()
 
 
 def test_images_smaller_than_the_strides_are_refused():

@@ -33,6 +33,12 @@ def test_mixed_targets_are_soft_targets():
     np.testing.assert_allclose(losses, -(soft * log_p).sum(1), rtol=1e-5)
 
 
+def test_an_answer_that_is_no_number_is_wrong():
+    logits = np.where(np.arange(6)[:, None] < [3], np.nan, LOGITS)
+    outcome = Outcome(jnp.zeros(6), jnp.asarray(logits), jnp.argmax(LOGITS, 1))
+    np.testing.assert_array_equal(metrics.top_error(outcome, 5), [True] * 3 + [False] * 3)
+
+
 @pytest.mark.parametrize("k", [1, 5])
 def test_top_errors_count_the_classes_in_front(k):
     order = np.argsort(-LOGITS, axis=1)[:, :k]

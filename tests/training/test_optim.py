@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from normres.configs import base
-from normres.errors import UserError
 from normres.runs import config as configs
 from normres.training import optim
 
@@ -84,8 +83,3 @@ def test_adamw_by_hand():
     # A constant gradient: Adam's step is its sign, whatever its size.  w = 1 - 0.1 (1 + 0.1) = 0.89, then
     # 0.89 - 0.1 (1 + 0.089) = 0.7811; without decay 0.9, 0.8.
     assert two_steps(config) == pytest.approx({"kernel": 0.7811, "scale": 0.8}, abs=1e-5)
-
-
-def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(UserError, match="'he2105' does not exist; did you mean 'he2015'"):
-        base.get_config("he2105")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn import drawn
+from test_train import interrupted
 
 from normres.configs import base
 from normres.data import Dataset
@@ -200,10 +201,6 @@ def test_numbers_beyond_float32s_squares():
 # --- in a run
 
 
-def events(programs, state, measured=None):
-    return list(fit(programs, state, measured=measured))
-
-
 @pytest.fixture(scope="module")
 def built():
     return Programs(config(train__probe_every=2), DATASET, "float32", jax.devices()[:1])
@@ -216,7 +213,7 @@ def straight(built):
 
 def test_a_run_is_probed_at_its_steps_and_computes_the_same(straight):
     without = Programs(config(), DATASET, "float32", jax.devices()[:1])
-    plain = events(without, without.initial_state())
+    plain = list(fit(without, without.initial_state()))
     assert [event.step for event, _ in straight if event.kind == "probe"] == [0, 2, 4]
     assert [event for event, _ in straight if event.kind != "probe"] == [event for event, _ in plain]  # bit for bit
     jax.tree.map(np.testing.assert_array_equal, straight[-1][1], jax.tree.map(np.asarray, plain[-1][1]))
@@ -226,15 +223,7 @@ def test_a_run_is_probed_at_its_steps_and_computes_the_same(straight):
 
 @pytest.mark.parametrize("asked", range(1, 9))
 def test_stopped_anywhere_it_goes_on_to_the_same_lines(built, straight, asked):
-    calls, seen, until = iter(range(1, 100)), [], 0
-    state, measured = built.initial_state(), {}
-    for event, at in fit(built, built.initial_state(), lambda: next(calls) >= asked):
-        seen.append(event)
-        if event.kind == "checkpoint":
-            state, measured, until = jax.tree.map(jnp.copy, at), event.values, len(seen)
-    resumed = [event for event, _ in events(built, state, measured)]
-    lines = [event for event in seen[:until] + resumed if event.kind != "checkpoint"]
-    assert lines == [event for event, _ in straight if event.kind != "checkpoint"]
+    assert interrupted(built, asked) == [event for event, _ in straight if event.kind != "checkpoint"]
 
 
 def test_eight_devices_measure_what_one_does(straight):
