@@ -104,7 +104,8 @@ def _moved(computations: Computations, each: Instruction, types: dict[str, str])
     """
     reads = {number: size(types.get(operand, "")) for number, operand in enumerate(each.operands)}
     written = size(each.type)
-    if each.type.startswith("(("):  # of what is asynchronous, the type begins with the operands
+    # Of what is asynchronous, the type has the operands too.
+    if each.type.startswith("((") or each.kind in ("copy-start", "all-gather-start", "collective-permute-start"):
         written -= sum(reads.values())
     if each.kind in SLICES:
         return 2 * written

@@ -13,7 +13,8 @@ from normres.cli import main
 from normres.runs import machine
 
 # A loop of three turns, each of which adds (8 + 8 bytes read, 8 written); a lookup of two rows (of 16 bytes) and their
-# sum in one kernel; an all-reduce of 8 bytes; and room for 64 numbers, which nobody has written.
+# sum in one kernel; an all-reduce of 8 bytes; and room for 4 numbers, which nobody has written but an asynchronous copy
+# reads, with 4 bytes of its own.
 TEXT = """\
 HloModule jit_f, is_scheduled=true
 
@@ -40,7 +41,8 @@ ENTRY %main (data: u8[1000,16], rows: s32[2,1], x: f32[2]) -> f32[2] {
   %rows = s32[2,1]{1,0} parameter(1)
   %x = f32[2]{0} parameter(2)
   %images = u8[2,16]{1,0:T(8,128)(4,1)S(1)} fusion(%data, %rows), kind=kLoop, calls=%looked_up
-  %room = f32[64]{0} custom-call(), custom_call_target="AllocateBuffer"
+  %room = f32[4]{0} custom-call(), custom_call_target="AllocateBuffer"
+  %copied = (f32[4]{0:S(1)}, f32[4]{0}, u32[]{:S(2)}) copy-start(%room)
   %start = (s32[], f32[2]{0}) tuple(%rows, %x)
   %loop = (s32[], f32[2]{0}) while(%start), condition=%condition, body=%body, trips={"known_trip_count":{"n":"3"}}
   %turned = f32[2]{0} get-tuple-element(%loop), index=1
@@ -58,8 +60,8 @@ COMPILED = SimpleNamespace(
 
 def test_a_loop_counts_as_often_as_it_turns_and_a_lookup_what_it_reads():
     cost = program.cost(COMPILED)
-    assert cost["kernels"] == 3 + 1 + 1
-    assert cost["bytes"] == 3 * (8 + 8 + 8) + (32 + 32 + 8) + (8 + 8)
+    assert cost["kernels"] == 3 + 1 + 1 + 1
+    assert cost["bytes"] == 3 * (8 + 8 + 8) + (32 + 32 + 8) + (8 + 8) + (16 + 16 + 4)
     assert cost["collectives"] == {"all-reduce": 1}
     assert (cost["bytes_by_compiler"], cost["estimate_ms"]) == (5.0, None)  # a negative estimate is none
     assert (cost["temporary_bytes"], cost["argument_bytes"]) == (7, 9)
@@ -68,7 +70,7 @@ def test_a_loop_counts_as_often_as_it_turns_and_a_lookup_what_it_reads():
 
 def test_a_loop_that_is_not_counted_turns_as_often_as_its_condition_says(monkeypatch):
     monkeypatch.setitem(globals(), "TEXT", TEXT.replace("known_trip_count", "unknown"))
-    assert program.cost(COMPILED)["kernels"] == 3 + 1 + 1
+    assert program.cost(COMPILED)["kernels"] == 3 + 1 + 1 + 1
 
 
 def test_it_compiles_and_goes_on(tmp_path, capsys, monkeypatch):
