@@ -16,7 +16,7 @@ EXPERIMENT = Experiment(
     title="Batch size: error of batch and group norm against images per batch",
     claim=(
         "At equal numbers of images, the error of batch norm is higher with the smallest batches than with the "
-        "largest, and there group norm has the lower error; the error of group norm does not depend on the batch."
+        "largest, and there group norm has the lower error; the error of group norm does not rise as batches get small."
     ),
     source="Wu, He 2018, Group Normalization, arXiv 1803.08494, figure 1 and table 2.",
     config="configs/batch_size.py",

@@ -52,6 +52,12 @@ EXPERIMENT = Experiment(
             Lower(f"({letter}) Batch norm has a lower test error than {name}", BATCH, name, at_least=110)
             for letter, name in zip("ef", (SKIPINIT, FIXUP), strict=True)
         ),
+        Lower(
+            f"(g) Batch norm, pre-activation, has a lower test error than {NORMALIZER_FREE}",
+            BATCH_PRE,
+            NORMALIZER_FREE,
+            at_least=110,
+        ),
     ],
     notes=[
         "The numbers are those of batch norm. The papers of the replacements report other networks or other "

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main(result: str = "", data: str = "", seeds: str = "1") -> int:
-    """Returns the exit status: 0 all arms agree, 1 one differs, 3 some cannot be judged; others: a command failed."""
+    """Returns the exit status: 0 all arms agree, 1 one differs, 3 some cannot be judged; 2: something failed."""
     known = [folder.name for folder in (ROOT / "results").iterdir() if folder.is_dir()]
     if result not in known:
         raise UserError(f"RESULT={result!r} is no folder of results/; {nearest(result, sorted(known))}")
@@ -25,13 +25,13 @@ def main(result: str = "", data: str = "", seeds: str = "1") -> int:
         if not data:
             data = str(ROOT / "runs/data")
             prepared = (ROOT / "runs/data/cifar10").is_dir()
-            if not prepared and (status := cli.main(["data", "prepare", "cifar10", "--to", data])):
+            if not prepared and cli.main(["data", "prepare", "cifar10", "--to", data]):
                 print("reproduce: DATA=FILE_OR_DIR is what --from is there", file=sys.stderr)
-                return status
+                return 2
         options = ["--config.data.source=auto", f"--config.data.path={data}"]
     config = f"--config={result.replace('-', ':')}"
-    if status := cli.main(["sweep", config, f"--seeds={seeds}", f"--workdir={workdir}", *options]):
-        return status
+    if cli.main(["sweep", config, f"--seeds={seeds}", f"--workdir={workdir}", *options]):
+        return 2
     runs = [results.read_runs(folder) for folder in (ROOT / "results" / result, workdir)]
     text, status = certificate.certificate(experiment_of(ROOT / "results" / result) or load_experiment(result), *runs)
     (workdir / "certificate.md").write_text(text + "\n")
@@ -43,4 +43,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(*sys.argv[1:4]))
     except UserError as error:
-        sys.exit(f"reproduce: {error}")
+        print(f"reproduce: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -55,7 +55,9 @@ def programs(config: ConfigDict, of: list[Any], change: str = "") -> Programs:
     field, _, value = change.partition("=")
     fields = {field: value} if field.startswith("model.") else {}
     fields |= {"data.preprocess": "none", "data.stream": "auto"}  # the source need not be one that can be streamed
-    dtype = config.train.dtype if config.train.dtype != "auto" else "bfloat16"
+    dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
+    if of == jax.devices():
+        dtype = machine.resolve_dtype(config.train.dtype)
     ops, _ = machine.operations(config.train.ops, of)
     return Programs(configs.apply(config, fields), dataset(config, streamed), dtype, of, ops=ops)
 
@@ -102,7 +104,7 @@ def run_sweep(arms: Sequence[Arm], device: str) -> None:
     for arm in arms:
         shapes.setdefault(shape_of(arm.config), []).append(arm)
     print(f"{len(arms)} arms of {len(shapes)} shapes, {where}")
-    rows, hours, largest = [], 0.0, 0.0
+    rows, totals, largest = [], list[float | None](), 0.0
     for first, *others in shapes.values():
         built = programs(first.config, of)
         cost = measured(built, memory)
@@ -111,11 +113,12 @@ def run_sweep(arms: Sequence[Arm], device: str) -> None:
         parameters = count_parameters(built.state_shapes().params)
         sizes = (f"{1 + len(others)}", f"{parameters:,}", output.text(cost["in_all"], unit=1e6), cost["fit"])
         rows.append((first.label, *sizes, output.text(milliseconds, ".1f"), output.text(total, ".2f")))
-        hours += total or 0.0
+        totals.append(total)
         largest = max(largest, cost["in_all"] or math.inf)
     fit = "no" if any(row[4] == "no" for row in rows) else "yes"
     sizes = (f"{len(arms)}", "", output.text(largest, unit=1e6), fit)
-    together = ("together", *sizes, "", output.text(hours or None, ".2f"))
+    hours = None if None in totals else sum(filter(None, totals))
+    together = ("together", *sizes, "", output.text(hours, ".2f"))
     print(output.table(("first arm", "arms", "parameters", "MB", "fits", "ms a step", "hours"), [*rows, together]))
     how = f"the median of {TIMED - 1} steps here" if device == devices.LOCAL else "the compiler's estimate"
     print(f"\nms a step: {how}; hours: of all these arms, one after the other, without compiling and evaluating")

@@ -1,8 +1,9 @@
 """Whether runs that repeat a result agree with it: numbers of both, the interval, and what differs around them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from scipy import stats
 
@@ -35,9 +36,9 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
     rows = [_row(arm, theirs.get(arm.label), metric, len(ours), digits) for arm in ours]
     header = ("arm", f"ours, {titled(metric)}", "yours", "seeds", "difference", "+-", "verdict")
     table = tables.Table(header, rows, f"{metric_words(metric).capitalize()} of the seeds that both have.")
-    # Those of our runs whose config and seed were repeated.
-    digests = {run.record.get("config_digest") for run in repeated}
-    shared = [run for run in result if run.record.get("config_digest") in digests] or result
+    # Those of our runs whose arm and seed were repeated; digests differ if the data came from another source.
+    keys = {(arm.label, seed(run)) for arm in theirs.values() for run in arm.runs}
+    shared = [run for arm in ours for run in arm.runs if (arm.label, seed(run)) in keys] or result
     known = {what: [facts.distinct(runs, what) for runs in (shared, repeated)] for what in AROUND}
     around = [f"* {what}: ours {mine}; yours {yours}" for what, (mine, yours) in known.items() if mine != yours]
     verdicts = [row[-1] for row in rows]
@@ -46,6 +47,11 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
     text += ["What else differs:", "", *around] if around else []
     status = 1 if DIFFERS in verdicts else 0 if set(verdicts) <= {SAME, AGREES} else 3
     return "\n".join(text), status
+
+
+def _equal(ours: Mapping[str, Any], yours: Mapping[str, Any]) -> bool:
+    """Returns whether all final numbers that both runs have are equal."""
+    return all(ours[name] == yours[name] for name in ours.keys() & yours)
 
 
 def _row(ours: Arm, yours: Arm | None, metric: str, arms: int, digits: int) -> tuple[str, ...]:
@@ -61,7 +67,7 @@ def _row(ours: Arm, yours: Arm | None, metric: str, arms: int, digits: int) -> t
         verdict = NOT_RUN
     elif len(numbers) < len(ended):  # one of two diverged
         verdict = DIFFERS
-    elif all(a == b for a, b in numbers):
+    elif all(_equal(a.record["final"], b.record["final"]) for a, b in ended):
         verdict, half = SAME, 0.0
     elif spread is None or spread.standard_deviation is None:
         verdict = OPEN

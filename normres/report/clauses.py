@@ -78,8 +78,8 @@ class Quantity:
 
 
 def quantity_of(metric: str) -> Quantity:
-    """Returns the final number called `metric`, such as "test_error"; only an error has one for diverged runs."""
-    return Quantity(metric_words(metric), metric, unit_of(metric), chance=unit_of(metric) == "%")
+    """Returns the final number called `metric`; of diverged runs, train_error and test_error are those of guessing."""
+    return Quantity(metric_words(metric), metric, unit_of(metric), chance=metric in ("train_error", "test_error"))
 
 
 TRAIN, TEST = quantity_of("train_error"), quantity_of("test_error")

@@ -25,7 +25,7 @@ from normres.report.tables import NOTHING, Table
 from normres.runs.fields import flatten
 from normres.runs.results import Run
 
-OPTIMIZER = ("learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay")
+OPTIMIZER = ("optimizer", "learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay")
 
 
 def _known(part: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A comparison is a difference of two means.  Seeds that both sides have are judged by the paired t test, as arms that
 share a seed share its data order; sides that share fewer than two seeds are judged by Welch's.  So no result decides
 which test it is.  All comparisons of a page are corrected together by Holm's method (1979, Scandinavian Journal of
-Statistics 6), so that a page without any true difference has a verdict in less than 5 % of the cases.
+Statistics 6), so that a page whose true differences all are at their limits has a verdict with a probability
+below 5 %.
 """
 
 import math
@@ -27,9 +28,9 @@ RULE = (
     "that both arms have, Welch’s where they share fewer than two. It is borne out if the whole interval lies on the "
     "claimed side, not borne out if it lies on the other, and cannot be judged yet if it holds the limit. The limit is "
     "0, or for “no higher” the margin that the claim names. The levels are Holm’s for all comparisons of the page "
-    f"together: without any true difference, less than {FALSE_VERDICTS:.0%} of all pages have a verdict. One seed has "
-    f"no spread and decides nothing. The number of seeds that would decide is the one with {POWER:.0%} power, if mean "
-    "and spread stay the same."
+    f"together: if every true difference were its limit, less than {FALSE_VERDICTS:.0%} of all pages would have a "
+    "verdict. One seed has no spread and decides nothing. The number of seeds that would decide is the one with "
+    f"{POWER:.0%} power, if mean and spread stay the same."
 )
 
 # A value of each seed.

@@ -33,13 +33,16 @@ def figure(chart: Chart) -> dict[str, Any]:
         horizontal_spacing=0.25 / columns / 2,
         vertical_spacing=0.3 / rows,
     )
-    shown: set[str] = set()
+    shown, first = set[str](), ""
     for number, panel in enumerate(chart.panels):
         row, column = number // columns + 1, number % columns + 1
         for one in panel.series:
             made.add_trace(_trace(chart, panel, one, one.label not in shown), row=row, col=column)
             shown.add(one.label)
         x, y = _axes(chart, panel, leftmost=column == 1)
+        if not (chart.rows or panel.own_scale):
+            y |= {"matches": first} if first else {}
+            first = first or f"y{number + 1 if number else ''}"
         made.update_xaxes(x, row=row, col=column)
         made.update_yaxes(y, row=row, col=column)
     height = ROW_HEIGHT * len(chart.rows) + 150 if chart.rows else PANEL_HEIGHT

@@ -10,7 +10,7 @@ from normres.report.arms import Arm, Setting, distinguishing_fields, group, join
 from normres.report.clauses import quantity_of
 from normres.report.experiment import PREFERRED
 from normres.report.inference import Comparison, summarize
-from normres.runs.fields import identity
+from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 from normres.runs.results import Run
 
 
@@ -55,6 +55,14 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     lines = [f"Fields that differ between the sets: {joined(*differ) or 'none'}."]
     only = {"A": sorted(ours.keys() - theirs), "B": sorted(theirs.keys() - ours)}
     lines += [f"Only in {side}: {'; '.join(labels)}." for side, labels in only.items() if labels]
+    how = "count at the error of guessing" if quantity.chance else "are left out"
+    lines += [
+        f"{joined(label, side)}: diverged runs {how}, {len(arm.diverged)} of {len(arm.runs)}; "
+        f"{len(arm.unfinished)} not finished."
+        for side, arms in (("A", ours), ("B", theirs))
+        for label in shared
+        if (arm := arms[label]).diverged or arm.unfinished
+    ]
     return tables.markdown(table) + "".join(f"\n{line}" for line in lines)
 
 
@@ -62,7 +70,9 @@ def differ_between(first: Sequence[Run], second: Sequence[Run]) -> dict[str, tup
     """Returns the config fields whose values are one in each set, and not the same; the seed is none of them."""
     sides = [[identity(run.config) for run in runs] for runs in (first, second)]
     names = sorted({name for side in sides for config in side for name in config} - {"seed"})
-    values = {name: [{str(config.get(name)) for config in side} for side in sides] for name in names}
+    # A younger field's value of before is not in the identity.
+    before = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
+    values = {name: [{str(config.get(name, before.get(name))) for config in side} for side in sides] for name in names}
     return {name: (a.pop(), b.pop()) for name, (a, b) in values.items() if a != b and len(a) == len(b) == 1}
 
 

@@ -35,9 +35,10 @@ def _probe(options: Namespace, overrides: dict[str, str]) -> None:
     arms = _arms(options, overrides)
     if options.json and not options.json.absolute().parent.is_dir():
         raise UserError(f"--json={options.json}: there is no directory {options.json.parent}")
-    dataset = local.load_data(arms[0][1])
-    measured: dict[str, Values] = {}
+    measured, of = dict[str, Values](), ""
     for label, config in arms:
+        if (wanted := repr(config.data)) != of:
+            dataset, of = local.load_data(config), wanted
         measured[label] = initial(config, dataset)
         print(table(label, measured[label]), flush=True)
     if options.json:

@@ -50,6 +50,20 @@ def test_the_same_numbers_are_the_same():
     assert "What else differs" not in text
 
 
+def test_one_equal_number_is_not_the_same_run():
+    other = runs(ours, range(1))
+    for run in other:
+        run.record["final"]["train_error"] += 0.01
+    text, status = certificate(DEGRADATION, runs(ours, range(3)), other)
+    assert (status, "**agrees: 4 of 4**" in text) == (0, True)
+
+
+def test_versions_are_those_of_the_seeds_that_were_repeated():
+    mine = [*runs(ours, [0]), *runs(ours, [1], attempt={"commit": "e" * 40})]
+    again = runs(ours, [0], record={"config_digest": "of another source of the data"})
+    assert "What else differs" not in certificate(DEGRADATION, mine, again)[0]
+
+
 def test_a_difference_is_said_and_what_else_differs():
     def yours(arm, seed):
         return ours(arm, seed) + 0.0001 + 0.1 * (arm == ("A", 32))

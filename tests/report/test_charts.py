@@ -171,6 +171,8 @@ def test_the_page_has_the_numbers_of_the_chart(chart):
     assert plain[0]["marker"]["color"] == paper.VARIANTS[0][0]
     assert sum(trace["showlegend"] for trace in drawn["data"]) == 2
     assert drawn["layout"]["xaxis"]["type"] == "log"
+    # Training and test have one scale, the paper's panel its own.
+    assert [drawn["layout"][f"yaxis{n}"].get("matches") for n in ("", 2, 3)] == [None, "y", None]
 
 
 def test_dollars_are_no_mathematics():

@@ -132,6 +132,12 @@ def test_runs_of_one_seed_are_one_value():
     assert TEST.by_seed(one) == {0: pytest.approx(0.3), 1: 0.5}
 
 
+def test_a_diverged_run_has_the_error_of_guessing_and_no_other_number():
+    one = arm("A", 20, [0.1, 0.1], status={1: "diverged"})
+    assert TEST.by_seed(one) == {0: 0.1, 1: 0.9}
+    assert not quantity_of("test_top5_error").by_seed(one)  # which these runs lack
+
+
 def test_the_step_of_an_error_is_one_image():
     one = arm("A", 14, [0.1])
     assert (TRAIN.step(one), TEST.step(one), quantity_of("test_top5_error").step(one)) == (1 / 2560, 1 / 640, 1 / 640)

@@ -146,7 +146,7 @@ def test_the_page_says_what_matters(drawn):
     for part in (
         "count at the error of guessing, 90 %: 1 of 1 run of plain, depth 110",
         "Rule: a comparison is decided by the confidence interval",
-        "without any true difference, less than 5% of all pages",
+        "if every true difference were its limit, less than 5% of all pages",
         "cifar10 (embedded), 2,560 training and 640 test images, SHA-256 abababababab…",
         "width 8 here, 16 there",
         "Plain-110 stays above 60 % error",
@@ -290,6 +290,8 @@ def test_sets_that_share_nothing_are_one_line():
         compare(first, first, "test_eror", names)
     assert "none" in compare(first[:1], first[:1], "test_error", names)
     assert "not finished" in compare(first[:1], [made((0, 0), status="running")], "test_error", names)
+    said = compare(first[:1], [first[0], made((0, 0), seed=1, status="diverged")], "test_error", names)
+    assert "diverged runs count at the error of guessing, 1 of 2; 0 not finished." in said
 
 
 @pytest.mark.parametrize(

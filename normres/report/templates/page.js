@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const body = table.tBodies[0];
       const key = (row) => {
         const text = row.cells[column].textContent.trim();
-        const number = parseFloat(text.replaceAll(",", "").replace(/^[^\d.+-]*/, ""));
+        const number = parseFloat(text.replaceAll(",", "").match(/[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?/i)?.[0]);
         return [Number.isNaN(number) ? Infinity : number, text];
       };
       const rows = [...body.rows].map((row) => [key(row), row]);
@@ -57,6 +57,7 @@ const colours = () => {
 for (const element of document.querySelectorAll("figure .chart")) {
   const { data, layout } = JSON.parse(element.dataset.figure);
   const axes = Object.keys(layout).filter((name) => /^[xy]axis/.test(name));
+  const ranges = Object.fromEntries(axes.map((name) => [name, layout[name].range?.slice()]));
   const paint = () => {
     const { text, line } = colours();
     layout.font = { ...layout.font, color: text };
@@ -85,8 +86,8 @@ for (const element of document.querySelectorAll("figure .chart")) {
   for (const box of figure.querySelectorAll(".axes input")) {
     box.addEventListener("change", () => {
       for (const name of axes.filter((axis) => axis.startsWith(box.value))) {
-        Object.assign(layout[name], { type: box.checked ? "log" : "linear", autorange: true });
-        delete layout[name].range;
+        const range = box.checked ? undefined : ranges[name];
+        Object.assign(layout[name], { type: box.checked ? "log" : "linear", autorange: !range, range });
       }
       paint();
     });
