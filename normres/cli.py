@@ -118,14 +118,15 @@ COMMANDS = {
 def _run(arguments: list[str]) -> int:
     """Runs a command; returns its exit status."""
     of_slurm, arguments = split(arguments, slurm.OPTION)
-    options, rest = _parser().parse_known_args(arguments)
+    # Before argparse, which takes what follows an option that it does not know for an argument of its own.
+    overrides, plain = split(arguments, "--config.")
+    options, unknown = _parser().parse_known_args(plain)
     if of_slurm and getattr(options, "launcher", "") != "slurm":
         raise UserError(f"{slurm.OPTION}{next(iter(of_slurm))} needs `normres sweep --launcher=slurm`")
     if options.command in GROUPS:
-        return GROUPS[options.command][0].run(options, rest)
+        return GROUPS[options.command][0].run(options, [*unknown, *(f"--config.{name}" for name in overrides)])
     command = COMMANDS[options.command]
     options.arguments, options.slurm = arguments, of_slurm
-    overrides, unknown = split(rest, "--config.")
     if unknown:
         if unknown[0].startswith("config."):
             raise UserError(f"{unknown[0]!r}: did you mean --{unknown[0]}?")

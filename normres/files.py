@@ -46,6 +46,7 @@ def load(name: str, folder: str = "") -> ModuleType:
         if spec is None or spec.loader is None:
             raise UserError(f"{name}: not a Python file")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses, and so Flax, look annotations up
         spec.loader.exec_module(module)
         return module
     except UserError:

@@ -308,3 +308,12 @@ def test_memory_is_returned_after_every_compilation(monkeypatch, tmp_path):
     assert train(tmp_path / "one", SMALL) == 0
     for first in ("initial_state", "compile", "evaluate"):
         assert "return_freed_memory" in events[events.index(first) + 1 :][:2], events
+
+
+@pytest.mark.parametrize("words", [["--config.data.path=my photos"], ["--config.data.path", "my photos"]])
+def test_a_value_is_not_taken_for_an_argument(words, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("normres.runs.finished.evaluate", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr("normres.runs.finished.in_words", lambda result: "")
+    assert cli.main(["evaluate", *words, "runs/try"]) == 0
+    assert asked == [(Path("runs/try"), {"data.path": "my photos"}, "last")]

@@ -5,13 +5,15 @@ Dietterich 2019, arXiv 1903.12261, and their make_cifar_c.py); `color_cast` is o
 image's noise is a function of (seed, example), the same at every severity but for its amount.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+
+from normres.errors import UserError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 AT_ONCE = 256  # images that are corrupted together, to bound the memory
@@ -34,7 +36,7 @@ def brightness(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.A
 def color_cast(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.Array:
     """Adds a vector of length `amount` and random hue, at right angles to grey, so that the mean brightness stays.
 
-    Of C = 3 channels, channel c gets amount * sqrt(2 / C) * cos(angle - 2 * pi * c / C), the angle uniform.
+    Of C = 3 channels, channel c gets amount * sqrt(2 / C) * cos(angle - 2 * pi * c / C), the angle uniform.  See check.
     """
     channels = image_HWC.shape[-1]
     angle = jax.random.uniform(key, maxval=2 * jnp.pi)
@@ -67,6 +69,12 @@ CORRUPTIONS: dict[str, tuple[Callable[[jax.Array, jax.Array, jax.Array], jax.Arr
     "gaussian_blur": (gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
     "gaussian_noise": (gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
 }
+
+
+def check(names: Sequence[str], channels: int) -> None:
+    """Raises UserError if images of so many channels have no such corruption."""
+    if "color_cast" in names and channels != 3:
+        raise UserError(f"config.data.corruptions: color_cast is of images with 3 channels, and these have {channels}")
 
 
 @partial(jax.jit, static_argnames="name")

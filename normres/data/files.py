@@ -90,7 +90,9 @@ def decode(content: bytes, size: int, mode: str = "RGB", formats: tuple[str, ...
         with Image.open(io.BytesIO(content), formats=formats) as unread:
             unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
     with Image.open(io.BytesIO(content), formats=formats or None) as opened:
-        picture = opened.convert(mode)
+        # Pillow would clip levels of 16 bits at 255; of colours it takes the high byte, as here.
+        deep = opened.mode.startswith("I;16")
+        picture = (Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)) if deep else opened).convert(mode)
     width, height = picture.size
     if (width, height) != (size, size):
         scale = size / min(width, height)

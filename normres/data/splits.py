@@ -16,7 +16,8 @@ from normres.data.dataset import Dataset
 from normres.errors import UserError
 
 # What tells the streams apart that may have the same seed.
-_STREAMS = {"validation": 1, "subset": 2, "label_noise": 3}
+# batches.py draws an epoch's order from [seed, epoch]; a draw from the same numbers would be the same order.
+_STREAMS = {"validation": (1,), "subset": (2,), "label_noise": (3, 1)}
 
 
 def check(fields: Mapping[str, Any]) -> None:
@@ -87,7 +88,7 @@ def _add_label_noise(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
     labels, classes = dataset.train_labels.copy(), len(dataset.class_names)
     if classes < 2:
         raise UserError(f"data.label_noise={rate} needs another class to put; there is only {dataset.class_names[0]!r}")
-    random = np.random.default_rng([seed, _STREAMS["label_noise"]])
+    random = np.random.default_rng([seed, *_STREAMS["label_noise"]])
     chosen = random.permutation(len(labels))[: round(rate * len(labels))]
     # All are drawn, whatever the rate, so that a label replaced at two rates is replaced by the same class.
     shift = random.integers(1, classes, len(labels))
@@ -102,7 +103,7 @@ def _order(labels: np.ndarray, stream: str, seed: int, stratified: bool = False)
     The r-th of a class's n examples comes at (r + 1/2) / n of the way, so each beginning has every class's share
     to within one example.
     """
-    order = np.random.default_rng([seed, _STREAMS[stream]]).permutation(len(labels))
+    order = np.random.default_rng([seed, *_STREAMS[stream]]).permutation(len(labels))
     if not stratified:
         return order
     shuffled = labels[order]

@@ -75,6 +75,8 @@ def why_not(config: NetworkConfig) -> str:
     alike = spec.form in (forms.standardized, forms.batch_renorm) and not spec.parameters
     if not alike or any(reduction_axes(over, ndim=4) != (0, 1, 2) for over in spec.reductions):
         return f"{name} is more than one factor and one bias per channel in evaluation and cannot be folded"
+    if (condition := getattr(config, "condition", "none")) != "none":
+        return f"condition={condition!r}: scale and bias of the norms depend on it and cannot be folded"
     if not isinstance(config, ResNetConfig):
         return ""
     order = ORDERS[config.order]

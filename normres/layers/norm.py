@@ -55,6 +55,9 @@ class Norm(nn.Module):
         on a picture (AdaIN), (N, H, W, C) if they depend on the place (SPADE).  A norm that brings its own nonlinearity
         has it in place of `activation`, and not if that is "identity".
         """
+        if self.spec.channel_axis % x.ndim != x.ndim - 1:
+            axis = self.spec.channel_axis
+            raise ValueError(f"channel_axis={axis}: layers.Norm has channels last; norms.normalization takes any")
         # `init` sees one example on one device: there is nothing to split and nothing to merge.
         spec = replace(self.spec, sub_batches=1) if self.is_initializing() else self.spec
         spread = spec.over_examples and spec.sub_batches == 1 and not self.is_initializing()
@@ -125,7 +128,7 @@ class Norm(nn.Module):
         counted: Any = updates[0].value if updates else None
         mean.value, var.value = self.average.update(mean.value, var.value, moments, counted)
         if updates:
-            updates[0].value = counted + 1
+            updates[0].value = counted + jnp.any(moments.count > 0)
 
 
 def running_statistics(module: nn.Module, stored: Any) -> tuple[Any, Any]:

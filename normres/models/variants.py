@@ -221,7 +221,7 @@ class ResNetConfig(NetworkConfig):
       gate_bias: initial bias of a gate.
       dropout: rate before a branch's last convolution (wide networks).
       stochastic_depth: probability that the last block's branch is left out in training; it falls linearly to the
-        first block's.  One draw per block and step.
+        first block's.  One draw per block and step (and device, with pmap).
       zero_last_scale: whether the scale of the norm with the number of a branch's last convolution starts at zero.
       auxiliary: stages, from 1, with a classifier of their own.
       remat: one of REMAT.

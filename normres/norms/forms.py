@@ -127,7 +127,9 @@ def evonorm_b0(terms: Terms) -> jax.Array:
 
 def batch_instance(terms: Terms) -> jax.Array:
     """gate times batch-standardized plus (1 - gate) times instance-standardized x, the gate clipped to [0, 1]."""
-    gate = jnp.clip(terms.parameters["gate"], 0, 1)
+    gate = terms.parameters["gate"]
+    # The gradient passes the clip: a gate that an update has put outside can come back (the paper clips the update).
+    gate = lax.stop_gradient(jnp.clip(gate, 0, 1) - gate) + gate
     return terms.affine(gate * terms.standardized(0) + (1 - gate) * terms.standardized(1))
 
 

@@ -105,7 +105,7 @@ def hold(path: Path, dead_seconds: float = DEAD_SECONDS, say: Callable[[str], No
       InterruptedRun: told to stop while it waited.
     """
     if not path.exists():
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         durable.sync(path.parent)
     first: dict[str, Any] | None = None
     while True:
@@ -119,7 +119,9 @@ def hold(path: Path, dead_seconds: float = DEAD_SECONDS, say: Callable[[str], No
             if is_dead(path, holder, dead_seconds):
                 _remove(path, holder)
                 continue
-            if say is None or _is_here(holder) or holder != (first or holder):
+            # Without /proc, a process of that number may be another one: it gives no sign.
+            here = _is_here(holder) and holder["started"] != "running"
+            if say is None or here or holder != (first or holder):
                 raise Busy(path, holder) from None
             if first is None:
                 first = holder

@@ -65,17 +65,19 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     arms = [arm for arm in arms if arm not in kept]
     if options.launcher not in (launchers := ("local", "slurm")):
         raise UserError(f"--launcher={options.launcher} does not exist; {nearest(options.launcher, launchers)}")
-    if queue.SINCE not in os.environ:
-        status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments]), arms)
-    if options.launcher == "slurm":
-        print(slurm.submit(options.arguments, len(arms), options.workdir, options.slurm))
-        return 0
     if options.retries < 0:
         raise UserError(f"--retries={options.retries} must be at least 0")
     if not 1 <= options.dead_after <= 86_400:
         raise UserError(f"--dead-after={options.dead_after:g} must be from 1 to 86,400 seconds")
     to_do = sum(results.status_of(options.workdir / arm.run_id) not in results.DONE for arm in arms)
-    number = min(workers.count(options.workers, options.workers_per_device), to_do)
+    on_slurm = options.launcher == "slurm"
+    number = 0 if on_slurm else min(workers.count(options.workers, options.workers_per_device), to_do)
+    if queue.SINCE not in os.environ:
+        of_slurm = [f"{slurm.OPTION}{name}={value}" for name, value in options.slurm.items()]
+        status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments, *of_slurm]), arms)
+    if on_slurm and to_do:
+        print(slurm.submit(options.arguments, to_do, options.workdir, options.slurm))
+        return 0
     if number > 1:
         worst = workers.start(number, options.arguments)
         if worst == MISTAKE:  # which a worker has said

@@ -1,7 +1,7 @@
 """Configs: load a file, apply the command line's values, and refuse what cannot run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,7 +50,13 @@ def load_sweep(name_and_argument: str) -> list[dict[str, Any]] | None:
     """Returns what the config file's `sweep([ARGUMENT])` returns, one dictionary of overrides per arm; None without."""
     name, _, argument = name_and_argument.partition(":")
     module = files.load(name, "configs")
-    return list(_call(module, name, "sweep", argument)) if hasattr(module, "sweep") else None
+    if not hasattr(module, "sweep"):
+        return None
+    arms = _call(module, name, "sweep", argument)
+    listed = list(arms) if isinstance(arms, Iterable) else [arms]
+    if not all(isinstance(arm, Mapping) for arm in listed):
+        raise UserError(f"{name}: sweep() returns {shown(arms)}, not a dictionary for each arm")
+    return listed
 
 
 def _call(module: ModuleType, name: str, function: str, argument: str) -> Any:

@@ -106,7 +106,10 @@ def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
         why = "the best weights were not kept; train with --config.train.keep=last,best"
     else:
         saved, passed_over = checkpoint.newest(folder)
-        why = f"no checkpoint to read: {next(iter(passed_over), 'config.train.keep of the run says which stay')}"
+        reason = next(iter(passed_over), "config.train.keep of the run says which stay")
+        why, run = f"no checkpoint to read: {reason}", results.read_run(path)
+        if saved and run and run.record["status"] == "finished" and saved.step != run.record["step"]:
+            saved, why = None, f"the last weights are not here: {reason}; perhaps --which=best is"
     if not saved:
         raise UserError(f"{folder}: {why}")
     if "preprocess" not in saved.document:

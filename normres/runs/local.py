@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from normres import data, signals
-from normres.data import Dataset, splits
+from normres.data import Dataset, corruptions, splits
 from normres.errors import InterruptedRun, UserError
 from normres.runs import claims, finished, hosts, machine, results, sinks, traps
 from normres.runs.fields import digest
@@ -37,6 +37,7 @@ def load_data(config: ConfigDict) -> Dataset:
         print(f"data.source=tfds: the test set is the split {whole.splits['test_set']['split']!r}")
     if whole.why_streamed:
         print(f"streaming images from disk: {whole.why_streamed}")
+    corruptions.check(wanted.corruptions, whole.train_images.shape[-1])
     return splits.apply(whole, wanted)
 
 
@@ -71,7 +72,7 @@ def run(
         journal = Journal(path, config)
         return journal.record if journal.done else _train(journal, config, load(), console, label)
 
-    if (path / "record.json").is_file():  # perhaps in a directory where nobody may write
+    if results.status_of(path) in results.DONE:  # perhaps in a directory where nobody may write
         journal = Journal(path, config)
         if journal.done and journal.is_tidy:
             journal.tell()

@@ -3,8 +3,10 @@
 The folder normres/cpu is used for runs on a CPU where it is there, and everything works without it.
 """
 
+import importlib.util
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +51,15 @@ def accelerators() -> list[dict[str, str]]:
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-    if gpus:
+    # CUDA counts from 0 whatever the files are called, as in a container that has two of a host's.
+    gpus = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    if gpus and any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
         chosen = gpus if visible is None else [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
         return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in chosen]
     alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
     tpus = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+    if not importlib.util.find_spec("libtpu"):
+        return []
     return [{"TPU_VISIBLE_CHIPS": str(chip), **alone} for chip in range(len(tpus))]
 
 
@@ -67,8 +72,18 @@ def cores() -> list[int]:
 
 def processes_that_fit() -> int:
     """Returns how many processes may train side by side on the CPU: one a core, with enough memory for each."""
-    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return max(min(len(cores()), int(gib / GIB_OF_A_PROCESS)), 1)
+    return max(min(len(cores()), int(_memory() / 2**30 / GIB_OF_A_PROCESS)), 1)
+
+
+def _memory() -> int:
+    """Returns the bytes that this process may use: the machine's, or those of its control group (a container's)."""
+    least = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError):  # Linux alone has groups
+        own = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip())
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError):  # "max"
+                least = min(least, int((folder / "memory.max").read_text()))
+    return least
 
 
 def share_of_cores(process: int, processes: int) -> set[int]:

@@ -37,7 +37,7 @@ def _of_this_process() -> dict[str, Any]:
     host = {"name": socket.gethostname(), "system": platform.platform(), "cpu": _cpu(), "cpu_count": os.cpu_count()}
     return {
         "commit": commit,
-        "diff": hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None,
+        "diff": hashlib.sha256(diff.encode(errors="surrogateescape")).hexdigest()[:16] if diff else None,
         "versions": {"python": platform.python_version(), **versions},
         "host": host,
     }
@@ -49,7 +49,8 @@ def _git(*arguments: str) -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+        decoding: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # a diff may be of any bytes
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True, **decoding)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

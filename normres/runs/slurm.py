@@ -48,7 +48,9 @@ def submit(arguments: Sequence[str], count: int, workdir: Path, options: dict[st
     of_worker = [argument for before, argument in pairs if "--launcher" not in (before, argument.partition("=")[0])]
     executor = submitit.SlurmExecutor(folder=workdir / "slurm")
     options = {name.replace("-", "_"): value for name, value in options.items()}
-    values = {name: int(value) if value.isdigit() else value or True for name, value in options.items()}
+    # An account may be called 0417.
+    numbers = {name: int(value) for name, value in options.items() if value.isdecimal() and value == str(int(value))}
+    values = {name: value or True for name, value in options.items()} | numbers
     workers = values.pop("workers", count)
     if not isinstance(workers, int) or workers < 1:
         raise UserError(f"--slurm.workers={workers} is no number from 1 on")

@@ -5,8 +5,8 @@ or extended, finds its own runs, and a changed config never meets the old ones.
 """
 
 import itertools
+import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,16 +73,18 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
     if clash := sorted({name for arm in arms for name in arm} & overrides.keys()):
         raise UserError(f"config.{clash[0]} is what the sweep varies; it cannot be overridden for all arms")
     first = configs.load(name_and_argument, overrides).seed
-    expanded = []
+    expanded, known = list[Arm](), dict[str, str]()
     for seed in range(first, first + seeds):
         for arm in arms:
             fields = arm if "seed" in arm else {**arm, "seed": seed}
             config = configs.load(name_and_argument, {**overrides, **fields})
             sinks.check(config.train.sinks)
             label = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in fields.items())
-            run_id = f"{label.replace(' ', ',')}-{digest(config)}".replace("/", "_")
+            # No file system takes a name of more than 255 bytes.
+            stem = label.replace(" ", ",").replace("/", "_").encode()[:200].decode(errors="ignore")
+            run_id = f"{stem}-{digest(config)}"
+            other = known.setdefault(json.dumps(config.to_dict(), sort_keys=True), label)
+            if len(known) == len(expanded):
+                raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {other} and {label}")
             expanded.append(Arm(run_id, label, config))
-    for run_id, count in Counter(arm.run_id for arm in expanded).items():
-        if count > 1:
-            raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {run_id}")
     return expanded

@@ -89,7 +89,8 @@ def fit(
     while True:
         stopped, at_end, at_eval = should_stop(), step == train.steps, step > 0 and step % train.eval_every == 0
         at_probe = train.probe_every > 0 and step % train.probe_every == 0
-        if step > saved and (stopped or at_end or step % train.checkpoint_every == 0):
+        at_kept = train.keep_every > 0 and step % train.keep_every == 0
+        if step > saved and (stopped or at_end or at_kept or step % train.checkpoint_every == 0):
             pace.pause()
             saved = step
             yield Event("checkpoint", step, {name: row.tolist() for name, row in _values(rows).items()}), state
@@ -114,7 +115,8 @@ def fit(
         if at_probe:
             pace.pause()
             yield Event("probe", step, dict(programs.probe(state))), state
-        every = filter(None, (train.log_every, train.eval_every, train.checkpoint_every, train.probe_every))
+        own = (train.log_every, train.eval_every, train.checkpoint_every, train.probe_every, train.keep_every)
+        every = filter(None, own)
         count = min(pace.count, train.steps - step, *(interval - step % interval for interval in every))
         state, metrics = programs.train(state, step, count)
         pace.follow(metrics, count)

@@ -115,7 +115,7 @@ def adaptive_clip(gradients: Any, params: Any, factor: float) -> Any:
 
     def clipped(path: Any, gradient: jax.Array, parameter: jax.Array) -> jax.Array:
         names = [entry.key for entry in path]
-        if names[0] == "classifier":
+        if "classifier" in names[:2]:  # of a user's network, below "module"
             return gradient
         scanned = 1 if any(name.endswith("_rest") for name in names) else 0
         kept = 1 if gradient.ndim - scanned > 1 and names[-1] == "kernel" else 0

@@ -83,11 +83,12 @@ def recalibrate(
         population = _population(measure(stats, arguments) for arguments in batches)
         moved = 0.0
         for layer in layers:
-            mean, var, _ = population[layer]
+            # As they are stored: against what float32 rounds away the passes would never end.
+            mean, var = (np.asarray(value, np.float32) for value in population[layer][:2])
             offset = _offset(stats[(*layer, "mean")], stats[(*layer, "var")], mean, var)
             moved = max(moved, *offset)
             held = {"mean": mean, "var": np.broadcast_to(var, mean.shape)}
-            stats |= {(*layer, name): value.astype(np.float32) for name, value in held.items()}
+            stats |= {(*layer, name): value for name, value in held.items()}
     offsets = {
         "/".join(layer): _offset(*(held[(*layer, name)] for held in (before, stats) for name in ("mean", "var")))
         for layer in layers

@@ -136,3 +136,9 @@ def test_a_corruption_that_does_not_exist_is_named(value, message):
     with pytest.raises(UserError) as raised:
         configs.apply(base.get_config(), {"data.corruptions": value})
     assert str(raised.value).startswith(message)
+
+
+def test_grey_images_have_no_color_cast():
+    corruptions.check(("contrast", "color_cast"), 3)
+    with pytest.raises(UserError, match="color_cast is of images with 3 channels, and these have 1"):
+        corruptions.check(("contrast", "color_cast"), 1)

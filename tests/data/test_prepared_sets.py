@@ -49,6 +49,12 @@ def test_images_of_several_sizes_are_scaled(pets: Path) -> None:
     assert load("pets", "auto", str(pets), image_size=12).sha256 == data.sha256
 
 
+def test_levels_of_16_bits_are_scaled_and_not_clipped() -> None:
+    levels = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
+    Image.fromarray(levels).save(stream := io.BytesIO(), "PNG")
+    assert (decode(stream.getvalue(), 32) == (levels >> 8)[..., None]).all()
+
+
 def test_an_image_of_a_prepared_set_may_have_any_format() -> None:
     (image, _), *_ = pictures(1)
     Image.fromarray(image).save(stream := io.BytesIO(), "BMP")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from normres.configs import base
-from normres.data import Dataset, splits
+from normres.data import Dataset, batches, splits
 from normres.errors import UserError
 from normres.runs import config as configs
 
@@ -179,6 +179,12 @@ def test_streams_of_one_seed_are_not_the_same_numbers() -> None:
     noisy = set(np.flatnonzero(apply(label_noise=0.5).train_labels != WHOLE.train_labels).tolist())
     for one, two in ((validation, kept), (validation, noisy), (kept, noisy)):
         assert 200 < len(one & two) < 300
+
+
+def test_no_epoch_begins_with_the_labels_that_are_noisy() -> None:
+    noisy = set(np.flatnonzero(apply(label_noise=0.4).train_labels != WHOLE.train_labels).tolist())
+    for epoch in range(8):
+        assert len(noisy & set(batches.epoch_order(0, epoch, 1000)[:400].tolist())) < 250  # 160 by chance
 
 
 ONE_CLASS = dataclasses.replace(dataset(labels=np.zeros(5, np.int32)), class_names=("only",))

@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from normres.interop import as_evaluated, fold, vgg_to_torch
-from normres.models import MODELS, ResNetConfig, VGGConfig
+from normres.models import MODELS, ResNetConfig, StylizerConfig, VGGConfig
 
 SMALL = ResNetConfig(depth=14, width=4)  # two blocks a stage: one alone and one in a stack
 FOLDABLE = {
@@ -95,3 +95,9 @@ def test_a_folded_vgg_has_the_keys_of_torchvisions_without_norms():
     computed = x.mean((1, 2)) @ state["classifier.weight"].T + state["classifier.bias"][None]
     expected = logits(module, VGG, variables)
     np.testing.assert_allclose(computed, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("condition", ["label", "picture"])
+def test_norms_that_depend_on_a_style_are_not_folded(condition):
+    with pytest.raises(ValueError, match=f"^condition='{condition}'"):
+        fold(StylizerConfig(depth=8, width=2, norm="batch", condition=condition), {})

@@ -1,5 +1,6 @@
 """The Flax modules: equal to flax.linen's of the same name, to PyTorch, and Norm to the axis table."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -182,6 +183,23 @@ def test_norm_keeps_running_averages_for_evaluation():
     scale, bias = variables["params"]["scale"], variables["params"]["bias"]
     y = layers.Norm(TABLE["batch"], use_running_average=True).apply(variables, first)
     close(y, (first - mean) / np.sqrt(var + 1e-5) * scale + bias)
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_channels_that_are_not_last_are_refused(norm):
+    module = layers.Norm(replace(TABLE[norm], channel_axis=1))
+    with pytest.raises(ValueError, match=r"channel_axis=1: layers\.Norm has channels last"):
+        module.init(jax.random.key(0), draw(2, 5, 5, 5))
+
+
+@pytest.mark.parametrize("kind", ["debiased", "cumulative"])
+def test_a_batch_without_elements_is_not_counted(kind):
+    module, x = layers.Norm(TABLE["batch"], average=Average(kind)), draw(4, 3, 5, 6)
+    variables = module.init(jax.random.key(0), x)
+    for mask in (jnp.zeros((4, 1, 1, 1), bool), None):
+        variables |= module.apply(variables, x, mask=mask, mutable=["batch_stats"])[1]
+    assert variables["batch_stats"]["updates"] == 1
+    close(variables["batch_stats"]["mean"], x.mean((0, 1, 2)))
 
 
 def test_norm_merges_over_an_axis_name():

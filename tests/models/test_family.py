@@ -256,6 +256,9 @@ def test_adaptive_clipping_by_hand():
     np.testing.assert_allclose(np.linalg.norm(computed["norm1"]["scale"], axis=1), [0.2, 0.2], rtol=1e-5)
     free = optim.adaptive_clip({"classifier": {"kernel": gradient}}, {"classifier": {"kernel": kernel}}, 0.1)
     np.testing.assert_array_equal(free["classifier"]["kernel"], gradient)
+    trees = ({"module": {"classifier": {"kernel": leaf}}} for leaf in (gradient, kernel))  # of a module of the user's
+    free = optim.adaptive_clip(*trees, 0.1)["module"]
+    np.testing.assert_array_equal(free["classifier"]["kernel"], gradient)
 
 
 @pytest.mark.parametrize(("layout", "depth", "least"), [("cifar", 8, 4), ("imagenet", 18, 32)])

@@ -269,6 +269,18 @@ def running_means(average, values, counts=None):
     return means, variances
 
 
+def test_a_gate_outside_its_range_has_the_gradient_of_the_end():
+    x, weights = draw(4, 3, 3, 5), draw(4, 3, 3, 5, seed=1)
+
+    def loss(gate):
+        return jnp.sum(normalization(x, TABLE["batch_instance"], {"gate": jnp.full(5, gate)})[0] * weights)
+
+    for gates in ((0.999, 1.0, 1.2), (0.001, 0.0, -0.2)):
+        inside, *others = (jax.grad(loss)(gate) for gate in gates)
+        close(jnp.stack(others), jnp.stack([inside] * 2))
+        close(loss(gates[1]), loss(gates[2]))
+
+
 def test_running_averages_by_hand():
     values = [10.0, 20.0, 30.0]
     # Exponential, from 0, keeping 0.9: 1; 0.9 * 1 + 2 = 2.9; 0.9 * 2.9 + 3 = 5.61.

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,12 @@ def test_a_second_process_is_told_who_has_the_run(tmp_path):
     with claims.hold(tmp_path) as claim:  # at once: it was of this machine
         claim.check()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_may_have_made_the_directory_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    with claims.hold(tmp_path):
+        assert claims.read(tmp_path)
 
 
 def test_of_many_that_take_over_one_gets_it(tmp_path):

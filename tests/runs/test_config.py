@@ -279,6 +279,20 @@ def test_a_grid_needs_no_file():
     ]
 
 
+def test_a_long_value_does_not_make_a_name_too_long():
+    (arm,) = sweep.expand(DEMO.replace("degradation", "base"), {}, 1, [f"data.path={'x' * 300}"])
+    assert len(arm.run_id) < 255
+
+
+@pytest.mark.parametrize("returned", ["None", "[('model.depth', 8)]"])
+def test_a_sweep_that_returns_no_dictionaries_is_named(returned, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        f"from normres.configs.base import get_config\n\n\ndef sweep():\n    return {returned}\n"
+    )
+    with pytest.raises(UserError, match=r"sweep\(\) returns .*, not a dictionary for each arm"):
+        sweep.expand(str(tmp_path / "mine.py"), {}, 1)
+
+
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
@@ -288,6 +302,7 @@ def test_a_grid_needs_no_file():
         (["model.norm=batch", "model.norm=group"], "model.norm is varied twice"),
         (["model.depth=8,9"], "config.model.depth=9 is not 6n+2"),
         (["model.depth=8,8"], "two arms of the sweep are the same"),
+        (["optim.learning_rate=0.1,0.10"], "two arms of the sweep are the same: learning_rate=0.1 seed=0 and"),
         (["seed=0,1"], None),
     ],
 )

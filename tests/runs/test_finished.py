@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from normres import cli, data, runs
+from normres import cli, data, files, runs
 from normres.errors import UserError
 from normres.interop import network_from_torch, read_state_dict
 from normres.runs import checkpoint, export, finished, local
@@ -151,6 +151,12 @@ def test_a_vgg_and_a_module_of_the_users_are_loaded(tmp_path, images):
     convolutions = [key for key, array in keys.items() if array.ndim == 4]
     assert convolutions == [f"features.{number}.weight" for number in (0, 4, 8, 11, 15, 18, 22, 25)]
     assert {"features.1.running_var", "features.0.bias", "classifier.weight"} <= keys.keys()
+
+
+def test_a_module_may_have_annotations_of_texts(tmp_path):
+    net = tmp_path / "future_net.py"
+    net.write_text(f"from __future__ import annotations\n{Path(OWN.rpartition(':')[0]).read_text()}")
+    assert files.load(str(net)).Net(classes=3).classes == 3
 
 
 def test_a_run_of_several_devices_trains_on_alone(tmp_path, images):

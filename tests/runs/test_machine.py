@@ -49,12 +49,26 @@ def test_a_cpu_gets_bfloat16_where_that_is_fast(monkeypatch, fast):
 @pytest.mark.parametrize(("visible", "gpus"), [(None, ["0", "1"]), ("1", ["1"]), ("", []), ("-1", [])])
 def test_accelerators_are_those_that_are_visible(monkeypatch, visible, gpus):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / "nvidia1", self / "nvidia0"])
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / "nvidia2", self / "nvidia3"])  # of a container
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: name)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.accelerators() == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)  # a jax for CPUs
+    assert machine.accelerators() == []
+
+
+def test_memory_is_that_of_the_control_group(monkeypatch):
+    own = {
+        "/proc/self/cgroup": "0::/job\n",
+        "/sys/fs/cgroup/job/memory.max": "max",
+        "/sys/fs/cgroup/memory.max": "8589934592",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda self: own.get(str(self), "max"))
+    monkeypatch.setattr(machine, "cores", lambda: range(64))
+    assert machine.processes_that_fit() == 2
 
 
 def test_importing_the_command_line_and_reading_records_leaves_jax_alone():

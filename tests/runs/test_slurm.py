@@ -12,7 +12,7 @@ import pytest
 from normres.cli import main
 from normres.errors import UserError
 from normres.options import split
-from normres.runs import slurm
+from normres.runs import results, slurm
 
 submitit = pytest.importorskip("submitit")
 
@@ -60,10 +60,15 @@ def test_the_workers_are_an_array_of_the_same_command(cluster):
 
 def test_what_is_not_asked_for_is_left_to_the_cluster(cluster):
     submit(
-        cluster, "--slurm.workers=3", "--slurm.array_parallelism=2", "--slurm.reservation=r", "--slurm.signal=USR1@9"
+        cluster,
+        "--slurm.account=0417",
+        "--slurm.workers=3",
+        "--slurm.array_parallelism=2",
+        "--slurm.reservation=r",
+        "--slurm.signal=USR1@9",
     )
     options = [line.removeprefix("#SBATCH --") for line in script(cluster) if line.startswith("#SBATCH")]
-    assert {"array=0-2%2", "reservation=r", "signal=USR1@9"} <= set(options)
+    assert {"account=0417", "array=0-2%2", "reservation=r", "signal=USR1@9"} <= set(options)
     assert not [option for option in options if option.startswith(("time", "wckey", "partition"))]
 
 
@@ -130,6 +135,19 @@ def test_a_mistake_is_one_line(cluster, argument, message):
     with pytest.raises(UserError, match=message) as raised:
         submit(cluster, argument)
     assert "\n" not in str(raised.value)
+
+
+def test_only_the_arms_that_are_left_get_workers(cluster, monkeypatch, capsys):
+    monkeypatch.setattr(results, "status_of", lambda path: "finished" if "depth=8" in path.name else "to do")
+    sweep = ["sweep", "--config=base:demo", f"--workdir={cluster / 'new'}", "--launcher=slurm", "--slurm.time=60"]
+    assert main([*sweep, "--vary=model.depth=8,14", "--retries=-1"]) == 2
+    assert not (cluster / "new").exists()
+    assert main([*sweep, "--vary=model.depth=8,14"]) == 0
+    assert "submitted: one worker" in capsys.readouterr().out
+    assert "--slurm.time=60" in (cluster / "new/README.md").read_text()
+    (cluster / "script").unlink()
+    assert main([*sweep, "--vary=model.depth=8"]) == 0
+    assert not (cluster / "script").exists()
 
 
 @pytest.mark.parametrize("command", [["sweep", "--config=a", "--workdir=b"], ["status", "b"], ["data", "verify", "b"]])

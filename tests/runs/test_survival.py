@@ -15,7 +15,7 @@ from rich.console import Console
 from normres import signals
 from normres.configs import base
 from normres.errors import InterruptedRun, UserError
-from normres.runs import checkpoint, claims, durable, journal, local, machine, results
+from normres.runs import checkpoint, claims, durable, finished, journal, local, machine, results
 from normres.runs import config as configs
 
 FIELDS = {
@@ -356,7 +356,8 @@ def test_a_finished_run_goes_on_to_more_steps_where_the_schedule_allows_it(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("keep", "every", "left"), [(("none",), 0, []), ((), 2, [2, 4, 6]), (("last",), 4, [4, 6]), (("best",), 0, "best")]
+    ("keep", "every", "left"),
+    [(("none",), 0, []), ((), 2, [2, 4, 6]), ((), 3, [3, 6]), (("last",), 4, [4, 6]), (("best",), 0, "best")],
 )
 def test_what_is_kept_is_as_the_config_says(keep, every, left, tmp_path):
     train(tmp_path, train__keep=keep, train__keep_every=every)
@@ -366,6 +367,13 @@ def test_what_is_kept_is_as_the_config_says(keep, every, left, tmp_path):
     assert kept == [f"step_{step:09d}" for step in left]
     train(tmp_path, train__keep=keep, train__keep_every=every)
     assert results.read_run(tmp_path / NAME) == before
+
+
+def test_the_last_weights_are_not_taken_from_another_step(tmp_path):
+    train(tmp_path, train__keep=("best",))
+    with pytest.raises(UserError, match=r"the last weights are not here: .* perhaps --which=best is"):
+        finished.open_run(tmp_path / NAME)
+    assert finished.open_run(tmp_path / NAME, "best").step == 3
 
 
 def test_a_worker_that_was_taken_for_dead_writes_nothing_more(tmp_path, whole, monkeypatch):

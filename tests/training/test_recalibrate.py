@@ -53,6 +53,13 @@ def test_one_batch_of_a_network_gives_its_training_statistics(norm):
     assert computed.offsets["stage2_rest/norm1"].var > 0.1
 
 
+def test_a_mean_that_is_large_against_the_deviation_ends():
+    x = 1e4 + 0.5 * np.random.default_rng(0).normal(size=(20, 2, 2, 3)).astype(np.float32)
+    layer = layers.Norm(norms.TABLE["batch"], use_running_average=True)
+    batches = [(x[:4],), (x[4:7],), (x[7:],)]
+    assert recalibrate(layer, layer.init(jax.random.key(0), x), batches, max_passes=20).passes == 2
+
+
 def test_what_cannot_be_recalibrated_is_named():
     x = jnp.ones((2, 3, 3, 4))
     layer = layers.Norm(norms.TABLE["layer"])
