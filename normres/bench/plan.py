@@ -59,7 +59,9 @@ def programs(config: ConfigDict, of: list[Any], change: str = "") -> Programs:
     if of == jax.devices():
         dtype = machine.resolve_dtype(config.train.dtype)
     ops, _ = machine.operations(config.train.ops, of)
-    return Programs(configs.apply(config, fields), dataset(config, streamed), dtype, of, ops=ops)
+    built = Programs(configs.apply(config, fields), dataset(config, streamed), dtype, of, ops=ops)
+    limits.refuse_large_batch(config, built.sizes["train"])
+    return built
 
 
 def measured(run: Programs, memory: float) -> dict[str, Any]:

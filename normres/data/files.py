@@ -91,7 +91,7 @@ def decode(content: bytes, size: int, mode: str = "RGB", formats: tuple[str, ...
             unread.verify()  # the checksums of a PNG file's chunks, which reading its pixels does not compare
     with Image.open(io.BytesIO(content), formats=formats or None) as opened:
         # Pillow would clip levels of 16 bits at 255; of colours it takes the high byte, as here.
-        deep = opened.mode.startswith("I;16")
+        deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PPM")
         picture = (Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)) if deep else opened).convert(mode)
     width, height = picture.size
     if (width, height) != (size, size):

@@ -82,7 +82,7 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
         worst = workers.start(number, options.arguments)
         if worst == MISTAKE:  # which a worker has said
             return worst
-    else:
+    elif not on_slurm:
         wait, dead_after = not options.no_wait, options.dead_after
         queue.Worker(arms, options.workdir, Console(), options.retries, wait, dead_after).work()
         if queue.SINCE in os.environ:  # one of several, of which the one that started them says the end

@@ -44,7 +44,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError:
-        raise UserError(f"{path}: not readable as JSON; the command that made it mends it") from None
+        raise UserError(f"{path}: not readable as JSON") from None
 
 
 def sha256(path: Path) -> str:

@@ -107,9 +107,11 @@ def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
     else:
         saved, passed_over = checkpoint.newest(folder)
         reason = next(iter(passed_over), "config.train.keep of the run says which stay")
-        why, run = f"no checkpoint to read: {reason}", results.read_run(path)
-        if saved and run and run.record["status"] == "finished" and saved.step != run.record["step"]:
-            saved, why = None, f"the last weights are not here: {reason}; perhaps --which=best is"
+        why = f"no checkpoint to read: {reason}"
+        record = results.read_record(path) if (path / "record.json").is_file() else {}
+        if saved and record.get("status") == "finished" and saved.step != record.get("step"):
+            there = f"the newest weights are those of step {saved.step} (--which=best of evaluate and export: the best)"
+            saved, why = None, f"the last weights are not here: {reason}; {there}"
     if not saved:
         raise UserError(f"{folder}: {why}")
     if "preprocess" not in saved.document:
@@ -158,6 +160,8 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     config = configs.apply(run.config, overrides or {})
     dataset = load_data(config)
     _check_fit(run, dataset.summary())
+    if "data.corruptions" in (overrides or {}):
+        corruptions.check(config.data.corruptions, dataset.test_images.shape[-1])
     devices = jax.devices()
     if config.train.batch_size % len(devices) or config.train.eval_batch_size % len(devices):
         devices = devices[:1]

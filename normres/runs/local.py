@@ -37,7 +37,6 @@ def load_data(config: ConfigDict) -> Dataset:
         print(f"data.source=tfds: the test set is the split {whole.splits['test_set']['split']!r}")
     if whole.why_streamed:
         print(f"streaming images from disk: {whole.why_streamed}")
-    corruptions.check(wanted.corruptions, whole.train_images.shape[-1])
     return splits.apply(whole, wanted)
 
 
@@ -89,6 +88,8 @@ def run(
 def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Console, label: str) -> dict[str, Any]:
     """Trains from where the journal is to the end, and returns the record."""
     old = journal.record
+    if not old:
+        corruptions.check(config.data.corruptions, dataset.train_images.shape[-1])
     if old and old["data"]["sha256"] != dataset.summary()["sha256"]:
         raise UserError(f"{journal.path}: the run began with other data ({old['data']['source']}); bring them back")
     # A resumed run keeps the dtype that it began with, also on another machine.

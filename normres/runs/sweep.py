@@ -19,6 +19,7 @@ from normres.runs import sinks
 from normres.runs.fields import digest
 
 MOST_SEEDS = 10_000
+LONGEST_NAME = 246  # bytes before the digest: file systems take 255
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,12 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
             config = configs.load(name_and_argument, {**overrides, **fields})
             sinks.check(config.train.sinks)
             label = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in fields.items())
-            # No file system takes a name of more than 255 bytes.
-            stem = label.replace(" ", ",").replace("/", "_").encode()[:200].decode(errors="ignore")
-            run_id = f"{stem}-{digest(config)}"
-            other = known.setdefault(json.dumps(config.to_dict(), sort_keys=True), label)
-            if len(known) == len(expanded):
-                raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {other} and {label}")
+            stem = label.replace(" ", ",").replace("/", "_").encode()
+            stem = stem if len(stem) <= LONGEST_NAME else stem[:200]
+            run_id = f"{stem.decode(errors='ignore')}-{digest(config)}"
+            keys = (run_id, json.dumps(config.to_dict(), sort_keys=True))
+            if same := [known[key] for key in keys if key in known]:
+                raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {same[0]} and {label}")
+            known |= dict.fromkeys(keys, label)
             expanded.append(Arm(run_id, label, config))
     return expanded

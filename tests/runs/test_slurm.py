@@ -148,6 +148,7 @@ def test_only_the_arms_that_are_left_get_workers(cluster, monkeypatch, capsys):
     (cluster / "script").unlink()
     assert main([*sweep, "--vary=model.depth=8"]) == 0
     assert not (cluster / "script").exists()
+    assert not [*(cluster / "new").glob("*/record.json")]  # nor is anything trained here
 
 
 @pytest.mark.parametrize("command", [["sweep", "--config=a", "--workdir=b"], ["status", "b"], ["data", "verify", "b"]])
