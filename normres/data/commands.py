@@ -6,7 +6,7 @@ from pathlib import Path
 
 from normres.data import Dataset, fetch, load, prepared
 from normres.data.dataset import CLASSES
-from normres.data.official import LAYOUTS
+from normres.data.official import LAYOUTS, is_gzip
 from normres.errors import UserError, nearest
 
 PREPARE = """\
@@ -54,7 +54,8 @@ def _prepare(options: argparse.Namespace) -> None:
         raise UserError(f"{options.name!r} is no data set; {nearest(options.name, CLASSES)}")
     target = options.to / options.name / prepared.VERSION
     if target.exists():
-        raise UserError(f"{target} is there already; `normres data verify {options.to}` checks it, or set another --to")
+        check = f"normres data verify {options.to} --name={options.name}"
+        raise UserError(f"{target} is there already; `{check}` checks it, or set another --to")
     source = options.source or fetch.download(options.name, options.to)
     dataset = load(options.name, "auto", str(source))
     prepared.write_tfds(dataset, target)
@@ -75,4 +76,4 @@ def has_checksums(dataset: Dataset, path: Path) -> bool:
     if dataset.source == "parquet":
         return dataset.name == "cifar10"
     layout = LAYOUTS.get((dataset.source, dataset.name))
-    return layout is not None and (all(layout.md5.values()) or not (path.is_dir() or path.suffix == ".tar"))
+    return layout is not None and (all(layout.md5.values()) or (path.is_file() and is_gzip(path)))

@@ -14,6 +14,7 @@ from normres.data.lazy import Images, LazyImages, chunks
 from normres.errors import UserError
 
 CLASSES = {"cifar10": 10, "cifar100": 100}  # by data.name
+CIFAR_SIZE = 32  # pixels
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 

@@ -179,7 +179,7 @@ def _read(layout: Layout, path: str, verify: bool) -> dict[str, tuple[str, bytes
                 files[name] = f"data.path: {what}", content
         if missing := wanted - names:
             raise UserError(f"data.path: {place} has no {min(missing)}; {_advice(layout, names)}")
-        if verify and place.is_file() and _is_gzip(place):  # of a .tar no md5 is known
+        if verify and place.is_file() and is_gzip(place):  # of a .tar no md5 is known
             with place.open("rb") as archive:
                 check_md5(f"data.path: {place}", archive, layout.archive_md5)
     return files
@@ -209,7 +209,7 @@ def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, st
     if any(place.name in layout.md5 for layout in LAYOUTS.values()):
         raise UserError(f"data.path: {place} is a single file; give the folder that it is in")
     try:
-        with cast(IO[bytes], gzip.open(place)) if _is_gzip(place) else place.open("rb") as stream:
+        with cast(IO[bytes], gzip.open(place)) if is_gzip(place) else place.open("rb") as stream:
             # "r|": strictly forward, so a forged header cannot make it jump; large blocks for speed.
             with tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as archive:
                 # Links, devices and the like are as good as missing; no member's path is ever used.
@@ -229,6 +229,7 @@ def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, st
         ) from error
 
 
-def _is_gzip(place: Path) -> bool:
+def is_gzip(place: Path) -> bool:
+    """Returns whether a file is compressed, whatever its name."""
     with place.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"

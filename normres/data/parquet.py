@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from normres.data.dataset import CLASSES, Dataset, of_ones_own
-from normres.data.files import decoded, find, one_line, readable, regular
+from normres.data.dataset import CIFAR_SIZE, CLASSES, Dataset, of_ones_own
+from normres.data.files import decoded, find, must_fit, one_line, readable, regular
 from normres.data.official import ALTERED, LAYOUTS, check_counts
 from normres.errors import UserError, library
 
@@ -32,12 +32,18 @@ def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32
     records with the md5 of the official files, and of CIFAR-100 the number of each class.
     Raises `UserError`, one line that names the folder, the file or the column.
     """
+    if verify and name == "cifar10" and image_size != CIFAR_SIZE:
+        wanted = f"the checksums are of {CIFAR_SIZE}x{CIFAR_SIZE} pixels; data.verify=False reads scaled images"
+        raise UserError(f"data.image_size={image_size}: {wanted}")
     place = find(path, WANTED)
     arrays: dict[str, Any] = {}
     names: tuple[str, ...] = ()
     with readable(place):
-        for split, words in SPLITS.items():
-            images, labels, own = zip(*(_read(file, image_size) for file in _files(place, words)), strict=True)
+        files = {split: _files(place, words) for split, words in SPLITS.items()}
+        rows = sum(_rows(file) for of_split in files.values() for file in of_split)
+        must_fit(rows, (image_size, image_size, 3), f"data.path: {place}")
+        for split, of_split in files.items():
+            images, labels, own = zip(*(_read(file, image_size) for file in of_split), strict=True)
             names = names or own[0]
             arrays |= {f"{split}_images": np.concatenate(images), f"{split}_labels": np.concatenate(labels)}
     dataset = of_ones_own(name, "parquet", place, arrays, names)
@@ -50,6 +56,15 @@ def _files(place: Path, words: tuple[str, ...]) -> list[Path]:
         if files := sorted(place.rglob(f"{word}*.parquet")):
             return [regular(file) for file in files if file.parent == files[0].parent]
     raise UserError(f"data.path: {place} has no {words[0]}-*.parquet; {WANTED}")
+
+
+def _rows(file: Path) -> int:
+    """Returns the number of a file's rows; 0 of a damaged one, of which reading it says more."""
+    arrow, parquet = library("pyarrow", "parquet"), library("pyarrow.parquet", "parquet")
+    try:
+        return int(parquet.read_metadata(file).num_rows)
+    except (arrow.ArrowException, OSError):
+        return 0
 
 
 def _read(file: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

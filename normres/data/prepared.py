@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from normres.data import lazy
-from normres.data.dataset import Dataset
+from normres.data.dataset import CLASSES, Dataset
 from normres.data.files import decode, must_fit, one_line, regular
 from normres.errors import UserError, library
 
@@ -47,7 +47,10 @@ def version_directory(name: str, path: str) -> Path:
     root = Path(path).expanduser()
     if (root / "dataset_info.json").is_file():
         return root
-    versions = [file.parent for file in (root / name).glob("[0-9]*/dataset_info.json")]
+    # NAME/VERSION or, of a set with several configs, NAME/CONFIG/VERSION.
+    versions = [file.parent for below in ("", "*/") for file in (root / name).glob(f"{below}[0-9]*/dataset_info.json")]
+    if len(configs := sorted({str(version.parent.relative_to(root)) for version in versions})) > 1:
+        raise UserError(f"data.name={name}: {path} has {', '.join(configs)}; set data.name to one of them")
     if not versions:
         raise UserError(
             f"data.path={path}: no prepared data set there (looked for {name}/VERSION/dataset_info.json); "
@@ -75,6 +78,8 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
     except Exception as error:
         raise UserError(f"{directory / 'dataset_info.json'}: not readable: {one_line(error)}") from None
     decoder = Decoder(info.features, image_size, directory)
+    if (classes := len(decoder.class_names)) != CLASSES.get(name, classes):
+        raise UserError(f"data.name={name}, but {directory} has {classes} classes; give it its own name")
     _, train = _split(info, directory, decoder, ("train",))
     test_split, test = _split(info, directory, decoder, ("test", "validation"))
     why = _why_streamed(directory, stream, decoder.image_shape, train | test)
@@ -109,7 +114,8 @@ class Decoder:
         """
         parts = self._features.deserialize_example_np(record, decoders=self._undecoded)
         image = self._pixels(parts["image"]) if decoded else None
-        return int(parts["label"]), bytes(parts.get("id", b"")), image
+        key = parts.get("id", b"")  # bytes, or a number
+        return int(parts["label"]), key if isinstance(key, bytes) else b"%020d" % int(key), image
 
     def _pixels(self, encoded: bytes) -> np.ndarray:
         return decode(encoded, self.image_shape[0], MODES[self.image_shape[2]], formats=())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from normres.data import official
 from normres.data.builtin import load_embedded, load_synthetic
-from normres.data.dataset import CLASSES, Dataset
+from normres.data.dataset import CIFAR_SIZE, CLASSES, Dataset
 from normres.data.files import find, readable
 from normres.data.own import load_folder, load_npz
 from normres.data.parquet import load_parquet
@@ -16,8 +16,6 @@ from normres.data.prepared import load_tfds
 from normres.errors import UserError, nearest
 
 __all__ = ["SOURCES", "Dataset", "check", "load"]
-
-CIFAR_SIZE = 32  # pixels
 
 
 class Source(NamedTuple):
@@ -64,7 +62,10 @@ SOURCES: dict[str, Source] = {
         path="a folder of train-*.parquet and test-*.parquet, as the Hugging Face hub has them",
         reads=("verify", "image_size"),
         own_names=True,
-        lies_at=lambda place: place.is_dir() and any(place.rglob("train*.parquet")),
+        # Not a directory of prepared sets, in which downloaded files may lie beside.
+        lies_at=lambda place: (
+            place.is_dir() and not any(place.glob("*/*/dataset_info.json")) and any(place.rglob("train*.parquet"))
+        ),
     ),
     "npz": Source(
         load_npz,
@@ -77,7 +78,7 @@ SOURCES: dict[str, Source] = {
         path="a prepared tensorflow_datasets directory, or the data_dir that holds it",
         reads=("image_size", "stream"),
         own_names=True,
-        lies_at=lambda place: any(place.glob("dataset_info.json")) or any(place.glob("*/*/dataset_info.json")),
+        lies_at=lambda place: any(any(place.glob(f"{below}dataset_info.json")) for below in ("", "*/*/", "*/*/*/")),
     ),
     "folder": Source(
         load_folder,

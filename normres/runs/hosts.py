@@ -69,7 +69,15 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     _several = True
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take the place of our handler of SIGTERM
-    jax.distributed.initialize(*where, initialization_timeout=WAIT_SECONDS, heartbeat_timeout_seconds=DEAD_SECONDS)
+    # Where jax finds a cluster by itself, it gives a task the one GPU of its number, also if all that it sees are its.
+    alone = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0] == "1"
+    sees_one = "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
+    jax.distributed.initialize(
+        *where,
+        cluster_detection_method="deactivate" if alone or sees_one else None,
+        initialization_timeout=WAIT_SECONDS,
+        heartbeat_timeout_seconds=DEAD_SECONDS,
+    )
     barrier()  # Gloo makes its connections at the first call and waits 30 s for them; later calls may take long.
 
 

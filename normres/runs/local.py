@@ -118,7 +118,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "data": dataset.summary(),
         "preprocess": programs.preprocess.summary(),
         "init_from": started_from,
-        "computed": {**computed, "ops": ops_in_words},
+        "computed": {**computed, "ops": "plain" if config.model.module else ops_in_words},
         "warnings": traps.of(config),
         "step": 0,
         "steps": config.train.steps,

@@ -66,7 +66,8 @@ def build_network(
     fields = getattr(wanted, "__dataclass_fields__", {})
     if "classes" not in fields:
         raise UserError(f"config.model.module={config.model.module!r}: the module has no field `classes`")
-    known = {"classes": classes, "dtype": jnp.dtype(dtype)}
+    merged = config.train.parallel == "pmap" and config.train.sync_batch_norm
+    known = {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if merged else None}
     return UserNetwork(wanted(**{name: value for name, value in known.items() if name in fields}))
 
 

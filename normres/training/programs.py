@@ -30,7 +30,7 @@ from normres.training import probe as probes
 from normres.training.compiled import compiled_steps, steps_per_program
 from normres.training.networks import build_network
 from normres.training.step import TrainState
-from normres.training.tasks import as_floats, task_of
+from normres.training.tasks import as_floats, ops_of, task_of
 from normres.training.traced import shape_of, traced
 
 PICTURES = 6  # test images of a mosaic
@@ -92,7 +92,7 @@ class Programs:
         if dataset.why_streamed:
             self.stream = Stream(dataset, self.sharded, self.examples, config.train.steps)
         shapes = (dataset.train_images.shape, dataset.test_images.shape)
-        self.steps_per_program = steps_per_program(config, devices, bool(dataset.why_streamed), ops)
+        self.steps_per_program = steps_per_program(config, devices, bool(dataset.why_streamed), ops_of(self.network))
         shared = (shape_of(config), self.network, mesh, shapes, tuple(specs.items()))
         self._steps = compiled_steps(*shared, most=self.steps_per_program)
         self.compile_seconds = 0.0

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_files import CIFAR10_NAMES, error_line, png, serving
 
-from normres.data import fetch, load, official
+from normres.data import fetch, files, load, official
 from normres.errors import UserError
 
 
@@ -51,6 +51,21 @@ def small(tmp_path, monkeypatch):
     write(folder / "plain_text/train-1.parquet", hub[12:], labels[12:], names=CIFAR10_NAMES)
     write(folder / "plain_text/test-0.parquet", test, labels[:10], names=CIFAR10_NAMES)
     return folder, train, labels
+
+
+def test_official_images_are_checked_at_their_own_size(small):
+    folder, *_ = small
+    line = error_line("cifar10", "parquet", folder, image_size=16)
+    assert "data.image_size=16: the checksums are of 32x32 pixels" in line
+    assert load("cifar10", "parquet", str(folder), verify=False, image_size=16).train_images.shape == (20, 16, 16, 3)
+
+
+def test_all_files_together_must_fit(tmp_path, monkeypatch):
+    for number in range(3):
+        write(tmp_path / f"train-{number}.parquet", images(10), np.arange(10))
+    write(tmp_path / "test-0.parquet", images(10), np.arange(10))
+    monkeypatch.setattr(files, "physical_memory", lambda: 100_000)  # a file has 30,720 bytes
+    assert "40 images of 32x32x3 take" in error_line("mine", "parquet", tmp_path)
 
 
 def test_rows_become_the_official_images(small):

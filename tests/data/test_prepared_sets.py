@@ -1,6 +1,7 @@
 """Any prepared data set by its name: images of several sizes, grey ones, other splits, TFRecord; what is refused."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,16 @@ def test_a_test_split_without_labels_gives_way_to_validation(tmp_path: Path) -> 
     data = load("pets", "tfds", str(prepared_set(tmp_path, "pets", splits, 3)), image_size=8)
     assert len(data.test_labels) == 4
     assert data.splits == {"test_set": {"split": "validation"}}
+
+
+def test_a_set_with_several_configs_is_read_by_its_name(tmp_path: Path) -> None:
+    data = prepared_set(tmp_path, "pets", {"train": pictures(6), "test": pictures(3, seed=1)}, classes=3)
+    (version,) = (data / "pets").glob("[0-9]*")
+    (data / "pets/full").mkdir()
+    version.rename(data / "pets/full" / version.name)
+    for source in ("tfds", "auto"):
+        assert len(load("pets", source, str(data), image_size=8).train_labels) == 6
+    assert "data.name=cifar10, but" in error_line("cifar10", "tfds", data / "pets/full" / version.name, image_size=8)
+    shutil.copytree(data / "pets/full", data / "pets/half")
+    assert "has pets/full, pets/half; set data.name to one of them" in error_line("pets", "tfds", data, image_size=8)
+    assert len(load("pets/half", "tfds", str(data), image_size=8).train_labels) == 6

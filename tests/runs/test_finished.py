@@ -153,6 +153,15 @@ def test_a_vgg_and_a_module_of_the_users_are_loaded(tmp_path, images):
     assert {"features.1.running_var", "features.0.bias", "classifier.weight"} <= keys.keys()
 
 
+@pytest.mark.parametrize(("parallel", "axis"), [("pmap", "data"), ("jit", None)])
+def test_a_module_of_the_users_is_told_what_its_norms_merge_over(tmp_path, parallel, axis):
+    (tmp_path / "merging_net.py").write_text(
+        "import flax.linen as nn\n\n\nclass Net(nn.Module):\n    classes: int\n    axis_name: str | None = None\n"
+    )
+    config = config_of(model__module=f"{tmp_path / 'merging_net.py'}:Net", train__parallel=parallel)
+    assert build_network(config, 10, "float32").module.axis_name == axis
+
+
 def test_a_module_may_have_annotations_of_texts(tmp_path):
     net = tmp_path / "future_net.py"
     net.write_text(f"from __future__ import annotations\n{Path(OWN.rpartition(':')[0]).read_text()}")

@@ -52,6 +52,22 @@ def trained(data, devices=None):
     return seen | {"steps_per_program": programs.steps_per_program}
 
 
+@pytest.mark.parametrize(
+    ("tasks", "gpus", "method"),
+    [("1(x2)", "0,1,2,3", "deactivate"), ("4(x2)", "0", "deactivate"), ("4(x2)", "0,1,2,3", None)],
+)
+def test_a_task_of_slurm_has_all_gpus_that_are_its_own(tasks, gpus, method, monkeypatch):
+    asked = {}
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(hosts, "barrier", lambda: None)
+    monkeypatch.setattr(hosts, "_several", False)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    hosts.join("localhost:1", 2, 0)
+    assert asked["cluster_detection_method"] == method
+
+
 def free_address():
     with socket.create_server(("", 0)) as server:
         return f"127.0.0.1:{server.getsockname()[1]}"

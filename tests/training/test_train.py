@@ -4,6 +4,7 @@ import gc
 import itertools
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,8 @@ def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset
     chosen = [(PLAIN, 1), (other, 1), (other, 8)]
     most = [programs(dataset, devices, ops=ops, train__steps_per_program=0) for ops, devices in chosen]
     assert [built.steps_per_program for built in most] == [1, 8, 1]
+    own = f"{Path(__file__).parents[1] / 'runs/small_network.py'}:Net"  # in plain JAX, whatever the operations are
+    assert programs(dataset, 1, ops=other, train__steps_per_program=0, model__module=own).steps_per_program == 1
     dispatched, train = [], together.train
 
     def noted(state, step, count):
