@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -62,6 +63,16 @@ def test_a_sweep_whose_time_nobody_knows_has_no_hours(capsys, monkeypatch):
     plan.run_sweep(sweep.expand("base:demo", {"model.depth": "8"}, 1, ["model.width=2,4"]), "elsewhere")
     (together,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("together")]
     assert together.split()[-1] == output.NOTHING
+
+
+def test_the_device_at_hand_has_the_dtype_of_training(monkeypatch):
+    dtypes = []
+    built = SimpleNamespace(sizes={"train": 50_000})
+    monkeypatch.setattr(plan.machine, "resolve_dtype", lambda dtype: f"resolved {dtype}")
+    monkeypatch.setattr(plan, "Programs", lambda fields, data, dtype, *_, **__: dtypes.append(dtype) or built)
+    for of in (jax.devices(), jax.devices()[:1]):
+        plan.programs(config.load("base:demo", {}), of)
+    assert dtypes == ["resolved auto", "bfloat16"]
 
 
 def test_what_the_compiler_refuses_does_not_fit():

@@ -12,6 +12,7 @@ from data_files import CIFAR10_NAMES, archive, binary10, binary100, error_line, 
 
 from normres.configs import base
 from normres.data import load
+from normres.data.sources import SOURCES
 from normres.runs import config as configs
 from normres.runs import local
 
@@ -124,6 +125,13 @@ def test_auto_takes_what_lies_there(tmp_path: Path, write: Any, name: str, sourc
     data = load(name, "auto", str(path), verify=False)
     assert data.source == data.summary()["source"] == source
     assert same(data, load(name, source, str(path), verify=False))
+
+
+def test_downloaded_files_beside_a_prepared_set_are_not_taken_for_it(tmp_path: Path) -> None:
+    for file in ("cifar10/3.0.2/dataset_info.json", "cifar10-parquet/train-0.parquet"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    assert [name for name, source in SOURCES.items() if source.lies_at(tmp_path)] == ["tfds"]
 
 
 def test_auto_never_takes_the_embedded_images_in_the_place_of_a_path(tmp_path: Path) -> None:

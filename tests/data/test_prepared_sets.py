@@ -3,6 +3,7 @@
 import io
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -101,6 +102,17 @@ def test_a_test_split_without_labels_gives_way_to_validation(tmp_path: Path) -> 
     data = load("pets", "tfds", str(prepared_set(tmp_path, "pets", splits, 3)), image_size=8)
     assert len(data.test_labels) == 4
     assert data.splits == {"test_set": {"split": "validation"}}
+
+
+def test_ids_may_be_numbers() -> None:
+    parts = {"label": 1}
+    decoder = prepared.Decoder.__new__(prepared.Decoder)
+    decoder._features = SimpleNamespace(deserialize_example_np=lambda record, decoders: parts)
+    decoder._undecoded = {}
+    keys = []
+    for parts["id"] in (10, 7):
+        keys.append(decoder.example(b"", False)[1])
+    assert np.argsort(np.array(keys)).tolist() == [1, 0]
 
 
 def test_a_set_with_several_configs_is_read_by_its_name(tmp_path: Path) -> None:

@@ -280,6 +280,11 @@ def test_two_sets_by_hand(tmp_path, capsys):
     assert "percent" not in said
 
 
+def test_a_field_that_came_later_has_its_value_of_before():
+    sides = ([made((0.1, 0.2), change={"optim.optimizer": name})] for name in ("sgd", "adamw"))
+    assert "optim.optimizer (sgd in A, adamw in B)" in compare(*sides, "test_error", (Path("a"), Path("b")))
+
+
 def test_sets_that_share_nothing_are_one_line():
     names = (Path("a"), Path("b"))
     first = [made((0.1, 0.2), change={"model.depth": at}) for at in (14, 20)]

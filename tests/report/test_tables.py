@@ -134,6 +134,16 @@ def test_duration(seconds, text):
     assert facts.duration(seconds) == text
 
 
+def test_the_optimizer_is_named():
+    said = dict(facts.what_was_run([made((0.1, 0.2), change={"optim.optimizer": "adamw"})]))
+    assert said["Optimizer"].startswith("optimizer adamw, ")
+
+
+def test_a_run_that_nobody_trains_is_not_called_running():
+    table = facts.run_table(degradation.arms([made((0, 0), status="running")]))
+    assert table.rows[0][2] == "interrupted"
+
+
 def test_compiling_takes_the_seconds_of_all_attempts():
     older = {"attempts": [], "compile_seconds": 3.0}
     said = dict(facts.what_was_run([made((0.1, 0.2)), made((0.1, 0.2), seed=1, record=older)]))

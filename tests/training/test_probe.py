@@ -11,11 +11,12 @@ import pytest
 from drawn import drawn
 from test_train import interrupted
 
+from normres.cli import main
 from normres.configs import base
 from normres.data import Dataset
 from normres.errors import UserError
 from normres.runs import config as configs
-from normres.runs import sweep
+from normres.runs import local, sweep
 from normres.runs.fields import digest
 from normres.show import probe_commands
 from normres.training import probe
@@ -244,6 +245,14 @@ def test_the_field_changes_no_id_and_is_for_resnets():
         UserError, match=r"config.train.probe_every=2: only ResNets have probes, not model.family='vgg'"
     ):
         config(model__family="vgg", model__depth=11, train__probe_every=2)
+
+
+def test_every_arm_is_probed_on_its_own_data(monkeypatch):
+    asked = []
+    monkeypatch.setattr(local, "load_data", lambda config: asked.append(config.data.fraction))
+    monkeypatch.setattr(probe_commands, "initial", lambda config, dataset: {})
+    assert main(["probe", "--config=base:demo", "--vary=data.fraction=0.5,1.0", "--vary=model.norm=batch,group"]) == 0
+    assert asked == [0.5, 1.0]
 
 
 def test_every_arm_of_the_experiment_is_probed():
