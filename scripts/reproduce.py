@@ -30,10 +30,11 @@ def main(result: str = "", data: str = "", seeds: str = "1") -> int:
                 return 2
         options = ["--config.data.source=auto", f"--config.data.path={data}"]
     config = f"--config={result.replace('-', ':')}"
-    if cli.main(["sweep", config, f"--seeds={seeds}", f"--workdir={workdir}", *options]):
+    ours = ROOT / "results" / result
+    if cli.main(["sweep", config, f"--again={ours}", f"--seeds={seeds}", f"--workdir={workdir}", *options]):
         return 2
-    runs = [results.read_runs(folder) for folder in (ROOT / "results" / result, workdir)]
-    text, status = certificate.certificate(experiment_of(ROOT / "results" / result) or load_experiment(result), *runs)
+    runs = [results.read_runs(folder) for folder in (ours, workdir)]
+    text, status = certificate.certificate(experiment_of(ours) or load_experiment(result), *runs)
     (workdir / "certificate.md").write_text(text + "\n")
     print(text)
     return status

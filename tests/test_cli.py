@@ -228,6 +228,11 @@ def test_sweep_skips_what_is_done_and_report_draws_it(tmp_path, capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["kept", "kept"]
     assert normres(*elsewhere) == 0
     assert "2 of 2 arms are in " in capsys.readouterr().out
+    # Or only those are trained again.
+    next((tmp_path / "kept").glob("*rate=0.2*")).unlink()
+    again = [*sweep, f"--workdir={tmp_path / 'again'}", f"--again={tmp_path / 'kept'}", "--list"]
+    assert normres(*again) == 0
+    assert ["learning_rate=0.1," in line for line in capsys.readouterr().out.splitlines()] == [True]
     assert normres("report", workdir) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert all(path.stat().st_size > 500 for path in paths)

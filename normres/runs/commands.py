@@ -51,6 +51,11 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     from normres.runs.fields import digest
 
     arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
+    if options.again:  # by name, because the digest changes with the source of the data
+        names = {run.record["run_id"].rpartition("-")[0] for run in results.read_runs(options.again)}
+        arms = [arm for arm in arms if arm.run_id.rpartition("-")[0] in names]
+        if not arms:
+            raise UserError(f"--again={options.again} holds no run of these arms")
     done = (
         [run for run in results.read_runs(options.kept) if run.record["status"] in results.DONE] if options.kept else []
     )
@@ -155,6 +160,7 @@ COMMANDS = {
                 "--slurm.workers=N their number",
             ),
             "--kept=DIR": (None, "skip arms whose runs were kept there (normres collect --to=DIR)"),
+            "--again=DIR": (None, "train only the arms whose runs were kept there"),
             "--list": (False, "print the arms and their state, and train nothing"),
         },
     ),
