@@ -15,7 +15,8 @@
 # make lock    renew requirements.lock (needs uv)
 # make clean   remove the environments and caches, but no runs
 
-EXTRA ?=
+# Of the environment that is there, until EXTRA says otherwise.
+EXTRA ?= $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/installed-*)))
 BIN := .venv/bin
 STAMP := .venv/installed$(if $(EXTRA),-$(EXTRA))
 DEMO := runs/demo

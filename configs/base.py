@@ -248,7 +248,7 @@ FIELDS: dict[str, Field] = {
         how=True,
     ),
     "train.parallel": Field(
-        "jit", "jit (one global batch) | pmap (each device normalizes its share)", choices=("jit", "pmap")
+        "jit", "jit (one global batch) | pmap (a program on each device; see sync_batch_norm)", choices=("jit", "pmap")
     ),
     "train.steps_per_program": Field(
         0,
@@ -257,7 +257,7 @@ FIELDS: dict[str, Field] = {
         most=1_000,
         how=True,
     ),
-    "train.sync_batch_norm": Field(True, "pmap only: batch statistics over all devices"),
+    "train.sync_batch_norm": Field(True, "pmap only: batch norm averages over all devices"),
     "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, below=STEPS, how=True),
     "train.eval_every": Field(2_000, "steps between evaluations on the test set", least=1, below=STEPS, how=True),
     "train.probe_every": Field(

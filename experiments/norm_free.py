@@ -1,8 +1,8 @@
 """Without norms: deep residual networks train if their branches start small, and batch norm still generalizes better.
 
 De, Smith 2020, arXiv 2002.10444 (SkipInit); Bachlechner et al. 2020, arXiv 2003.04887 (ReZero); Zhang, Dauphin, Ma
-2019, arXiv 1901.09321 (Fixup); Brock, De, Smith, Simonyan 2021, arXiv 2101.08692 and 2102.06171 (normalizer-free
-networks, adaptive clipping).
+2019, arXiv 1901.09321 (Fixup); Brock, De, Smith 2021, arXiv 2101.08692, and Brock, De, Smith, Simonyan 2021, arXiv
+2102.06171 (normalizer-free networks, adaptive clipping).
 """
 
 from normres.configs.norm_free import VARIANTS
@@ -21,7 +21,8 @@ EXPERIMENT = Experiment(
     source=(
         "SkipInit: De, Smith 2020, arXiv 2002.10444. ReZero: Bachlechner et al. 2020, arXiv 2003.04887. Fixup: Zhang, "
         "Dauphin, Ma 2019, arXiv 1901.09321. Normalizer-free networks and adaptive gradient clipping: Brock, De, "
-        "Smith, Simonyan 2021, arXiv 2101.08692 and 2102.06171. Batch norm: He et al. 2015 and 2016."
+        "Smith 2021, arXiv 2101.08692; Brock, De, Smith, Simonyan 2021, arXiv 2102.06171. "
+        "Batch norm: He et al. 2015 and 2016."
     ),
     config="configs/norm_free.py",
     variants={**VARIANTS, "ReZero": {"model.norm": "none", "model.residual_scale": "rezero"}},

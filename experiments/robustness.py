@@ -29,7 +29,7 @@ EXPERIMENT = UnderCorruptions(
     ),
     config="configs/robustness.py",
     variants=VARIANTS,
-    # Wu, He 2018, arXiv 1803.08494, figure 1 and table 1: validation error (%), no corruption.
+    # Wu, He 2018, arXiv 1803.08494, table 1: validation error (%), no corruption.
     published={Setting(50, "bottleneck", "imagenet"): {BATCH: "23.6", INSTANCE: "28.4", LAYER: "25.3", GROUP: "24.1"}},
     scale={},
     held={"model.shortcut": "A", "model.order": "post"},

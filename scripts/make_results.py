@@ -29,7 +29,10 @@ INTRODUCTION = """# Results
 
 Every number of our own runs in the tables comes from a record in `results/`: one small file a run, with its config,
 seed, curve, commit, versions and hardware. `make results` draws the page again. `make reproduce RESULT=NAME` runs a
-set again and compares.
+set again (`SEEDS=3`: with three seeds) and writes `runs/reproduce/NAME/certificate.md`. An arm is *the same* if all its
+numbers are equal, as on the same kind of machine with the same versions. Otherwise it *agrees* if the interval of the
+difference lies within 1 point, and *differs* if the interval does not contain 0. Three seeds rarely suffice for an
+interval within 1 point, so on another machine expect *cannot be judged*, which has the exit status 3.
 
 Sets are named CONFIG-SIZE. `demo` sets are small (a few hundred steps of a narrow network on images that come with
 packages): they show what an experiment looks like, and decide little. `short` sets have the full CIFAR-10, width 16 and
