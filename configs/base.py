@@ -61,7 +61,7 @@ FIELDS: dict[str, Field] = {
         choices="normres.models:ORDERS",
     ),
     "model.inner_width": Field(
-        0, "channels of a bottleneck's inner convolutions in the first stage; 0 = width", least=0, most=CHANNELS
+        0, "channels of a branch's convolutions but the last, in the first stage; 0 = width", least=0, most=CHANNELS
     ),
     "model.stem_width": Field(0, "channels of the stem; 0 = width", least=0, most=CHANNELS),
     "model.cardinality": Field(1, "groups of a bottleneck's 3x3 convolution (ResNeXt)", least=1, most=CHANNELS),
@@ -102,7 +102,7 @@ FIELDS: dict[str, Field] = {
         8, "channel groups of a grouped norm; they must divide the width", least=1, most=CHANNELS
     ),
     "model.norm_sub_batches": Field(
-        4, "parts of the batch of ghost_batch; they must divide the batch", least=1, most=BATCH
+        4, "parts of the batch (with pmap, of each device's share) of ghost_batch", least=1, most=BATCH
     ),
     "model.norm_epsilon": Field(1e-5, "added to the variance", least=0, most=1),
     "model.norm_average": Field(
@@ -259,7 +259,9 @@ FIELDS: dict[str, Field] = {
     ),
     "train.sync_batch_norm": Field(True, "pmap only: batch norm averages over all devices"),
     "train.log_every": Field(100, "steps between lines of metrics.jsonl", least=1, below=STEPS, how=True),
-    "train.eval_every": Field(2_000, "steps between evaluations on the test set", least=1, below=STEPS, how=True),
+    "train.eval_every": Field(
+        2_000, "steps between evaluations on the test set, of which the best is noted", least=1, below=STEPS, how=True
+    ),
     "train.probe_every": Field(
         0,
         "steps between measurements of activations and gradients layer by layer (training/probe.py), from step 0 on, "

@@ -22,7 +22,7 @@ from normres.cpu.activation import activation as activate
 from normres.cpu.activation import add, passed
 from normres.cpu.rows import elementwise, summed
 from normres.norms import Moments, NormSpec, forms, normalize
-from normres.norms.moments import STATISTICS, Reduction, broadcastable
+from normres.norms.moments import STATISTICS, Reduction, cleaned, mask_for
 from normres.norms.spec import checked_parameters, spec_reduction
 
 
@@ -37,10 +37,12 @@ def normalization(
         return norms.normalization(x, spec, params, **options, residual=residual, activation=activation)
     affine = checked_parameters(x, spec, params or {})
     over = spec_reduction(x, spec, spec.reductions[0], options.get("axis_name"))
-    where = broadcastable("where", options.get("where"), x)
+    where = mask_for(x, options.get("where"))
     rectify = activation == "relu"
     static = (over, spec.epsilon, rectify and residual is None)
-    y, moments = _standardize(static, x, affine.get("scale"), affine.get("bias"), where)
+    y, moments = _standardize(static, cleaned(x, where), affine.get("scale"), affine.get("bias"), where)
+    if not over.center:
+        moments = moments._replace(mean=jnp.zeros_like(moments.var))
     if residual is not None:
         y = activate(add(y, residual), activation)
     return y, moments
@@ -136,7 +138,7 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     affine = [array for array in (scale, bias) if array is not None]
     common = tuple(axis for axis in over.whole_axes if all(array.shape[axis] == 1 for array in affine))
     sum_dy = summed(partial(passed, dtype), common, dy, rectified)
-    sum_dy_deviation = summed(_times_deviation, common, x, dy, rectified, moments.mean, rest, where)
+    sum_dy_deviation = summed(_times_deviation, common, x, dy, rectified, moments.mean, rest)
     weight = factor if scale is None else factor * scale.astype(dtype)
     count = jnp.maximum(moments.count, 1)
     d_mean = over.total(d_moments.mean) - over.total(weight * sum_dy) if over.center else 0.0
@@ -153,21 +155,15 @@ _GENERIC = "generic_batching" in inspect.signature(_standardize.defvjp).paramete
 _standardize.defvjp(_standardize_forward, _standardize_backward, **({"generic_batching": True} if _GENERIC else {}))
 
 
-def _finite_deviation(x: Any, mean: Any, rest: Any, where: Any) -> jax.Array:
-    """Under the mask an infinity must not meet a gradient of zero: their product would spoil the sums."""
-    deviation = _deviation(x, mean, rest)
-    return deviation if where is None else jnp.where(where | jnp.isfinite(deviation), deviation, 0)
-
-
-def _times_deviation(x: Any, dy: Any, rectified: Any, mean: Any, rest: Any, where: Any) -> jax.Array:
-    return passed(mean.dtype, dy, rectified) * _finite_deviation(x, mean, rest, where)
+def _times_deviation(x: Any, dy: Any, rectified: Any, mean: Any, rest: Any) -> jax.Array:
+    return passed(mean.dtype, dy, rectified) * _deviation(x, mean, rest)
 
 
 def _input_gradient(
     x: Any, dy: Any, rectified: Any, mean: Any, rest: Any, where: Any, weight: Any, per_count: Any, per_deviation: Any
 ) -> jax.Array:
     """The deviation is taken anew rather than kept from the sums."""
-    of_statistics = per_count + _finite_deviation(x, mean, rest, where) * per_deviation
+    of_statistics = per_count + _deviation(x, mean, rest) * per_deviation
     if where is not None:
         of_statistics = jnp.where(where, of_statistics, 0)
     return (passed(mean.dtype, dy, rectified) * weight + of_statistics).astype(x.dtype)

@@ -90,6 +90,8 @@ def _add_label_noise(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
         raise UserError(f"data.label_noise={rate} needs another class to put; there is only {dataset.class_names[0]!r}")
     random = np.random.default_rng([seed, *_STREAMS["label_noise"]])
     chosen = random.permutation(len(labels))[: round(rate * len(labels))]
+    if not len(chosen):
+        raise UserError(f"data.label_noise={rate} of {len(labels):,} training labels is none")
     # All are drawn, whatever the rate, so that a label replaced at two rates is replaced by the same class.
     shift = random.integers(1, classes, len(labels))
     labels[chosen] = (labels[chosen] + shift[chosen]) % classes

@@ -5,7 +5,7 @@ never E[x^2] - E[x]^2 and statistics are at least float32 (whatever `use_fast_va
 say), shards are merged by count, and masks of any broadcastable shape are accepted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,14 +16,14 @@ from jax import lax
 
 from normres.layers.norm import running_statistics
 from normres.norms.averages import Average
-from normres.norms.moments import Moments, broadcastable, deviation_and_moments, normalize, reduction
+from normres.norms.moments import Moments, deviation_and_moments, mask_for, normalize, reduction
 
 Axes = int | Sequence[int]
 
 
 def axes_of(axes: Axes, ndim: int) -> tuple[int, ...]:
     """Returns the axes in order, not negative and, as in Flax, each once."""
-    listed = (axes,) if isinstance(axes, int) else axes
+    listed = axes if isinstance(axes, Iterable) else (axes,)
     outside = [axis for axis in listed if not -ndim <= axis < ndim]
     if outside:
         raise ValueError(f"axis {outside[0]} is out of range for an array of {ndim} axes")
@@ -64,7 +64,7 @@ def own_statistics(
     devices = {} if alone else {"axis_name": module.axis_name, "axis_index_groups": module.axis_index_groups}
     groups = {-1: options.pop("groups", 1)}
     over = reduction(wide.real, axes_of(axes, x.ndim), groups, **options, **devices)
-    where = None if mask is None else broadcastable("mask", jnp.asarray(mask, bool), x)
+    where = mask_for(x, mask, "mask")
     real, moments = deviation_and_moments(wide.real, over, where)
     deviation = real.whole()
     if jnp.iscomplexobj(wide):  # the variance is the mean of |x - mean|^2

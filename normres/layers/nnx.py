@@ -13,9 +13,10 @@ from normres.norms import Average
 def _affine(module: Any, x: jax.Array, features: Axes, *others: jax.Array) -> tuple[dict[str, Any], Any]:
     """Returns what normalize takes beside x and its moments, and Flax's output dtype: what all arrays promote to."""
     kept = axes_of(features, x.ndim)
-    parameters = {name: getattr(module, name, None) for name in ("scale", "bias")}
-    values = {name: parameter[...] for name, parameter in parameters.items() if parameter is not None}
-    dtype = module.promote_dtype((x, *others, *values.values()), dtype=module.dtype)[0].dtype
+    parameters = [getattr(module, name, None) for name in ("scale", "bias")]
+    scale, bias = (None if parameter is None else parameter[...] for parameter in parameters)
+    dtype = module.promote_dtype((x, *others, scale, bias), dtype=module.dtype)[0].dtype
+    values = {name: value for name, value in (("scale", scale), ("bias", bias)) if value is not None}
     shape = [size if axis in kept else 1 for axis, size in enumerate(x.shape)]
     return {name: value.reshape(shape) for name, value in values.items()} | {"epsilon": module.epsilon}, dtype
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from normres.layers.ops import PLAIN, Ops
 from normres.norms import Average, Moments, NormSpec, pooled, reduction_axes
-from normres.norms.moments import broadcastable, deviation_and_moments
+from normres.norms.moments import deviation_and_moments, mask_for
 from normres.norms.spec import spec_reduction
 
 
@@ -81,7 +81,7 @@ class Norm(nn.Module):
             if self.is_mutable_collection("moments"):
                 if self.use_running_average:  # then `own` are the running averages
                     whole = spec_reduction(x, replace(spec, sub_batches=1), spec.reductions[0], axis_name)
-                    _, own = deviation_and_moments(x, whole, broadcastable("mask", mask, x))
+                    _, own = deviation_and_moments(x, whole, mask_for(x, mask, "mask"))
                 self._store(own)
         return y
 

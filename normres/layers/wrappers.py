@@ -20,6 +20,11 @@ def _name(layer: nn.Module, path: Sequence[Any]) -> str:
     return f"{layer.name}/{jax.tree_util.keystr(tuple(path[1:]), simple=True, separator='/')}"
 
 
+def _wide(kernel: jax.Array) -> jax.Array:
+    """Returns a kernel in at least float32, so that only the result is rounded."""
+    return kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+
+
 class WeightNorm(nn.WeightNorm):
     """flax.linen.WeightNorm: `scale * W / |W|` for the kernels of `layer_instance`, see kernels.l2_normalized."""
 
@@ -37,7 +42,7 @@ class WeightNorm(nn.WeightNorm):
             scale = stored.reshape([size if axis in kept else 1 for axis, size in enumerate(value.shape)])
         dtype = canonicalize_dtype(value, *(() if scale is None else (scale,)), dtype=self.dtype)
         reduced = [axis for axis in range(value.ndim) if axis not in kept]
-        return l2_normalized(value.astype(dtype), scale, reduced, self.epsilon).astype(dtype)
+        return l2_normalized(_wide(value), scale, reduced, self.epsilon).astype(dtype)
 
 
 class SpectralNorm(nn.SpectralNorm):
@@ -55,7 +60,8 @@ class SpectralNorm(nn.SpectralNorm):
         shape = (1, value.shape[-1])
         u = self.variable(self.collection_name, f"{name}/u", jax.random.normal, key, shape, self.param_dtype)
         sigma = self.variable(self.collection_name, f"{name}/sigma", jnp.ones, (), self.param_dtype)
-        y, new_u, new_sigma = spectrally_normalized(value, u.value, self.n_steps, self.epsilon)
+        dtype = canonicalize_dtype(value, u.value, dtype=self.dtype)
+        y, new_u, new_sigma = spectrally_normalized(_wide(value), u.value, self.n_steps, self.epsilon)
         if update_stats:
-            u.value, sigma.value = new_u, new_sigma
-        return y.astype(canonicalize_dtype(value, u.value, dtype=self.dtype))
+            u.value, sigma.value = new_u.astype(u.value.dtype), new_sigma.astype(sigma.value.dtype)
+        return y.astype(dtype)

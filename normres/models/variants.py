@@ -211,7 +211,7 @@ class ResNetConfig(NetworkConfig):
     Attributes:
       depth: layers with parameters on the main path, see stage_blocks.
       width: channels of the first stage (before a bottleneck's expansion); they double at each later one.
-      inner_width: channels of a bottleneck's inner convolutions in the first stage; 0 = width.
+      inner_width: channels of a branch's convolutions but the last, in the first stage; 0 = width.
       stem_width: channels of the stem; 0 = width.
       cardinality: groups of the branch's 3x3 convolutions after the first convolution (ResNeXt).
       squeeze: channels over those of squeeze-and-excitation's inner layer; 0 = none.

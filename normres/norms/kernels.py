@@ -79,10 +79,11 @@ def spectrally_normalized(
     def unit(vector: jax.Array) -> jax.Array:
         return vector * lax.rsqrt(jnp.sum(lax.square(vector), keepdims=True) + epsilon)
 
-    v = jnp.zeros((1, matrix.shape[0]), matrix.dtype)
+    v, first = jnp.zeros((1, matrix.shape[0]), matrix.dtype), u
     for _ in range(steps):
         v = unit(u @ matrix.T)
         u = unit(v @ matrix)
+    u = jnp.where(jnp.any(u != 0), u, first)  # from zero no iteration would come back
     u, v = lax.stop_gradient((u, v))
     sigma = (v @ matrix @ u.T)[0, 0]
     # A kernel of zeros has no direction and stays as it is.

@@ -125,7 +125,7 @@ def moments(
     """
     devices = {"axis_name": axis_name, "axis_index_groups": axis_index_groups}
     over = reduction(x, axes, parts, var_axes, center=center, **devices)
-    return deviation_and_moments(x, over, broadcastable("where", where, x))[1]
+    return deviation_and_moments(x, over, mask_for(x, where))[1]
 
 
 def reduction(
@@ -175,7 +175,7 @@ def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None
         shifted = x - shift
         rest = saved(total(shifted) / jnp.maximum(count, 1))
     squares = saved(total(lax.square(shifted)) - count * lax.square(rest))
-    mean = shift + rest
+    mean = shift + rest if over.center else jnp.zeros_like(squares)
     if over.axis_name is not None:
         count, mean, squares, rest = merged(over, count, shift, rest, squares)
     var_count = jnp.maximum(count, 1)
@@ -246,6 +246,8 @@ def normalize(
     mean, var, scale and bias may have any shape that broadcasts to x: a scale per channel is the usual affine
     map, per example and channel a conditional one (AdaIN), per position a spatial one (SPADE).
     """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(f"expected an array of floating-point numbers, got one of {x.dtype}")
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     factor = lax.rsqrt(aligned(var, x.ndim).astype(dtype) + epsilon)
     if scale is not None:
@@ -269,6 +271,11 @@ def broadcastable(name: str, array: jax.Array | None, x: jax.Array) -> jax.Array
     if len(shape) != x.ndim or any(own != 1 and own != size for own, size in zip(shape, x.shape, strict=True)):
         raise ValueError(f"{name} of shape {np.shape(array)} does not broadcast to the input's {x.shape}")
     return aligned(array, x.ndim)
+
+
+def mask_for(x: jax.Array, where: Any, name: str = "where") -> jax.Array | None:
+    """Returns a mask as booleans that broadcast to x; for None, None."""
+    return None if where is None else broadcastable(name, jnp.asarray(where, bool), x)
 
 
 def aligned(array: Any, ndim: int) -> jax.Array:

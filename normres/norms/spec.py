@@ -16,6 +16,7 @@ from normres.norms.moments import (
     broadcastable,
     cleaned,
     deviation_and_moments,
+    mask_for,
     reduction,
 )
 
@@ -169,7 +170,7 @@ def normalization(
     if use_running and running is None:
         raise ValueError("use_running needs running averages")
     parameters = checked_parameters(x, spec, params or {})
-    where = broadcastable("where", where, x)
+    where = mask_for(x, where)
     if running is not None:
         running = Moments(*(aligned(value, x.ndim) for value in running))
     wide = cleaned(x.astype(jnp.promote_types(x.dtype, jnp.float32)), where)

@@ -125,7 +125,7 @@ def validate(config: ConfigDict) -> None:
     if data.mixup and data.cutmix:
         both = f"config.data.cutmix={data.cutmix} and config.data.mixup={data.mixup}"
         raise UserError(f"{both} exclude each other; set one")
-    if data.cutout > data.image_size:
+    if data.cutout > data.image_size and data.source not in ("auto", "npz"):  # of which the files say the size
         raise UserError(f"config.data.cutout={data.cutout} must be at most config.data.image_size={data.image_size}")
     try:
         sources.check(data.name, data.source, data.path, data.image_size, data.stream)

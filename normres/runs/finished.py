@@ -29,7 +29,9 @@ from normres.training.step import TrainState
 
 # Fields that may differ where a run is evaluated, beside those of the data; and one of the data that may not.
 EVALUATION = ("train.eval_batch_size", "train.ops")
-LEARNED = ("data.preprocess", "data.styles")
+# What belongs to the training alone, or how it begins.
+OF_TRAINING: tuple[str, ...] = ("data.preprocess", "data.styles", "data.augmentation", "data.padding", "data.cut")
+OF_TRAINING += ("data.mixup", "data.label_noise")
 DTYPES, WHICH = ("float32", "bfloat16"), ("last", "best")
 WEIGHTS = ("params.", "batch_stats.")  # how the names of a checkpoint's weights begin
 
@@ -149,13 +151,13 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     from normres.data import corruptions
     from normres.runs.local import load_data
 
-    allowed = [*EVALUATION, *(name for name in declared() if name.startswith("data.") and name not in LEARNED)]
+    of_data = [name for name in declared() if name.startswith("data.") and not name.startswith(OF_TRAINING)]
+    allowed = [*EVALUATION, *of_data]
     for name in overrides or {}:
         if name not in declared():
             raise UserError(f"config.{name} is not a field; {nearest(name, allowed)}")
         if name not in allowed:
-            others = f"config.data.* but {' and '.join(LEARNED)}, and {', '.join(EVALUATION)}"
-            raise UserError(f"config.{name} is the run's own and stays; evaluate takes {others}")
+            raise UserError(f"config.{name} is the run's own and stays; evaluate takes {', '.join(allowed)}")
     run = load(path, which)
     config = configs.apply(run.config, overrides or {})
     dataset = load_data(config)

@@ -119,7 +119,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "preprocess": programs.preprocess.summary(),
         "init_from": started_from,
         "computed": {**computed, "ops": "plain" if config.model.module else ops_in_words},
-        "warnings": traps.of(config),
+        "warnings": traps.of(config, min(dataset.train_images.shape[1:3])),
         "step": 0,
         "steps": config.train.steps,
         "diverged_at_step": None,

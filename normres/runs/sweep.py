@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from normres.errors import UserError
 from normres.runs import config as configs
-from normres.runs import sinks
+from normres.runs import sinks, traps
 from normres.runs.fields import digest
 
 MOST_SEEDS = 10_000
@@ -74,12 +74,15 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
     if clash := sorted({name for arm in arms for name in arm} & overrides.keys()):
         raise UserError(f"config.{clash[0]} is what the sweep varies; it cannot be overridden for all arms")
     first = configs.load(name_and_argument, overrides).seed
-    expanded, known = list[Arm](), dict[str, str]()
+    expanded, known, paths = list[Arm](), dict[str, str](), dict[str, str]()
     for seed in range(first, first + seeds):
         for arm in arms:
             fields = arm if "seed" in arm else {**arm, "seed": seed}
             config = configs.load(name_and_argument, {**overrides, **fields})
             sinks.check(config.train.sinks)
+            if seeds > 1 and all(config.seeds[stream] >= 0 for stream in traps.streams(config)):
+                pinned = ", ".join(f"config.seeds.{name}" for name in sorted(traps.streams(config)))
+                raise UserError(f"--seeds={seeds}: with {pinned} fixed, all seeds are the same run")
             label = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in fields.items())
             stem = label.replace(" ", ",").replace("/", "_").encode()
             stem = stem if len(stem) <= LONGEST_NAME else stem[:200]
@@ -88,5 +91,10 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
             if same := [known[key] for key in keys if key in known]:
                 raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {same[0]} and {label}")
             known |= dict.fromkeys(keys, label)
+            if (other := paths.setdefault(digest(config), config.data.path)) != config.data.path:
+                raise UserError(
+                    f"{name_and_argument}: two arms differ in config.data.path alone, {other} and {config.data.path}, "
+                    "and would count as one; give each data set its config.data.name"
+                )
             expanded.append(Arm(run_id, label, config))
     return expanded

@@ -13,6 +13,9 @@ from normres.errors import UserError
 
 def refuse_data(config: ConfigDict, model: Any, dataset: Dataset, devices: int) -> None:
     """Raises UserError if the network does not suit the data or the devices; see refuse_large_state."""
+    size = min(dataset.train_images.shape[1:3])
+    if (cutout := config.data.cutout) > size:
+        raise UserError(f"config.data.cutout={cutout} is larger than the images, which have {size} pixels a side")
     if model is None:
         return
     try:

@@ -40,6 +40,11 @@ class Metric(NamedTuple):
     value: Callable[[Any], jax.Array]
 
 
+def wrong(outcome: Outcome) -> jax.Array:
+    """Returns, for each example, whether its largest logit is another class's, or none because some are NaN."""
+    return (jnp.argmax(outcome.logits_NK, -1) != outcome.labels_N) | jnp.isnan(outcome.logits_NK).any(-1)
+
+
 def top_error(outcome: Outcome, k: int) -> jax.Array:
     """Returns, for each example, whether k or more classes have a larger logit than the right one."""
     is_right_NK = jax.nn.one_hot(outcome.labels_N, outcome.logits_NK.shape[-1], dtype=bool)
@@ -58,7 +63,7 @@ def length(tree: Any) -> jax.Array:
 # To add a metric, add a row.
 METRICS: dict[str, Metric] = {
     "loss": Metric("examples", lambda outcome: outcome.losses_N),
-    "error": Metric("examples", lambda outcome: jnp.argmax(outcome.logits_NK, -1) != outcome.labels_N),
+    "error": Metric("examples", wrong),
     "top5_error": Metric("examples", lambda outcome: top_error(outcome, 5)),
     "gradient_norm": Metric("update", lambda update: length(update.gradients)),
     "parameter_norm": Metric("update", lambda update: length(update.params)),

@@ -56,7 +56,7 @@ def holds(config: ConfigDict) -> bool:
 
     He et al. 2015, section 4.2, did so for ResNet-110, which otherwise did not begin to converge.
     """
-    return 0 < config.optim.hold_from_depth <= config.model.depth
+    return not config.model.module and 0 < config.optim.hold_from_depth <= config.model.depth
 
 
 def scaled_by_rate() -> Any:

@@ -103,7 +103,7 @@ def train_step(
         losses = losses_of(outputs)
         total = jnp.mean(losses["loss"])
         heads = changed.get("auxiliary", {}).values()
-        weights = optim.auxiliary_weights(config, state.step, len(heads))
+        weights = optim.auxiliary_weights(config, state.step, len(heads)) if heads else []
         for (head,), weight in zip(heads, weights, strict=True):  # Flax's sow stores tuples
             total += weight * jnp.mean(losses_of(head)["loss"])
         return total, (losses, outputs, changed.get("batch_stats", {}))

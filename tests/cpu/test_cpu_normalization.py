@@ -39,6 +39,7 @@ CASES = {
     "ghost_batch": ({"sub_batches": 2}, AFFINE, {"activation": "relu"}),
     "rms, masked groups": ({"groups": 3}, {"scale": AFFINE["scale"]}, {"where": MASK}),
     "positional": ({}, {}, {}),
+    "batch, not centred": ({"center": False}, AFFINE, {}),
 }
 # Whose second derivatives are compared too.
 TWICE = ("batch, masked", "batch, an addition and a ReLU after it", "group")
@@ -153,6 +154,10 @@ def test_no_value_under_the_mask_harms():
     def gradient(x):
         return jax.grad(lambda x: jnp.sum(jnp.where(MASK, normalization(x, spec, where=MASK)[0] * WEIGHTS, 0)))(x)
 
+    options = {"where": MASK}
+    np.testing.assert_allclose(
+        *(f(spoilt, spec, **options)[0] for f in (normalization, norms.normalization)), rtol=1e-5
+    )
     expected = np.where(MASK, gradient(jnp.asarray(X, jnp.float32)), 0)
     np.testing.assert_allclose(np.where(MASK, gradient(spoilt), 0), expected, rtol=1e-5, atol=1e-6)
 

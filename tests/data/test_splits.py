@@ -196,6 +196,7 @@ ONE_CLASS = dataclasses.replace(dataset(labels=np.zeros(5, np.int32)), class_nam
         (WHOLE, {"validation": 1000}, "data.validation=1000 must be less than the 1,000 training examples"),
         (WHOLE, {"fraction": 0.0001}, "data.fraction=0.0001 of 1,000 training examples is none"),
         (WHOLE, {"per_class": 101}, "data.per_class=101: the class 'class "),
+        (WHOLE, {"label_noise": 0.0001}, "data.label_noise=0.0001 of 1,000 training labels is none"),
         (ONE_CLASS, {"label_noise": 0.5}, "data.label_noise=0.5 needs another class to put; there is only 'only'"),
     ],
 )

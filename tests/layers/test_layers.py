@@ -233,6 +233,16 @@ def test_norm_of_groups_may_keep_running_averages():
     close(evaluation.apply({**variables, **updated}, x), y)
 
 
+@pytest.mark.parametrize("sub_batches", [1, 2])
+def test_norm_without_a_centre_may_keep_running_averages(sub_batches):
+    x = draw(6, 3, 4)
+    module = layers.Norm(NormSpec(over="NS", center=False, running=True, sub_batches=sub_batches))
+    variables = module.init(jax.random.key(0), x)
+    _, changed = module.apply(variables, x, mutable=["batch_stats"])
+    close(changed["batch_stats"]["mean"], np.zeros(4, np.float32))
+    close(changed["batch_stats"]["var"], 0.9 + 0.1 * np.square(x).mean((0, 1)))
+
+
 def test_moments_of_the_input_are_stored_also_in_evaluation():
     x, mask = draw(4, 3, 5, 6), (np.arange(5) < 3)[:, None]
     module = layers.Norm(TABLE["batch"], use_running_average=True)

@@ -10,8 +10,18 @@ from flax import nnx
 from normres.layers import nnx as ours
 
 X = np.random.default_rng(0).normal(1, 2, (6, 5, 4, 8)).astype(np.float32)
+
+
+def halved(arrays, **options):
+    """A promote_dtype of a user's; an array that is not there is None."""
+    _x, _mean, _var, _scale, bias = arrays
+    assert bias is None
+    return tuple(None if array is None else jnp.asarray(array, jnp.bfloat16) for array in arrays)
+
+
 CASES = [
     ("BatchNorm", {"axis": 1}, {}),
+    ("BatchNorm", {"axis": np.int64(1), "use_bias": False, "promote_dtype": halved}, {}),
     ("BatchNorm", {"use_scale": False, "dtype": jnp.bfloat16}, {}),
     ("LayerNorm", {"reduction_axes": (1, 2, 3), "use_bias": False}, {}),
     ("RMSNorm", {}, {}),
@@ -40,7 +50,12 @@ def test_equal_to_flax(name, options, call):
     tolerance = 2e-2 if mine.dtype == jnp.bfloat16 else 2e-5
     np.testing.assert_allclose(mine.astype(np.float32), theirs.astype(np.float32), rtol=tolerance, atol=tolerance)
     states = [jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(layer))) for layer in pair]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2 if options.get("dtype") else 1e-5), *states)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=1e-2 if options.keys() & {"dtype", "promote_dtype"} else 1e-5
+        ),
+        *states,
+    )
     if name == "BatchNorm":
         results = [layer(jnp.asarray(X), use_running_average=True).astype(np.float32) for layer in pair]
         np.testing.assert_allclose(*results, rtol=tolerance, atol=tolerance)

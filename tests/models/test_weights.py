@@ -49,7 +49,9 @@ def test_spectral_norm_is_the_largest_singular_value():
     assert np.linalg.svd(np.asarray(y).reshape(-1, 7), compute_uv=False)[0] == pytest.approx(1.0, rel=1e-5)
     # One step from there moves no further, and a kernel of zeros stays one.
     np.testing.assert_allclose(kernels.spectrally_normalized(jnp.asarray(KERNEL), u)[1], u, atol=1e-5)
-    assert not kernels.spectrally_normalized(jnp.zeros((3, 7)), u)[0].any()
+    y, kept, _ = kernels.spectrally_normalized(jnp.zeros((3, 7)), u)
+    assert not y.any()
+    np.testing.assert_array_equal(kept, u)  # from which the kernel's direction is known once it has one
     # The gradient of W / sigma with sigma = v W u, u and v constant.
     v = (KERNEL.reshape(-1, 7) @ np.asarray(u).T / singular).ravel()
     direction = np.random.default_rng(2).normal(size=KERNEL.shape).astype(np.float32)
@@ -90,13 +92,19 @@ def test_wrappers_equal_flax(name, layer, fields, call):
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6), computed, expected)
 
 
-def test_lengths_of_half_precision_kernels_are_float32():
-    layer = nn.Dense(1, use_bias=False, param_dtype=jnp.bfloat16)
-    x = jnp.ones((1, 5000))
-    module = layers.WeightNorm(layer, use_scale=False)
-    held = {"params": {"layer_instance": {"kernel": jnp.ones((5000, 1), jnp.bfloat16)}}}
-    # 5,000 ones of which the length is sqrt(5000); in bfloat16 their squares would sum to 256.
-    assert float(module.apply(held, x)[0, 0]) == pytest.approx(5000**0.5, rel=1e-2)
+def test_kernels_of_half_precision_are_rounded_once():
+    kernel = jnp.asarray(np.random.default_rng(4).normal(size=(5000, 3)), jnp.bfloat16)
+    exact = np.asarray(kernel, np.float64)
+    expected = (exact / np.linalg.norm(exact, axis=0)).astype(jnp.bfloat16)
+    assert np.mean(np.asarray(kernels.l2_normalized(kernel)) != expected) < 0.01
+    layer = nn.Dense(3, use_bias=False, param_dtype=jnp.bfloat16)
+    held = {"params": {"layer_instance": {"kernel": kernel}}}
+    x = jnp.eye(5000)
+    y = layers.WeightNorm(layer, use_scale=False, dtype=jnp.float32).apply(held, x)
+    np.testing.assert_allclose(y, exact / np.linalg.norm(exact, axis=0), rtol=1e-5)
+    module = layers.SpectralNorm(layer, param_dtype=jnp.bfloat16)
+    y, held = module.init_with_output(jax.random.key(0), x[:4], update_stats=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(held)} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_spectral_wrapper_refuses_what_is_no_matrix_where_asked_to():

@@ -82,7 +82,7 @@ def ours(name, x, channel_axis=-1, where=None):
 
 @pytest.mark.parametrize("rank", SHAPES)
 @pytest.mark.parametrize("name", CLASSIC)
-def test_every_row_equals_its_definition(name, rank):
+def test_the_classic_five_equal_their_definitions(name, rank):
     # An (N, C) array has no spatial axis: every element is then its own mean, as in Flax.
     x = draw(*SHAPES[rank])
     for actual, expected in zip(ours(name, x), reference(name, x), strict=True):
@@ -132,6 +132,13 @@ def test_the_variance_may_have_more_axes_than_the_mean(masked):
     assert np.abs(squares.mean() / x[where].var() - 1) > 0.1  # the variance about one mean is another
 
 
+def test_a_mask_of_numbers_counts_what_is_not_zero():
+    x = draw(4, 7, 3, 6)
+    where = np.random.default_rng(1).random(x.shape) < 0.6
+    for computed, expected in zip(moments(x, (0, 1), where=255 * where), moments(x, (0, 1), where=where), strict=True):
+        np.testing.assert_array_equal(computed, expected)
+
+
 def test_several_axes_may_be_split():
     x = draw(4, 5, 6)
     computed = moments(x, (0, 1, -1), parts={0: 2, -1: 3})
@@ -159,16 +166,6 @@ def test_a_norm_of_numbers_under_a_large_mean_is_as_exact_as_they_are():
     # A float32 at 1e6 is a multiple of 1/16, so that the mean as it rounds is up to 0.03 off; the output is not.
     x = draw(64, 6, mean=1e6, std=1.0)
     close(normalization(x, TABLE["batch"])[0], reference("batch", x)[0], 1e-5)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_no_gradient_flows_through_the_shift(dtype):
-    x = jnp.asarray(draw(5, 6), dtype)
-    of_x = jax.grad(lambda x: jnp.sum(jnp.sin(moments(x, (0,)).var)))(x.astype(dtype))
-    exact = np.asarray(x, np.float64)
-    deviation = exact - exact.mean(0)
-    expected = np.cos(np.square(deviation).mean(0)) * 2 * deviation / 5
-    close(of_x, expected, 2e-6 if dtype == "float32" else 1e-2)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("group", jnp.bfloat16), ("rms", jnp.float16)])
@@ -327,6 +324,7 @@ def test_sub_batches_are_pooled_by_their_counts():
         (lambda x: normalization(x, find_spec("ghost_batch", 1, 2)), r"sub_batches=2 does not divide 3 examples"),
         (lambda x: moments(x + 1j, (0,)), r"complex64"),
         (lambda x: normalization(jnp.ones((2, 3), int), TABLE["none"]), r"floating-point numbers, got one of int32"),
+        (lambda x: normalize(jnp.ones((2, 3), jnp.uint8), 0.0, 1.0), r"floating-point numbers, got one of uint8"),
         (lambda x: moments(x, (0,), where=jnp.ones((5, 6), bool)), r"where of shape \(5, 6\) does not broadcast"),
         (lambda x: normalization(x, TABLE["batch"], {"scale": x[0, :, 0, 0]}), r"scale of shape \(5,\) does not"),
         (lambda x: normalization(x, TABLE["batch"], {"gate": jnp.ones(6)}), r"no parameter 'gate'; it has scale, bias"),

@@ -141,14 +141,12 @@ REFUSED = {
     "model.family": "config.model.depth",
     "model.module": "config.model.module",
     "model.cardinality": "config.model.cardinality",
-    "model.inner_width": "",
     "data.source": "config.data.path",
     "data.evaluate_on": "config.data.evaluate_on",
     "data.stream": "config.data.stream",
     "data.stratified": "config.data.stratified",
     "data.image_size": "config.data.image_size",
     "model.layout": "config.model.depth",
-    "data.label_noise": "",
     "data.name": "config.data.name",
 }
 
@@ -270,6 +268,7 @@ def test_a_grid_needs_no_file():
     assert {(arm.config.model.norm, arm.config.model.depth, arm.config.optim.boundaries) for arm in arms} == {
         (norm, depth, steps) for norm in ("batch", "group") for depth in (8, 14) for steps in ((1, 2), (3,))
     }
+    assert [arm.config.seed for arm in sweep.expand("base:demo", {}, 1, ["seed=0,1"])] == [0, 1]
     # Of a file with arms of its own, each is combined with each point.
     arms = sweep.expand(DEMO, {}, 1, ["model.norm=batch,group"])
     assert [(arm.config.model.shortcut, arm.config.model.norm) for arm in arms[:3]] == [
@@ -303,16 +302,20 @@ def test_a_sweep_that_returns_no_dictionaries_is_named(returned, tmp_path):
         (["model.depth=8,9"], "config.model.depth=9 is not 6n+2"),
         (["model.depth=8,8"], "two arms of the sweep are the same"),
         (["optim.learning_rate=0.1,0.10"], "two arms of the sweep are the same: learning_rate=0.1 seed=0 and"),
-        (["seed=0,1"], None),
+        (["data.path=a.npz,b.npz"], "two arms differ in config.data.path alone, a.npz and b.npz"),
     ],
 )
 def test_a_bad_grid_is_one_line(vary, message):
-    if message is None:
-        assert [arm.config.seed for arm in sweep.expand("base:demo", {}, 1, vary)] == [0, 1]
-        return
     with pytest.raises(UserError) as caught:
         sweep.expand("base:demo", {}, 1, vary)
     assert message in str(caught.value)
+
+
+def test_seeds_that_nothing_draws_from_are_refused():
+    fixed = {"seeds.initialization": "0", "seeds.order": "0"}
+    with pytest.raises(UserError, match=r"with config.seeds.initialization, config.seeds.order fixed, all seeds are"):
+        sweep.expand("base:demo", fixed, 2, ["model.depth=8"])
+    assert len(sweep.expand("base:demo", fixed, 2, ["data.augmentation=flip"])) == 2
 
 
 def test_a_fault_in_the_users_file_is_shown_with_its_place(tmp_path):

@@ -221,8 +221,13 @@ def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, t
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model.depth": "14"}, r"config\.model\.depth is the run's own and stays; evaluate takes config\.data\.\*"),
+        (
+            {"model.depth": "14"},
+            r"config\.model\.depth is the run's own and stays; evaluate takes train\.eval_batch_size",
+        ),
         ({"data.preprocess": "none"}, r"config\.data\.preprocess is the run's own"),
+        ({"data.label_noise": "0.5"}, r"config\.data\.label_noise is the run's own"),
+        ({"data.cutmix": "1"}, r"config\.data\.cutmix is the run's own"),
         ({"data.sorce": "npz"}, r"config\.data\.sorce is not a field; did you mean 'data\.source'"),
         (
             {"data.source": "synthetic", "data.name": "cifar100"},

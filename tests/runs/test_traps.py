@@ -22,7 +22,29 @@ TRAPS = [
     ("base:demo", {"optim.boundaries": "100"}, "boundaries=(100,) has no effect with config.optim.schedule='cosine'"),
     ("base", {"optim.beta2": 0.9}, "beta2=0.9 has no effect with config.optim.optimizer='sgd'"),
     ("base", {"train.sync_batch_norm": False}, "has no effect with config.train.parallel='jit'"),
-    ("base", {"model.inner_width": 8}, "inner_width=8 has no effect with config.model.block='basic'"),
+    ("base", {"model.stride_at": "first"}, "stride_at='first' has no effect with config.model.block='basic'"),
+    ("base", {"model.padding": "both", "model.shortcut": "B"}, "has no effect with config.model.shortcut='B'"),
+    ("base", {"model.norm": "none", "model.norm_epsilon": 1e-3}, "has no effect with config.model.norm='none'"),
+    (
+        "base",
+        {"model.norm_average": "cumulative", "model.norm_momentum": 0.5},
+        "has no effect with config.model.norm_average='cumulative'",
+    ),
+    ("base", {"optim.weight_decay": 0, "optim.decay_norms": False}, "has no effect with config.optim.weight_decay=0.0"),
+    ("base", {"optim.momentum": 0, "optim.nesterov": True}, "has no effect with config.optim.momentum=0.0"),
+    ("base", {"optim.hold_learning_rate": 0.001}, "has no effect with config.optim.hold_from_depth=110"),
+    ("base", {"model.depth": 110, "optim.hold_until_error": 0}, "that is never reached"),
+    ("base", {"optim.boundaries": ()}, "without config.optim.boundaries is the schedule 'constant'"),
+    ("base", {"data.split_seed": 1}, "split_seed=1 has no effect with config.data.validation=0"),
+    ("base", {"data.verify": False}, "has no effect with config.data.source='embedded'"),
+    ("base", {"train.batch_size": 1, "data.mixup": 0.2}, "has no effect with config.train.batch_size=1"),
+    ("base:demo", {"seeds.augmentation": 1}, "has no effect with config.data.augmentation='none'"),
+    ("base", {"seeds.dropout": 1}, "has no effect with config.model.dropout=0.0"),
+    (
+        "base",
+        {"model.family": "vgg", "model.depth": 11, "model.unroll": "always"},
+        "config.model.family='vgg' does not read it",
+    ),
     ("base", {"data.cutmix_probability": 0.5}, "has no effect with config.data.cutmix=0.0"),
     ("base", {"data.path": "cifar"}, "config.data.path='cifar' has no effect with config.data.source='embedded'"),
     (
@@ -38,6 +60,32 @@ TRAPS = [
     ),
     ("base", {"model.shortcut": "none", "model.residual_scale": "skipinit"}, "the network cannot learn"),
     ("base", {"model.norm": "none", "model.depth": 56}, "a network this deep hardly trains"),
+    ("base", {"model.norm": "local_response", "model.depth": 56}, "config.model.norm='local_response' with nothing in"),
+    ("base", {"train.batch_size": 1}, "batch norm averages over one image in training"),
+    (
+        "base",
+        {"model.norm": "ghost_batch", "model.norm_sub_batches": 128},
+        "ghost_batch norm averages over one image in training",
+    ),
+    ("base", {"model.zero_last_scale": True, "model.shortcut": "none"}, "the network cannot learn"),
+    ("base", {"model.zero_last_scale": True, "model.order": "pre"}, "the branch never gets a gradient"),
+    (
+        "base",
+        {"model.zero_last_scale": True, "model.order": "pre", "model.block": "bottleneck", "model.depth": 29},
+        "the branch never gets a gradient",
+    ),
+    ("base", {"model.zero_last_scale": True, "model.residual_scale": "rezero"}, "two factors that start at zero"),
+    (
+        "base",
+        {"model.norm": "none", "model.residual_scale": "fixup", "model.weights": "l2"},
+        "the branch's last kernel starts at zero and gets no gradient",
+    ),
+    (
+        "base",
+        {"model.norm": "none", "model.residual_scale": "fixup", "model.weights": "standardized"},
+        "config.model.weights='standardized' undoes the small start",
+    ),
+    ("base", {"model.stochastic_depth": 0.5, "model.shortcut": "none"}, "nothing of the image is passed on"),
     (
         "base",
         {"model.zero_last_scale": True, "model.order": "norm_after_addition"},
@@ -70,4 +118,33 @@ def test_the_conditions_are_of_fields_that_exist():
     fields = flatten(configs.load("base"))
     for by, is_read, names in traps.READ_IF:
         assert {by, *names.split()} <= fields.keys()
-        is_read(fields[by])
+        is_read(configs.load("base"))
+
+
+AS_MEANT = [
+    {"model.inner_width": 8},  # narrows basic blocks too
+    {"model.zero_last_scale": True},
+    {"model.zero_last_scale": True, "model.order": "pre", "model.norm": "evonorm_s0"},
+    {"model.norm": "batch_instance", "model.layout": "imagenet", "model.depth": 18},
+    {"train.steps_per_program": 1},
+]
+
+
+@pytest.mark.parametrize("overrides", AS_MEANT)
+def test_what_can_be_meant_is_not_a_trap(overrides):
+    assert traps.of(configs.load("base", overrides)) == []
+
+
+def test_the_images_that_are_there_count():
+    config = configs.load("base", {"model.norm": "instance", "model.layout": "imagenet", "model.depth": 18})
+    assert traps.of(config, 224) == []
+
+
+def test_a_module_that_does_not_take_what_the_run_offers(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("import flax.linen as nn\nclass Net(nn.Module):\n    classes: int\n")
+    config = configs.load("base", {"model.module": f"{file}:Net", "train.dtype": "bfloat16", "train.parallel": "pmap"})
+    assert [line.partition(":")[0] for line in traps.of(config)] == [
+        "config.train.dtype='bfloat16' has no effect",
+        "config.train.sync_batch_norm=True has no effect",
+    ]
