@@ -15,7 +15,7 @@
 # make lock    renew requirements.lock (needs uv)
 # make clean   remove the environments and caches, but no runs
 
-# Of the environment that is there, until EXTRA says otherwise.
+## Of the environment that is there, until EXTRA says otherwise.
 EXTRA ?= $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/installed-*)))
 BIN := .venv/bin
 STAMP := .venv/installed$(if $(EXTRA),-$(EXTRA))
@@ -55,7 +55,7 @@ test: setup
 test-plain: setup
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git ls-files -z | xargs -0 cp -d --parents -t "$$copy" && \
 	rm -r "$$copy/normres/cpu" "$$copy/tests/cpu" && cd "$$copy" && \
-	PYTHONPATH="$$copy" $(CURDIR)/$(PYTEST) $(addprefix --ignore=,$(SUBJECT))
+	PYTHONPATH="$$copy" "$(CURDIR)"/$(PYTEST) $(addprefix --ignore=,$(SUBJECT))
 
 test-all: export NORMRES_TEST_ALL := 1
 test-all: test test-plain test-oldest test-browser slurm-test chaos
@@ -65,7 +65,7 @@ test-browser: setup
 	@NORMRES_TEST_ALL=1 $(PYTEST) tests/report/test_browser.py
 
 slurm-test: setup
-	@PYTHON=$(CURDIR)/$(BIN)/python scripts/slurm-test
+	@PYTHON="$(CURDIR)/$(BIN)/python" scripts/slurm-test
 
 chaos: setup
 	@$(BIN)/python scripts/chaos.py
@@ -85,7 +85,7 @@ $(OLDEST)/installed: pyproject.toml requirements-oldest.txt
 
 ## PYTHON has jax for the accelerator; it needs nothing of .venv.
 accelerator:
-	@PYTHONPATH=$(CURDIR) $(or $(PYTHON),$(BIN)/python) -m normres bench device --json=device.json --path=$(DATA)
+	@PYTHONPATH="$(CURDIR)" $(or $(PYTHON),$(BIN)/python) -m normres bench device --json=device.json --path="$(DATA)"
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -12,6 +12,8 @@ def main() -> int:
 
     machine.restart_with_huge_pages()
     signals.catch()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may lack a letter
     from normres import cli
     from normres.runs import hosts
 

@@ -5,8 +5,8 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import normres
 from normres import files, signals
@@ -23,28 +23,33 @@ from normres.show import probe_commands
 
 DESCRIPTION = "Train residual and plain networks with any normalization, sweep over them, and draw what came out."
 
-# Commands of several commands: the module that has them, what they do, and the option that says which.
-GROUPS: dict[str, tuple[Any, str, str]] = {
-    "data": (of_data, "data_command", "Prepare and verify data; trains nothing."),
-    "bench": (benchmarks, "benchmark", "Measure speed beside Flax and PyTorch."),
+# Commands of several commands: these, and what they do.
+GROUPS: dict[str, tuple[dict[str, Command], str]] = {
+    "data": (of_data.COMMANDS, "Prepare and verify data; trains nothing."),
+    "bench": (benchmarks.COMMANDS, "Measure speed beside Flax and PyTorch."),
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
+    parser = _Parser(prog="normres", description=DESCRIPTION, allow_abbrev=False)
     version = f"normres {normres.__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version and end")
-    add = _adder(parser, "command")
-    for name, command in COMMANDS.items():
-        add_options(add(name, command.summary, command.epilog), command.options)
-    for name, (module, chosen, summary) in GROUPS.items():
-        parser_of_group = add(name, summary, f"Each command explains itself: normres {name} COMMAND --help")
-        module.add_commands(_adder(parser_of_group, chosen))
+    add = _add_commands(parser, "command", COMMANDS)
+    for name, (rows, summary) in GROUPS.items():
+        group = add(name, summary, f"Each command explains itself: normres {name} COMMAND --help")
+        _add_commands(group, "below", rows)
     return parser
 
 
-def _adder(parser: argparse.ArgumentParser, chosen: str) -> Callable[[str, str, str], argparse.ArgumentParser]:
-    """Returns add(name, summary, epilog), which makes the parser of a command below `parser`."""
+def _add_commands(
+    parser: argparse.ArgumentParser, chosen: str, rows: Mapping[str, Command]
+) -> Callable[[str, str, str], argparse.ArgumentParser]:
+    """Adds commands to a parser; returns add(name, summary, epilog), which makes the parser of one more."""
     below = parser.add_subparsers(dest=chosen, metavar="COMMAND", required=True)
 
     def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
@@ -53,6 +58,8 @@ def _adder(parser: argparse.ArgumentParser, chosen: str) -> Callable[[str, str, 
             name, help=summary, description=summary, epilog=epilog, allow_abbrev=False, formatter_class=raw
         )
 
+    for name, command in rows.items():
+        add_options(add(name, command.summary, command.epilog), command.options)
     return add
 
 
@@ -74,7 +81,7 @@ def _plan(options: Namespace, overrides: dict[str, str]) -> None:
     machine.prepare()
     from normres.bench import plan
 
-    if options.sweep:
+    if options.sweep or options.vary or options.seeds != 1:
         from normres.runs import sweep
 
         plan.run_sweep(sweep.expand(options.config, overrides, options.seeds, options.vary), options.device)
@@ -120,12 +127,12 @@ def _run(arguments: list[str]) -> int:
     of_slurm, arguments = split(arguments, slurm.OPTION)
     # Before argparse, which takes what follows an option that it does not know for an argument of its own.
     overrides, plain = split(arguments, "--config.")
+    if plain and not plain[0].startswith("-") and plain[0] not in (names := [*COMMANDS, *GROUPS]):
+        raise UserError(f"{plain[0]!r} is no command; {nearest(plain[0], names)}")
     options, unknown = _parser().parse_known_args(plain)
     if of_slurm and getattr(options, "launcher", "") != "slurm":
         raise UserError(f"{slurm.OPTION}{next(iter(of_slurm))} needs `normres sweep --launcher=slurm`")
-    if options.command in GROUPS:
-        return GROUPS[options.command][0].run(options, [*unknown, *(f"--config.{name}" for name in overrides)])
-    command = COMMANDS[options.command]
+    command = COMMANDS.get(options.command) or GROUPS[options.command][0][options.below]
     options.arguments, options.slurm = arguments, of_slurm
     if unknown:
         if unknown[0].startswith("config."):
@@ -136,6 +143,8 @@ def _run(arguments: list[str]) -> int:
         )
     if overrides and not command.takes_config:
         raise UserError(f"--config.{next(iter(overrides))}: {options.command} takes no config")
+    if (file := getattr(options, "json", None)) and not file.absolute().parent.is_dir():
+        raise UserError(f"--json={file}: there is no directory {file.parent}")
     return command.run(options, overrides) or 0
 
 

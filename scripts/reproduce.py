@@ -6,7 +6,7 @@ RESULT is a folder of results/, such as degradation-short; DATA the official CIF
 import sys
 from pathlib import Path
 
-from normres import cli
+from normres import cli, signals
 from normres.errors import UserError, nearest
 from normres.report import certificate
 from normres.report.commands import experiment_of, load_experiment
@@ -41,6 +41,7 @@ def main(result: str = "", data: str = "", seeds: str = "1") -> int:
 
 
 if __name__ == "__main__":
+    signals.catch()
     try:
         sys.exit(main(*sys.argv[1:4]))
     except UserError as error:

@@ -16,7 +16,7 @@ ARROWS = {
     "norms": set(),
     "layers": {"norms"},
     "models": {"norms", "layers"},
-    "data": set(),
+    "data": {"options"},
     "training": {"norms", "layers", "models", "data", "files"},
     "cpu": {"norms", "layers"},
     "interop": {"norms", "models", "data"},

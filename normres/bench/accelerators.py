@@ -112,9 +112,7 @@ def run(
 
     Rows of other devices stay in the file, as each kind of device has an environment of its own.
     """
-    package = Path(normres.__file__).parent
-    parts = ("norms", "layers", "models", "data", "training", "bench")
-    code = {"code": output.digest(*(package / part for part in parts))}
+    code = {"code": output.digest(Path(normres.__file__).parent), "jax": jax.__version__}
     rows: list[Row] = output.read(json, *WRITTEN)["rows"] if json and json.exists() else []
     print(HEADER, flush=True)
     chips = {name: len(devices.find(name)) for name in names}  # first of all, what cannot be compiled for
@@ -124,8 +122,9 @@ def run(
             if any((key | code).items() <= row.items() for row in rows):
                 continue
             rows = [row for row in rows if not key.items() <= row.items()]
-            row = key | measure(device, mode, cell, contender) | code
-            rows.append(row | {"jax": jax.__version__, "commit": provenance()["commit"]})
+            row = key | measure(device, mode, cell, contender) | code | {"commit": provenance()["commit"]}
+            del row["largest"]
+            rows.append(row)
             output.write(json, {"rows": rows})
             print(f"{name_of(row)}, {contender}: {row['compile_seconds']:.0f} s to compile", flush=True)
     print(f"\n{text({'rows': rows})}")
@@ -139,7 +138,9 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 def name_of(row: Row) -> str:
     """Returns what was compiled for which device, in words."""
     where = f"{row['device']}{', ' + row['parallel'] if row['chips'] > 1 else ''}"
-    return f"{where}: ResNet-{row['depth']}, {row['norm']} norm"
+    usual = {"batch": 128, "width": 16, "dtype": "bfloat16"}
+    others = "".join(f", {name} {row[name]}" for name, value in usual.items() if row.get(name, value) != value)
+    return f"{where}: ResNet-{row['depth']}, {row['norm']} norm{others}"
 
 
 def text(document: dict[str, Any], markdown: bool = False) -> str:

@@ -1,14 +1,14 @@
 """The command line of the benchmarks.  jax is imported inside the commands, after machine.prepare has set its flags."""
 
-import argparse
 import os
+import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any
 
 from normres.errors import UserError, nearest
-from normres.options import Command, Options, add_options
+from normres.options import Command, Options
 from normres.runs import machine
 
 # Of `bench step`.
@@ -49,43 +49,49 @@ def _step(options: Namespace, _: dict[str, str]) -> None:
     if options.before and not (options.before / "normres").is_dir():
         raise UserError(f"--before={options.before}: holds no folder normres")
 
-    def measured() -> Any:
-        selected = _cells(options, chosen(options, "dtypes", cells.DTYPES))
-        names = chosen(options, "contenders", CONTENDERS)
-        contenders, torch = workers.contenders(names, options.torch, options.before)
-        if torch == workers.ABSENT:
-            print("no PyTorch here: its rows are left out; --torch=PYTHON names a Python that has it", flush=True)
-        sizes = {"batch": options.batch, "width": options.width}
-        conditions = measure.conditions(sizes, contenders, torch, options.repeats, options.before)
-        return measure.measure_all(selected, contenders, conditions, options.json)
-
-    _show(options, show, measured)
+    if _shown(options, show):
+        return
+    selected = _cells(options, chosen(options, "dtypes", cells.DTYPES))
+    names = chosen(options, "contenders", CONTENDERS)
+    contenders, torch = workers.contenders(names, options.torch, options.before)
+    if torch == workers.ABSENT:
+        print("no PyTorch here: its rows are left out; --torch=PYTHON names a Python that has it", flush=True)
+    sizes = {"batch": options.batch, "width": options.width}
+    conditions = measure.conditions(sizes, contenders, torch, options.repeats, options.before)
+    measure.measure_all(selected, contenders, conditions, options.json)
 
 
 def _accelerators(options: Namespace, _: dict[str, str]) -> None:
     from normres.bench import devices
 
-    devices.prepare()
+    if options.device != devices.LOCAL:
+        devices.prepare()
     machine.prepare()
     from normres.bench import accelerators
+    from normres.bench.step import cells
 
-    def measured() -> Any:
-        contenders = chosen(options, "contenders", accelerators.CONTENDERS)
-        modes, selected = chosen(options, "parallel", accelerators.MODES), _cells(options, [options.dtype])
-        return accelerators.run(options.device.split(","), selected, contenders, modes, options.json)
+    if _shown(options, accelerators):
+        return
+    contenders = chosen(options, "contenders", accelerators.CONTENDERS)
+    modes, dtypes = chosen(options, "parallel", accelerators.MODES), chosen(options, "dtype", cells.DTYPES)
+    accelerators.run(options.device.split(","), _cells(options, dtypes), contenders, modes, options.json)
 
-    _show(options, accelerators, measured)
 
-
-def _device(options: Namespace, _: dict[str, str]) -> None:
+def _device(options: Namespace, _: dict[str, str]) -> int:
     machine.prepare()
     from normres.bench import on_device
+    from normres.data import load
 
-    def measured() -> Any:
-        options.depths = integers("--depths", options.depths)
-        return on_device.run(options)
-
-    _show(options, on_device, measured)
+    if _shown(options, on_device):
+        return 0
+    options.norms = "batch"
+    _cells(options, ["bfloat16"])  # mistakes are said now, and not after minutes
+    options.depths = integers("--depths", options.depths)
+    if options.torch and not shutil.which(options.torch):
+        raise UserError(f"--torch={options.torch}: there is no such Python")
+    if options.path:
+        load("cifar10", "binary", options.path)
+    return on_device.run(options)
 
 
 def _cells(options: Namespace, dtypes: Iterable[str]) -> list[Any]:
@@ -99,14 +105,26 @@ def _cells(options: Namespace, dtypes: Iterable[str]) -> list[Any]:
     return selected
 
 
-def _show(options: Namespace, module: Any, measured: Callable[[], Any]) -> None:
-    """Prints what the file of --from says, or measures."""
+def _shown(options: Namespace, module: Any) -> bool:
+    """Prints what the file of --from says, and returns whether there is one."""
     from normres.bench import output
 
     if source := getattr(options, "from"):
         print(module.text(output.read(source, *module.WRITTEN)))
-    else:
-        measured()
+    return bool(source)
+
+
+def _checked(run: Callable[[Namespace, dict[str, str]], int | None]) -> Callable[[Namespace, dict[str, str]], Any]:
+    """Returns a benchmark that first checks and sets what all of them have."""
+
+    def checked(options: Namespace, overrides: dict[str, str]) -> int | None:
+        if (repeats := getattr(options, "repeats", 1)) < 1:
+            raise UserError(f"--repeats={repeats} must be at least 1")
+        # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        return run(options, overrides)
+
+    return checked
 
 
 BENCHMARKS = {
@@ -172,28 +190,7 @@ BENCHMARKS = {
         },
     ),
 }
-
-
-def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Adds the sub-commands of `normres bench`; add(name, summary, epilog) makes a parser."""
-    for name, benchmark in BENCHMARKS.items():
-        add_options(add(name, benchmark.summary, benchmark.epilog), benchmark.options)
-
-
-def run(options: Namespace, left: list[str]) -> int:
-    """Runs a sub-command; `left` are arguments that none of its options took."""
-    benchmark = BENCHMARKS[options.benchmark]
-    if left:
-        known = [option.partition("=")[0] for option in (*benchmark.options, "--help")]
-        raise UserError(f"{left[0]!r} is no argument here; {nearest(left[0].partition('=')[0], known)}")
-    if (repeats := getattr(options, "repeats", 1)) < 1:
-        raise UserError(f"--repeats={repeats} must be at least 1")
-    if options.json and not options.json.parent.is_dir():
-        raise UserError(f"--json={options.json}: there is no directory {options.json.parent}")
-    # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    benchmark.run(options, {})
-    return 0
+COMMANDS = {name: row._replace(run=_checked(row.run), takes_config=False) for name, row in BENCHMARKS.items()}
 
 
 def chosen(options: Namespace, option: str, choices: Iterable[str]) -> tuple[str, ...]:

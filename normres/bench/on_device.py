@@ -3,6 +3,7 @@
 It imports no more than jax, flax, optax, orbax, rich, matplotlib, pillow and ml_collections, which a GPU's image has.
 """
 
+import math
 import sys
 import time
 import traceback
@@ -27,7 +28,7 @@ from normres.runs.local import load_data
 from normres.runs.provenance import provenance
 from normres.training.programs import Programs
 
-WRITTEN = ("device", {"device", "checks", "steps"})  # see output.read
+WRITTEN = ("device", {"device", "checks"})  # see output.read
 TOGETHER = (1, 2, 4)  # runs side by side on one device
 
 Section = dict[str, Any]
@@ -56,7 +57,7 @@ def checks() -> Section:
         of_norm = partial(forward_and_back, norms.find_spec(name, groups=4, sub_batches=2))
         x, dy = (random.standard_normal((16, 8, 8, 16)).astype(np.float32) for _ in range(2))
         pairs = zip(*(on(where, of_norm, x, dy) for where in (host, device)), strict=True)
-        errors[name] = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
+        errors[name] = float(np.max([np.abs(a - b).max() / np.abs(a).max() for a, b in pairs]))
     return {"crops_equal": bool(np.array_equal(*crops)), "errors_of_norms": errors}
 
 
@@ -114,8 +115,11 @@ def recipe(path: str, until: float, fields: dict[str, Any]) -> Section:
     }
 
 
-def run(options: Any) -> None:
-    """Runs all sections, and writes the JSON after each; one that fails says why and stops no other."""
+def run(options: Any) -> int:
+    """Runs all sections, and writes the JSON after each; one that fails says why and stops no other.
+
+    Returns the exit status: 1 if one has failed.
+    """
     until = time.monotonic() + 60 * options.minutes
     sizes, depths = {"batch": options.batch, "width": options.width}, options.depths
     fields = {"train.batch_size": options.batch, "train.eval_batch_size": options.batch, "model.width": options.width}
@@ -136,10 +140,11 @@ def run(options: Any) -> None:
             document[name] = {"error": f"{type(error).__name__}: {error}"}
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         write_json(options.json, document)
+    return int(any("error" in document[name] for name in sections))
 
 
 def _checks_text(section: Section) -> str:
-    worst, error = max(section["errors_of_norms"].items(), key=lambda pair: pair[1])
+    worst, error = max(section["errors_of_norms"].items(), key=lambda pair: (math.isnan(pair[1]), pair[1]))
     equal = "equal" if section["crops_equal"] else "do not equal"
     return f"Crops {equal} the CPU's bit for bit; norms differ by at most {error:.1e} ({worst})."
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from normres.errors import UserError
 from normres.runs import config as configs
 from normres.runs import machine
 from normres.runs.sweep import Arm
-from normres.show.commands import CLASSES, IMAGENET
+from normres.show.commands import image_and_classes
 from normres.training import limits
-from normres.training.networks import build_network, count_parameters
+from normres.training.networks import count_parameters
 from normres.training.programs import Programs
 from normres.training.traced import shape_of
 
@@ -37,11 +38,10 @@ HEADER = ("", "arguments (MB)", "temporary (MB)", "in all (MB)", "fits", "kernel
 
 def dataset(config: ConfigDict, streamed: bool) -> Dataset:
     """Returns a data set of the size that a run with this config has, whose images are nowhere."""
-    image = (config.data.image_size, config.data.image_size, 3)
-    classes = CLASSES.get(config.data.name, 10)
-    if config.model.layout == "imagenet":
-        image, classes = IMAGENET
+    image, classes = image_and_classes(config)
     made = hollow(image, classes)
+    if config.data.source == "photographs":
+        return replace(made, styles=np.zeros((classes, *image), np.uint8))
     if not streamed:
         return made
     count = IMAGENET_IMAGES if config.model.layout == "imagenet" else len(made.train_labels)
@@ -130,9 +130,8 @@ def run(path: str, overrides: dict[str, Any], device: str) -> None:
     """Prints what a run with a config costs on a device, and with each of CHANGES that its network has."""
     config = configs.load(path, overrides)
     of, memory, where = find(device)
-    network = build_network(config, 10, "bfloat16")
-    print(f"{type(network).__name__}, batch {config.train.batch_size}, {where}")
     built = programs(config, of)
+    print(f"{type(built.network).__name__}, batch {config.train.batch_size}, {where}")
     state = built.state_shapes()
     trees = {"parameters": state.params, "running statistics": state.batch_stats, "optimizer": state.opt_state}
     trees |= {"data set": built.arrays("train")}
@@ -140,10 +139,10 @@ def run(path: str, overrides: dict[str, Any], device: str) -> None:
     print(output.table(("on each device", "MB"), parts))
     rows, refusals = [], []
     for change in CHANGES:
-        if "remat" in change and not hasattr(getattr(network, "config", None), "remat"):
+        if "remat" in change and not hasattr(built.model, "remat"):
             continue
-        if "stream" in change and config.model.layout == "imagenet":
-            continue  # it is streamed anyway
+        if "stream" in change and (config.model.layout == "imagenet" or config.data.source == "photographs"):
+            continue  # it is streamed anyway, or cannot be
         cost = measured(programs(config, of, change), memory)
         sizes = (output.text(cost[key], ",.1f", 1e6) for key in SIZES)
         moved = (output.text(cost["kernels"]), output.text(cost["bytes"], unit=1e6))

@@ -1,13 +1,13 @@
 """The command line of the data: prepare and verify."""
 
-import argparse
-from collections.abc import Callable
+from argparse import Namespace
 from pathlib import Path
 
 from normres.data import Dataset, fetch, load, prepared
 from normres.data.dataset import CLASSES
 from normres.data.official import LAYOUTS, is_gzip
 from normres.errors import UserError, nearest
+from normres.options import REQUIRED, Command
 
 PREPARE = """\
 Writes DIR/NAME/VERSION as tensorflow_datasets writes it (ArrayRecord, which has checksums);
@@ -26,46 +26,25 @@ example:
   normres data verify cifar-10-binary.tar.gz"""
 
 
-def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Adds the sub-commands of `normres data`; add(name, summary, epilog) makes a parser."""
-    prepare = add("prepare", "Turn the official files into a tensorflow_datasets directory.", PREPARE)
-    prepare.add_argument("name", metavar="NAME", help=" or ".join(CLASSES))
-    prepare.add_argument(
-        "--from", dest="source", metavar="FILE|DIR", help="whatever a data source reads; default: download"
-    )
-    prepare.add_argument("--to", type=Path, default=Path("data"), metavar="DIR", help="default: data")
-    prepare.set_defaults(data=_prepare, options=("--from", "--to", "--help"))
-    verify = add("verify", "Check prepared or official files, bit by bit.", VERIFY)
-    verify.add_argument("path", type=Path, metavar="DIR_OR_FILE", help="what prepare wrote, or official files")
-    verify.add_argument("--name", default="cifar10", help="which data set (default cifar10)")
-    verify.set_defaults(data=_verify, options=("--name", "--help"))
-
-
-def run(options: argparse.Namespace, left: list[str]) -> int:
-    """Runs a sub-command; `left` are arguments that none of its options took."""
-    if left:
-        raise UserError(f"{left[0]!r} is no argument here; {nearest(left[0].partition('=')[0], options.options)}")
-    options.data(options)
-    return 0
-
-
-def _prepare(options: argparse.Namespace) -> None:
+def _prepare(options: Namespace, _: dict[str, str]) -> None:
     if options.name not in CLASSES:
         raise UserError(f"{options.name!r} is no data set; {nearest(options.name, CLASSES)}")
     target = options.to / options.name / prepared.VERSION
     if target.exists():
         check = f"normres data verify {options.to} --name={options.name}"
         raise UserError(f"{target} is there already; `{check}` checks it, or set another --to")
-    source = options.source or fetch.download(options.name, options.to)
+    source = getattr(options, "from") or fetch.download(options.name, options.to)
     dataset = load(options.name, "auto", str(source))
     prepared.write_tfds(dataset, target)
     print(f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images: {target}")
 
 
-def _verify(options: argparse.Namespace) -> None:
-    dataset = load(options.name, "auto", str(options.path))
+def _verify(options: Namespace, _: dict[str, str]) -> None:
+    dataset = load(options.name, "auto", options.path)
     print(f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images, {dataset.source}")
-    verdict = "is sound" if has_checksums(dataset, options.path) else "can be read, but has no checksums to compare"
+    verdict = (
+        "is sound" if has_checksums(dataset, Path(options.path)) else "can be read, but has no checksums to compare"
+    )
     print(f"sha256 {dataset.sha256}: {options.path} {verdict}")
 
 
@@ -77,3 +56,28 @@ def has_checksums(dataset: Dataset, path: Path) -> bool:
         return dataset.name == "cifar10"
     layout = LAYOUTS.get((dataset.source, dataset.name))
     return layout is not None and (all(layout.md5.values()) or (path.is_file() and is_gzip(path)))
+
+
+COMMANDS = {
+    "prepare": Command(
+        _prepare,
+        "Turn the official files into a tensorflow_datasets directory.",
+        PREPARE,
+        {
+            "NAME": (REQUIRED, " or ".join(CLASSES)),
+            "--from=FILE|DIR": (None, "whatever a data source reads; default: download"),
+            "--to=DIR": (Path("data"), "where to"),
+        },
+        takes_config=False,
+    ),
+    "verify": Command(
+        _verify,
+        "Check prepared or official files, bit by bit.",
+        VERIFY,
+        {
+            "PATH": (REQUIRED, "what prepare wrote, or official files"),
+            "--name=NAME": ("cifar10", "which data set"),
+        },
+        takes_config=False,
+    ),
+}

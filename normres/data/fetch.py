@@ -47,7 +47,9 @@ def download(name: str, to: Path, site: str = SITE, hub: str = HUB) -> Path:
 
 
 def _download(address: str, target: Path) -> None:
-    """Downloads one file, unless it is there."""
+    """Downloads one file, unless it is there.  What is no archive and no Parquet file, such as a page that asks for a
+    password, is not kept.
+    """
     from rich.progress import Progress
 
     if target.is_file():
@@ -62,8 +64,7 @@ def _download(address: str, target: Path) -> None:
         if isinstance(error, HTTPError):
             error.close()  # it is an answer too, with a socket
             if have and error.code == 416:  # there are no more bytes; the reader checks those that are here
-                part.replace(target)
-                return
+                return _keep(part, target)
         raise Unreachable(f"{address}: not reachable ({error})") from None
     try:
         # The bar is shown on a terminal; in a log there is nothing of it.
@@ -80,4 +81,14 @@ def _download(address: str, target: Path) -> None:
                 raise OSError(f"of {total:,}")
     except OSError as error:
         raise UserError(f"{part}: cut off at {have:,} bytes ({error}); the same command goes on from there") from None
+    _keep(part, target)
+
+
+def _keep(part: Path, target: Path) -> None:
+    """Renames a complete download, whose first bytes say whether it can be what was asked for."""
+    with part.open("rb") as file:
+        begins = file.read(4)
+    if not begins.startswith(b"PAR1" if target.suffix == ".parquet" else b"\x1f\x8b"):
+        part.unlink()
+        raise Unreachable(f"{target.name}: what was sent is another kind of file; is there a page to log in to?")
     part.replace(target)

@@ -4,7 +4,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,14 @@ def regular(file: Path) -> Path:
 
 
 def physical_memory() -> int:
-    """Returns the bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Returns the bytes that this process may use: the machine's, or those of its control group (a container's)."""
+    least = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError):  # Linux alone has groups
+        own = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip())
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError):  # "max"
+                least = min(least, int((folder / "memory.max").read_text()))
+    return least
 
 
 def must_fit(count: int, image_shape: tuple[int, ...], what: str) -> None:

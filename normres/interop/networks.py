@@ -31,7 +31,7 @@ from normres.interop.modules import (
     norm_to_torch,
 )
 from normres.models.resnet import ResNet, ResNetConfig
-from normres.models.variants import BRANCHES
+from normres.models.variants import BRANCHES, SHORTCUTS
 from normres.models.vgg import DEPTHS, VGGConfig
 from normres.norms import Average, forms
 
@@ -170,6 +170,9 @@ def _resnet_modules(config: ResNetConfig, naming: str, shapes: Mapping[str, Any]
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r} does not exist; {nearest(naming, NAMINGS)}")
     shortcut, head = NAMINGS[naming]
+    row = SHORTCUTS[config.shortcut]
+    if config.stochastic_depth or (row.factor, row.branch_factor) != (1, 1):
+        raise ValueError("the config's network weights its branches or shortcuts, which PyTorch's ResNets do not")
     # What is in a block, by our names.  torchvision has no norm after the addition, nor one after the last block.
     inside: dict[str, str] = {}
     for k in range(1, len(BRANCHES[config.block].kernels) + 1):

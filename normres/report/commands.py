@@ -81,7 +81,7 @@ def experiment_of(folder: Path) -> Any:
     note = folder / "README.md"
     words = re.findall(r"--config=(\w+)", note.read_text()) if note.is_file() else []
     names = files.names("experiments")
-    name = next((word for word in [*words, folder.name.partition("-")[0]] if word in names), None)
+    name = next((word for word in words or [folder.name.partition("-")[0]] if word in names), None)
     return load_experiment(name) if name else None
 
 

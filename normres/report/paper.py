@@ -118,7 +118,7 @@ def draw(chart: Chart, width: str = "page") -> Figure:
     if not chart.rows:
         for axes in shared[1:]:
             axes.sharey(shared[0])
-        if chart.unit == "%":
+        if chart.unit == "%" or chart.largest:
             _error_axis(shared, chart)
         if chart.log_y:
             shared[0].set_yscale("log")
@@ -198,7 +198,7 @@ def _error_axis(shared: Sequence[Axes], chart: Chart) -> None:
     ticks = [float(tick) for tick in locator.tick_values(low if low > high / 3 and not chart.largest else 0.0, high)]
     for axes in shared:
         axes.yaxis.set_major_locator(locator)
-        axes.set_ylim(max(0.0, ticks[0]), min(100.0, ticks[-1]))
+        axes.set_ylim(max(0.0, ticks[0]), min(100.0, ticks[-1]) if chart.unit == "%" else ticks[-1])
 
 
 def _legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:

@@ -130,12 +130,13 @@ def save(
 
 def choose(directory: Path, kept: Callable[[int], bool], newest: int = KEEP, until: float = float("inf")) -> list[Path]:
     """Returns, of the checkpoints `until` a step, the `newest` intact ones and those whose step is `kept`, in order."""
-    chosen: list[Path] = []
+    chosen, intact = list[Path](), 0
     for path in _steps(directory):
         if _step(path) > until:
             continue  # of an earlier attempt, which has gone back
-        sealed = kept(_step(path)) and (path / MANIFEST).is_file()
-        if sealed or (len(chosen) < newest and _fault(path) is None):
+        sound = intact < newest and _fault(path) is None
+        intact += sound
+        if sound or (kept(_step(path)) and (path / MANIFEST).is_file()):
             chosen.append(path)
     return chosen[::-1]
 

@@ -21,6 +21,7 @@ from normres.errors import UserError, library, nearest
 from normres.interop import as_evaluated, network_to_torch, vgg_to_torch
 from normres.interop import fold as folded
 from normres.models import VGGConfig
+from normres.runs import durable
 from normres.runs.config import to_dict
 from normres.runs.fields import digest
 from normres.runs.finished import Loaded, load
@@ -64,7 +65,7 @@ def export(path: str | Path, output: Path, form: str, which: str = "last", fold:
         content = FORMATS[form](run, about)
     except ValueError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
-    output.write_bytes(content)
+    durable.write_bytes(output, content)
 
 
 def state_dict(run: Loaded) -> dict[str, np.ndarray]:

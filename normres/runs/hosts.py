@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from normres import signals
 from normres.errors import UserError
 
 LATE = 2  # calls after which all processes know what one of them has said
@@ -26,6 +25,7 @@ WAIT_SECONDS = 120  # for the other processes, when the run begins
 DEAD_SECONDS = 30  # after which jax ends the others of a process that gives no sign
 
 _several = False  # whether this process is one of several
+_agreed = False  # whether all of them have agreed to stop
 
 
 def place(coordinator: str | None, processes: int | None, process: int | None) -> tuple[str, int, int] | None:
@@ -84,10 +84,10 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 def leave(status: int) -> int:
     """Returns the exit status, as the last thing that is called.
 
-    If the run failed in this process alone, the process ends here: otherwise jax would wait for the other processes,
-    and they for this one.  They get no more signs of this process, and after DEAD_SECONDS jax ends them too.
+    If the run failed or was stopped in this process alone, the process ends here: jax would wait for the other
+    processes, and they for this one.  They get no more signs of it, and after DEAD_SECONDS jax ends them too.
     """
-    if _several and status not in (0, signals.AGAIN, signals.INTERRUPTED):
+    if _several and status and not _agreed:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -132,14 +132,13 @@ def agreement(flag: Callable[[], bool]) -> Callable[[], bool]:
     if jax.process_count() == 1:
         return flag
     asked: deque[Any] = deque()
-    agreed = False
 
     def ask() -> bool:
-        nonlocal agreed
-        if not agreed:
+        global _agreed
+        if not _agreed:
             asked.append(_sum(np.array([flag()], np.int32)))
-            agreed = len(asked) > LATE and bool(asked.popleft()[0])
-        return agreed
+            _agreed = len(asked) > LATE and bool(asked.popleft()[0])
+        return _agreed
 
     return ask
 

@@ -6,7 +6,6 @@ The folder normres/cpu is used for runs on a CPU where it is there, and everythi
 import importlib.util
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +71,9 @@ def cores() -> list[int]:
 
 def processes_that_fit() -> int:
     """Returns how many processes may train side by side on the CPU: one a core, with enough memory for each."""
-    return max(min(len(cores()), int(_memory() / 2**30 / GIB_OF_A_PROCESS)), 1)
+    from normres.data.files import physical_memory  # not at the top: `prepare` comes before jax
 
-
-def _memory() -> int:
-    """Returns the bytes that this process may use: the machine's, or those of its control group (a container's)."""
-    least = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError):  # Linux alone has groups
-        own = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip())
-        for folder in (own, *own.parents):
-            with suppress(OSError, ValueError):  # "max"
-                least = min(least, int((folder / "memory.max").read_text()))
-    return least
+    return max(min(len(cores()), int(physical_memory() / 2**30 / GIB_OF_A_PROCESS)), 1)
 
 
 def share_of_cores(process: int, processes: int) -> set[int]:

@@ -18,6 +18,7 @@ and seconds are wall-clock seconds spent in training, summed over attempts.
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,6 +148,8 @@ def _without_paths(document: dict[str, Any]) -> dict[str, Any]:
     for section, name in (("data", "path"), ("model", "module"), ("init_from", "path")):
         if isinstance(copy.get(section), dict) and copy[section].get(name):
             copy[section][name] = "" if name == "path" and section == "data" else Path(copy[section][name]).name
+    if "warnings" in copy:
+        copy["warnings"] = [re.sub(r"'[^']*/([^'/]*)'", r"'\1'", line) for line in copy["warnings"]]
     if isinstance(copy.get("init_from"), str):  # the config's
         copy["init_from"] = Path(copy["init_from"]).name
     return copy

@@ -1,7 +1,6 @@
 """`normres show` itself: reads the config, counts, prints the table and writes the picture."""
 
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,22 @@ from normres.training.networks import build_network
 IMAGENET = (224, 224, 3), 1000
 
 
+def image_and_classes(config: Any) -> tuple[tuple[int, int, int], int]:
+    """Returns the shape of a config's images and the number of its classes or styles, without reading its data."""
+    if config.model.layout == "imagenet":
+        return IMAGENET
+    # Images of one's own are read by training only, and have as many classes here as CIFAR-10.
+    of_styles = config.data.source == "photographs"
+    classes = len(config.data.styles) if of_styles else CLASSES.get(config.data.name, 10)
+    return (config.data.image_size, config.data.image_size, 3), classes
+
+
 def network(config: Any) -> tuple[nn.Module, tuple[int, int, int]]:
     """Returns the network of a config, and the shape of its images."""
-    # Images of one's own are read by training only, and shown with as many classes as CIFAR-10 has.
-    shape, classes = (config.data.image_size, config.data.image_size, 3), CLASSES.get(config.data.name, 10)
-    if config.model.layout == "imagenet":
-        shape, classes = IMAGENET
-    module = build_network(config, classes, machine.resolve_dtype(config.train.dtype))
-    if hasattr(module, "config"):
-        # Merging statistics over devices changes no count, and there are no devices here.
-        module = module.clone(config=replace(module.config, axis_name=None))
-    return module, shape
+    shape, classes = image_and_classes(config)
+    # Merging statistics over devices changes no count, and there are no devices here.
+    alone = configs.apply(config, {"train.parallel": "jit"})
+    return build_network(alone, classes, machine.resolve_dtype(config.train.dtype)), shape
 
 
 def run(path: str, overrides: dict[str, Any], svg: Path | None) -> None:

@@ -33,8 +33,6 @@ def _probe(options: Namespace, overrides: dict[str, str]) -> None:
     from normres.runs import durable, fields, local
 
     arms = _arms(options, overrides)
-    if options.json and not options.json.absolute().parent.is_dir():
-        raise UserError(f"--json={options.json}: there is no directory {options.json.parent}")
     measured, of = dict[str, Values](), ""
     for label, config in arms:
         if (wanted := repr(config.data)) != of:
@@ -59,6 +57,8 @@ def _arms(options: Namespace, overrides: dict[str, str]) -> list[tuple[str, Any]
 
     if options.vary or configs.load_sweep(options.config) is not None:
         return [(arm.label, arm.config) for arm in sweep.expand(options.config, overrides, options.seeds, options.vary)]
+    if not 1 <= options.seeds <= sweep.MOST_SEEDS:
+        raise UserError(f"--seeds={options.seeds} must be from 1 to {sweep.MOST_SEEDS:,}")
     first = configs.load(options.config, overrides).seed
     seeds = range(first, first + options.seeds)
     loaded = [configs.load(options.config, {**overrides, "seed": seed}) for seed in seeds]

@@ -135,7 +135,7 @@ def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch
     assert said.count("\n") == 1
 
 
-BODY = bytes(range(256)) * 4096
+BODY = b"\x1f\x8b" + bytes(range(256)) * 4096
 asked_ranges = []  # the ranges that were asked for
 
 
@@ -175,6 +175,21 @@ def test_a_download_that_only_was_not_renamed_is_complete(tmp_path):
     (tmp_path / "cifar-10-binary.tar.gz.part").write_bytes(BODY)
     with serving(Server) as site:
         assert fetch.download("cifar10", tmp_path, site).read_bytes() == BODY
+
+
+def test_a_page_in_place_of_the_archive_is_not_kept(tmp_path):
+    class Portal(Server):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Please log in</html>")
+
+    with (
+        serving(Portal) as site,
+        pytest.raises(UserError, match=r"cifar-10-binary.tar.gz: what was sent is another kind"),
+    ):
+        fetch.download("cifar10", tmp_path, site, site)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_no_network_is_said_at_once_with_the_offline_ways(tmp_path):

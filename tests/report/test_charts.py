@@ -99,6 +99,8 @@ def test_a_curve_is_the_mean_over_seeds_at_shared_steps():
     assert (thin.kind, thin.x, thin.y) == ("thin", [0, 10], close(90, 95))
     assert (cross.kind, cross.x, cross.y) == ("cross", [10], [None])
     assert chart.largest == 100  # twice the final 50 %
+    of_losses = replace(chart, unit="", largest=3.0, panels=[replace(chart.panels[0], series=[curve])])
+    assert paper.draw(of_losses).axes[0].get_ylim() == (0, 3)  # and not as high as the first steps
     short = figures.training_curves({"A": degradation.arms([made((0.4, 0.5))])}).panels[0].series[1]
     assert short.x == list(range(10, 321, 10))
     long = [(n % 2) / 2 for n in range(1, 2 * figures.CURVE_POINTS + 2)]

@@ -157,7 +157,10 @@ def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, cap
             seed=seed,
             name=f"run-{seed}",
             attempt={"host": {"name": "alpha"}},
-            record={"init_from": {"path": "/home/me/first"}},
+            record={
+                "init_from": {"path": "/home/me/first"},
+                "warnings": ["config.model.module='/home/me/net.py:Net' does not read it"],
+            },
         )
         config = json.loads((run / "config.json").read_text())
         config["data"]["path"] = config["init_from"] = "/home/me/cifar"
@@ -170,6 +173,7 @@ def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, cap
     text = (kept / "run-0.run.json").read_text()
     assert "alpha" not in text
     assert "/home/me" not in text
+    assert "config.model.module='net.py:Net' does not read it" in text
     first, second = read_runs(kept)
     assert (first.record["final"]["test_error"], second.record["seed"]) == (0.5, 1)
     assert [line["step"] for line in first.metrics] == list(range(10, 1001, 10))

@@ -227,6 +227,13 @@ def test_an_index_of_all(undrawn, tmp_path, capsys):
     write_run(noted, (0.1, 0.2))
     (noted / "README.md").write_text("    normres sweep --config=degradation:demo --workdir=x\n")
     assert experiment_of(noted) is degradation
+    (noted / "README.md").rename(tmp_path / "w" / "robustness-1" / "README.md")  # the note says more than the name
+    assert experiment_of(tmp_path / "w" / "robustness-1") is degradation
+    text = (tmp_path / "w" / "robustness-1" / "README.md").read_text()
+    (tmp_path / "w" / "robustness-1" / "README.md").write_text(text.replace("degradation:demo", "base:demo"))
+    assert experiment_of(tmp_path / "w" / "robustness-1") is None
+    (tmp_path / "w" / "robustness-1" / "README.md").unlink()
+    (noted / "README.md").write_text(text)
     for _ in range(2):  # a report that is there is no folder of runs
         assert cli.main(["report", "--all", str(tmp_path / "w")]) == 0
     said = capsys.readouterr()

@@ -84,6 +84,12 @@ def test_a_good_one_is_never_removed_for_a_bad_one(saved):
     assert names(saved) == ["step_000000020", "step_000000025"]
 
 
+def test_one_that_is_kept_and_bad_takes_no_place(saved):
+    flip_a_bit(saved / "step_000000020")
+    save(saved, 30, lambda step: step == 20)
+    assert names(saved) == [f"step_0000000{step}" for step in (10, 20, 30)]
+
+
 def test_an_intact_one_is_not_written_again_and_a_bad_one_is(saved):
     before = (saved / "step_000000020").stat().st_ino
     save(saved, 20)

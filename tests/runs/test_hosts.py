@@ -110,6 +110,18 @@ def test_a_process_that_fails_alone_ends_the_others():
     assert "another task died" in errors[1]  # so jax says it
 
 
+@pytest.mark.parametrize(
+    ("status", "agreed", "ended"), [(0, False, []), (75, False, [75]), (75, True, []), (2, 0, [2])]
+)
+def test_only_what_all_have_agreed_to_ends_in_order(status, agreed, ended, monkeypatch):
+    at_once = []
+    monkeypatch.setattr(os, "_exit", at_once.append)
+    monkeypatch.setattr(hosts, "_several", True)
+    monkeypatch.setattr(hosts, "_agreed", agreed)
+    assert hosts.leave(status) == status
+    assert at_once == ended
+
+
 NO = (None, None, None)
 
 
