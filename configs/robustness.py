@@ -37,12 +37,10 @@ def get_config(size: str = "demo") -> ConfigDict:
     # One colour is subtracted from every pixel.  A mean image would stay at full strength in an image that has lost
     # its contrast, and no norm could remove it.
     config.data.preprocess = "channel_mean"
-    if size == "demo":
-        config.model.norm_groups = 4  # eight groups of one channel each would make group norm an instance norm
     return config
 
 
 def sweep(size: str = "demo") -> list[dict[str, Any]]:
     """Returns the arms: the same network with each norm."""
     sizes.check(size, FILE)
-    return list(VARIANTS.values())
+    return [sizes.with_groups(fields, size) for fields in VARIANTS.values()]

@@ -22,13 +22,12 @@ def get_config(size: str = "demo") -> ConfigDict:
     config = sizes.get_config(size, FILE)
     config.model.family = "vgg"
     config.model.depth = DEPTHS[size][0]
-    if size == "demo":
-        config.model.norm_groups = 4  # with 8 groups of one channel, group norm would be an instance norm
-    else:
+    if size != "demo":
         config.model.width = 64
     return config
 
 
 def sweep(size: str = "demo") -> list[dict[str, Any]]:
     """Returns the arms: each norm at each depth."""
-    return [{"model.norm": norm, "model.depth": depth} for depth in sizes.at(DEPTHS, size, FILE) for norm in NORMS]
+    depths = sizes.at(DEPTHS, size, FILE)
+    return [sizes.with_groups({"model.norm": norm, "model.depth": depth}, size) for depth in depths for norm in NORMS]

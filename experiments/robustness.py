@@ -33,6 +33,7 @@ EXPERIMENT = UnderCorruptions(
     published={Setting(50, "bottleneck", "imagenet"): {BATCH: "23.6", INSTANCE: "28.4", LAYER: "25.3", GROUP: "24.1"}},
     scale={},
     held={"model.shortcut": "A", "model.order": "post"},
+    follows=("model.norm_groups",),
     clauses=[
         *(
             smaller_rise(

@@ -10,6 +10,8 @@ import pytest
 
 from normres import cli, layers, norms
 from normres.configs import base
+from normres.data import load
+from normres.data.sources import SOURCES, Source
 from normres.models import MODELS, ORDERS, SHORTCUTS, VGG
 from normres.models.variants import Order, Shortcut
 from normres.norms import NormSpec, find_spec, kernels
@@ -52,6 +54,7 @@ ROWS = [
     (METRICS, Metric("examples", lambda outcome: outcome.logits_NK.max(-1)), ""),
     (LOSSES, lambda logits, labels, smoothing: jnp.sum(logits**2, -1), "--config.optim.loss=row"),
     (optim.OPTIMIZERS, lambda fields: [optax.scale_by_rms(), optim.scaled_by_rate()], "--config.optim.optimizer=row"),
+    (SOURCES, Source(lambda name, path: load("cifar10", "embedded")), "--config.data.source=row"),
     (optim.SCHEDULES, lambda fields, steps: optax.linear_schedule(0.1, 0.0, steps), "--config.optim.schedule=row"),
 ]
 
@@ -74,6 +77,7 @@ def test_one_row_is_enough(tmp_path, monkeypatch):
     assert run.record["status"] == "finished"
     assert list(fields.flatten(run.config).values()).count("row") == len(ROWS) - 1
     assert run.record["final"]["test_row"] == run.series("test", "row")[1][-1] != 0
+    assert run.series("train", "row")[1][-1] != 0
 
 
 def test_a_family_is_a_row_and_its_shared_fields_are_read(tmp_path, monkeypatch, capsys):
@@ -85,9 +89,10 @@ def test_a_family_is_a_row_and_its_shared_fields_are_read(tmp_path, monkeypatch,
             return nn.Dense(self.config.classes, name="classifier")(norm(x).mean((1, 2)))
 
     monkeypatch.setitem(MODELS, "row", MODELS["vgg"]._replace(module=Row))
-    run = trained(tmp_path / "run", "--config.model.family=row", "--config.model.depth=11", "--config.model.norm=layer")
-    assert run.record["status"] == "finished"
-    assert "warning" in capsys.readouterr().out
+    run = trained(tmp_path / "run", "--config.model.family=row", "--config.model.depth=11", "--config.model.norm=rms")
+    # A scale for each channel, and no bias, as layer norm would have.
+    assert run.record["parameters"] == 112 + 4 + 50
+    assert "does not read it" not in capsys.readouterr().out
 
 
 def test_a_network_is_one_file(tmp_path):

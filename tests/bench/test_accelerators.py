@@ -102,7 +102,9 @@ def test_it_compiles_and_goes_on(tmp_path, capsys, monkeypatch):
 def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["bench", "accelerators", *arguments]) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs the extra tpu")

@@ -94,9 +94,8 @@ def test_a_norm_passes_in_rows():
     assert re.search(r"tensor<2x8x128x(bf16|f32)>", text)
 
 
-@pytest.mark.parametrize("channels", [16, LONG])
-def test_the_rectifier_selects_in_float32(channels):
-    shape = (2, 8, 8, channels)
+def test_the_rectifier_selects_in_float32():
+    shape = (2, 8, 8, 16)
     assert "f32" in lowered(lambda x, dy: jax.vjp(relu, x)[1](dy)[0], shape, shape)
 
 

@@ -59,9 +59,10 @@ def test_whole_numbers_are_convolved_exactly(shape, size, stride, dtype):
     np.testing.assert_array_equal(y, expected_y.astype(dtype))
     np.testing.assert_array_equal(dx, expected_dx.astype(dtype))
     np.testing.assert_array_equal(d_kernel, expected_d_kernel)
-    _, no_dx, same = run(x, kernel, dy, stride, False)
-    assert no_dx is None
-    np.testing.assert_array_equal(same, d_kernel)
+    if shape == SHAPES[0]:
+        _, no_dx, same = run(x, kernel, dy, stride, False)
+        assert no_dx is None
+        np.testing.assert_array_equal(same, d_kernel)
 
 
 @needs_native

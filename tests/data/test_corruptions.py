@@ -48,6 +48,11 @@ def gaussian_blur(image, amount):
     return ndimage.gaussian_filter(image, (amount, amount, 0), mode="nearest", truncate=4.0)
 
 
+def test_the_amounts_are_those_of_cifar_10_c():
+    ours = {name: list(amounts) for name, (_, amounts) in corruptions.CORRUPTIONS.items()}
+    assert {name: ours[name] for name in AMOUNTS} == AMOUNTS
+
+
 @pytest.mark.parametrize("severity", [2, 5])
 @pytest.mark.parametrize("formula", [contrast, brightness, gaussian_blur])
 def test_the_formulas_are_those_of_cifar_10_c(images, formula, severity):

@@ -255,6 +255,7 @@ def test_a_stopped_streamed_run_ends_as_one_in_memory(
         "data__cutout": 3,
         "data__validation": 9,
         "data__label_noise": 0.5,
+        "data__corruptions": ("contrast",),
         "train__steps_per_program": 1,  # a streamed run has no more in a program
     }
 
@@ -269,6 +270,8 @@ def test_a_stopped_streamed_run_ends_as_one_in_memory(
     assert len(resumed["attempts"]) == 2
     assert resumed["data"] == straight["data"] | {"streamed": True}
     assert resumed["final"] == straight["final"]
+    assert resumed["corrupted"] == straight["corrupted"]
+    assert len(straight["corrupted"]["contrast"]) == 5  # severities
     ours, theirs = (
         [line for line in results.read_metrics(tmp_path / name) if line["split"] == "test"]
         for name in ("always", "never")

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from normres.errors import UserError
 from normres.interop import NAMINGS, network_from_torch, network_to_torch, read_state_dict
@@ -462,10 +461,3 @@ def test_damage_anywhere_is_an_error_of_the_user_or_none(file, tmp_path):
         path.write_bytes(damaged)
         with contextlib.suppress(UserError):  # numbers may change without notice
             assert all(isinstance(array, np.ndarray) for array in read_state_dict(path).values())
-
-
-def test_a_file_becomes_a_network(tmp_path, torch):
-    state, config = state_of(torch, "cifar20", np.float32), CASES["cifar20"][1]
-    save_file(state, tmp_path / "resnet20.safetensors")
-    read = read_state_dict(tmp_path / "resnet20.safetensors")
-    same(network_to_torch(network_from_torch(read, config), config, "pytorch_cifar", num_batches_tracked=7), state)

@@ -46,13 +46,13 @@ def apply(model, variables, images=IMAGES):
 
 
 @pytest.mark.parametrize(
-    ("depth", "exact", "published"),
+    ("depth", "exact"),
     # Exact, for ResNet-20: stem 432, stages 13,824 + 50,688 + 202,752, norms 2 * (7*16 + 6*32 + 6*64), classifier 650.
-    [(20, 269_722, 0.27), (110, 1_727_962, 1.7)],
+    # The paper says 0.27 and 1.7 million.
+    [(20, 269_722), (110, 1_727_962)],
 )
-def test_parameters_are_the_papers(depth, exact, published):
+def test_parameters_are_the_papers(depth, exact):
     assert count_parameters(shapes(depth=depth)["params"]) == exact
-    assert round(exact / 1e6, 2 if depth < 110 else 1) == published
 
 
 def test_projections_add_their_own_parameters():

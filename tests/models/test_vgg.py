@@ -55,7 +55,7 @@ def test_every_norm_of_the_table(norm):
 @pytest.mark.parametrize("norm", ["filter_response", "evonorm_s0", "switchable", "batch_instance"])
 def test_pytorch_gets_no_norm_that_it_does_not_have(norm):
     config = VGGConfig(depth=11, width=8, norm=norm)
-    variables = VGG(config).init(jax.random.key(0), IMAGES)
+    variables = jax.eval_shape(VGG(config).init, jax.random.key(0), IMAGES)
     with pytest.raises(ValueError, match=r"has 'stage1_norm1/\w+', which PyTorch's VGGs have not"):
         vgg_to_torch(variables, config)
 

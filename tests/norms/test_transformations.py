@@ -268,3 +268,16 @@ def test_exported_for_any_batch_size(name, where):
     exported = jax.export.export(jax.jit(results))(*given)
     arrays = [None if array is None else np.resize(array, (6, *SHAPE[1:])) for array in (X, where)]
     close(exported.call(*arrays), jax.jit(results)(*arrays))
+
+
+@every_row
+def test_every_row_and_its_gradient_can_be_exported(name):
+    """Traced and lowered for any batch size, masked; the numbers are those of the rows of each kind."""
+    (batch,) = jax.export.symbolic_shape("2*b")  # for the row with two sub-batches
+    x = jax.ShapeDtypeStruct((batch, *SHAPE[1:]), np.float64)
+
+    def both(x):
+        where = jnp.broadcast_to(jnp.asarray(MASK[0]), x.shape)
+        return jax.value_and_grad(lambda x: loss(name, x, parameters(name), where, weights=1.0))(x)
+
+    assert jax.export.export(jax.jit(both))(x).out_avals[1].shape == x.shape

@@ -31,7 +31,7 @@ except claims.Busy as busy:
 
 def process(path, then):
     command = [sys.executable, "-c", PROCESS, str(path), then]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def elsewhere(path, beat=1):
@@ -70,8 +70,10 @@ def test_of_many_that_take_over_one_gets_it(tmp_path):
     left = process(tmp_path, "os._exit(1)")
     left.communicate()
     assert (tmp_path / claims.NAME).exists()
-    many = [process(tmp_path, "time.sleep(3)") for _ in range(6)]
-    said = [one.communicate()[0] for one in many]
+    many = [process(tmp_path, "sys.stdin.read()") for _ in range(6)]  # the one holds it until all have tried
+    said = [one.stdout.readline() for one in many]
+    for one in many:
+        one.communicate()
     assert said.count("holds\n") == 1, said
     assert sum("is training here" in text for text in said) == 5
 

@@ -98,6 +98,7 @@ def logits_of(run, images):
 
 
 def test_the_loaded_network_makes_the_errors_of_the_record_from_images_prepared_as_in_training(trained, images):
+    assert runs.load(trained, dtype="bfloat16").module.config.dtype == jnp.bfloat16
     run, labels = runs.load(trained), data.load("cifar10", "embedded").test_labels
     assert np.mean(logits_of(run, images).argmax(-1) != labels) == run.record["final"]["test_error"]
     assert run.step == 4

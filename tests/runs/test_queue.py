@@ -174,3 +174,10 @@ def test_status_tells_every_arm(tmp_path, capsys):
     assert "process" in lines["alive"]
     assert "no [/luck]" in lines["broken"]
     assert lines["1"].startswith("1 damaged, 1 diverged, 1 failed, 1 finished, 1 interrupted, 1 running, 1 to do")
+
+
+def test_a_watch_ends_when_everything_is_done(tmp_path, capsys):
+    (tmp_path / "done").mkdir()
+    results.write_record(tmp_path / "done", {"status": "finished", "attempts": [], "step": 5, "steps": 5})
+    status.show(tmp_path, Console(width=150), watch=True)
+    assert "1 finished" in capsys.readouterr().out

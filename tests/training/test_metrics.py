@@ -9,7 +9,7 @@ from test_train import after_steps, config, dataset, programs  # noqa: F401
 from normres.data.augment import Targets
 from normres.training import metrics
 from normres.training.losses import cross_entropy
-from normres.training.metrics import METRICS, Metric, Outcome
+from normres.training.metrics import METRICS, Outcome
 from normres.training.tasks import loss_of
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
@@ -64,15 +64,6 @@ def test_the_norms_are_those_of_the_step(dataset):  # noqa: F811
     gradients = [(old - np.asarray(new, np.float64)) / rate - decay * old for old, new in changes]
     for name, leaves in (("gradient_norm", gradients), ("parameter_norm", kernels)):
         assert float(values[name][0]) == pytest.approx(np.sqrt(sum(np.sum(leaf**2) for leaf in leaves)), rel=1e-4)
-
-
-def test_a_metric_is_one_row(dataset, monkeypatch):  # noqa: F811
-    margin = Metric("examples", lambda outcome: outcome.logits_NK.max(-1) - outcome.logits_NK.min(-1))
-    monkeypatch.setitem(METRICS, "margin", margin)
-    built = programs(dataset, data__cutout=3)  # a program of its own
-    state = built.initial_state()
-    assert built.evaluate(state, "test")["margin"] > 0
-    assert built.train(state, 0)[1]["margin"][0] > 0
 
 
 def test_the_loss_of_a_config_is_smoothed():

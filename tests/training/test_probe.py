@@ -76,8 +76,8 @@ def probed(**changes):
     return {name: np.asarray(value, np.float64) for name, value in jax.jit(measure)(state.params).items()}, state
 
 
-def by_hand(params, images, shortcut):
-    """Returns responses, sums and outputs of a ResNet-8 of width 4 with layer norm, in NumPy and float64."""
+def by_hand(params, images, shortcut, np=np):
+    """Returns responses, sums, outputs and logits of a ResNet-8 of width 4 with layer norm; `np` may be jax.numpy."""
     responses, sums, outputs = [], [], []
 
     def conv(x, kernel, stride=1):
@@ -126,28 +126,21 @@ def test_activations_by_hand(shortcut):
 
 
 @pytest.mark.parametrize("shortcut", ["A", "none"])
-def test_a_gradient_norm_is_the_steepest_slope(shortcut):
-    """Along the gradient the loss, here by NumPy, rises by its norm; across it by less."""
+def test_gradient_norms_are_those_of_the_network_by_hand(shortcut):
     values, state = probed(model__norm="layer", model__shortcut=shortcut)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
 
     def loss(params):
-        *_, logits = by_hand(params, DATA["images"] / 255, shortcut == "A")
-        return np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(8), DATA["labels"]])
+        *_, logits = by_hand(params, DATA["images"] / 255, shortcut == "A", jnp)
+        return jnp.mean(jnp.log(jnp.exp(logits).sum(1)) - logits[jnp.arange(8), DATA["labels"]])
 
-    # The finite difference of every weight of one kernel in the middle and of the first.
-    for place, (block, layer) in {0: (None, "stem_conv1"), 4: ("stage2_first", "conv2")}.items():
-        kernel = (params[block] if block else params)[layer]["kernel"]
-        squares = 0.0
-        for index in np.ndindex(kernel.shape):
-            before = kernel[index]
-            slopes = []
-            for change in (1e-5, -1e-5):
-                kernel[index] = before + change
-                slopes.append(loss(params))
-            kernel[index] = before
-            squares += ((slopes[0] - slopes[1]) / 2e-5) ** 2
-        assert values["gradient"][place] == pytest.approx(squares**0.5, rel=1e-3)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
+        gradients = jax.jit(jax.grad(loss))(params)
+    # In the order of depth: the stem, and the two convolutions of each block.
+    kernels = [gradients["stem_conv1"]]
+    kernels += [gradients[f"stage{stage}_first"][f"conv{number}"] for stage in (1, 2, 3) for number in (1, 2)]
+    expected = [np.linalg.norm(layer["kernel"]) for layer in kernels]
+    np.testing.assert_allclose(values["gradient"], expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -247,12 +240,20 @@ def test_the_field_changes_no_id_and_is_for_resnets():
         config(model__family="vgg", model__depth=11, train__probe_every=2)
 
 
-def test_every_arm_is_probed_on_its_own_data(monkeypatch):
+def test_every_arm_is_probed_on_its_own_data_and_drawn(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(local, "load_data", lambda config: asked.append(config.data.fraction))
-    monkeypatch.setattr(probe_commands, "initial", lambda config, dataset: {})
-    assert main(["probe", "--config=base:demo", "--vary=data.fraction=0.5,1.0", "--vary=model.norm=batch,group"]) == 0
+    values = {key: [1.0, None, 2.0] for key in probe.QUANTITIES}
+    monkeypatch.setattr(probe_commands, "initial", lambda config, dataset: values)
+    grid = ["--vary=data.fraction=0.5,1.0", "--vary=model.norm=batch,group"]
+    written = [f"--json={tmp_path / 'all.json'}", f"--draw={tmp_path / 'drawn'}"]
+    assert main(["probe", "--config=base:demo", *grid, *written]) == 0
     assert asked == [0.5, 1.0]
+    arms = json.loads((tmp_path / "all.json").read_text())["arms"]
+    assert [arm["config"]["model.norm"] for arm in arms] == ["batch", "group"] * 2
+    assert all(arm["values"] == values for arm in arms)
+    assert len(list((tmp_path / "drawn").glob("*.png"))) >= 4
+    assert main(["probe", "--config=base:demo", "--seeds=0"]) == 2
 
 
 def test_every_arm_of_the_experiment_is_probed():

@@ -52,7 +52,7 @@ def test_the_loss_network_and_the_losses_written_out():
     np.testing.assert_allclose(perceptual.content_loss(third, [of[1:2] for of in ours]), [content], rtol=2e-3)
 
 
-def test_the_loss_network_knows_cifar():
+def test_the_loss_network_says_how_it_was_trained():
     with np.load(str(perceptual.__file__).replace("perceptual.py", "loss_network.npz")) as arrays:
         about = json.loads(str(arrays["about"]))
     assert about["final"]["test_error"] < 0.25
