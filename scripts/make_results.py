@@ -16,9 +16,8 @@ from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Verdict
 from normres.report.commands import experiment_of, load_experiment
 from normres.report.experiment import Experiment
-from normres.report.files import write_file
 from normres.report.inference import together
-from normres.runs import results
+from normres.runs import durable, results
 
 ROOT = Path(__file__).parent.parent
 RESULTS, DRAWN = ROOT / "results", ROOT / "docs/results"
@@ -51,7 +50,7 @@ def sections() -> Iterator[str]:
         arms = experiment.arms(runs)
         shutil.rmtree(DRAWN / name, ignore_errors=True)
         (figure,) = paper.save(experiment.main_chart(arms), DRAWN / name, ["page"], ["png"])
-        write_file(DRAWN / name / "table.md", tables.markdown(experiment.table(arms)))
+        durable.write(DRAWN / name / "table.md", tables.markdown(experiment.table(arms)))
         seeds = sorted({run.record["seed"] for run in runs})
         yield "\n".join(
             [
@@ -81,7 +80,7 @@ def pictures(name: str, arms: Sequence[Arm]) -> Iterator[str]:
     """Writes what the networks of a set make of images, and yields the pictures as Markdown; nothing of classifiers."""
     for label, content in page.pictures(arms).items():
         file = f"{re.sub('[^a-z0-9]+', '-', label.lower()).strip('-')}.png"
-        write_file(DRAWN / name / file, content)
+        durable.write(DRAWN / name / file, content)
         yield f"![What {label} makes of photographs, a row for each style](results/{name}/{file})\n\n*{label}*\n"
 
 

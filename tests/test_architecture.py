@@ -46,7 +46,7 @@ ARROWS = {
 DOOR = {"runs": "machine.py"}
 # Of runs/, what is no more than records, the declarations of fields, and what follows from these: the command that
 # repeats a run and the papers to cite.  report/ knows nothing of training.
-RECORDS = {"results", "fields", "note", "papers"}
+RECORDS = {"results", "fields", "note", "papers", "durable"}
 
 
 def part(path):

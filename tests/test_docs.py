@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from normres import norms
+from normres import cli, norms
+from normres.errors import UserError
 from normres.report import paper
-from normres.report.files import write_file
+from normres.runs import durable
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +36,7 @@ def test_the_results_are_what_their_records_say(tmp_path, monkeypatch):
     """Written again from results/, the pages do not change: run `make results`."""
 
     def save(chart, folder, widths, kinds):
-        return [write_file(folder / f"{chart.name}-page.png", b"")]
+        return [durable.write(folder / f"{chart.name}-page.png", b"")]
 
     monkeypatch.setattr(paper, "save", save)
     copy = tmp_path / "checkout"
@@ -49,6 +50,20 @@ def test_the_results_are_what_their_records_say(tmp_path, monkeypatch):
         assert (copy / page).read_text() == (ROOT / page).read_text()
     drawn = {path.relative_to(copy) for path in (copy / "docs/results").rglob("*.*")}
     assert drawn == {path.relative_to(ROOT) for path in (ROOT / "docs/results").rglob("*.*")}
+
+
+def test_a_result_is_run_again_as_far_as_it_was_run(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "main", lambda arguments: asked.append(arguments) or 1)
+    again = runpy.run_path(str(ROOT / "scripts/reproduce.py"))["main"]
+    assert again("degradation-short", "cifar.tar.gz", "3") == 2  # the sweep has failed
+    (arguments,) = asked
+    assert arguments[:2] == ["sweep", "--config=degradation:short"]
+    assert {f"--again={ROOT / 'results/degradation-short'}", "--seeds=3", "--config.data.path=cifar.tar.gz"} < {
+        *arguments
+    }
+    with pytest.raises(UserError, match=r"RESULT='degradation-shrt' is no folder of results/; did you mean"):
+        again("degradation-shrt")
 
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")], ids=str)

@@ -64,6 +64,7 @@ def _step(options: Namespace, _: dict[str, str]) -> None:
 def _accelerators(options: Namespace, _: dict[str, str]) -> None:
     from normres.bench import devices
 
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # which would hide how long a compiler takes
     if options.device != devices.LOCAL:
         devices.prepare()
     machine.prepare()

@@ -46,7 +46,6 @@ def prepare() -> None:
     """Sets what the compilers of absent devices need; call before jax is imported."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no question to a cloud's metadata server, which is not there
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # which would hide how long a compiler takes
     # Kernels cannot be timed where there is no GPU.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from normres.errors import UserError, library, nearest
 from normres.report.arms import run_id
-from normres.report.files import write_file
+from normres.runs import durable
 from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
 from normres.runs.results import Run
 
@@ -53,7 +53,7 @@ def collect(runs: Sequence[Run], target: Path, curves: bool = False, workdir: Pa
     pandas = library("pandas", "collect")
     columns = dict.fromkeys(name for row in rows for name in row)
     frame = pandas.DataFrame({name: _column(pandas, name, [row.get(name) for row in rows]) for name in columns})
-    return write_file(target, WRITERS[ending](frame))
+    return durable.write(target, WRITERS[ending](frame))
 
 
 def _parquet(frame: Any) -> bytes:

@@ -16,9 +16,8 @@ from markupsafe import Markup
 from normres.report import facts, interactive, tables
 from normres.report.arms import Arm, run_id
 from normres.report.charts import Chart
-from normres.report.files import write_file
 from normres.report.inference import RULE, together
-from normres.runs import note, papers
+from normres.runs import durable, note, papers
 from normres.runs.results import Run
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def write(experiment: "Experiment", arms: Sequence[Arm], charts: Sequence[Chart]
         "table.csv": copies["CSV"],
         "index.html": html,
     }
-    return [write_file(output / name, text) for name, text in texts.items()]
+    return [durable.write(output / name, text) for name, text in texts.items()]
 
 
 def pictures(arms: Sequence[Arm]) -> dict[str, bytes]:
@@ -76,7 +75,7 @@ def pictures(arms: Sequence[Arm]) -> dict[str, bytes]:
 
 def write_index(rows: Sequence[tuple[str, str, str, int]], output: Path) -> Path:
     """Writes the page that lists all experiments: folder, title, outcome and number of runs; returns its path."""
-    return write_file(output / "index.html", _render("index.html", rows=rows))
+    return durable.write(output / "index.html", _render("index.html", rows=rows))
 
 
 def bibtex(runs: Sequence[Run]) -> str:

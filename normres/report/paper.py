@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from normres.report.charts import Chart, Panel, Series, named_ticks
-from normres.report.files import write_file
+from normres.runs import durable
 
 # Of a two-column page: the width in inches, and the most panels side by side.
 COLUMN_INCHES, PAGE_INCHES = 3.4, 6.8
@@ -228,5 +228,5 @@ def save(
             with matplotlib.rc_context(STYLE):
                 metadata = undated.get(suffix, {"Date": None, "Creator": "normres"})
                 figure.savefig(buffer, format=suffix, dpi=PNG_DOTS_PER_INCH, metadata=metadata)
-            written.append(write_file(folder / f"{chart.name}-{width}.{suffix}", buffer.getvalue()))
+            written.append(durable.write(folder / f"{chart.name}-{width}.{suffix}", buffer.getvalue()))
     return written

@@ -53,7 +53,7 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
 
     arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
     if options.again:  # by name, because the digest changes with the source of the data
-        names = {run.record["run_id"].rpartition("-")[0] for run in results.read_runs(options.again)}
+        names = {run.path.name.rpartition("-")[0] for run in results.read_runs(options.again)}
         arms = [arm for arm in arms if arm.run_id.rpartition("-")[0] in names]
         if not arms:
             raise UserError(f"--again={options.again} holds no run of these arms")

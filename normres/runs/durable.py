@@ -18,25 +18,28 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text as write_bytes does."""
-    write_bytes(path, text.encode())
+def write(path: Path, content: str | bytes) -> Path:
+    """Writes a file (text as UTF-8), and its folder if needed, and returns its path.
 
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one and never a part, also after a power failure."""
+    A reader sees the old file or the new one and never a part, also after a power failure.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # of two processes, each has its own
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON as write_text does."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Writes JSON as `write` does."""
+    write(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:

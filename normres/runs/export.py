@@ -65,7 +65,7 @@ def export(path: str | Path, output: Path, form: str, which: str = "last", fold:
         content = FORMATS[form](run, about)
     except ValueError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
-    durable.write_bytes(output, content)
+    durable.write(output, content)
 
 
 def state_dict(run: Loaded) -> dict[str, np.ndarray]:

@@ -204,7 +204,7 @@ class Journal:
         durable.write_json(self.path / "config.json", self.config)
         command = note.repeat_command(self.config, self.path)
         text = note.note(command, [self.config], attempt["commit"], attempt["diff"], attempt["versions"])
-        durable.write_text(self.path / "README.md", text)
+        durable.write(self.path / "README.md", text)
         self._write_metrics()
         self.write()
 
@@ -254,7 +254,7 @@ class Journal:
         if self._writes():
             content = io.BytesIO()
             Image.fromarray(mosaic_HWC).save(content, "PNG")
-            durable.write_bytes(self.path / results.PICTURES, content.getvalue())
+            durable.write(self.path / results.PICTURES, content.getvalue())
 
     def end(self, how: str) -> None:
         """Writes how this attempt ended; of a run that is done, everything, and removes what nobody needs."""
@@ -299,7 +299,7 @@ class Journal:
         return best or bool(self._every and step % self._every == 0)
 
     def _write_metrics(self) -> None:
-        durable.write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.metrics))
+        durable.write(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.metrics))
 
 
 def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:

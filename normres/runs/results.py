@@ -27,7 +27,7 @@ from typing import Any
 
 from normres.errors import UserError
 from normres.runs import claims
-from normres.runs.durable import read_json, sha256, write_bytes, write_json, write_text
+from normres.runs.durable import read_json, sha256, write, write_json
 from normres.runs.fields import NOT_ADDED_LATER, declared, identity
 
 DONE = ("finished", "diverged")
@@ -133,10 +133,10 @@ def keep(runs: Sequence[Run], folder: Path) -> list[Path]:
         kept = training[:: -max(1, -(-len(training) // KEPT_LINES))]
         lines = [_rounded(line) for line in run.metrics if line["split"] != "train" or line in kept]
         document = {"config": _without_paths(run.config), "record": _without_paths(run.record), "metrics": lines}
-        write_text(folder / f"{name}{KEPT}", json.dumps(document | {"seal": seal_of(document)}) + "\n")
+        write(folder / f"{name}{KEPT}", json.dumps(document | {"seal": seal_of(document)}) + "\n")
         files.append(folder / f"{name}{KEPT}")
         if run.pictures_file.is_file():
-            write_bytes(Run(files[-1], {}, {}, []).pictures_file, run.pictures_file.read_bytes())
+            write(Run(files[-1], {}, {}, []).pictures_file, run.pictures_file.read_bytes())
     return files
 
 

@@ -8,9 +8,8 @@ import flax.linen as nn
 
 from normres.data.dataset import CLASSES
 from normres.errors import UserError
-from normres.report.files import write_file
 from normres.runs import config as configs
-from normres.runs import machine
+from normres.runs import durable, machine
 from normres.runs.fields import declared, flatten
 from normres.show import table
 from normres.show.count import count
@@ -49,7 +48,7 @@ def run(path: str, overrides: dict[str, Any], svg: Path | None) -> None:
         # matplotlib is slow to import.
         from normres.show import picture
 
-        print(f"\n{write_file(svg, picture.svg(counts))}")
+        print(f"\n{durable.write(svg, picture.svg(counts))}")
 
 
 def print_fields(path: str, overrides: dict[str, Any]) -> None:

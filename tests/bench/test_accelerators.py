@@ -86,7 +86,7 @@ def test_it_compiles_and_goes_on(tmp_path, capsys, monkeypatch):
     assert [row["contender"] for row in rows] == ["flax-data", "normres"]
     assert all(row["kernels"] > 50 and row["bytes"] > 1e5 for row in rows)
     assert main(["bench", "accelerators", f"--from={file}"]) == 0
-    assert "local: ResNet-8, batch norm  Flax, same data" in capsys.readouterr().out
+    assert "local: ResNet-8, batch norm, batch 16, width 4, dtype float32  Flax, same data" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

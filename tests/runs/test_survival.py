@@ -164,7 +164,7 @@ def killing(patch, moment):
         patch.setattr(owner, name, changed)
 
     for owner, name in [
-        (durable, "write_text"),
+        (durable, "write"),
         (Path, "replace"),
         (checkpoint.ocp, "save"),
         (checkpoint, "keep_only"),
