@@ -31,8 +31,9 @@ EXPERIMENT = Experiment(
     ],
     notes=[
         "The published numbers are those of Chiley et al.: the best of 250 epochs, chosen on the test set; weight "
-        "decay 2e-4, 8 groups, batch norm over 5 runs (± 0.22 %), the others one run. Ours are of the last step. All "
-        "norms have one recipe, which was found for batch norm; `learning_rate` asks what that costs the others.",
+        "decay 2e-4, 8 groups, batch norm over 5 runs (± 0.22 %), the others one run; shortcuts are projections where "
+        "the shape changes (B). Ours are of the last step. All norms have one recipe, which was found for batch norm; "
+        "`learning_rate` asks what that costs the others.",
     ],
     lines=True,
     follows=("model.norm_groups",),

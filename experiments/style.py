@@ -14,8 +14,8 @@ TRAIN, TEST = quantity_of("train_loss"), quantity_of("test_loss")
 EXPERIMENT = Experiment(
     title="Style: what a network learns of a picture’s style, by norm",
     claim=(
-        "With instance norm a network reaches a lower content and style loss than with batch norm. One network learns "
-        "several styles if scale and bias of its instance norms depend on the style."
+        "With instance norm a network reaches a lower sum of content and style loss than with batch norm. One "
+        "network learns several styles if scale and bias of its instance norms depend on the style."
     ),
     source=(
         "Ulyanov, Vedaldi, Lempitsky 2016, arXiv 1607.08022; Dumoulin, Shlens, Kudlur 2017, arXiv 1610.07629; Huang, "

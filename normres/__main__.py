@@ -13,7 +13,8 @@ def main() -> int:
     machine.restart_with_huge_pages()
     signals.catch()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may lack a letter
+        if stream is not None:  # it may be closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal may lack a letter
     from normres import cli
     from normres.runs import hosts
 

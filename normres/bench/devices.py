@@ -46,6 +46,7 @@ def prepare() -> None:
     """Sets what the compilers of absent devices need; call before jax is imported."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no question to a cloud's metadata server, which is not there
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # whose programs cannot be loaded for an absent device
     # Kernels cannot be timed where there is no GPU.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
 

@@ -40,7 +40,7 @@ def _prepare(options: Namespace, _: dict[str, str]) -> None:
 
 
 def _verify(options: Namespace, _: dict[str, str]) -> None:
-    dataset = load(options.name, "auto", options.path)
+    dataset = load(options.name, "auto", str(Path(options.path)))
     print(f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images, {dataset.source}")
     verdict = (
         "is sound" if has_checksums(dataset, Path(options.path)) else "can be read, but has no checksums to compare"

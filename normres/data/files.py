@@ -55,7 +55,7 @@ def must_fit(count: int, image_shape: tuple[int, ...], what: str) -> None:
     if size > memory / 2:
         raise UserError(
             f"{what}: {count:,} images of {'x'.join(map(str, image_shape))} take {size / 1e9:,.1f} GB, more than half "
-            f"of this machine's {memory / 1e9:,.1f} GB; lower data.image_size"
+            f"of the memory, {memory / 1e9:,.1f} GB; lower data.image_size"
         )
 
 

@@ -115,6 +115,10 @@ def network_to_torch(
     """
     arrays = flatten_dict(variables, sep="/")
     shapes = _shapes(config, arrays.get("params/stem_conv1/kernel"), axis=2)
+    row = SHORTCUTS[config.shortcut]
+    if config.stochastic_depth or (row.factor, row.branch_factor) != (1, 1):
+        weights = f"shortcut={config.shortcut!r} and stochastic_depth={config.stochastic_depth}"
+        raise ValueError(f"PyTorch's ResNets do not weight shortcuts and branches, as {weights} do")
     modules = _resnet_modules(config, naming, shapes)
     check_names(arrays, shapes, shapes)
     check_shapes(arrays, shapes)
@@ -170,9 +174,6 @@ def _resnet_modules(config: ResNetConfig, naming: str, shapes: Mapping[str, Any]
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r} does not exist; {nearest(naming, NAMINGS)}")
     shortcut, head = NAMINGS[naming]
-    row = SHORTCUTS[config.shortcut]
-    if config.stochastic_depth or (row.factor, row.branch_factor) != (1, 1):
-        raise ValueError("the config's network weights its branches or shortcuts, which PyTorch's ResNets do not")
     # What is in a block, by our names.  torchvision has no norm after the addition, nor one after the last block.
     inside: dict[str, str] = {}
     for k in range(1, len(BRANCHES[config.block].kernels) + 1):

@@ -187,8 +187,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def seeds_text(arms: Sequence[Arm]) -> str:
-    """Returns "3 seeds" or "1 to 3 seeds"."""
-    fewest, most = min(len(arm.runs) for arm in arms), max(len(arm.runs) for arm in arms)
+    """Returns "3 seeds" or "1 to 3 seeds" of arms: those that finished or, if none did, all."""
+    counts = [len(arm.finished or arm.runs) for arm in arms]
+    fewest, most = min(counts), max(counts)
     return ("" if fewest == most else f"{fewest} to ") + counted(most, "seed")
 
 

@@ -72,9 +72,14 @@ class Quantity:
         """Returns the difference of two arms."""
         return Difference(self.by_seed(before), self.by_seed(after), max(self.step(before), self.step(after)))
 
-    def text(self, arm: Arm) -> str:
-        """Returns "8.75 ± 0.12 %" over the seeds of an arm."""
-        return f"{number(summarize(self.by_seed(arm).values()), scale=self.scale)} {self.unit}".rstrip()
+    def text(self, values: Iterable[float]) -> str:
+        """Returns "8.75 ± 0.12 %" of the values of seeds."""
+        return f"{number(summarize(values), self.digits, self.scale)} {self.unit}".rstrip()
+
+    @property
+    def digits(self) -> int:
+        """Returns the decimals that are printed: of a loss, three."""
+        return 3 if self.metric.endswith("loss") else 2
 
 
 def quantity_of(metric: str) -> Quantity:
@@ -124,7 +129,10 @@ def judge(statements: Sequence[Statement]) -> list[Verdict]:
             if part.comparison:
                 judgement = next(judgements)
                 outcomes.append(judgement.outcome)
-                texts[-1] += f"; difference {judgement.text(one.quantity.difference_unit, one.quantity.scale)}."
+                words = judgement.text(one.quantity.difference_unit, one.quantity.scale, one.quantity.digits)
+                texts[-1] += f"; difference {words}."
+            else:
+                outcomes.append(inference.OPEN)
         notes = dict.fromkeys(note for part in one.parts for note in part.notes)
         verdicts.append(Verdict(one.claim, inference.together(outcomes), " ".join([*texts, *notes])))
     return verdicts
@@ -189,8 +197,9 @@ class Lower:
         better, worse = arms
         where = f" at {of_better.name}" if of_better == of_worse else ""
         names = [arm.variant if where else f"{arm.variant} at {arm.setting.name}" for arm in arms]
-        numbers = ", ".join(f"{name} {self.quantity.text(arm)}" for name, arm in zip(names, arms, strict=True))
         comparison = Comparison(self.quantity.difference(worse, better), above=False)
+        values = comparison.difference.sides[::-1]  # of the seeds that are compared
+        numbers = ", ".join(f"{name} {self.quantity.text(side)}" for name, side in zip(names, values, strict=True))
         notes = [*_diverged_notes(self.quantity, arms), *(self._edge_notes(grid, arms) if self.best else ())]
         return Part(f"{self.quantity.words.capitalize()}{where}: {numbers}", comparison, notes)
 
@@ -248,7 +257,8 @@ class Trend:
         for first, last in pairwise(arms) if self.every_step else [(arms[0], arms[-1])]:
             difference = self.quantity.difference(first, last)
             comparison = Comparison(difference, self.rises, 0.0 if self.rises else self.margin)
-            numbers = ", ".join(f"{arm.setting.name} {self.quantity.text(arm)}" for arm in (first, last))
+            sides = zip((first, last), difference.sides, strict=True)  # of the seeds that are compared
+            numbers = ", ".join(f"{arm.setting.name} {self.quantity.text(values)}" for arm, values in sides)
             text = f"{self.quantity.words.capitalize()} of {self.variant}: {numbers}"
             parts.append(Part(text, comparison, _diverged_notes(self.quantity, [first, last])))
         return parts
@@ -273,8 +283,7 @@ def _state(claim: str, at_least: float, parts: Sequence[tuple[Setting, Part]], q
             f"These numbers decide nothing: {'. '.join(part.text for _, part in parts)}."
         )
         return Statement(claim, [Part(text)])
-    missing = [part for part in applicable if part.comparison is None]
-    return Statement(claim, missing or applicable, quantity)
+    return Statement(claim, applicable, quantity)
 
 
 def _diverged_notes(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:

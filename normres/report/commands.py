@@ -79,7 +79,7 @@ def load_experiment(name: str) -> Any:
 def experiment_of(folder: Path) -> Any:
     """Returns the experiment that a sweep's folder is of, by its note's command or by its name; None if of none."""
     note = folder / "README.md"
-    words = re.findall(r"--config=(\w+)", note.read_text()) if note.is_file() else []
+    words = re.findall(r"--config=(?:\S*/)?(\w+)", note.read_text()) if note.is_file() else []
     names = files.names("experiments")
     name = next((word for word in words or [folder.name.partition("-")[0]] if word in names), None)
     return load_experiment(name) if name else None

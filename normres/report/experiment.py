@@ -163,10 +163,12 @@ class Experiment:
         chosen = any(isinstance(clause, Lower) and clause.best for clause in self.clauses)
         data = [run.record.get("data") or {} for arm in arms for run in arm.runs]
         sentences = facts.warnings(arms, missing=self.missing(arms))
-        if chosen and any(one.get("evaluated_on") != "validation" for one in data):
+        if chosen:
             over = short_label({self.over: ""}).strip()
+            on = "validation" if all(one.get("evaluated_on") == "validation" for one in data) else "test"
             sentences.append(
-                f"The {over} of each variant was chosen on the test set: its test error is too low by the choice."
+                f"The {over} of each variant was chosen on the {on} set: its {on} error is too low by the choice, more "
+                "so where neighbours are nearly equal, and the intervals do not know of the choice."
             )
         return sentences
 

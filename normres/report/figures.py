@@ -104,7 +104,7 @@ def error_over(
         panels,
         f"Final training and test {measure} over {axis}, one line per variant; the table has the numbers.",
         f"{measure.capitalize()} at the last step, {seeds_text(arms)} per point: the line joins the means, {SPREAD}. "
-        f"{DIVERGED}{OWN_SCALE if published else ''}{overfitting_note(lines, evaluated_on)}",
+        f"{DIVERGED}{OWN_SCALE if published else ''}",
         axis,
         titled(measure),
         unit=unit_of(measure),
@@ -185,9 +185,9 @@ def training_curves(panels: Mapping[str, Sequence[Arm]], measure: str = "error")
         "curves",
         made,
         f"Training and test {measure} over training steps, one curve per setting and one panel per variant.",
-        f"{measure.capitalize()} over training steps, mean over {seeds_text(arms)}. Thin: training {measure}, running "
-        f"mean of the augmented mini-batches. Bold: test {measure}. The vertical axis ends at about twice the largest "
-        f"final {measure}{', or at 100 %' if unit else ''}. A cross marks where a run diverged.",
+        f"{measure.capitalize()} over training steps, mean over {seeds_text(arms)}. Thin: training {measure}, mean "
+        f"over successive mini-batches as they are trained on. Bold: test {measure}. The vertical axis ends at about "
+        f"twice the largest final {measure}{', or at 100 %' if unit else ''}. A cross marks where a run diverged.",
         "training step",
         titled(measure),
         unit=unit_of(measure),
@@ -215,23 +215,3 @@ def _thinned(steps: list[int], values: list[float]) -> tuple[list[int], list[flo
     size = max(1, math.ceil(len(steps) / CURVE_POINTS))
     blocks = range(size, len(steps) + size, size)
     return [steps[:end][-1] for end in blocks], [fmean(values[end - size : end]) for end in blocks]
-
-
-def overfitting_note(lines: Mapping[str, Sequence[Arm]], evaluated_on: str) -> str:
-    """Says where the mean error on the test or validation set rises with depth although the training error falls."""
-    sentences = []
-    for label, arms in lines.items():
-        shallow, deep = arms[0], arms[-1]
-        if shallow.setting.over != "model.depth":
-            continue
-        rises = []
-        for metric in finals():
-            before, after = shallow.summary(metric), deep.summary(metric)
-            rises.append(after.mean - before.mean if before and after else 0.0)
-        if rises[0] < 0 < rises[1]:
-            sentences.append(
-                f" From {shallow.setting.name} to {deep.setting.name} the mean {evaluated_on} error of {label} rises, "
-                "but its training error falls: the deeper network overfits the "
-                f"{deep.count('train_examples'):,} training images, which is not degradation."
-            )
-    return "".join(sentences)

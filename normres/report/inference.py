@@ -4,13 +4,13 @@ A comparison is a difference of two means.  Seeds that both sides have are judge
 share a seed share its data order; sides that share fewer than two seeds are judged by Welch's.  So no result decides
 which test it is.  All comparisons of a page are corrected together by Holm's method (1979, Scandinavian Journal of
 Statistics 6), so that a page whose true differences all are at their limits has a verdict with a probability
-below 5 %.
+below 5 %.  That holds for seeds and clauses that were fixed before the runs.
 """
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import fmean, median, stdev
 from typing import Literal
 
@@ -29,8 +29,9 @@ RULE = (
     "claimed side, not borne out if it lies on the other, and cannot be judged yet if it holds the limit. The limit is "
     "0, or for “no higher” the margin that the claim names. The levels are Holm’s for all comparisons of the page "
     f"together: if every true difference were its limit, less than {FALSE_VERDICTS:.0%} of all pages would have a "
-    "verdict. One seed has no spread and decides nothing. The number of seeds that would decide is the one with "
-    f"{POWER:.0%} power, if mean and spread stay the same."
+    "verdict. This holds if seeds and clauses were fixed before the runs; who adds seeds until an interval decides "
+    "gets more false verdicts. One seed has no spread and decides nothing. The number of seeds that would decide is "
+    f"the one with {POWER:.0%} power, if mean and spread stay the same."
 )
 
 # A value of each seed.
@@ -53,8 +54,10 @@ def summarize(values: Iterable[float]) -> Summary | None:
     numbers = sorted(values)
     if not numbers:
         return None
-    deviation = stdev(numbers) if len(numbers) > 1 else None
-    return Summary(len(numbers), fmean(numbers), deviation, median(numbers), float(stats.trim_mean(numbers, 0.25)))
+    deviation, count = stdev(numbers) if len(numbers) > 1 else None, len(numbers)
+    # The i-th number stands for the quantiles from i / n to (i + 1) / n; those from 1/4 to 3/4 count.
+    weights = [max(0.0, min(i + 1, 0.75 * count) - max(i, 0.25 * count)) for i in range(count)]
+    return Summary(count, fmean(numbers), deviation, median(numbers), fmean(numbers, weights))
 
 
 @dataclass(frozen=True)
@@ -169,10 +172,10 @@ class Judgement:
     outcome: Outcome
     level: float
 
-    def text(self, unit: str = "points", scale: float = 100.0) -> str:
+    def text(self, unit: str = "points", scale: float = 100.0, digits: int = 2) -> str:
         """Returns the difference, its interval, and how many seeds would decide what is open."""
-        difference = self.comparison.difference
-        text = f"{_signed(scale * difference.mean)} {unit}".rstrip()
+        difference, signed = self.comparison.difference, partial(_signed, digits=digits)
+        text = f"{signed(scale * difference.mean)} {unit}".rstrip()
         if not difference.has_spread:
             return f"{text} (one seed on a side has no spread: at least {_more(2, difference)})"
         low, high = difference.interval(self.level)
@@ -181,9 +184,9 @@ class Judgement:
             if difference.paired
             else f"Welch, {len(difference.before)} and {len(difference.after)} seeds"
         )
-        text += f", {100 * self.level:.3g} % interval {_signed(scale * low)} to {_signed(scale * high)} ({kind})"
+        text += f", {100 * self.level:.3g} % interval {signed(scale * low)} to {signed(scale * high)} ({kind})"
         if self.comparison.limit:
-            text += f", limit {_signed(scale * self.comparison.limit)}"
+            text += f", limit {signed(scale * self.comparison.limit)}"
         if self.outcome != OPEN:
             return text
         needed = difference.seeds_to_decide(self.comparison.limit, self.level)
@@ -221,8 +224,8 @@ def together(outcomes: Sequence[Outcome]) -> Outcome:
     return OPEN if not outcomes or OPEN in outcomes else "borne out"
 
 
-def _signed(value: float) -> str:
-    return f"{'−' if value < 0 else '+'}{abs(value):.2f}"
+def _signed(value: float, digits: int) -> str:
+    return f"{'−' if value < 0 else '+'}{abs(value):.{digits}f}"
 
 
 def _more(seeds: int, difference: Difference) -> str:

@@ -39,16 +39,17 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     judged = dict(zip(measured, inference.judge(comparisons), strict=True))
     rows = []
     for label, one in differences.items():
-        means = [tables.number(summarize(side.values()), scale=quantity.scale) for side in (one.before, one.after)]
+        means = [tables.number(summarize(side), quantity.digits, quantity.scale) for side in one.sides]
         text = (
-            judged[label].text(quantity.difference_unit, quantity.scale)
+            judged[label].text(quantity.difference_unit, quantity.scale, quantity.digits)
             if label in judged
             else "no number (diverged or not finished)"
         )
         rows.append((label or "all", *means, text))
     caption = (
         f"Final {quantity.words}{' in percent' * (quantity.unit == '%')}, mean ± sample standard deviation; B minus A. "
-        "The intervals are Holm’s for all rows together."
+        "Where A and B share two seeds or more, all numbers are of the shared seeds. The intervals are Holm’s "
+        "for all rows together."
     )
     table = tables.Table(("arm", *map(str, names), "difference"), rows, caption)
     differ = [f"{name} ({a} in A, {b} in B)" for name, (a, b) in between.items()]

@@ -29,7 +29,7 @@ def number(summary: Summary | None, digits: int = 2, scale: float = 1.0) -> str:
     """Returns "8.75" for one seed, "8.75 ± 0.12" (sample standard deviation) for several, "–" for none."""
     if summary is None:
         return NOTHING
-    mean = f"{scale * summary.mean:.{digits}f}"
+    mean = f"{scale * summary.mean:.{digits}f}".replace("-", "−")
     if summary.standard_deviation is None:
         return mean
     return f"{mean} ± {scale * summary.standard_deviation:.{digits}f}"

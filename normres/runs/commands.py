@@ -64,7 +64,8 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     kept = [arm for arm in arms if digest(arm.config) in digests]
     if queue.SINCE not in os.environ:
         misleading = Counter(line for arm in arms for line in traps.of(arm.config))
-        for line, count in misleading.items():
+        # That a sweep departs from its recipe is what it is for.
+        for line, count in ((line, n) for line, n in misleading.items() if not line.startswith("config.recipe=")):
             print(f"warning, {count} of {len(arms)} arms: {line}", file=sys.stderr)
     if options.list:
         for arm in arms:
@@ -182,7 +183,8 @@ COMMANDS = {
     "evaluate": Command(
         _evaluate,
         "Measure a run's weights on its test images or on other data; trains nothing.",
-        "Of the config, --config.data.*, --config.train.eval_batch_size and --config.train.ops may be set.\n\n"
+        "Of the config, the fields of --config.data that do not belong to the training,\n"
+        "--config.train.eval_batch_size and --config.train.ops may be set.\n\n"
         "examples:\n  normres evaluate runs/try\n"
         "  normres evaluate runs/try --config.data.source=folder --config.data.path=photos --json=photos.json\n"
         "  normres evaluate runs/try --config.data.corruptions=contrast,gaussian_noise",

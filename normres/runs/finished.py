@@ -27,11 +27,12 @@ from normres.training.networks import build_network
 from normres.training.programs import Programs, placed
 from normres.training.step import TrainState
 
-# Fields that may differ where a run is evaluated, beside those of the data; and one of the data that may not.
+# Fields that may differ where a run is evaluated, beside those of the data.
 EVALUATION = ("train.eval_batch_size", "train.ops")
-# What belongs to the training alone, or how it begins.
+# Of the data, what belongs to the training alone, or how it begins; and what must not be asked of other data.
 OF_TRAINING: tuple[str, ...] = ("data.preprocess", "data.styles", "data.augmentation", "data.padding", "data.cut")
 OF_TRAINING += ("data.mixup", "data.label_noise")
+NOT_TRAINED = {"data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0, "data.label_noise": 0.0}
 DTYPES, WHICH = ("float32", "bfloat16"), ("last", "best")
 WEIGHTS = ("params.", "batch_stats.")  # how the names of a checkpoint's weights begin
 
@@ -142,8 +143,8 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     """Measures a run's weights on its own test images, or on data that the overrides name.
 
     Returns {"run", "which", "step", "data", "values", "corrupted"}: of the data the summary, of the values the METRICS
-    of examples, means; errors under config.data.corruptions.  The overrides are fields of the data,
-    train.eval_batch_size and train.ops; see load for the rest.
+    of examples, means; errors under config.data.corruptions.  The overrides are fields of the data
+    that do not belong to the training, train.eval_batch_size and train.ops; see load for the rest.
 
     Raises:
       UserError: another field is overridden, or the data do not fit the network.
@@ -159,7 +160,7 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
         if name not in allowed:
             raise UserError(f"config.{name} is the run's own and stays; evaluate takes {', '.join(allowed)}")
     run = load(path, which)
-    config = configs.apply(run.config, overrides or {})
+    config = configs.apply(run.config, NOT_TRAINED | {**overrides} if overrides else {})
     dataset = load_data(config)
     _check_fit(run, dataset.summary())
     if "data.corruptions" in (overrides or {}):

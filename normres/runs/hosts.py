@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from normres import signals
 from normres.errors import UserError
 
 LATE = 2  # calls after which all processes know what one of them has said
@@ -87,7 +88,7 @@ def leave(status: int) -> int:
     If the run failed or was stopped in this process alone, the process ends here: jax would wait for the other
     processes, and they for this one.  They get no more signs of it, and after DEAD_SECONDS jax ends them too.
     """
-    if _several and status and not _agreed:
+    if _several and status and not (_agreed and status in (signals.AGAIN, signals.INTERRUPTED)):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -94,7 +94,7 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
             if (other := paths.setdefault(digest(config), config.data.path)) != config.data.path:
                 raise UserError(
                     f"{name_and_argument}: two arms differ in config.data.path alone, {other} and {config.data.path}, "
-                    "and would count as one; give each data set its config.data.name"
+                    "and would count as one; name them by config.data.name in a file's sweep(), or use two --workdir"
                 )
             expanded.append(Arm(run_id, label, config))
     return expanded

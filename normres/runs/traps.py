@@ -32,14 +32,14 @@ READ_IF: list[tuple[str, Callable[[ConfigDict], Any], str]] = [
     ("model.shortcut", lambda c: _pads(SHORTCUTS[c.model.shortcut]), "model.padding"),
     ("model.shortcut", lambda c: SHORTCUTS[c.model.shortcut].gate, "model.gate_bias"),
     ("model.auxiliary", lambda c: c.model.auxiliary, "optim.auxiliary_weights optim.auxiliary_decay"),
-    ("model.module", lambda c: not c.model.module, "train.ops"),
+    ("model.module", lambda c: not c.model.module, "train.ops optim.hold_from_depth"),
     ("optim.optimizer", lambda c: c.optim.optimizer.startswith("sgd"), "optim.nesterov"),
     ("optim.optimizer", lambda c: c.optim.optimizer == "adamw", "optim.beta2 optim.epsilon"),
     ("optim.momentum", lambda c: c.optim.momentum, "optim.nesterov"),
     ("optim.weight_decay", lambda c: c.optim.weight_decay, "optim.decay_norms"),
     ("optim.schedule", lambda c: c.optim.schedule == "step", "optim.boundaries optim.decay_factor"),
     ("optim.boundaries", lambda c: c.optim.boundaries, "optim.decay_factor"),
-    ("optim.hold_from_depth", holds, "optim.hold_learning_rate optim.hold_until_error"),
+    ("optim.hold_from_depth", lambda c: holds(c) or c.model.module, "optim.hold_learning_rate optim.hold_until_error"),
     ("data.augmentation", lambda c: c.data.augmentation == "crop_flip", "data.padding"),
     ("data.augmentation", lambda c: "augmentation" in streams(c), "seeds.augmentation"),
     ("data.cutmix", lambda c: c.data.cutmix, "data.cutmix_probability"),
@@ -72,9 +72,15 @@ def _pads(shortcut: Shortcut) -> bool:
 
 
 def of(config: ConfigDict, image_size: int = 0) -> list[str]:
-    """Returns a sentence for each trap of a config; `image_size`, where the data are known, is in pixels."""
-    size = image_size or config.data.image_size
-    network = _module(config) if config.model.module else [*_norm(config, size), *_branches(config)]
+    """Returns a sentence for each trap of a config; `image_size`, where the data have been read, is in pixels.
+
+    Before, a user's module is not looked at: importing it may take devices.
+    """
+    size = image_size or (0 if config.data.source in ("auto", "npz") else config.data.image_size)
+    if config.model.module:
+        network = [*_module(config)] if image_size else []
+    else:
+        network = [*_norm(config, size), *_branches(config)]
     return [*_unread(config), *network, *_optimization(config), *_recipe(config)]
 
 
@@ -114,7 +120,7 @@ def _module(config: ConfigDict) -> Iterator[str]:
 def _norm(config: ConfigDict, image_size: int) -> Iterator[str]:
     """Norms that are another norm, or nothing."""
     network, name = MODELS[config.model.family].configured(config.model), config.model.norm
-    spec, grouped, parted = network.norm_spec, find_spec(name).groups > 1, find_spec(name).sub_batches > 1
+    spec, grouped, parted = network.norm_spec, name == "group", find_spec(name).sub_batches > 1
     if grouped and spec.groups == 1:
         yield f"config.model.norm_groups=1: {name} norm with one group has no groups"
     if parted and config.model.norm_sub_batches == 1:
@@ -125,12 +131,12 @@ def _norm(config: ConfigDict, image_size: int) -> Iterator[str]:
             f"config.model.norm_groups={spec.groups}: where the network has {single[0]} channels, each group is one "
             "channel, and a group norm with one channel a group is an instance norm"
         )
-    if _single_element(network, image_size, config.train.batch_size):
+    if image_size and _single_element(network, image_size, config.train.batch_size):
         yield (
             f"config.model.norm={name!r}: from images of {image_size} pixels, some norms average over a "
             "single element, and what they return does not depend on their input"
         )
-    if spec.running and config.train.batch_size == spec.sub_batches:
+    if name in ("batch", "ghost_batch") and config.train.batch_size == spec.sub_batches:
         yield (
             f"config.train.batch_size={config.train.batch_size}: {name} norm averages over one image in training, "
             "as instance norm does, and over running averages in evaluation"

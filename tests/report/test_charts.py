@@ -114,18 +114,6 @@ def test_a_curve_is_the_mean_over_seeds_at_shared_steps():
     assert blocks.y[:2] == close(100 / 3, 50 / 3)  # of 50, 0, 50 and of 0, 50, 0 percent
 
 
-def test_overfitting_is_told_from_degradation():
-    change = [{"model.depth": at, "model.shortcut": s} for s in ("A", "none") for at in (14, 56)]
-    errors = [(0.4, 0.45), (0.3, 0.50), (0.4, 0.45), (0.5, 0.60)]
-    runs = [made(both, change=fields) for both, fields in zip(errors, change, strict=True)]
-    caption = degradation.main_chart(degradation.arms(runs)).caption
-    assert "test error of plain" not in caption
-    assert caption.endswith(
-        " From depth 14 to depth 56 the mean test error of residual (A) rises, but its training error falls: the "
-        "deeper network overfits the 2,560 training images, which is not degradation."
-    )
-
-
 # --- drawn
 
 

@@ -222,7 +222,7 @@ def test_an_index_of_all(undrawn, tmp_path, capsys):
     fill(tmp_path / "w" / "degradation-short")
     write_run(tmp_path / "w" / "mine #1", (0.1, 0.2))
     (tmp_path / "w" / "empty").mkdir()
-    write_run(tmp_path / "w" / "robustness-1", (0.1, 0.2), change={"data.corruptions": []})
+    write_run(tmp_path / "w" / "robustness-1", (0.1, 0.2), change={"data.corruptions": [], "model.norm_groups": 8})
     noted = tmp_path / "w" / "noted"
     write_run(noted, (0.1, 0.2))
     (noted / "README.md").write_text("    normres sweep --config=degradation:demo --workdir=x\n")
@@ -283,7 +283,7 @@ def test_two_sets_by_hand(tmp_path, capsys):
     assert "Only in B: depth 8." in said
     assert cli.main(["compare", a, b, "--metric=test_loss"]) == 0
     said = re.sub(" +", " ", capsys.readouterr().out)
-    assert "1.50 ± 0.00 | 1.52 ± 0.01 | +0.02, 97.5 % interval −0.23 to +0.27" in said
+    assert "1.500 ± 0.000 | 1.520 ± 0.014 | +0.020, 97.5 % interval −0.235 to +0.275" in said
     assert "percent" not in said
 
 

@@ -28,7 +28,7 @@ def test_the_results_exactly():
     assert [" | ".join(row) for row in (table.header, *table.rows)] == [
         "variant | setting | notes | parameters | seeds | training error (%) | test error (%) | median | "
         "interquartile mean | paper, test (%)",
-        "plain | depth 14 | a b c | 14,000 | 3 of 4 | 40.0 ± 0.0 (1 fail) | 52.0 ± 3.5 (1 fail) | 50.0 | 52.0 | –",
+        "plain | depth 14 | a b c | 14,000 | 3 of 4 | 40.0 ± 0.0 (1 fail) | 52.0 ± 3.5 (1 fail) | 50.0 | 51.0 | –",
         "plain | depth 56 | d e f | 56,000 | 0 of 1 | fail | fail | – | – | –",
         "residual (A) | depth 14 |  | 14,000 | 4 | 25.0 ± 3.6 | 45.5 ± 3.4 | 46.0 | 46.0 | –",
         "residual (A) | depth 20 | d g | 20,000 | 0 of 1 | not finished | not finished | – | – | 8.75",
@@ -123,10 +123,11 @@ def test_a_warning_for_each_weakness(more, words):
 
 def test_what_was_chosen_on_the_test_set_is_said():
     best = replace(degradation, clauses=[Lower("x", "plain", "residual (A)", best=True)], over="optim.learning_rate")
-    words = "The learning rate of each variant was chosen on the test set: its test error is too low by the choice."
-    assert words in best.warnings(best.arms([made((0.1, 0.2))]))
-    assert words not in best.warnings(best.arms([made((0.1, 0.2), data={"evaluated_on": "validation"})]))
-    assert words not in degradation.warnings(degradation.arms([made((0.1, 0.2))]))
+    words = "The learning rate of each variant was chosen on the test set: its test error is too low by the choice, "
+    assert any(line.startswith(words) for line in best.warnings(best.arms([made((0.1, 0.2))])))
+    said = best.warnings(best.arms([made((0.1, 0.2), data={"evaluated_on": "validation"})]))
+    assert any(line.startswith(words.replace("test", "validation")) for line in said)
+    assert not any("chosen" in line for line in degradation.warnings(degradation.arms([made((0.1, 0.2))])))
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(47.6, "48 s"), (60, "1 min 0 s"), (9000, "2 h 30 min")])

@@ -111,7 +111,7 @@ def test_a_process_that_fails_alone_ends_the_others():
 
 
 @pytest.mark.parametrize(
-    ("status", "agreed", "ended"), [(0, False, []), (75, False, [75]), (75, True, []), (2, 0, [2])]
+    ("status", "agreed", "ended"), [(0, False, []), (75, False, [75]), (75, True, []), (2, False, [2]), (2, True, [2])]
 )
 def test_only_what_all_have_agreed_to_ends_in_order(status, agreed, ended, monkeypatch):
     at_once = []

@@ -127,6 +127,7 @@ AS_MEANT = [
     {"model.zero_last_scale": True, "model.order": "pre", "model.norm": "evonorm_s0"},
     {"model.norm": "batch_instance", "model.layout": "imagenet", "model.depth": 18},
     {"train.steps_per_program": 1},
+    {"model.norm": "SC", "model.norm_groups": 1},
 ]
 
 
@@ -138,13 +139,15 @@ def test_what_can_be_meant_is_not_a_trap(overrides):
 def test_the_images_that_are_there_count():
     config = configs.load("base", {"model.norm": "instance", "model.layout": "imagenet", "model.depth": 18})
     assert traps.of(config, 224) == []
+    assert traps.of(configs.load("base", {"data.source": "npz", "data.path": "x.npz", "model.norm": "instance"})) == []
 
 
 def test_a_module_that_does_not_take_what_the_run_offers(tmp_path):
     file = tmp_path / "net.py"
     file.write_text("import flax.linen as nn\nclass Net(nn.Module):\n    classes: int\n")
     config = configs.load("base", {"model.module": f"{file}:Net", "train.dtype": "bfloat16", "train.parallel": "pmap"})
-    assert [line.partition(":")[0] for line in traps.of(config)] == [
+    assert traps.of(config) == []  # it is not imported before its data are read
+    assert [line.partition(":")[0] for line in traps.of(config, 32)] == [
         "config.train.dtype='bfloat16' has no effect",
         "config.train.sync_batch_norm=True has no effect",
     ]

@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const body = table.tBodies[0];
       const key = (row) => {
         const text = row.cells[column].textContent.trim();
-        const number = parseFloat(text.replaceAll(",", "").match(/[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?/i)?.[0]);
+        const number = parseFloat(text.replaceAll(",", "").replace("−", "-").match(/[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?/i)?.[0]);
         return [Number.isNaN(number) ? Infinity : number, text];
       };
       const rows = [...body.rows].map((row) => [key(row), row]);
