@@ -1,15 +1,15 @@
 # make demo    train plain and residual networks at two depths, four seeds each, on embedded images, and draw it all
 # make test    run the tests, on up to four workers of about 2.5 GB each; norms, layers, models and training without cpu/
 # make test-plain   the other tests in a copy from which normres/cpu is deleted
-# make test-oldest  the subject's tests and one training with the oldest versions that are supported
+# make test-oldest  the subject's tests and one training with the oldest JAX, Flax, Optax and Orbax that are supported
 # make test-browser  a report's page in headless Chromium, if there is one on PATH
-# make test-all     all of these
+# make test-all     all of these, slurm-test (as root it installs Slurm) and chaos
 # make chaos   twelve small runs and two workers, disturbed by dice for five minutes: everything must end as undisturbed
 # make slurm-test  a sweep and a run of two processes on a real Slurm of one node (root, Debian or Ubuntu), 4 minutes
 # make docs    the documentation as a site, docs/_build/index.html, with a page for each set of results
 # make results draw docs/results.md and its figures from the records in results/
 # make reproduce RESULT=degradation-short DATA=PATH SEEDS=1   run a set of results again; ends with a certificate
-# make accelerator  on a machine with a GPU or TPU: measure all that only it can say, into device.json (DATA=PATH)
+# make accelerator  after make setup EXTRA=..., or with PYTHON=python3: what only a GPU or TPU can say, into device.json
 # make setup   only make the environment; EXTRA=cuda12, cuda13 or tpu adds an accelerator's packages
 # make lint    style and types
 # make lock    renew requirements.lock (needs uv)

@@ -5,7 +5,7 @@
 The whole run (64,000 steps) takes 2 to 3.5 hours on 2 CPU cores with fast bfloat16 (0.11 to 0.2 s a step on AMD EPYCs).
 The paper reports 8.75 % test error.  `--config=base:short` runs 3,200 steps, `--config=base:demo` 400.
 
-Layers: these values, the recipe, a config file's own lines, the command line.  A later layer wins.
+Later values win: these, the recipe, a config file's own lines, the command line.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from normres.runs.fields import Field, build
 
 # Where ranges end: beyond what anyone trains, and within what arrays and their indices can hold.
-SEEDS = 2**32  # a key's first word; a larger seed would be another one's twin
+SEEDS = 2**32  # a key holds 32 bits of a seed; a larger seed would repeat a smaller one
 STEPS = 2**31  # counted in int32
 RATE = 1e30  # float32 ends at 3e38
 BATCH = 2**20
@@ -41,7 +41,7 @@ FIELDS: dict[str, Field] = {
         least=1,
         most=20_000,
     ),
-    "model.width": Field(16, "channels of the first stage; each later one has twice as many", least=1, most=CHANNELS),
+    "model.width": Field(16, "channels of the first stage; later ones have multiples of it", least=1, most=CHANNELS),
     "model.layout": Field(
         "cifar", "cifar | wide (6n+4, counts projections) | imagenet (7x7 stem)", choices="normres.models:LAYOUTS"
     ),
@@ -71,9 +71,9 @@ FIELDS: dict[str, Field] = {
     "model.gate_bias": Field(-6.0, "initial bias of a gate on the shortcut", least=-100, most=100),
     "model.dropout": Field(0.0, "rate before a branch's last convolution, or VGG's classifier", least=0, below=1),
     "model.stochastic_depth": Field(
-        0.0, "probability that the last block's branch is left out; it falls to the first block's", least=0, below=1
+        0.0, "probability that the last block's branch is left out; block l of L has l / L of it", least=0, below=1
     ),
-    "model.zero_last_scale": Field(False, "the scale of each branch's last norm starts at zero"),
+    "model.zero_last_scale": Field(False, "the scale of norm2 (bottleneck: norm3) of each branch starts at zero"),
     "model.auxiliary": Field((), "stages with a classifier of their own, such as 1,2", least=1, most=3, longest=3),
     "model.condition": Field(
         "none",
@@ -84,8 +84,8 @@ FIELDS: dict[str, Field] = {
     ),
     "model.remat": Field(
         "auto",
-        "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | loops (these, "
-        "in blocks that are compiled as a loop) | block (all, from its input: the least memory, a third more time) | "
+        "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | loops "
+        "(elementwise, in scanned blocks only) | block (all, from its input: the least memory, a third more time) | "
         "auto (loops in plain JAX, else nothing)",
         choices=("nothing", "elementwise", "loops", "block", "auto"),
         how=True,
@@ -107,7 +107,7 @@ FIELDS: dict[str, Field] = {
     "model.norm_epsilon": Field(1e-5, "added to the variance", least=0, most=1),
     "model.norm_average": Field(
         "exponential",
-        "of statistics: exponential | debiased (the first batch counts) | cumulative",
+        "running average: exponential | debiased (the first batch counts) | cumulative",
         choices=("exponential", "debiased", "cumulative"),
     ),
     "model.norm_momentum": Field(0.9, "share of the old running average that each step keeps", least=0, below=1),
@@ -119,7 +119,7 @@ FIELDS: dict[str, Field] = {
         "none", "what replaces norms: none | skipinit | rezero | fixup", choices="normres.models:RESIDUAL_SCALES"
     ),
     # The data.
-    "data.name": Field("cifar10", "cifar10 | cifar100; of the sources tfds, npz, folder and parquet any name"),
+    "data.name": Field("cifar10", "cifar10 | cifar100; any name for the sources tfds, npz, folder and parquet"),
     "data.source": Field(
         "embedded",
         "embedded (2,560 + 640 images) | binary | python (the official files) | npz | ...",
@@ -141,8 +141,8 @@ FIELDS: dict[str, Field] = {
         how=True,
     ),
     "data.validation": Field(0, "training examples set aside, 5,000 in the papers", least=0, below=EXAMPLES),
-    "data.stratified": Field(False, "validation set and fraction have each class in proportion"),
-    "data.evaluate_on": Field("test", "the images of the run's test error", choices=("test", "validation")),
+    "data.stratified": Field(False, "validation set and fraction keep the class proportions"),
+    "data.evaluate_on": Field("test", "the set that is evaluated", choices=("test", "validation")),
     "data.fraction": Field(
         1.0, "share of the training examples (without the validation set) that is kept", least=0, most=1
     ),
@@ -150,10 +150,10 @@ FIELDS: dict[str, Field] = {
         0, "training examples kept of each class, in place of a fraction; 0 = all", least=0, below=EXAMPLES
     ),
     "data.split_seed": Field(
-        0, "of validation set and subset; not config.seed: all seeds see the same data", least=0, below=SEEDS
+        0, "seed of validation set and subset; config.seed does not change them", least=0, below=SEEDS
     ),
     "data.label_noise": Field(0.0, "share of the training labels that a random other class replaces", least=0, most=1),
-    "data.label_noise_seed": Field(0, "which labels, and by what", least=0, below=SEEDS),
+    "data.label_noise_seed": Field(0, "seed of the label noise", least=0, below=SEEDS),
     "data.preprocess": Field(
         "pixel_mean",
         "pixel_mean (He 2015) | channel_mean | channel_mean_std (wide networks) | image_standardization (each image by "
@@ -183,14 +183,14 @@ FIELDS: dict[str, Field] = {
     ),
     "data.corruptions": Field(
         (),
-        "the finished run's test error under each, such as contrast,gaussian_noise",
+        "corruptions that test the finished run, such as contrast,gaussian_noise",
         choices="normres.data.corruptions:CORRUPTIONS",
     ),
-    "data.corruption_seed": Field(0, "of their noise and hues; all runs see the same images", least=0, below=SEEDS),
+    "data.corruption_seed": Field(0, "seed of the corruptions; all runs see the same images", least=0, below=SEEDS),
     # The optimization.
     "optim.optimizer": Field("sgd", "a row of OPTIMIZERS", choices="normres.training.optim:OPTIMIZERS", before="sgd"),
     "optim.learning_rate": Field(0.1, "at its highest", least=0, most=RATE),
-    "optim.momentum": Field(0.9, "of sgd; of adamw the decay of the mean gradient, beta1", least=0, below=1),
+    "optim.momentum": Field(0.9, "sgd: momentum; adamw: beta1, decay of the mean gradient", least=0, below=1),
     "optim.nesterov": Field(False, "Nesterov's momentum; sgd only"),
     "optim.beta2": Field(0.999, "decay of the mean squared gradient; adamw only", least=0, below=1, before=0.999),
     "optim.epsilon": Field(
@@ -227,11 +227,11 @@ FIELDS: dict[str, Field] = {
     "optim.boundaries": Field(
         (32_000, 48_000), "steps at which the step schedule changes the rate", least=1, below=STEPS, longest=100
     ),
-    "optim.decay_factor": Field(0.1, "of the step schedule, at each boundary", least=0, most=1_000),
+    "optim.decay_factor": Field(0.1, "step schedule: factor at each boundary", least=0, most=1_000),
     "optim.warmup_steps": Field(0, "steps in which the rate rises linearly from zero", least=0, below=STEPS),
-    "optim.hold_learning_rate": Field(0.01, "deep nets start at this rate ...", least=0, most=RATE),
-    "optim.hold_until_error": Field(0.8, "... until the running training error is below this share", least=0, most=1),
-    "optim.hold_from_depth": Field(110, "... if they are at least this deep; 0 = never", least=0, below=STEPS),
+    "optim.hold_learning_rate": Field(0.01, "learning rate of the hold: how deep nets start", least=0, most=RATE),
+    "optim.hold_until_error": Field(0.8, "the hold ends when the running training error is below", least=0, most=1),
+    "optim.hold_from_depth": Field(110, "least depth with a hold; 0 = never", least=0, below=STEPS),
     # The run.
     "train.steps": Field(64_000, "optimizer steps (the papers' iterations)", least=1, below=STEPS),
     "train.batch_size": Field(128, "examples per step over all devices", least=1, most=BATCH),
@@ -270,7 +270,7 @@ FIELDS: dict[str, Field] = {
         below=STEPS,
         before=0,
     ),
-    "train.checkpoint_every": Field(2_000, "steps; the most work that a kill can cost", least=1, below=STEPS, how=True),
+    "train.checkpoint_every": Field(2_000, "steps between checkpoints", least=1, below=STEPS, how=True),
     "train.sinks": Field(
         (),
         "beside metrics.jsonl: tensorboard, wandb (offline); each needs its extra",
@@ -279,11 +279,11 @@ FIELDS: dict[str, Field] = {
     ),
     "train.keep": Field(
         ("last",),
-        "weights that a run that is done keeps: last, best (lowest test error), or none",
+        "weights that a finished run keeps: last, best (lowest test error), or none",
         choices=("last", "best", "none"),
         how=True,
     ),
-    "train.keep_every": Field(0, "it keeps those of every so many steps too; 0 = not", least=0, below=STEPS, how=True),
+    "train.keep_every": Field(0, "keep weights every so many steps too; 0 = never", least=0, below=STEPS, how=True),
 }
 
 # Recipes list what differs from the values above, which are He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2.
@@ -326,5 +326,5 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def get_config(recipe: str = "") -> ConfigDict:
-    """Returns the values above and, over them, those of a recipe; "" takes the one above."""
+    """Returns the values above, changed by a recipe; "" takes that of FIELDS."""
     return build(FIELDS, RECIPES, recipe)

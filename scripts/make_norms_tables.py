@@ -18,10 +18,10 @@ PAGE = ROOT / "docs/norms.md"
 MARKERS = re.compile(r"(<!-- begin generated -->\n)(.*)(\n<!-- end generated -->)", re.S)
 
 AXES = (
-    "N examples, S space, C channels. Invariant: in training and with epsilon = 0, to a positive factor (scale) and an "
-    "addend (shift), one for the whole input or one for each example or channel."
+    "N examples, S space, C channels. Invariant (in training, epsilon = 0): x times a positive number (scale) or x "
+    "plus a number (shift) gives the same y; one number for the whole input, or one for each example or channel."
 )
-FORMULAS = "x̂ is what scale and bias are applied to: y = scale x̂ + bias."
+FORMULAS = "y = scale * formula + bias (gamma and beta in the papers); filter_response: y = formula."
 KERNELS = "Norms of kernels: the choices of config.model.weights."
 SCALES = "What stands in for norms: the choices of config.model.residual_scale, with config.model.norm=none."
 

@@ -12,7 +12,7 @@ import pytest
 from normres import cli, norms
 from normres.errors import UserError
 from normres.report import paper
-from normres.runs import durable
+from normres.runs import durable, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,6 +50,19 @@ def test_the_results_are_what_their_records_say(tmp_path, monkeypatch):
         assert (copy / page).read_text() == (ROOT / page).read_text()
     drawn = {path.relative_to(copy) for path in (copy / "docs/results").rglob("*.*")}
     assert drawn == {path.relative_to(ROOT) for path in (ROOT / "docs/results").rglob("*.*")}
+
+
+RESULTS = sorted(path for path in ROOT.glob("results/*") if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
+def test_every_kept_run_is_an_arm_of_its_sweep(folder):
+    name, _, size = folder.name.partition("-")
+    data = {} if size == "demo" else {"data.source": "binary", "data.path": "x"}
+    arms = {arm.run_id for arm in sweep.expand(f"{name}:{size}", data, 4)}
+    kept = {file.name.removesuffix(".run.json") for file in folder.glob("*.run.json")}
+    assert kept
+    assert kept <= arms
 
 
 def test_a_result_is_run_again_as_far_as_it_was_run(monkeypatch):

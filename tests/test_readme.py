@@ -48,7 +48,7 @@ ROWS = [
     (SHORTCUTS, Shortcut(factor=0.3), "--config.model.shortcut=row"),
     (
         kernels.TABLE,
-        kernels.WeightNormalization(lambda k, scale, state, train: (k / 2, None)),
+        kernels.WeightNormalization(lambda k, scale, state: (k / 2, None)),
         "--config.model.weights=row",
     ),
     (METRICS, Metric("examples", lambda outcome: outcome.logits_NK.max(-1)), ""),

@@ -25,7 +25,7 @@ def as_evaluated(config: Any, variables: Mapping[str, Any]) -> tuple[Any, dict[s
     Its logits in evaluation are those of `config`, a NetworkConfig, with {"params", "batch_stats"} of its module.
     """
     arrays = flatten_dict(variables, sep="/")
-    apply = jax.jit(lambda kernel, scale, state: kernels.TABLE[config.weights].apply(kernel, scale, state, False)[0])
+    apply = jax.jit(lambda kernel, scale, state: kernels.TABLE[config.weights].apply(kernel, scale, state)[0])
     for name, kernel in list(arrays.items()):
         path, _, leaf = name.removeprefix("params/").rpartition("/")
         stacked = "_rest/" in name

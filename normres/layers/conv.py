@@ -52,7 +52,7 @@ class Conv(nn.Module):
             # In batch_stats, which is carried from step to step and saved.
             initial = row.initial_state
             state = self.variable("batch_stats", "u", lambda: initial(self.make_rng("params"), kernel))
-        kernel, new_state = row.apply(kernel, scale, state.value if state is not None else None, self.train)
+        kernel, new_state = row.apply(kernel, scale, state.value if state is not None else None)
         if state is not None and self.train and not self.is_initializing():
             state.value = new_state
         return self.ops.conv(x_NHWC.astype(self.dtype), kernel, self.stride, self.groups)

@@ -19,12 +19,12 @@ class Norm(nn.Module):
 
     A norm with `spec.running` keeps `mean` and `var` in the collection `batch_stats` (and `updates`, if its average
     counts them), normalizes with them when `use_running_average`, and updates them otherwise; other norms always
-    use the input's own statistics.  Where the collection `moments` is mutable, those of the input are stored there,
-    also in evaluation (see recalibrate.py).
+    use the input's own statistics.  If the collection `moments` is mutable, a norm with
+    `spec.running` stores the input's moments there, also in evaluation (see recalibrate.py).
 
     Attributes:
       spec: a row of norms.TABLE (find_spec sets its groups and epsilon), or any NormSpec.
-      average: how running averages follow the batches.
+      average: how running averages are updated.
       use_running_average: True in evaluation.
       axis_name: device axis over which the examples, and so the statistics of a norm over N, are spread.
       scale_init: initializer of the scale.
@@ -52,8 +52,8 @@ class Norm(nn.Module):
 
         `mask` (broadcastable) excludes elements from the statistics.  `affine` has a scale and a bias, broadcastable to
         x, in place of the layer's own parameters: (N, 1, 1, C) if they depend on a class (conditional instance norm) or
-        on a picture (AdaIN), (N, H, W, C) if they depend on the place (SPADE).  A norm that brings its own nonlinearity
-        has it in place of `activation`, and not if that is "identity".
+        on a picture (AdaIN), (N, H, W, C) if they depend on the place (SPADE).  A norm's own nonlinearity
+        replaces `activation`; it is left out if `activation` is "identity".
         """
         if self.spec.channel_axis % x.ndim != x.ndim - 1:
             axis = self.spec.channel_axis
@@ -101,38 +101,38 @@ class Norm(nn.Module):
                 params[parameter.name] = self.param(parameter.name, constant, (size,), jnp.float32)
         return params
 
-    def _averaged(self, ndim: int) -> tuple[int, ...]:
+    def _reduced_axes(self, ndim: int) -> tuple[int, ...]:
         """Returns the axes that running averages lack: those reduced, but not the channels where groups differ."""
         axes = reduction_axes(self.spec.reductions[0], ndim)
         return tuple(axis for axis in axes if not (self.spec.groups > 1 and axis == ndim - 1))
 
     def _running(self, x: jax.Array) -> tuple[Moments, tuple[Any, ...]]:
         """Returns the running averages, broadcastable to x, and the variables that hold them."""
-        axes = self._averaged(x.ndim)
-        stored = [size for axis, size in enumerate(x.shape) if axis not in axes]
-        variables = list(running_statistics(self, stored))
+        axes = self._reduced_axes(x.ndim)
+        shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
+        variables = list(running_statistics(self, shape))
         if self.average.kind != "exponential":
             variables.append(self.variable("batch_stats", "updates", jnp.zeros, (), jnp.float32))
         mean, var = (jnp.expand_dims(variable.value, axes) for variable in variables[:2])
-        return Moments(mean, var, jnp.ones(())), tuple(variables)
+        return Moments(mean, var, jnp.ones(())), tuple(variables)  # the count is not read
 
     def _store(self, moments: Moments) -> None:
         """Stores the input's moments in the collection `moments`, without the axes that running averages lack."""
-        axes = self._averaged(moments.mean.ndim)
+        axes = self._reduced_axes(moments.mean.ndim)
         stored: Any = self.variable("moments", "input", lambda: None)
         stored.value = Moments(*(jnp.squeeze(value, axes) for value in moments))
 
     def _update(self, moments: Moments, variables: tuple[Any, ...]) -> None:
-        """Lets the running averages follow the moments of a batch."""
+        """Updates the running averages with the moments of a batch."""
         mean, var, *updates = variables
-        counted: Any = updates[0].value if updates else None
-        mean.value, var.value = self.average.update(mean.value, var.value, moments, counted)
+        updates_done: Any = updates[0].value if updates else None
+        mean.value, var.value = self.average.update(mean.value, var.value, moments, updates_done)
         if updates:
-            updates[0].value = counted + jnp.any(moments.count > 0)
+            updates[0].value = updates_done + jnp.any(moments.count > 0)
 
 
-def running_statistics(module: nn.Module, stored: Any) -> tuple[Any, Any]:
+def running_statistics(module: nn.Module, shape: Any) -> tuple[Any, Any]:
     """Returns the module's variables `mean` and `var` in the collection `batch_stats`, in float32, as Flax has them."""
-    mean = module.variable("batch_stats", "mean", jnp.zeros, stored, jnp.float32)
-    var = module.variable("batch_stats", "var", jnp.ones, stored, jnp.float32)
+    mean = module.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+    var = module.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
     return mean, var

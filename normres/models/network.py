@@ -53,19 +53,19 @@ class NetworkConfig:
 
     @property
     def widths(self) -> dict[str, int]:
-        """The fields that say how many channels something has; the others are multiples."""
+        """The fields that are numbers of channels; every other number of channels is a multiple of one of them."""
         return {"width": self.width}
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
-        """(channels, image side / its side) of each array that is normalized."""
+        """(channels, total stride) of each array that is normalized."""
         return ((self.width, 1),)
 
     def check_image(self, height: int, width: int) -> None:
         """Raises ValueError for images smaller than the product of the strides."""
-        strides = self.last_pool * max(stride for _, stride in self.stages)
-        if min(height, width) < strides:
-            raise ValueError(f"images of {height}x{width} are too small: the strides of this network make {strides}")
+        stride = self.last_pool * max(stride for _, stride in self.stages)
+        if min(height, width) < stride:
+            raise ValueError(f"images of {height}x{width} are too small: the strides of this network make {stride}")
 
     def check(self) -> Self:
         """Returns itself if there is such a network.
@@ -101,7 +101,7 @@ class Network(nn.Module):
 
     Attributes:
       config: everything that determines the network.
-      train: whether norms use and follow the batch's statistics, and dropout drops.
+      train: whether norms use the batch's statistics and update their averages, and dropout is on.
       ops: the operations, see layers.Ops.
     """
 
@@ -128,7 +128,7 @@ class Network(nn.Module):
         return Conv(features, train=self.train, ops=self.ops, name=name, **options)
 
     def note(self, collection: str, name: str, value: jax.Array) -> None:
-        """Stores a value in a collection if that is mutable; at initialization it would end up among the variables."""
+        """Stores a value in a mutable collection, except at initialization, when it would become a variable."""
         if not self.is_initializing():
             self.sow(collection, name, jnp.asarray(value))
 

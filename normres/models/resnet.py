@@ -22,8 +22,8 @@ __all__ = ["Block", "ResNet", "ResNetConfig"]
 
 STEM = ["conv1", "norm1", "relu"]
 
-# So few blocks of a stage are always unrolled: a loop would save no time in compiling, and would copy what the backward
-# pass needs.
+# So few blocks after a stage's first are always unrolled: a loop would not compile faster, and would copy what the
+# backward pass needs.
 MAX_UNROLLED = 2
 
 
@@ -99,7 +99,7 @@ class Block(WordRunner):
         words = order.branch(len(self.features))
         if self.config.dropout:
             words.insert(words.index(f"conv{len(self.features)}"), "dropout")
-        # Before the first convolution the path splits again: a projection reads the activated input too.
+        # The words before conv1 run alone: a projection shortcut reads their result too.
         lead = words.index("conv1")
         activated = x if self.first else self.run(x, words[:lead])
         branch = self.run(activated, words[lead:], self.convolutions())
@@ -112,7 +112,7 @@ class Block(WordRunner):
             self.note("intermediates", "shortcut", side)
             total = self.ops.add(side, branch)
         self.note("intermediates", "sum", total)
-        # "identity", as the sum of other operations than PLAIN is computed where an activation follows.
+        # Other Ops than PLAIN delay the sum until an activation is called, so "identity" is called if none follows.
         return self.run(total, order.after.split() or ["identity"], prefix="after_")
 
     def convolutions(self) -> dict[str, dict[str, Any]]:
@@ -190,8 +190,8 @@ class ResNet(WordRunner):
     def __call__(self, images_NHWC: jax.Array) -> jax.Array:
         """Returns logits_NK in at least float32 for images_NHWC of any floating dtype.
 
-        With the collection "intermediates" mutable, it stores there what the blocks' two paths, the stem and the
-        pooled features hold (scanned stages with a leading axis of depth), and auxiliary logits in "auxiliary".
+        It stores the stem, both paths of each block and the pooled features in "intermediates" (scanned stages with a
+        leading axis of depth), and auxiliary logits in "auxiliary", where these collections are mutable.
 
         Raises:
           ValueError: images smaller than the product of the strides.
@@ -215,7 +215,7 @@ class ResNet(WordRunner):
         return self.classify(x, "classifier")
 
     def stage(self, x: jax.Array, stage: int) -> jax.Array:
-        """Runs a stage's blocks; unless unrolled all but the first are compiled as one, whatever the depth."""
+        """Runs a stage's blocks; all but the first are one nn.scan, compiled once, unless they are unrolled."""
         config, blocks = self.config, self.config.blocks[stage]
         options: dict[str, Any] = {
             "config": config,
@@ -276,6 +276,6 @@ def rematerialized(config: ResNetConfig, looped: bool) -> type[Block]:
             policy = None
         case other:
             raise ValueError(f"remat={other!r} does not exist; choices: {', '.join(REMAT)}")
-    # The compiler would merge what is computed anew with what was computed before, but not across loops.
+    # Outside a loop XLA would merge the recomputation with the first computation (prevent_cse).
     recomputed: type[Block] = nn.remat(Block, prevent_cse=not looped, policy=policy)
     return recomputed

@@ -6,7 +6,7 @@ how it learns a style; their scale and bias may say which style:
     condition   scale and bias of each norm                             paper
     none        two vectors: the network knows one style                Ulyanov, Vedaldi, Lempitsky 2016
     label       two vectors for each style: conditional instance norm   Dumoulin, Shlens, Kudlur 2017, arXiv 1610.07629
-    picture     deviation and mean of the style picture here: AdaIN     Huang, Belongie 2017, arXiv 1703.06868
+    picture     deviation and mean of the style image here: AdaIN       Huang, Belongie 2017, arXiv 1703.06868
 """
 
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ class Stylizer(Network):
         for number in range(1, (config.depth - OUTSIDE_BLOCKS) // 2 + 1):
             inside = layer(f"block{number}_1", x, 4 * width)
             x = self.ops.add(x, layer(f"block{number}_2", inside, 4 * width, activation="identity"))
-        # Enlarging and convolving draws no checkerboard, as a transposed convolution does (Odena, Dumoulin, Olah 2016).
+        # Unlike a transposed convolution, enlarging and convolving draws no checkerboard (Odena, Dumoulin, Olah 2016).
         x = layer("up1", twice_as_large(x), 2 * width)
         x = layer("up2", twice_as_large(x), width)
         x = x[: images_NHWC.shape[0]]

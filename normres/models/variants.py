@@ -16,8 +16,8 @@ class Order:
     """Where convolution, norm and ReLU stand, as words that are carried out from left to right.
 
     Attributes:
-      unit: said once for each convolution of the branch.
-      drop: words at the branch's end that are left out.
+      unit: the words of one convolution, repeated for each of the branch.
+      drop: number of words that are left out at the branch's end.
       after: what follows the addition.
       head: what follows the last block.
       title: what the papers call it.
@@ -42,7 +42,7 @@ ORDERS: dict[str, Order] = {
     "post": Order("conv norm relu", drop=1, after="relu", title="original"),
     "norm_after_addition": Order("conv norm relu", drop=2, after="norm1 relu", title="norm after addition"),
     "relu_before_addition": Order("conv norm relu", title="ReLU before addition"),
-    # The first block's leading words are the stem's, which stand before its two paths split.
+    # The stem carries out the first block's words before conv1, so both of its paths read their result.
     "relu_only_pre": Order("relu conv norm", head="relu", title="ReLU-only pre-activation"),
     "pre": Order("norm relu conv", head="norm1 relu", title="full pre-activation"),
 }
@@ -92,7 +92,7 @@ class Branch:
 
     Attributes:
       kernels: their sizes.
-      expansion: output channels over the channels that a stage is named by.
+      expansion: output channels of the branch / width of the stage.
     """
 
     kernels: tuple[int, ...]
@@ -112,7 +112,7 @@ BRANCHES: dict[str, Branch] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Stem and stages: what a depth means.
+    """Stem, stages, and the blocks of each depth.
 
     Attributes:
       stem_kernel, stem_stride: of the stem's convolution.
@@ -174,13 +174,13 @@ def stage_blocks(layout: str, block: str, depth: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ResidualScale:
-    """What keeps a residual network's variance from growing with depth where no norm does.
+    """How the variance of a residual network stays bounded with depth without norms.
 
     Attributes:
       initial: of the learned scalar that multiplies the branch's end; None for no such scalar.
       fixup: Fixup's rules besides: a branch's last kernel and the classifier start at zero, its other kernels start
         L^(-1 / (2m - 2)) times as large (L blocks of m convolutions), and learned scalars are added before each
-        convolution, where a norm would stand, and at the branch's end.
+        convolution, after each norm, and at the branch's end.
       paper: where it is from.
     """
 
@@ -214,16 +214,16 @@ class ResNetConfig(NetworkConfig):
       inner_width: channels of a branch's convolutions but the last, in the first stage; 0 = width.
       stem_width: channels of the stem; 0 = width.
       cardinality: groups of the branch's 3x3 convolutions after the first convolution (ResNeXt).
-      squeeze: channels over those of squeeze-and-excitation's inner layer; 0 = none.
+      squeeze: reduction ratio of squeeze-and-excitation; 0 = none.
       layout, block, shortcut, order, residual_scale: rows of LAYOUTS, BRANCHES, SHORTCUTS, ORDERS, RESIDUAL_SCALES.
       stride_at: "first" or "3x3": which convolution of a branch carries the stride.
       padding: "end" or "both": on which side shortcut A adds channels of zeros.
       gate_bias: initial bias of a gate.
       dropout: rate before a branch's last convolution (wide networks).
-      stochastic_depth: probability that the last block's branch is left out in training; it falls linearly to the
-        first block's.  One draw per block and step (and device, with pmap).
-      zero_last_scale: whether the scale of the norm with the number of a branch's last convolution starts at zero.
-      auxiliary: stages, from 1, with a classifier of their own.
+      stochastic_depth: probability that the last block's branch is left out in training (the paper's 1 - p_L); block
+        l of L has l / L of it.  One draw per block and step (and device, with pmap).
+      zero_last_scale: whether the scale of norm2 (basic) or norm3 (bottleneck) of each branch starts at zero.
+      auxiliary: stages, from 1 and before the last, with a classifier of their own.
       remat: one of REMAT.
       unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
     """
@@ -284,5 +284,6 @@ class ResNetConfig(NetworkConfig):
             raise ValueError(f"auxiliary={self.auxiliary}: there is no inner stage {wrong[0]}; choices: {inner}")
         if self.cardinality > 1 and not any(size > 1 for size in BRANCHES[self.block].kernels[1:-1]):
             raise ValueError(f"cardinality={self.cardinality} needs config.model.block='bottleneck'")
-        must_divide("cardinality", self.cardinality, "width", self.inner_width or self.width)
+        divided = "inner_width" if self.inner_width else "width"
+        must_divide("cardinality", self.cardinality, divided, self.inner_width or self.width)
         return super().check()

@@ -11,7 +11,7 @@ from normres.norms.moments import Moments
 
 @dataclass(frozen=True)
 class Average:
-    """How running statistics follow the batches'.
+    """How running statistics are updated from a batch's statistics.
 
     Attributes:
       kind: "exponential"; "debiased", the same corrected for its start (as Adam does), so that the first batch
@@ -43,9 +43,9 @@ class Average:
     def update(
         self, mean: jax.Array, var: jax.Array, batch: Moments, updates: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the running mean and variance after a batch: kept * old + (1 - kept) * new, in the shape of `mean`.
+        """Returns the running mean and variance after a batch: kept * old + (1 - kept) * new.
 
-        A batch without elements changes nothing.
+        `mean` and `var` are (C,), the batch's moments have size 1 along reduced axes.  An empty batch changes nothing.
         """
         batch = Moments(*(jnp.broadcast_to(value, batch.mean.shape).reshape(mean.shape) for value in batch))
         new_var = batch.var * batch.count / jnp.maximum(batch.count - 1, 1) if self.unbiased else batch.var
@@ -54,7 +54,7 @@ class Average:
 
 
 def pooled(moments: Moments) -> Moments:
-    """Averages sub-batches' moments (N, ...) over axis 0, weighted by count; var stays that within sub-batches."""
+    """Averages sub-batches' moments (N, ...) over axis 0, weighted by count; var has no variance between them."""
     each = moments.count * jnp.ones_like(moments.mean)
     share = moments.count / jnp.maximum(jnp.sum(each, 0, keepdims=True), 1)
     mean, var = (jnp.sum(value * share, 0, keepdims=True) for value in (moments.mean, moments.var))

@@ -38,12 +38,12 @@ class Terms:
     Attributes:
       x: the input, in at least float32.
       deviations: x - mean for each of the spec's reductions, in its order.
-      moments: of each of them; where running averages are used they stand in place of the reduction over N.
+      moments: of each reduction; in evaluation the running averages replace those over N.
       running: the running averages, also while they are not used, or None.
       parameters: "scale", "bias" and the spec's own, each broadcastable to x.
       epsilon: added to variances.
       channel_axis: not negative.
-      where: what counts, or None.
+      where: True for the elements that count, or None.
     """
 
     x: jax.Array
@@ -62,9 +62,9 @@ class Terms:
         return y + self.parameters["bias"] if "bias" in self.parameters else y
 
     def standardized(self, number: int = 0, scale: jax.Array | None = None, bias: jax.Array | None = None) -> jax.Array:
-        """(x - mean) / sqrt(var + epsilon) * scale + bias, by the moments of that number.
+        """(x - mean) / sqrt(var + epsilon) * scale + bias, by the moments of reduction `number`.
 
-        As a product and a sum, so that its gradients need two sums over the elements: of dy and of dy (x - shift).
+        It is computed as shifted * factor + addend: the gradients then need only the sums of dy and of dy * shifted.
         """
         shifted, rest = self.deviations[number]
         factor = lax.rsqrt(self.moments[number].var + self.epsilon)
@@ -85,7 +85,7 @@ def standardized(terms: Terms) -> jax.Array:
 
 
 def identity(terms: Terms) -> jax.Array:
-    """Returns x itself."""
+    """Returns x, scaled and shifted where there are scale and bias."""
     return terms.affine(terms.x)
 
 
@@ -117,7 +117,7 @@ def evonorm_s0(terms: Terms) -> jax.Array:
 
 
 def evonorm_b0(terms: Terms) -> jax.Array:
-    """EvoNorm-B0: x / max(sqrt(batch variance), v x + sqrt(instance variance)); without v, by the batch's alone."""
+    """EvoNorm-B0: x / max(batch std, v x + instance std), std = sqrt(var + epsilon); without v, x / batch std."""
     batch, instance = terms.moments
     std = terms.std(batch)
     if "v" in terms.parameters:
@@ -128,7 +128,7 @@ def evonorm_b0(terms: Terms) -> jax.Array:
 def batch_instance(terms: Terms) -> jax.Array:
     """gate times batch-standardized plus (1 - gate) times instance-standardized x, the gate clipped to [0, 1]."""
     gate = terms.parameters["gate"]
-    # The gradient passes the clip: a gate that an update has put outside can come back (the paper clips the update).
+    # Straight-through: a gate that an update has put outside [0, 1] can return (the paper clips it at the update).
     gate = lax.stop_gradient(jnp.clip(gate, 0, 1) - gate) + gate
     return terms.affine(gate * terms.standardized(0) + (1 - gate) * terms.standardized(1))
 

@@ -72,18 +72,18 @@ def spectrally_normalized(
       epsilon: keeps the length of a vector from 0.
 
     Returns:
-      W / sigma, the improved u, and sigma (); no gradient flows through u and v.
+      W / sigma, the improved u (1, O), and sigma (scalar); no gradient flows through the iteration.
     """
     matrix = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)).reshape(-1, kernel.shape[-1])
 
     def unit(vector: jax.Array) -> jax.Array:
         return vector * lax.rsqrt(jnp.sum(lax.square(vector), keepdims=True) + epsilon)
 
-    v, first = jnp.zeros((1, matrix.shape[0]), matrix.dtype), u
+    v, initial_u = jnp.zeros((1, matrix.shape[0]), matrix.dtype), u
     for _ in range(steps):
         v = unit(u @ matrix.T)
         u = unit(v @ matrix)
-    u = jnp.where(jnp.any(u != 0), u, first)  # from zero no iteration would come back
+    u = jnp.where(jnp.any(u != 0), u, initial_u)  # a u of zeros would stay zero
     u, v = lax.stop_gradient((u, v))
     sigma = (v @ matrix @ u.T)[0, 0]
     # A kernel of zeros has no direction and stays as it is.
@@ -101,14 +101,14 @@ class WeightNormalization:
     """What a stored kernel goes through before it is applied.
 
     Attributes:
-      apply: (kernel, scale, state, train) -> (kernel, state).
+      apply: (kernel, scale, state) -> (kernel, state).
       initial_scale: from the stored kernel, if there is a learned scale per output channel.
       initial_state: from a key and the stored kernel, if something is carried from step to step.
       formula: in words, for the documentation.
       paper: where it is from.
     """
 
-    apply: Callable[[jax.Array, Any, Any, bool], tuple[jax.Array, Any]]
+    apply: Callable[[jax.Array, Any, Any], tuple[jax.Array, Any]]
     initial_scale: Callable[[jax.Array], jax.Array] | None = None
     initial_state: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     formula: str = ""
@@ -121,26 +121,26 @@ def _ones(kernel: jax.Array) -> jax.Array:
 
 # To add one, add a row.
 TABLE: dict[str, WeightNormalization] = {
-    "plain": WeightNormalization(lambda kernel, scale, state, train: (kernel, None), formula="W"),
+    "plain": WeightNormalization(lambda kernel, scale, state: (kernel, None), formula="W"),
     "standardized": WeightNormalization(
-        lambda kernel, scale, state, train: (standardized(kernel), None),
+        lambda kernel, scale, state: (standardized(kernel), None),
         formula="(W - mean) / sqrt(var), per output channel",
         paper="Qiao, Wang, Liu, Shen, Yuille 2019, arXiv 1903.10520",
     ),
     "scaled_standardized": WeightNormalization(
-        lambda kernel, scale, state, train: (scaled_standardized(kernel, scale), None),
+        lambda kernel, scale, state: (scaled_standardized(kernel, scale), None),
         initial_scale=_ones,
         formula="1.71 scale (W - mean) / sqrt(var fan-in), per output channel",
         paper="Brock, De, Smith 2021, arXiv 2101.08692",
     ),
     "l2": WeightNormalization(
-        lambda kernel, scale, state, train: (l2_normalized(kernel, scale), None),
+        lambda kernel, scale, state: (l2_normalized(kernel, scale), None),
         initial_scale=lengths,
         formula="scale W / length(W), per output channel",
         paper="Salimans, Kingma 2016, arXiv 1602.07868",
     ),
     "spectral": WeightNormalization(
-        lambda kernel, scale, u, train: spectrally_normalized(kernel, u)[:2],
+        lambda kernel, scale, u: spectrally_normalized(kernel, u)[:2],
         initial_state=lambda key, kernel: jax.random.normal(key, (1, kernel.shape[-1])),
         formula="W / its largest singular value, by one power iteration a step",
         paper="Miyato, Kataoka, Koyama, Yoshida 2018, arXiv 1802.05957",

@@ -1,12 +1,12 @@
-"""Mean and variance over any axes: what every norm starts from, exact under masks, on several devices, far from zero.
+"""Mean and variance over any axes: exact under masks, over several devices and for a large mean.
 
 Statistics are in at least float32.  E[x^2] - E[x]^2 would lose all digits of the variance under a large mean.  With any
 shift s near the mean,
 
     d = x - s,   rest = E[d],   mean = s + rest,   var = E[d^2] - rest^2,
 
-where rest is small, so that nothing is lost.  The shift is the mean itself as a first pass over x rounds it; bfloat16
-needs none, see deviation_and_moments.  Mean and variance do not depend on it, so no gradient flows through it.
+where rest is small, so that nothing is lost.  The shift is the mean of a first pass over x, with its rounding error;
+bfloat16 needs no shift, see deviation_and_moments.  Mean and variance do not depend on it, so it has no gradient.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-STATISTICS = "statistics"  # what jax.checkpoint's policies call them
+STATISTICS = "statistics"  # their name in jax.checkpoint's policies
 
 
 class Moments(NamedTuple):
@@ -32,7 +32,7 @@ class Moments(NamedTuple):
 
 
 class Deviation(NamedTuple):
-    """x - mean in two parts, (x - shift) - rest, so that nobody needs to form the difference of every element."""
+    """x - mean in two parts, (x - shift) - rest, so that a form can merge `rest` into its bias."""
 
     shifted: jax.Array  # of x's shape
     rest: jax.Array  # of the mean's
@@ -48,12 +48,12 @@ class Reduction:
 
     Attributes:
       axes: array axes to average over; with none, every element is its own mean.
-      parts: axes (of `axes`) that are split, and into how many parts of neighbours, each with its own statistics:
+      parts: pairs (axis, count): `axis`, one of `axes`, is split into `count` blocks, each with its own statistics:
         groups of channels, sub-batches of examples.
-      var_axes: if not empty, the axes of the variance: `axes` and others.
+      var_axes: axes of the variance, which contain `axes`; () = `axes`.
       center: whether the mean is subtracted; without, mean is zero and var is the mean square.
       axis_name: a pmap, vmap or shard_map axis whose members' arrays count as one; a mask may differ on each.
-      axis_index_groups: only the members of such a group count as one array.
+      axis_index_groups: as in lax.psum: the groups of devices that are merged; None = all.
     """
 
     axes: tuple[int, ...]
@@ -157,20 +157,20 @@ def reduction(
 def deviation_and_moments(x: jax.Array, over: Reduction, where: jax.Array | None = None) -> tuple[Deviation, Moments]:
     """Returns x - mean, in at least float32, and the moments."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    x, given = cleaned(x.astype(dtype), where), x.dtype
-    # What a loop's backward pass must not compute again: every sum over x, named where it is made.
-    here = replace(over, axis_name=None)
+    x, given_dtype = cleaned(x.astype(dtype), where), x.dtype
+    # This device's part; `merged` adds the others.  Its sums are saved, so that a loop's backward pass keeps them.
+    local = replace(over, axis_name=None)
 
     def total(values: jax.Array) -> jax.Array:
         # Not a product with zero: an element that does not count may be infinite.
-        return here.total(values if where is None else jnp.where(where, values, 0))
+        return local.total(values if where is None else jnp.where(where, values, 0))
 
-    count = saved(here.count(x, where, dtype))
+    count = saved(local.count(x, where, dtype))
     shifted, shift, rest = x, jnp.zeros_like(count), jnp.zeros_like(count)
     if over.center:
         # Rounding x to bfloat16 has added a variance of about E[x]^2 / 2^18.  E[x^2] - E[x]^2 in float32 loses only
         # E[x]^2 / 2^24.  So one pass is enough, and the compiler can fuse it with what computes x.
-        if given != jnp.bfloat16:
+        if given_dtype != jnp.bfloat16:
             shift = saved(lax.stop_gradient(total(x) / jnp.maximum(count, 1)))
         shifted = x - shift
         rest = saved(total(shifted) / jnp.maximum(count, 1))
@@ -202,9 +202,9 @@ def merged(
 
         squares = sum of (squares_k + count_k (mean_k - mean)^2).
 
-    Returns count, mean and squares of all devices, equal on each, and the mean less this device's shift.
+    Returns count, mean and squares of all devices, equal on each, and mean - shift_k, the new rest of this device.
     """
-    # Each device writes its own row of zeros; the sum over the devices then holds the rows of all.
+    # Each device fills its own row of a stack of zeros; the sum over the devices then has every row.
     own = jnp.stack(jnp.broadcast_arrays(count, shift, rest, squares))
     size = lax.psum(1, over.axis_name)
     mine = (jnp.arange(size) == lax.axis_index(over.axis_name)).reshape(-1, *(1,) * own.ndim)
@@ -220,7 +220,7 @@ def merged(
 
 
 def unsharded(array: jax.Array, axis: int) -> jax.Array:
-    """Returns the array with all of `axis` on every device; a change on a mesh of explicit axes only."""
+    """Returns the array with `axis` replicated on all devices; without explicit mesh axes, the array itself."""
     spec = jax.typeof(array).sharding.spec
     if spec[axis] is None:
         return array
@@ -228,7 +228,7 @@ def unsharded(array: jax.Array, axis: int) -> jax.Array:
 
 
 def cleaned(x: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Replaces what is not finite under the mask, which would spoil gradients: zero times infinity."""
+    """Sets non-finite elements that the mask excludes to 0; their gradient would be 0 * inf = NaN."""
     return x if where is None else jnp.where(where | jnp.isfinite(x), x, 0)
 
 
@@ -279,6 +279,6 @@ def mask_for(x: jax.Array, where: Any, name: str = "where") -> jax.Array | None:
 
 
 def aligned(array: Any, ndim: int) -> jax.Array:
-    """Gives an array that broadcasts to `ndim` axes its leading axes of size 1."""
+    """Puts axes of size 1 before those of an array until it has `ndim`."""
     array = jnp.asarray(array)
     return array.reshape((1,) * (ndim - array.ndim) + array.shape)

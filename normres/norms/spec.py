@@ -68,7 +68,7 @@ class About:
       use: when to take it.
       invariant: changes of x that do not change y: times a positive factor (scale), plus a number (shift), one for all
         of x or one for each example or channel.  Measured with epsilon = 0, in training.
-      formula: what it computes, x̂ being the standardized x.
+      formula: what it computes before scale and bias; x̂ is the standardized x.
     """
 
     paper: str
@@ -82,17 +82,17 @@ class NormSpec:
     """A normalization: the axes it averages over, and a few switches.
 
     Attributes:
-      over: letters out of N, S (or H, W) and C; or several such words, for a form that mixes reductions.
-      var_over: the letters of the variance, where they are more than those of the mean.
-      groups: channels are split into so many groups with statistics of their own, if `over` has C.
-      sub_batches: examples are split into so many parts with statistics of their own, if `over` has N.
+      over: letters of N, S (or H, W, D) and C; a tuple of such words for a form that mixes reductions.
+      var_over: letters of the variance, if they are more than those of the mean; "" = the same.
+      groups: number of channel groups, each with its own statistics; read if `over` has C.
+      sub_batches: number of parts of the batch, each with its own statistics; read if `over` has N.
       center: whether the mean is subtracted; without, the "variance" is the mean square.
       running: whether evaluation uses running averages in place of the reduction over N.
       affine: which of scale and bias it has.
       form: the formula (forms.py).
       parameters: what it learns beside scale and bias.
-      activation: names of the `parameters` of its own nonlinearity, which replaces an activation that follows the norm;
-        not used where none follows.
+      activation: names of the `parameters` of its own nonlinearity.  It replaces the activation after the norm; where
+        none follows, it is off.
       epsilon: added to variances.
       channel_axis: where the channels stand in the array.
       about: documentation.
@@ -146,16 +146,16 @@ def normalization(
       x: of any floating dtype; channels at spec.channel_axis.
       spec: a row of TABLE, or any NormSpec.
       params: "scale", "bias" and the spec's own by name, each of any shape that broadcasts to x (a vector per channel
-        if the channels are last), or one value per reduction.  A missing scale or bias is not applied; a missing own
-        parameter has its initial value; a missing one of `spec.activation` turns that nonlinearity off.
+        if the channels are last), or one value per reduction.  A missing scale or bias is not applied.  A missing
+        parameter of `spec.activation` turns the nonlinearity off.  Any other missing one has its initial value.
       running: running averages, broadcastable to x, for norms that have them; batch renormalization reads them in
         training too.
       use_running: put `running` in place of the reduction over N.
       where: boolean, broadcastable to x; elements where it is False do not count in the statistics.
-      axis_name: a device axis that splits the batch (only reductions over N are merged) or, for a norm that has no N,
-        each example (all are).
+      axis_name: a device axis.  For a norm over N it splits the batch, and reductions over N are merged.  For any other
+        norm it splits each example, and all reductions are merged.
       residual: of x's shape, added to the normalized x.
-      activation: a row of forms.ACTIVATIONS, unless `params` has those of the spec's own nonlinearity.
+      activation: a row of forms.ACTIVATIONS; not applied if norm(x) already has the spec's own nonlinearity.
 
     Returns:
       y of x's shape and dtype, and the moments of the spec's first reduction (None if it has none).
@@ -193,25 +193,25 @@ def normalization(
 
 
 def spec_reduction(x: jax.Array, spec: NormSpec, over: str, axis_name: str | None = None) -> Reduction:
-    """Returns the Reduction of x over the letters `over` of a spec; the devices merge what they share."""
+    """Returns the Reduction of x over the letters `over` of a spec, with axis_name if the devices must merge it."""
     axes = reduction_axes(over, x.ndim, spec.channel_axis)
     var_axes = reduction_axes(spec.var_over, x.ndim, spec.channel_axis) if spec.var_over else ()
-    # Devices that share a batch have all elements of a reduction without N.
-    merged = axis_name if "N" in over or not spec.over_examples else None
+    # If devices split the batch, each has all elements of a reduction without N.
+    merged_axis = axis_name if "N" in over or not spec.over_examples else None
     examples = (0, spec.sub_batches, "sub_batches", "examples")
     channels = (spec.channel_axis % x.ndim, spec.groups, "groups", "channels")
     for axis, count, name, what in (examples, channels):
         if axis in axes and (count < 1 or x.shape[axis] % count):
             raise ValueError(f"{name}={count} does not divide {x.shape[axis]} {what}")
     parts = {0: spec.sub_batches, spec.channel_axis: spec.groups}
-    return reduction(x, axes, parts, var_axes, center=spec.center, axis_name=merged)
+    return reduction(x, axes, parts, var_axes, center=spec.center, axis_name=merged_axis)
 
 
 def checked_parameters(x: jax.Array, spec: NormSpec, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns scale, bias and the spec's own parameters, broadcastable to x; those left out at their initial values."""
+    """Returns the given parameters, checked, and missing own ones (but the nonlinearity's) at their initial values."""
     own = {parameter.name: parameter for parameter in spec.parameters}
-    if strangers := sorted(set(params) - set(own) - {"scale", "bias"}):
-        raise ValueError(f"this norm has no parameter {strangers[0]!r}; it has {', '.join(('scale', 'bias', *own))}")
+    if unknown := sorted(set(params) - set(own) - {"scale", "bias"}):
+        raise ValueError(f"this norm has no parameter {unknown[0]!r}; it has {', '.join(('scale', 'bias', *own))}")
     checked: dict[str, Any] = {}
     for name in ("scale", "bias", *own):
         per_reduction = name in own and own[name].per == "reduction"

@@ -1,6 +1,6 @@
 """The axis table: every norm as the axes it averages over.
 
-An image batch has the axes N (examples), S (all spatial axes; singly H and W) and C (channels), and C may be split
+An image batch has the axes N (examples), S (all spatial axes; singly H, W, D) and C (channels), and C may be split
 into groups.  A norm is which of these it averages over; `TABLE` is the list, and its rows are the documentation:
 
     y = (x - mean) / sqrt(var + epsilon) * scale + bias
@@ -71,7 +71,7 @@ TABLE: dict[str, NormSpec] = {
         affine=("scale",),
         about=About(
             "Zhang, Sennrich 2019, arXiv 1910.07467",
-            "layer norm, where the mean does not matter and a pass over memory does",
+            "in place of layer norm, where the mean does not matter and speed does",
             ("scale", "example scale"),
             "x̂ = x / sqrt(mean(x^2) + epsilon)",
         ),
@@ -90,7 +90,7 @@ TABLE: dict[str, NormSpec] = {
         running=True,
         about=About(
             "Hoffer, Hubara, Soudry 2017, arXiv 1705.08741",
-            "large batches that shall regularize like small ones",
+            "large batches that should regularize like small ones",
             PER_CHANNEL,
             "x̂ = (x - mean) / sqrt(var + epsilon) in each sub-batch",
         ),

@@ -7,7 +7,7 @@ import optax
 
 
 def cross_entropy(logits_NK: jax.Array, labels_N: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Returns -sum_k t_k log softmax(logits)_k, (N,), in nats; t is the label, one-hot, smoothed: (1 - s) t + s / K.
+    """Returns -sum_k t_k log softmax(logits)_k, (N,), in nats; t = (1 - smoothing) onehot(label) + smoothing / K.
 
     Label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2015, arXiv 1512.00567, section 7.
     """

@@ -13,7 +13,7 @@ from jax import lax
 
 
 class Outcome(NamedTuple):
-    """What a network said of N examples: losses_N, logits_NK, and the right answers labels_N."""
+    """A network's outputs for N examples: losses_N and logits_NK, and their labels_N."""
 
     losses_N: jax.Array
     logits_NK: jax.Array
@@ -41,7 +41,7 @@ class Metric(NamedTuple):
 
 
 def wrong(outcome: Outcome) -> jax.Array:
-    """Returns, for each example, whether its largest logit is another class's, or none because some are NaN."""
+    """Returns, for each example, whether its largest logit is another class's or any logit is NaN."""
     return (jnp.argmax(outcome.logits_NK, -1) != outcome.labels_N) | jnp.isnan(outcome.logits_NK).any(-1)
 
 
@@ -49,7 +49,7 @@ def top_error(outcome: Outcome, k: int) -> jax.Array:
     """Returns, for each example, whether k or more classes have a larger logit than the right one."""
     is_right_NK = jax.nn.one_hot(outcome.labels_N, outcome.logits_NK.shape[-1], dtype=bool)
     right_N1 = jnp.sum(jnp.where(is_right_NK, outcome.logits_NK, 0), axis=-1, keepdims=True)
-    # Not logits > right, which no NaN is.
+    # Not logits > right, which is False for NaN.
     return jnp.sum(~(outcome.logits_NK <= right_N1), axis=-1) >= k
 
 

@@ -60,7 +60,7 @@ def holds(config: ConfigDict) -> bool:
 
 
 def scaled_by_rate() -> Any:
-    """Returns what multiplies by the learning rate: update(..., rate=...)."""
+    """Returns the transformation that multiplies by the learning rate: update(..., rate=...)."""
 
     def update(updates: Any, state: Any, params: Any = None, **others: Any) -> tuple[Any, Any]:
         return jax.tree.map(lambda value: others["rate"] * value, updates), state
@@ -69,7 +69,7 @@ def scaled_by_rate() -> Any:
 
 
 def decayed(optim: ConfigDict) -> optax.GradientTransformation:
-    """Returns what adds weight_decay times the parameters, or the kernels alone."""
+    """Returns the transformation that adds weight_decay * w, for all parameters or for kernels only."""
     return optax.add_decayed_weights(optim.weight_decay, None if optim.decay_norms else _kernels)
 
 
@@ -81,17 +81,17 @@ def sgd(optim: ConfigDict) -> list[Any]:
 def sgd_classical(optim: ConfigDict) -> list[Any]:
     """v <- momentum v + rate (g + decay w), w <- w - v: a new rate does not change what was summed before.
 
-    Sutskever, Martens, Dahl, Hinton 2013 (ICML), equations 1 and 2; Caffe's convention.
+    Sutskever, Martens, Dahl, Hinton 2013 (ICML), equations 1 and 2, with -v for their v; Caffe's convention.
     """
     return [decayed(optim), scaled_by_rate(), optax.trace(optim.momentum, nesterov=optim.nesterov)]
 
 
 def adamw(optim: ConfigDict) -> list[Any]:
-    """w <- w - rate (Adam(g) + decay w): Loshchilov, Hutter 2017, arXiv 1711.05101."""
+    """w <- w - rate (Adam(g) + decay w), as PyTorch; Loshchilov, Hutter 2017, arXiv 1711.05101, decay by no alpha."""
     return [optax.scale_by_adam(optim.momentum, optim.beta2, optim.epsilon), decayed(optim), scaled_by_rate()]
 
 
-# The steps from the gradients to what is subtracted from the parameters.  To add an optimizer, add a row.
+# The transformations from the gradients to what is subtracted from the parameters.  To add an optimizer, add a row.
 OPTIMIZERS: dict[str, Callable[[ConfigDict], list[Any]]] = {"sgd": sgd, "sgd_classical": sgd_classical, "adamw": adamw}
 
 
@@ -102,27 +102,29 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optax.chain(*clip, *OPTIMIZERS[optim.optimizer](optim)))
 
 
-CLIP_FLOOR = 1e-3  # the least length that a parameter counts with, so that one at zero can move
+CLIP_FLOOR = 1e-3  # the paper's epsilon, the least length in the bound: a parameter at zero can still move
 
 
 def adaptive_clip(gradients: Any, params: Any, factor: float) -> Any:
     """Shortens each unit's gradient to at most `factor` times the length of the unit's parameters.
 
-    A unit is an output channel of a kernel; of a scale, a bias or a scalar it is the whole vector.  The classifier is
-    left alone.  A scanned stage's parameters have a leading axis of depth, along which nothing is summed.
+    A unit is an output channel of a kernel, or a whole scale, bias or scalar.  The classifier is left alone.
+    A scanned stage's parameters have a leading axis of depth, along which nothing is summed.
     Brock, De, Smith, Simonyan 2021, arXiv 2102.06171, section 4.1.
     """
 
     def clipped(path: Any, gradient: jax.Array, parameter: jax.Array) -> jax.Array:
         names = [entry.key for entry in path]
-        if "classifier" in names[:2]:  # of a user's network, below "module"
+        if "classifier" in names[:2]:  # the second name in a user's network
             return gradient
         scanned = 1 if any(name.endswith("_rest") for name in names) else 0
         kept = 1 if gradient.ndim - scanned > 1 and names[-1] == "kernel" else 0
         axes = tuple(range(scanned, gradient.ndim - kept))
-        lengths = [jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (parameter, gradient)]
-        allowed = factor * jnp.maximum(lengths[0], CLIP_FLOOR)
-        return gradient * jnp.minimum(1.0, allowed / jnp.maximum(lengths[1], 1e-12))
+        of_parameter, of_gradient = (
+            jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (parameter, gradient)
+        )
+        allowed = factor * jnp.maximum(of_parameter, CLIP_FLOOR)
+        return gradient * jnp.minimum(1.0, allowed / jnp.maximum(of_gradient, 1e-12))
 
     return jax.tree_util.tree_map_with_path(clipped, gradients, params)
 
@@ -138,5 +140,5 @@ def auxiliary_weights(config: ConfigDict, step: jax.Array, heads: int) -> list[j
 
 
 def _kernels(params: Any) -> Any:
-    """Marks the kernels: the leaves that are no scale and no bias."""
+    """Returns True for the leaves called "kernel", and False for all others."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

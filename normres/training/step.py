@@ -18,7 +18,7 @@ from normres.training import optim
 from normres.training.metrics import Outcome, Update, measured
 from normres.training.tasks import Losses, Task, ops_of, task_of
 
-ERROR_MEMORY = 0.98  # share of the old value in TrainState.error, which ends the hold at a small learning rate
+ERROR_MEMORY = 0.98  # share of the old value in TrainState.error; a small error ends the hold
 
 
 @jax.tree_util.register_dataclass
@@ -75,14 +75,15 @@ def train_step(
 
     Args:
       config: the whole config; some of its numbers may be tracers, see traced.py.
-      network: in evaluation mode.
+      network: with train=False; the step sets True.
       axis_name: the device axis if this is one device's share of the batch, else None.
       state: the state before.
       data: see augment.training_batch.
       indices: which examples make the batch, int32 (B,), or (B, 2) with partners to mix them with.
 
     Returns:
-      The state after, and float32 () by name: the means of METRICS over the batch, and the learning rate.
+      The state after, and float32 () by name: METRICS (of examples: their means over the batch), and the learning
+      rate.
     """
     task = task_of(config)
     images, targets = augment.training_batch(config, state.step, data, indices)
@@ -139,7 +140,7 @@ def eval_step(
     indices: jax.Array,
     weights: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Returns the sums of METRICS over the examples `indices` (B,) with `weights` (B,), and of the weights: "count"."""
+    """Returns the sums of METRICS over the examples `indices` (B,), with `weights` (B,), and of these as "count"."""
     task = task_of(config)
     pixels, labels = batches.look_up(data, indices)
     images = preprocess.preprocess(config.data.preprocess, pixels, data)

@@ -201,7 +201,7 @@ def test_a_masked_array_equals_the_definition_on_what_is_left(name):
 
 
 @pytest.mark.parametrize("name", ["batch", "group"])
-def test_everything_masked_gives_zeros_and_stays_finite(name):
+def test_everything_masked_has_statistics_of_zero_and_stays_finite(name):
     x = draw(3, 5, 4, 6)
     y, mean, var, count = ours(name, x, where=np.zeros((3, 1, 1, 1), bool))
     for statistic in (mean, var, count):
