@@ -51,8 +51,13 @@ def _data(run: Run) -> str:
 
 
 def _commit(run: Run) -> str:
-    changed = " with uncommitted changes" if run.attempt.get("diff") else ""
-    return str(run.attempt.get("commit") or "unknown")[:12] + changed
+    """Returns the commits of all attempts of a run."""
+    attempts = run.record.get("attempts") or [run.attempt]
+    said = [
+        str(one.get("commit") or "unknown")[:12] + " with uncommitted changes" * bool(one.get("diff"))
+        for one in attempts
+    ]
+    return ", then ".join(dict.fromkeys(said))
 
 
 Fact = str | Callable[[Run], Any]
@@ -129,7 +134,7 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
         if len(counts_of) > 1:
             listed = "; ".join(f"{name} ({counted(count, 'run')})" for name, count in counts_of.most_common())
             sentences.append(f"{what} differ among the runs: {listed}.")
-    if changed := [run_id(run) for run in runs if run.attempt.get("diff")]:
+    if changed := [run_id(run) for run in runs if "uncommitted" in _commit(run)]:
         which = "every run" if len(changed) == len(runs) else ", ".join(changed)
         sentences.append(f"Code with uncommitted changes: {which}. The commit alone does not reproduce it.")
     if any(run.attempt.get("commit") is None for run in runs):

@@ -196,17 +196,14 @@ def _steps(directory: Path) -> list[Path]:
 
 def _fault(path: Path) -> str | None:
     """Says what is wrong with a checkpoint, or None."""
-    manifest = path / MANIFEST
-    if not manifest.is_file():
-        return "incomplete"
+    name = MANIFEST
     try:
-        sums = json.loads(manifest.read_text())
+        sums = json.loads((path / MANIFEST).read_text())
         for name, expected in sums.items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if durable.sha256(file) != expected:
+            if durable.sha256(path / name) != expected:
                 return f"{name} is damaged"
+    except FileNotFoundError:
+        return "incomplete" if name == MANIFEST else f"{name} is missing"
     except (ValueError, AttributeError):
         return "damaged manifest"
     except OSError as error:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,23 @@ def write(path: Path, content: str | bytes) -> Path:
 
     A reader sees the old file or the new one and never a part, also after a power failure.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # of two processes, each has its own
+    data = content.encode() if isinstance(content, str) else content
+    target = path.resolve() if path.is_symlink() else path
+    if target.exists() and not target.is_file():  # such as /dev/stdout
+        target.write_bytes(data)
+        return path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Process numbers repeat in containers.
+    temporary = target.with_name(f"{target.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    sync(target.parent)
     return path
 
 

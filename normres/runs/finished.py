@@ -32,7 +32,9 @@ EVALUATION = ("train.eval_batch_size", "train.ops")
 # Of the data, what belongs to the training alone, or how it begins; and what must not be asked of other data.
 OF_TRAINING: tuple[str, ...] = ("data.preprocess", "data.styles", "data.augmentation", "data.padding", "data.cut")
 OF_TRAINING += ("data.mixup", "data.label_noise")
-NOT_TRAINED = {"data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0, "data.label_noise": 0.0}
+NOT_TRAINED: dict[str, Any] = {"data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0, "data.label_noise": 0.0}
+NOT_TRAINED |= {"data.validation": 0, "data.evaluate_on": "test", "data.stratified": False}
+NOT_TRAINED |= {"data.fraction": 1.0, "data.per_class": 0}
 DTYPES, WHICH = ("float32", "bfloat16"), ("last", "best")
 WEIGHTS = ("params.", "batch_stats.")  # how the names of a checkpoint's weights begin
 
@@ -160,7 +162,8 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
         if name not in allowed:
             raise UserError(f"config.{name} is the run's own and stays; evaluate takes {', '.join(allowed)}")
     run = load(path, which)
-    config = configs.apply(run.config, NOT_TRAINED | {**overrides} if overrides else {})
+    others = overrides and any(f"data.{name}" in overrides for name in ("source", "name", "path"))
+    config = configs.apply(run.config, (NOT_TRAINED if others else {}) | {**(overrides or {})})
     dataset = load_data(config)
     _check_fit(run, dataset.summary())
     if "data.corruptions" in (overrides or {}):

@@ -71,7 +71,7 @@ class Journal:
             return
         with suppress(UserError):
             lines = results.read_metrics(self.path)
-        self._find_saved(lines)
+        self._find_saved(lines, record or {})
         document = self.saved.document if self.saved else {}
         copy = document.get("record") or {}
         if not record or len(record["attempts"]) < len(copy.get("attempts", ())):
@@ -152,8 +152,8 @@ class Journal:
         self.metrics = results.read_metrics(self.path)
         return not self._is_lost([step for step in record.get("kept", ()) if self._keeps(step) or "last" in self._kept])
 
-    def _find_saved(self, lines: list[dict[str, Any]]) -> None:
-        """Finds the newest intact checkpoint before which no weights are lost that the run is to keep."""
+    def _find_saved(self, lines: list[dict[str, Any]], record: dict[str, Any]) -> None:
+        """Finds the newest intact checkpoint before which no weights are lost that the run is to keep, or has kept."""
         before = None
         while True:
             self.saved, passed_over = checkpoint.newest(self.path / "checkpoints", before)
@@ -161,17 +161,21 @@ class Journal:
             self.metrics = self.saved.document.get("metrics", []) if self.saved else []
             # What was best before this checkpoint may have been removed for what was better after it.
             known = lines if lines[: len(self.metrics)] == self.metrics else self.metrics
-            best = best_of(known)["best_test_step"]
-            wanted = self.saved and "best" in self._kept and best is not None and best < self.saved.step
-            if not wanted or not self._is_lost([best]):
+            best = best_of(known)["best_test_step"] if "best" in self._kept else None
+            wanted = {step for step in record.get("kept", ()) if self._keeps(step)} | (
+                {best} if best is not None else set()
+            )
+            lost = [step for step in wanted if self.saved and step < self.saved.step and self._is_lost([step])]
+            if not lost:
                 return
-            before = best
+            before = min(lost)
 
     def _is_lost(self, steps: list[int]) -> bool:
         """Returns whether the weights of one of the steps are lost or damaged, and notes a line that says it."""
         for path in map(self._path, steps):
             if not checkpoint.read(path):
-                self.lines.append(f"{path} is lost or damaged; the run goes back (not so with config.train.keep=none)")
+                line = f"{path} is lost or damaged; the run goes back (not so with config.train.keep=none)"
+                self.lines += [line] if line not in self.lines else []
                 return True
         return False
 
@@ -265,7 +269,7 @@ class Journal:
             self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
             until = self._newest or math.inf  # later ones are of an attempt that went on from elsewhere
             chosen = checkpoint.choose(self.path / "checkpoints", self._keeps, int("last" in self._kept), until)
-            self.record["kept"] = [int(path.name.removeprefix("step_")) for path in chosen]
+            self.record["kept"] = [int(path.name.removeprefix("step_")) for path in chosen if checkpoint.read(path)]
             for which, wanted in (("last", self._newest), ("best", self.record["best_test_step"])):
                 if which in self._kept and wanted and wanted not in self.record["kept"]:
                     # Not done: the next attempt goes back behind it.
@@ -317,8 +321,9 @@ def _but_steps(config: dict[str, Any]) -> dict[str, Any]:
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> str:
     """Names what the code of two attempts differs in; "" for nothing."""
     parts = []
-    for name in ("commit", "diff"):
-        if before.get(name) != after.get(name):
+    for name in ("commit", "diff", "module"):
+        known = name != "module" or before.get(name)  # older attempts do not say it
+        if known and before.get(name) != after.get(name):
             parts.append(f"{name} {str(after.get(name))[:12]} after {str(before.get(name))[:12]}")
     old, new = before.get("versions") or {}, after["versions"]
     parts += [f"{name} {new[name]} after {old[name]}" for name in new if name in old and new[name] != old[name]]

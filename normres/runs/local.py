@@ -13,8 +13,9 @@ from rich.console import Console
 from normres import data, signals
 from normres.data import Dataset, corruptions, splits
 from normres.errors import InterruptedRun, UserError
-from normres.runs import claims, finished, hosts, machine, results, sinks, traps
-from normres.runs.fields import digest
+from normres.runs import claims, durable, finished, hosts, machine, results, sinks, traps
+from normres.runs.config import to_dict
+from normres.runs.fields import digest, flatten
 from normres.runs.journal import Journal
 from normres.runs.progress import Reporter, say
 from normres.runs.provenance import provenance
@@ -96,6 +97,10 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     dtype = old.get("dtype") or hosts.from_writer(machine.resolve_dtype(config.train.dtype))
     if hosts.from_writer(dataset.summary()["sha256"]) != dataset.summary()["sha256"]:
         raise UserError(f"config.data.path={config.data.path}: this process reads other data than process 0")
+    own = {name: value for name, value in flatten(to_dict(config)).items() if name != "data.path"}
+    theirs = hosts.from_writer(own)
+    if other := [name for name in own if own[name] != theirs.get(name)]:
+        raise UserError(f"config.{other[0]}={own[other[0]]!r}: process 0 has {theirs.get(other[0])!r}")
     ops, ops_in_words = machine.operations(config.train.ops, jax.devices())
     programs = Programs(config, dataset, dtype, ops=ops)
     state = programs.initial_state()
@@ -130,7 +135,10 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     }
     first, *_ = devices = jax.devices()
     device = {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
-    journal.begin(record, {**provenance(), "device": device})
+    attempt = {**provenance(), "device": device}
+    if config.model.module:
+        attempt["module"] = durable.sha256(Path(config.model.module.rpartition(":")[0]))[:16]
+    journal.begin(record, attempt)
     start = int(state.step)
     with Reporter(label, start, config.train.steps, console) as reporter:
         lines += [f"warning: {line}" for line in record["warnings"]] + [f"resumed at step {start}"] * (start > 0)

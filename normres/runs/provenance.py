@@ -13,6 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from normres.runs import durable
+
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("normres", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -30,6 +33,9 @@ def provenance() -> dict[str, Any]:
 def _of_this_process() -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     diff = (_git("status", "--porcelain") or "") + (_git("diff", "HEAD") or "") if commit else ""
+    for name in (_git("ls-files", "--others", "--exclude-standard", "-z", "--", "normres") or "").split("\0"):
+        with suppress(OSError):  # of new files, git says no more than the name
+            diff += durable.sha256(ROOT / name) if name else ""
     versions = {}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):  # normres runs from a checkout, too
@@ -45,12 +51,11 @@ def _of_this_process() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str | None:
     """Runs git in the folder of this code; None where there is no git or no repository of ours."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
+    if not (ROOT / ".git").exists():
         return None
     try:
         decoding: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # a diff may be of any bytes
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True, **decoding)
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True, **decoding)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

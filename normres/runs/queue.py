@@ -126,7 +126,8 @@ class Worker:
         key = repr(arm.config.data)
         if key not in self._loaded:
             self._unreadable = True
-            self._loaded = {key: load_data(arm.config)}
+            self._loaded.clear()  # before, as two may be more than the memory holds
+            self._loaded[key] = load_data(arm.config)
             self._unreadable = False
         return self._loaded[key]
 

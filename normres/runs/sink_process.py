@@ -6,6 +6,7 @@ The argument is the sink.  The first line is {"path", "step", "config"} of the r
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -64,6 +65,8 @@ def wandb(path: Path, step: int, config: dict[str, Any], lines: Lines) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # it ends when its input does, after the run has saved
     write = {"tensorboard": tensorboard, "wandb": wandb}[sys.argv[1]]
     run = json.loads(sys.stdin.readline())
     write(Path(run["path"]), run["step"], run["config"], map(json.loads, sys.stdin))

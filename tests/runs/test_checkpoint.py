@@ -99,13 +99,27 @@ def test_an_intact_one_is_not_written_again_and_a_bad_one_is(saved):
     assert restored_step(saved) == (20, [])
 
 
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "elsewhere" / "target")
+    durable.write(link, "text")
+    assert link.is_symlink()
+    assert (tmp_path / "elsewhere" / "target").read_text() == "text"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    durable.write(pipe, "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_all_of_it_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     synced = []
     named = lambda descriptor: str(Path(f"/proc/self/fd/{descriptor}").readlink())  # noqa: E731
     monkeypatch.setattr(durable.os, "fsync", lambda descriptor: synced.append(named(descriptor)))
     save(tmp_path, 10)
     target = tmp_path / "step_000000010"
-    seal = synced.index(f"{target / checkpoint.MANIFEST}.{os.getpid()}.tmp")
+    (seal,) = (at for at, name in enumerate(synced) if name.startswith(f"{target / checkpoint.MANIFEST}."))
     for path in [target, *(path for path in target.rglob("*") if path.name != checkpoint.MANIFEST)]:
         assert str(path) in synced[:seal], path
     assert synced[seal + 1 :] == [str(target), str(tmp_path)]

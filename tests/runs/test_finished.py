@@ -211,7 +211,7 @@ def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, t
         "train_labels": labels[:10],
     }  # less than a training batch
     np.savez(tmp_path / "dark.npz", **few, test_images=dark, test_labels=labels)
-    overrides = {"source": "npz", "path": str(tmp_path / "dark.npz"), "name": "dark", "fraction": 1.0}
+    overrides = {"source": "npz", "path": str(tmp_path / "dark.npz"), "name": "dark"}
     overrides = {f"data.{name}": value for name, value in overrides.items()} | {"train.eval_batch_size": "16"}
     result = finished.evaluate(trained, overrides)
     log = jax.nn.log_softmax(logits_of(runs.load(trained), dark))

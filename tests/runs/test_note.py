@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from normres.errors import UserError
 from normres.models.variants import RESIDUAL_SCALES
 from normres.norms import kernels
 from normres.runs import config as configs
-from normres.runs import papers, results, sweep
+from normres.runs import papers, provenance, results, sweep
 from normres.runs.fields import declared, digest, flatten
 from normres.runs.note import note, repeat_command
 
@@ -168,3 +169,16 @@ def test_the_software_is_cited_as_the_citation_file_says():
     file = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     of_file = {"title": file["title"], "author": file["authors"][0]["name"], "year": file["date-released"][:4]}
     assert of_file == papers.SOFTWARE
+
+
+def test_what_a_new_file_holds_changes_the_hash_of_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["init"], ["commit", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "normres").mkdir()
+    hashes = []
+    for text in ("one", "other"):
+        (tmp_path / "normres/new.py").write_text(text)
+        hashes.append(provenance._of_this_process.__wrapped__()["diff"])
+    assert hashes[0] != hashes[1]

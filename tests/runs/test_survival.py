@@ -257,6 +257,20 @@ def test_best_weights_that_are_lost_are_trained_again(tmp_path, whole):
     assert_same(folder, whole)
 
 
+@pytest.mark.parametrize("damage", [remove, flip])
+def test_weights_of_every_second_step_that_are_lost_are_trained_again(damage, tmp_path):
+    fields = {"train__keep": ("last",), "train__keep_every": 2}
+    train(tmp_path, **fields)
+    before = results.read_run(tmp_path / NAME)
+    damage(tmp_path / NAME / "checkpoints" / "step_000000004")
+    assert "step_000000004 is lost or damaged; the run goes back" in train(tmp_path, **fields)
+    after = results.read_run(tmp_path / NAME)
+    assert (after.record["kept"], after.record["final"]) == (before.record["kept"], before.record["final"])
+    assert after.record["kept"] == [2, 4, 6]
+    assert [attempt["from_step"] for attempt in after.record["attempts"]] == [0, 2]
+    assert "goes back" not in train(tmp_path, **fields)
+
+
 @pytest.mark.parametrize(("which", "lost", "after"), [("best", 3, (6, "train")), ("last", 6, (6, "test"))])
 def test_weights_that_are_lost_while_it_trains_are_noticed(which, lost, after, tmp_path, monkeypatch, whole):
     line = journal.Journal.line
@@ -323,11 +337,16 @@ def test_everything_but_the_checkpoints_may_be_lost(tmp_path, whole, stopped):
 def test_other_data_or_other_code_is_said(tmp_path, stopped):
     folder = copy_of(stopped, tmp_path)
     record = results.read_record(folder / NAME)
-    record["attempts"][-1] |= {"commit": "0" * 40, "versions": record["attempts"][-1]["versions"] | {"jax": "0.1"}}
+    record["attempts"][-1] |= {
+        "commit": "0" * 40,
+        "module": "0" * 16,
+        "versions": record["attempts"][-1]["versions"] | {"jax": "0.1"},
+    }
     results.write_record(folder / NAME, record)
     text = train(folder)
     assert "goes on with other code: commit" in text
     assert "after 0.1" in text
+    assert "module" in text  # the user's file is another
     first, second = results.read_run(folder / NAME).record["attempts"]
     assert (first["commit"], first["end"], first["step"]) == ("0" * 40, "interrupted", 5)
     assert (second["from_step"], second["step"], second["end"]) == (5, 6, "finished")
