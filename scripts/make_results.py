@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from normres.report import page, paper, probes, tables
-from normres.report.arms import Arm
+from normres.report.arms import Arm, counted
 from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Verdict
 from normres.report.commands import experiment_of, load_experiment
@@ -21,6 +21,7 @@ from normres.runs import durable, results
 
 ROOT = Path(__file__).parent.parent
 RESULTS, DRAWN = ROOT / "results", ROOT / "docs/results"
+SETS_OF_README = {"degradation-short": "", "degradation-paper": ", 64,000 steps"}  # and what is added to a setting
 OF_README = ("variant", "setting", "seeds", "training error (%)", "test error (%)", "paper, test (%)")
 # What is drawn of networks before training, from the first and last number of each quantity.
 STARTS = {title: probes.NUMBERS[title] for title in probes.ALONG}
@@ -35,7 +36,7 @@ interval within 1 point, so on another machine expect *cannot be judged*, which 
 
 Sets are named CONFIG-SIZE. `demo` sets are small (a few hundred steps of a narrow network on images that come with
 packages): they show what an experiment looks like, and decide little. `short` sets have the full CIFAR-10, width 16 and
-3,200 steps, the paper's schedule in proportion.
+3,200 steps, the paper's schedule in proportion. `paper` sets have all of the paper's 64,000 steps.
 """
 
 
@@ -62,7 +63,7 @@ def sections() -> Iterator[str]:
                 "",
                 f"![{experiment.title}](results/{name}/{figure.name})",
                 "",
-                f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}. "
+                f"{counted(len(runs), 'run')}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}. "
                 f'<a href="sets/{name}/index.html">All figures, tables and runs</a> (in the site).',
                 "",
                 *(f"* {warning}" for warning in experiment.warnings(arms)),
@@ -116,14 +117,19 @@ def signals() -> str:
 
 
 def of_readme() -> str:
-    """Returns the README's table: a set on the full data beside the paper."""
-    folder = RESULTS / "degradation-short"
-    experiment = experiment_of(folder)
-    table = experiment.table(experiment.arms(results.read_runs(folder)))
-    places = [place for place, column in enumerate(table.header) if column in OF_README]
-    header, *rows = [[row[place] for place in places] for row in (table.header, *table.rows)]
-    caption = re.sub("; median[^.]*", "", table.caption)
-    return tables.markdown(tables.Table(header, rows, caption, text_columns=2)).rstrip()
+    """Returns the README's table: networks on the full data beside the paper."""
+    rows, captions = [], []
+    for name, addition in SETS_OF_README.items():
+        experiment = experiment_of(RESULTS / name)
+        table = experiment.table(experiment.arms(results.read_runs(RESULTS / name)))
+        places = [table.header.index(column) for column in OF_README]
+        for row in table.rows:
+            cells = dict(zip(OF_README, (row[place] for place in places), strict=True))
+            rows.append(list((cells | {"setting": cells["setting"] + addition}).values()))
+        captions.append(re.sub("; median[^.]*", "", table.caption))
+    first, *others = captions
+    _, _, made = others[-1].partition(" Run in ")
+    return tables.markdown(tables.Table(OF_README, rows, f"{first} Last row: run in {made}", text_columns=2)).rstrip()
 
 
 def put(page: Path, name: str, text: str) -> None:
