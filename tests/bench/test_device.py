@@ -119,7 +119,7 @@ def test_a_section_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(on_device, "together", lambda *arguments: {"images_per_second": {"1": 10.0, "2": 19.0}})
     file = tmp_path / "device.json"
     small = ["--minutes=0", "--depths=8", "--batch=64", "--width=4"]
-    assert main(["bench", "device", f"--json={file}", *small]) == 0
+    assert main(["bench", "device", f"--json={file}", *small]) == 1
     capsys.readouterr()
     assert main(["bench", "device", f"--from={file}"]) == 0
     text = capsys.readouterr().out
