@@ -165,7 +165,7 @@ def test_pairs_of_transformations(name, where):
 @pytest.mark.parametrize("name", sorted(set(kernels.TABLE) - {"spectral"}))  # it holds its singular vectors constant
 def test_derivatives_of_kernels_equal_finite_differences(name):
     def outputs(point):
-        return kernels.TABLE[name].apply(*point, None, True)[0]
+        return kernels.TABLE[name].apply(*point, None)[0]
 
     point = RANDOM.normal(0.3, 1.0, (2, 2, 3)), RANDOM.normal(1.0, 0.2, 3)
     check_each(jax.jit(lambda point: beside_differences(outputs, point))(point), 1e-6)
