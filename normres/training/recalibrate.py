@@ -21,8 +21,8 @@ class Offset(NamedTuple):
     """How far one layer's running statistics were from the population's, at the worst channel.
 
     Attributes:
-      mean: |running mean - mean| / sqrt(var).
-      var: |log(running var / var)|: 0.69 is a factor of 2, in either direction.
+      mean: abs(running mean - mean) / sqrt(var).
+      var: abs(log(running var / var)): 0.69 is a factor of 2, in either direction.
     """
 
     mean: float
