@@ -162,9 +162,8 @@ class Journal:
             # What was best before this checkpoint may have been removed for what was better after it.
             known = lines if lines[: len(self.metrics)] == self.metrics else self.metrics
             best = best_of(known)["best_test_step"] if "best" in self._kept else None
-            wanted = {step for step in record.get("kept", ()) if self._keeps(step)} | (
-                {best} if best is not None else set()
-            )
+            wanted = {step for step in record.get("kept", ()) if self._keeps(step)}
+            wanted |= {best} if best is not None else set()
             lost = [step for step in wanted if self.saved and step < self.saved.step and self._is_lost([step])]
             if not lost:
                 return

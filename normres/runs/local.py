@@ -86,6 +86,16 @@ def run(
         return _train(journal, config, load(), console, label)
 
 
+def _check_hosts(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises UserError if this process of several has other data or another config than process 0."""
+    if hosts.from_writer(dataset.summary()["sha256"]) != dataset.summary()["sha256"]:
+        raise UserError(f"config.data.path={config.data.path}: this process reads other data than process 0")
+    own = {name: value for name, value in flatten(to_dict(config)).items() if name != "data.path"}
+    theirs = hosts.from_writer(own)
+    if other := [name for name in own if own[name] != theirs.get(name)]:
+        raise UserError(f"config.{other[0]}={own[other[0]]!r}: process 0 has {theirs.get(other[0])!r}")
+
+
 def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Console, label: str) -> dict[str, Any]:
     """Trains from where the journal is to the end, and returns the record."""
     old = journal.record
@@ -95,12 +105,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         raise UserError(f"{journal.path}: the run began with other data ({old['data']['source']}); bring them back")
     # A resumed run keeps the dtype that it began with, also on another machine.
     dtype = old.get("dtype") or hosts.from_writer(machine.resolve_dtype(config.train.dtype))
-    if hosts.from_writer(dataset.summary()["sha256"]) != dataset.summary()["sha256"]:
-        raise UserError(f"config.data.path={config.data.path}: this process reads other data than process 0")
-    own = {name: value for name, value in flatten(to_dict(config)).items() if name != "data.path"}
-    theirs = hosts.from_writer(own)
-    if other := [name for name in own if own[name] != theirs.get(name)]:
-        raise UserError(f"config.{other[0]}={own[other[0]]!r}: process 0 has {theirs.get(other[0])!r}")
+    _check_hosts(config, dataset)
     ops, ops_in_words = machine.operations(config.train.ops, jax.devices())
     programs = Programs(config, dataset, dtype, ops=ops)
     state = programs.initial_state()
