@@ -86,8 +86,9 @@ FIELDS: dict[str, Field] = {
         "auto",
         "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | loops "
         "(elementwise, in scanned blocks only) | block (all, from its input: the least memory, a third more time) | "
-        "auto (loops in plain JAX, else nothing)",
-        choices=("nothing", "elementwise", "loops", "block", "auto"),
+        "block_in_loops (all but the norms' sums, in scanned blocks only) | auto (in plain JAX loops, on a TPU "
+        "block_in_loops for narrow networks; else nothing)",
+        choices=("nothing", "elementwise", "loops", "block", "block_in_loops", "auto"),
         how=True,
     ),
     "model.unroll": Field(

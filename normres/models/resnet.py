@@ -259,23 +259,19 @@ def rematerialized(config: ResNetConfig, looped: bool) -> type[Block]:
     """Returns Block, rematerialized as config.remat says; `looped`: whether it runs in nn.scan.
 
     Raises:
-      ValueError: `config.remat` is none of REMAT.
+      ValueError: `config.remat` is no row of REMAT.
     """
-    policies = jax.checkpoint_policies
-    if config.remat == "loops" and not looped:
+    if config.remat not in REMAT:
+        raise ValueError(f"remat={config.remat!r} does not exist; choices: {', '.join(REMAT)}")
+    remat = REMAT[config.remat]
+    if remat is None or not (remat.everywhere or looped):
         return Block
-    match config.remat:
-        case "nothing":
-            return Block
-        case "elementwise" | "loops":  # a loop must write and read all that it keeps
-            if config.dropout or SHORTCUTS[config.shortcut].dropout:
-                return Block  # drawing the masks once more takes longer than keeping them
-            named = policies.save_only_these_names(CONVOLVED, STATISTICS)
-            policy = policies.save_from_both_policies(named, policies.dots_saveable)
-        case "block":
-            policy = None
-        case other:
-            raise ValueError(f"remat={other!r} does not exist; choices: {', '.join(REMAT)}")
+    if remat.convolutions and (config.dropout or SHORTCUTS[config.shortcut].dropout):
+        return Block  # drawing the masks once more takes longer than keeping them
+    policies = jax.checkpoint_policies
+    policy = policies.save_only_these_names(*[STATISTICS] * remat.statistics, *[CONVOLVED] * remat.convolutions)
+    if remat.convolutions:
+        policy = policies.save_from_both_policies(policy, policies.dots_saveable)
     # Outside a loop XLA would merge the recomputation with the first computation (prevent_cse).
     recomputed: type[Block] = nn.remat(Block, prevent_cse=not looped, policy=policy)
     return recomputed

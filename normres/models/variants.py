@@ -6,7 +6,7 @@ shortcuts).
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from normres.models.network import NetworkConfig, must_divide
 
@@ -198,10 +198,29 @@ RESIDUAL_SCALES: dict[str, ResidualScale] = {
 }
 
 
-# What the backward pass computes anew in a block.  elementwise: all but convolutions and statistics, which is fast (but
-# nothing where there is dropout, whose masks are slow to draw); loops: the same, in scanned blocks only; block: all,
-# from the block's input, which takes a forward pass.  Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
-REMAT = ("nothing", "elementwise", "loops", "block")
+class Remat(NamedTuple):
+    """What the backward pass of a block keeps; it computes the rest anew from the block's input.
+
+    Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
+
+    Attributes:
+      convolutions: whether it keeps the convolutions' outputs.
+      statistics: whether it keeps the norms' sums.
+      everywhere: whether this goes for all blocks; else for scanned ones, whose loop must write and read what it keeps.
+    """
+
+    convolutions: bool = False
+    statistics: bool = False
+    everywhere: bool = True
+
+
+REMAT: dict[str, Remat | None] = {
+    "nothing": None,
+    "elementwise": Remat(convolutions=True, statistics=True),
+    "loops": Remat(convolutions=True, statistics=True, everywhere=False),
+    "block": Remat(),
+    "block_in_loops": Remat(statistics=True, everywhere=False),
+}
 
 
 @dataclass(frozen=True)
@@ -224,7 +243,7 @@ class ResNetConfig(NetworkConfig):
         l of L has l / L of it.  One draw per block and step (and device, with pmap).
       zero_last_scale: whether the scale of norm2 (basic) or norm3 (bottleneck) of each branch starts at zero.
       auxiliary: stages, from 1 and before the last, with a classifier of their own.
-      remat: one of REMAT.
+      remat: a row of REMAT.
       unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
     """
 

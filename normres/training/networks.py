@@ -19,6 +19,8 @@ from normres.models import MODELS
 UNROLLED = ("cpu", "gpu", "cuda", "rocm")
 UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
+# Channels up to which a TPU computes a convolution anew in less time than a loop takes to write and read its output.
+NARROW = 64
 
 
 def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN) -> Any:
@@ -30,7 +32,8 @@ def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | N
     synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
     fields = {**config.model}
     if fields["remat"] == "auto":
-        fields["remat"] = "loops" if ops is PLAIN else "nothing"
+        narrow = platform == "tpu" and config.model.width <= NARROW
+        fields["remat"] = "nothing" if ops is not PLAIN else "block_in_loops" if narrow else "loops"
     others = {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if synchronized else None}
     model: Any = MODELS[config.model.family].configured(fields, **others)
     if not hasattr(model, "unrolled"):

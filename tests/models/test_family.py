@@ -86,18 +86,21 @@ def test_rematerialization_changes_no_number():
         counts = (text.count(f" {operation}(") for operation in ("convolution", "rsqrt", "reduce"))
         return compiled(held["params"]), *counts
 
-    with pytest.raises(ValueError, match="remat=False does not exist; choices: nothing, elementwise, loops, block"):
+    with pytest.raises(ValueError, match="remat=False does not exist; choices: nothing, elementwise, loops, block, "):
         gradient(False)
     plain, convolutions, roots, sums = gradient("nothing")
     loops, as_many, roots_of_loops, sums_of_loops = gradient("loops")
     whole, more_convolutions, *_ = gradient("block")
+    in_loops, some_convolutions, roots_in_loops, sums_in_loops = gradient("block_in_loops")
     # Counted in the compiled program: the compiler must not merge what is computed anew with what was before.  A stage
     # is a first block and a loop over the others, each with two convolutions and the roots of two norms.
     assert as_many == convolutions
     assert roots_of_loops == roots + 3 * 2
-    assert sums_of_loops == sums  # those of the statistics are kept
+    assert roots_in_loops == roots + 3 * 2
+    assert sums_of_loops == sums_in_loops == sums  # those of the statistics are kept
     assert more_convolutions == convolutions + 3 * 2 * 2
-    for again in (loops, whole):
+    assert some_convolutions == convolutions + 3 * 2
+    for again in (loops, whole, in_loops):
         for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
             np.testing.assert_allclose(other, one, rtol=2e-3, atol=2e-4)
 

@@ -96,7 +96,7 @@ MISTAKES = {
 OTHER_MISTAKES = [
     (
         {"model.remat": True},
-        "config.model.remat=True does not exist; choices: nothing, elementwise, loops, block, auto",
+        "config.model.remat=True does not exist; choices: nothing, elementwise, loops, block, block_in_loops, auto",
     ),
     ({"seed": 10**5_000}, "config.seed=a number of thousands of digits is not an integer"),
     ({"optim.boundaries": range(1, 200)}, "is not integers, such as 100,200"),
