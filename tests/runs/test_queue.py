@@ -73,21 +73,19 @@ def test_a_mistake_of_the_user_is_not_tried_again(work):
     assert "a: failed and is set aside: config.x=1 is wrong" in said
 
 
-def test_data_that_no_arm_can_read_ends_the_sweep(work, monkeypatch):
-    def unreadable(_config):
+def unreadable(config):
+    if config.data == "b":
         raise UserError("data.path='/none' does not exist")
 
-    monkeypatch.setattr(ARMS[1].config, "data", "a")
-    monkeypatch.setattr(ARMS[2].config, "data", "a")
+
+def test_data_that_no_arm_can_read_ends_the_sweep(work, monkeypatch):
+    for arm in ARMS:
+        monkeypatch.setattr(arm.config, "data", "b")
     with pytest.raises(UserError, match="/none"):
         work({}, data=unreadable)
 
 
 def test_of_several_data_sets_one_that_cannot_be_read_stops_its_own_arms(work, tmp_path):
-    def unreadable(config):
-        if config.data == "b":
-            raise UserError("data.path='/none' does not exist")
-
     code, tries, said = work({}, data=unreadable)
     assert (code, tries) == (queue.SET_ASIDE, ["a", "c"])
     assert "/none" in (tmp_path / "b" / "error.txt").read_text()
