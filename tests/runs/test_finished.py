@@ -205,9 +205,10 @@ def test_without_overrides_the_numbers_are_the_records(trained):
 def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, tmp_path):
     labels = np.arange(40) % 10
     dark = images[:40] // 2
-    train = {"train_images": dark[:10], "train_labels": labels[:10]}  # less than a batch
-    np.savez(tmp_path / "dark.npz", **train, test_images=dark, test_labels=labels)
-    overrides = {"source": "npz", "path": str(tmp_path / "dark.npz"), "name": "dark"}
+    file = tmp_path / "dark.npz"
+    # Fewer to train on than a batch has.
+    np.savez(file, train_images=dark[:10], train_labels=labels[:10], test_images=dark, test_labels=labels)
+    overrides = {"source": "npz", "path": str(file), "name": "dark"}
     overrides = {f"data.{name}": value for name, value in overrides.items()} | {"train.eval_batch_size": "16"}
     result = finished.evaluate(trained, overrides)
     log = jax.nn.log_softmax(logits_of(runs.load(trained), dark))
