@@ -192,13 +192,8 @@ def test_a_directory_of_other_things_is_not_used(tmp_path, capsys):
 
 
 def test_sweep_skips_what_is_done_and_report_draws_it(tmp_path, capsys):
-    workdir, file = tmp_path / "sweep", tmp_path / "small.py"
-    file.write_text(
-        "from normres.configs import base\n"
-        "def get_config():\n    return base.get_config('demo')\n"
-        "def sweep():\n    return [{'optim.learning_rate': rate} for rate in (0.1, 0.2)]\n"
-    )
-    sweep = ["sweep", f"--config={file}", f"--workdir={workdir}", "--workers=1", *TINY, SMALL]
+    workdir, rates = tmp_path / "sweep", "--vary=optim.learning_rate=0.1,0.2"
+    sweep = ["sweep", "--config=base:demo", rates, f"--workdir={workdir}", "--workers=1", *TINY, SMALL]
     # One damaged arm does not stop the others, and what it failed of goes when it succeeds.
     normres(*sweep, "--list")
     damaged = workdir / capsys.readouterr().out.split()[2]

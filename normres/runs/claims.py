@@ -189,18 +189,14 @@ def _is_here(holder: dict[str, Any]) -> bool:
 
 
 def _this_process() -> dict[str, Any]:
-    def content(file: str) -> str:
-        try:
-            return Path(file).read_text().strip()
-        except OSError:
-            return ""
-
-    pid, space = os.getpid(), Path("/proc/self/ns/pid")
+    pid, boot, space = os.getpid(), "", Path("/proc/self/ns/pid")
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return {
         "host": socket.gethostname(),
         "pid": pid,
         "started": _started(pid),
-        "boot": content("/proc/sys/kernel/random/boot_id"),
+        "boot": boot,
         "pid_space": str(space.readlink()) if space.is_symlink() else "",
     }
 

@@ -57,10 +57,8 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
         arms = [arm for arm in arms if arm.run_id.rpartition("-")[0] in names]
         if not arms:
             raise UserError(f"--again={options.again} holds no run of these arms")
-    done = (
-        [run for run in results.read_runs(options.kept) if run.record["status"] in results.DONE] if options.kept else []
-    )
-    digests = {run.record["config_digest"] for run in done}
+    runs = results.read_runs(options.kept) if options.kept else []
+    digests = {run.record["config_digest"] for run in runs if run.record["status"] in results.DONE}
     kept = [arm for arm in arms if digest(arm.config) in digests]
     if queue.SINCE not in os.environ:
         misleading = Counter(line for arm in arms for line in traps.of(arm.config))

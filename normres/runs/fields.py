@@ -24,7 +24,6 @@ GONE = ("train.seeds_per_program",)  # of older runs; they said only how somethi
 LONGEST_TEXT = 4_096  # characters, as the longest path of Linux
 
 AnyConfig = ConfigDict | Mapping[str, Any]  # or what was read from its JSON
-Recipes = Mapping[str, Mapping[str, Any]]
 
 # While a config file is read: the recipe of the command line, in place of the one that it names; "" replaces none.
 recipe_of_command: ContextVar[str] = ContextVar("recipe_of_command", default="")
@@ -144,7 +143,7 @@ def declared() -> Mapping[str, Field]:
     return fields
 
 
-def build(fields: Mapping[str, Field], recipes: Recipes, recipe: str) -> ConfigDict:
+def build(fields: Mapping[str, Field], recipes: Mapping[str, Mapping[str, Any]], recipe: str) -> ConfigDict:
     """Returns the config of the fields' values and, over them, those of a recipe.
 
     Raises:

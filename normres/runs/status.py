@@ -64,7 +64,7 @@ def _view(workdir: Path) -> tuple[Table, str, bool]:
         counts[row[0]] += 1
         table.add_row(*map(Text, (str(path.relative_to(workdir)) if path != workdir else path.name, *row)))
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-    return table, f"{words or 'no runs here'}", set(counts) <= {*results.DONE, "failed"}
+    return table, words or "no runs here", set(counts) <= {*results.DONE, "failed"}
 
 
 def _row(path: Path) -> tuple[str, ...]:

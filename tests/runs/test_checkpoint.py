@@ -36,8 +36,6 @@ def keep(directory, kept, newest):
 
 def restored_step(directory):
     saved, passed_over = checkpoint.newest(directory)
-    if saved is None:
-        return None, passed_over
     assert saved.document == {"metrics": [saved.step]}
     assert int(saved.state(state(0))["step"]) == saved.step
     return saved.step, passed_over
@@ -49,7 +47,6 @@ def names(directory):
 
 def test_the_newest_comes_back_exactly(saved):
     computed = checkpoint.newest(saved)[0].state(state(0))
-    assert jax.tree.structure(computed) == jax.tree.structure(state(20))
     for ours, theirs in zip(jax.tree.leaves(computed), jax.tree.leaves(state(20)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
@@ -195,17 +192,12 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_one_is_passed_over_and_named(saved, fault):
     fault(saved / "step_000000020")
-    step, passed_over = restored_step(saved)
+    step, (line,) = restored_step(saved)
     assert step == 10
-    assert len(passed_over) == 1
-    assert "step_000000020" in passed_over[0]
-    assert FAULTS[fault] in passed_over[0]
+    assert "step_000000020" in line
+    assert FAULTS[fault] in line
 
 
 def test_an_empty_directory_is_not_the_latest(saved):
     (saved / "step_000000099").mkdir()
     assert restored_step(saved)[0] == 20
-
-
-def test_nothing_there_is_nothing(tmp_path):
-    assert restored_step(tmp_path / "absent") == (None, [])

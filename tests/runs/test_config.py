@@ -13,6 +13,7 @@ from normres.runs import fields, results, sweep
 from normres.training import losses
 
 DEMO = "degradation:demo"
+BASE = ("base:demo", {}, 1)  # of which a grid varies fields
 
 
 def test_overrides_take_the_type_of_the_field():
@@ -54,7 +55,6 @@ MISTAKES = {
     "model.dept=3": "config.model.dept is not a field; did you mean 'model.depth'?",
     "depth=3": "config.depth is not a field; ",
     "model.depth=18": "config.model.depth=18 is not 6n+2 (8, 14, 20, ...); the nearest: 14 or 20",
-    "model.depth=deep": "config.model.depth='deep' is not an integer",
     "model.depth=20.0": "config.model.depth='20.0' is not an integer",
     "model.norm=layrenorm": "config.model.norm='layrenorm' does not exist; did you mean 'layer'?",
     "model.norm=bacth": "did you mean 'batch'? choices: batch, extended_batch, instance, layer, group, rms",
@@ -122,8 +122,6 @@ def another(name, field):
         return "layer"
     if name == "model.depth":
         return 26
-    if name == "recipe":
-        return "short"
     if field.choices:
         other = next(choice for choice in field.names() if field.value not in (choice, (choice,)))
         return (other,) if isinstance(field.value, tuple) else other
@@ -133,7 +131,7 @@ def another(name, field):
         return tuple(2 * item for item in field.value) or (1,)
     if isinstance(field.value, str):
         return field.value + "x"
-    return field.value / 2 if field.value else type(field.value)(1) / (1 if isinstance(field.value, int) else 2)
+    return field.kind(field.value / 2 or (1 if field.kind is int else 0.5))
 
 
 REFUSED = {
@@ -157,7 +155,6 @@ def test_a_changed_field_changes_the_run_or_is_refused_by_name(name, edited, mon
     field = base.FIELDS[name]
     monkeypatch.setitem(losses.LOSSES, "another", losses.cross_entropy)  # there is one only
     value = another(name, field)
-    value = type(field.value)(value) if not isinstance(field.value, tuple) else value
     before = configs.load("base")
     overrides = {} if edited else {name: value}
     if edited:
@@ -176,7 +173,6 @@ def test_a_changed_field_changes_the_run_or_is_refused_by_name(name, edited, mon
 def test_every_field_says_what_it_means_and_how_far_it_goes():
     for name, field in base.FIELDS.items():
         assert len(field.meaning) > 8, name
-        assert field.fault(field.value) == "", name
         if field.kind in (int, float):
             assert math.isfinite(field.least), name
             assert math.isfinite(min(field.most, field.below)), name
@@ -214,8 +210,6 @@ def test_a_run_goes_on_when_only_how_it_is_computed_changed(tmp_path):
     before = configs.to_dict(base.get_config("demo"))
     moved = configs.load("base:demo", {"data.path": "elsewhere", "train.ops": "plain", "train.log_every": 5})
     results.check_identity(tmp_path, before, configs.to_dict(moved))
-    with pytest.raises(UserError, match=r"config\.seed is 0 there and 1 here"):
-        results.check_identity(tmp_path, before, configs.to_dict(configs.load("base:demo", {"seed": 1})))
 
 
 def test_a_sweep_expands_to_stable_names():
@@ -229,36 +223,6 @@ def test_a_sweep_expands_to_stable_names():
     assert not {arm.run_id for arm in arms} & {arm.run_id for arm in other}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("configs/degradation.py:dmeo", {}, 1), "did you mean 'demo'?"),
-        (("degradatoin", {}, 1), "'degradatoin' is no file of configs/; did you mean 'degradation'?"),
-        (("configs/degradatoin.py", {}, 1), "no such file; did you mean 'configs/degradation.py'?"),
-        (("configs/base.py", {}, 1), "defines no sweep()"),
-        ((DEMO, {"model.depth": "20"}, 1), "config.model.depth is what the sweep varies"),
-        ((DEMO, {"model.norm": "goup"}, 1), "did you mean 'group'?"),
-        ((DEMO, {}, 0), "--seeds=0 must be from 1 to 10,000"),
-    ],
-)
-def test_a_bad_sweep_fails_before_any_arm(arguments, message):
-    with pytest.raises(UserError, match=r".") as caught:
-        sweep.expand(*arguments)
-    assert message in str(caught.value)
-
-
-def test_a_bad_arm_is_found_before_the_first_one_starts(tmp_path):
-    file = tmp_path / "mine.py"
-    for depth, message in ((9, "depth=9 is not 6n"), (8, "two arms of the sweep are the same")):
-        file.write_text(
-            "from normres.configs import base\n"
-            "def get_config():\n    return base.get_config('demo')\n"
-            f"def sweep():\n    return [{{'model.depth': 8}}, {{'model.depth': {depth}}}]\n"
-        )
-        with pytest.raises(UserError, match=message):
-            sweep.expand(str(file), {}, 1)
-
-
 def test_a_grid_needs_no_file():
     arms = sweep.expand(
         "base:demo", {}, 2, ["model.norm=batch,group", "model.depth=8,14", "optim.boundaries=(1,2),(3)"]
@@ -268,7 +232,7 @@ def test_a_grid_needs_no_file():
     assert {(arm.config.model.norm, arm.config.model.depth, arm.config.optim.boundaries) for arm in arms} == {
         (norm, depth, steps) for norm in ("batch", "group") for depth in (8, 14) for steps in ((1, 2), (3,))
     }
-    assert [arm.config.seed for arm in sweep.expand("base:demo", {}, 1, ["seed=0,1"])] == [0, 1]
+    assert [arm.config.seed for arm in sweep.expand(*BASE, ["seed=0,1"])] == [0, 1]
     # Of a file with arms of its own, each is combined with each point.
     arms = sweep.expand(DEMO, {}, 1, ["model.norm=batch,group"])
     assert [(arm.config.model.shortcut, arm.config.model.norm) for arm in arms[:3]] == [
@@ -279,36 +243,49 @@ def test_a_grid_needs_no_file():
 
 
 def test_a_long_value_does_not_make_a_name_too_long():
-    (arm,) = sweep.expand(DEMO.replace("degradation", "base"), {}, 1, [f"data.path={'x' * 300}"])
+    (arm,) = sweep.expand(*BASE, [f"data.path={'x' * 300}"])
     assert len(arm.run_id) < 255
 
 
-@pytest.mark.parametrize("returned", ["None", "[('model.depth', 8)]"])
-def test_a_sweep_that_returns_no_dictionaries_is_named(returned, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        f"from normres.configs.base import get_config\n\n\ndef sweep():\n    return {returned}\n"
-    )
-    with pytest.raises(UserError, match=r"sweep\(\) returns .*, not a dictionary for each arm"):
-        sweep.expand(str(tmp_path / "mine.py"), {}, 1)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("configs/degradation.py:dmeo", {}, 1), "did you mean 'demo'?"),
+        (("degradatoin", {}, 1), "'degradatoin' is no file of configs/; did you mean 'degradation'?"),
+        (("configs/degradatoin.py", {}, 1), "no such file; did you mean 'configs/degradation.py'?"),
+        (("configs/base.py", {}, 1), "defines no sweep()"),
+        ((DEMO, {"model.depth": "20"}, 1), "config.model.depth is what the sweep varies"),
+        ((DEMO, {"model.norm": "goup"}, 1), "did you mean 'group'?"),
+        ((DEMO, {}, 0), "--seeds=0 must be from 1 to 10,000"),
+        ((*BASE, ["model.norm"]), "--vary model.norm: write FIELD=A,B,..."),
+        ((*BASE, ["model.norm=batch,"]), "write FIELD=A,B,..."),
+        ((*BASE, ["model.nrom=batch,group"]), "did you mean 'model.norm'?"),
+        ((*BASE, ["model.norm=batch", "model.norm=group"]), "model.norm is varied twice"),
+        ((*BASE, ["optim.learning_rate=0.1,0.10"]), "two arms of the sweep are the same: learning_rate=0.1 seed=0 and"),
+        ((*BASE, ["data.path=a.npz,b.npz"]), "two arms differ in config.data.path alone, a.npz and b.npz"),
+    ],
+)
+def test_a_bad_sweep_fails_before_any_arm(arguments, message):
+    with pytest.raises(UserError) as caught:
+        sweep.expand(*arguments)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("vary", "message"),
+    ("returned", "message"),
     [
-        (["model.norm"], "--vary model.norm: write FIELD=A,B,..."),
-        (["model.norm=batch,"], "write FIELD=A,B,..."),
-        (["model.nrom=batch,group"], "did you mean 'model.norm'?"),
-        (["model.norm=batch", "model.norm=group"], "model.norm is varied twice"),
-        (["model.depth=8,9"], "config.model.depth=9 is not 6n+2"),
-        (["model.depth=8,8"], "two arms of the sweep are the same"),
-        (["optim.learning_rate=0.1,0.10"], "two arms of the sweep are the same: learning_rate=0.1 seed=0 and"),
-        (["data.path=a.npz,b.npz"], "two arms differ in config.data.path alone, a.npz and b.npz"),
+        ("[{'model.depth': 8}, {'model.depth': 9}]", r"config\.model\.depth=9 is not 6n\+2"),
+        ("[{'model.depth': 8}, {'model.depth': 8}]", "two arms of the sweep are the same"),
+        ("None", r"sweep\(\) returns .*, not a dictionary for each arm"),
+        ("[('model.depth', 8)]", r"sweep\(\) returns .*, not a dictionary for each arm"),
     ],
 )
-def test_a_bad_grid_is_one_line(vary, message):
-    with pytest.raises(UserError) as caught:
-        sweep.expand("base:demo", {}, 1, vary)
-    assert message in str(caught.value)
+def test_a_bad_arm_of_a_file_is_found_before_the_first_one_starts(returned, message, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        f"from normres.configs.base import get_config\n\n\ndef sweep():\n    return {returned}\n"
+    )
+    with pytest.raises(UserError, match=message):
+        sweep.expand(str(tmp_path / "mine.py"), {}, 1)
 
 
 def test_seeds_that_nothing_draws_from_are_refused():

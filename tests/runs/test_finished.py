@@ -1,6 +1,5 @@
 """Finished runs: loaded, measured, exported, and the start of other runs."""
 
-import io
 import json
 import subprocess
 import sys
@@ -81,7 +80,7 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "one"
-    local.run(config_of(), path, Console(file=io.StringIO()), "one")
+    local.run(config_of(), path, Console(quiet=True), "one")
     return path
 
 
@@ -206,12 +205,10 @@ def test_without_overrides_the_numbers_are_the_records(trained):
 def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, tmp_path):
     labels = np.arange(40) % 10
     dark = images[:40] // 2
-    few = {
-        "train_images": dark[:10],
-        "train_labels": labels[:10],
-    }  # less than a training batch
-    np.savez(tmp_path / "dark.npz", **few, test_images=dark, test_labels=labels)
-    overrides = {"source": "npz", "path": str(tmp_path / "dark.npz"), "name": "dark"}
+    file = tmp_path / "dark.npz"
+    # Fewer to train on than a batch has.
+    np.savez(file, train_images=dark[:10], train_labels=labels[:10], test_images=dark, test_labels=labels)
+    overrides = {"source": "npz", "path": str(file), "name": "dark"}
     overrides = {f"data.{name}": value for name, value in overrides.items()} | {"train.eval_batch_size": "16"}
     result = finished.evaluate(trained, overrides)
     log = jax.nn.log_softmax(logits_of(runs.load(trained), dark))
@@ -219,30 +216,22 @@ def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, t
     assert result["data"]["test_examples"] == 40
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            {"model.depth": "14"},
-            r"config\.model\.depth is the run's own and stays; evaluate takes train\.eval_batch_size",
-        ),
-        ({"data.preprocess": "none"}, r"config\.data\.preprocess is the run's own"),
-        ({"data.label_noise": "0.5"}, r"config\.data\.label_noise is the run's own"),
-        ({"data.cutmix": "1"}, r"config\.data\.cutmix is the run's own"),
-        ({"data.sorce": "npz"}, r"config\.data\.sorce is not a field; did you mean 'data\.source'"),
-        (
-            {"data.source": "synthetic", "data.name": "cifar100"},
-            r"'cifar100': 100 classes, but the run was trained on 10 \(cifar10\)",
-        ),
-        (
-            {"data.source": "synthetic", "data.image_size": "16"},
-            r"images of 16x16x3, but the run subtracts a mean image of 32x32x3",
-        ),
-    ],
-)
-def test_what_cannot_be_evaluated_is_one_line(trained, overrides, message):
-    with pytest.raises(UserError, match=message):
-        finished.evaluate(trained, overrides)
+NOT_EVALUATED = {
+    "model.depth=14": r"config\.model\.depth is the run's own and stays; evaluate takes train\.eval_batch_size",
+    "data.preprocess=none": r"config\.data\.preprocess is the run's own",
+    "data.label_noise=0.5": r"config\.data\.label_noise is the run's own",
+    "data.cutmix=1": r"config\.data\.cutmix is the run's own",
+    "data.sorce=npz": r"config\.data\.sorce is not a field; did you mean 'data\.source'",
+    "data.name=cifar100": r"'cifar100': 100 classes, but the run was trained on 10 \(cifar10\)",
+    "data.image_size=16": r"images of 16x16x3, but the run subtracts a mean image of 32x32x3",
+}
+
+
+@pytest.mark.parametrize("override", NOT_EVALUATED)
+def test_what_cannot_be_evaluated_is_one_line(trained, override):
+    name, _, value = override.partition("=")
+    with pytest.raises(UserError, match=NOT_EVALUATED[override]):
+        finished.evaluate(trained, {"data.source": "synthetic", name: value})
 
 
 # --- the start of another run
@@ -375,12 +364,8 @@ def test_what_cannot_be_written_is_one_line(projections, tmp_path, monkeypatch, 
 # --- the command line
 
 
-def command(*arguments):
-    return cli.main([str(argument) for argument in arguments])
-
-
 def test_the_commands_print_a_table_and_write_files(trained, tmp_path, capsys):
-    assert command("evaluate", trained, f"--json={tmp_path / 'out.json'}") == 0
+    assert cli.main(["evaluate", str(trained), f"--json={tmp_path / 'out.json'}"]) == 0
     final = runs.load(trained).record["final"]
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "one, last weights (step 4), on 640 test images of cifar10 (embedded)"
@@ -391,5 +376,5 @@ def test_the_commands_print_a_table_and_write_files(trained, tmp_path, capsys):
     ]
     assert json.loads((tmp_path / "out.json").read_text())["values"]["error"] == final["test_error"]
     pytest.importorskip("safetensors")
-    assert command("export", trained, f"--output={tmp_path / 'net.safetensors'}", "--fold") == 0
+    assert cli.main(["export", str(trained), f"--output={tmp_path / 'net.safetensors'}", "--fold"]) == 0
     assert "conv1.bias" in read_state_dict(tmp_path / "net.safetensors")

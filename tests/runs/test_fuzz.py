@@ -3,7 +3,6 @@
 import math
 import os
 from collections import Counter
-from functools import partial
 
 import jax
 import numpy as np
@@ -20,11 +19,11 @@ from normres.errors import UserError
 from normres.runs import config as configs
 from normres.runs import traps
 from normres.runs.local import load_data
-from normres.training import step
+from normres.training.compiled import compiled_steps
 from normres.training.metrics import METRICS
 from normres.training.networks import build_network
 from normres.training.programs import Programs
-from normres.training.traced import shape_of, traced, with_traced
+from normres.training.traced import shape_of, traced
 
 TINY = {"model.depth": 8, "model.width": 4, "model.norm_groups": 2, "optim.warmup_steps": 1, "train.steps": 2}
 TINY |= {"train.dtype": "float32", "train.ops": "plain", "train.batch_size": 8, "train.eval_batch_size": 8}
@@ -107,7 +106,6 @@ def trace(config):
     if network is None:
         assert config.model.module
         return False
-    state = jax.eval_shape(partial(step.build_state, config, network, (size, size, 3)), jax.random.key(0))
 
     def array(*shape, dtype=np.int32):
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -115,21 +113,16 @@ def trace(config):
     statistics = preprocess.measure(np.zeros((2, 1, 1, 3), np.uint8), config.data.preprocess).arrays()
     images = {"images": FlatImages(array(9, size * size * 3, dtype=np.uint8), (size, size, 3)), "labels": array(9)}
     arrays, batch = images | statistics, config.train.batch_size
-    indices = array(batch, 2) if config.data.mixup or config.data.cutmix else array(batch)
-
-    def train(values, *arguments):
-        axis = "data" if config.train.parallel == "pmap" else None
-        return step.train_step(with_traced(shape_of(config).as_configdict(), values), network, axis, *arguments)
-
-    if config.train.parallel == "pmap":
-        in_specs = (P(), P(), P(), P("data"))
-        train = jax.shard_map(train, mesh=MESH, in_specs=in_specs, out_specs=P(), check_vma=False)
-    after, metrics = jax.eval_shape(train, traced(config), state, arrays, indices)
+    indices = array(1, batch, 2) if config.data.mixup or config.data.cutmix else array(1, batch)
+    specs = tuple(dict.fromkeys(arrays, P()).items())
+    steps = compiled_steps(shape_of(config), network, MESH, ((9, size, size, 3),), specs)
+    state = jax.eval_shape(steps.initialize, jax.random.key(0))
+    after, metrics = jax.eval_shape(steps.train, state, arrays, indices, np.int32(1), traced(config))
     assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(lambda leaf: leaf.shape, state)
-    assert all(metric.shape == () for metric in metrics.values())
+    assert all(metric.shape == (1,) for metric in metrics.values())
     count = config.train.eval_batch_size
     of_batch = (arrays, array(count), array(count, dtype=np.float32))
-    jax.eval_shape(partial(step.eval_step, config, network), state.params, state.batch_stats, *of_batch)
+    jax.eval_shape(steps.evaluate, state.params, state.batch_stats, *of_batch)
     return True
 
 

@@ -1,22 +1,21 @@
 """`normres train` as two processes: a run of one goes on with two, is stopped by one signal, and ends with one."""
 
-import contextlib
-import itertools
-import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import pytest
 from test_hosts import free_address
+from test_survival import stop_at
 
-from normres import cli, signals
+from normres import cli
 from normres.runs import checkpoint
+from normres.runs.results import read_metrics, read_record
 
 FIELDS = {
     "data.source": "synthetic",
@@ -41,27 +40,19 @@ def arguments(workdir):
     return ["train", "--config=base:demo", f"--workdir={workdir}", *fields]
 
 
-def alone(workdir, questions=None):
-    """Trains in this process, with as many devices as the others have together; is stopped after some questions."""
-    asked = itertools.count(1)
-    flag = SimpleNamespace(is_set=lambda: questions is not None and next(asked) > questions)
+def alone(workdir, question=math.inf):
+    """Trains in this process, with as many devices as the others have together; is stopped at a question, if any."""
     devices = jax.devices()[:2]
-    with pytest.MonkeyPatch.context() as patch:
+    with stop_at(question), pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda: devices)
-        patch.setattr(signals, "polled", lambda: contextlib.nullcontext(flag))
         return cli.main(arguments(workdir))
-
-
-def lines(workdir):
-    file = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def test_one_is_told_to_stop_and_all_go_on(tmp_path):
     straight, several = tmp_path / "straight", tmp_path / "several"
     assert alone(straight) == 0
-    assert alone(several, questions=7) == 75
-    address, count = free_address(), len(lines(several))
+    assert alone(several, question=8) == 75
+    address, count = free_address(), len(read_metrics(several))
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "normres", *arguments(several), f"--coordinator={address}", "--processes=2"]
@@ -69,7 +60,7 @@ def test_one_is_told_to_stop_and_all_go_on(tmp_path):
     started = [subprocess.Popen([*command, f"--process={i}"], env=environment, **pipes) for i in range(2)]
     try:
         until = time.monotonic() + 120
-        while len(lines(several)) <= count and time.monotonic() < until:
+        while len(read_metrics(several)) <= count and time.monotonic() < until:
             time.sleep(0.02)
         started[1].send_signal(signal.SIGTERM)
         outputs = [process.communicate(timeout=150)[0] for process in started]
@@ -86,11 +77,11 @@ def test_one_is_told_to_stop_and_all_go_on(tmp_path):
     # Each process has written a part.
     assert all([*saved.path.glob(f"state/ocdbt.process_{number}/d/*")] for number in (0, 1))
     assert alone(several) == 0
-    curve, expected = lines(several), lines(straight)
+    curve, expected = read_metrics(several), read_metrics(straight)
     assert [(line["step"], line["split"]) for line in curve] == [(line["step"], line["split"]) for line in expected]
     for ours, theirs in zip(curve, expected, strict=True):
         del ours["split"], theirs["split"]
         assert ours == pytest.approx(theirs, rel=1e-4)
-    record = json.loads((several / "record.json").read_text())
-    assert [attempt["end"] for attempt in record["attempts"]] == ["interrupted", "interrupted", "finished"]
-    assert [attempt["device"]["count"] for attempt in record["attempts"]] == [2, 2, 2]
+    attempts = read_record(several)["attempts"]
+    assert [attempt["end"] for attempt in attempts] == ["interrupted", "interrupted", "finished"]
+    assert [attempt["device"]["count"] for attempt in attempts] == [2, 2, 2]

@@ -51,9 +51,8 @@ def test_accelerators_are_those_that_are_visible(monkeypatch, visible, gpus):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / "nvidia2", self / "nvidia3"])  # of a container
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: name)
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.accelerators() == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)  # a jax for CPUs

@@ -73,21 +73,19 @@ def test_a_mistake_of_the_user_is_not_tried_again(work):
     assert "a: failed and is set aside: config.x=1 is wrong" in said
 
 
-def test_data_that_no_arm_can_read_ends_the_sweep(work, monkeypatch):
-    def unreadable(_config):
+def unreadable(config):
+    if config.data == "b":
         raise UserError("data.path='/none' does not exist")
 
-    monkeypatch.setattr(ARMS[1].config, "data", "a")
-    monkeypatch.setattr(ARMS[2].config, "data", "a")
+
+def test_data_that_no_arm_can_read_ends_the_sweep(work, monkeypatch):
+    for arm in ARMS:
+        monkeypatch.setattr(arm.config, "data", "b")
     with pytest.raises(UserError, match="/none"):
         work({}, data=unreadable)
 
 
 def test_of_several_data_sets_one_that_cannot_be_read_stops_its_own_arms(work, tmp_path):
-    def unreadable(config):
-        if config.data == "b":
-            raise UserError("data.path='/none' does not exist")
-
     code, tries, said = work({}, data=unreadable)
     assert (code, tries) == (queue.SET_ASIDE, ["a", "c"])
     assert "/none" in (tmp_path / "b" / "error.txt").read_text()
@@ -97,7 +95,6 @@ def test_of_several_data_sets_one_that_cannot_be_read_stops_its_own_arms(work, t
 def test_an_arm_that_ends_its_process_comes_last(work, tmp_path):
     attempt = {"end": None, "from_step": 0, "step": 0}
     for name, attempts in (("a", [attempt]), ("b", [attempt | {"step": 5}])):
-        (tmp_path / name).mkdir()
         results.write_record(tmp_path / name, {"status": "running", "attempts": attempts})
     assert work({})[1] == ["b", "c", "a"]
 
@@ -108,7 +105,6 @@ def test_an_arm_that_ends_its_process_again_and_again_is_set_aside(work, tmp_pat
     for name, days in (("a", "2333"), ("b", "1233"), ("c", "333")):
         attempts = [attempt | {"started": f"2026-01-0{day}"} for day in days]
         attempts[0]["step"] = 5 * (name == "a")
-        (tmp_path / name).mkdir()
         results.write_record(tmp_path / name, {"status": "running", "attempts": attempts})
     code, tries, said = work({})
     assert (code, tries) == (queue.SET_ASIDE, [])
@@ -153,7 +149,6 @@ def test_told_to_stop_while_it_waits(work, tmp_path, monkeypatch):
 
 def test_status_tells_every_arm(tmp_path, capsys):
     for name, state in (("done", "finished"), ("killed", "running"), ("wild", "diverged"), ("alive", "running")):
-        (tmp_path / name).mkdir()
         results.write_record(tmp_path / name, {"status": state, "attempts": [], "step": 5, "steps": 10})
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 5, "split": "test", "error": 0.125}\n')
     (tmp_path / "broken").mkdir()
@@ -177,7 +172,6 @@ def test_status_tells_every_arm(tmp_path, capsys):
 
 
 def test_a_watch_ends_when_everything_is_done(tmp_path, capsys):
-    (tmp_path / "done").mkdir()
     results.write_record(tmp_path / "done", {"status": "finished", "attempts": [], "step": 5, "steps": 5})
     status.show(tmp_path, Console(width=150), watch=True)
     assert "1 finished" in capsys.readouterr().out

@@ -68,10 +68,8 @@ def test_shares_of_cores_cover_all_and_are_never_empty(monkeypatch):
 def test_each_worker_has_its_own_cores(start, capfd):
     status, began = start(2, "")
     assert status == 0
-    assert (
-        f"2 workers train arms at the same time, each with {len(machine.cores()) // 2} of the cores"
-        in capfd.readouterr().out
-    )
+    share = f"each with {len(machine.cores()) // 2} of the cores"
+    assert f"2 workers train arms at the same time, {share}" in capfd.readouterr().out
     (first, arguments), (second, _) = began
     assert not set(first) & set(second)
     assert arguments == ["-m", "normres", "sweep", "--seeds=2", "--workers=1"]
