@@ -152,14 +152,14 @@ def test_the_spread_is_no_smaller_than_that_of_rounding():
 # --- the promises
 
 
-def pages(rng, counts, deviations, *, comparisons, number, shift=0.0, images=0, first=0):
+def pages(rng, counts, deviations, *, comparisons, number, images=0, first=0):
     """Returns the share of pages with a verdict; `images` rounds errors to those of so many images, and the second
     side's seeds begin at `first`."""
     decided = 0
     for _ in range(number):
         page = []
         for _ in range(comparisons):
-            sides = [rng.normal(0.4 + d, s, n) for n, s, d in zip(counts, deviations, (0, shift), strict=True)]
+            sides = [rng.normal(0.4, s, n) for n, s in zip(counts, deviations, strict=True)]
             if images:
                 sides = [np.round(side * images) / images for side in sides]
             page.append(
@@ -195,10 +195,6 @@ def test_rounding_makes_no_verdicts():
     assert share <= stats.binom.isf(1e-3, 500, 0.05) / 500
 
 
-def test_a_clear_difference_has_a_verdict():
-    assert pages(np.random.default_rng(0), (3, 5), (0.002, 0.002), comparisons=2, number=200, shift=0.05) > 0.95
-
-
 @pytest.mark.parametrize("paired", [True, False])
 def test_so_many_seeds_decide_in_80_percent(paired):
     rng = np.random.default_rng(0)
@@ -207,8 +203,6 @@ def test_so_many_seeds_decide_in_80_percent(paired):
         before = numbered([0.40 - 0.01 / math.sqrt(2), 0.40 + 0.01 / math.sqrt(2)])
         half = 0.02 / math.sqrt(2) + 0.01 / math.sqrt(2) if paired else math.sqrt(0.0003 / 2)
         after = numbered([0.415 - half, 0.415 + half], 0 if paired else 2)
-        if paired:
-            assert np.std([after[0] - before[0], after[1] - before[1]], ddof=1) == pytest.approx(0.02)
         seeds = Difference(before, after).seeds_to_decide(0.0, level)
 
         def power(count, level=level):
