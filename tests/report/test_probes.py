@@ -32,10 +32,6 @@ def run(variant="plain, batch", *, depth=8, seed=0, lines=None, **more):
     return replace(one, metrics=[line(0), line(last)] if lines is None else lines)
 
 
-def arm(*runs):
-    return Arm("a", Setting(8), "", {}, runs)
-
-
 def test_the_numbers_by_hand():
     values = line(0, gradient=[1e-3, 1.0, 0.1], response=[1.0, 2.0, 6.0], variance=[0.5, 50.0], similarity=[0.1, 0.9])
     assert probes.gradient_ratio(values) == pytest.approx(-2)
@@ -53,7 +49,7 @@ def test_the_numbers_by_hand():
 
 def test_before_training_diverged_runs_count():
     diverged = run(seed=1, status="diverged", lines=[line(0, similarity=[0.0, 0.8])])
-    both = arm(run(), diverged)
+    both = Arm("a", Setting(8), "", {}, (run(), diverged))
     before, after = (probes.probed("similarity", when=when) for when in ("before", "after"))
     assert before.by_seed(both) == {0: 0.4, 1: 0.8}
     assert after.by_seed(both) == {0: 0.4}
@@ -120,12 +116,7 @@ def test_table_and_figures():
         "signals", "response", "variance", "mean", "similarity", "along-training", "curves",
     ]  # fmt: skip
     first = made[0]
-    titles = [
-        "plain, before training",
-        "residual, before training",
-        "plain, after training",
-        "residual, after training",
-    ]
+    titles = [f"{form}, {when} training" for when in ("before", "after") for form in ("plain", "residual")]
     assert [panel.title for panel in first.panels] == titles
     assert first.labels == ["batch", "group", "layer", "instance", "none"]
     batch = first.panels[0].series[0]
