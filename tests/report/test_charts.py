@@ -90,11 +90,8 @@ def test_a_row_per_variant():
 
 
 def test_a_curve_is_the_mean_over_seeds_at_shared_steps():
-    runs = [
-        replace(made((0.4, 0.5), seed=seed), metrics=lines(*errors))
-        for seed, errors in enumerate(([0.8, 0.6, 0.4], [0.6, 0.5]))
-    ]
-    diverged = replace(made((0, 0), seed=2, status="diverged"), metrics=lines(0.9, 0.95, None, split="train"))
+    runs = [made((0.4, 0.5), seed=s, metrics=lines(*e)) for s, e in enumerate(([0.8, 0.6, 0.4], [0.6, 0.5]))]
+    diverged = made((0, 0), seed=2, status="diverged", metrics=lines(0.9, 0.95, None, split="train"))
     chart = curves(*runs, diverged)
     curve, thin, cross = chart.panels[0].series
     assert (curve.kind, curve.x, curve.y) == ("curve", [0, 10], close(70, 55))
@@ -106,7 +103,7 @@ def test_a_curve_is_the_mean_over_seeds_at_shared_steps():
     assert paper.draw(of_losses).axes[0].get_ylim() == (0, 3)  # and not as high as the first steps
     assert curves(made((0.4, 0.5))).panels[0].series[1].x == list(range(10, 321, 10))
     long = [(n % 2) / 2 for n in range(1, 2 * figures.CURVE_POINTS + 2)]
-    (blocks,) = curves(replace(made((0.4, 0.5)), metrics=lines(*long, split="train"))).panels[0].series
+    (blocks,) = curves(made((0.4, 0.5), metrics=lines(*long, split="train"))).panels[0].series
     assert blocks.x[:2] == [20, 50]  # the last steps of blocks of three
     assert blocks.x[-1] == 10 * (len(long) - 1)
     assert blocks.y[:2] == close(100 / 3, 50 / 3)  # of 50, 0, 50 and of 0, 50, 0 percent

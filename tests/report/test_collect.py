@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from synthetic import ATTEMPT, write_lines, write_run
+from synthetic import ATTEMPT, write_run
 
 from normres import cli
 from normres.errors import UserError
@@ -36,8 +36,7 @@ def runs(tmp_path):
     write_run(
         tmp_path / "w", [0, 0], name="two", status="diverged", change={"model.depth": 8}, record={"parameters": None}
     )
-    begun = write_run(tmp_path / "w/deeper", [0, 0], name="three", status="running", change={"seed": 7})
-    write_lines(begun, [])
+    write_run(tmp_path / "w/deeper", [0, 0], name="three", status="running", change={"seed": 7}, metrics=[])
     return read_runs(tmp_path / "w")
 
 
@@ -136,7 +135,7 @@ def test_mistakes_are_one_line(runs, tmp_path, monkeypatch):
 def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, capsys, monkeypatch):
     """Without the host's name and paths of this machine, and damaged ones are left out by name."""
     for seed in range(2):
-        run = write_run(
+        write_run(
             tmp_path / "w",
             (0.25, 0.5),
             seed=seed,
@@ -147,8 +146,8 @@ def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, cap
                 "init_from": {"path": "/home/me/first"},
                 "warnings": ["config.model.module='/home/me/net.py:Net' does not read it"],
             },
+            metrics=[{"step": step, "split": "train", "loss": 1 / 3, "error": 0.5} for step in range(1, 1001)],
         )
-        write_lines(run, [{"step": step, "split": "train", "loss": 1 / 3, "error": 0.5} for step in range(1, 1001)])
     write_run(tmp_path / "w", (0.25, 0.5), seed=2, name="going-on", status="running")
     kept = tmp_path / "kept"
     assert cli.main(["collect", str(tmp_path / "w"), f"--to={kept}"]) == 0
