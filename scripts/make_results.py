@@ -13,7 +13,6 @@ from statistics import fmean
 from normres.report import page, paper, probes, tables
 from normres.report.arms import Arm, counted
 from normres.report.charts import Chart, Panel, Series
-from normres.report.clauses import Verdict
 from normres.report.commands import experiment_of, load_experiment
 from normres.report.experiment import Experiment
 from normres.report.inference import together
@@ -49,6 +48,7 @@ def sections() -> Iterator[str]:
         runs = results.read_runs(RESULTS / name)
         experiment: Experiment = experiment_of(RESULTS / name) or load_experiment(name)
         arms = experiment.arms(runs)
+        verdicts = experiment.judge(arms)
         shutil.rmtree(DRAWN / name, ignore_errors=True)
         (figure,) = paper.save(experiment.main_chart(arms), DRAWN / name, ["page"], ["png"])
         durable.write(DRAWN / name / "table.md", tables.markdown(experiment.table(arms)))
@@ -59,7 +59,9 @@ def sections() -> Iterator[str]:
                 "",
                 f"{experiment.claim} *{experiment.source}*",
                 "",
-                *verdict(experiment.judge(arms)),
+                f"**{together([one.outcome for one in verdicts])}**",
+                "",
+                *(f"* {one.claim}: **{one.outcome}**. {one.evidence}" for one in verdicts),
                 "",
                 f"![{experiment.title}](results/{name}/{figure.name})",
                 "",
@@ -83,12 +85,6 @@ def pictures(name: str, arms: Sequence[Arm]) -> Iterator[str]:
         file = f"{re.sub('[^a-z0-9]+', '-', label.lower()).strip('-')}.png"
         durable.write(DRAWN / name / file, content)
         yield f"![What {label} makes of photographs, a row for each style](results/{name}/{file})\n\n*{label}*\n"
-
-
-def verdict(verdicts: Sequence[Verdict]) -> list[str]:
-    """Returns the outcome of the claim and of its clauses as Markdown."""
-    lines = [f"**{together([one.outcome for one in verdicts])}**", ""]
-    return [*lines, *(f"* {one.claim}: **{one.outcome}**. {one.evidence}" for one in verdicts)]
 
 
 def signals() -> str:

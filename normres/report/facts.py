@@ -213,7 +213,10 @@ def run_table(arms: Sequence[Arm]) -> Table:
             times = (f"{run.record.get('step') or 0:,}", f"{run.record.get('seconds') or 0.0:,.0f}")
             numbers = {name: final(run, name) for name in metrics}
             numbers["best_test_error"] = run.record.get("best_test_error")
-            cells = [_metric_cell(metric, value) for metric, value in numbers.items()]
+            cells = [
+                NOTHING if value is None else f"{100 * value:.2f}" if unit_of(metric) else f"{value:.3f}"
+                for metric, value in numbers.items()
+            ]
             rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
     titles = [titled(name) for name in (*metrics, "best_test_error")]
     caption = (
@@ -221,12 +224,6 @@ def run_table(arms: Sequence[Arm]) -> Table:
         "evaluations, so it was chosen on the test set."
     )
     return Table(("run", "arm", "status", "seed", "steps", "seconds", *titles), rows, caption, 3)
-
-
-def _metric_cell(metric: str, value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return f"{100 * value:.2f}" if unit_of(metric) else f"{value:.3f}"
 
 
 def runs_csv(arms: Sequence[Arm]) -> str:

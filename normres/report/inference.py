@@ -142,9 +142,7 @@ class Difference:
         for seeds in range(2, MOST_SEEDS + 1):
             error, freedom = self.spread(seeds)
             distance = abs(self.mean - limit) / error if error else math.inf
-            if math.isinf(distance):
-                return seeds
-            if stats.nct.sf(stats.t.ppf((1 + level) / 2, freedom), freedom, distance) >= POWER:
+            if math.isinf(distance) or stats.nct.sf(stats.t.ppf((1 + level) / 2, freedom), freedom, distance) >= POWER:
                 return seeds
         return None
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-import plotly.offline
 from plotly.subplots import make_subplots
 
 from normres.report.charts import Chart, Panel, Series, named_ticks
@@ -15,11 +14,6 @@ MARKERS = dict(
     zip("os^DvPX", ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"), strict=True)
 )
 PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
-
-
-def script() -> str:
-    """Returns plotly's JavaScript, which the page holds so that it needs no network."""
-    return str(plotly.offline.get_plotlyjs())
 
 
 def figure(chart: Chart) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from normres.report import facts, interactive, tables
 from normres.report.arms import Arm, run_id
@@ -109,7 +110,7 @@ def _render(template: str, **values: Any) -> str:
     """Renders a template.  Only the scripts whose checksums the policy names can run: no text of a run can."""
     scripts = [_asset("page.js")]
     if "figures" in values:
-        scripts.insert(0, interactive.script())
+        scripts.insert(0, get_plotlyjs())  # in the page, so that it needs no network
     sums = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in scripts)
     policy = (
         f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {sums}; base-uri 'none'; "

@@ -4,8 +4,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-
 from normres.data.dataset import CLASSES
 from normres.errors import UserError
 from normres.runs import config as configs
@@ -29,20 +27,16 @@ def image_and_classes(config: Any) -> tuple[tuple[int, int, int], int]:
     return (config.data.image_size, config.data.image_size, 3), classes
 
 
-def network(config: Any) -> tuple[nn.Module, tuple[int, int, int]]:
-    """Returns the network of a config, and the shape of its images."""
+def run(path: str, overrides: dict[str, Any], svg: Path | None) -> None:
+    """Prints the network of a config, and draws it if `svg` says where to."""
+    config = configs.load(path, overrides)
     shape, classes = image_and_classes(config)
     # Merging statistics over devices changes no count, and there are no devices here.
     alone = configs.apply(config, {"train.parallel": "jit"})
-    return build_network(alone, classes, machine.resolve_dtype(config.train.dtype)), shape
-
-
-def run(path: str, overrides: dict[str, Any], svg: Path | None) -> None:
-    """Prints the network of a config, and draws it if `svg` says where to."""
-    module, shape = network(configs.load(path, overrides))
+    network = build_network(alone, classes, machine.resolve_dtype(config.train.dtype))
     if svg and (svg.suffix != ".svg" or svg.is_dir()):
         raise UserError(f"--svg={svg}: write the name of a file that ends in .svg")
-    counts = count(module, shape)
+    counts = count(network, shape)
     print(table.text(counts))
     if svg:
         # matplotlib is slow to import.

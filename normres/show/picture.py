@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from normres.report.arms import counted
 from normres.report.paper import FONT, STYLE, VARIANTS
 from normres.show import table
 from normres.show.blocks import Block, line
@@ -67,7 +68,7 @@ def _network(axes: Axes, counts: Counts, y: float) -> float:
     for index, part in enumerate(counts.parts):
         if index:
             _arrow(axes, (x, y), (x, y := y + GAP))
-        blocks = table.plural(part.blocks) if part.blocks else ""
+        blocks = counted(part.blocks, "block") if part.blocks else ""
         end = _box(axes, x, y, [part.name, blocks, line(part.single), "×".join(map(str, part.output))], BLACK)
         for sheet in range(1, min(part.blocks, 3)):
             corner = MARGIN + 2.5 * sheet, y + 2.5 * sheet
@@ -78,7 +79,7 @@ def _network(axes: Axes, counts: Counts, y: float) -> float:
 
 def _block(axes: Axes, block: Block, x: float, top: float) -> float:
     """Draws a block whose branch is centred at x and returns where it ends."""
-    axes.text(x - WIDTH / 2, top + LINE, f"{table.plural(block.times)} (first shown)", va="center", weight="bold")
+    axes.text(x - WIDTH / 2, top + LINE, f"{counted(block.times, 'block')} (first shown)", va="center", weight="bold")
     split = top + 3 * LINE
     _arrow(axes, (x, split - LINE), (x, split + GAP))
     lead = _column(axes, block.lead, x, split + GAP)

@@ -2,6 +2,7 @@
 
 import textwrap
 
+from normres.report.arms import counted
 from normres.report.tables import NOTHING, Table, written
 from normres.show.blocks import line
 from normres.show.count import Counts, Part
@@ -36,13 +37,8 @@ def order(counts: Counts) -> list[tuple[str, str]]:
     """Returns where each convolution, norm and ReLU stands, for each part and each kind of block."""
     parts = [(part.name, line(part.single)) for part in counts.parts if part.single]
     after = 1 if parts and parts[-1][0] == "classifier" else 0
-    blocks = [(plural(block.times), block.line) for block in counts.blocks]
+    blocks = [(counted(block.times, "block"), block.line) for block in counts.blocks]
     return parts[: len(parts) - after] + blocks + parts[len(parts) - after :]
-
-
-def plural(blocks: int) -> str:
-    """Returns "1 block", "2 blocks"."""
-    return f"{blocks} block{'s' * (blocks != 1)}"
 
 
 def sized(op: Op) -> str:

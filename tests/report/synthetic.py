@@ -32,11 +32,13 @@ ATTEMPT = {
 DATA = {"name": "cifar10", "source": "embedded", "train_examples": 2560, "test_examples": 640, "sha256": "ab" * 32}
 
 
-def made(errors, *, seed=0, name=None, status="finished", change=(), record=(), final=(), attempt=(), data=()):
+def made(
+    errors, *, seed=0, name=None, status="finished", change=(), record=(), final=(), attempt=(), data=(), metrics=None
+):
     """Returns a run with (training, test) errors; of a stylizer they are losses.
 
     `change` are config fields by dotted name; `record`, `final`, `attempt` and `data` are entries of record.json, its
-    final numbers, its only attempt and its data.
+    final numbers, its only attempt and its data; `metrics` are its metric lines, if not those of a falling error.
     """
     config = copy.deepcopy(CONFIG)
     for field, value in {"seed": seed, **dict(change)}.items():
@@ -68,7 +70,7 @@ def made(errors, *, seed=0, name=None, status="finished", change=(), record=(), 
     if config["model"].get("family") == "stylizer":  # which has no errors
         values |= {"final": {"train_loss": train, "test_loss": test} | dict(final), "best_test_error": None}
         lines = [{name: value for name, value in line.items() if name != "error"} for line in lines]
-    return Run(Path(name), config, values | dict(record), lines)
+    return Run(Path(name), config, values | dict(record), lines if metrics is None else metrics)
 
 
 def write_run(root, errors, **more):
@@ -78,13 +80,8 @@ def write_run(root, errors, **more):
     run = made(errors, **{"name": path.name} | more)
     write_json(path / "config.json", run.config)
     write_json(path / "record.json", run.record)
-    write_lines(path, run.metrics)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.metrics))
     return path
-
-
-def write_lines(path, lines):
-    """Writes metrics.jsonl."""
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def arm(variant, at, errors, *, status=(), over="model.depth", block="basic", **more):

@@ -44,18 +44,27 @@ def ours(arm, seed):
     return 0.2 + 0.0002 * seed
 
 
-def test_the_same_numbers_are_the_same():
-    text, status = certificate(DEGRADATION, runs(ours, range(3)), runs(ours, range(1)))
-    assert (status, "**the same: 4 of 4**" in text) == (0, True)
-    assert "What else differs" not in text
+LOST = made((0, 0), seed=0, status="diverged", change={"model.shortcut": "A", "model.depth": 32})
 
 
-def test_one_equal_number_is_not_the_same_run():
-    other = runs(ours, range(1))
-    for run in other:
-        run.record["final"]["train_error"] += 0.01
-    text, status = certificate(DEGRADATION, runs(ours, range(3)), other)
-    assert (status, "**agrees: 4 of 4**" in text) == (0, True)
+@pytest.mark.parametrize(
+    ("result", "again", "status", "counts"),
+    [
+        (runs(ours, range(3)), runs(ours, [0]), 0, "the same: 4 of 4"),
+        # One equal number is not the same run.
+        (runs(ours, range(3)), runs(ours, [0], final={"train_error": 0.11}), 0, "agrees: 4 of 4"),
+        # One seed of ours has no spread; that of three noisy ones exceeds the margin of one point.
+        (runs(ours, [0]), runs(lambda *_: 0.203, [0]), 3, "cannot be judged: 4 of 4"),
+        (runs(lambda _, seed: 0.2 + 0.02 * seed, range(3)), runs(lambda *_: 0.203, [0]), 3, "cannot be judged: 4 of 4"),
+        # What is missing or diverged is counted.
+        (runs(ours, range(3)), runs(ours, range(3))[:6], 3, "the same: 2 of 4, not run: 2 of 4"),
+        (runs(ours, range(3)), [*runs(ours, [0])[:3], LOST], 1, "the same: 3 of 4, differs: 1 of 4"),
+        (runs(ours, range(3)), [], 3, "not run: 4 of 4"),
+    ],
+)
+def test_the_verdict_and_its_exit_status(result, again, status, counts):
+    text, computed = certificate(DEGRADATION, result, again)
+    assert (computed, text.splitlines()[2]) == (status, f"**{counts}**")
 
 
 def test_versions_are_those_of_the_seeds_that_were_repeated():
@@ -76,23 +85,3 @@ def test_a_difference_is_said_and_what_else_differs():
     assert "+10.0" in line
     assert "* Commit: ours 0123456789ab; yours ffffffffffff" in text
     assert "Processor" not in text
-
-
-def test_what_cannot_be_judged_is_no_success():
-    def noisy(arm, seed):
-        return 0.2 + 0.02 * seed
-
-    # One seed of ours has no spread; that of three noisy ones exceeds the margin of one point.
-    for result in (runs(ours, [0]), runs(noisy, range(3))):
-        text, status = certificate(DEGRADATION, result, runs(lambda *_: 0.203, [0]))
-        assert (status, "**cannot be judged: 4 of 4**" in text) == (3, True)
-
-
-def test_what_is_missing_or_diverged_is_counted():
-    result = runs(ours, range(3))
-    text, status = certificate(DEGRADATION, result, runs(ours, range(3))[:6])
-    assert (status, "**the same: 2 of 4, not run: 2 of 4**" in text) == (3, True)
-    lost = [made((0, 0), seed=0, status="diverged", change={"model.shortcut": "A", "model.depth": 32})]
-    text, status = certificate(DEGRADATION, result, runs(ours, range(1))[:3] + lost)
-    assert (status, "**the same: 3 of 4, differs: 1 of 4**" in text) == (1, True)
-    assert certificate(DEGRADATION, result, [])[1] == 3

@@ -16,8 +16,9 @@ def lines(*errors, split="test"):
     return [{"step": 10 * n, "split": split, "error": error} for n, error in enumerate(errors)]
 
 
-def with_lines(run, metrics):
-    return replace(run, metrics=metrics)
+def curves(*runs):
+    """Returns the training curves of runs, in one panel."""
+    return figures.training_curves({"A": degradation.arms(runs)})
 
 
 def close(*values):
@@ -89,10 +90,9 @@ def test_a_row_per_variant():
 
 
 def test_a_curve_is_the_mean_over_seeds_at_shared_steps():
-    runs = [with_lines(made((0.4, 0.5), seed=s), lines(*e)) for s, e in enumerate(([0.8, 0.6, 0.4], [0.6, 0.5]))]
-    diverged = lines(0.9, 0.95, None, split="train")
-    runs.append(with_lines(made((0, 0), seed=2, status="diverged"), diverged))
-    chart = figures.training_curves({"A": degradation.arms(runs)})
+    runs = [made((0.4, 0.5), seed=s, metrics=lines(*e)) for s, e in enumerate(([0.8, 0.6, 0.4], [0.6, 0.5]))]
+    diverged = made((0, 0), seed=2, status="diverged", metrics=lines(0.9, 0.95, None, split="train"))
+    chart = curves(*runs, diverged)
     curve, thin, cross = chart.panels[0].series
     assert (curve.kind, curve.x, curve.y) == ("curve", [0, 10], close(70, 55))
     assert curve.texts[1] == "residual (A), depth 14, test error, mean of 2 runs: 55.00 % at step 10"
@@ -101,14 +101,9 @@ def test_a_curve_is_the_mean_over_seeds_at_shared_steps():
     assert chart.largest == 100  # twice the final 50 %
     of_losses = replace(chart, unit="", largest=3.0, panels=[replace(chart.panels[0], series=[curve])])
     assert paper.draw(of_losses).axes[0].get_ylim() == (0, 3)  # and not as high as the first steps
-    short = figures.training_curves({"A": degradation.arms([made((0.4, 0.5))])}).panels[0].series[1]
-    assert short.x == list(range(10, 321, 10))
+    assert curves(made((0.4, 0.5))).panels[0].series[1].x == list(range(10, 321, 10))
     long = [(n % 2) / 2 for n in range(1, 2 * figures.CURVE_POINTS + 2)]
-    (blocks,) = (
-        figures.training_curves({"A": degradation.arms([with_lines(made((0.4, 0.5)), lines(*long, split="train"))])})
-        .panels[0]
-        .series
-    )
+    (blocks,) = curves(made((0.4, 0.5), metrics=lines(*long, split="train"))).panels[0].series
     assert blocks.x[:2] == [20, 50]  # the last steps of blocks of three
     assert blocks.x[-1] == 10 * (len(long) - 1)
     assert blocks.y[:2] == close(100 / 3, 50 / 3)  # of 50, 0, 50 and of 0, 50, 0 percent

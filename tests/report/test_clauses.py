@@ -127,6 +127,7 @@ def test_a_diverged_run_counts_as_guessing_and_is_named():
     one = verdict(LOWER, arm("A", 20, [0.2, 0.2, 0.2], data={"classes": 100}), plain)
     assert one.evidence.endswith("Diverged runs count at the error of guessing, 99 %: 1 of 3 runs of B, depth 20.")
     assert one.outcome == OPEN  # one in three is a large spread
+    assert not quantity_of("test_top5_error").by_seed(plain)  # which these runs lack
     everyone = arm("B", 20, [0, 0, 0], status=dict.fromkeys(range(3), "diverged"))
     assert verdict(LOWER, arm("A", 20, [0.2, 0.2, 0.2]), everyone).outcome == YES
 
@@ -135,12 +136,6 @@ def test_runs_of_one_seed_are_one_value():
     runs = [made((0.1, 0.2)), made((0.1, 0.4)), made((0.1, 0.5), seed=1), made((0, 0), seed=2, status="running")]
     one = Arm("A", Setting(14), "", {}, tuple(runs))
     assert TEST.by_seed(one) == {0: pytest.approx(0.3), 1: 0.5}
-
-
-def test_a_diverged_run_has_the_error_of_guessing_and_no_other_number():
-    one = arm("A", 20, [0.1, 0.1], status={1: "diverged"})
-    assert TEST.by_seed(one) == {0: 0.1, 1: 0.9}
-    assert not quantity_of("test_top5_error").by_seed(one)  # which these runs lack
 
 
 def test_the_step_of_an_error_is_one_image():
@@ -154,11 +149,11 @@ def test_the_step_of_an_error_is_one_image():
 
 def test_the_clauses_of_a_page_are_corrected_together():
     # t = 4.85 with two degrees of freedom: p = 0.040, enough alone and not beside another.
-    clause = Trend("x", "A", rises=True)
-    arms = grid(*(arm("A", at, e) for at, e in ((8, [0.3, 0.3, 0.3]), (20, [0.31, 0.32, 0.33]))))
-    after = grid(*(arm("A", at, e) for at, e in ((8, [0.3, 0.3, 0.3]), (20, [0.318, 0.328, 0.338]))))
-    assert [one.outcome for one in judge([clause.state(after)])] == [YES]
-    assert [one.outcome for one in judge([clause.state(after), clause.state(arms)])] == [OPEN, OPEN]
+    first = arm("A", 8, [0.3, 0.3, 0.3])
+    arms = grid(first, arm("A", 20, [0.31, 0.32, 0.33]))
+    after = grid(first, arm("A", 20, [0.318, 0.328, 0.338]))
+    assert [one.outcome for one in judge([RISES.state(after)])] == [YES]
+    assert [one.outcome for one in judge([RISES.state(after), RISES.state(arms)])] == [OPEN, OPEN]
 
 
 # --- arms
@@ -337,21 +332,19 @@ def test_the_papers_numbers_stand_beside_their_networks(name):
 def test_other_seeds_bear_the_demo_out():
     """docs/demo/seeds.csv: `normres sweep --config=degradation:demo --config.seed=10 --seeds=40`, then `collect`."""
     with (ROOT / "docs/demo/seeds.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    seeds = sorted({int(row["seed"]) for row in rows})
-    sets = [seeds[first : first + 4] for first in range(0, len(seeds), 4)]
-    borne_out = 0
-    for chosen in sets:
-        runs = [
+        every = [
             made(
                 (float(row["train_error"]), float(row["test_error"])),
                 seed=int(row["seed"]),
                 change={"model.shortcut": row["shortcut"], "model.depth": int(row["depth"])},
             )
-            for row in rows
-            if int(row["seed"]) in chosen
+            for row in csv.DictReader(file)
         ]
+    seeds = sorted({run.record["seed"] for run in every})
+    sets = [seeds[first : first + 4] for first in range(0, len(seeds), 4)]
+    borne_out = 0
+    for chosen in sets:
+        runs = [run for run in every if run.record["seed"] in chosen]
         assert len(runs) == 16
-        declared = experiment("degradation")
-        borne_out += [one.outcome for one in declared.judge(declared.arms(runs))] == [YES] * 3
+        borne_out += outcomes("degradation", runs) == [YES] * 3
     assert f"borne out in {borne_out} of {len(sets)} other sets of four seeds" in (ROOT / "README.md").read_text()

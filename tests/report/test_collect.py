@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from synthetic import write_lines, write_run
+from synthetic import ATTEMPT, write_run
 
 from normres import cli
 from normres.errors import UserError
@@ -13,22 +13,9 @@ from normres.report.collect import collect
 from normres.runs.results import read_runs
 
 ATTEMPTS = [
-    {
-        "started": f"2026-11-2{day}T10:00:00+00:00",
-        "commit": commit,
-        "diff": None,
-        "versions": {"jax": "0.12.0"},
-        "host": {"name": "alpha", "system": "Linux", "cpu": "a processor", "cpu_count": 2},
-        "device": {"platform": "cpu", "kind": "cpu", "count": 1},
-        "end": end,
-    }
+    ATTEMPT | {"started": f"2026-11-2{day}T10:00:00+00:00", "commit": commit, "host": {"name": "alpha"}, "end": end}
     for day, commit, end in ((1, "aaa", "interrupted"), (2, "bbb", "finished"))
 ]
-
-
-@pytest.fixture
-def pandas():
-    return pytest.importorskip("pandas")
 
 
 @pytest.fixture
@@ -49,28 +36,29 @@ def runs(tmp_path):
     write_run(
         tmp_path / "w", [0, 0], name="two", status="diverged", change={"model.depth": 8}, record={"parameters": None}
     )
-    begun = write_run(tmp_path / "w/deeper", [0, 0], name="three", status="running", change={"seed": 7})
-    write_lines(begun, [])
+    write_run(tmp_path / "w/deeper", [0, 0], name="three", status="running", change={"seed": 7}, metrics=[])
     return read_runs(tmp_path / "w")
 
 
-def read(pandas, file):
-    frame = pandas.read_parquet(file) if file.suffix == ".parquet" else pandas.read_csv(file)
-    return frame.set_index("run_id")
+def collected(runs, file, **options):
+    """Returns what pandas reads of the file."""
+    pandas = pytest.importorskip("pandas")
+    if file.suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    read = {".parquet": pandas.read_parquet, ".csv": pandas.read_csv}[file.suffix]
+    return read(collect(runs, file, **options)).set_index("run_id")
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
-def test_a_row_is_a_run(pandas, runs, tmp_path, ending):
-    if ending == "parquet":
-        pytest.importorskip("pyarrow")
-    table = read(pandas, collect(runs, tmp_path / f"out/runs.{ending}", workdir=tmp_path / "w"))
+def test_a_row_is_a_run(runs, tmp_path, ending):
+    table = collected(runs, tmp_path / f"out/runs.{ending}", workdir=tmp_path / "w")
     assert sorted(table.index) == ["one", "three", "two"]
     one, two = table.loc["one"], table.loc["two"]
     assert (one["status"], two["status"], two["diverged_at_step"]) == ("finished", "diverged", 100)
     assert table.loc["three", "path"] == "deeper/run0"
     assert (one["config.model.depth"], two["config.model.depth"], table.loc["three", "config.seed"]) == (14, 8, 7)
     assert (one["final.test_error"], one["best_test_error"], one["seconds"]) == (0.5, 0.5, 60.0)
-    assert pandas.isna(two["final.test_error"])
+    assert table["final.test_error"].isna()["two"]
     assert (one["attempts"], one["started"], one["commit"]) == (2, ATTEMPTS[0]["started"], "bbb")
     assert (one["host.name"], one["device.kind"], one["versions.jax"]) == ("alpha", "cpu", "0.12.0")
     assert table.loc["three", "status"] == "interrupted"  # nobody trains it
@@ -83,43 +71,39 @@ def test_a_row_is_a_run(pandas, runs, tmp_path, ending):
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_types_do_not_depend_on_the_values(pandas, runs, tmp_path):
-    pytest.importorskip("pyarrow")
-    table = read(pandas, collect(runs, tmp_path / "runs.parquet"))
+def test_types_do_not_depend_on_the_values(runs, tmp_path):
+    table = collected(runs, tmp_path / "runs.parquet")
     types = {name: str(table[name].dtype).lower() for name in table}
     assert types["config.model.depth"] == types["parameters"] == types["diverged_at_step"] == "int64"
     assert types["step"] == types["best_test_step"] == types["attempts"] == types["device.count"] == "int64"
     assert types["config.model.zero_last_scale"] == "boolean"
     assert table.loc["one", "config.model.zero_last_scale"]
-    assert pandas.isna(table.loc["two", "config.model.zero_last_scale"])
+    assert table["config.model.zero_last_scale"].isna()["two"]
     assert types["config.optim.learning_rate"] == types["final.test_error"] == types["best_test_error"] == "float64"
     # Without a finished run, the final numbers are missing and still numbers; 1 is no integer where 0.1 may stand.
     two = next(run for run in runs if run.record["run_id"] == "two")
     two.config["optim"]["learning_rate"] = 1
-    types = dict(read(pandas, collect([two], tmp_path / "one.parquet")).dtypes.astype(str))
+    types = dict(collected([two], tmp_path / "one.parquet").dtypes.astype(str))
     assert types["config.optim.learning_rate"] == types["final.test_error"] == "float64"
 
 
-def test_a_field_added_later_has_its_earlier_value(pandas, runs, tmp_path):
+def test_a_field_added_later_has_its_earlier_value(runs, tmp_path):
     one = next(run for run in runs if run.record["run_id"] == "one")
     one.config["optim"]["optimizer"] = "adamw"  # the others are older than the field
-    table = read(pandas, collect(runs, tmp_path / "runs.csv"))
+    table = collected(runs, tmp_path / "runs.csv")
     assert dict(table["config.optim.optimizer"]) == {"one": "adamw", "two": "sgd", "three": "sgd"}
 
 
-def test_values_of_several_types_become_texts(pandas, runs, tmp_path):
-    pytest.importorskip("pyarrow")
+def test_values_of_several_types_become_texts(runs, tmp_path):
     for run, value in zip(runs, ("a", 1, [2]), strict=True):
         run.config["model"]["mine"] = value
-    table = read(pandas, collect(runs, tmp_path / "runs.parquet"))
+    table = collected(runs, tmp_path / "runs.parquet")
     assert set(table["config.model.mine"]) == {"a", "1", "[2]"}
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
-def test_curves_have_a_row_per_line_and_the_fields_that_differ(pandas, runs, tmp_path, ending):
-    if ending == "parquet":
-        pytest.importorskip("pyarrow")
-    table = read(pandas, collect(runs, tmp_path / f"curves.{ending}", curves=True))
+def test_curves_have_a_row_per_line_and_the_fields_that_differ(runs, tmp_path, ending):
+    table = collected(runs, tmp_path / f"curves.{ending}", curves=True)
     assert len(table) == sum(len(run.metrics) for run in runs) == 32 + 4 + 11
     assert {name for name in table if name.startswith("config.")} == {
         "config.seed",
@@ -134,7 +118,7 @@ def test_curves_have_a_row_per_line_and_the_fields_that_differ(pandas, runs, tmp
     assert str(table["step"].dtype).lower() == "int64"
 
 
-def test_mistakes_are_one_line(pandas, runs, tmp_path, monkeypatch):
+def test_mistakes_are_one_line(runs, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"runs.parq: the ending '.parq' is not written; did you mean '.parquet'"):
         collect(runs, tmp_path / "runs.parq")
     with pytest.raises(UserError, match=r"w: no runs here"):
@@ -151,21 +135,19 @@ def test_mistakes_are_one_line(pandas, runs, tmp_path, monkeypatch):
 def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, capsys, monkeypatch):
     """Without the host's name and paths of this machine, and damaged ones are left out by name."""
     for seed in range(2):
-        run = write_run(
+        write_run(
             tmp_path / "w",
             (0.25, 0.5),
             seed=seed,
             name=f"run-{seed}",
+            change=dict.fromkeys(("data.path", "init_from"), "/home/me/cifar"),
             attempt={"host": {"name": "alpha"}},
             record={
                 "init_from": {"path": "/home/me/first"},
                 "warnings": ["config.model.module='/home/me/net.py:Net' does not read it"],
             },
+            metrics=[{"step": step, "split": "train", "loss": 1 / 3, "error": 0.5} for step in range(1, 1001)],
         )
-        config = json.loads((run / "config.json").read_text())
-        config["data"]["path"] = config["init_from"] = "/home/me/cifar"
-        (run / "config.json").write_text(json.dumps(config))
-        write_lines(run, [{"step": step, "split": "train", "loss": 1 / 3, "error": 0.5} for step in range(1, 1001)])
     write_run(tmp_path / "w", (0.25, 0.5), seed=2, name="going-on", status="running")
     kept = tmp_path / "kept"
     assert cli.main(["collect", str(tmp_path / "w"), f"--to={kept}"]) == 0

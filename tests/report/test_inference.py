@@ -24,34 +24,22 @@ def test_summary_by_hand():
     assert summarize([]) is None
 
 
-@pytest.mark.parametrize("limit", [0.0, -0.5])
-def test_paired_as_scipy_has_it(limit):
-    rng = np.random.default_rng(0)
-    before, after = rng.normal(0.4, 0.02, 5), rng.normal(0.42, 0.02, 5)
-    difference = Difference(numbered(before), numbered(after))
-    reference = stats.ttest_rel(after - limit, before)
-    assert difference.paired
-    assert difference.spread()[1] == reference.df == 4
+@pytest.mark.parametrize("limit", [0.0, 0.01, -0.5])
+@pytest.mark.parametrize("first", [0, 4, 5])  # of the second side's seeds; one that both sides have makes no pairs
+def test_pairs_and_welch_as_scipy_has_them(first, limit):
+    rng = np.random.default_rng(1)
+    before, after = rng.normal(0.4, 0.02, 5), rng.normal(0.42, 0.05, 5)
+    difference = Difference(numbered(before), numbered(after, first))
+    welch, paired = stats.ttest_ind(after - limit, before, equal_var=False), stats.ttest_rel(after - limit, before)
+    reference = welch if first else paired
+    assert difference.paired == (not first)
+    assert difference.spread()[1] == pytest.approx(reference.df, rel=1e-9)
     assert difference.p_value(limit) == pytest.approx(reference.pvalue, rel=1e-9)
     interval = [end + limit for end in reference.confidence_interval(0.97)]
     assert difference.interval(0.97) == pytest.approx(interval, rel=1e-9)
     # The order of the seeds is nothing.
-    turned = Difference(numbered(before), dict(reversed(numbered(after).items())))
+    turned = Difference(numbered(before), dict(reversed(numbered(after, first).items())))
     assert turned.p_value(limit) == difference.p_value(limit)
-
-
-@pytest.mark.parametrize("limit", [0.0, 0.01])
-def test_welch_as_scipy_has_it(limit):
-    rng = np.random.default_rng(1)
-    before, after = rng.normal(0.4, 0.02, 5), rng.normal(0.42, 0.05, 5)
-    for first in (4, 5):  # one seed that both sides have makes no pairs
-        difference = Difference(numbered(before), numbered(after, first))
-        reference = stats.ttest_ind(after - limit, before, equal_var=False)
-        assert not difference.paired
-        assert difference.spread()[1] == pytest.approx(reference.df, rel=1e-9)
-        assert difference.p_value(limit) == pytest.approx(reference.pvalue, rel=1e-9)
-        interval = [end + limit for end in reference.confidence_interval(0.9)]
-        assert difference.interval(0.9) == pytest.approx(interval, rel=1e-9)
 
 
 def test_seeds_of_both_sides_are_paired_and_unequal_numbers_are_judged_with_care():
@@ -152,51 +140,32 @@ def test_the_spread_is_no_smaller_than_that_of_rounding():
 # --- the promises
 
 
-def pages(rng, counts, deviations, *, comparisons, number, shift=0.0, images=0, first=0):
-    """Returns the share of pages with a verdict; `images` rounds errors to those of so many images, and the second
-    side's seeds begin at `first`."""
-    decided = 0
-    for _ in range(number):
-        page = []
-        for _ in range(comparisons):
-            sides = [rng.normal(0.4 + d, s, n) for n, s, d in zip(counts, deviations, (0, shift), strict=True)]
-            if images:
-                sides = [np.round(side * images) / images for side in sides]
-            page.append(
-                Comparison(
-                    Difference(numbered(sides[0]), numbered(sides[1], first), 1 / images if images else 0.0), True
-                )
-            )
-        decided += any(one.outcome != OPEN for one in judge(page))
-    return decided / number
-
-
 @pytest.mark.parametrize(
-    ("counts", "second", "first"),  # whose seeds begin at 9 shares none with the other side
+    ("counts", "deviations", "first", "images"),  # seeds that begin at 9 are none of the other side's
     [
-        ((2, 2), 0.01, 9),
-        ((3, 3), 0.005, 9),
-        ((2, 5), 0.005, 9),
-        ((5, 3), 0.005, 9),
-        ((2, 2), 0.005, 0),
-        ((3, 3), 0.01, 0),
+        ((2, 2), (0.01, 0.01), 9, 0),
+        ((3, 3), (0.01, 0.005), 9, 0),
+        ((2, 5), (0.01, 0.005), 9, 0),
+        ((5, 3), (0.01, 0.005), 9, 0),
+        ((2, 2), (0.01, 0.005), 0, 0),
+        ((3, 3), (0.01, 0.01), 0, 0),
+        ((2, 2), (0.002, 0.002), 0, 640),  # seeds that differ by one or two of 640 images are often equal
     ],
 )
-def test_without_a_difference_few_pages_have_a_verdict(counts, second, first):
+def test_without_a_difference_few_pages_have_a_verdict(counts, deviations, first, images):
     rng = np.random.default_rng(sum(counts))
+
+    def comparison():
+        sides = [rng.normal(0.4, deviation, count) for count, deviation in zip(counts, deviations, strict=True)]
+        if images:
+            sides = [np.round(side * images) / images for side in sides]
+        step = 1 / images if images else 0.0
+        return Comparison(Difference(numbered(sides[0]), numbered(sides[1], first), step), True)
+
     for comparisons, number in ((1, 1000), (4, 600)):
-        share = pages(rng, counts, (0.01, second), comparisons=comparisons, number=number, first=first)
-        assert share <= stats.binom.isf(1e-3, number, 0.05) / number
-
-
-def test_rounding_makes_no_verdicts():
-    # Seeds that differ by one or two of 640 images are often equal.
-    share = pages(np.random.default_rng(0), (2, 2), (0.002, 0.002), comparisons=4, number=500, images=640)
-    assert share <= stats.binom.isf(1e-3, 500, 0.05) / 500
-
-
-def test_a_clear_difference_has_a_verdict():
-    assert pages(np.random.default_rng(0), (3, 5), (0.002, 0.002), comparisons=2, number=200, shift=0.05) > 0.95
+        pages = [judge([comparison() for _ in range(comparisons)]) for _ in range(number)]
+        verdicts = sum(any(one.outcome != OPEN for one in page) for page in pages)
+        assert verdicts <= stats.binom.isf(1e-3, number, 0.05)
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -207,8 +176,6 @@ def test_so_many_seeds_decide_in_80_percent(paired):
         before = numbered([0.40 - 0.01 / math.sqrt(2), 0.40 + 0.01 / math.sqrt(2)])
         half = 0.02 / math.sqrt(2) + 0.01 / math.sqrt(2) if paired else math.sqrt(0.0003 / 2)
         after = numbered([0.415 - half, 0.415 + half], 0 if paired else 2)
-        if paired:
-            assert np.std([after[0] - before[0], after[1] - before[1]], ddof=1) == pytest.approx(0.02)
         seeds = Difference(before, after).seeds_to_decide(0.0, level)
 
         def power(count, level=level):

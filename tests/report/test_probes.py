@@ -1,7 +1,5 @@
 """The report of signals on small records: numbers by hand, clauses with their units, table, figures."""
 
-from dataclasses import replace
-
 import pytest
 from synthetic import made
 
@@ -27,13 +25,8 @@ def run(variant="plain, batch", *, depth=8, seed=0, lines=None, **more):
     """Returns a run with these probe lines."""
     groups = 4 if "group" in variant else 8  # as in a demo, where it makes no arm of its own
     change = VARIANTS[variant] | {"model.depth": depth, "model.norm_groups": groups}
-    one = made((0.3, 0.4), seed=seed, name=f"{variant}-{depth}-{seed}", change=change, **more)
-    last = one.record["step"]
-    return replace(one, metrics=[line(0), line(last)] if lines is None else lines)
-
-
-def arm(*runs):
-    return Arm("a", Setting(8), "", {}, runs)
+    metrics = [line(0), line(320)] if lines is None else lines
+    return made((0.3, 0.4), seed=seed, name=f"{variant}-{depth}-{seed}", change=change, metrics=metrics, **more)
 
 
 def test_the_numbers_by_hand():
@@ -53,7 +46,7 @@ def test_the_numbers_by_hand():
 
 def test_before_training_diverged_runs_count():
     diverged = run(seed=1, status="diverged", lines=[line(0, similarity=[0.0, 0.8])])
-    both = arm(run(), diverged)
+    both = Arm("a", Setting(8), "", {}, (run(), diverged))
     before, after = (probes.probed("similarity", when=when) for when in ("before", "after"))
     assert before.by_seed(both) == {0: 0.4, 1: 0.8}
     assert after.by_seed(both) == {0: 0.4}
@@ -120,12 +113,7 @@ def test_table_and_figures():
         "signals", "response", "variance", "mean", "similarity", "along-training", "curves",
     ]  # fmt: skip
     first = made[0]
-    titles = [
-        "plain, before training",
-        "residual, before training",
-        "plain, after training",
-        "residual, after training",
-    ]
+    titles = [f"{form}, {when} training" for when in ("before", "after") for form in ("plain", "residual")]
     assert [panel.title for panel in first.panels] == titles
     assert first.labels == ["batch", "group", "layer", "instance", "none"]
     batch = first.panels[0].series[0]

@@ -2,7 +2,6 @@
 
 import functools
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import flax.linen as nn
@@ -209,25 +208,20 @@ def test_a_block_in_words_is_the_papers(fields, expected):
 
 
 @pytest.mark.parametrize(
-    ("norm", "expected"),
+    ("norm", "shape", "expected"),
     [
-        ("batch", ["N×8×8"]),
-        ("group", ["8×8×C/8"]),
-        ("ghost_batch", ["N/4×8×8"]),
-        ("NHC", ["N×8×C/8"]),
-        ("switchable", ["N×8×8", "8×8", "8×8×C"]),
-        ("local_response", []),
+        ("batch", (8, 8, 16), ["N×8×8"]),
+        ("group", (8, 8, 16), ["8×8×C/8"]),
+        ("ghost_batch", (8, 8, 16), ["N/4×8×8"]),
+        ("NHC", (8, 8, 16), ["N×8×C/8"]),
+        ("switchable", (8, 8, 16), ["N×8×8", "8×8", "8×8×C"]),
+        ("local_response", (8, 8, 16), []),
+        ("layer", (64,), ["H×W×C"]),  # after a dense layer there is no height
     ],
 )
-def test_axes_of_a_norm_in_words(norm, expected):
-    norm = layers.Norm(find_spec(norm))
-    spec = Op("norm", "", (), (8, 8, 16), (), Call((), reductions=reductions(norm)), times=1)
-    assert table.averaged_over(spec) == expected
-
-
-def test_a_norm_after_a_dense_layer_has_no_height():
-    spec = Op("norm", "", (), (64,), (), Call((), reductions=reductions(layers.Norm(find_spec("layer")))), times=1)
-    assert table.averaged_over(spec) == ["H×W×C"]
+def test_axes_of_a_norm_in_words(norm, shape, expected):
+    call = Call((), reductions=reductions(layers.Norm(find_spec(norm))))
+    assert table.averaged_over(Op("norm", "", (), shape, (), call, times=1)) == expected
 
 
 @pytest.mark.parametrize("shortcut", ["C", "none"])
@@ -304,9 +298,8 @@ def test_imagenet_layouts_are_shown_for_imagenet(capsys):
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(argument, message, capsys, tmp_path, monkeypatch):
-    root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["show", f"--config={root / 'configs/base.py'}", argument]) == 2
+    assert cli.main(["show", "--config=base", argument]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
