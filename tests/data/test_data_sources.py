@@ -17,11 +17,6 @@ from normres.runs import config as configs
 from normres.runs import local
 
 
-@pytest.fixture
-def cifar10(tmp_path: Path) -> Path:
-    return binary10(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "source", "fields", "message"),
     [
@@ -55,8 +50,8 @@ def test_what_auto_takes_does_not_ignore_a_field(tmp_path: Path) -> None:
     assert line == "data.stream='always': the source 'npz' cannot do this; data.source=tfds, auto can"
 
 
-def test_summary_is_json_and_depends_on_every_array(cifar10: Path) -> None:
-    data = load("cifar10", "binary", str(cifar10), verify=False)
+def test_summary_is_json_and_depends_on_every_array(tmp_path: Path) -> None:
+    data = load("cifar10", "binary", str(binary10(tmp_path)), verify=False)
     summary = data.summary()
     assert json.loads(json.dumps(summary)) == summary
     digest = hashlib.sha256()

@@ -90,15 +90,6 @@ def config(directory: Path | str = "d", **changes: Any) -> Any:
     return configs.apply(base.get_config("demo"), fields | {k.replace("__", "."): v for k, v in changes.items()})
 
 
-def leaves(tree: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def assert_equal(ours: Any, theirs: Any) -> None:
-    for one, other in zip(leaves(ours), leaves(theirs), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 # ---- the images
 
 
@@ -116,7 +107,7 @@ def test_images_on_disk_are_the_images_in_memory(streamed: Any, whole: Any, monk
     np.testing.assert_array_equal(np.concatenate(parts), whole.train_images)
     for kind in preprocess.KINDS:
         ours, theirs = (preprocess.measure(data.train_images, kind) for data in (streamed, whole))
-        assert_equal(ours.arrays(), theirs.arrays())
+        jax.tree.map(np.testing.assert_array_equal, ours.arrays(), theirs.arrays())
 
 
 def test_splits_take_without_decoding(streamed: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,12 +215,12 @@ def test_a_streamed_batch_is_the_batch_in_memory(streamed: Any, whole: Any, devi
         batch, indices = ours.stream.train(step), theirs.examples(step)
         assert len(batch["images"].sharding.device_set) == devices
         looked_up = batches.look_up(theirs.data["train"], indices)
-        assert_equal((batch["images"], batch["labels"]), looked_up)
+        jax.tree.map(np.testing.assert_array_equal, (batch["images"], batch["labels"]), looked_up)
     examples = [indices for indices, _ in batches.eval_batches(COUNT["test"], 16)]
     for change in (None, noise):
         images = whole.test_images if change is None else noise(whole.test_images, np.arange(COUNT["test"]))
         read = [batch["images"] for batch in ours.stream.evaluation("test", examples, change)]
-        assert_equal(read, [np.asarray(images)[indices] for indices in examples])
+        jax.tree.map(np.testing.assert_array_equal, read, [np.asarray(images)[indices] for indices in examples])
 
 
 class After:
