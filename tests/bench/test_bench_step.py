@@ -5,6 +5,7 @@ import math
 import os
 import runpy
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -139,12 +140,6 @@ class Fake:
     def __init__(self, contender, asked=None, loss=1.0):
         self.title, self.asked, self.loss = contender.title, asked, loss
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
     def ask(self, call, steps=0, spec=None, source="", destination=""):
         if call == "prepare":
             if self.title == "broken":
@@ -163,7 +158,7 @@ def contender(title):
 
 def test_who_does_not_run_is_left_out_unless_it_is_normres(monkeypatch):
     monkeypatch.setattr(measure, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(measure, "Worker", lambda contender, folder: Fake(contender, []))
+    monkeypatch.setattr(measure, "Worker", lambda contender, folder: nullcontext(Fake(contender, [])))
     names = {"normres": "normres", "flax": "broken", "torch": "PyTorch"}
     cell = measure.measure(TINY, {name: contender(title) for name, title in names.items()}, 5)
     assert list(cell["contenders"]) == ["normres", "torch"]
@@ -217,30 +212,6 @@ def test_the_pages_hold_what_was_measured(tmp_path):
     panel = {"ResNet-8": {"normres": [0.4, 0.5, 0.7], "Flax": [1, 1, 1]}, "ResNet-20": {"Flax": [1, 1, 1]}}
     script["draw"]({"float32": panel}, "Flax", tmp_path / "a.png", log=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--depths=21", "depth=21 is not 6n+2"),
-        ("--depths=x", "--depths=x: write integers"),
-        ("--dtypes=float64", "--dtypes=float64: 'float64' does not exist; did you mean 'bfloat16'?"),
-        ("--batch=0", "batch_size=0"),
-        ("--norms=group --width=4", "groups"),
-        ("--torch=/nowhere/python", "/nowhere/python: No such file"),
-        ("--before=docs", "--before=docs: holds no folder normres"),
-        ("--from=/nowhere.json", "/nowhere.json: No such file"),
-        ("--from=CITATION.cff", "CITATION.cff: not readable as JSON"),
-        ("--from=docs/accelerators/accelerators.json", "no measurements of `normres bench step`"),
-    ],
-)
-def test_a_mistake_is_one_line(capsys, monkeypatch, argument, message):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(measure, "measure", lambda *arguments: pytest.fail("measured"))
-    assert cli.main(["bench", "step", *argument.split()]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
 
 
 def test_without_pytorch_it_is_left_out(capsys, monkeypatch):
