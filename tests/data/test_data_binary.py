@@ -204,11 +204,10 @@ def test_wrong_labels_and_names(cifar10: Path, cifar100: Path) -> None:
     assert "has no fine_label_names.txt;" in error_line("cifar100", "binary", cifar100, verify=False)
 
 
-def small_release(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> official.Layout:
+def small_release(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
     """Makes these the official numbers and checksums."""
     small = dataclasses.replace(official.LAYOUTS["binary", name], **fields)
     monkeypatch.setitem(official.LAYOUTS, ("binary", name), small)
-    return small
 
 
 @pytest.mark.parametrize("form", ["folder", "archive"])

@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -223,17 +225,6 @@ def test_a_streamed_batch_is_the_batch_in_memory(streamed: Any, whole: Any, devi
         jax.tree.map(np.testing.assert_array_equal, read, [np.asarray(images)[indices] for indices in examples])
 
 
-class After:
-    """Says stop from the `count`-th question on."""
-
-    def __init__(self, count: int):
-        self.left = count
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 def test_a_stopped_streamed_run_ends_as_one_in_memory(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,8 +246,9 @@ def test_a_stopped_streamed_run_ends_as_one_in_memory(
         return local.run(config(directory, data__stream=stream, **fields), tmp_path / stream, console, stream)
 
     straight = run("never")
+    twice_no = SimpleNamespace(is_set=chain([False, False], repeat(True)).__next__)
     with pytest.raises(InterruptedRun, match=r"stopped by .* at step 2 of 4"):
-        run("always", After(2))
+        run("always", twice_no)
     resumed = run("always")
     assert len(resumed["attempts"]) == 2
     assert resumed["data"] == straight["data"] | {"streamed": True}
