@@ -68,7 +68,7 @@ def _native_backward(stride: int, residuals: Any, dy: jax.Array) -> tuple[jax.Ar
         dx, d_kernel = code.gradients(x, kernel, dy, stride, of_input)
         both = jnp.zeros_like(x) if dx is None else dx, d_kernel
         # The derivative of a gradient is that of the plain operation's.
-        return both, lambda *cotangents: jax.vjp(plain, x, kernel, dy)[1](cotangents)
+        return both, lambda cotangents: jax.vjp(plain, x, kernel, dy)[1](cotangents)
 
     both: tuple[jax.Array, jax.Array] = gradients(x, kernel, dy)
     return both
