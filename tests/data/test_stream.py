@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,15 +123,11 @@ def test_splits_take_without_decoding(streamed: Any, whole: Any, monkeypatch: py
     assert ours.summary() == splits.apply(whole, fields).summary() | {"streamed": True}
 
 
-def test_a_record_that_cannot_be_read_is_one_line(directory: Path) -> None:
-    data = load("colors", "tfds", str(directory), image_size=SIZE, stream="always")
-    images = data.train_images
-    assert isinstance(images, lazy.LazyImages)
-
+def test_a_record_that_cannot_be_read_is_one_line(streamed: Any, directory: Path) -> None:
     def broken(record: bytes) -> np.ndarray:
         raise OSError("cannot identify image file")
 
-    images.decode = broken
+    images = replace(streamed.train_images, decode=broken)
     with pytest.raises(UserError) as raised:
         list(lazy.read_ahead(images, lambda number: np.arange(4), 0, 2))
     assert str(raised.value) == f"{directory}/colors/1.2.0: an image cannot be read: cannot identify image file"
@@ -265,9 +262,7 @@ def test_a_stopped_streamed_run_ends_as_one_in_memory(
         "validation": {"examples": 9, "seed": 0, "stratified": False},
         "label_noise": {"rate": 0.5, "replaced": 17, "seed": 0},
     }
-    read = results.read_run(tmp_path / "never")
-    assert read is not None
-    said = dict(facts.what_was_run([read]))["Data"]
+    said = dict(facts.what_was_run([results.read_run(tmp_path / "never")]))["Data"]
     assert "34 training and 21 test images" in said
     assert "label noise (rate 0.5, replaced 17, seed 0)" in said
 
