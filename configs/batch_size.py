@@ -46,11 +46,10 @@ def _batch(size: str, batch: int, steps: int) -> dict[str, Any]:
         else {"optim.boundaries": (steps // 2, steps * 3 // 4)}
     )
     every = {f"train.{name}_every": max(1, steps // 8) for name in ("eval", "checkpoint")}
-    rate = {"optim.learning_rate": 0.1 * batch / REFERENCE[size]}
     return {
         "train.batch_size": batch,
         "train.steps": steps,
-        **rate,
+        "optim.learning_rate": 0.1 * batch / REFERENCE[size],
         **schedule,
         **every,
         "train.log_every": max(1, steps // 40),

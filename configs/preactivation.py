@@ -18,14 +18,11 @@ from ml_collections import ConfigDict
 from normres.configs import sizes
 
 FILE = "configs/preactivation.py"
+SHORT: list[dict[str, Any]] = [{"model.depth": 110}, {"model.depth": 164, "model.block": "bottleneck"}]
 NETWORKS: dict[str, list[dict[str, Any]]] = {
     "demo": [{"model.depth": 8}, {"model.depth": 20}, {"model.depth": 56}],
-    "short": [{"model.depth": 110}, {"model.depth": 164, "model.block": "bottleneck"}],
-    "paper": [
-        {"model.depth": 110},
-        {"model.depth": 164, "model.block": "bottleneck"},
-        {"model.depth": 1001, "model.block": "bottleneck"},
-    ],
+    "short": SHORT,
+    "paper": [*SHORT, {"model.depth": 1001, "model.block": "bottleneck"}],
 }
 VARIANTS = {"original": {"model.order": "post"}, "full pre-activation": {"model.order": "pre"}}
 

@@ -52,10 +52,7 @@ def test_the_results_are_what_their_records_say(tmp_path, monkeypatch):
     assert drawn == {path.relative_to(ROOT) for path in (ROOT / "docs/results").rglob("*.*")}
 
 
-RESULTS = sorted(path for path in ROOT.glob("results/*") if path.is_dir())
-
-
-@pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", sorted(filter(Path.is_dir, ROOT.glob("results/*"))), ids=lambda path: path.name)
 def test_every_kept_run_is_an_arm_of_its_sweep(folder):
     name, _, size = folder.name.partition("-")
     data = {} if size == "demo" else {"data.source": "binary", "data.path": "x"}

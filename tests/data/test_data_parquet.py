@@ -13,15 +13,16 @@ import pytest
 from data_files import CIFAR10_NAMES, error_line, png, serving
 
 from normres.data import fetch, files, load, official
-from normres.errors import UserError
 
 
 def images(count, side=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
 
 
-def write(file, pixels, labels, image="img", label="label", names=None):
-    structs = [{"bytes": png(one), "path": None} for one in pixels]
+def write(file, pictures, labels, image="img", label="label", names=None):
+    """Writes a file of rows; a picture is an array, or bytes that stand as they are."""
+    contents = [picture if isinstance(picture, bytes) else png(picture) for picture in pictures]
+    structs = [{"bytes": content, "path": None} for content in contents]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({image: pa.array(structs, kind), label: pa.array(labels, pa.int64())})
     if names:
@@ -82,12 +83,12 @@ def test_a_changed_pixel_or_order_is_not_official(small):
     folder, train, labels = small
     test = folder / "plain_text/test-0.parquet"
     write(test, images(10, seed=1)[::-1], labels[:10], names=CIFAR10_NAMES)
-    with pytest.raises(UserError, match=r"the test rows make no official files: altered.*data\.verify=False"):
-        load("cifar10", "parquet", str(folder))
+    said = error_line("cifar10", "parquet", folder).partition("the test rows make no official files: altered")[2]
+    assert "data.verify=False" in said
     assert len(load("cifar10", "parquet", str(folder), verify=False).test_labels) == 10
     write(test, train[:5], labels[:5])
-    with pytest.raises(UserError, match=r"test has 5 records of 5 kinds, 1 to 1 of each kind, not cifar10's 10 of 10"):
-        load("cifar10", "parquet", str(folder))
+    line = error_line("cifar10", "parquet", folder)
+    assert "test has 5 records of 5 kinds, 1 to 1 of each kind, not cifar10's 10 of 10" in line
 
 
 def test_a_file_that_stands_twice_is_not_official(small):
@@ -95,8 +96,7 @@ def test_a_file_that_stands_twice_is_not_official(small):
     twice = np.concatenate([train[10:], train[10:]])
     write(folder / "plain_text/train-0.parquet", twice[:12], labels[:12], names=CIFAR10_NAMES)
     write(folder / "plain_text/train-1.parquet", twice[12:], labels[12:], names=CIFAR10_NAMES)
-    with pytest.raises(UserError, match="the train rows make no official files"):
-        load("cifar10", "parquet", str(folder))
+    assert "the train rows make no official files" in error_line("cifar10", "parquet", folder)
 
 
 def test_any_images_of_any_size_under_a_name_of_their_own(tmp_path):
@@ -105,14 +105,6 @@ def test_any_images_of_any_size_under_a_name_of_their_own(tmp_path):
     dataset = load("mine", "parquet", str(tmp_path), image_size=16)
     assert (dataset.train_images.shape, dataset.test_images.shape) == ((4, 16, 16, 3), (3, 16, 16, 3))
     assert dataset.class_names == ("0", "1", "2")
-
-
-def rows(file, pixels, labels):
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pq.write_table(pa.table({"img": pa.array(pixels, kind), "label": labels}), file)
-
-
-DAMAGED = [{"bytes": png(images(1)[0])[:-30], "path": None}]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +119,7 @@ DAMAGED = [{"bytes": png(images(1)[0])[:-30], "path": None}]
         ),
         (lambda file: write(file, images(1), [0], label="target"), "(label, fine_label, labels); it has img, target"),
         (lambda file: write(file, [], []), "test-0.parquet has no rows"),
-        (lambda file: rows(file, DAMAGED, [0]), "test-0.parquet: row 0 is no readable PNG or JPEG"),
+        (lambda file: write(file, [png(images(1)[0])[:-30]], [0]), "test-0.parquet: row 0 is no readable PNG or JPEG"),
         (lambda file: write(file, images(1), [None]), "test-0.parquet: row 0 lacks its image or its label"),
         (lambda file: write(file, images(1), [10]), "test_labels has label 10 in record 0, outside 0..9"),
     ],

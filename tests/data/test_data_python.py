@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data_files import (
+    Malicious,
     archive,
     array,
     batch,
@@ -61,16 +62,6 @@ def test_pickles_of_python_3(protocol: int) -> None:
 
 
 # ---- what is refused
-
-
-class Malicious:
-    """Calls os.system, or something else, when it is unpickled."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple[Any, Any]:
-        return self.call
 
 
 @pytest.mark.parametrize(("where", "protocol"), [("train", 0), ("meta", 2), ("test", 5)])

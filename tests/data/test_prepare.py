@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from data_files import CIFAR10_NAMES, as_tfrecords, serving
+from data_files import CIFAR10_NAMES, as_tfrecords, error_line, serving
 
 from normres import cli
 from normres.data import Dataset, commands, fetch, load, prepared
@@ -65,11 +65,10 @@ def test_tfrecords_are_read_too(written, tmp_path):
     shard = next(directory.glob("cifar10-train.tfrecord*"))
     whole = shard.read_bytes()
     shard.write_bytes(whole + whole)
-    with pytest.raises(UserError, match=rf"{shard.name}: has 60 records, dataset_info\.json says 30"):
-        load("cifar10", "tfds", str(directory))
+    assert f"{shard.name}: has 60 records, dataset_info.json says 30" in error_line("cifar10", "tfds", directory)
     shard.write_bytes(whole[:-100])
-    with pytest.raises(UserError, match=rf"{shard.name}: damaged after 29 of 30 records: it ends within a record"):
-        load("cifar10", "tfds", str(directory))
+    line = error_line("cifar10", "tfds", directory)
+    assert f"{shard.name}: damaged after 29 of 30 records: it ends within a record" in line
 
 
 def test_damage_is_named(written, tmp_path):
@@ -81,33 +80,22 @@ def test_damage_is_named(written, tmp_path):
         flipped = bytearray(whole)
         flipped[position] ^= 1
         shard.write_bytes(flipped)
-        with pytest.raises(UserError, match=rf"{shard.name}: damaged after 0 of 30 records"):
-            load("cifar10", "tfds", str(directory))
+        assert f"{shard.name}: damaged after 0 of 30 records" in error_line("cifar10", "tfds", directory)
     shard.unlink()
-    with pytest.raises(UserError, match=rf"{shard.name}: this shard is missing"):
-        load("cifar10", "tfds", str(directory))
+    assert f"{shard.name}: this shard is missing" in error_line("cifar10", "tfds", directory)
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=shard.name):
-        load("cifar10", "tfds", str(directory))
+    assert shard.name in error_line("cifar10", "tfds", directory)
 
 
 def test_nothing_there_says_what_makes_it(tmp_path):
-    with pytest.raises(UserError, match=r"no prepared data set there.*normres data prepare cifar10"):
-        load("cifar10", "tfds", str(tmp_path))
-
-
-def npz(path, dataset):
-    arrays = {
-        f"{split}_{kind}": getattr(dataset, f"{split}_{kind}").astype(np.uint8)
-        for split in ("train", "test")
-        for kind in ("images", "labels")
-    }
-    np.savez(path, **arrays)
-    return path
+    said = error_line("cifar10", "tfds", tmp_path).partition("no prepared data set there")[2]
+    assert "normres data prepare cifar10" in said
 
 
 def test_the_commands_prepare_and_verify(tmp_path, capsys):
-    source, to = npz(tmp_path / "small.npz", small()), tmp_path / "data"
+    source, to = tmp_path / "small.npz", tmp_path / "data"
+    arrays = ("train_images", "train_labels", "test_images", "test_labels")
+    np.savez(source, **{name: getattr(small(), name) for name in arrays})
     prepare = ["data", "prepare", "cifar10", f"--from={source}", f"--to={to}"]
     assert cli.main(prepare) == 0
     assert "30 training and 10 test images" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Validation sets, subsets and label noise: exact counts, the same every time, none in the way of another."""
+"""Validation sets, subsets and label noise: exact counts, the same every time; mistakes in the config of the data."""
 
 import dataclasses
 import json
@@ -207,17 +207,22 @@ def test_more_than_there_is(whole: Dataset, fields: dict[str, Any], message: str
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("fields", "message"),
     [
-        ({"data.evaluate_on": "validation"}, "config.data.evaluate_on='validation' needs data.validation, such as 50"),
-        ({"data.fraction": "0"}, "config.data.fraction=0.0 must lie above 0 and not above 1"),
-        ({"data.fraction": "0.5", "data.per_class": "10"}, "config.data.fraction=0.5 and data.per_class=10 exclude"),
-        ({"data.stratified": "true"}, "config.data.stratified=True needs data.validation or data.fraction"),
-        ({"data.image_size": "64"}, "config.data.image_size=64: the source 'embedded' cannot"),
+        ({"evaluate_on": "validation"}, "config.data.evaluate_on='validation' needs data.validation, such as 50"),
+        ({"fraction": "0"}, "config.data.fraction=0.0 must lie above 0 and not above 1"),
+        ({"fraction": "0.5", "per_class": "10"}, "config.data.fraction=0.5 and data.per_class=10 exclude"),
+        ({"stratified": "true"}, "config.data.stratified=True needs data.validation or data.fraction"),
+        ({"image_size": "64"}, "config.data.image_size=64: the source 'embedded' cannot"),
+        ({"augmentation": "cropflip"}, "config.data.augmentation='cropflip' does not exist; did you mean 'crop_flip'?"),
+        ({"cutout": 33}, "config.data.cutout=33 must be at most config.data.image_size=32"),
+        ({"mixup": 0.2, "cutmix": 1.0}, "config.data.cutmix=1.0 and config.data.mixup=0.2 exclude each other; set one"),
+        ({"corruptions": "contrats"}, "config.data.corruptions=('contrats',) does not exist; did you mean 'contrast'?"),
+        ({"corruptions": 3}, "config.data.corruptions=3 does not exist; choices: contrast"),
     ],
 )
-def test_a_mistake_in_the_config(override: dict[str, str], message: str) -> None:
+def test_a_mistake_in_the_config_of_the_data(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        configs.apply(base.get_config(), override)
-    assert message in str(caught.value)
+        configs.apply(base.get_config(), {f"data.{name}": value for name, value in fields.items()})
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)

@@ -9,7 +9,10 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -90,15 +93,6 @@ def config(directory: Path | str = "d", **changes: Any) -> Any:
     return configs.apply(base.get_config("demo"), fields | {k.replace("__", "."): v for k, v in changes.items()})
 
 
-def leaves(tree: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def assert_equal(ours: Any, theirs: Any) -> None:
-    for one, other in zip(leaves(ours), leaves(theirs), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 # ---- the images
 
 
@@ -116,7 +110,7 @@ def test_images_on_disk_are_the_images_in_memory(streamed: Any, whole: Any, monk
     np.testing.assert_array_equal(np.concatenate(parts), whole.train_images)
     for kind in preprocess.KINDS:
         ours, theirs = (preprocess.measure(data.train_images, kind) for data in (streamed, whole))
-        assert_equal(ours.arrays(), theirs.arrays())
+        jax.tree.map(np.testing.assert_array_equal, ours.arrays(), theirs.arrays())
 
 
 def test_splits_take_without_decoding(streamed: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,15 +123,11 @@ def test_splits_take_without_decoding(streamed: Any, whole: Any, monkeypatch: py
     assert ours.summary() == splits.apply(whole, fields).summary() | {"streamed": True}
 
 
-def test_a_record_that_cannot_be_read_is_one_line(directory: Path) -> None:
-    data = load("colors", "tfds", str(directory), image_size=SIZE, stream="always")
-    images = data.train_images
-    assert isinstance(images, lazy.LazyImages)
-
+def test_a_record_that_cannot_be_read_is_one_line(streamed: Any, directory: Path) -> None:
     def broken(record: bytes) -> np.ndarray:
         raise OSError("cannot identify image file")
 
-    images.decode = broken
+    images = replace(streamed.train_images, decode=broken)
     with pytest.raises(UserError) as raised:
         list(lazy.read_ahead(images, lambda number: np.arange(4), 0, 2))
     assert str(raised.value) == f"{directory}/colors/1.2.0: an image cannot be read: cannot identify image file"
@@ -224,23 +214,12 @@ def test_a_streamed_batch_is_the_batch_in_memory(streamed: Any, whole: Any, devi
         batch, indices = ours.stream.train(step), theirs.examples(step)
         assert len(batch["images"].sharding.device_set) == devices
         looked_up = batches.look_up(theirs.data["train"], indices)
-        assert_equal((batch["images"], batch["labels"]), looked_up)
+        jax.tree.map(np.testing.assert_array_equal, (batch["images"], batch["labels"]), looked_up)
     examples = [indices for indices, _ in batches.eval_batches(COUNT["test"], 16)]
     for change in (None, noise):
         images = whole.test_images if change is None else noise(whole.test_images, np.arange(COUNT["test"]))
         read = [batch["images"] for batch in ours.stream.evaluation("test", examples, change)]
-        assert_equal(read, [np.asarray(images)[indices] for indices in examples])
-
-
-class After:
-    """Says stop from the `count`-th question on."""
-
-    def __init__(self, count: int):
-        self.left = count
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
+        jax.tree.map(np.testing.assert_array_equal, read, [np.asarray(images)[indices] for indices in examples])
 
 
 def test_a_stopped_streamed_run_ends_as_one_in_memory(
@@ -264,8 +243,9 @@ def test_a_stopped_streamed_run_ends_as_one_in_memory(
         return local.run(config(directory, data__stream=stream, **fields), tmp_path / stream, console, stream)
 
     straight = run("never")
+    twice_no = SimpleNamespace(is_set=chain([False, False], repeat(True)).__next__)
     with pytest.raises(InterruptedRun, match=r"stopped by .* at step 2 of 4"):
-        run("always", After(2))
+        run("always", twice_no)
     resumed = run("always")
     assert len(resumed["attempts"]) == 2
     assert resumed["data"] == straight["data"] | {"streamed": True}
@@ -282,9 +262,7 @@ def test_a_stopped_streamed_run_ends_as_one_in_memory(
         "validation": {"examples": 9, "seed": 0, "stratified": False},
         "label_noise": {"rate": 0.5, "replaced": 17, "seed": 0},
     }
-    read = results.read_run(tmp_path / "never")
-    assert read is not None
-    said = dict(facts.what_was_run([read]))["Data"]
+    said = dict(facts.what_was_run([results.read_run(tmp_path / "never")]))["Data"]
     assert "34 training and 21 test images" in said
     assert "label noise (rate 0.5, replaced 17, seed 0)" in said
 
