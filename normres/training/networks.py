@@ -19,7 +19,8 @@ from normres.models import MODELS
 UNROLLED = ("cpu", "gpu", "cuda", "rocm")
 UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
-# Channels up to which a TPU computes a convolution anew in less time than a loop takes to write and read its output.
+# Channels of the first stage, up to which a TPU computes convolutions anew in less time than its loops take to write
+# and read their outputs.
 NARROW = 64
 
 

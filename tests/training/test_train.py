@@ -350,7 +350,8 @@ def test_a_network_is_unrolled_where_that_pays(unroll, steps, depth, platform, u
         "optim__warmup_steps": 0,
     }
     computed = model_config(config(**fields), 10, "float32", platform)
-    assert (computed.unrolled, computed.remat) == (unrolled, "loops")
+    assert (computed.unrolled, computed.remat) == (unrolled, "block_in_loops" if platform == "tpu" else "loops")
+    assert model_config(config(**fields, model__width=160), 10, "float32", platform).remat == "loops"
     assert model_config(config(model__remat="block"), 10, "float32", platform).remat == "block"
     # Other operations say themselves what they keep.
     others = PLAIN._replace(add=jnp.add)
