@@ -314,19 +314,6 @@ def test_the_module_trains_evaluates_and_keeps_what_its_row_says(name):
         np.testing.assert_allclose(after["batch_stats"]["var"], 0.9 + 0.1 * variance, rtol=1e-4)
 
 
-def test_running_averages_that_count():
-    x = jnp.asarray(X, jnp.float32)
-    for kind in ("cumulative", "debiased"):
-        module = layers.Norm(TABLE["batch"], average=norms.Average(kind, unbiased=True))
-        held = module.init(jax.random.key(0), x)
-        for part in (x, x + 2.0):
-            held |= module.apply(held, part, mutable=["batch_stats"])[1]
-        assert held["batch_stats"]["updates"] == 2
-        share = 0.5 if kind == "cumulative" else 0.1 / 0.19  # of the second: 0.1 of 0.09 + 0.1
-        np.testing.assert_allclose(held["batch_stats"]["mean"], X.mean((0, 1, 2)) + 2 * share, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(held["batch_stats"]["var"], X.var((0, 1, 2), ddof=1), rtol=1e-4)
-
-
 def test_statistics_over_named_spatial_axes():
     y, computed = norms.normalization(jnp.asarray(X, jnp.float32), norms.find_spec("NHC", GROUPS, epsilon=0.0))
     groups = X.reshape(8, 8, 4, GROUPS, 4)
