@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import compare
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,18 +30,12 @@ GROUPS = 3
 DEVICES = 8
 SHAPES = {2: (5, 6), 3: (4, 7, 6), 4: (3, 5, 4, 6), 5: (2, 3, 5, 2, 6)}
 
+close = partial(compare.close, tolerance=2e-6)
+
 
 def draw(*shape, seed=0, mean=0.5, std=2.0):
     """Float32 numbers with a mean that is not zero, so that a norm that forgets to centre shows."""
     return (mean + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
-
-
-def close(actual, expected, tolerance=2e-6):
-    """Compares with a tolerance relative to the largest expected value."""
-    expected = np.asarray(expected, np.float64)
-    np.testing.assert_allclose(
-        np.asarray(actual, np.float64), expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max())
-    )
 
 
 def cells(name, examples, channels):
@@ -162,7 +157,7 @@ def test_a_large_mean_costs_no_digits_of_the_variance(masked):
 def test_a_norm_of_numbers_under_a_large_mean_is_as_exact_as_they_are():
     # A float32 at 1e6 is a multiple of 1/16, so that the mean as it rounds is up to 0.03 off; the output is not.
     x = draw(64, 6, mean=1e6, std=1.0)
-    close(normalization(x, TABLE["batch"])[0], reference("batch", x)[0], 1e-5)
+    close(normalization(x, TABLE["batch"])[0], reference("batch", x)[0], tolerance=1e-5)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("group", jnp.bfloat16), ("rms", jnp.float16)])
