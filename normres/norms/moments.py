@@ -258,14 +258,12 @@ def normalize(
     return y.astype(x.dtype)
 
 
-def broadcastable(name: str, array: jax.Array | None, x: jax.Array) -> jax.Array | None:
+def broadcastable(name: str, array: jax.Array, x: jax.Array) -> jax.Array:
     """Returns `array` with x's number of axes.
 
     Raises:
       ValueError: it does not broadcast to x; the message calls it `name`.
     """
-    if array is None:
-        return None
     shape = (1,) * (x.ndim - np.ndim(array)) + np.shape(array)
     # Sizes may be symbols (jax.export), which can be compared but not sorted or broadcast by NumPy.
     if len(shape) != x.ndim or any(own != 1 and own != size for own, size in zip(shape, x.shape, strict=True)):
