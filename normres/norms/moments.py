@@ -136,8 +136,7 @@ def reduction(
         raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
 
     def checked(axes: Sequence[int]) -> tuple[int, ...]:
-        outside = [axis for axis in axes if not -x.ndim <= axis < x.ndim]
-        if outside:
+        if outside := [axis for axis in axes if not -x.ndim <= axis < x.ndim]:
             raise ValueError(f"axis {outside[0]} is out of range for an array of {x.ndim} axes")
         positive = tuple(sorted(axis % x.ndim for axis in axes))
         if len(set(positive)) != len(positive):
