@@ -52,12 +52,8 @@ def test_equal_to_flax(name, options, call):
     tolerance = 2e-2 if mine.dtype == jnp.bfloat16 else 2e-5
     np.testing.assert_allclose(mine.astype(np.float32), theirs.astype(np.float32), rtol=tolerance, atol=tolerance)
     states = [jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(layer))) for layer in pair]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            a, b, rtol=1e-2 if options.keys() & {"dtype", "promote_dtype"} else 1e-5
-        ),
-        *states,
-    )
+    rounding = 1e-2 if options.keys() & {"dtype", "promote_dtype"} else 1e-5
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rounding), *states)
     if name == "BatchNorm":
         results = [layer(jnp.asarray(X), use_running_average=True).astype(np.float32) for layer in pair]
         np.testing.assert_allclose(*results, rtol=tolerance, atol=tolerance)

@@ -330,7 +330,6 @@ def test_auxiliary_losses_count_by_their_weight():
         ("auto", 399, 20, "cpu", False),
         ("auto", 64_000, 122, "cpu", True),
         ("auto", 64_000, 128, "cpu", False),
-        ("auto", 64_000, 1202, "cpu", False),
         ("auto", 64_000, 20, "gpu", True),
         ("auto", 64_000, 20, "tpu", False),
         ("never", 64_000, 20, "cpu", False),
