@@ -24,8 +24,7 @@ Axes = int | Sequence[int]
 def axes_of(axes: Axes, ndim: int) -> tuple[int, ...]:
     """Returns the axes in order, not negative and, as in Flax, each once."""
     listed = axes if isinstance(axes, Iterable) else (axes,)
-    outside = [axis for axis in listed if not -ndim <= axis < ndim]
-    if outside:
+    if outside := [axis for axis in listed if not -ndim <= axis < ndim]:
         raise ValueError(f"axis {outside[0]} is out of range for an array of {ndim} axes")
     return tuple(sorted({axis % ndim for axis in listed}))
 

@@ -18,10 +18,6 @@ from normres.models.network import Network
 from normres.models.variants import BRANCHES, LAYOUTS, ORDERS, REMAT, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig
 from normres.norms.moments import STATISTICS
 
-__all__ = ["Block", "ResNet", "ResNetConfig"]
-
-STEM = ["conv1", "norm1", "relu"]
-
 # So few blocks after a stage's first are always unrolled: a loop would not compile faster, and would copy what the
 # backward pass needs.
 MAX_UNROLLED = 2
@@ -203,7 +199,7 @@ class ResNet(WordRunner):
             "kernel_size": layout.stem_kernel,
             "stride": layout.stem_stride,
         }
-        x = self.run(images_NHWC.astype(config.dtype), STEM, {"conv1": stem}, prefix="stem_")
+        x = self.run(images_NHWC.astype(config.dtype), ["conv1", "norm1", "relu"], {"conv1": stem}, prefix="stem_")
         if layout.pool:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         self.note("intermediates", "stem", x)

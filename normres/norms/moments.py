@@ -136,8 +136,7 @@ def reduction(
         raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
 
     def checked(axes: Sequence[int]) -> tuple[int, ...]:
-        outside = [axis for axis in axes if not -x.ndim <= axis < x.ndim]
-        if outside:
+        if outside := [axis for axis in axes if not -x.ndim <= axis < x.ndim]:
             raise ValueError(f"axis {outside[0]} is out of range for an array of {x.ndim} axes")
         positive = tuple(sorted(axis % x.ndim for axis in axes))
         if len(set(positive)) != len(positive):
@@ -258,14 +257,12 @@ def normalize(
     return y.astype(x.dtype)
 
 
-def broadcastable(name: str, array: jax.Array | None, x: jax.Array) -> jax.Array | None:
+def broadcastable(name: str, array: jax.Array, x: jax.Array) -> jax.Array:
     """Returns `array` with x's number of axes.
 
     Raises:
       ValueError: it does not broadcast to x; the message calls it `name`.
     """
-    if array is None:
-        return None
     shape = (1,) * (x.ndim - np.ndim(array)) + np.shape(array)
     # Sizes may be symbols (jax.export), which can be compared but not sorted or broadcast by NumPy.
     if len(shape) != x.ndim or any(own != 1 and own != size for own, size in zip(shape, x.shape, strict=True)):

@@ -41,8 +41,7 @@ def reduction_axes(over: str, ndim: int, channel_axis: int = -1) -> tuple[int, .
     spatial = tuple(axis for axis in range(1, ndim) if axis != channel_axis)
     meaning = {"N": (0,), "C": (channel_axis,), "S": spatial}
     meaning |= {letter: (axis,) for letter, axis in zip("WHD", reversed(spatial), strict=False)}
-    absent = sorted(set(over) - set(meaning))
-    if absent:
+    if absent := sorted(set(over) - set(meaning)):
         raise ValueError(f"over={over!r}: an array of {ndim} axes has no {absent[0]!r}; choices: {', '.join(meaning)}")
     axes = [axis for letter in over for axis in meaning[letter]]
     if len(set(axes)) != len(axes):

@@ -116,8 +116,7 @@ def fit(
             pace.pause()
             yield Event("probe", step, dict(programs.probe(state))), state
         own = (train.log_every, train.eval_every, train.checkpoint_every, train.probe_every, train.keep_every)
-        every = filter(None, own)
-        count = min(pace.count, train.steps - step, *(interval - step % interval for interval in every))
+        count = min(pace.count, train.steps - step, *(every - step % every for every in own if every))
         state, metrics = programs.train(state, step, count)
         pace.follow(metrics, count)
         rows.append((metrics, count))

@@ -70,7 +70,8 @@ def scaled_by_rate() -> Any:
 
 def decayed(optim: ConfigDict) -> optax.GradientTransformation:
     """Returns the transformation that adds weight_decay * w, for all parameters or for kernels only."""
-    return optax.add_decayed_weights(optim.weight_decay, None if optim.decay_norms else _kernels)
+    kernels = partial(jax.tree_util.tree_map_with_path, lambda path, _: path[-1].key == "kernel")
+    return optax.add_decayed_weights(optim.weight_decay, None if optim.decay_norms else kernels)
 
 
 def sgd(optim: ConfigDict) -> list[Any]:
@@ -137,8 +138,3 @@ def auxiliary_weights(config: ConfigDict, step: jax.Array, heads: int) -> list[j
     weights = config.optim.auxiliary_weights
     left = 1 - step / config.train.steps if config.optim.auxiliary_decay == "linear" else 1.0
     return [jnp.asarray(weight * left, jnp.float32) for weight in (weights * heads if len(weights) == 1 else weights)]
-
-
-def _kernels(params: Any) -> Any:
-    """Returns True for the leaves called "kernel", and False for all others."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

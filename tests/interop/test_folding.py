@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 from flax.traverse_util import flatten_dict
 
 from normres.interop import as_evaluated, fold, vgg_to_torch
@@ -27,18 +28,9 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
 
 def network(config):
-    """Returns a network's module and variables far from their initial values."""
-    family = "vgg" if isinstance(config, VGGConfig) else "resnet"
-    module = MODELS[family].module(config)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), IMAGES)
-    random = np.random.default_rng(1)
-
-    def filled(path, leaf):
-        if path[-1].key in ("scale", "kernel_scale", "var"):
-            return random.uniform(0.5, 2, leaf.shape).astype(np.float32)
-        return random.normal(0, 0.2, leaf.shape).astype(np.float32)
-
-    return module, jax.tree_util.tree_map_with_path(filled, shapes)
+    """Returns a network's module and variables away from their initial values."""
+    module = MODELS["vgg" if isinstance(config, VGGConfig) else "resnet"].module(config)
+    return module, drawn(module, IMAGES)
 
 
 def logits(module, config, variables):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import close
 
 from normres import layers
 from normres.interop import average_from_torch, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
@@ -128,20 +129,11 @@ def at(module, train):
     return module
 
 
-def close(actual, expected, tolerance=1e-5):
-    """Compares with a tolerance relative to the largest expected value."""
-    assert actual.shape == expected.shape
-    expected = np.asarray(expected, np.float64)
-    scale = max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=0, atol=tolerance * scale)
-
-
 def identical(actual, expected):
     """The same keys, dtypes, shapes and bits: what load_state_dict(strict=True) asks of keys and shapes, and more."""
     assert set(actual) == set(expected)
     for key, array in expected.items():
         assert type(actual[key]) is np.ndarray, key
-        assert actual[key].dtype == array.dtype, key
         np.testing.assert_array_equal(actual[key], array, strict=True, err_msg=key)
 
 

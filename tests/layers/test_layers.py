@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import compare
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,9 @@ def draw(*shape, seed=0, mean=0.5, std=1.5):
 
 
 def close(actual, expected, tolerance=1e-5):
-    """Compares with a tolerance relative to the largest expected value."""
-    assert actual.shape == expected.shape
+    """Compares arrays of one dtype."""
     assert actual.dtype == expected.dtype
-    expected = np.asarray(expected, np.float64)
-    scale = max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=0, atol=tolerance * scale)
+    compare.close(actual, expected, tolerance)
 
 
 ELEMENTS = np.random.default_rng(7).random((4, 3, 5, 6)) < 0.7
@@ -159,28 +157,18 @@ def test_errors_name_what_is_wrong(module, message):
         module.init(jax.random.key(0), draw(4, 3, 5, 6))
 
 
-def random_affine(variables, seed=3):
-    """Replaces the ones and zeros of the parameters."""
-    leaves, tree = jax.tree.flatten(variables["params"])
-    drawn = [draw(*leaf.shape, seed=seed + number) for number, leaf in enumerate(leaves)]
-    return {**variables, "params": jax.tree.unflatten(tree, drawn)}
-
-
 def test_norm_keeps_running_averages_for_evaluation():
     first, second = draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1, mean=-2.0, std=3.0)
     module = layers.Norm(TABLE["batch"], average=Average(momentum=0.8))
-    variables = random_affine(module.init(jax.random.key(0), first))
-    # Initialization is no training step.
-    np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(6))
-    np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(6))
+    scale, bias = draw(6, seed=3), draw(6, seed=4)
+    variables = module.init(jax.random.key(0), first) | {"params": {"scale": scale, "bias": bias}}
     for x in (first, second):
         variables |= module.apply(variables, x, mutable=["batch_stats"])[1]
-    # Twice 0.8 * old + 0.2 * new, from mean 0 and variance 1.
+    # Twice 0.8 * old + 0.2 * new, from mean 0 and variance 1: initialization is no training step.
     mean = 0.16 * first.mean((0, 1, 2)) + 0.2 * second.mean((0, 1, 2))
     var = 0.64 + 0.16 * first.var((0, 1, 2)) + 0.2 * second.var((0, 1, 2))
     close(variables["batch_stats"]["mean"], mean)
     close(variables["batch_stats"]["var"], var)
-    scale, bias = variables["params"]["scale"], variables["params"]["bias"]
     y = layers.Norm(TABLE["batch"], use_running_average=True).apply(variables, first)
     close(y, (first - mean) / np.sqrt(var + 1e-5) * scale + bias)
 
@@ -192,14 +180,16 @@ def test_channels_that_are_not_last_are_refused(norm):
         module.init(jax.random.key(0), draw(2, 5, 5, 5))
 
 
-@pytest.mark.parametrize("kind", ["debiased", "cumulative"])
-def test_a_batch_without_elements_is_not_counted(kind):
-    module, x = layers.Norm(TABLE["batch"], average=Average(kind)), draw(4, 3, 5, 6)
+@pytest.mark.parametrize(("kind", "share"), [("cumulative", 0.5), ("debiased", 0.1 / 0.19)])
+def test_running_averages_count_batches_but_none_without_elements(kind, share):
+    module, x = layers.Norm(TABLE["batch"], average=Average(kind, unbiased=True)), draw(4, 3, 5, 6)
     variables = module.init(jax.random.key(0), x)
-    for mask in (jnp.zeros((4, 1, 1, 1), bool), None):
-        variables |= module.apply(variables, x, mask=mask, mutable=["batch_stats"])[1]
-    assert variables["batch_stats"]["updates"] == 1
-    close(variables["batch_stats"]["mean"], x.mean((0, 1, 2)))
+    for part, mask in ((x, jnp.zeros((4, 1, 1, 1), bool)), (x, None), (x + 2, None)):
+        variables |= module.apply(variables, part, mask=mask, mutable=["batch_stats"])[1]
+    assert variables["batch_stats"]["updates"] == 2
+    # `share` is that of the last batch; debiased it is 0.1 of 0.09 + 0.1.
+    close(variables["batch_stats"]["mean"], x.mean((0, 1, 2)) + np.float32(2 * share))
+    close(variables["batch_stats"]["var"], x.var((0, 1, 2), ddof=1))
 
 
 def test_norm_merges_over_an_axis_name():

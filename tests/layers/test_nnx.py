@@ -1,5 +1,7 @@
 """The modules of layers.nnx beside flax.nnx's: equal where Flax is exact, right where it is not, and they train."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,12 +52,8 @@ def test_equal_to_flax(name, options, call):
     tolerance = 2e-2 if mine.dtype == jnp.bfloat16 else 2e-5
     np.testing.assert_allclose(mine.astype(np.float32), theirs.astype(np.float32), rtol=tolerance, atol=tolerance)
     states = [jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(layer))) for layer in pair]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            a, b, rtol=1e-2 if options.keys() & {"dtype", "promote_dtype"} else 1e-5
-        ),
-        *states,
-    )
+    rounding = 1e-2 if options.keys() & {"dtype", "promote_dtype"} else 1e-5
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rounding), *states)
     if name == "BatchNorm":
         results = [layer(jnp.asarray(X), use_running_average=True).astype(np.float32) for layer in pair]
         np.testing.assert_allclose(*results, rtol=tolerance, atol=tolerance)
@@ -88,15 +86,8 @@ def test_a_network_of_them_trains():
     class Net(nnx.Module):
         def __init__(self, rngs):
             self.conv = nnx.Conv(3, 8, (3, 3), rngs=rngs)
-            self.norms = nnx.List(
-                [
-                    ours.BatchNorm(8, rngs=rngs),
-                    ours.GroupNorm(8, 4, rngs=rngs),
-                    ours.InstanceNorm(8, rngs=rngs),
-                    ours.LayerNorm(8, rngs=rngs),
-                    ours.RMSNorm(8, rngs=rngs),
-                ]
-            )
+            kinds = (ours.BatchNorm, partial(ours.GroupNorm, num_groups=4), ours.InstanceNorm, ours.LayerNorm)
+            self.norms = nnx.List([kind(8, rngs=rngs) for kind in (*kinds, ours.RMSNorm)])
             self.head = nnx.Linear(8, 2, rngs=rngs)
 
         def __call__(self, x):

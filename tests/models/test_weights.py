@@ -171,12 +171,12 @@ def test_a_norm_with_a_nonlinearity_replaces_the_relu_after_it(name):
     assert own not in block["norm2"]
     # A thresholded unit lets negative numbers through where its threshold is below them; a ReLU behind it would not.
     if name == "filter_response":
-        x = jnp.asarray(IMAGES)
+        x, model = jnp.asarray(IMAGES), ResNet(ResNetConfig(depth=8, width=8, norm=name))
         params["stem_norm1"] |= {"threshold": jnp.full(8, -5.0)}
-        logits, seen = ResNet(ResNetConfig(depth=8, width=8, norm=name)).apply(
+        logits, seen = model.apply(
             {"params": params}, x, capture_intermediates=lambda module, _: module.name == "stem_norm1"
         )
         stem = seen["intermediates"]["stem_norm1"]["__call__"][0]
         assert stem.min() < -0.5
         clipped = {**params, "stem_norm1": params["stem_norm1"] | {"threshold": jnp.zeros(8)}}
-        assert not np.allclose(logits, ResNet(ResNetConfig(depth=8, width=8, norm=name)).apply({"params": clipped}, x))
+        assert not np.allclose(logits, model.apply({"params": clipped}, x))

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import compare
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,18 +30,12 @@ GROUPS = 3
 DEVICES = 8
 SHAPES = {2: (5, 6), 3: (4, 7, 6), 4: (3, 5, 4, 6), 5: (2, 3, 5, 2, 6)}
 
+close = partial(compare.close, tolerance=2e-6)
+
 
 def draw(*shape, seed=0, mean=0.5, std=2.0):
     """Float32 numbers with a mean that is not zero, so that a norm that forgets to centre shows."""
     return (mean + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
-
-
-def close(actual, expected, tolerance=2e-6):
-    """Compares with a tolerance relative to the largest expected value."""
-    expected = np.asarray(expected, np.float64)
-    np.testing.assert_allclose(
-        np.asarray(actual, np.float64), expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max())
-    )
 
 
 def cells(name, examples, channels):
@@ -129,7 +124,6 @@ def test_the_variance_may_have_more_axes_than_the_mean(masked):
     close(computed.mean, mean)
     close(computed.var, squares.mean().reshape(1, 1, 1, 1))
     np.testing.assert_array_equal(np.broadcast_to(computed.count, mean.shape), where.sum((0, 1, 2), keepdims=True))
-    assert np.abs(squares.mean() / x[where].var() - 1) > 0.1  # the variance about one mean is another
 
 
 def test_a_mask_of_numbers_counts_what_is_not_zero():
@@ -150,6 +144,7 @@ def test_several_axes_may_be_split():
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_large_mean_costs_no_digits_of_the_variance(masked):
+    # For the short formula: 1e8 has a spacing of 8 in float32, which swallows a variance of 1.
     x = draw(8, 9, 9, 4, mean=1e4, std=1.0)
     where = np.random.default_rng(1).random((8, 9, 9, 1)) < 0.7 if masked else None
     members = np.ones(x.shape, bool) if where is None else np.broadcast_to(where, x.shape)
@@ -157,15 +152,12 @@ def test_a_large_mean_costs_no_digits_of_the_variance(masked):
     computed = moments(x, (0, 1, 2), where=where)
     np.testing.assert_allclose(computed.var.ravel(), exact, rtol=1e-5)
     np.testing.assert_allclose(computed.mean.ravel(), x.mean((0, 1, 2), np.float64, where=members), rtol=1e-7)
-    # The short formula: 1e8 has a spacing of 8 in float32, which swallows a variance of 1.
-    mean, mean_square = (jnp.mean(power, (0, 1, 2), where=members) for power in (x, jnp.square(x)))
-    assert np.abs((mean_square - mean**2) / exact - 1).max() > 0.5
 
 
 def test_a_norm_of_numbers_under_a_large_mean_is_as_exact_as_they_are():
     # A float32 at 1e6 is a multiple of 1/16, so that the mean as it rounds is up to 0.03 off; the output is not.
     x = draw(64, 6, mean=1e6, std=1.0)
-    close(normalization(x, TABLE["batch"])[0], reference("batch", x)[0], 1e-5)
+    close(normalization(x, TABLE["batch"])[0], reference("batch", x)[0], tolerance=1e-5)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("group", jnp.bfloat16), ("rms", jnp.float16)])
@@ -194,20 +186,13 @@ def test_float64_stays_float64():
 @pytest.mark.parametrize("name", CLASSIC)
 def test_a_masked_array_equals_the_definition_on_what_is_left(name):
     x = draw(4, 7, 3, 6)
-    # Element by element, so every set has a count of its own; and of a lower rank than x, which broadcasts.
-    for where in (np.random.default_rng(1).random(x.shape) < 0.6, (np.arange(7) < 4)[:, None, None]):
+    # Element by element, so every set has a count of its own; of a lower rank than x, which broadcasts; and of nothing.
+    random = np.random.default_rng(1).random(x.shape) < 0.6
+    for where in (random, (np.arange(7) < 4)[:, None, None], np.zeros((4, 1, 1, 1), bool)):
         for actual, expected in zip(ours(name, x, where=where), reference(name, x, where=where), strict=True):
             close(actual, expected)
-
-
-@pytest.mark.parametrize("name", ["batch", "group"])
-def test_everything_masked_has_statistics_of_zero_and_stays_finite(name):
-    x = draw(3, 5, 4, 6)
-    y, mean, var, count = ours(name, x, where=np.zeros((3, 1, 1, 1), bool))
-    for statistic in (mean, var, count):
-        np.testing.assert_array_equal(statistic, np.zeros_like(x))
-    # By the formula with mean 0 and variance 0.
-    close(y, x / np.sqrt(EPSILON))
+            # The statistics of no element are exactly zero.
+            np.testing.assert_array_equal(actual == 0, expected == 0)
 
 
 @pytest.mark.parametrize("large_mean", [0.5, 1e4])
@@ -218,13 +203,10 @@ def test_statistics_of_members_with_unequal_counts_equal_those_of_one_array(larg
     counted = np.concatenate([shard[: min(d, 4)] for d, shard in enumerate(x)]).astype(np.float64)
     merged = partial(moments, axes=(0, 1), axis_name="data")
     computed = jax.pmap(lambda x, where: merged(x, where=where), axis_name="data")(x, where)
-    for statistic, expected in zip(
-        computed, (counted.mean((0, 1)), counted.var((0, 1)), np.full(6, 22 * 5)), strict=True
-    ):
+    of_all = (counted.mean((0, 1)), counted.var((0, 1)), np.full(6, 22 * 5))
+    for statistic, expected in zip(computed, of_all, strict=True):
         for member in statistic:
             np.testing.assert_allclose(np.broadcast_to(member, (1, 1, 6))[0, 0], expected, rtol=1e-5)
-    # The mean of the members' means is another.
-    assert large_mean > 1 or np.abs(x[1:].mean((0, 1, 2)) - counted.mean((0, 1))).max() > 1e-3
 
 
 def test_axis_index_groups_merge_within_their_members_only():
@@ -238,10 +220,7 @@ def test_axis_index_groups_merge_within_their_members_only():
                 np.testing.assert_allclose(merged[device], np.broadcast_to(one, merged[device].shape), rtol=1e-5)
 
 
-AFFINE_SHAPES = [(), (6,), (3, 1, 1, 6), (5, 4, 1), (3, 5, 4, 6)]
-
-
-@pytest.mark.parametrize("shape", AFFINE_SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (6,), (3, 1, 1, 6), (5, 4, 1), (3, 5, 4, 6)], ids=str)
 def test_scale_and_bias_of_any_shape_that_broadcasts(shape):
     x, scale, bias = draw(3, 5, 4, 6), draw(*shape, seed=1), draw(*shape, seed=2)
     standard, mean, var, _ = reference("instance", x)

@@ -5,6 +5,7 @@ All in float64 unless a test says otherwise.
 
 from functools import partial
 
+import compare
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +35,8 @@ PARAMETERS = {
     "var_logits": RANDOM.normal(size=3),
 }
 
+close = partial(compare.close, tolerance=1e-10)
+
 every_row = pytest.mark.parametrize("name", TABLE)
 # Where every row would take long: one of each kind, with a mask or without.
 KINDS = [("batch", MASK), ("ghost_batch", None), ("group", None), ("batch_instance", MASK), ("local_response", None)]
@@ -60,16 +63,6 @@ def loss(name, x, params, where=None, weights=WEIGHTS, **options):
     """A number that depends on every element of the output, and not linearly."""
     options = {"running": RUNNING if name == "batch_renorm" else None} | options
     return jnp.sum(jnp.sin(run(name, x, params, where, **options)[0]) * weights)
-
-
-def close(computed, expected, tolerance=1e-10, name=""):
-    """Compares every leaf, relative to its largest expected value."""
-    assert jax.tree.structure(computed) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(computed), jax.tree.leaves(expected), strict=True):
-        other = np.asarray(other, np.float64)
-        assert one.shape == other.shape
-        largest = max(1.0, np.abs(other).max())
-        np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=0, atol=tolerance * largest, err_msg=name)
 
 
 def inner(one, other):
@@ -141,7 +134,7 @@ def beside_plain_calls(layer, x):
 
 def check_each(pairs, tolerance):
     for name, (computed, expected) in pairs.items():
-        close(computed, expected, tolerance, name)
+        close(computed, expected, tolerance=tolerance, name=name)
 
 
 @every_row
@@ -189,7 +182,7 @@ def test_bfloat16_equals_float64(name):
     exact = jax.tree.map(lambda array: array.astype(jnp.float64), (x, params))
     computed, expected = jax.jit(lambda *pair: [value_and_gradients(*given) for given in pair])((x, params), exact)
     assert jax.tree.map(lambda leaf: leaf.dtype, computed) == jax.tree.map(lambda leaf: leaf.dtype, (x, x, params))
-    close(computed, expected, 1e-2)
+    close(computed, expected, tolerance=1e-2)
 
 
 def gradient_and_its_tangent(function, x, direction):

@@ -8,54 +8,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_train
 from drawn import drawn
-from test_train import interrupted
+from test_train import DATASET, interrupted, programs
 
 from normres.cli import main
-from normres.configs import base
-from normres.data import Dataset
 from normres.errors import UserError
-from normres.runs import config as configs
 from normres.runs import local, sweep
 from normres.runs.fields import digest
 from normres.show import probe_commands
 from normres.training import probe
 from normres.training.loop import fit
 from normres.training.networks import build_network
-from normres.training.programs import Programs
 from normres.training.step import build_state
 
 TINY = {
-    "model.depth": 8,
-    "model.width": 4,
-    "model.norm_groups": 2,
-    "train.steps": 4,
-    "train.batch_size": 8,
-    "train.eval_batch_size": 8,
-    "train.log_every": 1,
-    "train.eval_every": 2,
-    "train.checkpoint_every": 2,
-    "optim.warmup_steps": 1,
-    "data.preprocess": "none",
-    "train.dtype": "float32",
-    "train.ops": "plain",
+    "model__norm_groups": 2,
+    "train__steps": 4,
+    "train__batch_size": 8,
+    "train__eval_batch_size": 32,
+    "train__log_every": 1,
+    "train__eval_every": 2,
+    "train__checkpoint_every": 2,
+    "optim__warmup_steps": 1,
+    "data__preprocess": "none",
 }
 
 
 def config(**changes):
-    return configs.apply(base.get_config("demo"), TINY | {key.replace("__", "."): v for key, v in changes.items()})
+    return test_train.config(**TINY | changes)
 
 
-def random_dataset():
-    random = np.random.default_rng(0)
-
-    def split(size):
-        return random.integers(0, 256, (size, 8, 8, 3)).astype(np.uint8), random.integers(0, 10, size).astype(np.int32)
-
-    return Dataset("cifar10", "embedded", *split(24), *split(8), tuple("abcdefghij"))
-
-
-DATASET = random_dataset()
 DATA = {"images": DATASET.train_images[:8], "labels": DATASET.train_labels[:8]}
 
 
@@ -76,26 +59,24 @@ def probed(**changes):
     return {name: np.asarray(value, np.float64) for name, value in jax.jit(measure)(state.params).items()}, state
 
 
-def by_hand(params, images, shortcut, np=np):
-    """Returns responses, sums, outputs and logits of a ResNet-8 of width 4 with layer norm; `np` may be jax.numpy."""
+def by_hand(params, images, shortcut):
+    """Returns responses, sums, outputs and logits of a ResNet-8 of width 4 with layer norm."""
     responses, sums, outputs = [], [], []
 
     def conv(x, kernel, stride=1):
         size = kernel.shape[0]
-        padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+        padded = jnp.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
         height, width = x.shape[1:3]
         y = sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(size) for j in range(size))
         return y[:, ::stride, ::stride]
 
     def norm(x):  # whose scale is 1 and whose bias is 0, before training
         axes = (1, 2, 3)
-        y = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+        y = (x - x.mean(axes, keepdims=True)) / jnp.sqrt(x.var(axes, keepdims=True) + 1e-5)
         responses.append(y.reshape(-1, y.shape[-1]).std(0).mean())
         return y
 
-    def relu(x):
-        return np.maximum(x, 0)
-
+    relu = jax.nn.relu
     x = relu(norm(conv(images, params["stem_conv1"]["kernel"])))
     for stage in (1, 2, 3):
         layers, stride = params[f"stage{stage}_first"], 1 if stage == 1 else 2
@@ -103,7 +84,7 @@ def by_hand(params, images, shortcut, np=np):
         y = norm(conv(y, layers["conv2"]["kernel"]))
         if shortcut:
             side = x[:, ::stride, ::stride]
-            y = y + np.pad(side, ((0, 0),) * 3 + ((0, y.shape[-1] - side.shape[-1]),))
+            y = y + jnp.pad(side, ((0, 0),) * 3 + ((0, y.shape[-1] - side.shape[-1]),))
         sums.append(y)
         x = relu(y)
         outputs.append(x)
@@ -111,10 +92,17 @@ def by_hand(params, images, shortcut, np=np):
 
 
 @pytest.mark.parametrize("shortcut", ["A", "none"])
-def test_activations_by_hand(shortcut):
+def test_activations_and_gradient_norms_are_those_of_the_network_by_hand(shortcut):
     values, state = probed(model__norm="layer", model__shortcut=shortcut)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
-    responses, sums, outputs, _ = by_hand(params, DATA["images"] / 255, shortcut == "A")
+
+    def loss(params):
+        *activations, logits = by_hand(params, DATA["images"] / 255, shortcut == "A")
+        return jnp.mean(jnp.log(jnp.exp(logits).sum(1)) - logits[jnp.arange(8), DATA["labels"]]), activations
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
+        by_jax = jax.jit(jax.grad(loss, has_aux=True))(params)
+    gradients, (responses, sums, outputs) = jax.device_get(by_jax)
     np.testing.assert_allclose(values["response"], responses, rtol=1e-4)
     np.testing.assert_allclose(values["mean"], [x.mean() for x in sums], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(values["variance"], [x.var() for x in sums], rtol=1e-4)
@@ -123,19 +111,6 @@ def test_activations_by_hand(shortcut):
         rows = [row.ravel() / np.linalg.norm(row) for row in x]
         cosines.append(np.mean([a @ b for i, a in enumerate(rows) for b in rows[:i]]))
     np.testing.assert_allclose(values["similarity"], cosines, rtol=1e-4)
-
-
-@pytest.mark.parametrize("shortcut", ["A", "none"])
-def test_gradient_norms_are_those_of_the_network_by_hand(shortcut):
-    values, state = probed(model__norm="layer", model__shortcut=shortcut)
-
-    def loss(params):
-        *_, logits = by_hand(params, DATA["images"] / 255, shortcut == "A", jnp)
-        return jnp.mean(jnp.log(jnp.exp(logits).sum(1)) - logits[jnp.arange(8), DATA["labels"]])
-
-    with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
-        gradients = jax.jit(jax.grad(loss))(params)
     # In the order of depth: the stem, and the two convolutions of each block.
     kernels = [gradients["stem_conv1"]]
     kernels += [gradients[f"stage{stage}_first"][f"conv{number}"] for stage in (1, 2, 3) for number in (1, 2)]
@@ -197,7 +172,7 @@ def test_numbers_beyond_float32s_squares():
 
 @pytest.fixture(scope="module")
 def built():
-    return Programs(config(train__probe_every=2), DATASET, "float32", jax.devices()[:1])
+    return programs(**TINY, train__probe_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +181,7 @@ def straight(built):
 
 
 def test_a_run_is_probed_at_its_steps_and_computes_the_same(straight):
-    without = Programs(config(), DATASET, "float32", jax.devices()[:1])
+    without = programs(**TINY)
     plain = list(fit(without, without.initial_state()))
     assert [event.step for event, _ in straight if event.kind == "probe"] == [0, 2, 4]
     assert [event for event, _ in straight if event.kind != "probe"] == [event for event, _ in plain]  # bit for bit
@@ -215,13 +190,13 @@ def test_a_run_is_probed_at_its_steps_and_computes_the_same(straight):
     assert [len(first[name]) for name in probe.QUANTITIES] == [7, 7, 3, 3, 3]
 
 
-@pytest.mark.parametrize("asked", range(1, 9))
+@pytest.mark.parametrize("asked", range(1, 10))
 def test_stopped_anywhere_it_goes_on_to_the_same_lines(built, straight, asked):
     assert interrupted(built, asked) == [event for event, _ in straight if event.kind != "checkpoint"]
 
 
 def test_eight_devices_measure_what_one_does(straight):
-    eight = Programs(config(train__parallel="pmap", train__probe_every=2), DATASET, "float32", jax.devices())
+    eight = programs(8, **TINY, train__parallel="pmap", train__probe_every=2)
     first = next(event.values for event, _ in straight if event.kind == "probe")
     second = eight.probe(eight.initial_state())
     assert first.keys() == second.keys()

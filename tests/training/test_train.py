@@ -48,8 +48,7 @@ def config(**changes):
     return configs.apply(base.get_config("demo"), SMALL | {key.replace("__", "."): v for key, v in changes.items()})
 
 
-@pytest.fixture(scope="module")
-def dataset():
+def random_dataset():
     random = np.random.default_rng(0)
 
     def split(size):
@@ -61,8 +60,11 @@ def dataset():
     return Dataset("cifar10", "embedded", *split(40), *split(21), tuple("abcdefghij"))
 
 
-def programs(dataset, devices=1, dtype="float32", ops=PLAIN, **changes):
-    return Programs(config(**changes), dataset, dtype, jax.devices()[:devices], ops=ops)
+DATASET = random_dataset()
+
+
+def programs(devices=1, dtype="float32", ops=PLAIN, **changes):
+    return Programs(config(**changes), DATASET, dtype, jax.devices()[:devices], ops=ops)
 
 
 def after_steps(programs, steps=3):
@@ -87,23 +89,23 @@ RANDOM = {"model__shortcut": "dropout", "model__stochastic_depth": 0.5, "model__
 
 
 @pytest.mark.parametrize(("parallel", "fields"), [("jit", RANDOM), ("pmap", {})])
-def test_eight_devices_equal_one(dataset, parallel, fields):
-    one, losses_of_one = after_steps(programs(dataset, **fields))
-    eight, losses = after_steps(programs(dataset, 8, train__parallel=parallel, **fields))
+def test_eight_devices_equal_one(parallel, fields):
+    one, losses_of_one = after_steps(programs(**fields))
+    eight, losses = after_steps(programs(8, train__parallel=parallel, **fields))
     np.testing.assert_allclose(losses, losses_of_one, rtol=1e-4)
     assert_close(eight, one)
     assert len(jax.tree.leaves(eight.params)[0].sharding.device_set) == 8
 
 
-def test_per_device_statistics_are_each_devices_own(dataset):
-    own = programs(dataset, 8, train__parallel="pmap", train__sync_batch_norm=False)
+def test_per_device_statistics_are_each_devices_own():
+    own = programs(8, train__parallel="pmap", train__sync_batch_norm=False)
     state, _ = after_steps(own, 1)
     # By hand: the stem's mean for each device's two examples, averaged over devices, after one step at momentum 0.9.
     start = own.initial_state()
     indices = np.asarray(own.examples(0))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    images = preprocess.preprocess("pixel_mean", jnp.asarray(dataset.train_images[indices]), own.data["train"])
+    images = preprocess.preprocess("pixel_mean", jnp.asarray(DATASET.train_images[indices]), own.data["train"])
     images = augment.crop_flip(images, keys)
     variables = {"params": start.params, "batch_stats": start.batch_stats}
     model = ResNet(model_config(config(), 10, "float32"), train=True)
@@ -111,19 +113,19 @@ def test_per_device_statistics_are_each_devices_own(dataset):
     parts = [seen(variables, images[2 * device : 2 * device + 2])[1] for device in range(8)]
     expected = jax.tree.map(lambda *values: np.mean(values, axis=0), *parts)["batch_stats"]
     assert_close(state.batch_stats, expected)
-    whole, _ = after_steps(programs(dataset), 1)
+    whole, _ = after_steps(programs(), 1)
     variance = lambda state: np.asarray(state.batch_stats["stage1_first"]["norm2"]["var"])  # noqa: E731
     assert not np.allclose(variance(state), variance(whole), rtol=1e-3)
 
 
-def test_fit_yields_every_event_at_its_step_however_many_are_one_program(dataset, monkeypatch):
-    alone, together = (programs(dataset, train__steps_per_program=most) for most in (1, 8))
+def test_fit_yields_every_event_at_its_step_however_many_are_one_program(monkeypatch):
+    alone, together = (programs(train__steps_per_program=most) for most in (1, 8))
     other = PLAIN._replace(conv=lambda *arguments: PLAIN.conv(*arguments))
     chosen = [(PLAIN, 1), (other, 1), (other, 8)]
-    most = [programs(dataset, devices, ops=ops, train__steps_per_program=0) for ops, devices in chosen]
+    most = [programs(devices, ops=ops, train__steps_per_program=0) for ops, devices in chosen]
     assert [built.steps_per_program for built in most] == [1, 8, 1]
     own = f"{Path(__file__).parents[1] / 'runs/small_network.py'}:Net"  # in plain JAX, whatever the operations are
-    assert programs(dataset, 1, ops=other, train__steps_per_program=0, model__module=own).steps_per_program == 1
+    assert programs(1, ops=other, train__steps_per_program=0, model__module=own).steps_per_program == 1
     dispatched, train = [], together.train
 
     def noted(state, step, count):
@@ -169,25 +171,25 @@ def test_programs_are_as_short_as_a_signal_may_wait(monkeypatch):
     assert (pace.count, len(waited)) == (8, 3)
 
 
-def test_resuming_equals_never_having_stopped(dataset, tmp_path):
-    built = programs(dataset)
+def test_resuming_equals_never_having_stopped(tmp_path):
+    built = programs()
     straight = [(event, leaves(state)) for event, state in fit(built, built.initial_state())]
     for event, state in fit(built, built.initial_state()):
         if event.kind == "checkpoint":
             checkpoint.save(tmp_path, event.step, state, {"measured": event.values}, lambda step: False)
             break
     saved, _ = checkpoint.newest(tmp_path)
-    restored = saved.state(programs(dataset, model__depth=8).initial_state())
+    restored = saved.state(programs(model__depth=8).initial_state())
     measured = saved.document["measured"]
-    resumed = [(event, leaves(state)) for event, state in fit(programs(dataset), restored, measured=measured)]
+    resumed = [(event, leaves(state)) for event, state in fit(programs(), restored, measured=measured)]
     expected = straight[-len(resumed) :]
     assert [event for event, _ in resumed] == [event for event, _ in expected]  # bit for bit, values included
     for ours, theirs in zip(resumed[-1][1], expected[-1][1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_told_to_stop_it_saves_and_leaves(dataset):
-    built = programs(dataset)
+def test_told_to_stop_it_saves_and_leaves():
+    built = programs()
     calls = iter([False, False, True])
     (event,) = [event for event, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
     assert (event.kind, event.step, len(event.values["loss"])) == ("checkpoint", 2, 2)
@@ -206,28 +208,28 @@ def interrupted(built, asked):
 
 
 @pytest.mark.parametrize("asked", range(1, 14))
-def test_stopped_anywhere_it_goes_on_to_the_same_curve(dataset, asked):
+def test_stopped_anywhere_it_goes_on_to_the_same_curve(asked):
     """Between programs and in evaluations, at the last step too: every event comes once, with the same numbers."""
-    built = programs(dataset)
+    built = programs()
     straight = fit(built, built.initial_state())
     assert interrupted(built, asked) == [event for event, _ in straight if event.kind != "checkpoint"]
 
 
-def test_evaluation_counts_every_example_once(dataset):
-    built = programs(dataset, 8)  # 21 examples in batches of 16: eleven of the last are padding
+def test_evaluation_counts_every_example_once():
+    built = programs(8)  # 21 examples in batches of 16: eleven of the last are padding
     state = built.initial_state()
     computed = built.evaluate(state, "test")
-    images = preprocess.preprocess("pixel_mean", jnp.asarray(dataset.test_images), built.data["test"])
+    images = preprocess.preprocess("pixel_mean", jnp.asarray(DATASET.test_images), built.data["test"])
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = np.asarray(ResNet(built.model).apply(variables, images), np.float64)
-    chosen = np.log(np.exp(logits).sum(1)) - logits[np.arange(21), dataset.test_labels]
+    chosen = np.log(np.exp(logits).sum(1)) - logits[np.arange(21), DATASET.test_labels]
     assert computed["loss"] == pytest.approx(chosen.mean(), rel=1e-5)
-    assert computed["error"] == np.mean(logits.argmax(1) != dataset.test_labels)
+    assert computed["error"] == np.mean(logits.argmax(1) != DATASET.test_labels)
 
 
-def test_training_learns_and_bfloat16_follows(dataset):
-    exact = after_steps(programs(dataset), 1)[1][0, 0]
-    built = programs(dataset, dtype="bfloat16", train__steps=40, optim__warmup_steps=5)
+def test_training_learns_and_bfloat16_follows():
+    exact = after_steps(programs(), 1)[1][0, 0]
+    built = programs(dtype="bfloat16", train__steps=40, optim__warmup_steps=5)
     state, metrics = after_steps(built, 40)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {jnp.dtype("float32")}
     # Guessing has log(10) = 2.3.
@@ -237,16 +239,10 @@ def test_training_learns_and_bfloat16_follows(dataset):
     assert metrics[0, 0] != exact
 
 
-def test_a_diverged_run_says_where(dataset):
-    built = programs(dataset, optim__learning_rate=1e30)
-    state = built.initial_state()
-    first_bad, losses = None, []
-    for step in range(6):
-        state, metrics = built.train(state, step)
-        losses.append(float(metrics["loss"][0]))
-        if first_bad is None and not np.isfinite(losses[-1]):
-            first_bad = step + 1
-    assert first_bad is not None
+def test_a_diverged_run_says_where():
+    built = programs(optim__learning_rate=1e30)
+    losses = after_steps(built, 6)[1][:, 0]
+    first_bad = np.flatnonzero(~np.isfinite(losses))[0] + 1
     events = [event for event, _ in fit(built, built.initial_state())]
     assert (events[-1].kind, events[-1].step) == ("diverged", first_bad)
     assert all(event.kind == "train" for event in events[:-1])
@@ -260,8 +256,8 @@ HELD = {
 }
 
 
-def test_the_hold_ends_when_the_training_error_falls(dataset):
-    _, metrics = after_steps(programs(dataset, **HELD), 6)
+def test_the_hold_ends_when_the_training_error_falls():
+    _, metrics = after_steps(programs(**HELD), 6)
     rates = metrics[:, 2]
     # The running error starts at 1 and keeps 0.98 of itself; the rate of a step knows the errors before it.
     running, expected = 1.0, []
@@ -275,30 +271,30 @@ def test_the_hold_ends_when_the_training_error_falls(dataset):
     assert rates[-1] == pytest.approx(0.1), "the hold never ended: this test would show nothing"
 
 
-def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values(dataset):
-    first = programs(dataset, **HELD)
+def test_runs_of_one_shape_share_a_program_and_train_by_their_own_values():
+    first = programs(**HELD)
     compiled, losses = first.compile(), after_steps(first)[1]
     own = {"seed": 3, "optim__learning_rate": 0.05, "optim__momentum": 0.5, "optim__weight_decay": 0.1}
     # A network that is held sees the rate at which it is held.
     own |= {"optim__hold_learning_rate": 0.02, "optim__hold_until_error": 0.9}
     for fields in [{"seed": 3}, {"optim__momentum": 0.5}, {"optim__weight_decay": 0.1}, own]:
-        other = programs(dataset, **HELD | fields)
+        other = programs(**HELD | fields)
         assert other.compile() is compiled
         others = after_steps(other)[1]
         assert not np.array_equal(losses, others)
     # As from a program that was compiled for the last run alone.
     compiled_steps.cache_clear()
-    np.testing.assert_array_equal(after_steps(programs(dataset, **HELD | own))[1], others)
+    np.testing.assert_array_equal(after_steps(programs(**HELD | own))[1], others)
 
 
-def test_a_batch_that_does_not_divide_over_the_devices_is_named(dataset):
+def test_a_batch_that_does_not_divide_over_the_devices_is_named():
     with pytest.raises(UserError, match=r"config\.train\.batch_size=12 is not a multiple of the 8 devices"):
-        programs(dataset, 8, train__batch_size=12)
+        programs(8, train__batch_size=12)
 
 
-def test_each_stream_of_random_numbers_has_a_seed_of_its_own(dataset):
+def test_each_stream_of_random_numbers_has_a_seed_of_its_own():
     def seen(**seeds):
-        built = programs(dataset, **RANDOM, **{f"seeds__{stream}": seed for stream, seed in seeds.items()})
+        built = programs(**RANDOM, **{f"seeds__{stream}": seed for stream, seed in seeds.items()})
         return built, leaves(built.initial_state().params), built.examples(0)
 
     built, start, indices = seen()
@@ -311,9 +307,9 @@ def test_each_stream_of_random_numbers_has_a_seed_of_its_own(dataset):
             assert after_steps(other, 1)[1][0, 0] != loss
 
 
-def test_auxiliary_losses_count_by_their_weight(dataset):
+def test_auxiliary_losses_count_by_their_weight():
     def trained(**fields):
-        return after_steps(programs(dataset, **fields), 2)[0].params["stage1_first"]["conv1"]["kernel"]
+        return after_steps(programs(**fields), 2)[0].params["stage1_first"]["conv1"]["kernel"]
 
     plain = trained()
     heads = {"model__auxiliary": (1, 2)}
@@ -334,7 +330,6 @@ def test_auxiliary_losses_count_by_their_weight(dataset):
         ("auto", 399, 20, "cpu", False),
         ("auto", 64_000, 122, "cpu", True),
         ("auto", 64_000, 128, "cpu", False),
-        ("auto", 64_000, 1202, "cpu", False),
         ("auto", 64_000, 20, "gpu", True),
         ("auto", 64_000, 20, "tpu", False),
         ("never", 64_000, 20, "cpu", False),
@@ -378,17 +373,17 @@ def test_unrolled_it_is_the_same_network_without_loops():
     assert_close(unrolled, scanned)
 
 
-def test_a_program_is_not_shared_by_networks_that_differ(dataset):
-    assert programs(dataset)._steps is not programs(dataset, model__shortcut="none")._steps
-    assert programs(dataset)._steps is not programs(dataset, 8)._steps
-    assert programs(dataset)._steps is not programs(dataset, dtype="bfloat16")._steps
+def test_a_program_is_not_shared_by_networks_that_differ():
+    assert programs()._steps is not programs(model__shortcut="none")._steps
+    assert programs()._steps is not programs(8)._steps
+    assert programs()._steps is not programs(dtype="bfloat16")._steps
     one, other = (PLAIN._replace(add=add) for add in (jnp.add, lambda x, y: x + y))
-    assert programs(dataset, ops=one)._steps is not programs(dataset, ops=other)._steps
+    assert programs(ops=one)._steps is not programs(ops=other)._steps
 
 
-def test_the_programs_of_a_long_sweep_do_not_pile_up(dataset):
+def test_the_programs_of_a_long_sweep_do_not_pile_up():
     for depth in range(8, 8 + 6 * 8, 6):
-        programs(dataset, model__depth=depth)
+        programs(model__depth=depth)
     gc.collect()
     alive = [thing for thing in gc.get_objects() if isinstance(thing, Steps)]
     assert len(alive) <= KEPT == 4
