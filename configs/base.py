@@ -142,7 +142,7 @@ FIELDS: dict[str, Field] = {
         how=True,
     ),
     "data.validation": Field(0, "training examples set aside, 5,000 in the papers", least=0, below=EXAMPLES),
-    "data.stratified": Field(False, "validation set and fraction keep the class proportions"),
+    "data.stratified": Field(False, "validation set and fraction keep the class proportions, or nearly"),
     "data.evaluate_on": Field("test", "the set that is evaluated", choices=("test", "validation")),
     "data.fraction": Field(
         1.0, "share of the training examples (without the validation set) that is kept", least=0, most=1

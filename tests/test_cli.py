@@ -184,11 +184,13 @@ def test_another_configs_directory_is_not_touched(finished, capsys):
     assert before == {path: path.read_bytes() for path in finished.iterdir() if path.is_file()}
 
 
-def test_a_directory_of_other_things_is_not_used(tmp_path, capsys):
-    (tmp_path / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize("name", ["thesis.tex", "README.md"])
+def test_a_directory_of_other_things_is_not_used(name, tmp_path, capsys):
+    (tmp_path / name).write_text("years of work")
     assert train(tmp_path) == 2
-    assert "not empty and holds no run (it has 'thesis.tex')" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert f"not empty and holds no run (it has {name!r})" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "years of work"
 
 
 def test_sweep_skips_what_is_done_and_report_draws_it(tmp_path, capsys):

@@ -70,6 +70,7 @@ class Dataset:
             "train_examples": len(self.train_labels),
             "test_examples": len(self.test_labels),
             "classes": len(self.class_names),
+            "class_names": list(self.class_names),
             "image_shape": list(self.train_images.shape[1:]),
             "evaluated_on": self.evaluated_on,
             "splits": self.splits,

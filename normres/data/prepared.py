@@ -52,9 +52,10 @@ def version_directory(name: str, path: str) -> Path:
     if len(configs := sorted({str(version.parent.relative_to(root)) for version in versions})) > 1:
         raise UserError(f"data.name={name}: {path} has {', '.join(configs)}; set data.name to one of them")
     if not versions:
+        maker = f"`normres data prepare {name} --from FILE --to DIR`" if name in CLASSES else "tensorflow_datasets"
         raise UserError(
             f"data.path={path}: no prepared data set there (looked for {name}/VERSION/dataset_info.json); "
-            f"`normres data prepare {name} --from FILE --to DIR` makes one"
+            f"{maker} makes one"
         )
     # As numbers: 10.0.0 is newer than 9.0.0.
     return max(versions, key=lambda version: [int(number) for number in re.findall(r"\d+", version.name)])
@@ -145,7 +146,8 @@ def _why_streamed(directory: Path, stream: str, image_shape: tuple[int, ...], sh
     if stream == "auto" and random_access:
         why = lazy.too_large(count * math.prod(image_shape))
     if not why:
-        must_fit(count, image_shape, f"data.path: {directory} (data.stream=always needs less)")
+        hint = " (data.stream=always needs less)" if random_access else ""
+        must_fit(count, image_shape, f"data.path: {directory}{hint}")
     return why
 
 

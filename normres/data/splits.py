@@ -102,8 +102,8 @@ def _add_label_noise(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
 def _order(labels: np.ndarray, stream: str, seed: int, stratified: bool = False) -> np.ndarray:
     """Returns a random order of the examples, any beginning of which is, stratified, in proportion of the classes.
 
-    The r-th of a class's n examples comes at (r + 1/2) / n of the way, so each beginning has every class's share
-    to within one example.
+    The r-th of a class's n examples comes at (r + 1/2) / n of the way (Webster's method).  So each beginning has every
+    class's share to within one example, if the classes are about equal; a class that is much larger may have more.
     """
     order = np.random.default_rng([seed, *_STREAMS[stream]]).permutation(len(labels))
     if not stratified:

@@ -141,7 +141,7 @@ class Difference:
         """Returns the seeds on each side with which `interval` would exclude `limit`; None for more than MOST_SEEDS."""
         for seeds in range(2, MOST_SEEDS + 1):
             error, freedom = self.spread(seeds)
-            distance = abs(self.mean - limit) / error if error else math.inf
+            distance = abs(self.mean - limit) / error if error else (math.inf if self.mean != limit else 0.0)
             if math.isinf(distance) or stats.nct.sf(stats.t.ppf((1 + level) / 2, freedom), freedom, distance) >= POWER:
                 return seeds
         return None

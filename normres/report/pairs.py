@@ -43,7 +43,7 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
         text = (
             judged[label].text(quantity.difference_unit, quantity.scale, quantity.digits)
             if label in judged
-            else "no number (diverged or not finished)"
+            else "no number (diverged, not finished or not measured)"
         )
         rows.append((label or "all", *means, text))
     caption = (

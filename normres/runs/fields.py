@@ -39,7 +39,8 @@ class Field:
       choices: the names that it may have, or "MODULE:TABLE": the keys of that table.  A tuple has names out of these.
       least, most, below: finite range of a number, or of each number of a tuple; below is not reached.
       longest: the most numbers of a tuple.
-      how: it says only how or where something is computed, read or written.  It is no part of a run's identity.
+      how: it says only how, where or when something is computed, read, measured or written.  It is no part of a run's
+        identity.
       before: the value that runs had before the field was added.  A run that has it keeps its name.
     """
 

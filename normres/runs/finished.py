@@ -18,7 +18,7 @@ from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from normres.data import preprocess
-from normres.data.dataset import sha256
+from normres.data.dataset import CLASSES, sha256
 from normres.errors import UserError, nearest
 from normres.runs import checkpoint, machine, results
 from normres.runs import config as configs
@@ -29,12 +29,14 @@ from normres.training.step import TrainState
 
 # Fields that may differ where a run is evaluated, beside those of the data.
 EVALUATION = ("train.eval_batch_size", "train.ops")
-# Of the data, what belongs to the training alone, or how it begins; and what must not be asked of other data.
+# Of the data, what belongs to the training alone, or how its name begins.
 OF_TRAINING: tuple[str, ...] = ("data.preprocess", "data.styles", "data.augmentation", "data.padding", "data.cut")
 OF_TRAINING += ("data.mixup", "data.label_noise")
-NOT_TRAINED: dict[str, Any] = {"data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0, "data.label_noise": 0.0}
-NOT_TRAINED |= {"data.validation": 0, "data.evaluate_on": "test", "data.stratified": False}
-NOT_TRAINED |= {"data.fraction": 1.0, "data.per_class": 0}
+# Fields that an evaluation does not read, at values that fit any data and devices.
+UNREAD: dict[str, Any] = {"data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0, "train.parallel": "jit"}
+# What must not be asked of other data.
+NOT_TRAINED: dict[str, Any] = {"data.label_noise": 0.0, "data.validation": 0, "data.evaluate_on": "test"}
+NOT_TRAINED |= {"data.fraction": 1.0, "data.per_class": 0, "data.stratified": False}
 DTYPES, WHICH = ("float32", "bfloat16"), ("last", "best")
 WEIGHTS = ("params.", "batch_stats.")  # how the names of a checkpoint's weights begin
 
@@ -115,7 +117,8 @@ def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
         why = f"no checkpoint to read: {reason}"
         record = results.read_record(path) if (path / "record.json").is_file() else {}
         if saved and record.get("status") == "finished" and saved.step != record.get("step"):
-            there = f"the newest weights are those of step {saved.step} (--which=best of evaluate and export: the best)"
+            best = " (--which=best of evaluate and export: the best)" * (saved.step == record.get("best_test_step"))
+            there = f"the newest weights are those of step {saved.step}{best}"
             saved, why = None, f"the last weights are not here: {reason}; {there}"
     if not saved:
         raise UserError(f"{folder}: {why}")
@@ -162,8 +165,10 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
         if name not in allowed:
             raise UserError(f"config.{name} is the run's own and stays; evaluate takes {', '.join(allowed)}")
     run = load(path, which)
-    others = overrides and any(f"data.{name}" in overrides for name in ("source", "name", "path"))
-    config = configs.apply(run.config, (NOT_TRAINED if others else {}) | {**(overrides or {})})
+    named = {*(overrides or {})} & {"data.source", "data.name", "data.path"}
+    # The same CIFAR may lie elsewhere; of a set of one's own, another place is another set.
+    others = named - ({"data.path"} if run.config.data.name in CLASSES else set())
+    config = configs.apply(run.config, UNREAD | (NOT_TRAINED if others else {}) | {**(overrides or {})})
     dataset = load_data(config)
     _check_fit(run, dataset.summary())
     if "data.corruptions" in (overrides or {}):
@@ -213,6 +218,12 @@ def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
         raise UserError(
             f"config.data.name={data['name']!r}: {data['classes']} classes, but the run was trained on "
             f"{trained['classes']} ({trained['name']})"
+        )
+    ours, theirs = (one.get("class_names", []) for one in (data, trained))  # older records have none
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise UserError(
+            f"config.data.path: the classes are {', '.join(ours[:3])}, ... in another order than the run's "
+            f"{', '.join(theirs[:3])}, ..."
         )
     if data["image_shape"][-1] != trained["image_shape"][-1]:
         raise UserError(f"config.data.source={data['source']!r}: images of {data['image_shape'][-1]} channels")

@@ -22,6 +22,7 @@ from normres.errors import UserError
 from normres.runs import checkpoint, claims, durable, hosts, note, results
 from normres.runs.fields import digest, flatten, identity
 from normres.runs.provenance import now
+from normres.training.optim import ends_alike
 
 SHARED_SECONDS = 60.0  # after which a shared disk shows on one host what another has written
 
@@ -101,6 +102,9 @@ class Journal:
     def _check_strangers(self) -> None:
         """Raises UserError if a directory in which nothing says which run it is holds something."""
         ours = {*results.OURS, "config.json"}
+        notes = self.path / "README.md"
+        if notes.is_file() and not notes.read_text(errors="replace").startswith(note.TITLES):
+            ours.remove(notes.name)
         for path in sorted(self.path.iterdir()):
             if path.name not in ours and not path.name.startswith(claims.NAME) and not path.name.endswith(".tmp"):
                 raise UserError(
@@ -182,7 +186,7 @@ class Journal:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
         steps, further = flatten(held).get("train.steps", config.train.steps), config.train.steps
         fading = config.model.auxiliary and config.optim.auxiliary_decay == "linear"
-        if further > steps and config.optim.schedule != "cosine" and not fading:  # no step depends on the last
+        if further > steps and not fading and ends_alike(config, steps):  # no step depends on the last
             held = {**held, "train": {**held["train"], "steps": further}}
             if identity(held) == identity(self.config):
                 if self.record.get("status") == "finished" and (not self.saved or self.saved.step != steps):

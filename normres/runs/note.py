@@ -8,6 +8,8 @@ from typing import Any
 from normres.runs import papers
 from normres.runs.fields import GONE, NOT_ADDED_LATER, AnyConfig, build, declared, flatten
 
+WITHOUT_PATH = ("embedded", "synthetic", "photographs", "auto")  # sources
+TITLES = ("# A run of normres\n", "# A sweep of ")  # how a note begins
 NOTE = """\
 # {title} of normres
 
@@ -72,7 +74,9 @@ def repeat_command(config: AnyConfig, workdir: Path) -> list[str]:
     own |= {name: value for name, value in values.items() if name not in known and name not in GONE}
     differ = {name: text for name, value in own.items() if (text := _argument(value)) != _argument(known.get(name))}
     fields = [f"--config.{name}={text}" for name, text in differ.items()]
-    return ["normres", "train", f"--config=base:{recipe}", *fields, f"--workdir={workdir}"]
+    # A kept run has no path.
+    where = [] if own["data.path"] or own["data.source"] in WITHOUT_PATH else ["--config.data.path=PATH"]
+    return ["normres", "train", f"--config=base:{recipe}", *fields, *where, f"--workdir={workdir}"]
 
 
 def _argument(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from normres.data.dataset import CLASSES
 from normres.data.sources import SOURCES
 from normres.models import BRANCHES, MODELS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, NetworkConfig
 from normres.models.variants import Shortcut
@@ -48,6 +49,7 @@ READ_IF: list[tuple[str, Callable[[ConfigDict], Any], str]] = [
     ("data.validation", lambda c: c.data.validation or c.data.fraction < 1 or c.data.per_class, "data.split_seed"),
     ("data.source", lambda c: "image_size" in SOURCES[c.data.source].reads, "data.image_size"),
     ("data.source", lambda c: "verify" in SOURCES[c.data.source].reads, "data.verify"),
+    ("data.name", lambda c: c.data.source != "parquet" or c.data.name in CLASSES, "data.verify"),
     ("data.source", lambda c: c.data.source not in ("embedded", "synthetic", "photographs"), "data.path"),
     ("data.source", lambda c: "styles" in SOURCES[c.data.source].reads, "data.styles"),
     ("model.dropout", lambda c: "dropout" in streams(c), "seeds.dropout"),
@@ -55,6 +57,7 @@ READ_IF: list[tuple[str, Callable[[ConfigDict], Any], str]] = [
     ("model.family", lambda c: MODELS[c.model.family].task == "classification", "optim.loss optim.label_smoothing"),
     ("train.batch_size", lambda c: c.train.batch_size > 1, "data.mixup data.cutmix"),
     ("train.parallel", lambda c: c.train.parallel == "pmap", "train.sync_batch_norm"),
+    ("model.norm", lambda c: c.model.module or find_spec(c.model.norm).running, "train.sync_batch_norm"),
 ]
 
 
@@ -63,7 +66,9 @@ def streams(config: ConfigDict) -> set[str]:
     data, model = config.data, config.model
     augments = data.augmentation != "none" or data.cutout or data.mixup or data.cutmix
     drops = model.module or model.dropout or model.stochastic_depth or SHORTCUTS[model.shortcut].dropout
-    return {"initialization", "order"} | ({"augmentation"} if augments else set()) | ({"dropout"} if drops else set())
+    begins = not config.init_from  # though a classifier of other classes begins anew
+    chosen = {"initialization": begins, "order": True, "augmentation": augments, "dropout": drops}
+    return {name for name, draws in chosen.items() if draws}
 
 
 def _pads(shortcut: Shortcut) -> bool:

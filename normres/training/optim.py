@@ -51,6 +51,14 @@ def learning_rate(config: ConfigDict, step: jax.Array, held: jax.Array | bool = 
     return jnp.where(held, jnp.minimum(optim.hold_learning_rate, rate), rate).astype(jnp.float32)
 
 
+def ends_alike(config: ConfigDict, steps: int) -> bool:
+    """Returns whether the first `steps` steps have the learning rates of a run that ends after them."""
+    shorter = config.copy_and_resolve_references()
+    shorter.train.steps = steps
+    own, other = (jax.vmap(partial(learning_rate, each))(jnp.arange(steps)) for each in (config, shorter))
+    return bool(jnp.array_equal(own, other))
+
+
 def holds(config: ConfigDict) -> bool:
     """Returns whether training starts at hold_learning_rate until the training error falls below hold_until_error.
 

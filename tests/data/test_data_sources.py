@@ -64,6 +64,7 @@ def test_summary_is_json_and_depends_on_every_array(tmp_path: Path) -> None:
         "train_examples": 10,
         "test_examples": 2,
         "classes": 10,
+        "class_names": list(data.class_names),
         "image_shape": [32, 32, 3],
         "evaluated_on": "test",
         "splits": {},

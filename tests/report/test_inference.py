@@ -123,6 +123,7 @@ def test_equal_seeds_do_not_crash():
     assert judge([Comparison(same, True), Comparison(Difference({0: 0.3, 1: 0.3}, {2: 0.3, 3: 0.3}), True)])[1].text()
     assert same.p_value(0) == 1
     assert same.seeds_to_decide(0.01, 0.95) == 2
+    assert same.seeds_to_decide(same.mean, 0.95) is None
     # The difference is the margin but for the rounding of binary fractions.
     assert Difference({0: 0.3, 1: 0.3}, {0: 0.31, 1: 0.31}).p_value(0.01) == 1
     assert Difference({0: 0.3, 1: 0.3}, {0: 0.4, 1: 0.4}).p_value(0) == 0

@@ -293,6 +293,8 @@ def test_seeds_that_nothing_draws_from_are_refused():
     with pytest.raises(UserError, match=r"with config.seeds.initialization, config.seeds.order fixed, all seeds are"):
         sweep.expand("base:demo", fixed, 2, ["model.depth=8"])
     assert len(sweep.expand("base:demo", fixed, 2, ["data.augmentation=flip"])) == 2
+    with pytest.raises(UserError, match=r"with config.seeds.order fixed, all seeds are the same run"):
+        sweep.expand("base:demo", {"seeds.order": "0", "init_from": "runs/one"}, 2, ["model.depth=8"])
 
 
 def test_a_fault_in_the_users_file_is_shown_with_its_place(tmp_path):

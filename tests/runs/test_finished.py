@@ -214,6 +214,29 @@ def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, t
     log = jax.nn.log_softmax(logits_of(runs.load(trained), dark))
     np.testing.assert_allclose(result["values"]["loss"], -np.mean(np.asarray(log)[np.arange(40), labels]), rtol=1e-5)
     assert result["data"]["test_examples"] == 40
+    # The same classes in another order: their numbers mean others.
+    names = runs.load(trained).record["data"]["class_names"][::-1]
+    np.savez(file, train_images=dark, train_labels=labels, test_images=dark, test_labels=labels, class_names=names)
+    with pytest.raises(UserError, match=r"the classes are truck, ship, horse, \.\.\. in another order than the run's"):
+        finished.evaluate(trained, overrides)
+
+
+def test_where_the_data_lie_and_how_the_run_was_trained_do_not_count(images, tmp_path, monkeypatch):
+    labels, one = np.arange(96) % 10, jax.devices()[:1]
+    arrays = {"train_images": images[:96], "train_labels": labels, "test_images": images[:9], "test_labels": labels[:9]}
+    for name in ("here", "moved"):
+        np.savez(tmp_path / name, **arrays)
+    fields = {"data__source": "npz", "data__path": str(tmp_path / "here.npz"), "data__fraction": 1.0}
+    fields |= {"data__validation": 64, "data__evaluate_on": "validation", "data__cutout": 12}
+    fields |= {"data__preprocess": "channel_mean", "train__parallel": "pmap"}
+    fields |= {"model__norm": "ghost_batch", "model__norm_sub_batches": 16}  # of one device: a half does not divide
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: one)
+        run = saved_run(tmp_path / "run", **fields)
+    moved = finished.evaluate(run, {"data.path": str(tmp_path / "moved.npz")})["data"]
+    assert (moved["evaluated_on"], moved["test_examples"]) == ("validation", 64)
+    small = finished.evaluate(run, {"data.source": "synthetic", "data.image_size": 8})["data"]
+    assert (small["evaluated_on"], small["image_shape"]) == ("test", [8, 8, 3])
 
 
 NOT_EVALUATED = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import optax
 import pytest
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from normres.configs import base
 from normres.errors import InterruptedRun, UserError
 from normres.runs import checkpoint, claims, durable, finished, journal, local, machine, results
 from normres.runs import config as configs
+from normres.training import optim
 
 FIELDS = {
     # As it compiles fast; test_cli.py and test_train.py stop and resume a ResNet.
@@ -356,9 +358,13 @@ def test_resuming_with_other_data_is_refused(tmp_path, stopped):
         local.run(config(), folder / NAME, Console(quiet=True), "run", lambda: other)
 
 
-def test_a_finished_run_goes_on_to_more_steps_where_the_schedule_allows_it(tmp_path, whole):
+def test_a_finished_run_goes_on_to_more_steps_where_the_schedule_allows_it(tmp_path, whole, monkeypatch):
     with pytest.raises(UserError, match=r"train\.steps is 6 there and 9 here"):  # the cosine depends on its end
         train(whole, train__steps=9)
+    monkeypatch.setitem(optim.SCHEDULES, "mine", lambda _, steps: optax.linear_schedule(0.1, 0.0, steps))
+    train(tmp_path / "mine", optim__schedule="mine")
+    with pytest.raises(UserError, match=r"train\.steps is 6 there and 9 here"):
+        train(tmp_path / "mine", optim__schedule="mine", train__steps=9)
     fields = {"optim__schedule": "step", "optim__boundaries": (5,)}
     train(tmp_path / "straight", train__steps=9, **fields)
     folder = tmp_path / "first"
