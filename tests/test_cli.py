@@ -228,9 +228,9 @@ def test_sweep_skips_what_is_done_and_report_draws_it(tmp_path, capsys):
     assert "2 of 2 arms are in " in capsys.readouterr().out
     # Or only those are trained again.
     next((tmp_path / "kept").glob("*rate=0.2*")).unlink()
-    again = [*sweep, f"--workdir={tmp_path / 'again'}", f"--again={tmp_path / 'kept'}", "--list"]
+    again = [*sweep, f"--workdir={tmp_path / 'again'}", f"--again={tmp_path / 'kept'}", "--seeds=2", "--list"]
     assert normres(*again) == 0
-    assert ["learning_rate=0.1," in line for line in capsys.readouterr().out.splitlines()] == [True]
+    assert ["learning_rate=0.1," in line for line in capsys.readouterr().out.splitlines()] == [True, True]
     assert normres("report", workdir) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert all(path.stat().st_size > 500 for path in paths)

@@ -13,7 +13,10 @@ from normres.norms.forms import activated
 
 
 class Sum:
-    """x + y, not computed yet: a rectifier that follows adds in its own pass, and anything else forces it."""
+    """x + y, not computed yet: a rectifier that follows adds in its own pass.
+
+    An array's operators and methods force it.  Functions of jax.numpy may refuse it before jnp.asarray has forced it.
+    """
 
     def __init__(self, x: jax.Array, y: jax.Array):
         self.x, self.y = x, y
@@ -29,7 +32,8 @@ def _forced(name: str) -> Any:
     return lambda self, *arguments: getattr(self.__jax_array__(), name)(*arguments)
 
 
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg", "getitem"):
+_ARITHMETIC = ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "matmul", "neg", "abs"]
+for _name in (*_ARITHMETIC, "getitem", "len", "iter", "lt", "le", "gt", "ge"):
     setattr(Sum, f"__{_name}__", _forced(f"__{_name}__"))
 
 

@@ -5,10 +5,13 @@ autodiff makes falls to a naive loop inside a scan.  Both gradients of a convolu
 are written as forward ones, and the kernel's, where its sides allow it, as one matrix product, which needs no
 transposes; or all three are C++ code (native/).
 
-Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does not.
+Reverse mode, reverse over reverse, vmap, scan and remat work; forward mode does not, and the C++ code has no third
+derivative.
 """
 
-from functools import partial
+import operator
+from collections.abc import Iterator
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -166,8 +169,8 @@ def _kernel_gradient_as_product(x: jax.Array, dy: jax.Array, size: int, stride: 
     # A pixel's `stride` columns as one: a shift by columns takes some of its channels from a neighbour.
     columns = x.reshape(batch, height, width // stride, stride * channels)
     parts = [columns[..., phase * channels : (phase + 1) * channels] for phase in phases]
-    left = _side_by_side(list(zip(parts, shifts, strict=True)), 2)
-    right = _side_by_side([(dy, -shift) for shift in of_rows], 1)
+    left = _side_by_side(tuple(parts), tuple(map(int, shifts)), 2)
+    right = _side_by_side((dy,) * len(of_rows), tuple(map(int, -of_rows)), 1)
     left, right = lax.optimization_barrier((left, right))
     left = left.reshape(batch, height // stride, stride, width // stride, size * channels).swapaxes(2, 3)
     rows = batch * (height // stride) * (width // stride)
@@ -177,19 +180,30 @@ def _kernel_gradient_as_product(x: jax.Array, dy: jax.Array, size: int, stride: 
     return jnp.moveaxis(product, 3, 1)[phases, np.searchsorted(of_rows, shifts)]
 
 
-def _side_by_side(shifted: list[tuple[jax.Array, int]], axis: int) -> jax.Array:
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _side_by_side(arrays: tuple[jax.Array, ...], shifts: tuple[int, ...], axis: int) -> jax.Array:
     """Returns array(... place + shift ...) for each array and shift along an axis, zero outside, joined by channels.
 
     Each is padded with zeros to its place among the channels, and their bits are ORed: one vectorized loop, where
     joining takes a copy for each pixel (six times as long for 16 channels).
     """
-    dtype, channels = shifted[0][0].dtype, shifted[0][0].shape[-1]
-    unsigned = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[dtype.itemsize]
-    joined = jnp.zeros((), unsigned)
-    for number, (array, shift) in enumerate(shifted):
+    unsigned = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[arrays[0].dtype.itemsize]
+    bits = tuple(lax.bitcast_convert_type(array, unsigned) for array in arrays)
+    return lax.bitcast_convert_type(reduce(operator.or_, _apart(bits, shifts, axis)), arrays[0].dtype)
+
+
+@_side_by_side.defjvp
+def _side_by_side_jvp(shifts: tuple[int, ...], axis: int, primals: Any, tangents: Any) -> Any:
+    # Bits have no derivative; of the numbers it is the same operation, by sums.
+    (arrays,), (changes,) = primals, tangents
+    return _side_by_side(arrays, shifts, axis), reduce(operator.add, _apart(changes, shifts, axis))
+
+
+def _apart(arrays: tuple[jax.Array, ...], shifts: tuple[int, ...], axis: int) -> Iterator[jax.Array]:
+    """Yields each array, shifted, at its place among the channels of all, with zeros around it."""
+    channels = arrays[0].shape[-1]
+    for number, (array, shift) in enumerate(zip(arrays, shifts, strict=True)):
         padding = [(0, 0, 0)] * array.ndim
-        padding[axis] = (-int(shift), int(shift), 0)
-        padding[-1] = (number * channels, (len(shifted) - 1 - number) * channels, 0)
-        bits = lax.bitcast_convert_type(array, unsigned)
-        joined = joined | lax.pad(bits, jnp.zeros((), unsigned), padding)
-    return lax.bitcast_convert_type(joined, dtype)
+        padding[axis] = (-shift, shift, 0)
+        padding[-1] = (number * channels, (len(arrays) - 1 - number) * channels, 0)
+        yield lax.pad(array, jnp.zeros((), array.dtype), padding)

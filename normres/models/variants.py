@@ -303,6 +303,13 @@ class ResNetConfig(NetworkConfig):
             raise ValueError(f"auxiliary={self.auxiliary}: there is no inner stage {wrong[0]}; choices: {inner}")
         if self.cardinality > 1 and not any(size > 1 for size in BRANCHES[self.block].kernels[1:-1]):
             raise ValueError(f"cardinality={self.cardinality} needs config.model.block='bottleneck'")
+        shortcut, first = SHORTCUTS[self.shortcut], self.features(0)[-1]
+        # A shortcut that only adds zeros cannot drop channels.
+        if shortcut.add and shortcut.project == "never" and self.stem_width > first:
+            raise ValueError(
+                f"stem_width={self.stem_width} must be at most {first}, the channels of the first block, with "
+                f"shortcut={self.shortcut!r}; B and C project"
+            )
         divided = "inner_width" if self.inner_width else "width"
         must_divide("cardinality", self.cardinality, divided, self.inner_width or self.width)
         return super().check()

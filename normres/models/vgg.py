@@ -64,5 +64,7 @@ class VGG(Network):
                 x = self.norm(f"stage{stage + 1}_norm{number}")(x, activation="relu")
             self.note("intermediates", f"stage{stage + 1}", x)
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        x = nn.Dropout(config.dropout, deterministic=not self.train)(self.pooled(x))
+        x = self.pooled(x)
+        self.note("intermediates", "pooled", x)
+        x = nn.Dropout(config.dropout, deterministic=not self.train)(x)
         return nn.Dense(config.classes, name="classifier")(x)

@@ -93,7 +93,8 @@ def spectrally_normalized(
 
 def lengths(kernel: jax.Array) -> jax.Array:
     """Returns the length of each output channel's kernel, (O,): the scale with which weight norm changes nothing."""
-    return jnp.sqrt(jnp.sum(lax.square(kernel), _fan_in_axes(kernel)))
+    wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    return jnp.sqrt(jnp.sum(lax.square(wide), _fan_in_axes(kernel)))
 
 
 @dataclass(frozen=True)

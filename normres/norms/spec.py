@@ -12,7 +12,6 @@ from normres.norms.moments import (
     Deviation,
     Moments,
     Reduction,
-    aligned,
     broadcastable,
     cleaned,
     deviation_and_moments,
@@ -153,7 +152,7 @@ def normalization(
       where: boolean, broadcastable to x; elements where it is False do not count in the statistics.
       axis_name: a device axis.  For a norm over N it splits the batch, and reductions over N are merged.  For any other
         norm it splits each example, and all reductions are merged.
-      residual: of x's shape, added to the normalized x.
+      residual: of x's shape, added to the normalized x in x's dtype.
       activation: a row of forms.ACTIVATIONS; not applied if norm(x) already has the spec's own nonlinearity.
 
     Returns:
@@ -171,7 +170,7 @@ def normalization(
     parameters = checked_parameters(x, spec, params or {})
     where = mask_for(x, where)
     if running is not None:
-        running = Moments(*(aligned(value, x.ndim) for value in running))
+        running = Moments(*(broadcastable(f"running {name}", value, x) for name, value in running._asdict().items()))
     wide = cleaned(x.astype(jnp.promote_types(x.dtype, jnp.float32)), where)
 
     def measured(over: str) -> tuple[Deviation, Moments]:
@@ -185,7 +184,7 @@ def normalization(
     terms = forms.Terms(wide, deviations, moments, running, parameters, spec.epsilon, spec.channel_axis % x.ndim, where)
     y = spec.form(terms).astype(x.dtype)
     if residual is not None:
-        y = y + residual
+        y = y + broadcastable("residual", residual, x).astype(x.dtype)
     own_activation = any(name in parameters for name in spec.activation)
     y = y if own_activation else forms.activated(y, activation)
     return y, moments[0] if moments else None

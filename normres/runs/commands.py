@@ -52,9 +52,9 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     from normres.runs.fields import digest
 
     arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
-    if options.again:  # by name, because the digest changes with the source of the data
-        names = {run.path.name.rpartition("-")[0] for run in results.read_runs(options.again)}
-        arms = [arm for arm in arms if arm.run_id.rpartition("-")[0] in names]
+    if options.again:  # by name, as the digest changes with the source of the data; without the seed that ends it
+        names = {run.path.name.rpartition("seed=")[0] for run in results.read_runs(options.again)}
+        arms = [arm for arm in arms if arm.run_id.rpartition("seed=")[0] in names]
         if not arms:
             raise UserError(f"--again={options.again} holds no run of these arms")
     runs = results.read_runs(options.kept) if options.kept else []

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from normres import files
 from normres.data import sources, splits
 from normres.errors import UserError, nearest
-from normres.models import MODELS, SHORTCUTS
+from normres.models import MODELS
 from normres.runs.fields import declared, flatten, recipe_of_command, shown
 
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
@@ -173,13 +173,6 @@ def _validate_model(config: ConfigDict) -> None:
         network.check_image(size, size)
     except ValueError as error:
         raise UserError(f"config.data.image_size={size}: {error}") from None
-    shortcut, stem = SHORTCUTS[getattr(network, "shortcut", "none")], getattr(network, "stem_width", 0)
-    # A shortcut that only adds zeros cannot drop channels.
-    if shortcut.add and shortcut.project == "never" and stem > (first := network.features(0)[-1]):
-        raise UserError(
-            f"config.model.stem_width={stem} must be at most {first}, the channels of the first block, with "
-            f"config.model.shortcut={network.shortcut!r}; B and C project"
-        )
     if model.unroll == "always" and (blocks := sum(getattr(network, "blocks", ()))) > MOST_UNROLLED:
         raise UserError(
             f"config.model.unroll='always' compiles each of the {blocks:,} blocks of config.model.depth="

@@ -66,15 +66,12 @@ def recalibrate(
       ValueError: no norm keeps running averages, or there is no batch.
     """
     stats = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables.get("batch_stats", {})).items()}
-    layers = sorted({path[:-1] for path in stats if path[-1] == "var"})
-    if not layers:
-        raise ValueError("no norm of this module keeps running averages in 'batch_stats'")
     rest = {name: value for name, value in variables.items() if name not in ("batch_stats", "moments")}
 
     @jax.jit
     def measure(stats: dict[Path, Any], arguments: tuple[Any, ...]) -> Any:
         held = {**rest, "batch_stats": unflatten_dict(stats)}
-        return module.apply(held, *arguments, mutable=["moments"])[1]["moments"]
+        return module.apply(held, *arguments, mutable=["moments"])[1].get("moments", {})
 
     before = dict(stats)
     passes, moved = 0, float("inf")
@@ -82,7 +79,7 @@ def recalibrate(
         passes += 1
         population = _population(measure(stats, arguments) for arguments in batches)
         moved = 0.0
-        for layer in layers:
+        for layer in population:
             # As they are stored: against what float32 rounds away the passes would never end.
             mean, var = (np.asarray(value, np.float32) for value in population[layer][:2])
             offset = _offset(stats[(*layer, "mean")], stats[(*layer, "var")], mean, var)
@@ -91,7 +88,7 @@ def recalibrate(
             stats |= {(*layer, name): value for name, value in held.items()}
     offsets = {
         "/".join(layer): _offset(*(held[(*layer, name)] for held in (before, stats) for name in ("mean", "var")))
-        for layer in layers
+        for layer in sorted(population)
     }
     return Recalibration({**rest, "batch_stats": unflatten_dict(stats)}, offsets, passes)
 
@@ -115,7 +112,7 @@ def _population(measured: Iterable[Any]) -> dict[Path, tuple[np.ndarray, np.ndar
                 var, count = squares / whole, old_count + count
             total[layer] = (mean, var, count)
     if not total:
-        raise ValueError("there is no batch to measure")
+        raise ValueError("no norm of this module keeps running averages, or there is no batch to measure")
     return total
 
 

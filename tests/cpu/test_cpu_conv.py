@@ -97,9 +97,10 @@ def test_scan_vmap_and_checkpoint_change_nothing():
     jax.tree.map(lambda array, wanted: close(array, wanted, 1e-5), mapped(kernels, dy), plainly(kernels, dy))
 
 
-# The C++ code is of float32, and of sides that the stride divides.
+# The C++ code and the kernel's gradient as a product are of float32, and of sides that the stride divides.
 @pytest.mark.parametrize(
-    ("native", "height", "dtype", "tolerance"), [(False, 5, np.float64, 1e-12), (True, 6, np.float32, 1e-5)]
+    ("native", "height", "dtype", "tolerance"),
+    [(False, 5, np.float64, 1e-12), (False, 6, np.float32, 1e-5), (True, 6, np.float32, 1e-5)],
 )
 def test_reverse_over_reverse_equals_autodiff(native, height, dtype, tolerance):
     if native and (missing := code.load()):

@@ -137,10 +137,17 @@ def test_statistics_and_gradients_merge_over_devices():
     close(*jax.jit(lambda x: [jax.value_and_grad(function)(x) for function in (spread, whole)])(jnp.asarray(X)))
 
 
-def test_float32_far_from_zero_is_float64_rounded():
-    x = np.float32(1e4 + X)
-    y, computed = jax.jit(lambda x: normalization(x, replace(norms.TABLE["batch"], epsilon=EPSILON)))(x)
+@pytest.mark.parametrize("how", ["plain", "masked", "merged"])
+def test_float32_far_from_zero_is_float64_rounded(how):
+    x, spec = np.float32(1e4 + X), replace(norms.TABLE["batch"], epsilon=EPSILON)
     exact = x.astype(np.float64)
+    if how == "merged":
+        merged = jax.vmap(partial(normalization, spec=spec, axis_name="parts"), axis_name="parts")
+        y, computed = jax.jit(merged)(x[:, None])
+        y, computed = y[:, 0], computed._replace(var=computed.var[0])
+    else:
+        where = np.ones(SHAPE, bool) if how == "masked" else None
+        y, computed = jax.jit(partial(normalization, spec=spec, where=where))(x)
     centred = exact - exact.mean((0, 1, 2))
     np.testing.assert_allclose(y, centred / np.sqrt(centred.var((0, 1, 2)) + EPSILON), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(computed.var.ravel(), centred.var((0, 1, 2)), rtol=1e-5)

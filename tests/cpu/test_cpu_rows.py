@@ -11,6 +11,7 @@ from jax import export
 
 pytest.importorskip("normres.cpu")
 from normres.cpu.activation import activation as relu
+from normres.cpu.activation import add
 from normres.cpu.normalization import normalization
 from normres.cpu.rows import ADDED, LONG, elementwise, summed
 from normres.norms import TABLE
@@ -118,6 +119,13 @@ def test_relu_is_flax_relu_and_so_are_its_gradients():
 def test_an_infinite_gradient_does_not_pass_where_the_rectifier_is_off():
     _, backward = jax.vjp(relu, jnp.array([[-1.0, 2.0]]))
     np.testing.assert_array_equal(backward(jnp.array([[jnp.inf, 3.0]]))[0], [[0.0, 3.0]])
+
+
+def test_operators_force_a_sum():
+    x, y = draw(2, 3), draw(2, 3, seed=1)
+    for use in (lambda s: s**2, lambda s: 1 / s, lambda s: s @ s.T, lambda s: s > 0, abs, len, jnp.asarray):
+        np.testing.assert_array_equal(use(add(x, y)), use(jnp.asarray(x) + jnp.asarray(y)))
+    assert [row.shape for row in add(x, y)] == [(3,), (3,)]
 
 
 def test_relu_under_vmap_and_checkpoint():

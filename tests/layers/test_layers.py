@@ -233,15 +233,17 @@ def test_norm_without_a_centre_may_keep_running_averages(sub_batches):
     close(changed["batch_stats"]["var"], 0.9 + 0.1 * np.square(x).mean((0, 1)))
 
 
-def test_moments_of_the_input_are_stored_also_in_evaluation():
-    x, mask = draw(4, 3, 5, 6), (np.arange(5) < 3)[:, None]
-    module = layers.Norm(TABLE["batch"], use_running_average=True)
-    _, measured = module.apply(module.init(jax.random.key(0), x), x, mask=mask, mutable=["moments"])
+@pytest.mark.parametrize(("norm", "evaluated"), [("batch", True), ("ghost_batch", True), ("ghost_batch", False)])
+def test_moments_of_the_input_are_stored_also_in_evaluation(norm, evaluated):
+    x, mask = draw(8, 3, 5, 6), (np.arange(5) < 3)[:, None]
+    module = layers.Norm(TABLE[norm], use_running_average=evaluated)
+    variables = module.init(jax.random.key(0), x)
+    _, measured = module.apply(variables, x, mask=mask, mutable=["moments", "batch_stats"])
     mean, var, count = measured["moments"]["input"]
     counted = x[:, :, :3]
     close(mean, counted.mean((0, 1, 2)))
     close(var, counted.var((0, 1, 2)))
-    np.testing.assert_array_equal(count, 4 * 3 * 3)
+    np.testing.assert_array_equal(count, 8 * 3 * 3)
 
 
 def test_conv_module():

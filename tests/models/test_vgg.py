@@ -41,8 +41,9 @@ def test_it_is_the_network_written_out():
             x = np.maximum(x, 0)
         x = x.reshape(4, side // 2, 2, side // 2, 2, -1).max((2, 4))
     expected = x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
-    logits, _ = model.apply(held, IMAGES, mutable=["batch_stats"])
+    logits, changed = model.apply(held, IMAGES, mutable=["batch_stats", "intermediates"])
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(changed["intermediates"]["pooled"][0], x.mean((1, 2)), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", norms.TABLE)

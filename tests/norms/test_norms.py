@@ -312,6 +312,11 @@ def test_sub_batches_are_pooled_by_their_counts():
             r"no parameter 'u'; it has scale, bias, v",
         ),
         (lambda x: normalization(x, TABLE["batch"], use_running=True), r"use_running needs running averages"),
+        (
+            lambda x: normalization(x, TABLE["batch"], running=Moments(*jnp.ones((3, 5))), use_running=True),
+            r"running mean of shape \(5,\) does not broadcast",
+        ),
+        (lambda x: normalization(x[:1], TABLE["batch"], residual=x), r"residual of shape \(3, 5, 4, 6\) does not"),
         (lambda x: find_spec("bacth"), r"norm='bacth' does not exist; did you mean 'batch'"),
     ],
 )

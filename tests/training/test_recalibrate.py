@@ -63,6 +63,17 @@ def test_a_mean_that_is_large_against_the_deviation_ends():
     assert recalibrate(layer, layer.init(jax.random.key(0), x), batches, max_passes=20).passes == 2
 
 
+def test_another_librarys_norm_stays_as_it_is():
+    x = np.random.default_rng(0).normal(2.0, 3.0, (8, 3, 3, 4)).astype(np.float32)
+    both = nn.Sequential([layers.Norm(norms.TABLE["batch"], use_running_average=True), nn.BatchNorm(True)])
+    computed = recalibrate(both, both.init(jax.random.key(0), x), [(x,)])
+    assert list(computed.offsets) == ["layers_0"]
+    np.testing.assert_array_equal(computed.variables["batch_stats"]["layers_1"]["mean"], np.zeros(4))
+    alone = nn.BatchNorm(True)
+    with pytest.raises(ValueError, match="no norm of this module keeps running averages"):
+        recalibrate(alone, alone.init(jax.random.key(0), x), [(x,)])
+
+
 def test_what_cannot_be_recalibrated_is_named():
     x = jnp.ones((2, 3, 3, 4))
     layer = layers.Norm(norms.TABLE["layer"])
