@@ -31,11 +31,13 @@ seed, curve, commit, versions and hardware. `make results` draws the page again.
 set again (`SEEDS=3`: with three seeds) and writes `runs/reproduce/NAME/certificate.md`. An arm is *the same* if all its
 numbers are equal, as on the same kind of machine with the same versions. Otherwise it *agrees* if the interval of the
 difference lies within 1 point, and *differs* if the interval does not contain 0. Three seeds rarely suffice for an
-interval within 1 point, so on another machine expect *cannot be judged*, which has the exit status 3.
+interval within 1 point, so on another machine expect *cannot be judged*. `scripts/reproduce.py`, which make calls, ends
+with status 0 if all agree, 1 if one differs, and 3 if some cannot be judged.
 
 Sets are named CONFIG-SIZE. `demo` sets are small (a few hundred steps of a narrow network on images that come with
 packages): they show what an experiment looks like, and decide little. `short` sets have the full CIFAR-10, width 16 and
-3,200 steps, the paper's schedule in proportion. `paper` sets have all of the paper's 64,000 steps.
+3,200 steps, the paper's schedule in proportion. `paper` sets have all of the paper's 64,000 steps. In sets of
+`batch_size` all batches see equally many images, so their steps differ; a `style` set has other recipes.
 """
 
 

@@ -117,7 +117,8 @@ CLIP_FLOOR = 1e-3  # the paper's epsilon, the least length in the bound: a param
 def adaptive_clip(gradients: Any, params: Any, factor: float) -> Any:
     """Shortens each unit's gradient to at most `factor` times the length of the unit's parameters.
 
-    A unit is an output channel of a kernel, or a whole scale, bias or scalar.  What is named `classifier` is left alone.
+    A unit is an output channel of a kernel, or a whole scale, bias or scalar.  A layer named `classifier` is left
+    alone.
     A scanned stage's parameters have a leading axis of depth, along which nothing is summed.
     Brock, De, Smith, Simonyan 2021, arXiv 2102.06171, section 4.1.
     """
