@@ -7,7 +7,7 @@ norms/table.py and norms/kernels.py.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from normres.layers.ops import CONVOLVED
 from normres.models.network import Network
-from normres.models.variants import BRANCHES, LAYOUTS, ORDERS, REMAT, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig
+from normres.models.variants import BRANCHES, LAYOUTS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, ResNetConfig
 from normres.norms.moments import STATISTICS
 
 # So few blocks after a stage's first are always unrolled: a loop would not compile faster, and would copy what the
@@ -249,6 +249,23 @@ class ResNet(WordRunner):
         fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup
         initial = nn.initializers.zeros if fixup else nn.initializers.lecun_normal()
         return nn.Dense(self.config.classes, kernel_init=initial, name=name)(x)
+
+
+class Remat(NamedTuple):
+    """What the backward pass of a block keeps; it computes the rest anew (Chen et al. 2016, arXiv 1604.06174)."""
+
+    convolutions: bool = False  # their outputs
+    statistics: bool = False  # the norms' sums
+    everywhere: bool = True  # or in scanned blocks only, whose loop must write and read what it keeps
+
+
+REMAT: dict[str, Remat | None] = {
+    "nothing": None,
+    "elementwise": Remat(convolutions=True, statistics=True),
+    "loops": Remat(convolutions=True, statistics=True, everywhere=False),
+    "block": Remat(),
+    "block_in_loops": Remat(statistics=True, everywhere=False),
+}
 
 
 def rematerialized(config: ResNetConfig, looped: bool) -> type[Block]:

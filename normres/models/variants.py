@@ -6,7 +6,7 @@ shortcuts).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 from normres.models.network import NetworkConfig, must_divide
 
@@ -198,31 +198,6 @@ RESIDUAL_SCALES: dict[str, ResidualScale] = {
 }
 
 
-class Remat(NamedTuple):
-    """What the backward pass of a block keeps; it computes the rest anew from the block's input.
-
-    Chen, Xu, Zhang, Guestrin 2016, arXiv 1604.06174.
-
-    Attributes:
-      convolutions: whether it keeps the convolutions' outputs.
-      statistics: whether it keeps the norms' sums.
-      everywhere: whether this goes for all blocks; else for scanned ones, whose loop must write and read what it keeps.
-    """
-
-    convolutions: bool = False
-    statistics: bool = False
-    everywhere: bool = True
-
-
-REMAT: dict[str, Remat | None] = {
-    "nothing": None,
-    "elementwise": Remat(convolutions=True, statistics=True),
-    "loops": Remat(convolutions=True, statistics=True, everywhere=False),
-    "block": Remat(),
-    "block_in_loops": Remat(statistics=True, everywhere=False),
-}
-
-
 @dataclass(frozen=True)
 class ResNetConfig(NetworkConfig):
     """Everything that determines the network.
@@ -243,7 +218,7 @@ class ResNetConfig(NetworkConfig):
         l of L has l / L of it.  One draw per block and step (and device, with pmap).
       zero_last_scale: whether the scale of norm2 (basic) or norm3 (bottleneck) of each branch starts at zero.
       auxiliary: stages, from 1 and before the last, with a classifier of their own.
-      remat: a row of REMAT.
+      remat: a row of resnet.REMAT.
       unrolled: compile every block on its own instead of one per stage: the same network, faster, compiled longer.
     """
 
@@ -304,12 +279,9 @@ class ResNetConfig(NetworkConfig):
         if self.cardinality > 1 and not any(size > 1 for size in BRANCHES[self.block].kernels[1:-1]):
             raise ValueError(f"cardinality={self.cardinality} needs config.model.block='bottleneck'")
         shortcut, first = SHORTCUTS[self.shortcut], self.features(0)[-1]
-        # A shortcut that only adds zeros cannot drop channels.
-        if shortcut.add and shortcut.project == "never" and self.stem_width > first:
-            raise ValueError(
-                f"stem_width={self.stem_width} must be at most {first}, the channels of the first block, with "
-                f"shortcut={self.shortcut!r}; B and C project"
-            )
+        if shortcut.add and shortcut.project == "never" and self.stem_width > first:  # zeros cannot drop channels
+            why = f"the channels of the first block, with shortcut={self.shortcut!r}; B and C project"
+            raise ValueError(f"stem_width={self.stem_width} must be at most {first}, {why}")
         divided = "inner_width" if self.inner_width else "width"
         must_divide("cardinality", self.cardinality, divided, self.inner_width or self.width)
         return super().check()
