@@ -74,8 +74,8 @@ def _total(over: Reduction, function: Callable[..., jax.Array], x: jax.Array, *o
 def _moments_and_rest(over: Reduction, x: jax.Array, where: jax.Array | None) -> tuple[Moments, jax.Array | None]:
     """Moments by two passes over x, and what rounding took from the mean: it is mean + rest exactly.
 
-    The rest is None where it is not known: for inputs below float32, whose own rounding is coarser, and where the mean
-    is not subtracted.
+    The rest is None where it is not known: for inputs below float32, whose own rounding is coarser; for masked or
+    merged statistics, of which those in float32 are not computed here; and where the mean is not subtracted.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     count = over.count(x, where, dtype)
