@@ -86,8 +86,8 @@ FIELDS: dict[str, Field] = {
         "auto",
         "what the backward pass computes anew: nothing | elementwise (norms, ReLUs; without dropout) | loops "
         "(elementwise, in scanned blocks only) | block (all, from its input: the least memory, a third more time) | "
-        "block_in_loops (all but the norms' sums, in scanned blocks only) | auto (in plain JAX loops, on a TPU "
-        "block_in_loops for narrow networks; else nothing)",
+        "block_in_loops (all but the norms' sums, in scanned blocks only) | auto (cpu ops: nothing; plain: loops, or "
+        "on a TPU with width <= 64 block_in_loops)",
         choices=("nothing", "elementwise", "loops", "block", "block_in_loops", "auto"),
         how=True,
     ),
@@ -131,7 +131,7 @@ FIELDS: dict[str, Field] = {
     "data.image_size": Field(32, "pixels; of the sources that scale images or invent them", least=1, most=SIDE),
     "data.styles": Field(
         ("cells",),
-        "of the source photographs: the pictures in whose styles the images are painted, in turns",
+        "source photographs: the style pictures, one for each image in turn",
         choices="normres.data.photographs:STYLES",
         before=("cells",),
     ),
@@ -158,7 +158,7 @@ FIELDS: dict[str, Field] = {
     "data.preprocess": Field(
         "pixel_mean",
         "pixel_mean (He 2015) | channel_mean | channel_mean_std (wide networks) | image_standardization (each image by "
-        "its own mean and deviation) | none; statistics of the training images",
+        "its own mean and std) | none; statistics of the training images",
         choices="normres.data.preprocess:KINDS",
     ),
     "data.augmentation": Field(
@@ -192,7 +192,7 @@ FIELDS: dict[str, Field] = {
     "optim.optimizer": Field("sgd", "a row of OPTIMIZERS", choices="normres.training.optim:OPTIMIZERS", before="sgd"),
     "optim.learning_rate": Field(0.1, "at its highest", least=0, most=RATE),
     "optim.momentum": Field(0.9, "sgd: momentum; adamw: beta1, decay of the mean gradient", least=0, below=1),
-    "optim.nesterov": Field(False, "Nesterov's momentum; sgd only"),
+    "optim.nesterov": Field(False, "Nesterov momentum; not adamw"),
     "optim.beta2": Field(0.999, "decay of the mean squared gradient; adamw only", least=0, below=1, before=0.999),
     "optim.epsilon": Field(
         1e-8, "added to the root of the mean squared gradient; adamw only", least=0, most=10, before=1e-8
@@ -230,7 +230,7 @@ FIELDS: dict[str, Field] = {
     ),
     "optim.decay_factor": Field(0.1, "step schedule: factor at each boundary", least=0, most=1_000),
     "optim.warmup_steps": Field(0, "steps in which the rate rises linearly from zero", least=0, below=STEPS),
-    "optim.hold_learning_rate": Field(0.01, "learning rate of the hold: how deep nets start", least=0, most=RATE),
+    "optim.hold_learning_rate": Field(0.01, "small rate at which deep nets start (the hold)", least=0, most=RATE),
     "optim.hold_until_error": Field(0.8, "the hold ends when the running training error is below", least=0, most=1),
     "optim.hold_from_depth": Field(110, "least depth with a hold; 0 = never", least=0, below=STEPS),
     # The run.
@@ -253,7 +253,7 @@ FIELDS: dict[str, Field] = {
     ),
     "train.steps_per_program": Field(
         0,
-        "most steps dispatched at once; 0 chooses: 8 on one CPU with its own operations, 1 everywhere else",
+        "most steps compiled as one program; 0 chooses: 8 on one CPU with train.ops=cpu, else 1",
         least=0,
         most=1_000,
         how=True,
@@ -288,9 +288,9 @@ FIELDS: dict[str, Field] = {
 }
 
 # Recipes list what differs from the values above, which are He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2.
-#  `short` has their schedule in proportion, on the full data.  `demo` takes a laptop minutes: smaller
+# `short` has their schedule in proportion, on the full data.  `demo` takes a laptop minutes: smaller
 # batches, for more steps from the same images; a warm-up in place of the hold; a cosine, as 400 steps leave no time to
-# settle after a boundary; and no augmentation: it shows how well a network can be optimized.
+# settle after a boundary; no augmentation, as it shows how well networks can be optimized.
 RECIPES: dict[str, dict[str, Any]] = {
     "he2015": {},
     "short": {

@@ -18,8 +18,8 @@ PAGE = ROOT / "docs/norms.md"
 MARKERS = re.compile(r"(<!-- begin generated -->\n)(.*)(\n<!-- end generated -->)", re.S)
 
 AXES = (
-    "N examples, S space, C channels. Invariant (in training, epsilon = 0): x times a positive number (scale) or x "
-    "plus a number (shift) gives the same y; one number for the whole input, or one for each example or channel."
+    "N examples, S space, C channels. Invariant to scale (shift): y stays if x is multiplied by a positive number (if "
+    "a number is added), one for all of x, or one for each example or channel; in training, epsilon = 0."
 )
 FORMULAS = "y = scale * formula + bias (gamma and beta in the papers); filter_response: y = formula."
 KERNELS = "Norms of kernels: the choices of config.model.weights."

@@ -30,7 +30,7 @@ def check(fields: Mapping[str, Any]) -> None:
     if per_class and fraction < 1:
         raise UserError(f"data.fraction={fraction} and data.per_class={per_class} exclude each other; set one of them")
     if fields["stratified"] and not fields["validation"] and fraction == 1:
-        raise UserError("data.stratified=True needs data.validation or data.fraction: nothing is drawn")
+        raise UserError("data.stratified=True has nothing to divide: set data.validation or data.fraction")
 
 
 def apply(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
@@ -66,7 +66,7 @@ def _keep_fraction(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
     fraction, seed, stratified = fields["fraction"], fields["split_seed"], fields["stratified"]
     count = round(fraction * len(dataset.train_labels))
     if not count:
-        raise UserError(f"data.fraction={fraction} of {len(dataset.train_labels):,} training examples is none")
+        raise UserError(f"data.fraction={fraction} of {len(dataset.train_labels):,} examples is less than one example")
     order = _order(dataset.train_labels, "subset", seed, stratified)
     return _train(dataset, order[:count], subset={"fraction": fraction, "seed": seed, "stratified": stratified})
 
@@ -87,11 +87,11 @@ def _add_label_noise(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
     rate, seed = fields["label_noise"], fields["label_noise_seed"]
     labels, classes = dataset.train_labels.copy(), len(dataset.class_names)
     if classes < 2:
-        raise UserError(f"data.label_noise={rate} needs another class to put; there is only {dataset.class_names[0]!r}")
+        raise UserError(f"data.label_noise={rate} needs at least two classes; there is only {dataset.class_names[0]!r}")
     random = np.random.default_rng([seed, *_STREAMS["label_noise"]])
     chosen = random.permutation(len(labels))[: round(rate * len(labels))]
     if not len(chosen):
-        raise UserError(f"data.label_noise={rate} of {len(labels):,} training labels is none")
+        raise UserError(f"data.label_noise={rate} of {len(labels):,} training labels is less than one label")
     # All are drawn, whatever the rate, so that a label replaced at two rates is replaced by the same class.
     shift = random.integers(1, classes, len(labels))
     labels[chosen] = (labels[chosen] + shift[chosen]) % classes

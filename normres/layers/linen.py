@@ -1,7 +1,7 @@
 """`flax.linen`'s norms with the same arguments and variables, exact where Flax is not.
 
-They are Flax's own modules with another computation, so they drop into existing code and checkpoints.  The variance is
-E[x^2] - E[x]^2 of bfloat16 alone (norms/moments.py says why), statistics are at least float32 (whatever
+They are Flax's own modules with another computation, so they drop into existing code and checkpoints.  Only bfloat16
+computation uses E[x^2] - E[x]^2 (norms/moments.py says why), statistics are at least float32 (whatever
 `use_fast_variance` and `force_float32_reductions` say), shards are merged by count, and masks of any broadcastable
 shape are accepted.
 """

@@ -79,7 +79,7 @@ class Norm(nn.Module):
             if not self.use_running_average:
                 self._update(own, variables)
             if self.is_mutable_collection("moments"):
-                # `own` are the running averages, or merely pooled.
+                # `own` is not the whole batch's: measure that.
                 if self.use_running_average or spec.sub_batches > 1:
                     whole = spec_reduction(x, replace(spec, sub_batches=1), spec.reductions[0], axis_name)
                     _, own = deviation_and_moments(x, whole, mask_for(x, mask, "mask"))

@@ -16,7 +16,7 @@ from normres.norms.kernels import l2_normalized, spectrally_normalized
 
 
 def _name(layer: nn.Module, path: Sequence[Any]) -> str:
-    """Returns the name under which what belongs to the layer's parameter at `path` is stored, as Flax builds it."""
+    """Returns Flax's name for the parameter at `path`, "LAYER/PATH"; its variables are stored under it."""
     return f"{layer.name}/{jax.tree_util.keystr(tuple(path[1:]), simple=True, separator='/')}"
 
 

@@ -16,7 +16,7 @@ class NetworkConfig:
     """The fields that every family has.
 
     Attributes:
-      depth: layers with parameters on the main path.
+      depth: layers, as the family's papers count.
       width: channels of the first stage.
       classes: number of logits.
       norm: a row of norms.TABLE, axes such as "NHC", or a NormSpec.
@@ -65,7 +65,7 @@ class NetworkConfig:
         """Raises ValueError for images smaller than the product of the strides."""
         stride = self.last_pool * max(stride for _, stride in self.stages)
         if min(height, width) < stride:
-            raise ValueError(f"images of {height}x{width} are too small: the strides of this network make {stride}")
+            raise ValueError(f"images of {height}x{width} are too small: this network divides each side by {stride}")
 
     def check(self) -> Self:
         """Returns itself if there is such a network.

@@ -1,7 +1,7 @@
 """Residual and plain networks for images, in which depth, branch, order, shortcut and norm are values.
 
 One block serves them all:  x_(l+1) = f(h(x_l) + F(x_l)), He, Zhang, Ren, Sun 2016, equations 1 and 2.  So two configs
-differ in the thing that is studied and in nothing else: a plain and a residual network of one depth have the same
+differ only in what is studied: a plain network and one with shortcut A, of one depth, have the same
 parameter tree and, from one seed, the same initial values.  The values are rows of the tables in variants.py,
 norms/table.py and norms/kernels.py.
 """
@@ -256,7 +256,7 @@ class Remat(NamedTuple):
 
     convolutions: bool = False  # their outputs
     statistics: bool = False  # the norms' sums
-    everywhere: bool = True  # or in scanned blocks only, whose loop must write and read what it keeps
+    everywhere: bool = True  # else in scanned blocks only: a loop writes and reads what it keeps
 
 
 REMAT: dict[str, Remat | None] = {

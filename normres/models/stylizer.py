@@ -6,7 +6,7 @@ how it learns a style; their scale and bias may say which style:
     condition   scale and bias of each norm                             paper
     none        two vectors: the network knows one style                Ulyanov, Vedaldi, Lempitsky 2016
     label       two vectors for each style: conditional instance norm   Dumoulin, Shlens, Kudlur 2017, arXiv 1610.07629
-    picture     deviation and mean of the style image here: AdaIN       Huang, Belongie 2017, arXiv 1703.06868
+    picture     std and mean of the style image, same layer: AdaIN      Huang, Belongie 2017, arXiv 1703.06868
 """
 
 from dataclasses import dataclass
@@ -53,15 +53,15 @@ class StylizerConfig(NetworkConfig):
             near = max(OUTSIDE_BLOCKS + 2, self.depth + self.depth % 2)
             raise ValueError(f"depth={self.depth} is not 2n + 6 for n residual blocks; did you mean {near}?")
         if self.condition != "none" and self.norm_spec.affine != ("scale", "bias"):
-            raise ValueError(f"condition={self.condition!r}: {self.norm!r} has no scale and bias to depend on it")
+            raise ValueError(f"condition={self.condition!r}: {self.norm!r} does not have both scale and bias")
         return super().check()
 
 
 class Stylizer(Network):
     """The network, (images_NHWC, labels_N, styles_NHWC) -> images_NHWC, all images from 0 to 1.
 
-    A label is the number of an example's style, and `styles_NHWC` are the style's pictures.  Without them, as for
-    shapes, an example has style 0 and is its own picture.
+    A label is the number of an example's style, and `styles_NHWC` are the style's pictures.  Without them (init,
+    shapes) an example has style 0 and is its own picture.
     """
 
     config: StylizerConfig

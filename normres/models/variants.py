@@ -42,7 +42,7 @@ ORDERS: dict[str, Order] = {
     "post": Order("conv norm relu", drop=1, after="relu", title="original"),
     "norm_after_addition": Order("conv norm relu", drop=2, after="norm1 relu", title="norm after addition"),
     "relu_before_addition": Order("conv norm relu", title="ReLU before addition"),
-    # The stem carries out the first block's words before conv1, so both of its paths read their result.
+    # The stem applies the first block's leading ReLU, so shortcut and branch both read its output.
     "relu_only_pre": Order("relu conv norm", head="relu", title="ReLU-only pre-activation"),
     "pre": Order("norm relu conv", head="norm1 relu", title="full pre-activation"),
 }
@@ -118,7 +118,7 @@ class Layout:
       stem_kernel, stem_stride: of the stem's convolution.
       pool: whether a 3x3 max pool of stride 2 follows the stem.
       stages: their number; each but the first halves the resolution and doubles the channels.
-      counted: layers with parameters outside the blocks, as the papers count them.
+      counted: layers that the papers count besides the branches' convolutions.
       depths: the blocks of each stage by branch and depth, where there is no formula.
     """
 
@@ -203,7 +203,7 @@ class ResNetConfig(NetworkConfig):
     """Everything that determines the network.
 
     Attributes:
-      depth: layers with parameters on the main path, see stage_blocks.
+      depth: layers, as the papers count them; see stage_blocks.
       width: channels of the first stage (before a bottleneck's expansion); they double at each later one.
       inner_width: channels of a branch's convolutions but the last, in the first stage; 0 = width.
       stem_width: channels of the stem; 0 = width.
@@ -280,7 +280,7 @@ class ResNetConfig(NetworkConfig):
             raise ValueError(f"cardinality={self.cardinality} needs config.model.block='bottleneck'")
         shortcut, first = SHORTCUTS[self.shortcut], self.features(0)[-1]
         if shortcut.add and shortcut.project == "never" and self.stem_width > first:  # zeros cannot drop channels
-            why = f"the channels of the first block, with shortcut={self.shortcut!r}; B and C project"
+            why = f"the channels of the first block: shortcut={self.shortcut!r} cannot remove channels; B and C can"
             raise ValueError(f"stem_width={self.stem_width} must be at most {first}, {why}")
         divided = "inner_width" if self.inner_width else "width"
         must_divide("cardinality", self.cardinality, divided, self.inner_width or self.width)

@@ -16,9 +16,9 @@ class Average:
     Attributes:
       kind: "exponential"; "debiased", the same corrected for its start (as Adam does), so that the first batch
         counts fully; or "cumulative", the plain mean of all batches so far.
-      momentum: share of the old value that stays, read by the first two.
+      momentum: share of the old value that stays; not for "cumulative".
       torch_momentum: `momentum` is PyTorch's instead: the share of the new value.
-      unbiased: average the unbiased variance, n / (n - 1) times the biased one, as PyTorch and Keras do.
+      unbiased: average the unbiased variance, n / (n - 1) times the biased one, as PyTorch does.
     """
 
     kind: Literal["exponential", "debiased", "cumulative"] = "exponential"
@@ -45,7 +45,7 @@ class Average:
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the running mean and variance after a batch: kept * old + (1 - kept) * new.
 
-        `mean` and `var` are (C,), the batch's moments have size 1 along reduced axes.  An empty batch changes nothing.
+        `mean` and `var` lack the reduced axes; the batch's moments have size 1 there.  An empty batch changes nothing.
         """
         batch = Moments(*(jnp.broadcast_to(value, batch.mean.shape).reshape(mean.shape) for value in batch))
         new_var = batch.var * batch.count / jnp.maximum(batch.count - 1, 1) if self.unbiased else batch.var
@@ -54,7 +54,7 @@ class Average:
 
 
 def pooled(moments: Moments) -> Moments:
-    """Averages sub-batches' moments (N, ...) over axis 0, weighted by count; var has no variance between them."""
+    """Averages sub-batches' moments (N, ...) over axis 0, weighted by count; var omits that between means."""
     each = moments.count * jnp.ones_like(moments.mean)
     share = moments.count / jnp.maximum(jnp.sum(each, 0, keepdims=True), 1)
     mean, var = (jnp.sum(value * share, 0, keepdims=True) for value in (moments.mean, moments.var))

@@ -1,4 +1,4 @@
-"""Forms: how an input and its moments become the output: the common formula and those of norms that have their own.
+"""Forms: functions from the input and its moments to the output.  `standardized` is that of most norms.
 
 A form is a pure function of one `Terms`.  It computes in at least float32; `normalization` casts the result.
 """

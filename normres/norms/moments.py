@@ -6,7 +6,7 @@ shift s near the mean,
     d = x - s,   rest = E[d],   mean = s + rest,   var = E[d^2] - rest^2,
 
 where rest is small, so that nothing is lost.  The shift is the mean of a first pass over x, with its rounding error;
-bfloat16 needs no shift, see deviation_and_moments.  Mean and variance do not depend on it, so it has no gradient.
+bfloat16 needs no shift, see deviation_and_moments.  Mean and variance do not depend on s, so s gets no gradient.
 """
 
 from collections.abc import Mapping, Sequence

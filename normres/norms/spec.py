@@ -19,7 +19,7 @@ from normres.norms.moments import (
     reduction,
 )
 
-# Of array axes: N (examples), S (all spatial axes; singly H, W and D) and C (channels).
+# Names of axes: N (examples), S (all spatial axes; singly H, W and D), C (channels).
 LETTERS = "NSCHWD"
 
 Change = Literal["scale", "shift", "example scale", "example shift", "channel scale", "channel shift"]
@@ -82,7 +82,7 @@ class NormSpec:
     Attributes:
       over: letters of N, S (or H, W, D) and C; a tuple of such words for a form that mixes reductions.
       var_over: letters of the variance, if they are more than those of the mean; "" = the same.
-      groups: number of channel groups, each with its own statistics; read if `over` has C.
+      groups: channel groups, each with its own statistics (if `over` has C); find_spec replaces all but 1.
       sub_batches: number of parts of the batch, each with its own statistics; read if `over` has N.
       center: whether the mean is subtracted; without, the "variance" is the mean square.
       running: whether evaluation uses running averages in place of the reduction over N.

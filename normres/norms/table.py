@@ -193,7 +193,7 @@ def find_spec(name: str, groups: int = 8, sub_batches: int = 4, epsilon: float =
 
     Args:
       name: the norm.
-      groups, sub_batches: of channels and of examples, for a norm that has such parts.
+      groups, sub_batches: replace the row's numbers, unless these are 1: "group" has 8 here, not 32.
       epsilon: added to variances.
 
     Raises:

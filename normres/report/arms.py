@@ -202,11 +202,13 @@ def group(runs: Iterable[Run], fields: Sequence[str]) -> list[tuple[dict[str, An
     return [(json.loads(key), tuple(members)) for key, members in groups.items()]
 
 
-def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Sequence[str] = ()) -> list[str]:
+def distinguishing_fields(
+    runs: Sequence[Run], *, ignore: Iterable[str] = (), first: Sequence[str] = (), each: bool = False
+) -> list[str]:
     """Returns config fields that tell the runs apart, apart from seed, bookkeeping and `ignore`.
 
-    A field is left out where the fields before it already tell the same runs apart, so that a recipe stands
-    for the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
+    Unless `each` is wanted, a field is left out where the fields before it already tell the same runs apart, so that a
+    recipe stands for the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
     """
     flat = [identity(run.config) for run in runs]
     names = {name for config in flat for name in config} - {"seed", *ignore}
@@ -216,7 +218,7 @@ def distinguishing_fields(runs: Sequence[Run], *, ignore: Iterable[str] = (), fi
 
     chosen: list[str] = []
     for name in sorted(names, key=lambda name: ([*first, name].index(name), name)):
-        if classes([*chosen, name]) > classes(chosen):
+        if classes([name] if each else [*chosen, name]) > classes([] if each else chosen):
             chosen.append(name)
     return chosen
 

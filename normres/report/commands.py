@@ -111,7 +111,7 @@ COMMANDS = {
     "report": Command(
         _report,
         "Draw figures, tables and a page from finished runs; trains nothing.",
-        "Without --experiment, the page shows the runs as they are: what differs, curves, error over each number.\n\n"
+        "Without --experiment, the page shows the runs as they are: what differs, curves, error by setting.\n\n"
         "examples:\n  normres report --experiment=degradation --workdir=runs/demo\n  normres report runs/demo\n"
         "  normres report --all runs",
         {

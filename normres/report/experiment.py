@@ -312,11 +312,14 @@ def of_unknown(runs: Sequence[Run]) -> Experiment:
     variants = {short_label(key): key for key, _ in group(runs, choices)} if choices else {}
     over = "model.depth" if "model.depth" in numbers or not numbers else numbers[0]
     measure = measure_of(runs)
-    differ = ", ".join(f"{name} ({', '.join(values[name])})" for name in names)
+    # Fields that differ only together with others tell no runs apart, but may be what makes the difference.
+    with_them = [name for name in distinguishing_fields(runs, each=True) if name not in names]
+    values |= {name: {str(field(run, name)): None for run in runs} for name in with_them}
+    differ, beside = (", ".join(f"{name} ({', '.join(values[name])})" for name in some) for some in (names, with_them))
     return Experiment(
         title=f"{len(runs)} runs",
         claim="",
-        source=f"Fields that differ: {differ or 'none but the seed'}.",
+        source=f"Fields that differ: {differ or 'none but the seed'}." + f" With them: {beside}." * bool(beside),
         config=measure,
         measure=measure,
         variants=variants,

@@ -65,6 +65,7 @@ Fact = str | Callable[[Run], Any]
 FACTS: dict[str, Fact] = {
     "Recipe": "recipe",
     "Data": _data,
+    "Network": lambda run: run.config["model"].get("module") or run.config["model"].get("family"),
     "Depths": "model.depth",
     "Width of the first stage": "model.width",
     "Norm": "model.norm",
@@ -92,7 +93,14 @@ EQUAL = {
 
 def values_of(runs: Sequence[Run], fact: Fact) -> list[Any]:
     """Returns a fact of each run."""
-    return [flatten(run.config).get(fact) if isinstance(fact, str) else fact(run) for run in runs]
+    return [_field(run, fact) if isinstance(fact, str) else fact(run) for run in runs]
+
+
+def _field(run: Run, name: str) -> Any:
+    """Returns a field of a run's config; None of the network's fields where the user's module does not read them."""
+    values = flatten(run.config)
+    unread = name.startswith("model.") and name != "model.module" and values.get("model.module")
+    return None if unread else values.get(name)
 
 
 def distinct(runs: Sequence[Run], name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from scipy import stats
 
-Outcome = Literal["borne out", "not borne out", "cannot be judged yet"]
+Outcome = Literal["supported", "contradicted", "cannot be judged yet"]
 OPEN: Outcome = "cannot be judged yet"
 
 FALSE_VERDICTS = 0.05  # the share of pages without any difference that may have one
@@ -25,8 +25,8 @@ MOST_SEEDS = 200
 
 RULE = (
     "Rule: a comparison is decided by the confidence interval of the difference of two means: paired t over the seeds "
-    "that both arms have, Welch’s where they share fewer than two. It is borne out if the whole interval lies on the "
-    "claimed side, not borne out if it lies on the other, and cannot be judged yet if it holds the limit. The limit is "
+    "that both arms have, Welch’s where they share fewer than two. It is supported if the whole interval lies on the "
+    "claimed side, contradicted if it lies on the other, and cannot be judged yet if it holds the limit. The limit is "
     "0, or for “no higher” the margin that the claim names. The levels are Holm’s for all comparisons of the page "
     f"together: if every true difference were its limit, less than {FALSE_VERDICTS:.0%} of all pages would have a "
     "verdict. This holds if seeds and clauses were fixed before the runs; who adds seeds until an interval decides "
@@ -205,7 +205,7 @@ def judge(comparisons: Sequence[Comparison]) -> list[Judgement]:
         comparison = comparisons[number]
         if p_values[number] < 1 - level:
             holds = (comparison.difference.mean > comparison.limit) == comparison.above
-            outcomes[number] = ("borne out" if holds else "not borne out", level)
+            outcomes[number] = ("supported" if holds else "contradicted", level)
         else:
             open_from = level
             outcomes[number] = (OPEN, level)
@@ -217,9 +217,9 @@ def judge(comparisons: Sequence[Comparison]) -> list[Judgement]:
 
 def together(outcomes: Sequence[Outcome]) -> Outcome:
     """Returns the outcome of a claim all of whose parts must hold: one refuted part refutes it."""
-    if "not borne out" in outcomes:
-        return "not borne out"
-    return OPEN if not outcomes or OPEN in outcomes else "borne out"
+    if "contradicted" in outcomes:
+        return "contradicted"
+    return OPEN if not outcomes or OPEN in outcomes else "supported"
 
 
 def _signed(value: float, digits: int) -> str:

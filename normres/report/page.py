@@ -24,7 +24,7 @@ from normres.runs.results import Run
 if TYPE_CHECKING:
     from normres.report.experiment import Experiment
 
-CLASSES = {"borne out": "yes", "not borne out": "no", "cannot be judged yet": "open"}
+CLASSES = {"supported": "yes", "contradicted": "no", "cannot be judged yet": "open"}
 
 
 def write(experiment: "Experiment", arms: Sequence[Arm], charts: Sequence[Chart], output: Path) -> list[Path]:
@@ -42,7 +42,7 @@ def write(experiment: "Experiment", arms: Sequence[Arm], charts: Sequence[Chart]
         experiment=experiment,
         verdicts=verdicts,
         overall=together([verdict.outcome for verdict in verdicts]),
-        good=sum(verdict.outcome == "borne out" for verdict in verdicts),
+        good=sum(verdict.outcome == "supported" for verdict in verdicts),
         rule=RULE,
         warnings=experiment.warnings(arms),
         figures=[(chart, interactive.figure(chart)) for chart in charts],

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from argparse import Namespace
-from collections import Counter
 
 from normres.errors import UserError, nearest
 from normres.options import REQUIRED, Command, Options
@@ -48,7 +47,7 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
-    from normres.runs import queue, results, status, sweep, traps, workers
+    from normres.runs import queue, results, status, sweep, workers
     from normres.runs.fields import digest
 
     arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
@@ -61,10 +60,8 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     digests = {run.record["config_digest"] for run in runs if run.record["status"] in results.DONE}
     kept = [arm for arm in arms if digest(arm.config) in digests]
     if queue.SINCE not in os.environ:
-        misleading = Counter(line for arm in arms for line in traps.of(arm.config))
-        # That a sweep departs from its recipe is what it is for.
-        for line, count in ((line, n) for line, n in misleading.items() if not line.startswith("config.recipe=")):
-            print(f"warning, {count} of {len(arms)} arms: {line}", file=sys.stderr)
+        for line in sweep.misleading(arms):
+            print(f"warning: {line}", file=sys.stderr)
     if options.list:
         for arm in arms:
             print(f"{'kept' if arm in kept else results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")

@@ -77,7 +77,7 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     values = flatten(config)
     for name, value in overrides.items():
         if name == "recipe" and value != config.recipe:
-            raise UserError("config.recipe is a layer below the config file's lines: it is chosen when that is read")
+            raise UserError("config.recipe cannot be changed after the config file was read; use --config.recipe=NAME")
         if name not in values:
             raise UserError(f"config.{shown(name)[1:-1]} is not a field; {nearest(name, values)}")
     own = {name: typed(name, value) for name, value in {**values, **overrides}.items() if name in declared()}
@@ -144,7 +144,7 @@ def _validate_task(config: ConfigDict) -> None:
             raise UserError("config.data.source='photographs' has no classes; it is for config.model.family='stylizer'")
         return
     if source != "photographs":
-        raise UserError(f"config.data.source={source!r} has no styles; config.model.family={family!r}: photographs")
+        raise UserError(f"config.data.source={source!r}: config.model.family={family!r} needs 'photographs'")
     if not config.data.styles:
         raise UserError(f"config.data.styles names no style; choices: {', '.join(declared()['data.styles'].names())}")
     values = flatten(config)
@@ -175,8 +175,8 @@ def _validate_model(config: ConfigDict) -> None:
         raise UserError(f"config.data.image_size={size}: {error}") from None
     if model.unroll == "always" and (blocks := sum(getattr(network, "blocks", ()))) > MOST_UNROLLED:
         raise UserError(
-            f"config.model.unroll='always' compiles each of the {blocks:,} blocks of config.model.depth="
-            f"{model.depth} on its own, at most {MOST_UNROLLED}; choices: never, auto"
+            f"config.model.unroll='always' is for at most {MOST_UNROLLED} blocks; config.model.depth={model.depth} has "
+            f"{blocks:,}; choices: never, auto"
         )
     if network.norm_spec.sub_batches > 1 and batch % model.norm_sub_batches:
         raise UserError(

@@ -261,3 +261,16 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
     summary |= {"path": str(path), "step": saved.step, "sha256": sha256(there[name] for name in sorted(there))}
     replaced = jax.tree.unflatten(jax.tree.structure(weights), taken)
     return replace(state, **replaced), {**summary, "anew": anew}, lines
+
+
+def other_networks(config: ConfigDict) -> list[str]:
+    """Returns a sentence for each field in which the network of a run is not that whose weights it starts from."""
+    theirs, own = (flatten(each) for each in (open_run(Path(config.init_from)).document["config"], config.to_dict()))
+    names = [name for name in own if name.startswith("model.") and not declared()[name].how] + ["data.preprocess"]
+    differ = [name for name in names if name in theirs and str(_as_list(own[name])) != str(theirs[name])]
+    return [f"config.{name}={own[name]!r}: config.init_from was trained with {theirs[name]!r}" for name in differ]
+
+
+def _as_list(value: Any) -> Any:
+    """Returns lists for tuples, which JSON does not have."""
+    return list(value) if isinstance(value, tuple) else value

@@ -20,7 +20,7 @@ from normres.runs.journal import Journal
 from normres.runs.progress import Reporter, say
 from normres.runs.provenance import provenance
 from normres.training.loop import fit
-from normres.training.networks import count_parameters
+from normres.training.networks import count_parameters, user_module
 from normres.training.programs import Programs
 from normres.training.step import TrainState
 
@@ -36,6 +36,8 @@ def load_data(config: ConfigDict) -> Dataset:
         print("data.source=synthetic: random pixels, for tests of shapes and speed; the errors mean nothing")
     if "test_set" in whole.splits:
         print(f"data.source=tfds: the test set is the split {whole.splits['test_set']['split']!r}")
+    if "image_size" in data.sources.SOURCES[wanted.source].reads and whole.source != "synthetic":
+        print(f"data.source={wanted.source}: images of {wanted.image_size} pixels (config.data.image_size)")
     if whole.why_streamed:
         print(f"streaming images from disk: {whole.why_streamed}")
     return splits.apply(whole, wanted)
@@ -76,14 +78,27 @@ def run(
         journal = Journal(path, config)
         if journal.done and journal.is_tidy:
             journal.tell()
-            return journal.record
+            return _done(journal, config, console, label)
     with claims.hold(path, dead_seconds, partial(say, console, label) if wait else None) as claim:
         journal = Journal(path, config, claim)
         journal.tell()
         if journal.done:
             journal.tidy()
-            return journal.record
+            return _done(journal, config, console, label)
         return _train(journal, config, load(), console, label)
+
+
+def _done(journal: Journal, config: ConfigDict, console: Console, label: str) -> dict[str, Any]:
+    """Returns the record of a run that is done, and says so if the user's module is another one by now."""
+    trained, file = (journal.record.get("attempts") or [{}])[-1].get("module"), config.model.module.rpartition(":")[0]
+    if trained and Path(file).is_file() and trained != _module_digest(config):
+        say(console, label, f"warning: {file} has changed since this run; another --workdir trains it anew")
+    return journal.record
+
+
+def _module_digest(config: ConfigDict) -> str:
+    """Returns the digest of the file of the user's module."""
+    return durable.sha256(Path(config.model.module.rpartition(":")[0]))[:16]
 
 
 def _check_hosts(config: ConfigDict, dataset: Dataset) -> None:
@@ -105,19 +120,25 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         raise UserError(f"{journal.path}: the run began with other data ({old['data']['source']}); bring them back")
     # A resumed run keeps the dtype that it began with, also on another machine.
     dtype = old.get("dtype") or hosts.from_writer(machine.resolve_dtype(config.train.dtype))
+    if not old and config.model.module and "dtype" not in user_module(config.model.module).__dataclass_fields__:
+        dtype = "float32"
     _check_hosts(config, dataset)
     ops, ops_in_words = machine.operations(config.train.ops, jax.devices())
     programs = Programs(config, dataset, dtype, ops=ops)
     state = programs.initial_state()
     machine.return_freed_memory()
     journal.preprocess = {name: values.tolist() for name, values in programs.preprocess.arrays().items()}
-    started_from, lines = old.get("init_from"), list[str]()
+    started_from, lines, others = old.get("init_from"), list[str](), list[str]()
     if journal.saved:
         state = journal.saved.state(state)
     elif config.init_from:
         state, started_from, lines = finished.init_from(state, config.init_from)
+        others = finished.other_networks(config)
+    if old:
+        others = [line for line in old["warnings"] if "config.init_from" in line]
     model = programs.model
     computed = {name: getattr(model, name) for name in ("remat", "unrolled") if hasattr(model, name)}
+    examples, image_size = len(dataset.train_labels), min(dataset.train_images.shape[1:3])
     record = {
         "status": "running",
         "run_id": journal.path.resolve().name,
@@ -129,7 +150,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "preprocess": programs.preprocess.summary(),
         "init_from": started_from,
         "computed": {**computed, "ops": "plain" if config.model.module else ops_in_words},
-        "warnings": traps.of(config, min(dataset.train_images.shape[1:3])),
+        "warnings": [*traps.of(config, image_size, examples, len(jax.devices())), *others],
         "step": 0,
         "steps": config.train.steps,
         "diverged_at_step": None,
@@ -142,7 +163,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     device = {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
     attempt = {**provenance(), "device": device}
     if config.model.module:
-        attempt["module"] = durable.sha256(Path(config.model.module.rpartition(":")[0]))[:16]
+        attempt["module"] = _module_digest(config)
     journal.begin(record, attempt)
     start = int(state.step)
     with Reporter(label, start, config.train.steps, console) as reporter:

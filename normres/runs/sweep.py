@@ -7,6 +7,7 @@ or extended, finds its own runs, and a changed config never meets the old ones.
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ from ml_collections import ConfigDict
 
 from normres.errors import UserError
 from normres.runs import config as configs
-from normres.runs import sinks, traps
+from normres.runs import sinks, traps, unread
 from normres.runs.fields import digest
+from normres.training.optim import holds
 
 MOST_SEEDS = 10_000
 LONGEST_NAME = 237  # bytes before the digest: file systems take 255, and a kept run adds .run.json
@@ -80,9 +82,9 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
             fields = arm if "seed" in arm else {**arm, "seed": seed}
             config = configs.load(name_and_argument, {**overrides, **fields})
             sinks.check(config.train.sinks)
-            if seeds > 1 and all(config.seeds[stream] >= 0 for stream in traps.streams(config)):
-                pinned = ", ".join(f"config.seeds.{name}" for name in sorted(traps.streams(config)))
-                raise UserError(f"--seeds={seeds}: with {pinned} fixed, all seeds are the same run")
+            if (seeds > 1 or "seed" in arm) and all(config.seeds[stream] >= 0 for stream in unread.streams(config)):
+                pinned = ", ".join(f"config.seeds.{name}" for name in sorted(unread.streams(config)))
+                raise UserError(f"with {pinned} fixed, all seeds are the same run")
             label = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in fields.items())
             stem = label.replace(" ", ",").replace("/", "_").encode()
             stem = stem if len(stem) <= LONGEST_NAME else stem[:200]
@@ -94,7 +96,25 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
             if (other := paths.setdefault(digest(config), config.data.path)) != config.data.path:
                 raise UserError(
                     f"{name_and_argument}: two arms differ in config.data.path alone, {other} and {config.data.path}, "
-                    "and would count as one; name them by config.data.name in a file's sweep(), or use two --workdir"
+                    "which is no part of a run's name; give each a config.data.name, or use two --workdir"
                 )
             expanded.append(Arm(run_id, label, config))
     return expanded
+
+
+def misleading(arms: Sequence[Arm]) -> list[str]:
+    """Returns a sentence for each trap of some arms, and for each difference between arms that is easily missed."""
+    said = Counter(line for arm in arms for line in traps.of(arm.config))
+    # That a sweep departs from its recipe is what it is for.
+    lines = [f"{n} of {len(arms)} arms: {line}" for line, n in said.items() if not line.startswith("config.recipe=")]
+    trained = [arm.config.train for arm in arms]
+    seen = {train.batch_size * train.steps for train in trained}
+    if len({train.batch_size for train in trained}) > 1 and max(seen) > 1.1 * min(seen):
+        lines.append(
+            f"the arms train on {min(seen):,} to {max(seen):,} images: config.train.steps is not in proportion"
+        )
+    if len({holds(arm.config) for arm in arms}) > 1:
+        lines.append(
+            "some arms, those with config.optim.hold_from_depth and more layers, start at a held learning rate"
+        )
+    return lines

@@ -1,16 +1,14 @@
 """What a config can hardly mean: said before a run starts, and kept in its record."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from normres.data.dataset import CLASSES
-from normres.data.sources import SOURCES
 from normres.models import BRANCHES, MODELS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, NetworkConfig
-from normres.models.variants import Shortcut
-from normres.norms import find_spec, reduction_axes
+from normres.norms import TABLE, NormSpec, find_spec, reduction_axes
+from normres.runs import unread
 from normres.runs.fields import declared, flatten
 from normres.training.networks import user_module
 from normres.training.optim import holds
@@ -19,96 +17,30 @@ from normres.training.optim import holds
 OF_RECIPE: tuple[str, ...] = ("optim.", "train.steps", "train.batch_size", "data.preprocess", "data.augmentation")
 OF_RECIPE += ("data.padding", "data.cutout", "data.mixup", "data.cutmix")
 
-# Fields that some configs do not read: the field that decides, whether they are read, and their names.
-READ_IF: list[tuple[str, Callable[[ConfigDict], Any], str]] = [
-    ("model.norm", lambda c: find_spec(c.model.norm).groups > 1, "model.norm_groups"),
-    ("model.norm", lambda c: find_spec(c.model.norm).sub_batches > 1, "model.norm_sub_batches"),
-    ("model.norm", lambda c: find_spec(c.model.norm).reductions, "model.norm_epsilon"),
-    ("model.norm", lambda c: find_spec(c.model.norm).running, "model.norm_average model.norm_momentum"),
-    ("model.norm", lambda c: find_spec(c.model.norm).running, "model.norm_unbiased"),
-    ("model.norm_average", lambda c: c.model.norm_average != "cumulative", "model.norm_momentum"),
-    ("model.norm", lambda c: "scale" in find_spec(c.model.norm).affine, "model.zero_last_scale"),
-    ("model.order", lambda c: "norm2" in ORDERS[c.model.order].branch(2), "model.zero_last_scale"),
-    ("model.block", lambda c: c.model.block == "bottleneck", "model.stride_at"),
-    ("model.shortcut", lambda c: _pads(SHORTCUTS[c.model.shortcut]), "model.padding"),
-    ("model.shortcut", lambda c: SHORTCUTS[c.model.shortcut].gate, "model.gate_bias"),
-    ("model.auxiliary", lambda c: c.model.auxiliary, "optim.auxiliary_weights optim.auxiliary_decay"),
-    ("model.module", lambda c: not c.model.module, "train.ops optim.hold_from_depth"),
-    ("optim.optimizer", lambda c: c.optim.optimizer.startswith("sgd"), "optim.nesterov"),
-    ("optim.optimizer", lambda c: c.optim.optimizer == "adamw", "optim.beta2 optim.epsilon"),
-    ("optim.momentum", lambda c: c.optim.momentum, "optim.nesterov"),
-    ("optim.weight_decay", lambda c: c.optim.weight_decay, "optim.decay_norms"),
-    ("optim.schedule", lambda c: c.optim.schedule == "step", "optim.boundaries optim.decay_factor"),
-    ("optim.boundaries", lambda c: c.optim.boundaries, "optim.decay_factor"),
-    ("optim.hold_from_depth", lambda c: holds(c) or c.model.module, "optim.hold_learning_rate optim.hold_until_error"),
-    ("data.augmentation", lambda c: c.data.augmentation == "crop_flip", "data.padding"),
-    ("data.augmentation", lambda c: "augmentation" in streams(c), "seeds.augmentation"),
-    ("data.cutmix", lambda c: c.data.cutmix, "data.cutmix_probability"),
-    ("data.corruptions", lambda c: c.data.corruptions, "data.corruption_seed"),
-    ("data.label_noise", lambda c: c.data.label_noise, "data.label_noise_seed"),
-    ("data.validation", lambda c: c.data.validation or c.data.fraction < 1 or c.data.per_class, "data.split_seed"),
-    ("data.source", lambda c: "image_size" in SOURCES[c.data.source].reads, "data.image_size"),
-    ("data.source", lambda c: "verify" in SOURCES[c.data.source].reads, "data.verify"),
-    ("data.name", lambda c: c.data.source != "parquet" or c.data.name in CLASSES, "data.verify"),
-    ("data.source", lambda c: c.data.source not in ("embedded", "synthetic", "photographs"), "data.path"),
-    ("data.source", lambda c: "styles" in SOURCES[c.data.source].reads, "data.styles"),
-    ("model.dropout", lambda c: "dropout" in streams(c), "seeds.dropout"),
-    ("model.family", lambda c: MODELS[c.model.family].task == "stylization", "optim.style_weight"),
-    ("model.family", lambda c: MODELS[c.model.family].task == "classification", "optim.loss optim.label_smoothing"),
-    ("train.batch_size", lambda c: c.train.batch_size > 1, "data.mixup data.cutmix"),
-    ("train.parallel", lambda c: c.train.parallel == "pmap", "train.sync_batch_norm"),
-    ("model.norm", lambda c: c.model.module or find_spec(c.model.norm).running, "train.sync_batch_norm"),
-]
+MOST_INITIAL = 0.05  # share of the initial values in running averages at the end
+LARGE_FOR_ADAM = 0.02
+
+# Norms of kernels that change nothing but a scale which the norm after the convolution removes, if it is invariant to
+# this change: then gradients agree too, and the training is the same as with the other row.
+CANCELLED = {
+    "l2": ("channel scale", "plain"),
+    "spectral": ("scale", "plain"),
+    "scaled_standardized": ("channel scale", "standardized"),
+}
 
 
-def streams(config: ConfigDict) -> set[str]:
-    """Returns which of the random streams `config.seeds` the training draws from; a module may draw from `dropout`."""
-    data, model = config.data, config.model
-    augments = data.augmentation != "none" or data.cutout or data.mixup or data.cutmix
-    drops = model.module or model.dropout or model.stochastic_depth or SHORTCUTS[model.shortcut].dropout
-    begins = not config.init_from  # though a classifier of other classes begins anew
-    chosen = {"initialization": begins, "order": True, "augmentation": augments, "dropout": drops}
-    return {name for name, draws in chosen.items() if draws}
+def of(config: ConfigDict, image_size: int = 0, examples: int = 0, devices: int = 0) -> list[str]:
+    """Returns a sentence for each trap of a config.
 
-
-def _pads(shortcut: Shortcut) -> bool:
-    """Returns whether a shortcut meets a larger number of channels by zeros."""
-    return shortcut.add and shortcut.project == "never"
-
-
-def of(config: ConfigDict, image_size: int = 0) -> list[str]:
-    """Returns a sentence for each trap of a config; `image_size`, where the data have been read, is in pixels.
-
-    Before, a user's module is not looked at: importing it may take devices.
+    The other arguments are known where the data have been read: pixels of a side, training images, and devices of the
+    run.  Before, a user's module is not looked at: importing it may take devices.
     """
     size = image_size or (0 if config.data.source in ("auto", "npz") else config.data.image_size)
     if config.model.module:
         network = [*_module(config)] if image_size else []
     else:
         network = [*_norm(config, size), *_branches(config)]
-    return [*_unread(config), *network, *_optimization(config), *_recipe(config)]
-
-
-def _unread(config: ConfigDict) -> Iterator[str]:
-    """Settings that have no effect, where they differ from base.py's."""
-    values, model = flatten(config), config.model
-    by_network = f"model.module={model.module!r}" if model.module else f"model.family={model.family!r}"
-    read_by_network = {"family", "module"}
-    if not model.module:
-        read_by_network |= MODELS[model.family].config.__dataclass_fields__.keys()
-        read_by_network |= {"unroll"} if "unrolled" in read_by_network else set()
-    for name, field in declared().items():
-        if values[name] in (field.value, _in_recipe(config, name)):
-            continue
-        section, _, key = name.rpartition(".")
-        if section == "model" and key not in read_by_network:
-            yield f"config.{name}={values[name]!r} has no effect: config.{by_network} does not read it"
-        elif not (section == "model" and model.module):
-            for by, is_read, names in READ_IF:
-                if name in names.split() and not is_read(config):
-                    yield f"config.{name}={values[name]!r} has no effect with config.{by}={values[by]!r}"
-    if model.module and model.family != "resnet":
-        yield f"config.model.family={model.family!r} has no effect: config.model.module={model.module!r}"
+    return [*unread.of(config), *network, *_optimization(config), *_data(config, examples, devices), *_recipe(config)]
 
 
 def _module(config: ConfigDict) -> Iterator[str]:
@@ -119,40 +51,77 @@ def _module(config: ConfigDict) -> Iterator[str]:
     if train.dtype == "bfloat16" and "dtype" not in fields:
         yield f"config.train.dtype='bfloat16' has no effect: {reference} has no field `dtype`"
     if merged and "axis_name" not in fields:
-        yield f"config.train.sync_batch_norm=True has no effect: {reference} has no field `axis_name`"
+        yield f"{reference} has no field `axis_name`: batch norms in it, if any, are not merged over devices"
 
 
 def _norm(config: ConfigDict, image_size: int) -> Iterator[str]:
     """Norms that are another norm, or nothing."""
-    network, name = MODELS[config.model.family].configured(config.model), config.model.norm
-    spec, grouped, parted = network.norm_spec, name == "group", find_spec(name).sub_batches > 1
-    if grouped and spec.groups == 1:
-        yield f"config.model.norm_groups=1: {name} norm with one group has no groups"
-    if parted and config.model.norm_sub_batches == 1:
+    network, name, model = MODELS[config.model.family].configured(config.model), config.model.norm, config.model
+    spec, parted = network.norm_spec, find_spec(name).sub_batches > 1
+    grouped = find_spec(name).groups > 1
+    batch, of_norm = config.train.batch_size, f"config.model.norm={name!r}"
+    if name == "group" and spec.groups == 1:
+        yield "config.model.norm_groups=1: one group of all channels is layer norm"
+    if parted and model.norm_sub_batches == 1:
         yield f"config.model.norm_sub_batches=1: {name} with one sub-batch is batch norm"
+    alike = [row for row in TABLE if _bare(find_spec(row, model.norm_groups), network) == _bare(spec, network)]
+    if name not in TABLE and alike:
+        groups = f" with config.model.norm_groups={spec.groups}" if grouped else ""
+        yield f"{of_norm}{groups} is {alike[0]} norm"
     single = sorted({channels for channels, _ in network.stages if channels == spec.groups})
     if grouped and spec.groups > 1 and single:
         yield (
             f"config.model.norm_groups={spec.groups}: where the network has {single[0]} channels, each group is one "
-            "channel, and a group norm with one channel a group is an instance norm"
+            "channel" + ", and a group norm with one channel a group is an instance norm" * (name == "group")
         )
-    if image_size and _single_element(network, image_size, config.train.batch_size):
+    if image_size and _single_element(network, image_size, batch):
         yield (
-            f"config.model.norm={name!r}: from images of {image_size} pixels, some norms average over a "
-            "single element, and what they return does not depend on their input"
+            f"{of_norm}: from images of {image_size} pixels, some layers average over a single number. It is its own "
+            "mean, so the result is always 0 (plus the bias)"
         )
-    if name in ("batch", "ghost_batch") and config.train.batch_size == spec.sub_batches:
+    if spec.over_examples and spec.running and batch == spec.sub_batches and name != "batch_renorm":
+        parts = f" and config.model.norm_sub_batches={spec.sub_batches}" if parted else ""
         yield (
-            f"config.train.batch_size={config.train.batch_size}: {name} norm averages over one image in training, "
-            "as instance norm does, and over running averages in evaluation"
+            f"config.train.batch_size={batch}{parts}: {name} norm sees one image at a time in training, as instance "
+            "norm does, but evaluation uses running averages"
         )
+    if spec.running and model.norm_average == "exponential":
+        if (initial := model.norm_momentum**config.train.steps) > MOST_INITIAL:
+            yield (
+                f"config.model.norm_momentum={model.norm_momentum}: after config.train.steps={config.train.steps} the "
+                f"running averages are still {initial:.0%} their initial values"
+            )
+        if model.norm_momentum < 0.5:
+            yield (
+                f"config.model.norm_momentum={model.norm_momentum} is the share of the old average that stays "
+                f"(PyTorch's momentum {model.norm_momentum} is {1 - model.norm_momentum:g} here)"
+            )
     scale = getattr(network, "residual_scale", "none")
-    if not spec.reductions and scale == "none" and config.model.weights == "plain" and network.depth > 20:
-        yield f"config.model.norm={name!r} with nothing in its place: a network this deep hardly trains"
+    bare = not spec.reductions and scale == "none"
+    if bare and model.weights in ("plain", "l2", "spectral") and network.depth > 20:
+        yield f"{of_norm}, and nothing replaces norms: networks of more than 20 layers hardly learn"
+    if bare and model.weights == "standardized":
+        yield (
+            f"{of_norm} with config.model.weights='standardized': each convolution multiplies the signal by about "
+            "the square root of its fan-in; 'scaled_standardized' keeps its scale"
+        )
+    change, same = CANCELLED.get(model.weights, ("", ""))
+    normalized = model.family != "resnet" or "conv norm" in ORDERS[model.order].unit
+    if normalized and spec.about and change in spec.about.invariant and not RESIDUAL_SCALES[scale].fixup:
+        yield (
+            f"config.model.weights={model.weights!r}: {name} norm after each convolution removes what it changes, so "
+            f"the network trains as with config.model.weights={same!r}"
+        )
+
+
+def _bare(spec: NormSpec, network: NetworkConfig) -> NormSpec:
+    """Returns a spec with only what is computed, axes as numbers, to compare it with others."""
+    over = tuple(",".join(map(str, reduction_axes(each, ndim=4))) for each in spec.reductions)
+    return replace(spec, over=over, about=None, epsilon=network.norm_spec.epsilon)
 
 
 def _branches(config: ConfigDict) -> Iterator[str]:
-    """Residual branches from which no gradient comes."""
+    """Residual branches from which no gradient comes, and networks with two names."""
     model = config.model
     if model.family != "resnet":
         return
@@ -164,12 +133,21 @@ def _branches(config: ConfigDict) -> Iterator[str]:
     zero_scale = model.zero_last_scale and last and "scale" in spec.affine
     cut = f"{last} relu" in " ".join(words) and not spec.activation
     fixup = RESIDUAL_SCALES[scale].fixup
-    zeros = f"config.model.zero_last_scale=True and config.model.residual_scale={scale!r}"
+    own = model.zero_last_scale or scale != "none" or model.squeeze or model.auxiliary or spec.activation
+    if plain and model.order != "post" and not own:
+        yield f"config.model.order={model.order!r} without a shortcut: all orders are the same network"
+    if scale == "rezero":
+        yield "config.model.residual_scale='rezero' is the same network as 'skipinit'"
+    if scale != "none" and spec.reductions:
+        yield (
+            f"config.model.residual_scale={scale!r} stands beside {model.norm} norm; for a network without norms set "
+            "config.model.norm='none'"
+        )
     for name, starts_at_zero in (("zero_last_scale=True", zero_scale), (f"residual_scale={scale!r}", scale != "none")):
         if plain and starts_at_zero:
             yield (
-                f"config.model.{name} without a shortcut: branches that start at zero pass nothing on, and the "
-                "network cannot learn"
+                f"config.model.{name} without a shortcut: every branch returns 0 at the start, no signal reaches the "
+                "classifier, and the network cannot learn"
             )
     if zero_scale and cut:
         yield (
@@ -177,18 +155,20 @@ def _branches(config: ConfigDict) -> Iterator[str]:
             "starts at zero, and the branch never gets a gradient"
         )
     if zero_scale and scale != "none":
-        yield f"{zeros}: two factors that start at zero have no gradient"
+        both = f"config.model.zero_last_scale=True and config.model.residual_scale={scale!r}"
+        yield f"{both}: the branch is multiplied by two numbers that are 0 at the start. Neither gets a gradient"
     if fixup and weights not in ("plain", "l2"):
-        yield f"config.model.weights={weights!r} undoes the small start of config.model.residual_scale={scale!r}"
-    if fixup and (weights == "l2" or model.order == "relu_before_addition"):
-        yield (
-            f"config.model.residual_scale={scale!r} with config.model.weights={weights!r} and config.model.order="
-            f"{model.order!r}: the branch's last kernel starts at zero and gets no gradient"
-        )
+        yield f"config.model.residual_scale={scale!r} starts with small kernels; {weights!r} makes them large again"
+    for cause, cuts in (("weights='l2'", weights == "l2"), (f"order={model.order!r}", words[-1] == "relu")):
+        if fixup and cuts:
+            yield (
+                f"config.model.residual_scale={scale!r} with config.model.{cause}: the branch's last kernel starts at "
+                "zero and gets no gradient"
+            )
     if plain and model.stochastic_depth:
         yield (
-            f"config.model.stochastic_depth={model.stochastic_depth} without a shortcut: where a block is left out, "
-            "nothing of the image is passed on"
+            f"config.model.stochastic_depth={model.stochastic_depth} without a shortcut: a block that is left out "
+            "stops the signal, and the output no longer depends on the image"
         )
 
 
@@ -209,32 +189,58 @@ def _optimization(config: ConfigDict) -> Iterator[str]:
     boundaries = optim.boundaries if optim.schedule == "step" else ()
     if optim.learning_rate == 0:
         yield "config.optim.learning_rate=0.0: nothing is learned"
+    if optim.optimizer == "adamw" and optim.learning_rate >= LARGE_FOR_ADAM:
+        yield (
+            f"config.optim.learning_rate={optim.learning_rate} with config.optim.optimizer='adamw': each weight moves "
+            "by about so much in each step; 0.001 is usual"
+        )
     if optim.schedule == "step" and not boundaries:
         yield "config.optim.schedule='step' without config.optim.boundaries is the schedule 'constant'"
-    if holds(config) and (optim.hold_learning_rate == 0 or optim.hold_until_error == 0):
-        held = f"config.optim.hold_learning_rate={optim.hold_learning_rate}"
-        yield f"{held} until config.optim.hold_until_error={optim.hold_until_error}: that is never reached"
+    if holds(config):
+        held, until = f"config.optim.hold_learning_rate={optim.hold_learning_rate}", optim.hold_until_error
+        if optim.hold_learning_rate == 0 or until == 0:
+            yield f"{held} in the whole run: the training error never falls below config.optim.hold_until_error={until}"
+        elif optim.hold_learning_rate >= optim.learning_rate or until == 1:
+            yield f"{held} until config.optim.hold_until_error={until}: the hold has no effect"
     if late := [step for step in boundaries if step >= steps]:
         yield f"config.optim.boundaries={boundaries}: {late[0]} is not reached in config.train.steps={steps}"
+    if boundaries and boundaries[-1] < steps / 4:
+        yield f"config.optim.boundaries={boundaries}: the last is an early one of config.train.steps={steps}"
+    if boundaries and not 0 < optim.decay_factor < 1:
+        falls = "does not fall at a boundary" if optim.decay_factor else f"is 0 after step {boundaries[0]}"
+        yield f"config.optim.decay_factor={optim.decay_factor}: the learning rate {falls}"
     if any(step < optim.warmup_steps for step in boundaries):
         warmup = f"config.optim.warmup_steps={optim.warmup_steps}"
-        yield f"config.optim.boundaries={boundaries}: the first lies within {warmup}"
+        yield f"config.optim.boundaries={boundaries}: the first comes before the end of {warmup}"
     if every > steps:
-        yield f"config.train.eval_every={every} lies beyond config.train.steps={steps}: no curve of the test error"
+        yield f"config.train.eval_every={every} is more than config.train.steps={steps}: no curve of the test error"
 
 
-def _in_recipe(config: ConfigDict, name: str) -> Any:
-    """Returns the value of a field in the config's recipe."""
-    from normres.configs import base
-
-    return base.RECIPES.get(config.recipe, {}).get(name, declared()[name].value)
+def _data(config: ConfigDict, examples: int, devices: int) -> Iterator[str]:
+    """Images that are not used, and devices that change what a norm sees."""
+    train, seen = config.train, config.train.steps * config.train.batch_size
+    if seen < examples:
+        yield f"in config.train.steps={train.steps} the run sees {seen:,} of {examples:,} training images"
+    if config.data.validation and config.data.evaluate_on == "test":
+        yield (
+            f"config.data.validation={config.data.validation}: these images are neither trained on nor measured; "
+            "config.data.evaluate_on='validation' measures them"
+        )
+    if train.parallel == "pmap" and not train.sync_batch_norm and devices:
+        effect = f"averages over {train.batch_size // devices} images, on each of {devices} devices"
+        effect = "has no effect on one device" if devices == 1 else f"a batch norm {effect}"
+        yield f"config.train.sync_batch_norm=False: {effect}"
 
 
 def _recipe(config: ConfigDict) -> Iterator[str]:
     """Fields in which the config is not the recipe that it names."""
     edited = []
     for name, value in flatten(config).items():
-        if name.startswith(OF_RECIPE) and not declared()[name].how and value != (meant := _in_recipe(config, name)):
+        if (
+            name.startswith(OF_RECIPE)
+            and not declared()[name].how
+            and value != (meant := unread.in_recipe(config, name))
+        ):
             edited.append(f"{name}={value!r} ({meant!r})")
     if edited:
-        yield f"config.recipe={config.recipe!r} is edited: {', '.join(edited)}"
+        yield f"config.recipe={config.recipe!r} is edited (in brackets, its own): {', '.join(edited)}"

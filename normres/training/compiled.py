@@ -1,4 +1,4 @@
-"""What of a run is compiled, once for all runs of one shape: initialization, training step, evaluation, probe."""
+"""What of a run is compiled, once for runs that share it: initialization, training step, evaluation, probe."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -68,7 +68,7 @@ def compiled_steps(
         in_specs = (P(), dict(specs), P("data"), P())
         step = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
     platform = mesh.devices.flat[0].platform
-    # In place of donated leaves a GPU's compiler copies them one by one: 44 of the 395 kernels of a ResNet-20.
+    # A GPU's compiler copies each donated array by a GPU kernel: 44 of the 395 of a ResNet-20.
     donated = () if platform in ("gpu", "cuda", "rocm") else (0,)
     # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
     quickly = {"xla_backend_optimization_level": 0} if platform == "cpu" else None

@@ -13,7 +13,7 @@ from normres.data import corruptions
 from normres.training.programs import Programs
 from normres.training.step import TrainState
 
-# Who is told to stop finishes at most two programs, and systems that stop processes give them half a minute.
+# After a stop signal at most two programs still run; schedulers kill a process after half a minute.
 PROGRAM_SECONDS = 10.0
 
 # What a program measured of its steps, by name, and how many steps it did.
@@ -23,7 +23,7 @@ _Measured = tuple[Mapping[str, Any], int]
 class _Pace:
     """Says how many steps the next program does: `most`, or as many as take PROGRAM_SECONDS.
 
-    How the steps are divided into programs changes no number.
+    How many steps one call does changes no number.
     """
 
     def __init__(self, most: int):
@@ -71,8 +71,8 @@ def fit(
 ) -> Iterator[tuple[Event, TrainState]]:
     """Trains from `state` to the config's last step and yields events with the state they belong to.
 
-    What follows a "checkpoint" follows from its state and its values alone: the evaluation and the probe of its step,
-    if they are due, come after it.  So a run that was stopped goes on as if it had not been.
+    All later events depend only on a "checkpoint"'s state and values: the evaluation and the probe of its step come
+    after it.  So a run that was stopped goes on as if it had not been.
 
     A yielded state, at most a program ahead of a "train" event, is valid until the next event is asked for.
     Metrics are fetched one program late, so that the device has work while Python reads them.

@@ -40,7 +40,7 @@ class Metric(NamedTuple):
     value: Callable[[Any], jax.Array]
 
 
-def wrong(outcome: Outcome) -> jax.Array:
+def top1_error(outcome: Outcome) -> jax.Array:
     """Returns, for each example, whether its largest logit is another class's or any logit is NaN."""
     return (jnp.argmax(outcome.logits_NK, -1) != outcome.labels_N) | jnp.isnan(outcome.logits_NK).any(-1)
 
@@ -63,7 +63,7 @@ def length(tree: Any) -> jax.Array:
 # To add a metric, add a row.
 METRICS: dict[str, Metric] = {
     "loss": Metric("examples", lambda outcome: outcome.losses_N),
-    "error": Metric("examples", wrong),
+    "error": Metric("examples", top1_error),
     "top5_error": Metric("examples", lambda outcome: top_error(outcome, 5)),
     "gradient_norm": Metric("update", lambda update: length(update.gradients)),
     "parameter_norm": Metric("update", lambda update: length(update.params)),

@@ -14,8 +14,8 @@ from normres.errors import UserError
 from normres.layers import PLAIN, Ops
 from normres.models import MODELS
 
-# Unrolled, a step takes a tenth less time on two CPU cores and half the kernels on a GPU, and a third of a second a
-# block longer to compile at most, which about 350 steps of width 16 make up for (docs/accelerators.md).
+# Unrolled, a step takes a tenth less time on two CPU cores and half the kernels on a GPU.  Compiling takes up to a
+# third of a second more per block: about 350 steps of width 16 win it back (docs/accelerators.md).
 UNROLLED = ("cpu", "gpu", "cuda", "rocm")
 UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
@@ -24,19 +24,23 @@ UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exc
 NARROW = 64
 
 
+def of_run(config: ConfigDict, classes: int, dtype: str) -> dict[str, Any]:
+    """Returns a network's fields that are not in config.model; `axis_name`: the device axis over which norms merge."""
+    merged = config.train.parallel == "pmap" and config.train.sync_batch_norm
+    return {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if merged else None}
+
+
 def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN) -> Any:
     """Returns the NetworkConfig of a run that trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
 
-    "auto" is what was measured to be faster (docs/accelerators.md).  Operations that are not plain JAX say themselves
-    what they keep.
+    "auto" is what was measured to be faster (docs/accelerators.md).  Other ops than PLAIN choose
+    what to keep.
     """
-    synchronized = config.train.parallel == "pmap" and config.train.sync_batch_norm
     fields = {**config.model}
     if fields["remat"] == "auto":
         narrow = platform == "tpu" and config.model.width <= NARROW
         fields["remat"] = "nothing" if ops is not PLAIN else "block_in_loops" if narrow else "loops"
-    others = {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if synchronized else None}
-    model: Any = MODELS[config.model.family].configured(fields, **others)
+    model: Any = MODELS[config.model.family].configured(fields, **of_run(config, classes, dtype))
     if not hasattr(model, "unrolled"):
         return model
     long = config.train.steps >= UNROLLED_STEPS and sum(model.blocks) <= UNROLLED_BLOCKS
@@ -70,8 +74,7 @@ def build_network(
     fields = getattr(wanted, "__dataclass_fields__", {})
     if "classes" not in fields:
         raise UserError(f"config.model.module={config.model.module!r}: the module has no field `classes`")
-    merged = config.train.parallel == "pmap" and config.train.sync_batch_norm
-    known = {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if merged else None}
+    known = of_run(config, classes, dtype)
     return UserNetwork(wanted(**{name: value for name, value in known.items() if name in fields}))
 
 

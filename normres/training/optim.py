@@ -52,7 +52,7 @@ def learning_rate(config: ConfigDict, step: jax.Array, held: jax.Array | bool = 
 
 
 def ends_alike(config: ConfigDict, steps: int) -> bool:
-    """Returns whether the first `steps` steps have the learning rates of a run that ends after them."""
+    """Returns whether a run of only `steps` steps would have the same learning rates."""
     shorter = config.copy_and_resolve_references()
     shorter.train.steps = steps
     own, other = (jax.vmap(partial(learning_rate, each))(jnp.arange(steps)) for each in (config, shorter))
@@ -62,7 +62,7 @@ def ends_alike(config: ConfigDict, steps: int) -> bool:
 def holds(config: ConfigDict) -> bool:
     """Returns whether training starts at hold_learning_rate until the training error falls below hold_until_error.
 
-    He et al. 2015, section 4.2, did so for ResNet-110, which otherwise did not begin to converge.
+    He et al. 2015, section 4.2: at 0.1 ResNet-110 began to converge only after several epochs.
     """
     return not config.model.module and 0 < config.optim.hold_from_depth <= config.model.depth
 
@@ -96,7 +96,7 @@ def sgd_classical(optim: ConfigDict) -> list[Any]:
 
 
 def adamw(optim: ConfigDict) -> list[Any]:
-    """w <- w - rate (Adam(g) + decay w), as PyTorch; Loshchilov, Hutter 2017, arXiv 1711.05101, decay by no alpha."""
+    """w <- w - rate (Adam(g) + decay w), as PyTorch; Loshchilov, Hutter 2017, arXiv 1711.05101, with alpha = 1."""
     return [optax.scale_by_adam(optim.momentum, optim.beta2, optim.epsilon), decayed(optim), scaled_by_rate()]
 
 

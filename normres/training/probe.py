@@ -75,7 +75,7 @@ def probe(config: ConfigDict, network: nn.Module, state: TrainState, data: Mappi
       float32, in the order of depth; there are L convolutions on the main path and B blocks.
       "response": a number for each norm of the main path (also for one that does nothing), after it and before the
         nonlinearity, see `deviation`; He, Zhang, Ren, Sun 2015, arXiv 1512.03385, figure 7.
-      "gradient" (L,): norm of the gradient of the mean loss (without auxiliary classifiers) by each kernel.
+      "gradient" (L,): norm of the gradient of the mean loss (no auxiliary loss) w.r.t. each kernel.
       "mean", "variance" (B,): of the sum of shortcut and branch, before the nonlinearity after it, over N, H, W, C.
         Without a shortcut it is the branch's end.
       "similarity" (B,): of what the block hands on, see `similarity`; Lubana, Dick, Tanaka 2021, arXiv 2106.05956.

@@ -4,7 +4,7 @@
 `parallel="pmap"`: the same step on each device's share, gradients averaged (by jax.shard_map, pmap's successor), and
 batch statistics per device or, with `sync_batch_norm`, merged.  One device is the same code with a mesh of one.
 
-The data set lives on the devices as uint8; of one that is streamed (data/stream.py), the batch of the step does.
+The whole data set lies on the devices as uint8; of a streamed one (data/stream.py), only the step's batch.
 """
 
 import time
@@ -86,7 +86,7 @@ class Programs:
         # How the parts of `data` lie on the devices.
         parts = {"batch": P("data")} if dataset.why_streamed else {"images": P(), "labels": P()}
         specs = parts | dict.fromkeys(self.constants, P())
-        # No method of self: the stream would then hold what holds it, and outlive it with its threads.
+        # Not a bound method: the stream would hold `self`, and its threads would outlive the run.
         self.examples = partial(_train_examples, config, self.sizes["train"])
         self.stream = None
         if dataset.why_streamed:

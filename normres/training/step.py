@@ -1,7 +1,7 @@
 """Training as pure functions: the state, the step on one batch, and evaluation.
 
-A batch is a function of (seed, step) and an image's augmentation of (seed, step, image), so results do not depend on
-the number of devices and resuming needs no iterator state.
+A batch is a function of (seed, step) and an image's augmentation of (seed, step, image), so neither depends on the
+number of devices, and resuming needs no iterator state.
 """
 
 from dataclasses import dataclass
@@ -140,7 +140,7 @@ def eval_step(
     indices: jax.Array,
     weights: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Returns the sums of METRICS over the examples `indices` (B,), with `weights` (B,), and of these as "count"."""
+    """Returns sums of weights * METRICS over the examples `indices` (B,), and "count", the sum of `weights` (B,)."""
     task = task_of(config)
     pixels, labels = batches.look_up(data, indices)
     images = preprocess.preprocess(config.data.preprocess, pixels, data)

@@ -1,4 +1,4 @@
-"""Tasks: what a network is called with, and what its outputs lose.  A family of networks names its task."""
+"""Tasks: the inputs of a network, and its losses.  A family of networks names its task."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ class Task(NamedTuple):
     Attributes:
       inputs: (images, labels, data) -> what the network is called with.
       losses: (config, ops, data, images, outputs, labels) -> losses (N,) by name; "loss" is what is minimized.
-      names: of the losses; empty if outputs are logits, of which METRICS are measured.
+      names: of the losses; empty if the outputs are logits (METRICS apply).
       arrays: what the losses read of `data` besides the data set, by name.
     """
 

@@ -194,10 +194,10 @@ ONE_CLASS = dataclasses.replace(dataset(labels=np.zeros(5, np.int32)), class_nam
     ("whole", "fields", "message"),
     [
         (WHOLE, {"validation": 1000}, "data.validation=1000 must be less than the 1,000 training examples"),
-        (WHOLE, {"fraction": 0.0001}, "data.fraction=0.0001 of 1,000 training examples is none"),
+        (WHOLE, {"fraction": 0.0001}, "data.fraction=0.0001 of 1,000 examples is less than one example"),
         (WHOLE, {"per_class": 101}, "data.per_class=101: the class 'class "),
-        (WHOLE, {"label_noise": 0.0001}, "data.label_noise=0.0001 of 1,000 training labels is none"),
-        (ONE_CLASS, {"label_noise": 0.5}, "data.label_noise=0.5 needs another class to put; there is only 'only'"),
+        (WHOLE, {"label_noise": 0.0001}, "data.label_noise=0.0001 of 1,000 training labels is less than one label"),
+        (ONE_CLASS, {"label_noise": 0.5}, "data.label_noise=0.5 needs at least two classes; there is only 'only'"),
     ],
 )
 def test_more_than_there_is(whole: Dataset, fields: dict[str, Any], message: str) -> None:
@@ -212,7 +212,7 @@ def test_more_than_there_is(whole: Dataset, fields: dict[str, Any], message: str
         ({"evaluate_on": "validation"}, "config.data.evaluate_on='validation' needs data.validation, such as 50"),
         ({"fraction": "0"}, "config.data.fraction=0.0 must lie above 0 and not above 1"),
         ({"fraction": "0.5", "per_class": "10"}, "config.data.fraction=0.5 and data.per_class=10 exclude"),
-        ({"stratified": "true"}, "config.data.stratified=True needs data.validation or data.fraction"),
+        ({"stratified": "true"}, "config.data.stratified=True has nothing to divide: set data.validation"),
         ({"image_size": "64"}, "config.data.image_size=64: the source 'embedded' cannot"),
         ({"augmentation": "cropflip"}, "config.data.augmentation='cropflip' does not exist; did you mean 'crop_flip'?"),
         ({"cutout": 33}, "config.data.cutout=33 must be at most config.data.image_size=32"),

@@ -262,5 +262,5 @@ def test_adaptive_clipping_by_hand():
 def test_images_smaller_than_the_strides_are_named(layout, depth, least):
     model = ResNet(ResNetConfig(layout=layout, depth=depth, width=4, norm_groups=4))
     assert jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, least, least, 3)))
-    with pytest.raises(ValueError, match=rf"images of {least - 1}x{least} are too small: .* make {least}"):
+    with pytest.raises(ValueError, match=rf"images of {least - 1}x{least} are too small: .* by {least}"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, least - 1, least, 3)))

@@ -12,7 +12,7 @@ from normres.runs.fields import flatten
 from normres.runs.results import Run, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-YES, NO, OPEN = "borne out", "not borne out", "cannot be judged yet"
+YES, NO, OPEN = "supported", "contradicted", "cannot be judged yet"
 CONFIG = {
     "seed": 0,
     "recipe": "demo",

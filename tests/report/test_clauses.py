@@ -235,7 +235,7 @@ RANKS = {
 
 
 def bearing_out(name):
-    """Returns (training, test) errors by variant and depth with which every clause that applies is borne out."""
+    """Returns (training, test) errors by variant and depth with which every clause that applies is supported."""
     return lambda variant, depth: (0.3 + RANKS[name](variant, depth), 0.4 + RANKS[name](variant, depth))
 
 
@@ -342,9 +342,9 @@ def test_other_seeds_bear_the_demo_out():
         ]
     seeds = sorted({run.record["seed"] for run in every})
     sets = [seeds[first : first + 4] for first in range(0, len(seeds), 4)]
-    borne_out = 0
+    supported = 0
     for chosen in sets:
         runs = [run for run in every if run.record["seed"] in chosen]
         assert len(runs) == 16
-        borne_out += outcomes("degradation", runs) == [YES] * 3
-    assert f"borne out in {borne_out} of {len(sets)} other sets of four seeds" in (ROOT / "README.md").read_text()
+        supported += outcomes("degradation", runs) == [YES] * 3
+    assert f"supported in {supported} of {len(sets)} other sets of four seeds" in (ROOT / "README.md").read_text()

@@ -93,7 +93,7 @@ def sweep(seeds=3):
 
 def test_the_verdict_follows_the_probes():
     verdicts = EXPERIMENT.judge(EXPERIMENT.arms(sweep()))
-    assert [verdict.outcome for verdict in verdicts] == ["borne out"] * 7
+    assert [verdict.outcome for verdict in verdicts] == ["supported"] * 7
     assert "plain, batch 2.00 ± 0.00 orders of magnitude" in verdicts[0].evidence
     open_ = EXPERIMENT.judge(EXPERIMENT.arms(sweep(seeds=1)))
     assert {verdict.outcome for verdict in open_} == {"cannot be judged yet"}
