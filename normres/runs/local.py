@@ -135,7 +135,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         state, started_from, lines = finished.init_from(state, config.init_from)
         others = finished.other_networks(config)
     if old:
-        others = [line for line in old["warnings"] if "config.init_from" in line]
+        others = [line for line in old.get("warnings", ()) if "config.init_from was" in line]
     model = programs.model
     computed = {name: getattr(model, name) for name in ("remat", "unrolled") if hasattr(model, name)}
     examples, image_size = len(dataset.train_labels), min(dataset.train_images.shape[1:3])
