@@ -109,7 +109,7 @@ FIELDS: dict[str, Field] = {
     "model.norm_average": Field(
         "exponential",
         "running average: exponential | debiased (the first batch counts) | cumulative",
-        choices=("exponential", "debiased", "cumulative"),
+        choices="normres.norms:KINDS",
     ),
     "model.norm_momentum": Field(0.9, "share of the old running average that each step keeps", least=0, below=1),
     "model.norm_unbiased": Field(False, "average n / (n - 1) times the variance, as PyTorch does"),

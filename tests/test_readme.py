@@ -96,7 +96,8 @@ def test_a_family_is_a_row_and_its_shared_fields_are_read(tmp_path, monkeypatch,
 
 
 def test_a_network_is_one_file(tmp_path):
-    (tmp_path / "my.py").write_text(NET)
+    sown = "        self.sow('auxiliary', 'x', x)\n"  # is not read as a classifier
+    (tmp_path / "my.py").write_text(NET.replace("        return ", f"{sown}        return "))
     run = trained(tmp_path / "run", f"--config.model.module={tmp_path / 'my.py'}:Net")
     # 3 * 9 * 4 + 4, two for each channel's norm, and the classifier.
     assert run.record["parameters"] == 112 + 8 + 50
@@ -109,6 +110,10 @@ def test_a_fault_in_a_users_network_shows_the_place(tmp_path, capsys):
     said = capsys.readouterr().err
     assert 'my.py", line 10, in __call__' in said
     assert said.splitlines()[-1].startswith("normres: ")
+    (tmp_path / "third.py").write_text(NET.replace("train", "training"))
+    third = f"--config.model.module={tmp_path / 'third.py'}:Net"
+    assert cli.main(["train", "--config=base:demo", *TINY, third, f"--workdir={tmp_path / 'third'}"]) == 2
+    assert "its __call__ has no argument `train`" in capsys.readouterr().err
     (tmp_path / "my.py").write_text("Net = 3\n")
     other = f"--config.model.module={tmp_path / 'my.py'}:Other"
     assert cli.main(["train", "--config=base:demo", *TINY, other, f"--workdir={tmp_path / 'other'}"]) == 2

@@ -20,6 +20,7 @@ from normres.errors import UserError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 SUFFIXES = (".png", ".jpg", ".jpeg")
+UNREAD = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".ppm")  # images too: leaving them out must not be silent
 NPZ = f"the source 'npz' needs a .npz file with {', '.join(ARRAYS)}"
 FOLDER = "the source 'folder' needs a folder with train/CLASS/*.png (or .jpg) and test/CLASS/*.png"
 
@@ -71,6 +72,8 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
             files: list[tuple[Path, int]] = []
             for label, class_name in enumerate(names):
                 pictures = sorted((place / split / class_name).glob("[!.]*"))  # hidden files are none
+                if strange := [file for file in pictures if file.suffix.lower() in UNREAD]:
+                    raise UserError(f"data.path: {strange[0]}: only {', '.join(SUFFIXES)} are read")
                 files += [(regular(file), label) for file in pictures if file.suffix.lower() in SUFFIXES]
                 if split == "train" and (not files or files[-1][1] != label):
                     raise UserError(f"data.path: {place / split / class_name} has no {', '.join(SUFFIXES)} files")

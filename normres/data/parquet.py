@@ -47,6 +47,8 @@ def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32
             names = names or own[0]
             arrays |= {f"{split}_images": np.concatenate(images), f"{split}_labels": np.concatenate(labels)}
     dataset = of_ones_own(name, "parquet", place, arrays, names)
+    if files["test"][0].name.startswith("validation"):
+        dataset = replace(dataset, splits={"test_set": {"split": "validation"}})
     return _official(dataset, place) if verify and name in CLASSES else dataset
 
 

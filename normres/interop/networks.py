@@ -30,6 +30,7 @@ from normres.interop.modules import (
     norm_from_torch,
     norm_to_torch,
 )
+from normres.models.network import NetworkConfig
 from normres.models.resnet import ResNet, ResNetConfig
 from normres.models.variants import BRANCHES, SHORTCUTS
 from normres.models.vgg import DEPTHS, VGGConfig
@@ -113,6 +114,7 @@ def network_to_torch(
       num_batches_tracked: a number, written beside running averages; None takes the count of an average that counts,
         or else 0.
     """
+    check_computed(config)
     arrays = flatten_dict(variables, sep="/")
     shapes = _shapes(config, arrays.get("params/stem_conv1/kernel"), axis=2)
     row = SHORTCUTS[config.shortcut]
@@ -134,6 +136,7 @@ def vgg_to_torch(
     zero or a folded norm's.  The classifier is "classifier", as Kuang Liu's pytorch-cifar has it.
     `num_batches_tracked` is as of network_to_torch.
     """
+    check_computed(config)
     modules: list[_Module] = []
     index, normalized = 0, config.norm_spec.form is not forms.identity
     for stage, convolutions in enumerate(DEPTHS[config.depth], start=1):
@@ -154,6 +157,14 @@ def vgg_to_torch(
         if array.ndim == 4:
             state_dict[key.replace("weight", "bias")] = np.zeros(len(array), np.float32)
     return state_dict
+
+
+def check_computed(config: NetworkConfig) -> None:
+    """Raises ValueError if the network computes what its arrays do not show, and PyTorch's would not."""
+    if config.weights == "standardized":
+        raise ValueError("weights='standardized': PyTorch's networks do not standardize kernels; see as_evaluated")
+    if config.norm_spec.form is forms.local_response:
+        raise ValueError(f"norm={config.norm!r}: PyTorch's ResNets and VGGs have no such norm")
 
 
 def _shapes(config: ResNetConfig, kernel: Any, axis: int) -> dict[str, tuple[int, ...]]:

@@ -90,6 +90,10 @@ class Norm(nn.Module):
         self, channels: int, activation: str, affine: Mapping[str, jax.Array] | None
     ) -> dict[str, jax.Array]:
         """Makes scale, bias and the spec's own parameters; scale and bias only if they are not given."""
+        if affine is not None and (strange := sorted(affine.keys() - {*self.spec.affine})):
+            raise ValueError(
+                f"affine: this norm has no {strange[0]}; it has {', '.join(self.spec.affine) or 'nothing'}"
+            )
         initial = {"scale": self.scale_init, "bias": nn.initializers.zeros}
         params = {
             name: self.param(name, initial[name], (channels,), jnp.float32) if affine is None else affine[name]

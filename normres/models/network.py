@@ -1,5 +1,6 @@
 """What all families of networks have in common: how they normalize, and modules that carry it out."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -8,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from normres import norms
+from normres.errors import nearest
 from normres.layers import PLAIN, Conv, Norm, Ops
+from normres.norms.kernels import TABLE as KERNELS
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class NetworkConfig:
     dtype: Any = jnp.float32
     axis_name: str | None = None
     last_pool: ClassVar = 1  # the stride of what follows the last stage
+    choices: ClassVar[dict[str, Collection[str]]] = {"norm_average": norms.KINDS, "weights": KERNELS}
 
     @property
     def norm_spec(self) -> norms.NormSpec:
@@ -62,7 +66,8 @@ class NetworkConfig:
         return ((self.width, 1),)
 
     def check_image(self, height: int, width: int) -> None:
-        """Raises ValueError for images smaller than the product of the strides."""
+        """Raises ValueError if there is no such network, or for images smaller than the product of its strides."""
+        self.check()
         stride = self.last_pool * max(stride for _, stride in self.stages)
         if min(height, width) < stride:
             raise ValueError(f"images of {height}x{width} are too small: this network divides each side by {stride}")
@@ -73,6 +78,9 @@ class NetworkConfig:
         Raises:
           ValueError: there is none; the message begins with the name of a field.
         """
+        for name, known in self.choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}={value!r} does not exist; {nearest(value, known)}")
         spec = self.norm_spec
         for over in spec.reductions:
             try:

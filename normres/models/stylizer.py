@@ -10,7 +10,7 @@ how it learns a style; their scale and bias may say which style:
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -35,7 +35,8 @@ class StylizerConfig(NetworkConfig):
     """
 
     depth: int = 16
-    condition: Literal["none", "label", "picture"] = "none"
+    condition: str = "none"
+    choices: ClassVar = NetworkConfig.choices | {"condition": CONDITIONS}
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
@@ -43,7 +44,8 @@ class StylizerConfig(NetworkConfig):
         return tuple((multiple * self.width, multiple) for multiple in (1, 2, 4))
 
     def check_image(self, height: int, width: int) -> None:
-        """Raises ValueError for images whose sides the strides do not divide."""
+        """Raises ValueError if there is no such network, or for images whose sides the strides do not divide."""
+        self.check()
         if height % 4 or width % 4:
             raise ValueError(f"images of {height}x{width}: both sides must be multiples of 4, the product of strides")
 

@@ -6,7 +6,7 @@ shortcuts).
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from normres.models.network import NetworkConfig, must_divide
 
@@ -241,6 +241,11 @@ class ResNetConfig(NetworkConfig):
     unrolled: bool = False
     residual_scale: str = "none"
 
+    choices: ClassVar = NetworkConfig.choices | {
+        **{"layout": LAYOUTS, "block": BRANCHES, "shortcut": SHORTCUTS, "order": ORDERS},
+        **{"residual_scale": RESIDUAL_SCALES, "stride_at": ("first", "3x3"), "padding": ("end", "both")},
+    }
+
     @property
     def blocks(self) -> tuple[int, ...]:
         """Blocks of each stage."""
@@ -269,6 +274,10 @@ class ResNetConfig(NetworkConfig):
 
     def check(self) -> Self:
         """See NetworkConfig."""
+        super().check()
+        for name in ("dropout", "stochastic_depth"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         try:
             stages = len(self.blocks)
         except ValueError as error:
@@ -284,4 +293,4 @@ class ResNetConfig(NetworkConfig):
             raise ValueError(f"stem_width={self.stem_width} must be at most {first}, {why}")
         divided = "inner_width" if self.inner_width else "width"
         must_divide("cardinality", self.cardinality, divided, self.inner_width or self.width)
-        return super().check()
+        return self

@@ -1,12 +1,13 @@
 """Running averages of a norm's statistics, which evaluation uses in place of a batch's own."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from normres.norms.moments import Moments
+
+KINDS = ("exponential", "debiased", "cumulative")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Average:
       unbiased: average the unbiased variance, n / (n - 1) times the biased one, as PyTorch does.
     """
 
-    kind: Literal["exponential", "debiased", "cumulative"] = "exponential"
+    kind: str = "exponential"
     momentum: float = 0.9
     torch_momentum: bool = False
     unbiased: bool = False
@@ -38,6 +39,8 @@ class Average:
         assert updates is not None, f"a {self.kind} average counts its updates"
         if self.kind == "cumulative":
             return updates / (updates + 1)
+        if self.kind != "debiased":
+            raise ValueError(f"kind={self.kind!r} does not exist; choices: {', '.join(KINDS)}")
         return k * (1 - k**updates) / (1 - k ** (updates + 1))
 
     def update(

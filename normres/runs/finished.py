@@ -169,6 +169,11 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     # The same CIFAR may lie elsewhere; of a set of one's own, another place is another set.
     others = named - ({"data.path"} if run.config.data.name in CLASSES else set())
     config = configs.apply(run.config, UNREAD | (NOT_TRAINED if others else {}) | {**(overrides or {})})
+    own, asked = run.config.data, config.data
+    drawn = (asked.split_seed, asked.stratified) == (own.split_seed, own.stratified)
+    unseen = others or (drawn and asked.validation <= own.validation)
+    if asked.evaluate_on == "validation" and not unseen:
+        raise UserError(f"config.data.validation={asked.validation}: the run was trained on images of this set")
     dataset = load_data(config)
     _check_fit(run, dataset.summary())
     if "data.corruptions" in (overrides or {}):
@@ -178,6 +183,13 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
         devices = devices[:1]
     ops, _ = machine.operations(config.train.ops, devices)
     programs = Programs(config, dataset, run.record["dtype"], devices, ops, run.statistics)
+    shapes = programs.state_shapes()
+    expected = checkpoint.by_name({"params": shapes.params, "batch_stats": shapes.batch_stats})
+    for name, array in checkpoint.by_name(run.variables).items():
+        if array.shape != expected[name].shape:
+            size = "x".join(map(str, dataset.summary()["image_shape"]))
+            there = f"{name} has the shape {expected[name].shape}, and {array.shape} in the run"
+            raise UserError(f"config.data.image_size: for images of {size}, {there}")
     weights = jax.device_put(run.variables, programs.replicated)
     unread: Any = None  # of the state, evaluation reads the weights alone
     state = TrainState(unread, weights["params"], weights["batch_stats"], unread, unread, unread)
@@ -253,7 +265,9 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
         if "absent" in (theirs, ours) or theirs != (*ours[:-1], classes):
             raise UserError(f"config.init_from={path}: {name} is {theirs} there and {ours} here")
         anew.append(name)
-    taken = [leaf if name in anew else placed(there[name], leaf.sharding) for name, leaf in here.items()]
+    # A cumulative average counts its batches: it begins anew, as the old ones would outweigh all new ones.
+    own = [*anew, *(name for name in here if name.endswith(".updates"))]
+    taken = [leaf if name in own else placed(there[name], leaf.sharding) for name, leaf in here.items()]
     lines = [f"starts from {path} at its step {saved.step}"]
     if anew:
         lines.append(f"{', '.join(anew)}: {classes} classes there, other ones here; it starts anew")

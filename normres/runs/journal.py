@@ -165,12 +165,19 @@ class Journal:
             self.metrics = self.saved.document.get("metrics", []) if self.saved else []
             # What was best before this checkpoint may have been removed for what was better after it.
             known = lines if lines[: len(self.metrics)] == self.metrics else self.metrics
+            if record.get("steps", math.inf) < self.config["train"]["steps"]:
+                known = self._regular(known)
             best = best_of(known)["best_test_step"] if "best" in self._kept else None
             wanted = {step for step in record.get("kept", ()) if self._keeps(step)}
             wanted |= {best} if best is not None else set()
             lost = [step for step in wanted if self.saved and step < self.saved.step and self._is_lost([step])]
             if not lost:
                 return
+            if best in lost and self.saved and "best" not in self.saved.document["config"]["train"]["keep"]:
+                raise UserError(
+                    f"config.train.keep={','.join(self._kept)}: the best weights (step {best}) were not kept; go on "
+                    f"with the run's own keep={','.join(self.saved.document['config']['train']['keep'])}"
+                )
             before = min(lost)
 
     def _is_lost(self, steps: list[int]) -> bool:
@@ -302,8 +309,13 @@ class Journal:
         return checkpoint.path_of(self.path / "checkpoints", step)
 
     def _keeps(self, step: int) -> bool:
-        best = "best" in self._kept and step == best_of(self.metrics)["best_test_step"]
-        return best or bool(self._every and step % self._every == 0)
+        # A run that goes on to more steps does not measure where this one ended: it needs the best of the others.
+        best = (best_of(lines)["best_test_step"] for lines in (self.metrics, self._regular(self.metrics)))
+        return ("best" in self._kept and step in best) or bool(self._every and step % self._every == 0)
+
+    def _regular(self, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns the lines of the steps at which every run of this config evaluates, however many steps it has."""
+        return [line for line in metrics if line["step"] % self.config["train"]["eval_every"] == 0]
 
     def _write_metrics(self) -> None:
         durable.write(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.metrics))

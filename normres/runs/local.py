@@ -35,7 +35,7 @@ def load_data(config: ConfigDict) -> Dataset:
     if whole.source == "synthetic":
         print("data.source=synthetic: random pixels, for tests of shapes and speed; the errors mean nothing")
     if "test_set" in whole.splits:
-        print(f"data.source=tfds: the test set is the split {whole.splits['test_set']['split']!r}")
+        print(f"data.source={whole.source}: the test set is the split {whole.splits['test_set']['split']!r}")
     if "image_size" in data.sources.SOURCES[wanted.source].reads and whole.source != "synthetic":
         print(f"data.source={wanted.source}: images of {wanted.image_size} pixels (config.data.image_size)")
     if whole.why_streamed:

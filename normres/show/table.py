@@ -27,7 +27,8 @@ def text(counts: Counts) -> str:
 
 def headline(counts: Counts) -> str:
     """Returns what the network is, in a few words."""
-    kind = "residual" if any(block.joint == "+" for block in counts.blocks) else "plain"
+    added = any(op.text == "+" for part in counts.parts for op in part.single)
+    kind = "residual" if added or any(block.joint == "+" for block in counts.blocks) else "plain"
     names = ", ".join(dict.fromkeys(part.norm.text for part in counts.parts if part.norm)) or "no norm"
     layers = f"{counts.layers} convolutions and dense layers in sequence"
     return f"{kind} network, {layers}, {names}; one image of {'×'.join(map(str, counts.image))}"

@@ -1,5 +1,6 @@
 """The network of a config: of a family of this project, or a Flax module of the user's."""
 
+import inspect
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -65,7 +66,7 @@ def build_network(
     """Returns the network of a run, in evaluation mode; see model_config.
 
     Raises:
-      UserError: the user's module does not exist or does not take `classes`.
+      UserError: the user's module does not exist, or does not take `classes`, or `train` when it is called.
     """
     if not config.model.module:
         model = model_config(config, classes, dtype, platform, ops)
@@ -74,6 +75,9 @@ def build_network(
     fields = getattr(wanted, "__dataclass_fields__", {})
     if "classes" not in fields:
         raise UserError(f"config.model.module={config.model.module!r}: the module has no field `classes`")
+    arguments = inspect.signature(wanted.__call__).parameters.values()
+    if not any(argument.name == "train" or argument.kind is argument.VAR_KEYWORD for argument in arguments):
+        raise UserError(f"config.model.module={config.model.module!r}: its __call__ has no argument `train`")
     known = of_run(config, classes, dtype)
     return UserNetwork(wanted(**{name: value for name, value in known.items() if name in fields}))
 

@@ -94,8 +94,9 @@ def train_step(
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Losses, jax.Array, Any]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
         inputs = task.inputs(images, targets.right, data)
+        changing = ["batch_stats"] if config.model.module else ["batch_stats", "auxiliary"]
         outputs, changed = network.clone(train=True).apply(
-            variables, *inputs, mutable=["batch_stats", "auxiliary"], rngs={"dropout": dropout}
+            variables, *inputs, mutable=changing, rngs={"dropout": dropout}
         )
 
         def losses_of(outputs: Any) -> Losses:

@@ -105,6 +105,7 @@ def test_any_images_of_any_size_under_a_name_of_their_own(tmp_path):
     dataset = load("mine", "parquet", str(tmp_path), image_size=16)
     assert (dataset.train_images.shape, dataset.test_images.shape) == ((4, 16, 16, 3), (3, 16, 16, 3))
     assert dataset.class_names == ("0", "1", "2")
+    assert dataset.summary()["splits"]["test_set"] == {"split": "validation"}
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,8 @@ MISTAKES = [
     (to_torch, {"shortcut": "exclusive_gate"}, "the config's network has 'stage1_first/gate/bias', which PyTorch's"),
     (to_torch, {"weights": "spectral"}, "the config's network has 'stage1_first/conv1/u', which"),
     (to_torch, {"weights": "scaled_standardized"}, "the config's network has 'stage1_first/conv1/kernel_scale', which"),
+    (to_torch, {"weights": "standardized"}, "weights='standardized': PyTorch's networks do not standardize kernels"),
+    (to_torch, {"norm": "local_response"}, "norm='local_response': PyTorch's ResNets and VGGs have no such norm"),
     (to_torch, {"residual_scale": "rezero"}, "the config's network has 'stage1_first/branch_scale', which"),
     (to_torch, {"auxiliary": (1,)}, "the config's network has 'auxiliary1/bias', which"),
 ]

@@ -157,6 +157,12 @@ def test_errors_name_what_is_wrong(module, message):
         module.init(jax.random.key(0), draw(4, 3, 5, 6))
 
 
+def test_scale_and_bias_from_outside_are_those_that_the_norm_has():
+    x = draw(4, 3, 5, 6)
+    with pytest.raises(ValueError, match="affine: this norm has no bias, only scale"):
+        layers.Norm(TABLE["rms"]).init(jax.random.key(0), x, affine={"scale": x, "bias": x})
+
+
 def test_norm_keeps_running_averages_for_evaluation():
     first, second = draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1, mean=-2.0, std=3.0)
     module = layers.Norm(TABLE["batch"], average=Average(momentum=0.8))

@@ -258,6 +258,25 @@ def test_adaptive_clipping_by_hand():
     np.testing.assert_array_equal(free["classifier"]["kernel"], gradient)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stride_at": "1x1"}, "stride_at='1x1' does not exist; choices: first, 3x3"),
+        ({"padding": "left"}, "padding='left' does not exist; choices: end, both"),
+        ({"norm_average": "ema"}, "norm_average='ema' does not exist; choices: exponential, debiased, cumulative"),
+        ({"shortcut": "D"}, "shortcut='D' does not exist; choices: none, A, B, C"),
+        ({"order": "prae"}, "order='prae' does not exist; did you mean 'pre'?"),
+        ({"weights": "L2"}, "weights='L2' does not exist; did you mean 'l2'?"),
+        ({"auxiliary": (3,)}, r"auxiliary=\(3,\): there is no inner stage 3"),
+        ({"stochastic_depth": 1.5}, "stochastic_depth=1.5 must be at least 0 and below 1"),
+    ],
+)
+def test_a_network_of_wrong_values_is_refused_where_it_is_built(fields, message):
+    model = ResNet(ResNetConfig(depth=8, width=4, norm_groups=4, **fields))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+
+
 @pytest.mark.parametrize(("layout", "depth", "least"), [("cifar", 8, 4), ("imagenet", 18, 32)])
 def test_images_smaller_than_the_strides_are_named(layout, depth, least):
     model = ResNet(ResNetConfig(layout=layout, depth=depth, width=4, norm_groups=4))

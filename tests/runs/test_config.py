@@ -85,12 +85,12 @@ MISTAKES = {
     "model.stem_width=32": "config.model.stem_width=32 must be at most 16, the channels of the first block",
     "model.auxiliary=1,1": "config.model.auxiliary=(1, 1) must increase",
     "train.steps=10 optim.warmup_steps=10": "warmup_steps=10 must be less than config.train.steps=10",
-    "model.unroll=always model.depth=1208": "compiles each of the 603 blocks of config.model.depth=1208",
+    "model.unroll=always model.depth=1208": "is for at most 600 blocks; config.model.depth=1208 has 603",
     "data.source=synthetic data.image_size=3": "config.data.image_size=3: images of 3x3 are too",
     "optim.nesterov=yes": "config.optim.nesterov='yes' is not true or false",
     "optim.boundaries=200,100": "config.optim.boundaries=(200, 100) must increase",
     "data.source=binary": "config.data.path is empty",
-    "recipe=demo": "config.recipe is a layer below the config file's lines",
+    "recipe=demo": "config.recipe cannot be changed after the config file was read",
     "model=3": "config.model is not a field",
 }
 OTHER_MISTAKES = [

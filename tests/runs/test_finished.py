@@ -257,7 +257,39 @@ def test_what_cannot_be_evaluated_is_one_line(trained, override):
         finished.evaluate(trained, {"data.source": "synthetic", name: value})
 
 
+@pytest.mark.parametrize("change", [{"data.validation": 32}, {"data.validation": 16, "data.split_seed": 1}])
+def test_images_of_the_training_are_no_validation_images(tmp_path, change):
+    run = saved_run(tmp_path / "run", data__validation=16)
+    measured = finished.evaluate(run, {"data.evaluate_on": "validation"})
+    assert measured["data"]["evaluated_on"] == "validation"
+    with pytest.raises(UserError, match=r"^config\.data\.validation=.*: the run was trained on images of this set"):
+        finished.evaluate(run, {"data.evaluate_on": "validation", **change})
+
+
+def test_running_averages_of_each_row_and_column_fit_one_size_of_images(tmp_path):
+    run = saved_run(tmp_path / "run", model__norm="NC", model__norm_groups=1, data__preprocess="channel_mean")
+    there = r"for images of 16x16x3, batch_stats\..*\.mean has the shape \(16, 16\), and \(32, 32\) in the run"
+    with pytest.raises(UserError, match=rf"^config\.data\.image_size: {there}"):
+        finished.evaluate(run, {"data.source": "synthetic", "data.image_size": 16})
+
+
 # --- the start of another run
+
+
+def test_a_cumulative_average_counts_the_new_runs_batches_alone(tmp_path):
+    run = saved_run(tmp_path / "run", model__norm_average="cumulative")
+    state, *_ = finished.init_from(initial_state(model__norm_average="cumulative"), run)
+    assert runs.load(run).variables["batch_stats"]["stem_norm1"]["updates"] > 0
+    assert state.batch_stats["stem_norm1"]["updates"] == 0
+
+
+def test_another_network_of_the_same_shapes_is_said(tmp_path):
+    run = saved_run(tmp_path / "run")
+    same, other = (config_of(init_from=str(run), model__order=order) for order in ("post", "relu_before_addition"))
+    assert finished.other_networks(same) == []
+    assert finished.other_networks(other) == [
+        "config.model.order='relu_before_addition': config.init_from was trained with 'post'"
+    ]
 
 
 def test_another_run_starts_from_the_last_weights(saved):

@@ -376,6 +376,45 @@ def test_a_finished_run_goes_on_to_more_steps_where_the_schedule_allows_it(tmp_p
     assert len(results.read_run(folder / NAME).record["attempts"]) == 2
 
 
+def test_a_run_whose_best_step_was_its_last_goes_on_to_more_steps(tmp_path, monkeypatch):
+    def fit(*arguments, follow=local.fit):  # a longer run does not measure at step 5
+        for event, state in follow(*arguments):
+            if event.kind == "test":
+                event.values["error"] = {3: 0.5, 5: 0.4, 6: 0.7, 9: 0.6}[event.step]
+            yield event, state
+
+    monkeypatch.setattr(local, "fit", fit)
+    fields = {"optim__schedule": "constant"}
+    train(tmp_path / "straight", train__steps=9, **fields)
+    train(tmp_path / "first", train__steps=5, **fields)
+    assert results.read_run(tmp_path / "first" / NAME).record["best_test_step"] == 5
+    train(tmp_path / "first", train__steps=9, **fields)
+    assert_same(tmp_path / "first", tmp_path / "straight")
+    assert results.read_run(tmp_path / "first" / NAME).record["best_test_step"] == 3
+
+
+def test_weights_that_were_never_kept_are_no_reason_to_start_anew(tmp_path):
+    with stop_at(8), pytest.raises(InterruptedRun, match="at step 5 of 6"):
+        train(tmp_path, train__keep=("last",))
+    with pytest.raises(UserError, match=r"keep=last,best: the best weights \(step 3\) were not kept; .* own keep=last"):
+        train(tmp_path)
+    train(tmp_path, train__keep=("last",))
+    assert results.read_run(tmp_path / NAME).record["attempts"][-1]["from_step"] == 5
+
+
+def test_a_finished_run_of_a_module_that_has_changed_says_so(tmp_path):
+    file = shutil.copy(FIELDS["model.module"].rpartition(":")[0], tmp_path / "net.py")
+    module = {"model__module": f"{file}:Net"}
+    train(tmp_path, **module)
+    before = story(tmp_path)
+    assert train(tmp_path, **module) == ""
+    file.write_text(file.read_text() + "# another\n")
+    assert "net.py has changed since this run; another --workdir trains it anew" in train(tmp_path, **module)
+    file.unlink()
+    assert train(tmp_path, **module) == ""
+    assert story(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("keep", "every", "left"),
     [(("none",), 0, []), ((), 2, [2, 4, 6]), ((), 3, [3, 6]), (("last",), 4, [4, 6]), (("best",), 0, [3])],

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from normres import cli, layers
 from normres.models.resnet import ResNet
+from normres.models.stylizer import Stylizer, StylizerConfig
 from normres.models.variants import ResNetConfig
 from normres.norms import find_spec
 from normres.show import picture, table
@@ -98,6 +99,12 @@ def test_vgg16_is_counted_as_torchvision_counts_it():
     assert [block.line for block in counts.blocks] == ["3×3 conv, norm, ReLU"]
     assert dict(table.order(counts))["classifier"] == "dense, ReLU, dropout 0.5, dense, ReLU, dropout 0.5, dense"
     assert "plain network" in table.headline(counts)
+
+
+@pytest.mark.parametrize("condition", ["none", "picture"])
+def test_a_stylizer_is_residual_whatever_its_condition(condition):
+    counts = count(Stylizer(StylizerConfig(depth=8, width=4, classes=1, condition=condition)), (8, 8, 3))
+    assert table.headline(counts).startswith("residual network")
 
 
 class Unit(nn.Module):
@@ -192,7 +199,7 @@ LINES = [
     ),
     ({"residual_scale": "skipinit"}, f"{CONV_NORM}, ReLU, {CONV_NORM}, × learned, + identity, ReLU"),
     ({"stochastic_depth": 0.5}, f"{CONV_NORM}, ReLU, {CONV_NORM}, × random, + identity, ReLU"),
-    ({"auxiliary": (1, 3)}, f"{CONV_NORM}, ReLU, {CONV_NORM}, + identity, ReLU"),
+    ({"auxiliary": (1, 2)}, f"{CONV_NORM}, ReLU, {CONV_NORM}, + identity, ReLU"),
     (
         {"unrolled": True, "remat": "block", "order": "relu_before_addition"},
         f"{CONV_NORM}, ReLU, {CONV_NORM}, ReLU, + identity",
