@@ -159,7 +159,7 @@ def test_errors_name_what_is_wrong(module, message):
 
 def test_scale_and_bias_from_outside_are_those_that_the_norm_has():
     x = draw(4, 3, 5, 6)
-    with pytest.raises(ValueError, match="affine: this norm has no bias, only scale"):
+    with pytest.raises(ValueError, match="affine: this norm has no bias; it has scale"):
         layers.Norm(TABLE["rms"]).init(jax.random.key(0), x, affine={"scale": x, "bias": x})
 
 
