@@ -10,7 +10,7 @@ from normres.report.arms import Arm, Setting, distinguishing_fields, group, join
 from normres.report.clauses import quantity_of
 from normres.report.experiment import PREFERRED
 from normres.report.inference import Comparison, summarize
-from normres.runs.fields import NOT_ADDED_LATER, declared, identity
+from normres.runs.fields import before, identity
 from normres.runs.results import Run
 
 
@@ -72,8 +72,9 @@ def differ_between(first: Sequence[Run], second: Sequence[Run]) -> dict[str, tup
     sides = [[identity(run.config) for run in runs] for runs in (first, second)]
     names = sorted({name for side in sides for config in side for name in config} - {"seed"})
     # A younger field's value of before is not in the identity.
-    before = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
-    values = {name: [{str(config.get(name, before.get(name))) for config in side} for side in sides] for name in names}
+    values = {
+        name: [{str(config.get(name, before().get(name))) for config in side} for side in sides] for name in names
+    }
     return {name: (a.pop(), b.pop()) for name, (a, b) in values.items() if a != b and len(a) == len(b) == 1}
 
 

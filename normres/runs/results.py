@@ -28,7 +28,7 @@ from typing import Any
 from normres.errors import UserError
 from normres.runs import claims
 from normres.runs.durable import read_json, sha256, write, write_json
-from normres.runs.fields import NOT_ADDED_LATER, declared, identity
+from normres.runs.fields import before, digest, identity
 
 DONE = ("finished", "diverged")
 FAILURE = "failure at "  # so begins each entry of error.txt
@@ -74,8 +74,8 @@ class Run:
         """Returns a config field by its dotted name, such as "model.depth"; a run may be older than the field."""
         value: Any = self.config
         for part in name.split("."):
-            if part not in value and name in declared() and declared()[name].before != NOT_ADDED_LATER:
-                return declared()[name].before
+            if part not in value and name in before():
+                return before()[name]
             value = value[part]
         return value
 
@@ -249,8 +249,7 @@ def check_identity(path: Path, held: dict[str, Any], config: dict[str, Any]) -> 
     there, here = identity(held), identity(config)
     parts = []
     for name in sorted(there.keys() | here.keys()):
-        before = declared()[name].before if name in declared() else None
-        theirs, ours = there.get(name, before), here.get(name, before)
+        theirs, ours = (config.get(name, before().get(name)) for config in (there, here))
         if theirs != ours:
             parts.append(f"config.{name} is {theirs!r} there and {ours!r} here")
     if parts:
