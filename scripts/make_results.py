@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from normres.errors import UserError
 from normres.report import page, paper, probes, tables
 from normres.report.arms import Arm, counted
 from normres.report.charts import Chart, Panel, Series
@@ -41,13 +42,21 @@ packages): they show what an experiment looks like, and decide little. `short` s
 """
 
 
+def runs_of(name: str) -> list[results.Run]:
+    """Returns the runs of a set; a UserError if one cannot be read, since the page would not say so."""
+    runs, files = results.read_runs(RESULTS / name), [*(RESULTS / name).glob(f"**/*{results.KEPT}")]
+    if len(runs) != len(files):
+        raise UserError(f"{RESULTS / name}: {len(runs)} of {len(files)} records can be read")
+    return runs
+
+
 def sections() -> Iterator[str]:
     """Yields the part of each set, those of the full data first."""
     names = sorted(
         (folder.name for folder in RESULTS.iterdir() if folder.is_dir()), key=lambda name: ("demo" in name, name)
     )
     for name in names:
-        runs = results.read_runs(RESULTS / name)
+        runs = runs_of(name)
         experiment: Experiment = experiment_of(RESULTS / name) or load_experiment(name)
         arms = experiment.arms(runs)
         verdicts = experiment.judge(arms)
@@ -119,7 +128,7 @@ def of_readme() -> str:
     rows, captions = [], []
     for name, addition in SETS_OF_README.items():
         experiment = experiment_of(RESULTS / name)
-        table = experiment.table(experiment.arms(results.read_runs(RESULTS / name)))
+        table = experiment.table(experiment.arms(runs_of(name)))
         places = [table.header.index(column) for column in OF_README]
         for row in table.rows:
             cells = dict(zip(OF_README, (row[place] for place in places), strict=True))

@@ -83,9 +83,7 @@ def test_a_run_leaves_its_whole_story(finished):
     for metric in ("loss", "gradient_norm", "parameter_norm", "top5_error", "learning_rate"):
         assert np.isfinite(run.series("train", metric)[1]).all(), metric
     (warning,) = record["warnings"]
-    assert warning.startswith(
-        "config.recipe='demo' is edited (in brackets, its own): optim.warmup_steps=2 (120), train.batch_size=16 (64)"
-    )
+    assert warning.startswith("config.recipe='demo' is edited (in brackets, its own): optim.warmup_steps=2 (120), train.batch_size=16 (64)")
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["step_000000012"]
     assert "--config.train.steps=12" in (finished / "README.md").read_text()
 
