@@ -81,10 +81,13 @@ FACTS: dict[str, Fact] = {
     "Commit": _commit,
     "Versions": lambda run: ", ".join(map(" ".join, (run.attempt.get("versions") or {}).items())),
 }
+# What is no field of a config, need not be equal in two sets, and may explain a difference.
+AROUND = ("Commit", "Versions", "Processor", "Operating system", "Number format", "Device", "Data")
 # Facts that should not differ among the runs of a report, by what a warning calls them.
 EQUAL = {
     "Number formats": "Number format",
     "Devices": "Device",
+    "Processors": "Processor",
     "Commits": "Commit",
     "Data": "Data",
     "Versions": "Versions",
@@ -109,6 +112,12 @@ def distinct(runs: Sequence[Run], name: str) -> str:
     return "; ".join(map(grouped, sorted(values, key=sort_key))) or "not recorded"
 
 
+def around(first: Sequence[Run], second: Sequence[Run]) -> dict[str, tuple[str, str]]:
+    """Returns those of AROUND that differ between two sets of runs, with the values in both."""
+    known = {what: (distinct(first, what), distinct(second, what)) for what in AROUND}
+    return {what: (one, other) for what, (one, other) in known.items() if one != other}
+
+
 def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs; values that differ among the runs stand side by side."""
     seconds = sum(run.record.get("seconds") or 0.0 for run in runs)
@@ -121,8 +130,10 @@ def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def provenance(runs: Sequence[Run]) -> str:
     """Returns a sentence for a caption: where the numbers come from."""
-    dtypes, processors, commits = (distinct(runs, name) for name in ("Number format", "Processor", "Commit"))
-    return f"Run in {dtypes} on {processors}, at commit {commits}."
+    platforms = {_known(run.attempt.get("device"))["platform"] for run in runs}
+    where = "Processor" if platforms <= {"cpu", "?"} else "Device"
+    dtypes, machines, commits = (distinct(runs, name) for name in ("Number format", where, "Commit"))
+    return f"Run in {dtypes} on {machines}, at commit {commits}."
 
 
 def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError, nearest
-from normres.report import inference, tables
+from normres.report import facts, inference, tables
 from normres.report.arms import Arm, Setting, distinguishing_fields, group, joined, metrics_of, short_label, sort_key
 from normres.report.clauses import quantity_of
 from normres.report.experiment import PREFERRED
@@ -15,7 +15,7 @@ from normres.runs.results import Run
 
 
 def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tuple[Path, Path]) -> str:
-    """Returns the comparison as a Markdown table, with the fields in which the sets differ.
+    """Returns the comparison as a Markdown table, with the fields in which the sets differ, and the facts of AROUND.
 
     Arms are matched by the fields that vary within the sets, so that a field with one value in each set is what is
     compared: norm batch in A, group in B.
@@ -54,6 +54,7 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     table = tables.Table(("arm", *map(str, names), "difference"), rows, caption)
     differ = [f"{name} ({a} in A, {b} in B)" for name, (a, b) in between.items()]
     lines = [f"Fields that differ between the sets: {joined(*differ) or 'none'}."]
+    lines += [f"{what}: {a} in A; {b} in B." for what, (a, b) in facts.around(first, second).items()]
     only = {"A": sorted(ours.keys() - theirs), "B": sorted(theirs.keys() - ours)}
     lines += [f"Only in {side}: {'; '.join(labels)}." for side, labels in only.items() if labels]
     how = "count at the error of guessing" if quantity.chance else "are left out"

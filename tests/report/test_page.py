@@ -296,7 +296,10 @@ def test_sets_that_share_nothing_are_one_line():
         compare(first, second, "test_error", names)
     with pytest.raises(UserError, match="=test_eror is no final number of these runs; did you mean 'test_error'"):
         compare(first, first, "test_eror", names)
-    assert "none" in compare(first[:1], first[:1], "test_error", names)
+    assert compare(first[:1], first[:1], "test_error", names).endswith("Fields that differ between the sets: none.")
+    elsewhere = [made((0.1, 0.2), change={"model.depth": 14}, attempt={"commit": "f" * 40})]
+    said = compare(first[:1], elsewhere, "test_error", names)
+    assert said.endswith("none.\nCommit: 0123456789ab in A; ffffffffffff in B.")
     assert "not finished" in compare(first[:1], [made((0, 0), status="running")], "test_error", names)
     said = compare(first[:1], [first[0], made((0, 0), seed=1, status="diverged")], "test_error", names)
     assert "diverged runs count at the error of guessing, 1 of 2; 0 not finished." in said

@@ -106,6 +106,10 @@ def test_cells_and_notes_are_escaped():
         ({}, "Embedded images: 2,560 and 640 images in place of the full data set’s 50,000 and 10,000."),
         ({"data": {"evaluated_on": "validation"}}, "measured on a validation set, part of the training images."),
         ({"attempt": {"commit": "fedcba9876543210"}}, "Commits differ among the runs: 0123456789ab (2 runs); fedcba98"),
+        (
+            {"attempt": {"host": {"cpu": "another", "cpu_count": 2}}},
+            "Processors differ among the runs: a processor (2 cores) (2 runs); another (2 cores) (1 run).",
+        ),
         ({"attempt": {"commit": None}}, "The commit is not known for every run."),
         ({"attempt": {"diff": "x"}}, "Code with uncommitted changes: odd. The commit alone does not reproduce it."),
         ({"record": {"dtype": "bfloat16"}}, "Number formats differ among the runs: float32 (2 runs); bfloat16 (1 run)"),
@@ -119,6 +123,12 @@ def test_a_warning_for_each_weakness(more, words):
     more = {"data": {"source": "binary"}} | more if more else {}
     said = degradation.warnings(degradation.arms([*normal, made((0.1, 0.2), seed=1, name="odd", **more)]))
     assert sum(words in sentence for sentence in said) == 1, said
+
+
+def test_a_caption_names_what_the_runs_were_computed_on():
+    gpu = made((0.1, 0.2), attempt={"device": {"platform": "gpu", "kind": "NVIDIA H200", "count": 1}})
+    for run, where in ((made((0.1, 0.2)), "a processor (2 cores)"), (gpu, "1 × NVIDIA H200 (gpu)")):
+        assert facts.provenance([run]) == f"Run in float32 on {where}, at commit 0123456789ab."
 
 
 def test_what_was_chosen_on_the_test_set_is_said():
