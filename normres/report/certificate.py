@@ -8,7 +8,18 @@ from typing import Any
 from scipy import stats
 
 from normres.report import facts, tables
-from normres.report.arms import Arm, final, finals, joined, measure_of, metric_words, scale_of, seed, titled
+from normres.report.arms import (
+    Arm,
+    evaluated_on,
+    final,
+    finals,
+    joined,
+    measure_of,
+    metric_words,
+    scale_of,
+    seed,
+    titled,
+)
 from normres.report.experiment import Experiment
 from normres.report.inference import FALSE_VERDICTS
 from normres.report.pairs import differ_between
@@ -31,10 +42,10 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
     """
     theirs = {arm.label: arm for arm in experiment.arms(repeated)}
     ours, measure = experiment.arms(result), measure_of(result)
-    metric, digits = finals(measure)[1], facts.digits(ours, measure)
+    metric, digits, on = finals(measure)[1], facts.digits(ours, measure), evaluated_on(ours)
     rows = [_row(arm, theirs.get(arm.label), metric, len(ours), digits) for arm in ours]
-    header = ("arm", f"ours, {titled(metric)}", "yours", "seeds", "difference", "+-", "verdict")
-    table = tables.Table(header, rows, f"{metric_words(metric).capitalize()} of the seeds that both have.")
+    header = ("arm", f"ours, {titled(metric, on)}", "yours", "seeds", "difference", "+-", "verdict")
+    table = tables.Table(header, rows, f"{metric_words(metric, on).capitalize()} of the seeds that both have.")
     # Those of our runs whose arm and seed were repeated; digests differ if the data came from another source.
     keys = {(arm.label, seed(run)) for arm in theirs.values() for run in arm.runs}
     shared = [run for arm in ours for run in arm.runs if (arm.label, seed(run)) in keys] or result

@@ -10,6 +10,7 @@ from typing import Any
 from normres.report.arms import (
     Arm,
     counted,
+    evaluated_on,
     field,
     final,
     grouped,
@@ -147,7 +148,8 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
         counts = " and ".join(grouped(small[0].get(name)) for name in ("train_examples", "test_examples"))
         sentences.append(f"Embedded images: {counts} images in place of the full data set’s 50,000 and 10,000.")
     if any(of_run.get("evaluated_on") == "validation" for of_run in data):
-        sentences.append("What is called test error was measured on a validation set, part of the training images.")
+        which = "Errors" if evaluated_on(arms) == "validation" else "Some errors"
+        sentences.append(f"{which} were measured on a validation set, which is part of the training images.")
     for what, name in EQUAL.items():
         counts_of = Counter(map(str, values_of(runs, FACTS[name])))
         if len(counts_of) > 1:
@@ -237,10 +239,11 @@ def run_table(arms: Sequence[Arm]) -> Table:
                 for metric, value in numbers.items()
             ]
             rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
-    titles = [titled(name) for name in (*metrics, "best_test_error")]
+    on = evaluated_on(arms)
+    titles = [titled(name, on) for name in (*metrics, "best_test_error")]
     caption = (
-        "Every run. Numbers are of the last step over the whole set. The best test error is the lowest of all "
-        "evaluations, so it was chosen on the test set."
+        f"Every run. Numbers are of the last step over the whole set. The best {on} error is the lowest of all "
+        f"evaluations, so it was chosen on the {on} set."
     )
     return Table(("run", "arm", "status", "seed", "steps", "seconds", *titles), rows, caption, 3)
 

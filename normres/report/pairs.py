@@ -1,12 +1,24 @@
 """Two sets of runs side by side: each arm's mean in both, the difference and its confidence interval."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError, nearest
 from normres.report import facts, inference, tables
-from normres.report.arms import Arm, Setting, distinguishing_fields, group, joined, metrics_of, short_label, sort_key
+from normres.report.arms import (
+    Arm,
+    Setting,
+    distinguishing_fields,
+    evaluated_on,
+    group,
+    joined,
+    metric_words,
+    metrics_of,
+    short_label,
+    sort_key,
+)
 from normres.report.clauses import quantity_of
 from normres.report.experiment import PREFERRED
 from normres.report.inference import Comparison, summarize
@@ -32,7 +44,8 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     shared = [label for label in ours if label in theirs]
     if not shared:
         raise UserError(f"{names[0]} and {names[1]} have no arm in common; arms are told apart by {', '.join(within)}")
-    quantity = quantity_of(metric)
+    words = metric_words(metric, evaluated_on([*ours.values(), *theirs.values()]))
+    quantity = replace(quantity_of(metric), words=words)
     differences = {label: quantity.difference(ours[label], theirs[label]) for label in shared}
     measured = [label for label, one in differences.items() if one.before and one.after]
     comparisons = [Comparison(differences[label], above=True) for label in measured]
