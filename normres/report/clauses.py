@@ -59,9 +59,8 @@ class Quantity:
         def number(run: Run) -> float | None:
             return arm.chance if self.chance and run.record["status"] == "diverged" else self.of(run)
 
-        return arm.by_seed(
-            number, arm.runs if self.unfinished else (*arm.finished, *(arm.diverged if self.chance else ()))
-        )
+        done = (*arm.finished, *(arm.diverged if self.chance else ()))
+        return arm.by_seed(number, arm.runs if self.unfinished else done)
 
     def step(self, arm: Arm) -> float:
         """Returns the difference between neighbouring values, one image of those evaluated; 0 if it is not known."""

@@ -92,7 +92,8 @@ def _configs(runs: Sequence[Run]) -> list[Row]:
     """Returns the runs' fields as columns; a run that is older than a field has the value from before it."""
     flat = [flatten(run.config) for run in runs]
     names = sorted({name for config in flat for name in config})
-    return [{f"config.{name}": config.get(name, before().get(name)) for name in names} for config in flat]
+    then = before()
+    return [{f"config.{name}": config.get(name, then.get(name)) for name in names} for config in flat]
 
 
 def _declared_type(column: str) -> type | None:

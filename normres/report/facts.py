@@ -178,7 +178,7 @@ def notes_of(arm: Arm) -> list[str]:
     if without := [run_id(run) for run in arm.finished if final(run, f"train_{measure}") is None]:
         sentences.append(f"Finished without a final training {measure}: {', '.join(without)}.")
     if repeated := [name for name, count in seeds.items() if count > 1]:
-        sentences.append(f"More than one run of seed {', '.join(repeated)}: they are not independent.")
+        sentences.append(f"More than one run of seed {', '.join(repeated)}: their mean counts as one seed.")
     said = Counter(warning for run in arm.runs for warning in run.record.get("warnings") or [])
     return sentences + [f"{warning} ({count} of {every})." for warning, count in said.items()]
 

@@ -85,10 +85,8 @@ def differ_between(first: Sequence[Run], second: Sequence[Run]) -> dict[str, tup
     """Returns the config fields whose values are one in each set, and not the same; the seed is none of them."""
     sides = [[identity(run.config) for run in runs] for runs in (first, second)]
     names = sorted({name for side in sides for config in side for name in config} - {"seed"})
-    # A younger field's value of before is not in the identity.
-    values = {
-        name: [{str(config.get(name, before().get(name))) for config in side} for side in sides] for name in names
-    }
+    then = before()  # of a younger field, a value that is not in the identity
+    values = {name: [{str(config.get(name, then.get(name))) for config in side} for side in sides] for name in names}
     return {name: (a.pop(), b.pop()) for name, (a, b) in values.items() if a != b and len(a) == len(b) == 1}
 
 

@@ -144,8 +144,7 @@ def declared() -> Mapping[str, Field]:
     return fields
 
 
-@cache
-def before() -> Mapping[str, Any]:
+def before() -> dict[str, Any]:
     """Returns the value that runs had before a field was added, by the names of the fields that were added later."""
     return {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
 

@@ -69,7 +69,8 @@ def repeat_command(config: AnyConfig, workdir: Path) -> list[str]:
     values = flatten(config)
     recipe = values.pop("recipe", declared()["recipe"].value)
     known = flatten(build(base.FIELDS, base.RECIPES, recipe))
-    own = {name: values.get(name, before().get(name, known[name])) for name in known if name != "recipe"}
+    then = known | before()
+    own = {name: values.get(name, then[name]) for name in known if name != "recipe"}
     own |= {name: value for name, value in values.items() if name not in known and name not in GONE}
     differ = {name: text for name, value in own.items() if (text := _argument(value)) != _argument(known.get(name))}
     fields = [f"--config.{name}={text}" for name, text in differ.items()]

@@ -268,10 +268,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def check_identity(path: Path, held: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises UserError, naming the first fields that differ, if a directory holds a run of another config."""
-    there, here = identity(held), identity(config)
+    there, here, then = identity(held), identity(config), before()
     parts = []
     for name in sorted(there.keys() | here.keys()):
-        theirs, ours = (config.get(name, before().get(name)) for config in (there, here))
+        theirs, ours = (config.get(name, then.get(name)) for config in (there, here))
         if theirs != ours:
             parts.append(f"config.{name} is {theirs!r} there and {ours!r} here")
     if parts:

@@ -37,7 +37,7 @@ def test_the_results_exactly():
     assert table.footnotes == [
         "a: Diverged, 1 of 4 runs: two at step 100.",
         "b: Finished without a final training error: depth=14,shortcut=none,seed=3.",
-        "c: More than one run of seed 0: they are not independent.",
+        "c: More than one run of seed 0: their mean counts as one seed.",
         "d: One seed only, so no spread.",
         "e: Diverged, 1 of 1 run: deep at step 100.",
         "f: odd (1 of 1 run).",
