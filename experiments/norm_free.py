@@ -1,4 +1,4 @@
-"""Without norms: deep residual networks train if their branches start small, and batch norm still generalizes better.
+"""Without norms: deep residual networks train better if branches start small, and batch norm still generalizes better.
 
 De, Smith 2020, arXiv 2002.10444 (SkipInit); Bachlechner et al. 2020, arXiv 2003.04887 (ReZero); Zhang, Dauphin, Ma
 2019, arXiv 1901.09321 (Fixup); Brock, De, Smith 2021, arXiv 2101.08692, and Brock, De, Smith, Simonyan 2021, arXiv
@@ -14,9 +14,9 @@ BATCH, NONE, SKIPINIT, FIXUP, BATCH_PRE, NORMALIZER_FREE = VARIANTS
 EXPERIMENT = Experiment(
     title="Without norms: error of norm-free residual networks and of batch norm against depth",
     claim=(
-        "Without norms, a deep residual network trains if its branches start at or near zero (SkipInit, ReZero, Fixup) "
-        "or its kernels are standardized as well (normalizer-free), and not otherwise; at depth 110, without further "
-        "regularization, batch norm keeps the lower test error."
+        "Without norms, a deep residual network reaches a lower training error if its branches start at or near zero "
+        "(SkipInit, ReZero, Fixup) or its kernels are standardized as well (normalizer-free) than without either; at "
+        "depth 110, without further regularization, batch norm keeps the lower test error."
     ),
     source=(
         "SkipInit: De, Smith 2020, arXiv 2002.10444. ReZero: Bachlechner et al. 2020, arXiv 2003.04887. Fixup: Zhang, "

@@ -18,8 +18,8 @@ EXPERIMENT = UnderCorruptions(
     title="Robustness: test error under corruptions, by norm",
     claim=(
         "An instance norm removes each image’s own mean and contrast in every channel: under changes of contrast, "
-        "brightness and colour the test error rises less with it than with batch norm, and by more than it rises less "
-        "under blur and noise, which it does not remove; the clean error is higher."
+        "brightness and colour the test error rises less with it than with batch norm, and this advantage is larger "
+        "than under blur and noise, which it does not remove; the clean error is higher."
     ),
     source=(
         "Ulyanov, Vedaldi, Lempitsky 2016, Instance Normalization, arXiv 1607.08022, section 2 (contrast "
@@ -46,7 +46,7 @@ EXPERIMENT = UnderCorruptions(
             for letter, corruption in zip("abc", APPEARANCE, strict=True)
         ),
         smaller_rise(
-            "(d) Under these, it rises less by more points than under blur and noise",
+            "(d) The advantage of instance norm is larger under these three than under blur and noise",
             INSTANCE,
             BATCH,
             under=APPEARANCE,
@@ -61,8 +61,8 @@ EXPERIMENT = UnderCorruptions(
         "A rise starts from the clean error, so a network that has learned less has less to lose. That is why clause "
         "(d) compares with the other corruptions.",
         "Instance norm removes a change exactly if it scales and shifts a whole channel of its input. Contrast and "
-        "color cast do so in the image, except where pixels are clipped. They do not in the output of the first "
-        "convolution, which sees zeros beyond the edge that do not change with the image. Brightness scales each pixel "
-        "by another factor.",
+        "color cast do so in the image, except where pixels are clipped. After the first convolution this is no longer "
+        "exact: it also reads the zeros around the image, which do not change. Brightness scales each pixel by another "
+        "factor.",
     ],
 )

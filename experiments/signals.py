@@ -27,9 +27,9 @@ EXPERIMENT = Signals(
     title="Signals: activations and gradients layer by layer, by norm, plain and residual",
     claim=(
         "Before training, batch norm makes the gradients of a plain network grow towards the image, and a shortcut "
-        "prevents it; without a norm the residual stream grows; layer norm does not keep the activations of different "
-        "images apart, and small groups give large gradients in early layers. After training, residual networks "
-        "respond less than plain ones, and deeper ones less still."
+        "makes them grow less; without a norm the residual stream grows; layer norm does not keep the activations of "
+        "different images apart, and small groups give large gradients in early layers. After training, residual "
+        "networks respond less than plain ones, and deeper ones less still."
     ),
     source=(
         "Responses: He, Zhang, Ren, Sun 2015, arXiv 1512.03385, figure 7. Gradients of batch norm: Yang, Pennington, "
@@ -93,9 +93,10 @@ EXPERIMENT = Signals(
         "nonlinearity, here as the standard deviation of each channel, mean over the channels: before training it is "
         "1 after batch and instance norm, and less after the others.",
         "Lubana et al. measure networks with and without shortcuts; clauses (c) to (e) are about those without. A "
-        "plain network here differs from a residual one in nothing but the sum. Clause (d) is about the growth that "
-        "they derive, (e) about the gradients themselves, which also depend on the classifier’s: what follows an "
-        "instance norm has nearly the same mean over space in all images, so the gradient at the last layer is small.",
+        "plain network here differs from a residual one in nothing but the sum. Clause (d) is about how gradients grow "
+        "from layer to layer, (e) about their size in early layers. This size also depends on the gradient at the last "
+        "layer. That gradient is small after an instance norm, because the means over space are nearly the same for "
+        "all images.",
         "Gradients are of the mean loss without weight decay, by each kernel of the main path; kernels of later "
         "stages are larger.",
     ],

@@ -39,8 +39,9 @@ EXPERIMENT = Experiment(
         "The papers show pictures and curves of the loss, and print no numbers. Their losses are measured by a VGG "
         "network trained on ImageNet, ours by a small one that was trained on CIFAR-10 here, and relative to the size "
         "of its features: 1 is the loss of features of zero. Losses of different styles cannot be compared.",
-        "A demo of 600 steps with half the weight of the style loss was run first: in it, four seeds could not tell "
-        "batch from instance norm. Steps and weight were then changed, as its pictures were poor.",
+        "A demo of 600 steps with half the weight of the style loss was run first: with four seeds the difference "
+        "between batch and instance norm could not be judged. Steps and weight were then changed, as its pictures were "
+        "poor.",
         "Adaptive instance norm here: the style’s picture goes through the same network, and each norm takes scale and "
         "bias from it. Huang and Belongie have one such norm, between a fixed network and a learned one.",
     ],

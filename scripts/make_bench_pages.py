@@ -82,7 +82,7 @@ def draw(panels: Panels, reference: str, file: Path, log: bool) -> None:
         for name in dict.fromkeys(name for row in panel.values() for name in row):
             rows = [network for network in panel if name in panel[network]]
             lower, medians, upper = zip(*(panel[network][name] for network in rows), strict=True)
-            bars = (np.subtract(upper, lower) / 2).tolist()
+            bars = np.abs(np.subtract([lower, upper], medians)).tolist()
             series.append(charts.Series(name, "line", medians, rows, bars))
         drawn.append(charts.Panel(title, series))
     figure = paper.draw(charts.Chart(file.stem, drawn, "", "", x=f"{reference} = 1", y="", rows=networks))

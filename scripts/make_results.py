@@ -10,35 +10,51 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from normres.errors import UserError
 from normres.report import page, paper, probes, tables
-from normres.report.arms import Arm, counted
+from normres.report.arms import Arm, counted, seeds_text
 from normres.report.charts import Chart, Panel, Series
 from normres.report.commands import experiment_of, load_experiment
 from normres.report.experiment import Experiment
-from normres.report.inference import together
+from normres.report.inference import RULE, together
 from normres.runs import durable, results
 
 ROOT = Path(__file__).parent.parent
 RESULTS, DRAWN = ROOT / "results", ROOT / "docs/results"
-SETS_OF_README = {"degradation-short": "", "degradation-paper": ", 64,000 steps"}  # and what is added to a setting
+SETS_OF_README = {
+    "degradation-short": ", 3,200 steps",
+    "degradation-paper": ", 64,000 steps",
+}  # and what is added to a setting
 OF_README = ("variant", "setting", "seeds", "training error (%)", "test error (%)", "paper, test (%)")
 # What is drawn of networks before training, from the first and last number of each quantity.
 STARTS = {title: probes.NUMBERS[title] for title in probes.ALONG}
-INTRODUCTION = """# Results
+INTRODUCTION = f"""# Results
 
 Every number of our own runs in the tables comes from a record in `results/`: one small file a run, with its config,
 seed, curve, commit, versions and hardware. `make results` draws the page again. `make reproduce RESULT=NAME` runs a
-set again (`SEEDS=3`: with three seeds) and writes `runs/reproduce/NAME/certificate.md`. An arm is *the same* if all its
-numbers are equal, as on the same kind of machine with the same versions. Otherwise it *agrees* if the interval of the
-difference lies within 1 point, and *differs* if the interval does not contain 0. Three seeds rarely suffice for an
-interval within 1 point, so on another machine expect *cannot be judged*. `scripts/reproduce.py`, which make calls, ends
-with status 0 if all agree, 1 if one differs, and 3 if some cannot be judged.
+set again (`SEEDS=3`: with three seeds) and writes `runs/reproduce/NAME/certificate.md`. An arm is *the same* if all
+numbers of the repeated seeds are equal. Expect this on the same kind of machine with the same versions. Otherwise it
+*agrees* if the interval of the difference lies within 1 point, and *differs* if the interval does not contain 0. Three
+seeds rarely suffice for an interval within 1 point, so on another machine expect *cannot be judged*.
+`scripts/reproduce.py`, which make calls, ends with status 0 if all agree, 1 if one differs, and 3 if some cannot be
+judged.
 
 Sets are named CONFIG-SIZE. `demo` sets are small (a few hundred steps of a narrow network on images that come with
 packages): they show what an experiment looks like, and decide little. `short` sets have the full CIFAR-10, width 16 and
 3,200 steps, the paper's schedule in proportion. `paper` sets have all of the paper's 64,000 steps. In sets of
-`batch_size` all batches see equally many images, so their steps differ; a `style` set has other recipes.
+`batch_size` every arm sees the same number of images, so small batches take more steps; a `style` set has other
+recipes.
+
+{RULE}
 """
+
+
+def runs_of(name: str) -> list[results.Run]:
+    """Returns the runs of a set; a UserError if one cannot be read, since the page would not say so."""
+    runs, files = results.read_runs(RESULTS / name), [*(RESULTS / name).glob(f"**/*{results.KEPT}")]
+    if len(runs) != len(files):
+        raise UserError(f"{RESULTS / name}: {len(runs)} of {len(files)} records can be read")
+    return runs
 
 
 def sections() -> Iterator[str]:
@@ -47,14 +63,13 @@ def sections() -> Iterator[str]:
         (folder.name for folder in RESULTS.iterdir() if folder.is_dir()), key=lambda name: ("demo" in name, name)
     )
     for name in names:
-        runs = results.read_runs(RESULTS / name)
+        runs = runs_of(name)
         experiment: Experiment = experiment_of(RESULTS / name) or load_experiment(name)
         arms = experiment.arms(runs)
         verdicts = experiment.judge(arms)
         shutil.rmtree(DRAWN / name, ignore_errors=True)
         (figure,) = paper.save(experiment.main_chart(arms), DRAWN / name, ["page"], ["png"])
         durable.write(DRAWN / name / "table.md", tables.markdown(experiment.table(arms)))
-        seeds = sorted({run.record["seed"] for run in runs})
         yield "\n".join(
             [
                 f"## {name}",
@@ -67,7 +82,7 @@ def sections() -> Iterator[str]:
                 "",
                 f"![{experiment.title}](results/{name}/{figure.name})",
                 "",
-                f"{counted(len(runs), 'run')}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}. "
+                f"{counted(len(runs), 'run')}, {seeds_text(arms)} per arm. "
                 f'<a href="sets/{name}/index.html">All figures, tables and runs</a> (in the site).',
                 "",
                 *(f"* {warning}" for warning in experiment.warnings(arms)),
@@ -119,7 +134,7 @@ def of_readme() -> str:
     rows, captions = [], []
     for name, addition in SETS_OF_README.items():
         experiment = experiment_of(RESULTS / name)
-        table = experiment.table(experiment.arms(results.read_runs(RESULTS / name)))
+        table = experiment.table(experiment.arms(runs_of(name)))
         places = [table.header.index(column) for column in OF_README]
         for row in table.rows:
             cells = dict(zip(OF_README, (row[place] for place in places), strict=True))
@@ -127,7 +142,9 @@ def of_readme() -> str:
         captions.append(re.sub("; median[^.]*", "", table.caption))
     first, *others = captions
     _, _, made = others[-1].partition(" Run in ")
-    return tables.markdown(tables.Table(OF_README, rows, f"{first} Last row: run in {made}", text_columns=2)).rstrip()
+    return tables.markdown(
+        tables.Table(OF_README, rows, f"{first} Rows with 64,000 steps: run in {made}", text_columns=2)
+    ).rstrip()
 
 
 def put(page: Path, name: str, text: str) -> None:

@@ -50,6 +50,10 @@ def test_the_results_are_what_their_records_say(tmp_path, monkeypatch):
         assert (copy / page).read_text() == (ROOT / page).read_text()
     drawn = {path.relative_to(copy) for path in (copy / "docs/results").rglob("*.*")}
     assert drawn == {path.relative_to(ROOT) for path in (ROOT / "docs/results").rglob("*.*")}
+    (damaged, *_) = (copy / "results/degradation-short").glob("*.json")
+    damaged.write_text(damaged.read_text().replace("0.1", "0.2"))
+    with pytest.raises(UserError, match="23 of 24 records can be read"):
+        runpy.run_path(str(copy / "scripts/make_results.py"))["main"]()
 
 
 @pytest.mark.parametrize("folder", sorted(filter(Path.is_dir, ROOT.glob("results/*"))), ids=lambda path: path.name)

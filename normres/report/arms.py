@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from normres.errors import UserError
@@ -87,8 +88,19 @@ class Arm:
         return self.over_seeds(lambda run: final(run, metric))
 
     def over_seeds(self, number: Callable[[Run], float | None]) -> Summary | None:
-        """Returns the statistics of a number over the runs that finished and have it; None if none has."""
-        return summarize(value for run in self.finished if (value := number(run)) is not None)
+        """Returns the statistics of a number over the seeds whose runs finished and have it; None if none has."""
+        return summarize(self.by_seed(number).values())
+
+    def by_seed(self, number: Callable[[Run], float | None], runs: Sequence[Run] | None = None) -> dict[Any, float]:
+        """Returns a number of each seed, over `runs` (those that finished, unless said) that have it.
+
+        Of several runs with one seed, such as copies, it is their mean.
+        """
+        values: dict[Any, list[float]] = {}
+        for run in self.finished if runs is None else runs:
+            if (value := number(run)) is not None:
+                values.setdefault(seed(run), []).append(value)
+        return {one: fmean(several) for one, several in values.items()}
 
     def count(self, name: str) -> int:
         """Returns a count of the record's data, such as "train_examples"; 0 if it is not known."""
@@ -132,15 +144,21 @@ def scale_of(metric: str) -> float:
     return 100.0 if unit_of(metric) else 1.0
 
 
-def metric_words(metric: str) -> str:
-    """Returns "training error" of "train_error", "test top-5 error" of "test_top5_error"."""
-    words = {"train": "training", "top5": "top-5"}
+def evaluated_on(arms: Iterable[Arm]) -> str:
+    """Returns "validation" if all runs were evaluated on a part of the training images, else "test"."""
+    splits = {(run.record.get("data") or {}).get("evaluated_on") for arm in arms for run in arm.runs}
+    return "validation" if splits == {"validation"} else "test"
+
+
+def metric_words(metric: str, on: str = "test") -> str:
+    """Returns "training error" of "train_error", "test top-5 error" of "test_top5_error"; `on` as evaluated_on says."""
+    words = {"train": "training", "top5": "top-5", "test": on}
     return " ".join(words.get(part, part) for part in metric.split("_"))
 
 
-def titled(metric: str) -> str:
+def titled(metric: str, on: str = "test") -> str:
     """Returns "test error (%)" of "test_error"."""
-    return metric_words(metric) + " (%)" * (unit_of(metric) == "%")
+    return metric_words(metric, on) + " (%)" * (unit_of(metric) == "%")
 
 
 def field(run: Run, name: str) -> Any:
@@ -188,7 +206,7 @@ def counted(count: int, noun: str) -> str:
 
 def seeds_text(arms: Sequence[Arm]) -> str:
     """Returns "3 seeds" or "1 to 3 seeds" of arms: those that finished or, if none did, all."""
-    counts = [len(arm.finished or arm.runs) for arm in arms]
+    counts = [len(set(map(seed, arm.finished or arm.runs))) for arm in arms]
     fewest, most = min(counts), max(counts)
     return ("" if fewest == most else f"{fewest} to ") + counted(most, "seed")
 

@@ -8,15 +8,25 @@ from typing import Any
 from scipy import stats
 
 from normres.report import facts, tables
-from normres.report.arms import Arm, final, finals, joined, measure_of, metric_words, scale_of, seed, titled
+from normres.report.arms import (
+    Arm,
+    evaluated_on,
+    final,
+    finals,
+    joined,
+    measure_of,
+    metric_words,
+    scale_of,
+    seed,
+    titled,
+)
 from normres.report.experiment import Experiment
 from normres.report.inference import FALSE_VERDICTS
+from normres.report.pairs import differ_between
 from normres.runs.results import DONE, Run
 
 SAME, AGREES, DIFFERS, OPEN, NOT_RUN = "the same", "agrees", "differs", "cannot be judged", "not run"
 MARGIN_OF_ERROR, MARGIN_OF_LOSS = 0.01, 0.05  # named beforehand: one point, and a share of our loss
-# What need not be equal, and may explain a difference.
-AROUND = ("Commit", "Versions", "Processor", "Operating system", "Number format", "Device", "Data")
 
 
 def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequence[Run]) -> tuple[str, int]:
@@ -32,15 +42,16 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
     """
     theirs = {arm.label: arm for arm in experiment.arms(repeated)}
     ours, measure = experiment.arms(result), measure_of(result)
-    metric, digits = finals(measure)[1], facts.digits(ours, measure)
+    metric, digits, on = finals(measure)[1], facts.digits(ours, measure), evaluated_on(ours)
     rows = [_row(arm, theirs.get(arm.label), metric, len(ours), digits) for arm in ours]
-    header = ("arm", f"ours, {titled(metric)}", "yours", "seeds", "difference", "+-", "verdict")
-    table = tables.Table(header, rows, f"{metric_words(metric).capitalize()} of the seeds that both have.")
+    header = ("arm", f"ours, {titled(metric, on)}", "yours", "seeds", "difference", "+-", "verdict")
+    table = tables.Table(header, rows, f"{metric_words(metric, on).capitalize()} of the seeds that both have.")
     # Those of our runs whose arm and seed were repeated; digests differ if the data came from another source.
     keys = {(arm.label, seed(run)) for arm in theirs.values() for run in arm.runs}
     shared = [run for arm in ours for run in arm.runs if (arm.label, seed(run)) in keys] or result
-    known = {what: [facts.distinct(runs, what) for runs in (shared, repeated)] for what in AROUND}
-    around = [f"* {what}: ours {mine}; yours {yours}" for what, (mine, yours) in known.items() if mine != yours]
+    differ = [differ_between(arm.runs, theirs[arm.label].runs) for arm in ours if arm.label in theirs]
+    known = [pair for one in (*differ, facts.around(shared, repeated)) for pair in one.items()]
+    around = dict.fromkeys(f"* {what}: ours {mine}; yours {yours}" for what, (mine, yours) in known)
     verdicts = [row[-1] for row in rows]
     counts = joined(*(f"{one}: {verdicts.count(one)} of {len(ours)}" for one in dict.fromkeys(verdicts)))
     text = [f"# {experiment.title}", "", f"**{counts}**", "", tables.markdown(table)]
@@ -50,8 +61,9 @@ def certificate(experiment: Experiment, result: Sequence[Run], repeated: Sequenc
 
 
 def _equal(ours: Mapping[str, Any], yours: Mapping[str, Any]) -> bool:
-    """Returns whether all final numbers that both runs have are equal."""
-    return all(ours[name] == yours[name] for name in ours.keys() & yours)
+    """Returns whether two records have the same final numbers, as far as both have them, and diverged at one step."""
+    same = all(ours["final"][name] == yours["final"][name] for name in ours["final"].keys() & yours["final"])
+    return same and ours.get("diverged_at_step") == yours.get("diverged_at_step")
 
 
 def _row(ours: Arm, yours: Arm | None, metric: str, arms: int, digits: int) -> tuple[str, ...]:
@@ -67,9 +79,9 @@ def _row(ours: Arm, yours: Arm | None, metric: str, arms: int, digits: int) -> t
         verdict = NOT_RUN
     elif len(numbers) < len(ended):  # one of two diverged
         verdict = DIFFERS
-    elif all(_equal(a.record["final"], b.record["final"]) for a, b in ended):
+    elif all(_equal(a.record, b.record) for a, b in pairs):
         verdict, half = SAME, 0.0
-    elif spread is None or spread.standard_deviation is None:
+    elif not numbers or spread is None or spread.standard_deviation is None:
         verdict = OPEN
     else:
         t = stats.t.ppf(1 - FALSE_VERDICTS / (2 * arms), spread.count - 1)

@@ -20,7 +20,8 @@ class Series:
       label: in the legend; series with the same label look alike and are hidden together.
       kind: how it is drawn.
       x, y: the points; a cross has None for the coordinate at whose upper end it stands.
-      bars: half the length of each point's bar, along the axis of the errors; empty = no bars.
+      bars: half the length of each point's bar, along the axis of the errors; two rows: the parts below and above, in
+        print only; empty = no bars.
       texts: what the page says of each point.
       hollow: whether markers are empty, as of numbers that are not ours.
     """
@@ -29,7 +30,7 @@ class Series:
     kind: Kind
     x: Sequence[Any]
     y: Sequence[Any]
-    bars: Sequence[float] = ()
+    bars: Sequence[Any] = ()
     texts: Sequence[str] = ()
     hollow: bool = False
 

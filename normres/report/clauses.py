@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from normres.report import inference
-from normres.report.arms import Arm, Setting, counted, final, metric_words, seed, unit_of
+from normres.report.arms import Arm, Setting, counted, final, metric_words, unit_of
 from normres.report.inference import Comparison, Difference, Outcome, Seeds, summarize
 from normres.report.tables import number
 from normres.runs.results import Run
@@ -55,13 +55,12 @@ class Quantity:
 
     def by_seed(self, arm: Arm) -> Seeds:
         """Returns the number of each seed; of several runs with one seed, their mean."""
-        values: dict[object, list[float]] = {}
-        for run in arm.runs if self.unfinished else arm.finished:
-            if (value := self.of(run)) is not None:
-                values.setdefault(seed(run), []).append(value)
-        for run in arm.diverged if self.chance else ():
-            values.setdefault(seed(run), []).append(arm.chance)
-        return {number: fmean(several) for number, several in values.items()}
+
+        def number(run: Run) -> float | None:
+            return arm.chance if self.chance and run.record["status"] == "diverged" else self.of(run)
+
+        done = (*arm.finished, *(arm.diverged if self.chance else ()))
+        return arm.by_seed(number, arm.runs if self.unfinished else done)
 
     def step(self, arm: Arm) -> float:
         """Returns the difference between neighbouring values, one image of those evaluated; 0 if it is not known."""
@@ -178,11 +177,14 @@ class Lower:
         return _state(self.claim, self.at_least, parts, self.quantity)
 
     def _best(self, grid: Grid, name: str, settings: Sequence[Setting]) -> Setting:
-        """Returns the setting with the variant's lowest mean; the last one if it was run in none of them."""
-        means = {}
-        for setting in settings:
-            if arm := grid.get((name, setting)):
-                means[setting] = fmean(self.quantity.by_seed(arm).values() or [math.inf])
+        """Returns the setting with the variant's lowest mean among those with the most seeds; the last if it has none.
+
+        A setting with fewer seeds, of a sweep that still runs, could be the lowest by luck.
+        """
+        arms = {setting: arm for setting in settings if (arm := grid.get((name, setting)))}
+        values = {setting: [*self.quantity.by_seed(arm).values()] for setting, arm in arms.items()}
+        most = max(map(len, values.values()), default=0)
+        means = {setting: fmean(each or [math.inf]) for setting, each in values.items() if len(each) == most}
         return min(means, key=means.__getitem__, default=settings[-1])
 
     def _part(self, grid: Grid, of_better: Setting, of_worse: Setting) -> Part:
@@ -196,10 +198,11 @@ class Lower:
             arms.append(arm)
         better, worse = arms
         where = f" at {of_better.name}" if of_better == of_worse else ""
-        names = [arm.variant if where else f"{arm.variant} at {arm.setting.name}" for arm in arms]
+        places = ["" if where else f" at {arm.setting.name}" for arm in arms]
         comparison = Comparison(self.quantity.difference(worse, better), above=False)
         values = comparison.difference.sides[::-1]  # of the seeds that are compared
-        numbers = ", ".join(f"{name} {self.quantity.text(side)}" for name, side in zip(names, values, strict=True))
+        texts = map(self.quantity.text, values)
+        numbers = ", ".join(f"{arm.variant} {text}{at}" for arm, text, at in zip(arms, texts, places, strict=True))
         notes = [*_diverged_notes(self.quantity, arms), *(self._edge_notes(grid, arms) if self.best else ())]
         return Part(f"{self.quantity.words.capitalize()}{where}: {numbers}", comparison, notes)
 
@@ -256,10 +259,12 @@ class Trend:
         parts = []
         for first, last in pairwise(arms) if self.every_step else [(arms[0], arms[-1])]:
             difference = self.quantity.difference(first, last)
-            comparison = Comparison(difference, self.rises, 0.0 if self.rises else self.margin)
+            comparison: Comparison | None = Comparison(difference, self.rises, 0.0 if self.rises else self.margin)
             sides = zip((first, last), difference.sides, strict=True)  # of the seeds that are compared
-            numbers = ", ".join(f"{arm.setting.name} {self.quantity.text(values)}" for arm, values in sides)
+            numbers = ", ".join(f"{self.quantity.text(values)} at {arm.setting.name}" for arm, values in sides)
             text = f"{self.quantity.words.capitalize()} of {self.variant}: {numbers}"
+            if not self.rises and self.quantity.chance and first.diverged and last.diverged:
+                comparison, text = None, f"{text}. Runs diverged at both, so this decides nothing."
             parts.append(Part(text, comparison, _diverged_notes(self.quantity, [first, last])))
         return parts
 

@@ -8,7 +8,7 @@ from typing import Any
 from normres.errors import UserError, library, nearest
 from normres.report.arms import run_id
 from normres.runs import durable
-from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
+from normres.runs.fields import before, declared, flatten
 from normres.runs.results import Run
 
 Row = dict[str, Any]
@@ -92,8 +92,8 @@ def _configs(runs: Sequence[Run]) -> list[Row]:
     """Returns the runs' fields as columns; a run that is older than a field has the value from before it."""
     flat = [flatten(run.config) for run in runs]
     names = sorted({name for config in flat for name in config})
-    before = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
-    return [{f"config.{name}": config.get(name, before.get(name)) for name in names} for config in flat]
+    then = before()
+    return [{f"config.{name}": config.get(name, then.get(name)) for name in names} for config in flat]
 
 
 def _declared_type(column: str) -> type | None:

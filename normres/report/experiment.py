@@ -16,6 +16,7 @@ from normres.report.arms import (
     Arm,
     Setting,
     distinguishing_fields,
+    evaluated_on,
     field,
     finals,
     group,
@@ -32,6 +33,7 @@ from normres.runs.results import Run
 
 BLOCK, DATA = "model.block", "data.name"
 FAIL = "fail"  # what He et al. 2016 print for an error above 20 %
+PAPER = "paper, test (%)"  # a column
 
 # What the axis of a field is called.
 AXES = {"model.depth": "depth (layers)", "train.batch_size": "images per batch", "optim.learning_rate": "learning rate"}
@@ -143,8 +145,11 @@ class Experiment:
     def judge(self, arms: Sequence[Arm]) -> list[Verdict]:
         """Returns the claim clause by clause; arms are compared only where nothing but the variant differs."""
         statements: list[Statement] = []
+        on = evaluated_on(arms)
+        quantities = [replace(one.quantity, words=one.quantity.words.replace("test", on)) for one in self.clauses]
+        said = [replace(one, quantity=quantity) for one, quantity in zip(self.clauses, quantities, strict=True)]
         for context, grid in (self.grids(arms) or {"": {}}).items():
-            made = [clause.state(grid) for clause in self.clauses]
+            made = [clause.state(grid) for clause in said]
             statements += [replace(one, claim=f"{one.claim} [{context}]") for one in made] if context else made
         return clauses.judge(statements)
 
@@ -161,14 +166,14 @@ class Experiment:
     def warnings(self, arms: Sequence[Arm]) -> list[str]:
         """Returns what weakens all numbers of the page, a sentence each."""
         chosen = any(isinstance(clause, Lower) and clause.best for clause in self.clauses)
-        data = [run.record.get("data") or {} for arm in arms for run in arm.runs]
         sentences = facts.warnings(arms, missing=self.missing(arms))
         if chosen:
             over = short_label({self.over: ""}).strip()
-            on = "validation" if all(one.get("evaluated_on") == "validation" for one in data) else "test"
+            on = evaluated_on(arms)
             sentences.append(
-                f"The {over} of each variant was chosen on the {on} set: its {on} error is too low by the choice, more "
-                "so where neighbours are nearly equal, and the intervals do not know of the choice."
+                f"The {over} of each variant was chosen on the {on} set: its {on} error is lower than on new images "
+                "because of this choice, above all where several values are nearly equal. The intervals do not include "
+                "this."
             )
         return sentences
 
@@ -186,6 +191,7 @@ class Experiment:
         rows = [tuple(cell(arm) for cell in columns.values()) for arm in arms]
         caption = f"{self.caption(arms)} {facts.provenance([run for arm in arms for run in arm.runs])}"
         footnotes = [f"{letter}: {sentence}" for sentence, letter in letters.items()]
+        footnotes += facts.scale_notes(arms, self.scale) if PAPER in columns else []
         return tables.Table(tuple(columns), rows, caption, texts, footnotes)
 
     def columns(self, arms: Sequence[Arm]) -> dict[str, Callable[[Arm], str]]:
@@ -196,7 +202,7 @@ class Experiment:
         places = facts.digits(arms, self.measure)
         columns: dict[str, Callable[[Arm], str]] = {"parameters": tables.parameters_cell, "seeds": tables.seeds_cell}
         for metric in dict.fromkeys([training, test, *others]):
-            columns[titled(metric)] = partial(tables.error_cell, metric=metric, digits=places)
+            columns[titled(metric, evaluated_on(arms))] = partial(tables.error_cell, metric=metric, digits=places)
 
         def statistic(arm: Arm, name: str) -> str:
             summary = arm.summary(test)
@@ -206,14 +212,15 @@ class Experiment:
             columns["median"] = partial(statistic, name="median")
             columns["interquartile mean"] = partial(statistic, name="interquartile_mean")
         if self.published:  # the paper's number, beside the setting that it is of
-            columns["paper, test (%)"] = self._paper_cell
+            columns[PAPER] = self._paper_cell
         return columns
 
     def caption(self, arms: Sequence[Arm]) -> str:
         """Returns what the table says of its numbers."""
-        middle = f"; median and interquartile mean are those of the test {self.measure}"
+        on = evaluated_on(arms)
+        middle = f"; median and interquartile mean are those of the {on} {self.measure}"
         return (
-            f"{'Errors' if self.measure == 'error' else 'Losses'} at the last step over the whole training and test "
+            f"{'Errors' if self.measure == 'error' else 'Losses'} at the last step over the whole training and {on} "
             "set; mean ± sample standard deviation over the seeds that finished"
             f"{middle if any(len(arm.runs) > 1 for arm in arms) else ''}."
         )
@@ -223,7 +230,13 @@ class Experiment:
         wanted = {**self.held, **self.variants.get(arm.variant, {})}
         if any(_as_json(field(arm.runs[0], name)) != _as_json(value) for name, value in wanted.items()):
             return tables.NOTHING
-        return _number(self.published.get(arm.setting, {}).get(arm.variant))
+        return self._as_printed(self.published.get(arm.setting, {}).get(arm.variant))
+
+    def _as_printed(self, error: float | str | None) -> str:
+        """Returns a paper's number with as many decimals as the papers print."""
+        printed = [str(one) for errors in self.published.values() for one in errors.values() if isinstance(one, float)]
+        places = max((len(one.partition(".")[2]) for one in printed), default=0)
+        return tables.NOTHING if error is None else error if isinstance(error, str) else f"{error:.{places}f}"
 
     def paper_table(self, arms: Sequence[Arm]) -> tables.Table | None:
         """Returns every number that the papers have, and ours of the same settings; None if they have none."""
@@ -233,20 +246,25 @@ class Experiment:
             for name, error in errors.items():
                 ours = [grid.get((name, setting)) for grid in grids.values()]
                 here = [tables.error_cell(arm, "test_error", places) if arm else "not run" for arm in ours]
-                rows.append((name, setting.name, _number(error), *here))
+                rows.append((name, setting.name, self._as_printed(error), *here))
         header = ("variant", "setting", "paper (%)", *(f"{joined('here', context)} (%)" for context in grids))
         return tables.Table(header, rows, "Test error in the paper, and here.", 2) if rows else None
 
     def along(self, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
-        """Returns the arms of each line of a plot; blocks are told apart where one place has both."""
-        places = {(arm.context, arm.variant, arm.setting.data, arm.setting.at) for arm in arms}
-        both = len(places) < len(arms)
+        """Returns the arms of each line of a plot; a line is of one kind of block."""
+        both = self._both_blocks(arms)
         lines: dict[str, list[Arm]] = {}
         for arm in arms:
             block = arm.setting.block if both and arm.setting.block != "basic" else ""
             label = joined(arm.variant, block, arm.setting.data_title, arm.context) or "all"
             lines.setdefault(label, []).append(arm)
         return {label: sorted(members, key=lambda arm: arm.setting.at) for label, members in lines.items()}
+
+    def _both_blocks(self, arms: Sequence[Arm]) -> bool:
+        """Returns whether the arms, or the papers' networks on the same data, have several kinds of block."""
+        data = {arm.setting.data for arm in arms}
+        settings = [*(arm.setting for arm in arms), *(setting for setting in self.published if setting.data in data)]
+        return len({setting.block for setting in settings}) > 1
 
     def main_chart(self, arms: Sequence[Arm]) -> Chart:
         """Returns the main figure, named after the config: error over a field, or a row per variant."""
@@ -268,11 +286,12 @@ class Experiment:
         Another data set's errors would only stretch the axis, but are better than none.
         """
         shown = {arm.setting.data for arm in arms} & {setting.data for setting in self.published}
-        lines: dict[str, dict[float, float]] = {}
+        lines, both = dict[str, dict[float, float]](), self._both_blocks(arms)
         for setting, errors in self.published.items():
             for variant, error in errors.items():
                 if (setting.data in shown or not shown) and not isinstance(error, str):
-                    label = joined(variant, setting.data_title) if shown else variant
+                    block = setting.block if both and setting.block != "basic" else ""
+                    label = joined(variant, block, setting.data_title) if shown else variant
                     lines.setdefault(label, {})[setting.at] = error
         return lines, "" if shown else joined(*sorted({setting.data_title for setting in self.published}))
 
@@ -332,7 +351,3 @@ def of_unknown(runs: Sequence[Run]) -> Experiment:
 def _as_json(value: Any) -> Any:
     """Returns lists for tuples, which JSON does not have."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _number(error: float | str | None) -> str:
-    return tables.NOTHING if error is None else error if isinstance(error, str) else f"{error:.2f}"

@@ -10,6 +10,7 @@ from typing import Any
 from normres.report.arms import (
     Arm,
     counted,
+    evaluated_on,
     field,
     final,
     grouped,
@@ -81,10 +82,13 @@ FACTS: dict[str, Fact] = {
     "Commit": _commit,
     "Versions": lambda run: ", ".join(map(" ".join, (run.attempt.get("versions") or {}).items())),
 }
+# What is no field of a config, need not be equal in two sets, and may explain a difference.
+AROUND = ("Commit", "Versions", "Processor", "Operating system", "Number format", "Device", "Data")
 # Facts that should not differ among the runs of a report, by what a warning calls them.
 EQUAL = {
     "Number formats": "Number format",
     "Devices": "Device",
+    "Processors": "Processor",
     "Commits": "Commit",
     "Data": "Data",
     "Versions": "Versions",
@@ -109,6 +113,12 @@ def distinct(runs: Sequence[Run], name: str) -> str:
     return "; ".join(map(grouped, sorted(values, key=sort_key))) or "not recorded"
 
 
+def around(first: Sequence[Run], second: Sequence[Run]) -> dict[str, tuple[str, str]]:
+    """Returns those of AROUND that differ between two sets of runs, with the values in both."""
+    known = {what: (distinct(first, what), distinct(second, what)) for what in AROUND}
+    return {what: (one, other) for what, (one, other) in known.items() if one != other}
+
+
 def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Returns (what, value) pairs; values that differ among the runs stand side by side."""
     seconds = sum(run.record.get("seconds") or 0.0 for run in runs)
@@ -121,8 +131,10 @@ def what_was_run(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def provenance(runs: Sequence[Run]) -> str:
     """Returns a sentence for a caption: where the numbers come from."""
-    dtypes, processors, commits = (distinct(runs, name) for name in ("Number format", "Processor", "Commit"))
-    return f"Run in {dtypes} on {processors}, at commit {commits}."
+    platforms = {_known(run.attempt.get("device"))["platform"] for run in runs}
+    where = "Processor" if platforms <= {"cpu", "?"} else "Device"
+    dtypes, machines, commits = (distinct(runs, name) for name in ("Number format", where, "Commit"))
+    return f"Run in {dtypes} on {machines}, at commit {commits}."
 
 
 def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
@@ -136,7 +148,8 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
         counts = " and ".join(grouped(small[0].get(name)) for name in ("train_examples", "test_examples"))
         sentences.append(f"Embedded images: {counts} images in place of the full data set’s 50,000 and 10,000.")
     if any(of_run.get("evaluated_on") == "validation" for of_run in data):
-        sentences.append("What is called test error was measured on a validation set, part of the training images.")
+        which = "Errors" if evaluated_on(arms) == "validation" else "Some errors"
+        sentences.append(f"{which} were measured on a validation set, which is part of the training images.")
     for what, name in EQUAL.items():
         counts_of = Counter(map(str, values_of(runs, FACTS[name])))
         if len(counts_of) > 1:
@@ -165,7 +178,7 @@ def notes_of(arm: Arm) -> list[str]:
     if without := [run_id(run) for run in arm.finished if final(run, f"train_{measure}") is None]:
         sentences.append(f"Finished without a final training {measure}: {', '.join(without)}.")
     if repeated := [name for name, count in seeds.items() if count > 1]:
-        sentences.append(f"More than one run of seed {', '.join(repeated)}: they are not independent.")
+        sentences.append(f"More than one run of seed {', '.join(repeated)}: their mean counts as one seed.")
     said = Counter(warning for run in arm.runs for warning in run.record.get("warnings") or [])
     return sentences + [f"{warning} ({count} of {every})." for warning, count in said.items()]
 
@@ -226,10 +239,11 @@ def run_table(arms: Sequence[Arm]) -> Table:
                 for metric, value in numbers.items()
             ]
             rows.append((run_id(run), arm.label, status, str(seed(run)), *times, *cells))
-    titles = [titled(name) for name in (*metrics, "best_test_error")]
+    on = evaluated_on(arms)
+    titles = [titled(name, on) for name in (*metrics, "best_test_error")]
     caption = (
-        "Every run. Numbers are of the last step over the whole set. The best test error is the lowest of all "
-        "evaluations, so it was chosen on the test set."
+        f"Every run. Numbers are of the last step over the whole set. The best {on} error is the lowest of all "
+        f"evaluations, so it was chosen on the {on} set."
     )
     return Table(("run", "arm", "status", "seed", "steps", "seconds", *titles), rows, caption, 3)
 

@@ -8,6 +8,7 @@ from typing import Any
 from normres.report.arms import (
     Arm,
     counted,
+    evaluated_on,
     final,
     finals,
     joined,
@@ -47,10 +48,9 @@ def means_and_seeds(
             mean, bar = scale * summary.mean, scale * (summary.standard_deviation or 0.0)
             text = f"{arm.label}: mean {mean:.2f}{unit} of {counted(summary.count, 'seed')}"
             points["line"].append((place, mean, bar, text))
-            for run in arm.finished if summary.count > 1 else ():
-                if (value := final(run, metric)) is not None:
-                    text = f"{run_id(run)}: seed {seed(run)}, {scale * value:.2f}{unit}"
-                    points["points"].append((place, scale * value, 0.0, text))
+            for one, value in arm.by_seed(lambda run: final(run, metric)).items() if summary.count > 1 else ():
+                ids = joined(*(run_id(run) for run in arm.finished if seed(run) == one))
+                points["points"].append((place, scale * value, 0.0, f"{ids}: seed {one}, {scale * value:.2f}{unit}"))
         if arm.diverged:
             text = ", ".join(f"{run_id(run)}: diverged" for run in arm.diverged)
             points["cross"].append((place, None, 0.0, text))
@@ -79,16 +79,15 @@ def error_over(
     apart = len({*lines, *published}) > MOST_LINES
     parts = {label: label.partition(", ") if apart else (label, "", "") for label in (*lines, *published)}
     panels = []
-    data = [run.record.get("data") or {} for members in lines.values() for arm in members for run in arm.runs]
-    evaluated_on = "validation" if all(one.get("evaluated_on") == "validation" for one in data) else "test"
+    arms = [arm for members in lines.values() for arm in members]
+    on = evaluated_on(arms)
     for metric in finals(measure):
         series: dict[str, list[Series]] = {}
         for label, members in lines.items():
             own, _, title = parts[label]
             made = means_and_seeds(own, [(arm.setting.at, arm) for arm in members], metric)
             series.setdefault(title, []).extend(made)
-        words = metric_words(metric).removesuffix(f" {measure}")
-        words = evaluated_on if words == "test" else words
+        words = metric_words(metric, on).removesuffix(f" {measure}")
         panels += [Panel(joined(words, title), drawn) for title, drawn in series.items()]
     if published:
         errors = [
@@ -97,12 +96,11 @@ def error_over(
         ]
         titles = {parts[label][2] for label in published}
         panels.append(Panel(joined("test, in the paper", *titles, of_paper), errors, own_scale=True))
-    arms = [arm for members in lines.values() for arm in members]
     places = {arm.setting.at for arm in arms} | {at for line in published.values() for at in line}
     return Chart(
         name,
         panels,
-        f"Final training and test {measure} over {axis}, one line per variant; the table has the numbers.",
+        f"Final training and {on} {measure} over {axis}, one line per variant; the table has the numbers.",
         f"{measure.capitalize()} at the last step, {seeds_text(arms)} per point: the line joins the means, {SPREAD}. "
         f"{DIVERGED}{OWN_SCALE if published else ''}",
         axis,
@@ -125,11 +123,12 @@ def error_per_variant(
     A paper's test errors, in percent by setting and variant, have a panel of their own; words, such as "fail", have
     no place in it.
     """
-    made = []
+    arms = [arm for arms_of in panels.values() for arm in arms_of.values()]
+    made, on = [], evaluated_on(arms)
     for title, arms_of in panels.items():
         series = []
         for metric in finals(measure):
-            series += means_and_seeds(metric_words(metric), arms_of.items(), metric, sideways=True)
+            series += means_and_seeds(metric_words(metric, on), arms_of.items(), metric, sideways=True)
         made.append(Panel(title, series))
     in_paper = []
     for title, errors in published.items():
@@ -137,11 +136,10 @@ def error_per_variant(
             in_paper.append(Series(f"paper, {title}", "points", list(numbers.values()), list(numbers), hollow=True))
     if in_paper:
         made.append(Panel("test error in the paper", in_paper, own_scale=True))
-    arms = [arm for arms_of in panels.values() for arm in arms_of.values()]
     return Chart(
         name,
         made,
-        f"Final training and test {measure}, one row per variant; the table has the numbers.",
+        f"Final training and {on} {measure}, one row per variant; the table has the numbers.",
         f"{measure.capitalize()} at the last step, {seeds_text(arms)} per variant: markers are means, {SPREAD}. "
         f"{DIVERGED}{OWN_SCALE if in_paper else ''}",
         titled(measure),
@@ -163,13 +161,13 @@ def training_curves(panels: Mapping[str, Sequence[Arm]], measure: str = "error")
         return steps, [scale_of(measure) * value for value in values]
 
     arms, unit = [arm for members in panels.values() for arm in members], f" {unit_of(measure)}".rstrip()
-    made = []
+    made, on = [], evaluated_on(arms)
     for title, members in panels.items():
         series = []
         for arm in members:
             label, alive = arm.setting.name, arm.finished or arm.unfinished
             steps, errors = curve(alive, "test")
-            who = f"{arm.label}, test {measure}, mean of {counted(len(alive), 'run')}"
+            who = f"{arm.label}, {on} {measure}, mean of {counted(len(alive), 'run')}"
             texts = [f"{who}: {error:.2f}{unit} at step {step:,}" for step, error in zip(steps, errors, strict=True)]
             series.append(Series(label, "curve", steps, errors, (), texts))
             series.append(Series(label, "thin", *_thinned(*curve(alive, "train"))))
@@ -184,9 +182,9 @@ def training_curves(panels: Mapping[str, Sequence[Arm]], measure: str = "error")
     return Chart(
         "curves",
         made,
-        f"Training and test {measure} over training steps, one curve per setting and one panel per variant.",
+        f"Training and {on} {measure} over training steps, one curve per setting and one panel per variant.",
         f"{measure.capitalize()} over training steps, mean over {seeds_text(arms)}. Thin: training {measure}, mean "
-        f"over successive mini-batches as they are trained on. Bold: test {measure}. The vertical axis ends at about "
+        f"over successive mini-batches as they are trained on. Bold: {on} {measure}. The vertical axis ends at about "
         f"twice the largest final {measure}{', or at 100 %' if unit else ''}. A cross marks where a run diverged.",
         "training step",
         titled(measure),

@@ -175,23 +175,25 @@ class Judgement:
         difference, signed = self.comparison.difference, partial(_signed, digits=digits)
         text = f"{signed(scale * difference.mean)} {unit}".rstrip()
         if not difference.has_spread:
-            return f"{text} (one seed on a side has no spread: at least {_more(2, difference)})"
+            return f"{text} (an arm with one seed has no spread; it needs at least 1 more)"
         low, high = difference.interval(self.level)
         kind = (
             f"paired over {len(difference.shared)} seeds"
             if difference.paired
             else f"Welch, {len(difference.before)} and {len(difference.after)} seeds"
         )
-        text += f", {100 * self.level:.3g} % interval {signed(scale * low)} to {signed(scale * high)} ({kind})"
+        level = 100 - float(f"{100 * (1 - self.level):.2g}")  # 98.8, 99.958
+        text += f", {level:g} % interval {signed(scale * low)} to {signed(scale * high)} ({kind})"
         if self.comparison.limit:
             text += f", limit {signed(scale * self.comparison.limit)}"
         if self.outcome != OPEN:
             return text
         needed = difference.seeds_to_decide(self.comparison.limit, self.level)
         fewest = max(needed or 0, min(map(len, difference.sides)) + 1)
-        return f"{text}; " + (
-            f"{_more(fewest, difference)} would decide" if needed else f"{MOST_SEEDS} seeds would not decide"
-        )
+        more = fewest - min(map(len, difference.sides))
+        if not needed:
+            return f"{text}; even {MOST_SEEDS} seeds would probably not decide"
+        return f"{text}; {more} more seed{'s' * (more > 1)} for each arm would probably decide"
 
 
 def judge(comparisons: Sequence[Comparison]) -> list[Judgement]:
@@ -224,9 +226,3 @@ def together(outcomes: Sequence[Outcome]) -> Outcome:
 
 def _signed(value: float, digits: int) -> str:
     return f"{'−' if value < 0 else '+'}{abs(value):.{digits}f}"
-
-
-def _more(seeds: int, difference: Difference) -> str:
-    """Returns how many more seeds a side needs to have `seeds`."""
-    more = seeds - min(map(len, difference.sides))
-    return f"{more} more seed{'s' * (more > 1)} a side"

@@ -34,9 +34,9 @@ def figure(chart: Chart) -> dict[str, Any]:
             made.add_trace(_trace(chart, panel, one, one.label not in shown), row=row, col=column)
             shown.add(one.label)
         x, y = _axes(chart, panel, leftmost=column == 1)
-        if not (chart.rows or panel.own_scale):
-            y |= {"matches": first} if first else {}
-            first = first or f"y{number + 1 if number else ''}"
+        if not panel.own_scale:
+            (x if chart.rows else y).update({"matches": first} if first else {})
+            first = first or f"{'x' if chart.rows else 'y'}{number + 1 if number else ''}"
         made.update_xaxes(x, row=row, col=column)
         made.update_yaxes(y, row=row, col=column)
     height = ROW_HEIGHT * len(chart.rows) + 150 if chart.rows else PANEL_HEIGHT

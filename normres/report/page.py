@@ -51,7 +51,7 @@ def write(experiment: "Experiment", arms: Sequence[Arm], charts: Sequence[Chart]
         links_of_arms=[f"#{quote(run_id(arm.runs[0]))}" for arm in arms],
         copies=copies,
         paper_table=experiment.paper_table(arms),
-        paper_notes=[*experiment.notes, *(facts.scale_notes(arms, experiment.scale) if experiment.published else [])],
+        paper_notes=experiment.notes,
         facts=facts.what_was_run(runs),
         scopes=[Markup(_asset(name)) for name in _scopes(runs)],
         runs=facts.run_table(arms),
@@ -81,8 +81,11 @@ def write_index(rows: Sequence[tuple[str, str, str, int]], output: Path) -> Path
 
 def bibtex(runs: Sequence[Run]) -> str:
     """Returns the entries of the software and of the papers whose parts the runs have."""
-    versions = runs[-1].attempt.get("versions") or {}
-    entries = [papers.software(versions.get("normres", ""), runs[-1].attempt.get("commit"))]
+    attempts = [attempt for run in runs for attempt in run.record.get("attempts") or ()]
+    versions = ((attempt.get("versions") or {}).get("normres") for attempt in attempts)
+    commits = (attempt.get("commit") for attempt in attempts)
+    version, commit = (", ".join(dict.fromkeys(filter(None, each))) for each in (versions, commits))
+    entries = [papers.software(version, commit)]
     return "\n\n".join([*entries, *papers.cited([run.config for run in runs])])
 
 

@@ -1,21 +1,33 @@
 """Two sets of runs side by side: each arm's mean in both, the difference and its confidence interval."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from normres.errors import UserError, nearest
-from normres.report import inference, tables
-from normres.report.arms import Arm, Setting, distinguishing_fields, group, joined, metrics_of, short_label, sort_key
+from normres.report import facts, inference, tables
+from normres.report.arms import (
+    Arm,
+    Setting,
+    distinguishing_fields,
+    evaluated_on,
+    group,
+    joined,
+    metric_words,
+    metrics_of,
+    short_label,
+    sort_key,
+)
 from normres.report.clauses import quantity_of
 from normres.report.experiment import PREFERRED
 from normres.report.inference import Comparison, summarize
-from normres.runs.fields import NOT_ADDED_LATER, declared, identity
+from normres.runs.fields import before, identity
 from normres.runs.results import Run
 
 
 def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tuple[Path, Path]) -> str:
-    """Returns the comparison as a Markdown table, with the fields in which the sets differ.
+    """Returns the comparison as a Markdown table, with the fields in which the sets differ, and the facts of AROUND.
 
     Arms are matched by the fields that vary within the sets, so that a field with one value in each set is what is
     compared: norm batch in A, group in B.
@@ -32,7 +44,8 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     shared = [label for label in ours if label in theirs]
     if not shared:
         raise UserError(f"{names[0]} and {names[1]} have no arm in common; arms are told apart by {', '.join(within)}")
-    quantity = quantity_of(metric)
+    words = metric_words(metric, evaluated_on([*ours.values(), *theirs.values()]))
+    quantity = replace(quantity_of(metric), words=words)
     differences = {label: quantity.difference(ours[label], theirs[label]) for label in shared}
     measured = [label for label, one in differences.items() if one.before and one.after]
     comparisons = [Comparison(differences[label], above=True) for label in measured]
@@ -54,6 +67,7 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     table = tables.Table(("arm", *map(str, names), "difference"), rows, caption)
     differ = [f"{name} ({a} in A, {b} in B)" for name, (a, b) in between.items()]
     lines = [f"Fields that differ between the sets: {joined(*differ) or 'none'}."]
+    lines += [f"{what}: {a} in A; {b} in B." for what, (a, b) in facts.around(first, second).items()]
     only = {"A": sorted(ours.keys() - theirs), "B": sorted(theirs.keys() - ours)}
     lines += [f"Only in {side}: {'; '.join(labels)}." for side, labels in only.items() if labels]
     how = "count at the error of guessing" if quantity.chance else "are left out"
@@ -71,9 +85,8 @@ def differ_between(first: Sequence[Run], second: Sequence[Run]) -> dict[str, tup
     """Returns the config fields whose values are one in each set, and not the same; the seed is none of them."""
     sides = [[identity(run.config) for run in runs] for runs in (first, second)]
     names = sorted({name for side in sides for config in side for name in config} - {"seed"})
-    # A younger field's value of before is not in the identity.
-    before = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
-    values = {name: [{str(config.get(name, before.get(name))) for config in side} for side in sides] for name in names}
+    then = before()  # of a younger field, a value that is not in the identity
+    values = {name: [{str(config.get(name, then.get(name))) for config in side} for side in sides] for name in names}
     return {name: (a.pop(), b.pop()) for name, (a, b) in values.items() if a != b and len(a) == len(b) == 1}
 
 

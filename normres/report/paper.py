@@ -115,9 +115,11 @@ def draw(chart: Chart, width: str = "page") -> Figure:
     for axes in every[len(chart.panels) :]:
         axes.set_axis_off()
     shared = [axes for axes, panel in zip(every, chart.panels, strict=False) if not panel.own_scale]
+    for axes in shared[1:]:
+        (axes.sharex if chart.rows else axes.sharey)(shared[0])
+    for axes in shared[:1]:
+        axes.autoscale_view()  # to the numbers of all
     if not chart.rows:
-        for axes in shared[1:]:
-            axes.sharey(shared[0])
         if chart.unit == "%" or chart.largest:
             _error_axis(shared, chart)
         if chart.log_y:
@@ -191,9 +193,11 @@ def _ticks_at(axes: Axes, places: Sequence[float], log: bool) -> None:
 
 def _error_axis(shared: Sequence[Axes], chart: Chart) -> None:
     """Makes the shared axis of errors begin and end at ticks; it begins at zero unless that hides the differences."""
-    points = [(panel, y) for panel in chart.panels if not panel.own_scale for one in panel.series for y in one.y]
-    high = chart.largest or max((chart.edge(panel) if y is None else y for panel, y in points), default=100.0)
-    low = min((y for _, y in points if y is not None), default=0.0)
+    series = [(panel, one) for panel in chart.panels if not panel.own_scale for one in panel.series]
+    points = [point for _, one in series for point in zip(one.y, one.bars or [0.0] * len(one.y), strict=True)]
+    edges = [chart.edge(panel) for panel, one in series if None in one.y]
+    high = chart.largest or max([*edges, *(y + bar for y, bar in points if y is not None)], default=100.0)
+    low = min((y - bar for y, bar in points if y is not None), default=0.0)
     locator = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
     ticks = [float(tick) for tick in locator.tick_values(low if low > high / 3 and not chart.largest else 0.0, high)]
     for axes in shared:

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from normres.report import facts, figures, tables
-from normres.report.arms import Arm, joined
+from normres.report.arms import Arm, evaluated_on, joined, titled
 from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Quantity
 from normres.report.experiment import Experiment
@@ -70,6 +70,12 @@ def _mean(values: Values) -> float | None:
     """Returns the mean; None if one of the numbers was not finite."""
     known = [value for value in values if value is not None]
     return fmean(known) if known and len(known) == len(values) else None
+
+
+def _geometric_mean(values: Values) -> float | None:
+    """Returns the geometric mean, whose logarithm is the mean of the table; None if one of the numbers has none."""
+    mean = _mean([magnitude(value) for value in values])
+    return None if mean is None else 10**mean
 
 
 def _between(before: float | None, after: float | None) -> float | None:
@@ -148,7 +154,7 @@ class Signals(Experiment):
 
         return {
             "seeds": tables.seeds_cell,
-            "test error (%)": lambda arm: tables.error_cell(arm, "test_error", places),
+            titled("test_error", evaluated_on(arms)): lambda arm: tables.error_cell(arm, "test_error", places),
             **{f"{name}, {when}": cell(of, when) for name, of in NUMBERS.items() for when in WHEN},
         }
 
@@ -186,8 +192,10 @@ def over_depth(name: str, figure: Figure, arms: Sequence[Arm]) -> Chart:
             for label, arm in members.items():
                 lines = [line for run in arm.runs if (line := probe_at(run, when))]
                 columns = zip(*(figure.values(line) for line in lines), strict=True)
-                panels.setdefault(joined(form, f"{when} training"), {})[label] = list(map(_mean, columns))
-    note = f", at {_setting(arms)}, before and after training: mean over the seeds. What diverged has no line after it."
+                mean = _geometric_mean if figure.log else _mean
+                panels.setdefault(joined(form, f"{when} training"), {})[label] = list(map(mean, columns))
+    mean_of = f"{'geometric ' * figure.log}mean over the seeds"
+    note = f", at {_setting(arms)}, before and after training: {mean_of}. What diverged has no line after it."
     return of_values(name, figure, panels, note)
 
 

@@ -49,7 +49,7 @@ def smaller_rise(claim: str, better: str, worse: str, under: Sequence[str], beyo
         lower = rise(run, beyond) if beyond else 0.0
         return None if upper is None or lower is None else upper - lower
 
-    less = f", less the rise under {_listed(beyond)}," if beyond else ""
+    less = f", minus the rise under {_listed(beyond)}," if beyond else ""
     words = f"rise of the test error under {_listed(under)}{less}"
     return Lower(claim, better, worse, Quantity(words, unit="points", chance=False, number=number))
 

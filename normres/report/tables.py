@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from normres.report.arms import Arm, scale_of
+from normres.report.arms import Arm, scale_of, seed
 from normres.report.inference import Summary
 
 NOTHING = "–"
@@ -36,18 +36,18 @@ def number(summary: Summary | None, digits: int = 2, scale: float = 1.0) -> str:
 
 
 def error_cell(arm: Arm, metric: str, digits: int) -> str:
-    """Returns an arm's final number over the seeds that finished; "fail" for those that diverged."""
+    """Returns an arm's final number over the seeds that finished; "diverged" if none did, the number of those else."""
     summary = arm.summary(metric)
     text = number(summary, digits, scale_of(metric))
     if arm.diverged:
-        return f"{text} ({len(arm.diverged)} fail)" if summary else "fail"
+        return f"{text} ({len(arm.diverged)} diverged)" if summary else "diverged"
     return "not finished" if arm.unfinished and not summary else text
 
 
 def seeds_cell(arm: Arm) -> str:
     """Returns the number of seeds that finished, "2 of 3" if others did not."""
-    finished = len(arm.finished)
-    return str(finished) if finished == len(arm.runs) else f"{finished} of {len(arm.runs)}"
+    finished, every = (len(set(map(seed, runs))) for runs in (arm.finished, arm.runs))
+    return str(finished) if finished == every else f"{finished} of {every}"
 
 
 def parameters_cell(arm: Arm) -> str:

@@ -144,6 +144,11 @@ def declared() -> Mapping[str, Field]:
     return fields
 
 
+def before() -> dict[str, Any]:
+    """Returns the value that runs had before a field was added, by the names of the fields that were added later."""
+    return {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
+
+
 def build(fields: Mapping[str, Field], recipes: Mapping[str, Mapping[str, Any]], recipe: str) -> ConfigDict:
     """Returns the config of the fields' values and, over them, those of a recipe.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from normres.runs import papers
-from normres.runs.fields import GONE, NOT_ADDED_LATER, AnyConfig, build, declared, flatten
+from normres.runs.fields import GONE, AnyConfig, before, build, declared, flatten
 
 WITHOUT_PATH = ("embedded", "synthetic", "photographs", "auto")  # sources
 TITLES = ("# A run of normres\n", "# A sweep of ")  # how a note begins
@@ -69,8 +69,8 @@ def repeat_command(config: AnyConfig, workdir: Path) -> list[str]:
     values = flatten(config)
     recipe = values.pop("recipe", declared()["recipe"].value)
     known = flatten(build(base.FIELDS, base.RECIPES, recipe))
-    before = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
-    own = {name: values.get(name, before.get(name, known[name])) for name in known if name != "recipe"}
+    then = known | before()
+    own = {name: values.get(name, then[name]) for name in known if name != "recipe"}
     own |= {name: value for name, value in values.items() if name not in known and name not in GONE}
     differ = {name: text for name, value in own.items() if (text := _argument(value)) != _argument(known.get(name))}
     fields = [f"--config.{name}={text}" for name, text in differ.items()]

@@ -20,15 +20,16 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from normres.errors import UserError
 from normres.runs import claims
 from normres.runs.durable import read_json, sha256, write, write_json
-from normres.runs.fields import NOT_ADDED_LATER, declared, identity
+from normres.runs.fields import before, digest, identity
 
 DONE = ("finished", "diverged")
 FAILURE = "failure at "  # so begins each entry of error.txt
@@ -74,8 +75,8 @@ class Run:
         """Returns a config field by its dotted name, such as "model.depth"; a run may be older than the field."""
         value: Any = self.config
         for part in name.split("."):
-            if part not in value and name in declared() and declared()[name].before != NOT_ADDED_LATER:
-                return declared()[name].before
+            if part not in value and name in before():
+                return before()[name]
             value = value[part]
         return value
 
@@ -89,14 +90,17 @@ def read_run(path: Path) -> Run | None:
     """Reads a run directory; None if it holds no run.
 
     Raises:
-      UserError: a file is damaged, or metrics.jsonl is not what a run that is done has left.
+      UserError: a file is damaged, the record is of another config, or metrics.jsonl is not what a run that is done
+        has left.
     """
     if not ((path / "config.json").is_file() and (path / "record.json").is_file()):
         return None
     record = read_record(path)
     if record["status"] in DONE and (fault := file_fault(path, record, "metrics.jsonl")):
         raise UserError(f"{fault}; the command that made the run mends it")
-    return Run(path, read_json(path / "config.json"), record, read_metrics(path))
+    run = Run(path, read_json(path / "config.json"), record, read_metrics(path))
+    _check_digest(run, path / "config.json")
+    return run
 
 
 def read_runs(root: Path) -> list[Run]:
@@ -119,6 +123,7 @@ def keep(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Writes runs that are done as one small file each, with their pictures beside it; returns the files.
 
     A file has the record without the host's name, the config without paths, and the curve with fewer lines of training.
+    Of a path stays the last part and, if the record has the digest of what was there, its first characters.
 
     Raises:
       UserError: two of the runs have one name.
@@ -132,7 +137,9 @@ def keep(runs: Sequence[Run], folder: Path) -> list[Path]:
         training = [line for line in run.metrics if line["split"] == "train"]
         kept = training[:: -max(1, -(-len(training) // KEPT_LINES))]
         lines = [_rounded(line) for line in run.metrics if line["split"] != "train" or line in kept]
-        document = {"config": _without_paths(run.config), "record": _without_paths(run.record), "metrics": lines}
+        marks = {"init_from": (run.record.get("init_from") or {}).get("sha256"), "module": run.attempt.get("module")}
+        config = _without_paths(run.config, {name: f"-{sha[:8]}" for name, sha in marks.items() if sha})
+        document = {"config": config, "record": _without_paths(run.record), "metrics": lines}
         write(folder / f"{name}{KEPT}", json.dumps(document | {"seal": seal_of(document)}) + "\n")
         files.append(folder / f"{name}{KEPT}")
         if run.pictures_file.is_file():
@@ -140,18 +147,22 @@ def keep(runs: Sequence[Run], folder: Path) -> list[Path]:
     return files
 
 
-def _without_paths(document: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config or a record without what names a machine: paths, of which the last part stays, and its name."""
+def _without_paths(document: dict[str, Any], marks: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """Returns a config or a record without what names a machine: its name, and paths, of which the last part stays.
+
+    `marks` are added to it, so that two files of one name stay two.
+    """
     copy: dict[str, Any] = json.loads(json.dumps({name: one for name, one in document.items() if name != "seal"}))
     for attempt in copy.get("attempts", ()):
         (attempt.get("host") or {}).pop("name", None)
     for section, name in (("data", "path"), ("model", "module"), ("init_from", "path")):
         if isinstance(copy.get(section), dict) and copy[section].get(name):
-            copy[section][name] = "" if name == "path" and section == "data" else Path(copy[section][name]).name
+            own = "" if section == "data" else Path(copy[section][name]).name + marks.get(name, "")
+            copy[section][name] = own
     if "warnings" in copy:
         copy["warnings"] = [re.sub(r"'[^']*/([^'/]*)'", r"'\1'", line) for line in copy["warnings"]]
     if isinstance(copy.get("init_from"), str):  # the config's
-        copy["init_from"] = Path(copy["init_from"]).name
+        copy["init_from"] = copy["init_from"] and Path(copy["init_from"]).name + marks.get("init_from", "")
     return copy
 
 
@@ -169,7 +180,16 @@ def read_kept(file: Path) -> Run:
     document = read_json(file)
     if not isinstance(document, dict) or document.pop("seal", "") != seal_of(document):
         raise UserError(f"{file} is damaged")
-    return Run(file, document["config"], document["record"], document["metrics"])
+    run = Run(file, document["config"], document["record"], document["metrics"])
+    if not (run.config.get("init_from") or run.config["model"].get("module")):  # which name other files here
+        _check_digest(run, file)
+    return run
+
+
+def _check_digest(run: Run, file: Path) -> None:
+    """Raises UserError if a run's config is not the one that its record is of."""
+    if run.record.get("config_digest", digest(run.config)) != digest(run.config):
+        raise UserError(f"{file}: the config is not the one that the record names, {run.record['config_digest']}")
 
 
 def status_of(path: Path) -> str:
@@ -204,7 +224,9 @@ def read_record(path: Path) -> dict[str, Any]:
       UserError: it is damaged.
     """
     record = read_json(path / "record.json")
-    if not isinstance(record, dict) or "status" not in record or record.get("seal", seal_of(record)) != seal_of(record):
+    whole = isinstance(record, dict) and "status" in record
+    # A record with attempts has a seal, an older one has neither.
+    if not whole or (("seal" in record or "attempts" in record) and record.get("seal") != seal_of(record)):
         raise UserError(f"{path / 'record.json'} is damaged; the command that made the run mends it")
     record.pop("seal", None)
     if "attempts" in record:
@@ -246,11 +268,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def check_identity(path: Path, held: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises UserError, naming the first fields that differ, if a directory holds a run of another config."""
-    there, here = identity(held), identity(config)
+    there, here, then = identity(held), identity(config), before()
     parts = []
     for name in sorted(there.keys() | here.keys()):
-        before = declared()[name].before if name in declared() else None
-        theirs, ours = there.get(name, before), here.get(name, before)
+        theirs, ours = (config.get(name, then.get(name)) for config in (there, here))
         if theirs != ours:
             parts.append(f"config.{name} is {theirs!r} there and {ours!r} here")
     if parts:

@@ -15,6 +15,7 @@ import pytest
 from normres import cli
 from normres.bench.step import agreement, cells, flax_network, measure, own, serve, show, workers
 from normres.errors import UserError
+from normres.report import paper
 from normres.runs import machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,12 +202,16 @@ def test_a_sample_begins_with_a_step_that_is_not_timed(monkeypatch):
     assert serve.Timed(None, lambda: None).memory()["peak_bytes"] > 1e8
 
 
-def test_the_pages_hold_what_was_measured(tmp_path):
+def test_the_pages_hold_what_was_measured(tmp_path, monkeypatch):
     script = runpy.run_path(str(ROOT / "scripts/make_bench_pages.py"))
     for path, text in script["pages"]().items():
         assert path.read_text() == text, "run: python scripts/make_bench_pages.py"
     panel = {"ResNet-8": {"normres": [0.4, 0.5, 0.7], "Flax": [1, 1, 1]}, "ResNet-20": {"Flax": [1, 1, 1]}}
+    drawn, draw = [], paper.draw
+    monkeypatch.setattr(paper, "draw", lambda chart: drawn.append(draw(chart)) or drawn[-1])
     script["draw"]({"float32": panel}, "Flax", tmp_path / "a.png", log=True)
+    ends = [bar.get_segments()[0][:, 0] for bar in drawn[0].axes[0].collections]
+    assert ends[0] == pytest.approx([0.4, 0.7])  # from quartile to quartile
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

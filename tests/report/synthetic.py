@@ -9,7 +9,7 @@ from pathlib import Path
 from normres.report.arms import Arm, Setting
 from normres.runs import sweep
 from normres.runs.fields import flatten
-from normres.runs.results import Run, write_json
+from normres.runs.results import Run, write_json, write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 YES, NO, OPEN = "supported", "contradicted", "cannot be judged yet"
@@ -79,7 +79,7 @@ def write_run(root, errors, **more):
     path.mkdir(parents=True)
     run = made(errors, **{"name": path.name} | more)
     write_json(path / "config.json", run.config)
-    write_json(path / "record.json", run.record)
+    write_record(path, run.record)
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.metrics))
     return path
 

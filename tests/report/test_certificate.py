@@ -1,5 +1,6 @@
 """Whether a repetition agrees: rarely wrong without a difference, and what differs around it is named."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,9 @@ LOST = made((0, 0), seed=0, status="diverged", change={"model.shortcut": "A", "m
         (runs(ours, range(3)), runs(ours, range(3))[:6], 3, "the same: 2 of 4, not run: 2 of 4"),
         (runs(ours, range(3)), [*runs(ours, [0])[:3], LOST], 1, "the same: 3 of 4, differs: 1 of 4"),
         (runs(ours, range(3)), [], 3, "not run: 4 of 4"),
+        # Runs that diverged at one step are the same, at two steps they are not.
+        ([LOST], [LOST], 0, "the same: 1 of 1"),
+        ([LOST], [replace(LOST, record=LOST.record | {"diverged_at_step": 300})], 3, "cannot be judged: 1 of 1"),
     ],
 )
 def test_the_verdict_and_its_exit_status(result, again, status, counts):
@@ -77,11 +81,16 @@ def test_a_difference_is_said_and_what_else_differs():
     def yours(arm, seed):
         return ours(arm, seed) + 0.0001 + 0.1 * (arm == ("A", 32))
 
-    text, status = certificate(DEGRADATION, runs(ours, range(3)), runs(yours, range(1), attempt={"commit": "f" * 40}))
+    other = runs(yours, range(1), attempt={"commit": "f" * 40})
+    for run in other:
+        run.config["optim"]["learning_rate"] = 0.3
+        run.config["train"]["steps"] = 640
+    text, status = certificate(DEGRADATION, runs(ours, range(3)), other)
     assert status == 1
     assert "**agrees: 3 of 4, differs: 1 of 4**" in text
     (line,) = [line for line in text.splitlines() if line.rstrip(" |").endswith("differs") and "|" in line]
     assert line.split("|")[1].strip() == "residual (A), depth 32"
     assert "+10.0" in line
     assert "* Commit: ours 0123456789ab; yours ffffffffffff" in text
+    assert "* optim.learning_rate: ours 0.1; yours 0.3\n* train.steps: ours 320; yours 640\n" in text
     assert "Processor" not in text

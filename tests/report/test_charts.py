@@ -6,6 +6,7 @@ import pytest
 from synthetic import arm, experiment, made, runs_of_sweep
 
 from normres.report import charts, figures, interactive, paper
+from normres.report.arms import seeds_text
 from normres.report.charts import Series
 
 degradation = experiment("degradation")
@@ -66,9 +67,25 @@ def test_error_over_depth():
 def test_another_data_sets_numbers_would_stretch_the_axis():
     preactivation = experiment("preactivation")
     chart = preactivation.main_chart(preactivation.arms(runs_of_sweep("preactivation", "demo", lambda *_: (0.1, 0.2))))
-    assert [one.y for one in chart.panels[2].series] == [[6.61, 5.93, 7.61], [6.37, 5.46, 4.92]]
+    # Lines are of one kind of block: of the paper's networks, 110 layers are basic, and 164 and 1001 are bottleneck.
+    assert [one.y for one in chart.panels[2].series] == [[6.61], [6.37], [5.93, 7.61], [5.46, 4.92]]
     # Ours and the paper's line have one label, so one look.
-    assert {one.label for one in chart.panels[2].series} <= {one.label for one in chart.panels[1].series}
+    assert {one.label for one in chart.panels[2].series[:2]} == {one.label for one in chart.panels[1].series}
+    short = preactivation.arms(runs_of_sweep("preactivation", "short", lambda *_: (0.1, 0.2)))
+    assert {label: [arm.setting.at for arm in line] for label, line in preactivation.along(short).items()} == {
+        "original": [110],
+        "full pre-activation": [110],
+        "original, bottleneck": [164],
+        "full pre-activation, bottleneck": [164],
+    }
+
+
+def test_copies_of_a_run_are_one_seed():
+    copies = replace(arm("A", 20, [0.3, 0.4]), runs=(*arm("A", 20, [0.3, 0.4]).runs, made((0.3, 0.3), name="copy")))
+    mean, seeds = figures.means_and_seeds("a", [(20, copies)], "test_error")
+    assert (mean.y, mean.texts) == (close(35), ["A, depth 20: mean 35.00 % of 2 seeds"])
+    assert (seeds.y, seeds.texts[0]) == (close(30, 40), "A20-0, copy: seed 0, 30.00 %")
+    assert seeds_text([copies]) == "2 seeds"
 
 
 def test_a_row_per_variant():
@@ -158,6 +175,19 @@ def test_the_page_has_the_numbers_of_the_chart(chart):
     assert drawn["layout"]["xaxis"]["type"] == "log"
     # Training and test have one scale, the paper's panel its own.
     assert [drawn["layout"][f"yaxis{n}"].get("matches") for n in ("", 2, 3)] == [None, "y", None]
+
+
+def test_bars_and_the_rows_of_all_panels_lie_within_the_axes():
+    lines = [Series("a", "line", [1, 2], [20.0, 48.0], [1.0, 14.0])]
+    over = charts.Chart("x", [charts.Panel("", lines)], "", "", "x", ticks=[1, 2])
+    assert paper.draw(over).axes[0].get_ylim()[1] >= 62
+    panels = [charts.Panel(title, [Series("a", "line", [x], ["r"])]) for title, x in (("8", 40.0), ("38", 70.0))]
+    rows = charts.Chart("x", [*panels, charts.Panel("paper", lines[:0], own_scale=True)], "", "", "x", rows=["r"])
+    first, second, published = paper.draw(rows).axes
+    (low, high) = first.get_xlim()
+    assert second.get_xlim() == (low, high) != published.get_xlim()
+    assert low < 40 < 70 < high
+    assert [interactive.figure(rows)["layout"][f"xaxis{n}"].get("matches") for n in ("", 2, 3)] == [None, "x", None]
 
 
 def test_dollars_are_no_mathematics():

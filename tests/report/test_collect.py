@@ -4,13 +4,15 @@ import json
 import sys
 
 import pytest
-from synthetic import ATTEMPT, write_run
+from synthetic import ATTEMPT, CONFIG, made, write_run
 
 from normres import cli
 from normres.errors import UserError
 from normres.report import paper
+from normres.report.arms import distinguishing_fields
 from normres.report.collect import collect
-from normres.runs.results import read_runs
+from normres.runs.fields import digest
+from normres.runs.results import keep, read_runs, seal_of
 
 ATTEMPTS = [
     ATTEMPT | {"started": f"2026-11-2{day}T10:00:00+00:00", "commit": commit, "host": {"name": "alpha"}, "end": end}
@@ -130,6 +132,39 @@ def test_mistakes_are_one_line(runs, tmp_path, monkeypatch):
         collect(runs, tmp_path / "runs.csv")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("*.csv"))
+
+
+def test_kept_runs_from_two_places_stay_two_arms(tmp_path):
+    for place, seed in (("old", 0), ("new", 1)):
+        sha = f"{place}45678{'9' * 8}"
+        change = {"model.module": f"/home/{place}/net.py:Net", "init_from": f"/home/{place}/seed=0"}
+        record = {"init_from": {"path": change["init_from"], "sha256": sha}, "config_digest": "of these paths"}
+        run = made((0.25, 0.5), seed=seed, name=place, change=change, record=record, attempt={"module": sha})
+        keep([run], tmp_path)
+    first, second = read_runs(tmp_path)
+    names = ["init_from", "model.module"]
+    assert [first.field(name) for name in names] == ["seed=0-new45678", "net.py:Net-new45678"]
+    assert distinguishing_fields([first, second], each=True) == names
+
+
+def test_what_was_edited_is_left_out_and_named(tmp_path, capsys):
+    path = write_run(tmp_path / "w", (0.25, 0.5), record={"config_digest": digest(CONFIG)})
+    (whole,) = read_runs(tmp_path)
+    keep([whole], tmp_path / "kept")
+    texts = {name: (path / name).read_text() for name in ("config.json", "record.json")}
+    unsealed = json.dumps(whole.record | {"final": {"test_error": 0.1}})  # and no seal at all
+    edited = json.dumps(whole.config | {"recipe": "paper"})
+    for name, text, said in (("record.json", unsealed, "is damaged"), ("config.json", edited, "the config is not the")):
+        (path / name).write_text(text)
+        assert read_runs(path) == []
+        assert f"{path / name}" in (err := capsys.readouterr().err)
+        assert said in err
+        (path / name).write_text(texts[name])
+    (file,) = (tmp_path / "kept").iterdir()
+    document = {"config": json.loads(edited), "record": whole.record, "metrics": []}
+    file.write_text(json.dumps(document | {"seal": seal_of(document)}))
+    assert len(read_runs(tmp_path)) == 1
+    assert f"{file}: the config is not the one" in capsys.readouterr().err
 
 
 def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Intervals and p against scipy, Holm by hand, and the promises on false verdicts and power by simulation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_one_seed_decides_nothing_and_costs_the_others_nothing():
     first, second, third = judge([single, against, paired_with(0.04)])
     assert (first.outcome, second.outcome, third.outcome) == (OPEN, OPEN, YES)
     assert third.level == 0.95
-    assert first.text() == "+80.00 points (one seed on a side has no spread: at least 1 more seed a side)"
+    assert first.text() == "+80.00 points (an arm with one seed has no spread; it needs at least 1 more)"
 
 
 def test_no_higher_needs_the_interval_below_the_margin():
@@ -101,11 +102,13 @@ def test_text_by_hand():
     (judged,) = judge([Comparison(Difference({0: 0.1, 1: 0.1}, {0: 0.11, 1: 0.13}), True, 0.005)])
     assert judged.text() == (
         "+2.00 points, 95 % interval −10.71 to +14.71 (paired over 2 seeds), limit +0.50; "
-        "8 more seeds a side would decide"
+        "8 more seeds for each arm would probably decide"
     )
+    for judged_at, words in {0.05 / 3: ", 98.3 % ", 0.0125: ", 98.8 % ", 0.00042: ", 99.958 % "}.items():
+        assert words in replace(judged, level=1 - judged_at).text()
     assert judged.text("", 1).startswith("+0.02, 95 % interval −0.11 to +0.15 (")
     (judged,) = judge([Comparison(Difference({0: 0.1, 1: 0.1}, {2: 0.11, 3: 0.0901, 4: 0.1}), True)])
-    assert judged.text().endswith(f"(Welch, 2 and 3 seeds); {MOST_SEEDS} seeds would not decide")
+    assert judged.text().endswith(f"(Welch, 2 and 3 seeds); even {MOST_SEEDS} seeds would probably not decide")
 
 
 def test_together():

@@ -160,6 +160,15 @@ def test_the_page_says_what_matters(drawn):
         assert part in text, part
 
 
+def test_the_software_is_cited_with_every_commit():
+    attempts = [made((0.1, 0.2)).attempt, made((0.1, 0.2)).attempt | {"commit": "f" * 40}]
+    said = page.bibtex(
+        [made((0.1, 0.2), record={"attempts": attempts}), made((0.1, 0.2), attempt={"commit": "e" * 40})]
+    )
+    assert f"commit 0123456789abcdef, {'f' * 40}, {'e' * 40}" in said
+    assert said.count("@software{normres,") == 1
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py")))
 def test_every_experiment_has_a_page(name, undrawn, tmp_path):
     declared = experiment(name)
@@ -271,7 +280,8 @@ def test_two_sets_by_hand(tmp_path, capsys):
             f"depth {depth}",
             "20.00 ± 0.00",
             "22.00 ± 1.41",
-            "+2.00 points, 97.5 % interval −23.45 to +27.45 (paired over 2 seeds); 6 more seeds a side would decide",
+            "+2.00 points, 97.5 % interval −23.45 to +27.45 (paired over 2 seeds); 6 more seeds for each arm would "
+            "probably decide",
         ]
         for depth in (14, 56)
     ]
@@ -296,7 +306,10 @@ def test_sets_that_share_nothing_are_one_line():
         compare(first, second, "test_error", names)
     with pytest.raises(UserError, match="=test_eror is no final number of these runs; did you mean 'test_error'"):
         compare(first, first, "test_eror", names)
-    assert "none" in compare(first[:1], first[:1], "test_error", names)
+    assert compare(first[:1], first[:1], "test_error", names).endswith("Fields that differ between the sets: none.")
+    elsewhere = [made((0.1, 0.2), change={"model.depth": 14}, attempt={"commit": "f" * 40})]
+    said = compare(first[:1], elsewhere, "test_error", names)
+    assert said.endswith("none.\nCommit: 0123456789ab in A; ffffffffffff in B.")
     assert "not finished" in compare(first[:1], [made((0, 0), status="running")], "test_error", names)
     said = compare(first[:1], [first[0], made((0, 0), seed=1, status="diverged")], "test_error", names)
     assert "diverged runs count at the error of guessing, 1 of 2; 0 not finished." in said

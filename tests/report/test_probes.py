@@ -125,6 +125,13 @@ def test_table_and_figures():
     assert paper.draw(made[2]).axes[0].get_ylim()[1] > 1e6
 
 
+def test_a_logarithmic_figure_has_the_geometric_mean_of_the_table():
+    runs = [run(seed=seed, lines=[line(0, gradient=[value] * 3)]) for seed, value in enumerate((1.0, 100.0))]
+    chart = probes.over_depth("x", probes.FIGURES["gradient"], EXPERIMENT.arms(runs))
+    assert chart.panels[0].series[0].y == pytest.approx([10.0] * 3)
+    assert "geometric mean over the seeds" in chart.caption
+
+
 def test_a_run_that_was_not_probed_is_named():
     arms = EXPERIMENT.arms([*sweep(seeds=1)[:-1], run("residual, none", depth=20, lines=[])])
     assert EXPERIMENT.missing(arms) == ["residual, none, depth 20, probed"]

@@ -68,7 +68,7 @@ def test_a_network_that_reacts_less_to_everything_refutes_the_reason():
     verdicts = judge(measured(HOLDS | {BATCH: (0.3, (0.20, 0.19)), INSTANCE: (0.4, (0.05, 0.02))}))
     assert [one.outcome for one in verdicts] == [*[YES] * 3, NO, YES]
     assert verdicts[3].evidence.startswith(
-        "Rise of the test error under contrast, brightness and color cast, less the rise under gaussian blur and "
+        "Rise of the test error under contrast, brightness and color cast, minus the rise under gaussian blur and "
         "gaussian noise, at depth 8: instance norm 3.00 ± 0.00 points, batch norm 1.00 ± 0.00 points; difference "
         "+2.00 points, "
     )

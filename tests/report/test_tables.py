@@ -28,23 +28,29 @@ def test_the_results_exactly():
     assert [" | ".join(row) for row in (table.header, *table.rows)] == [
         "variant | setting | notes | parameters | seeds | training error (%) | test error (%) | median | "
         "interquartile mean | paper, test (%)",
-        "plain | depth 14 | a b c | 14,000 | 3 of 4 | 40.0 ± 0.0 (1 fail) | 52.0 ± 3.5 (1 fail) | 50.0 | 51.0 | –",
-        "plain | depth 56 | d e f | 56,000 | 0 of 1 | fail | fail | – | – | –",
+        # Two copies of seed 0 count once: the mean of 50 and 56.
+        "plain | depth 14 | a b c | 14,000 | 2 of 3 | 40.0 (1 diverged) | 53.0 ± 4.2 (1 diverged) | 53.0 | 53.0 | –",
+        "plain | depth 56 | d e f | 56,000 | 0 of 1 | diverged | diverged | – | – | –",
         "residual (A) | depth 14 |  | 14,000 | 4 | 25.0 ± 3.6 | 45.5 ± 3.4 | 46.0 | 46.0 | –",
         "residual (A) | depth 20 | d g | 20,000 | 0 of 1 | not finished | not finished | – | – | 8.75",
     ]
     assert table.footnotes == [
         "a: Diverged, 1 of 4 runs: two at step 100.",
         "b: Finished without a final training error: depth=14,shortcut=none,seed=3.",
-        "c: More than one run of seed 0: they are not independent.",
+        "c: More than one run of seed 0: their mean counts as one seed.",
         "d: One seed only, so no spread.",
         "e: Diverged, 1 of 1 run: deep at step 100.",
         "f: odd (1 of 1 run).",
         "g: Not finished, and in no mean: late.",
+        *facts.scale_notes(degradation.arms(runs)),  # since the paper's numbers stand beside
     ]
+    assert "# The scale differs" not in tables.latex(table)
+    assert "% The scale differs, so only the order can be compared: width 8 here" in tables.latex(table)
     clean = degradation.table(degradation.arms(runs[:4]))
     assert "notes" not in clean.header
-    assert not clean.footnotes
+    assert clean.footnotes == facts.scale_notes(degradation.arms(runs[:4]))
+    own = replace(degradation, published={})
+    assert not own.table(own.arms(runs[:4])).footnotes
 
 
 def test_letters_go_on_after_z():
@@ -96,6 +102,19 @@ def test_cells_and_notes_are_escaped():
     ]
 
 
+def test_errors_of_a_validation_set_are_called_so():
+    arms = degradation.arms([made((0.1, 0.2), change=net, data={"evaluated_on": "validation"}) for net in (PLAIN, {})])
+    table = degradation.table(arms)
+    assert table.header[6] == "validation error (%)"
+    assert "the whole training and validation set" in table.caption
+    assert facts.run_table(arms).header[-1] == "best validation error (%)"
+    clause = replace(degradation, clauses=[Lower("x", "plain", "residual (A)")])
+    assert clause.judge(arms)[0].evidence.startswith("Validation error at depth 14: plain 20.00 %")
+    for chart in degradation.charts([], arms):
+        assert "validation error" in chart.alternative
+        assert "test error" not in chart.caption
+
+
 # --- warnings and facts
 
 
@@ -104,8 +123,15 @@ def test_cells_and_notes_are_escaped():
     [
         ({"data": {"source": "synthetic"}}, "Synthetic images: random pixels"),
         ({}, "Embedded images: 2,560 and 640 images in place of the full data set’s 50,000 and 10,000."),
-        ({"data": {"evaluated_on": "validation"}}, "measured on a validation set, part of the training images."),
+        (
+            {"data": {"evaluated_on": "validation"}},
+            "Some errors were measured on a validation set, which is part of the training images.",
+        ),
         ({"attempt": {"commit": "fedcba9876543210"}}, "Commits differ among the runs: 0123456789ab (2 runs); fedcba98"),
+        (
+            {"attempt": {"host": {"cpu": "another", "cpu_count": 2}}},
+            "Processors differ among the runs: a processor (2 cores) (2 runs); another (2 cores) (1 run).",
+        ),
         ({"attempt": {"commit": None}}, "The commit is not known for every run."),
         ({"attempt": {"diff": "x"}}, "Code with uncommitted changes: odd. The commit alone does not reproduce it."),
         ({"record": {"dtype": "bfloat16"}}, "Number formats differ among the runs: float32 (2 runs); bfloat16 (1 run)"),
@@ -121,9 +147,15 @@ def test_a_warning_for_each_weakness(more, words):
     assert sum(words in sentence for sentence in said) == 1, said
 
 
+def test_a_caption_names_what_the_runs_were_computed_on():
+    gpu = made((0.1, 0.2), attempt={"device": {"platform": "gpu", "kind": "NVIDIA H200", "count": 1}})
+    for run, where in ((made((0.1, 0.2)), "a processor (2 cores)"), (gpu, "1 × NVIDIA H200 (gpu)")):
+        assert facts.provenance([run]) == f"Run in float32 on {where}, at commit 0123456789ab."
+
+
 def test_what_was_chosen_on_the_test_set_is_said():
     best = replace(degradation, clauses=[Lower("x", "plain", "residual (A)", best=True)], over="optim.learning_rate")
-    words = "The learning rate of each variant was chosen on the test set: its test error is too low by the choice, "
+    words = "The learning rate of each variant was chosen on the test set: its test error is lower than on "
     assert any(line.startswith(words) for line in best.warnings(best.arms([made((0.1, 0.2))])))
     said = best.warnings(best.arms([made((0.1, 0.2), data={"evaluated_on": "validation"})]))
     assert any(line.startswith(words.replace("test", "validation")) for line in said)
