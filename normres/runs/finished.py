@@ -22,7 +22,7 @@ from normres.data.dataset import CLASSES, sha256
 from normres.errors import UserError, nearest
 from normres.runs import checkpoint, machine, results
 from normres.runs import config as configs
-from normres.runs.fields import NOT_ADDED_LATER, declared, flatten
+from normres.runs.fields import before, declared, flatten
 from normres.training.networks import build_network
 from normres.training.programs import Programs, placed
 from normres.training.step import TrainState
@@ -140,8 +140,7 @@ def rebuilt(values: Mapping[str, Any]) -> ConfigDict:
     known = flatten(dict(values))
     config = base.get_config()
     config.recipe = known["recipe"]
-    then = {name: field.before for name, field in declared().items() if field.before != NOT_ADDED_LATER}
-    return configs.apply(config, {name: value for name, value in {**then, **known}.items() if name in declared()})
+    return configs.apply(config, {name: value for name, value in (before() | known).items() if name in declared()})
 
 
 def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which: str = "last") -> dict[str, Any]:
