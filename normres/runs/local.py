@@ -36,8 +36,8 @@ def load_data(config: ConfigDict) -> Dataset:
         print("data.source=synthetic: random pixels, for tests of shapes and speed; the errors mean nothing")
     if "test_set" in whole.splits:
         print(f"data.source={whole.source}: the test set is the split {whole.splits['test_set']['split']!r}")
-    if "image_size" in data.sources.SOURCES[wanted.source].reads and whole.source != "synthetic":
-        print(f"data.source={wanted.source}: images of {wanted.image_size} pixels (config.data.image_size)")
+    if "image_size" in data.sources.SOURCES[whole.source].reads and whole.source != "synthetic":
+        print(f"data.source={whole.source}: images of {wanted.image_size} pixels (config.data.image_size)")
     if whole.why_streamed:
         print(f"streaming images from disk: {whole.why_streamed}")
     return splits.apply(whole, wanted)

@@ -16,7 +16,7 @@ from rich.console import Console
 from normres import cli, data, files, runs
 from normres.errors import UserError
 from normres.interop import network_from_torch, read_state_dict
-from normres.runs import checkpoint, export, finished, local
+from normres.runs import checkpoint, export, fields, finished, local
 from normres.runs import config as configs
 from normres.runs.fields import declared, digest
 from normres.training.networks import build_network
@@ -186,7 +186,7 @@ def test_a_run_that_is_older_than_a_field_has_the_value_of_then(trained, monkeyp
     values["train"]["seeds_per_program"] = 1  # of versions that are gone
     assert finished.rebuilt(values) == config_of()
     younger = {"optim.epsilon": replace(declared()["optim.epsilon"], before=0.5)}
-    monkeypatch.setattr(finished, "declared", lambda fields=declared(): {**fields, **younger})  # noqa: B008
+    monkeypatch.setattr(fields, "declared", lambda known=declared(): {**known, **younger})  # noqa: B008
     del values["optim"]["epsilon"]
     assert finished.rebuilt(values).optim.epsilon == 0.5
 
