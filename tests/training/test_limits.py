@@ -29,7 +29,7 @@ def test_a_batch_larger_than_the_training_set_is_refused():
 
 def test_images_smaller_than_the_strides_are_refused():
     programs({}, size=4)
-    with pytest.raises(UserError, match=r"images of 3x3 are too small: the strides of this network make 4$"):
+    with pytest.raises(UserError, match=r"images of 3x3 are too small: this network divides each side by 4$"):
         programs({}, size=3)
 
 
