@@ -106,7 +106,8 @@ def _norm(config: ConfigDict, image_size: int) -> Iterator[str]:
             "the square root of its fan-in; 'scaled_standardized' keeps its scale"
         )
     change, same = CANCELLED.get(model.weights, ("", ""))
-    normalized = model.family != "resnet" or "conv norm" in ORDERS[model.order].unit
+    order = ORDERS[model.order]  # drop = 2: the sum is normalized in place of the last convolution
+    normalized = model.family != "resnet" or ("conv norm" in order.unit and order.drop < 2)
     if normalized and spec.about and change in spec.about.invariant and not RESIDUAL_SCALES[scale].fixup:
         yield (
             f"config.model.weights={model.weights!r}: {name} norm after each convolution removes what it changes, so "

@@ -151,6 +151,7 @@ AS_MEANT = [
     {"model.norm": "NHC", "model.norm_groups": 1},
     {"model.weights": "l2", "model.norm": "layer"},  # removes the scale of all channels at once, not of each
     {"model.weights": "l2", "model.order": "pre"},
+    {"model.weights": "l2", "model.order": "norm_after_addition"},
 ]
 
 
