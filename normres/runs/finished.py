@@ -278,12 +278,8 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
 
 def other_networks(config: ConfigDict) -> list[str]:
     """Returns a sentence for each field in which the network of a run is not that whose weights it starts from."""
-    theirs, own = (flatten(each) for each in (open_run(Path(config.init_from)).document["config"], config.to_dict()))
+    saved = open_run(Path(config.init_from)).document["config"]
+    theirs, own = flatten(saved), flatten(configs.to_dict(config))
     names = [name for name in own if name.startswith("model.") and not declared()[name].how] + ["data.preprocess"]
-    differ = [name for name in names if name in theirs and str(_as_list(own[name])) != str(theirs[name])]
+    differ = [name for name in names if name in theirs and own[name] != theirs[name]]
     return [f"config.{name}={own[name]!r}: config.init_from was trained with {theirs[name]!r}" for name in differ]
-
-
-def _as_list(value: Any) -> Any:
-    """Returns lists for tuples, which JSON does not have."""
-    return list(value) if isinstance(value, tuple) else value
