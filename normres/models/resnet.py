@@ -228,7 +228,7 @@ class ResNet(WordRunner):
         )
         x = first(x, survival[0] if at_random else None)
         if blocks > 1:
-            unrolled = config.unrolled or blocks - 1 <= MAX_UNROLLED
+            unrolled = unrolls(config, stage)
             rest = nn.scan(
                 lambda block, x, survival: (block(x, survival), None),
                 variable_axes={"params": 0, "batch_stats": 0, "moments": 0, "intermediates": 0},
@@ -249,6 +249,11 @@ class ResNet(WordRunner):
         fixup = RESIDUAL_SCALES[self.config.residual_scale].fixup
         initial = nn.initializers.zeros if fixup else nn.initializers.lecun_normal()
         return nn.Dense(self.config.classes, kernel_init=initial, name=name)(x)
+
+
+def unrolls(config: ResNetConfig, stage: int) -> bool:
+    """Returns whether the blocks after the first of `stage`, counted from 0, are compiled one by one."""
+    return config.unrolled or config.blocks[stage] - 1 <= MAX_UNROLLED
 
 
 class Remat(NamedTuple):

@@ -64,12 +64,16 @@ class Terms:
     def standardized(self, number: int = 0, scale: jax.Array | None = None, bias: jax.Array | None = None) -> jax.Array:
         """(x - mean) / sqrt(var + epsilon) * scale + bias, by the moments of reduction `number`.
 
-        It is computed as shifted * factor + addend: the gradients then need only the sums of dy and of dy * shifted.
+        Where the statistics have the shape of scale and bias, as batch norm's, it is computed as shifted * factor +
+        addend: the gradients then need only the sums of dy and of dy * shifted.  Elsewhere the addend would be an
+        array of its own for each example.
         """
         shifted, rest = self.deviations[number]
         factor = lax.rsqrt(self.moments[number].var + self.epsilon)
+        alike = all(each.shape == factor.shape for each in (scale, bias) if each is not None)
         factor = factor if scale is None else factor * scale
-        return shifted * factor + ((0 if bias is None else bias) - rest * factor)
+        addend = 0 if bias is None else bias
+        return shifted * factor + (addend - rest * factor) if alike else (shifted - rest) * factor + addend
 
     def std(self, moments: Moments) -> jax.Array:
         """sqrt(var + epsilon)."""

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from normres.layers import PLAIN, Ops
 from normres.training import probe as probes
+from normres.training import tpu
 from normres.training.networks import UserNetwork
 from normres.training.step import TrainState, build_state, eval_step, train_step
 from normres.training.traced import with_traced
@@ -25,6 +26,8 @@ KEPT = 4  # shapes of a process; each holds about 100 MB of compiled programs, a
 # In a loop, XLA's gradient of a plain convolution is thirty times slower, so plain JAX does one step.
 STEPS_ON_CPU = 8
 
+BLOCK_BY_BLOCK = ("tpu",)  # platforms that gain by it, see tpu.BlockByBlock
+
 
 @dataclass
 class Steps:
@@ -34,6 +37,7 @@ class Steps:
     train: Any
     evaluate: Any
     probe: Any  # compiled when it is first asked for
+    by_block: tpu.BlockByBlock | None  # the network of `train`, if that takes a state apart
     compiled: jax.stages.Compiled | None = None  # `train`, once Programs.compile was called
 
 
@@ -54,20 +58,22 @@ def compiled_steps(
     weight decay compile once.
     """
     replicated, plain = NamedSharding(mesh, P()), config.as_configdict()
+    platform = mesh.devices.flat[0].platform
+    by_block = tpu.block_by_block(network) if platform in BLOCK_BY_BLOCK else None
+    trained: Any = by_block or network
     per_device = plain.train.parallel == "pmap"
 
     def step(state: TrainState, data: Any, indices: jax.Array, values: Any) -> Any:
         axis_name = "data" if per_device else None
-        return train_step(with_traced(plain, values), network, axis_name, state, data, indices)
+        return train_step(with_traced(plain, values), trained, axis_name, state, data, indices)
 
     def probe(state: TrainState, data: Any, values: Any) -> Any:
-        return probes.probe(with_traced(plain, values), network, state, data)
+        return probes.probe(with_traced(plain, values), network, tpu.together(state), data)
 
     if per_device:
         # The checks of replication do not see through custom gradients; the tests compare with one device.
         in_specs = (P(), dict(specs), P("data"), P())
         step = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
-    platform = mesh.devices.flat[0].platform
     # A GPU's compiler copies each donated array by a GPU kernel: 44 of the 395 of a ResNet-20.
     donated = () if platform in ("gpu", "cuda", "rocm") else (0,)
     # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
@@ -79,8 +85,9 @@ def compiled_steps(
     return Steps(
         initialize=jax.jit(partial(build_state, plain, plainest, shapes[0][1:]), compiler_options=quickly),
         train=jax.jit(several(step, most), donate_argnums=donated, out_shardings=replicated),
-        evaluate=jax.jit(partial(eval_step, plain, network), out_shardings=replicated),
+        evaluate=jax.jit(partial(eval_step, plain, trained), out_shardings=replicated),
         probe=jax.jit(probe, compiler_options=quickly, out_shardings=replicated),
+        by_block=by_block,
     )
 
 

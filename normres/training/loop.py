@@ -82,6 +82,17 @@ def fit(
       state: the initial one, or that of a checkpoint whose values are `measured`.
       should_stop: asked between two programs and in evaluations.  When it turns true, a last "checkpoint" is yielded.
     """
+    for event, after in _events(programs, state, should_stop, measured):
+        yield event, programs.together(after)
+
+
+def _events(
+    programs: Programs,
+    state: TrainState,
+    should_stop: Callable[[], bool],
+    measured: Mapping[str, Sequence[float]] | None,
+) -> Iterator[tuple[Event, TrainState]]:
+    """As fit, but that a state may be one that Programs.train returned."""
     train = programs.config.train
     step = saved = int(state.step)
     rows: list[_Measured] = [(measured, len(measured["loss"]))] if measured else []

@@ -14,6 +14,7 @@ from normres import files
 from normres.errors import UserError
 from normres.layers import PLAIN, Ops
 from normres.models import MODELS
+from normres.training import tpu
 
 # Unrolled, a step takes a tenth less time on two CPU cores and half the kernels on a GPU.  Compiling takes up to a
 # third of a second more per block: about 350 steps of width 16 win it back (docs/accelerators.md).
@@ -70,6 +71,7 @@ def build_network(
     """
     if not config.model.module:
         model = model_config(config, classes, dtype, platform, ops)
+        ops = tpu.OPERATIONS if platform == "tpu" and ops is PLAIN else ops
         return MODELS[config.model.family].module(model, ops=ops)
     wanted = user_module(config.model.module)
     fields = getattr(wanted, "__dataclass_fields__", {})

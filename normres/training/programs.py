@@ -25,7 +25,7 @@ from normres.data.seeds import stream_seed
 from normres.data.stream import Change, Stream
 from normres.errors import UserError
 from normres.layers import PLAIN, Ops
-from normres.training import limits
+from normres.training import limits, tpu
 from normres.training import probe as probes
 from normres.training.compiled import compiled_steps, steps_per_program
 from normres.training.networks import build_network
@@ -148,7 +148,7 @@ class Programs:
         def laid(shape: tuple[int, ...], dtype: Any, *spec: str | None) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.sharded.mesh, P(*spec)))
 
-        state = self.everywhere(self.state_shapes())
+        state = self.everywhere(jax.eval_shape(self._apart, self.state_shapes()))
         data = self.everywhere(self.arrays(split))
         if self.stream:
             image_shape = self._dataset.split(split)[0].shape[1:]
@@ -196,10 +196,20 @@ class Programs:
     def train(self, state: TrainState, step: int, count: int = 1) -> tuple[TrainState, dict[str, jax.Array]]:
         """Dispatches `count` training steps from `step` on, at most steps_per_program; `state` is donated.
 
-        Returns the state after, and each metric, float32 (steps_per_program,), a number for each step done.
+        Returns the state after, see `together`, and each metric, float32 (steps_per_program,), a number for each step
+        done.
         """
         train = self._steps.compiled or self._steps.train
-        return train(state, *self._batches(step, count), self.values)
+        return train(self._apart(state), *self._batches(step, count), self.values)
+
+    def _apart(self, state: TrainState) -> TrainState:
+        """Returns a state as the training program takes it."""
+        by_block = self._steps.by_block
+        return tpu.apart(state, by_block.stages) if by_block and by_block.stages & set(state.params) else state
+
+    def together(self, state: TrainState) -> TrainState:
+        """Returns the state that `train` has returned in the form of `initial_state`, which is that of checkpoints."""
+        return tpu.together(state) if self._steps.by_block else state
 
     def probe(self, state: TrainState) -> dict[str, list[float]]:
         """Returns what probe.probe measures, by depth, on a few training images, the same in all runs."""

@@ -47,6 +47,7 @@ def build(
         return float(metrics["loss"][steps - 1])
 
     def state_dict() -> dict[str, np.ndarray]:
-        return network_to_torch(jax.device_get({"params": state.params, "batch_stats": state.batch_stats}), run.model)
+        whole = run.together(state)
+        return network_to_torch(jax.device_get({"params": whole.params, "batch_stats": whole.batch_stats}), run.model)
 
     return SimpleNamespace(train=train, state_dict=state_dict, most=run.steps_per_program)
