@@ -12,6 +12,7 @@ from typing import Any
 
 from normres.errors import UserError
 from normres.report import clauses, facts, figures, page, paper, tables
+from normres.report import published as in_papers
 from normres.report.arms import (
     Arm,
     Setting,
@@ -40,7 +41,6 @@ AXES = {"model.depth": "depth (layers)", "train.batch_size": "images per batch",
 # Of the fields that tell runs apart, those that say most come first; the others follow in alphabetical order.
 PREFERRED = ("recipe", "data.name", "data.source", "model.norm", "model.order", "model.width", "train.steps")
 
-Published = Mapping[Setting, Mapping[str, float | str]]
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -71,7 +71,7 @@ class Experiment:
     source: str
     config: str
     variants: Mapping[str, Mapping[str, Any]]
-    published: Published = EMPTY
+    published: in_papers.Published = EMPTY
     scale: Mapping[str, Any] = facts.PAPER_SCALE
     held: Mapping[str, Any] = EMPTY
     clauses: Sequence[Lower | Trend] = ()
@@ -230,29 +230,15 @@ class Experiment:
         wanted = {**self.held, **self.variants.get(arm.variant, {})}
         if any(_as_json(field(arm.runs[0], name)) != _as_json(value) for name, value in wanted.items()):
             return tables.NOTHING
-        return self._as_printed(self.published.get(arm.setting, {}).get(arm.variant))
-
-    def _as_printed(self, error: float | str | None) -> str:
-        """Returns a paper's number with as many decimals as the papers print."""
-        printed = [str(one) for errors in self.published.values() for one in errors.values() if isinstance(one, float)]
-        places = max((len(one.partition(".")[2]) for one in printed), default=0)
-        return tables.NOTHING if error is None else error if isinstance(error, str) else f"{error:.{places}f}"
+        return in_papers.printed(self.published, self.published.get(arm.setting, {}).get(arm.variant))
 
     def paper_table(self, arms: Sequence[Arm]) -> tables.Table | None:
-        """Returns every number that the papers have, and ours of the same settings; None if they have none."""
-        grids, places = self.grids(arms), facts.digits(arms)
-        rows = []
-        for setting, errors in self.published.items():
-            for name, error in errors.items():
-                ours = [grid.get((name, setting)) for grid in grids.values()]
-                here = [tables.error_cell(arm, "test_error", places) if arm else "not run" for arm in ours]
-                rows.append((name, setting.name, self._as_printed(error), *here))
-        header = ("variant", "setting", "paper (%)", *(f"{joined('here', context)} (%)" for context in grids))
-        return tables.Table(header, rows, "Test error in the paper, and here.", 2) if rows else None
+        """Returns the papers' numbers beside ours; None if they have none."""
+        return in_papers.table(self.published, self.grids(arms), facts.digits(arms))
 
     def along(self, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
         """Returns the arms of each line of a plot; a line is of one kind of block."""
-        both = self._both_blocks(arms)
+        both = in_papers.several_blocks(self.published, arms)
         lines: dict[str, list[Arm]] = {}
         for arm in arms:
             block = arm.setting.block if both and arm.setting.block != "basic" else ""
@@ -260,18 +246,13 @@ class Experiment:
             lines.setdefault(label, []).append(arm)
         return {label: sorted(members, key=lambda arm: arm.setting.at) for label, members in lines.items()}
 
-    def _both_blocks(self, arms: Sequence[Arm]) -> bool:
-        """Returns whether the arms, or the papers' networks on the same data, have several kinds of block."""
-        data = {arm.setting.data for arm in arms}
-        settings = [*(arm.setting for arm in arms), *(setting for setting in self.published if setting.data in data)]
-        return len({setting.block for setting in settings}) > 1
-
     def main_chart(self, arms: Sequence[Arm]) -> Chart:
         """Returns the main figure, named after the config: error over a field, or a row per variant."""
         name = Path(self.config).name.removesuffix(".py")
         if self.lines:
             axis = AXES.get(self.over, self.over)
-            return figures.error_over(name, axis, self.along(arms), *self._published_lines(arms), self.measure)
+            theirs = in_papers.lines(self.published, arms)
+            return figures.error_over(name, axis, self.along(arms), *theirs, self.measure)
         panels: dict[str, dict[str, Arm]] = {}
         for arm in arms:
             panels.setdefault(joined(arm.setting.name, arm.context), {})[arm.variant] = arm
@@ -279,21 +260,6 @@ class Experiment:
         present = dict.fromkeys(variant for row in (*of_papers.values(), *panels.values()) for variant in row)
         rows = list(dict.fromkeys([*(variant for variant in self.variants if variant in present), *present]))
         return figures.error_per_variant(name, panels, of_papers, rows, self.measure)
-
-    def _published_lines(self, arms: Sequence[Arm]) -> tuple[dict[str, dict[float, float]], str]:
-        """Returns the papers' errors by line and place, and of what data they are if none are of the arms' data.
-
-        Another data set's errors would only stretch the axis, but are better than none.
-        """
-        shown = {arm.setting.data for arm in arms} & {setting.data for setting in self.published}
-        lines, both = dict[str, dict[float, float]](), self._both_blocks(arms)
-        for setting, errors in self.published.items():
-            for variant, error in errors.items():
-                if (setting.data in shown or not shown) and not isinstance(error, str):
-                    block = setting.block if both and setting.block != "basic" else ""
-                    label = joined(variant, block, setting.data_title) if shown else variant
-                    lines.setdefault(label, {})[setting.at] = error
-        return lines, "" if shown else joined(*sorted({setting.data_title for setting in self.published}))
 
     def charts(self, runs: Sequence[Run], arms: Sequence[Arm]) -> list[Chart]:
         """Returns all figures: the main one, one over each field of `alone`, and the curves."""
