@@ -136,34 +136,13 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         others = finished.other_networks(config)
     if old:
         others = [line for line in old.get("warnings", ()) if "config.init_from was" in line]
-    model = programs.model
-    computed = {name: getattr(model, name) for name in ("remat", "unrolled") if hasattr(model, name)}
-    examples, image_size = len(dataset.train_labels), min(dataset.train_images.shape[1:3])
-    record = {
-        "status": "running",
-        "run_id": journal.path.resolve().name,
-        "config_digest": digest(config),
-        "seed": config.seed,
-        "dtype": dtype,
-        "parameters": count_parameters(state.params),
-        "data": dataset.summary(),
-        "preprocess": programs.preprocess.summary(),
-        "init_from": started_from,
-        "computed": {**computed, "ops": "plain" if config.model.module else ops_in_words},
-        "warnings": [*traps.of(config, image_size, examples, len(jax.devices())), *others],
-        "step": 0,
-        "steps": config.train.steps,
-        "diverged_at_step": None,
-        "final": dict.fromkeys(f"{split}_{name}" for split in ("train", "test") for name in programs.task.measured),
-        "best_test_error": None,
-        "best_test_step": None,
-        "corrupted": None,
-    }
-    first, *_ = devices = jax.devices()
-    device = {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
-    attempt = {**provenance(), "device": device}
+    attempt = {**provenance(), "device": _device()}
     if config.model.module:
         attempt["module"] = _module_digest(config)
+    known = {"run_id": journal.path.resolve().name, "dtype": dtype, "parameters": count_parameters(state.params)}
+    record = _first_record(config, dataset, programs) | known | {"init_from": started_from}
+    record["computed"]["ops"] = "plain" if config.model.module else ops_in_words
+    record["warnings"] += others
     journal.begin(record, attempt)
     start = int(state.step)
     with Reporter(label, start, config.train.steps, console) as reporter:
@@ -180,6 +159,38 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
             journal.sinks.append(write)
             _follow(programs, state, journal, hosts.agreement(stop.is_set), reporter)
     return journal.record
+
+
+def _first_record(config: ConfigDict, dataset: Dataset, programs: Programs) -> dict[str, Any]:
+    """Returns the record of a run before its first step, with None for what only its process knows."""
+    computed = {name: getattr(programs.model, name) for name in ("remat", "unrolled") if hasattr(programs.model, name)}
+    examples, image_size = len(dataset.train_labels), min(dataset.train_images.shape[1:3])
+    return {
+        "status": "running",
+        "run_id": None,
+        "config_digest": digest(config),
+        "seed": config.seed,
+        "dtype": None,
+        "parameters": None,
+        "data": dataset.summary(),
+        "preprocess": programs.preprocess.summary(),
+        "init_from": None,
+        "computed": computed,
+        "warnings": traps.of(config, image_size, examples, len(jax.devices())),
+        "step": 0,
+        "steps": config.train.steps,
+        "diverged_at_step": None,
+        "final": dict.fromkeys(f"{split}_{name}" for split in ("train", "test") for name in programs.task.measured),
+        "best_test_error": None,
+        "best_test_step": None,
+        "corrupted": None,
+    }
+
+
+def _device() -> dict[str, Any]:
+    """Returns the devices of this process, as a record has them."""
+    first, *_ = devices = jax.devices()
+    return {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
 
 
 def _follow(
