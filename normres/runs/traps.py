@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from normres.models import BRANCHES, MODELS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, NetworkConfig
+from normres.models import BRANCHES, LAYOUTS, MODELS, ORDERS, RESIDUAL_SCALES, SHORTCUTS, NetworkConfig
 from normres.norms import TABLE, NormSpec, find_spec, reduction_axes
 from normres.runs import unread
 from normres.runs.fields import declared, flatten
@@ -39,7 +39,7 @@ def of(config: ConfigDict, image_size: int = 0, examples: int = 0, devices: int 
     if config.model.module:
         network = [*_module(config)] if image_size else []
     else:
-        network = [*_norm(config, size), *_branches(config)]
+        network = [*_norm(config, size), *_branches(config), *_sizes(config, size)]
     return [*unread.of(config), *network, *_optimization(config), *_data(config, examples, devices), *_recipe(config)]
 
 
@@ -173,6 +173,25 @@ def _branches(config: ConfigDict) -> Iterator[str]:
         )
 
 
+def _sizes(config: ConfigDict, image_size: int) -> Iterator[str]:
+    """Networks that have no room for what they do, and networks with two names."""
+    model, network = config.model, MODELS[config.model.family].configured(config.model)
+    if image_size and image_size <= (stride := max(stride for _, stride in network.stages)):
+        yield f"images of {image_size} pixels: the last stage sees 1x1 pixels, as the network divides sides by {stride}"
+    if model.norm_epsilon == 0 and network.norm_spec.reductions:
+        yield "config.model.norm_epsilon=0.0: where all numbers of an average are equal, the result is not finite"
+    if model.family != "resnet":
+        return
+    if model.squeeze and (hidden := network.features(0)[-1] // model.squeeze) < 2:
+        yield f"config.model.squeeze={model.squeeze}: {max(hidden, 1)} hidden unit in the first stage"
+    if model.layout == "wide" and SHORTCUTS[model.shortcut].project == "never":
+        fewer = LAYOUTS["wide"].counted - LAYOUTS["cifar"].counted
+        yield (
+            f"config.model.layout='wide' with config.model.shortcut={model.shortcut!r} has no projections and is "
+            f"config.model.layout='cifar' with config.model.depth={model.depth - fewer}"
+        )
+
+
 def _single_element(network: NetworkConfig, image_size: int, batch_size: int) -> bool:
     """Returns whether all means that some norm subtracts are those of a single element: the element itself."""
     spec = network.norm_spec
@@ -195,6 +214,9 @@ def _optimization(config: ConfigDict) -> Iterator[str]:
             f"config.optim.learning_rate={optim.learning_rate} with config.optim.optimizer='adamw': each weight moves "
             "by about so much in each step; 0.001 is usual"
         )
+    changes = boundaries or optim.schedule == "cosine" or optim.warmup_steps or holds(config)
+    if optim.optimizer == "sgd_classical" and not changes:
+        yield "config.optim.optimizer='sgd_classical' at a constant learning rate is 'sgd'"
     if optim.schedule == "step" and not boundaries:
         yield "config.optim.schedule='step' without config.optim.boundaries is the schedule 'constant'"
     if holds(config):

@@ -116,6 +116,14 @@ TRAPS = [
         "'standardized' makes them large again",
     ),
     ({"model.stochastic_depth": 0.5, "model.shortcut": "none"}, "stops the signal"),
+    ({"model.layout": "imagenet", "model.depth": 18}, "images of 32 pixels: the last stage sees 1x1 pixels"),
+    ({"model.norm_epsilon": 0}, "the result is not finite"),
+    ({"model.squeeze": 16}, "1 hidden unit in the first stage"),
+    ({"model.layout": "wide", "model.depth": 28}, "is config.model.layout='cifar' with config.model.depth=26"),
+    (
+        {"optim.optimizer": "sgd_classical", "optim.schedule": "constant", "optim.boundaries": ()},
+        "at a constant learning rate is 'sgd'",
+    ),
     (
         {"model.zero_last_scale": True, "model.order": "norm_after_addition"},
         "config.model.zero_last_scale=True has no effect with config.model.order='norm_after_addition'",
@@ -146,7 +154,7 @@ AS_MEANT = [
     {"model.inner_width": 8},  # narrows basic blocks too
     {"model.zero_last_scale": True},
     {"model.zero_last_scale": True, "model.order": "pre", "model.norm": "evonorm_s0"},
-    {"model.norm": "batch_instance", "model.layout": "imagenet", "model.depth": 18},
+    {"model.layout": "wide", "model.depth": 28, "model.shortcut": "B"},
     {"train.steps_per_program": 1},
     {"model.norm": "NHC", "model.norm_groups": 1},
     {"model.weights": "l2", "model.norm": "layer"},  # removes the scale of all channels at once, not of each
