@@ -182,7 +182,7 @@ def _sizes(config: ConfigDict, image_size: int) -> Iterator[str]:
         yield "config.model.norm_epsilon=0.0: where all numbers of an average are equal, the result is not finite"
     if model.family != "resnet":
         return
-    if model.squeeze and (hidden := network.features(0)[-1] // model.squeeze) < 2:
+    if model.squeeze and (hidden := model.width * BRANCHES[model.block].expansion // model.squeeze) < 2:
         yield f"config.model.squeeze={model.squeeze}: {max(hidden, 1)} hidden unit in the first stage"
     if model.layout == "wide" and SHORTCUTS[model.shortcut].project == "never":
         fewer = LAYOUTS["wide"].counted - LAYOUTS["cifar"].counted
