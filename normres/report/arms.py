@@ -179,6 +179,14 @@ def seed(run: Run) -> Any:
     return run.record.get("seed", run.config.get("seed"))
 
 
+def one_of_each_seed(runs: Sequence[Run]) -> list[Run]:
+    """Returns the first run of each seed; the others are its copies."""
+    first: dict[Any, Run] = {}
+    for run in runs:
+        first.setdefault(seed(run), run)
+    return list(first.values())
+
+
 def joined(*words: str) -> str:
     """Returns the words that are not empty, with commas between them."""
     return ", ".join(filter(None, words))

@@ -13,6 +13,7 @@ from normres.report.arms import (
     finals,
     joined,
     metric_words,
+    one_of_each_seed,
     run_id,
     scale_of,
     seed,
@@ -165,7 +166,7 @@ def training_curves(panels: Mapping[str, Sequence[Arm]], measure: str = "error")
     for title, members in panels.items():
         series = []
         for arm in members:
-            label, alive = arm.setting.name, arm.finished or arm.unfinished
+            label, alive = arm.setting.name, one_of_each_seed(arm.finished or arm.unfinished)
             steps, errors = curve(alive, "test")
             who = f"{arm.label}, {on} {measure}, mean of {counted(len(alive), 'run')}"
             texts = [f"{who}: {error:.2f}{unit} at step {step:,}" for step, error in zip(steps, errors, strict=True)]

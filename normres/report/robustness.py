@@ -7,7 +7,7 @@ from statistics import fmean
 
 from normres.errors import UserError
 from normres.report import facts, tables
-from normres.report.arms import Arm, field, final, joined
+from normres.report.arms import Arm, field, final, joined, one_of_each_seed
 from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Lower, Quantity
 from normres.report.experiment import Experiment
@@ -95,7 +95,7 @@ class UnderCorruptions(Experiment):
             series = []
             for arm in arms:
                 label = joined(arm.variant, arm.setting.name * several, arm.context)
-                curves = [curve for run in arm.finished if (curve := severities(run, corruption))]
+                curves = [curve for run in one_of_each_seed(arm.finished) if (curve := severities(run, corruption))]
                 columns = [summary for column in zip(*curves, strict=True) if (summary := summarize(column))]
                 means = [100 * summary.mean for summary in columns]
                 bars = [100 * (summary.standard_deviation or 0.0) for summary in columns]

@@ -6,7 +6,7 @@ import pytest
 from synthetic import arm, experiment, made, runs_of_sweep
 
 from normres.report import charts, figures, interactive, paper
-from normres.report.arms import seeds_text
+from normres.report.arms import one_of_each_seed, run_id, seeds_text
 from normres.report.charts import Series
 
 degradation = experiment("degradation")
@@ -86,6 +86,9 @@ def test_copies_of_a_run_are_one_seed():
     assert (mean.y, mean.texts) == (close(35), ["A, depth 20: mean 35.00 % of 2 seeds"])
     assert (seeds.y, seeds.texts[0]) == (close(30, 40), "A20-0, copy: seed 0, 30.00 %")
     assert seeds_text([copies]) == "2 seeds"
+    curve = figures.training_curves({"A": [copies]}).panels[0].series[0]
+    assert "mean of 2 runs" in curve.texts[0]
+    assert [run_id(run) for run in one_of_each_seed(copies.runs)] == ["A20-0", "A20-1"]
 
 
 def test_a_row_per_variant():
