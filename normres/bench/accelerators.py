@@ -131,8 +131,12 @@ def run(
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows sorted by device, norm and depth."""
-    return sorted(rows, key=lambda row: (row["device"], row["parallel"], row["norm"], row["depth"]))
+    """Returns the rows sorted by device, norm, depth and contender."""
+
+    def place(row: Row) -> tuple[Any, ...]:
+        return (row["device"], row["parallel"], row["norm"], row["depth"], list(CONTENDERS).index(row["contender"]))
+
+    return sorted(rows, key=place)
 
 
 def name_of(row: Row) -> str:

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from normres.report import facts, figures, tables
-from normres.report.arms import Arm, evaluated_on, joined, titled
+from normres.report.arms import Arm, evaluated_on, joined, one_of_each_seed, titled
 from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Quantity
 from normres.report.experiment import Experiment
@@ -224,10 +224,14 @@ def of_values(name: str, figure: Figure, panels: Mapping[str, Mapping[str, Value
 
 def along_training(arms: Sequence[Arm]) -> Chart:
     """Returns the numbers of ALONG over the steps: panels by form, a line per norm."""
+
+    def curve(arm: Arm, title: str) -> tuple[list[int], list[float]]:
+        return figures.mean_curve(one_of_each_seed(arm.runs), "probe", NUMBERS[title])
+
     panels = []
     for title in ALONG:
         for form, members in _forms(arms).items():
-            lines = {label: figures.mean_curve(arm.runs, "probe", NUMBERS[title]) for label, arm in members.items()}
+            lines = {label: curve(arm, title) for label, arm in members.items()}
             series = [Series(label, "line", steps, means) for label, (steps, means) in lines.items() if steps]
             panels.append(Panel(joined(form, title), series, own_scale=True))
     return Chart(

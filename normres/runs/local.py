@@ -139,10 +139,22 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     attempt = {**provenance(), "device": _device()}
     if config.model.module:
         attempt["module"] = _module_digest(config)
-    known = {"run_id": journal.path.resolve().name, "dtype": dtype, "parameters": count_parameters(state.params)}
-    record = _first_record(config, dataset, programs) | known | {"init_from": started_from}
-    record["computed"]["ops"] = "plain" if config.model.module else ops_in_words
-    record["warnings"] += others
+    computed = {name: getattr(programs.model, name) for name in ("remat", "unrolled") if hasattr(programs.model, name)}
+    computed["ops"] = "plain" if config.model.module else ops_in_words
+    record = {
+        "status": "running",
+        "run_id": journal.path.resolve().name,
+        "config_digest": digest(config),
+        "seed": config.seed,
+        "dtype": dtype,
+        "parameters": count_parameters(state.params),
+        "data": dataset.summary(),
+        "preprocess": programs.preprocess.summary(),
+        "init_from": started_from,
+        "computed": computed,
+        "warnings": [*_warnings(config, dataset), *others],
+        **_without_numbers(config, programs),
+    }
     journal.begin(record, attempt)
     start = int(state.step)
     with Reporter(label, start, config.train.steps, console) as reporter:
@@ -161,22 +173,14 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     return journal.record
 
 
-def _first_record(config: ConfigDict, dataset: Dataset, programs: Programs) -> dict[str, Any]:
-    """Returns the record of a run before its first step, with None for what only its process knows."""
-    computed = {name: getattr(programs.model, name) for name in ("remat", "unrolled") if hasattr(programs.model, name)}
-    examples, image_size = len(dataset.train_labels), min(dataset.train_images.shape[1:3])
+def _warnings(config: ConfigDict, dataset: Dataset) -> list[str]:
+    """Returns the traps of a config with its data and the devices of this process."""
+    return traps.of(config, min(dataset.train_images.shape[1:3]), len(dataset.train_labels), len(jax.devices()))
+
+
+def _without_numbers(config: ConfigDict, programs: Programs) -> dict[str, Any]:
+    """Returns what a record says of the training before its first step."""
     return {
-        "status": "running",
-        "run_id": None,
-        "config_digest": digest(config),
-        "seed": config.seed,
-        "dtype": None,
-        "parameters": None,
-        "data": dataset.summary(),
-        "preprocess": programs.preprocess.summary(),
-        "init_from": None,
-        "computed": computed,
-        "warnings": traps.of(config, image_size, examples, len(jax.devices())),
         "step": 0,
         "steps": config.train.steps,
         "diverged_at_step": None,

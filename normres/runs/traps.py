@@ -179,11 +179,12 @@ def _sizes(config: ConfigDict, image_size: int) -> Iterator[str]:
     if image_size and image_size <= (stride := max(stride for _, stride in network.stages)):
         yield f"images of {image_size} pixels: the last stage sees 1x1 pixels, as the network divides sides by {stride}"
     if model.norm_epsilon == 0 and network.norm_spec.reductions:
-        yield "config.model.norm_epsilon=0.0: where all numbers of an average are equal, the result is not finite"
+        same = "equal" if network.norm_spec.center else "0"
+        yield f"config.model.norm_epsilon=0.0: where all numbers of an average are {same}, the result is not finite"
     if model.family != "resnet":
         return
-    if model.squeeze and (hidden := model.width * BRANCHES[model.block].expansion // model.squeeze) < 2:
-        yield f"config.model.squeeze={model.squeeze}: {max(hidden, 1)} hidden unit in the first stage"
+    if model.squeeze and model.width * BRANCHES[model.block].expansion < 2 * model.squeeze:
+        yield f"config.model.squeeze={model.squeeze}: 1 hidden unit in the first stage"
     if model.layout == "wide" and SHORTCUTS[model.shortcut].project == "never":
         fewer = LAYOUTS["wide"].counted - LAYOUTS["cifar"].counted
         yield (

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from normres.data import corruptions
+from normres.training import tpu
 from normres.training.programs import Programs
 from normres.training.step import TrainState
 
@@ -83,7 +84,10 @@ def fit(
       should_stop: asked between two programs and in evaluations.  When it turns true, a last "checkpoint" is yielded.
     """
     for event, after in _events(programs, state, should_stop, measured):
-        yield event, programs.together(after)
+        whole = programs.together(after)
+        yield event, whole
+        if whole is not after:
+            tpu.free(whole, kept=after)
 
 
 def _events(

@@ -200,7 +200,10 @@ class Programs:
         done.
         """
         train = self._steps.compiled or self._steps.train
-        return train(self._apart(state), *self._batches(step, count), self.values)
+        own = self._apart(state)
+        if own is not state:
+            tpu.free(state, kept=own)  # the rest is donated
+        return train(own, *self._batches(step, count), self.values)
 
     def _apart(self, state: TrainState) -> TrainState:
         """Returns a state as the training program takes it."""

@@ -3,10 +3,10 @@
 The TPU's compiler counted them (docs/accelerators.md).
 """
 
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +23,7 @@ Variables = Mapping[str, Any]
 def scaled_last(terms: forms.Terms) -> jax.Array:
     """forms.standardized, with scale and bias after it where the statistics have another shape than they.
 
-    So no array with a number for each example and channel is made.
+    So no product of both, which has a number for each example and channel, is written and read.
     """
     alike = all(each.shape == terms.moments[0].var.shape for each in terms.parameters.values())
     return forms.standardized(terms) if alike else terms.affine(terms.standardized())
@@ -83,35 +83,39 @@ def block_by_block(network: nn.Module) -> BlockByBlock | None:
     return BlockByBlock(network, stages) if stages else None
 
 
-@partial(jax.jit, static_argnames="stages")
+@jax.jit
+def _blocks(stack: Any) -> list[Any]:
+    count = len(jax.tree.leaves(stack)[0])
+    return [jax.tree.map(operator.itemgetter(number), stack) for number in range(count)]
+
+
+@jax.jit
+def _stack(blocks: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+
+
 def apart(tree: Any, stages: frozenset[str]) -> Any:
     """Returns a tree of variables (params, an optimizer's state, ...) with a subtree for each block of `stages`."""
 
     def split(layers: dict[str, Any]) -> dict[str, Any]:
-        result = {}
-        for name, stack in layers.items():
-            if name not in stages:
-                result[name] = stack
-                continue
-            for number in range(len(jax.tree.leaves(stack)[0])):
-                block = name.replace("rest", f"block{number + 2}")
-                result[block] = jax.tree.map(lambda leaf, number=number: leaf[number], stack)
+        result = {name: layer for name, layer in layers.items() if name not in stages}
+        for name in stages & set(layers):
+            blocks = enumerate(_blocks(layers[name]), start=2)
+            result |= {name.replace("rest", f"block{number}"): block for number, block in blocks}
         return result
 
-    return _changed(tree, split, lambda name: name in stages)
+    return _changed(tree, split, stages.__contains__)
 
 
-@jax.jit
 def together(tree: Any) -> Any:
-    """Returns a tree with the stacks that `apart` has taken apart, or the same tree if there are none."""
+    """Returns a tree with the stacks that `apart` has taken apart; other arrays are those of the tree itself."""
     is_block = re.compile(r"stage\d+_block\d+").fullmatch
 
     def joined(layers: dict[str, Any]) -> dict[str, Any]:
         result = {name: layer for name, layer in layers.items() if not is_block(name)}
         blocks = sorted(filter(is_block, layers), key=lambda name: int(name.rpartition("block")[2]))
         for stage in dict.fromkeys(name.partition("_")[0] for name in blocks):
-            own = [layers[name] for name in blocks if name.startswith(f"{stage}_")]
-            result[f"{stage}_rest"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+            result[f"{stage}_rest"] = _stack([layers[name] for name in blocks if name.startswith(f"{stage}_")])
         return result
 
     return _changed(tree, joined, is_block)
@@ -124,3 +128,11 @@ def _changed(tree: Any, change: Callable[[dict[str, Any]], dict[str, Any]], want
         return isinstance(node, dict) and any(map(wanted, node))
 
     return jax.tree.map(lambda node: change(node) if has_one(node) else node, tree, is_leaf=has_one)
+
+
+def free(tree: Any, kept: Any) -> None:
+    """Frees the memory of the arrays of a tree that are not also in the tree `kept`."""
+    there = set(map(id, jax.tree.leaves(kept)))
+    for leaf in jax.tree.leaves(tree):
+        if id(leaf) not in there:
+            leaf.delete()

@@ -52,6 +52,10 @@ def test_a_run_is_the_same_with_its_blocks_apart(as_a_tpu):
     _, usual = run()
     as_a_tpu()
     ours, events = run()
+    state = ours.initial_state()
+    stack = jax.tree.leaves(state.params["stage1_rest"])[0]
+    ours.train(state, 0)
+    assert stack.is_deleted()  # with its blocks, it would be in memory twice
     assert set(ours.train(ours.initial_state(), 0)[0].params) > {"stage1_first", "stage1_block2", "stage3_block3"}
     for (event, state), (expected, whole) in zip(events, usual, strict=True):
         assert event.kind == expected.kind
