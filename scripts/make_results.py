@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from normres import experiments
 from normres.errors import UserError
 from normres.report import page, paper, probes, tables
 from normres.report.arms import Arm, counted, seeds_text
@@ -47,6 +48,14 @@ recipes.
 
 {RULE}
 """
+
+
+def not_run() -> str:
+    """Returns a sentence that names the experiments which no set of the full data belongs to."""
+    sets = {folder.name for folder in RESULTS.iterdir()}
+    names = sorted(path.stem for path in Path(experiments.__file__).parent.glob("[a-z]*.py"))
+    left = [f"`{name}`" for name in names if not sets & {f"{name}-short", f"{name}-paper"}]
+    return f"*What is missing.* No set of the full data is here yet of {', '.join(left)}."
 
 
 def runs_of(name: str) -> list[results.Run]:
@@ -158,7 +167,7 @@ def main() -> None:
     """Writes the page, and the tables of docs/signals.md and of the README."""
     put(ROOT / "docs/signals.md", "probe", signals())
     put(ROOT / "README.md", "results", of_readme())
-    text = "\n\n".join([INTRODUCTION, *sections()])
+    text = "\n\n".join([INTRODUCTION, not_run(), *sections()])
     (ROOT / "docs/results.md").write_text(text.rstrip() + "\n")
 
 
