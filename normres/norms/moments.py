@@ -132,8 +132,7 @@ def reduction(
     x: jax.Array, axes: Sequence[int], parts: Mapping[int, int] | None, var_axes: Sequence[int] = (), **options: Any
 ) -> Reduction:
     """Returns the checked Reduction of x over `axes`; see `moments` for the errors."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
+    check_floating(x)
 
     def checked(axes: Sequence[int]) -> tuple[int, ...]:
         if outside := [axis for axis in axes if not -x.ndim <= axis < x.ndim]:
@@ -246,8 +245,7 @@ def normalize(
     mean, var, scale and bias may have any shape that broadcasts to x: a scale per channel is the usual affine
     map, per example and channel a conditional one (AdaIN), per position a spatial one (SPADE).
     """
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise ValueError(f"expected an array of floating-point numbers, got one of {x.dtype}")
+    check_floating(x)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     factor = lax.rsqrt(aligned(var, x.ndim).astype(dtype) + epsilon)
     if scale is not None:
@@ -256,6 +254,12 @@ def normalize(
     if bias is not None:
         y = y + aligned(bias, x.ndim).astype(dtype)
     return y.astype(x.dtype)
+
+
+def check_floating(x: jax.Array) -> None:
+    """Raises ValueError if x is not of real floating-point numbers."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
 
 
 def broadcastable(name: str, array: jax.Array, x: jax.Array) -> jax.Array:

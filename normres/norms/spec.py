@@ -13,6 +13,7 @@ from normres.norms.moments import (
     Moments,
     Reduction,
     broadcastable,
+    check_floating,
     cleaned,
     deviation_and_moments,
     mask_for,
@@ -163,8 +164,7 @@ def normalization(
         of floating-point numbers.
     """
     x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"expected an array of real floating-point numbers, got one of {x.dtype}")
+    check_floating(x)
     if use_running and running is None:
         raise ValueError("use_running needs running averages")
     parameters = checked_parameters(x, spec, params or {})
@@ -175,8 +175,7 @@ def normalization(
 
     def measured(over: str) -> tuple[Deviation, Moments]:
         """Returns the deviation from the mean and the moments, the input's own or the running averages."""
-        if use_running and "N" in over:
-            assert running is not None
+        if running is not None and use_running and "N" in over:
             return Deviation(wide - running.mean, jnp.zeros_like(running.mean)), running
         return deviation_and_moments(x, spec_reduction(x, spec, over, axis_name), where)
 
@@ -185,8 +184,8 @@ def normalization(
     y = spec.form(terms).astype(x.dtype)
     if residual is not None:
         y = y + broadcastable("residual", residual, x).astype(x.dtype)
-    own_activation = any(name in parameters for name in spec.activation)
-    y = y if own_activation else forms.activated(y, activation)
+    if not any(name in parameters for name in spec.activation):
+        y = forms.activated(y, activation)
     return y, moments[0] if moments else None
 
 

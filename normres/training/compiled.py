@@ -16,17 +16,11 @@ from normres.layers import PLAIN, Ops
 from normres.training import probe as probes
 from normres.training import tpu
 from normres.training.networks import UserNetwork
+from normres.training.platforms import platform_of
 from normres.training.step import TrainState, build_state, eval_step, train_step
 from normres.training.traced import with_traced
 
 KEPT = 4  # shapes of a process; each holds about 100 MB of compiled programs, and a sweep may have many
-
-# Steps of one program on one CPU device.  XLA takes a program's temporary memory, hundreds of megabytes, anew for each,
-# and the system clears it, which costs a step up to 8 %.  More steps would gain little, and signals wait for programs.
-# In a loop, XLA's gradient of a plain convolution is thirty times slower, so plain JAX does one step.
-STEPS_ON_CPU = 8
-
-BLOCK_BY_BLOCK = ("tpu",)  # platforms that gain by it, see tpu.BlockByBlock
 
 
 @dataclass
@@ -58,8 +52,8 @@ def compiled_steps(
     weight decay compile once.
     """
     replicated, plain = NamedSharding(mesh, P()), config.as_configdict()
-    platform = mesh.devices.flat[0].platform
-    by_block = tpu.block_by_block(network) if platform in BLOCK_BY_BLOCK else None
+    platform = platform_of(mesh.devices.flat[0])
+    by_block = tpu.block_by_block(network) if platform.blocks_apart else None
     trained: Any = by_block or network
     per_device = plain.train.parallel == "pmap"
 
@@ -74,19 +68,17 @@ def compiled_steps(
         # The checks of replication do not see through custom gradients; the tests compare with one device.
         in_specs = (P(), dict(specs), P("data"), P())
         step = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
-    # A GPU's compiler copies each donated array by a GPU kernel: 44 of the 395 of a ResNet-20.
-    donated = () if platform in ("gpu", "cuda", "rocm") else (0,)
-    # Compiled without optimization, which takes the CPU's compiler seconds for a program that runs once.
-    quickly = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    donated = (0,) if platform.donates else ()
+    once = dict(platform.once) if platform.once else None
     # Plain and not unrolled, which compiles faster and draws the same.
     plainest = network if isinstance(network, UserNetwork) else network.clone(ops=PLAIN)
     if getattr(getattr(network, "config", None), "unrolled", False):
         plainest = plainest.clone(config=replace(network.config, unrolled=False))
     return Steps(
-        initialize=jax.jit(partial(build_state, plain, plainest, shapes[0][1:]), compiler_options=quickly),
+        initialize=jax.jit(partial(build_state, plain, plainest, shapes[0][1:]), compiler_options=once),
         train=jax.jit(several(step, most), donate_argnums=donated, out_shardings=replicated),
         evaluate=jax.jit(partial(eval_step, plain, trained), out_shardings=replicated),
-        probe=jax.jit(probe, compiler_options=quickly, out_shardings=replicated),
+        probe=jax.jit(probe, compiler_options=once, out_shardings=replicated),
         by_block=by_block,
     )
 
@@ -126,5 +118,5 @@ def steps_per_program(config: ConfigDict, devices: list[Any], streamed: bool, op
     """
     if streamed or len({device.process_index for device in devices}) > 1:
         return 1
-    on_one_cpu = len(devices) == 1 and devices[0].platform == "cpu" and ops is not PLAIN
-    return int(config.train.steps_per_program) or (STEPS_ON_CPU if on_one_cpu else 1)
+    several = len(devices) == 1 and ops is not PLAIN
+    return int(config.train.steps_per_program) or (platform_of(devices[0]).steps if several else 1)

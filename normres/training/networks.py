@@ -14,16 +14,12 @@ from normres import files
 from normres.errors import UserError
 from normres.layers import PLAIN, Ops
 from normres.models import MODELS
-from normres.training import tpu
+from normres.training.platforms import NARROW, UNKNOWN, Platform
 
-# Unrolled, a step takes a tenth less time on two CPU cores and half the kernels on a GPU.  Compiling takes up to a
-# third of a second more per block: about 350 steps of width 16 win it back (docs/accelerators.md).
-UNROLLED = ("cpu", "gpu", "cuda", "rocm")
+# Compiling unrolled blocks takes up to a third of a second more for each: about 350 steps of width 16 win it back
+# (docs/accelerators.md).
 UNROLLED_STEPS = 400  # a run has at least
 UNROLLED_BLOCKS = 60  # a network has at most: beyond, the compiler's memory exceeds the step's
-# Channels of the first stage, up to which a TPU computes convolutions anew in less time than its loops take to write
-# and read their outputs.
-NARROW = 64
 
 
 def of_run(config: ConfigDict, classes: int, dtype: str) -> dict[str, Any]:
@@ -32,22 +28,21 @@ def of_run(config: ConfigDict, classes: int, dtype: str) -> dict[str, Any]:
     return {"classes": classes, "dtype": jnp.dtype(dtype), "axis_name": "data" if merged else None}
 
 
-def model_config(config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN) -> Any:
-    """Returns the NetworkConfig of a run that trains on devices of `platform` ("cpu", "gpu", ...; None: on none).
+def model_config(config: ConfigDict, classes: int, dtype: str, platform: Platform = UNKNOWN, ops: Ops = PLAIN) -> Any:
+    """Returns the NetworkConfig of a run that trains on devices of `platform`, which says what "auto" is.
 
-    "auto" is what was measured to be faster (docs/accelerators.md).  Other ops than PLAIN choose
-    what to keep.
+    Other ops than PLAIN choose what to keep.
     """
     fields = {**config.model}
     if fields["remat"] == "auto":
-        narrow = platform == "tpu" and config.model.width <= NARROW
-        fields["remat"] = "nothing" if ops is not PLAIN else "block_in_loops" if narrow else "loops"
+        of_plain = platform.remat_of_narrow if config.model.width <= NARROW else "loops"
+        fields["remat"] = of_plain if ops is PLAIN else "nothing"
     model: Any = MODELS[config.model.family].configured(fields, **of_run(config, classes, dtype))
     if not hasattr(model, "unrolled"):
         return model
     long = config.train.steps >= UNROLLED_STEPS and sum(model.blocks) <= UNROLLED_BLOCKS
     unroll = config.model.unroll
-    return replace(model, unrolled=unroll == "always" or (unroll == "auto" and platform in UNROLLED and long))
+    return replace(model, unrolled=unroll == "always" or (unroll == "auto" and platform.unrolls and long))
 
 
 class UserNetwork(nn.Module):
@@ -62,7 +57,7 @@ class UserNetwork(nn.Module):
 
 
 def build_network(
-    config: ConfigDict, classes: int, dtype: str, platform: str | None = None, ops: Ops = PLAIN
+    config: ConfigDict, classes: int, dtype: str, platform: Platform = UNKNOWN, ops: Ops = PLAIN
 ) -> nn.Module:
     """Returns the network of a run, in evaluation mode; see model_config.
 
@@ -71,8 +66,7 @@ def build_network(
     """
     if not config.model.module:
         model = model_config(config, classes, dtype, platform, ops)
-        ops = tpu.OPERATIONS if platform == "tpu" and ops is PLAIN else ops
-        return MODELS[config.model.family].module(model, ops=ops)
+        return MODELS[config.model.family].module(model, ops=platform.plain if ops is PLAIN else ops)
     wanted = user_module(config.model.module)
     fields = getattr(wanted, "__dataclass_fields__", {})
     if "classes" not in fields:

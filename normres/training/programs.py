@@ -29,6 +29,7 @@ from normres.training import limits, tpu
 from normres.training import probe as probes
 from normres.training.compiled import compiled_steps, steps_per_program
 from normres.training.networks import build_network
+from normres.training.platforms import platform_of
 from normres.training.step import TrainState
 from normres.training.tasks import as_floats, ops_of, task_of
 from normres.training.traced import shape_of, traced
@@ -72,7 +73,7 @@ class Programs:
                     f"config.train.{field}={config.train[field]} is not a multiple of the {len(devices)} devices"
                 )
         self.config = config
-        self.network = build_network(config, len(dataset.class_names), dtype, devices[0].platform, ops)
+        self.network = build_network(config, len(dataset.class_names), dtype, platform_of(devices[0]), ops)
         limits.refuse_data(config, self.model, dataset, len(devices))
         self.sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)

@@ -118,9 +118,17 @@ def train_step(
         # Averaging the running statistics keeps the state equal on all devices when each has seen its own batch.
         gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), axis_name)
 
-    running_error = ERROR_MEMORY * state.error + (1 - ERROR_MEMORY) * metrics.get("error", state.error)
+    after, rate = updated(config, state, gradients, batch_stats, metrics.get("error"))
+    return after, metrics | measured("update", Update(state.params, gradients)) | {"learning_rate": rate}
+
+
+def updated(
+    config: ConfigDict, state: TrainState, gradients: Any, batch_stats: Any, error: jax.Array | None
+) -> tuple[TrainState, jax.Array]:
+    """Returns the state after an optimizer step, and its learning rate; `error` is of the batch, if it has classes."""
     rate = optim.learning_rate(config, state.step, state.held)
     changes, opt_state = optim.optimizer(config).update(gradients, state.opt_state, state.params, rate=rate)
+    running_error = state.error if error is None else ERROR_MEMORY * state.error + (1 - ERROR_MEMORY) * error
     after = TrainState(
         step=state.step + 1,
         params=jax.tree.map(jnp.subtract, state.params, changes),
@@ -129,7 +137,7 @@ def train_step(
         error=running_error,
         held=state.held & (running_error >= config.optim.hold_until_error),
     )
-    return after, metrics | measured("update", Update(state.params, gradients)) | {"learning_rate": rate}
+    return after, rate
 
 
 def eval_step(

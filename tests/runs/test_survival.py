@@ -21,7 +21,7 @@ from normres.runs import config as configs
 from normres.training import optim
 
 FIELDS = {
-    # As it compiles fast; test_cli.py and test_train.py stop and resume a ResNet.
+    # As it compiles fast; test_cli.py and test_loop.py stop and resume a ResNet.
     "model.module": f"{Path(__file__).with_name('small_network.py')}:Net",
     "seed": 1,  # of which the best weights are not the last
     "train.steps": 6,

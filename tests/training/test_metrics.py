@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import config, programs
+from small_run import config, programs
 
 from normres.data.augment import Targets
 from normres.training import metrics

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_train
+import small_run
 from drawn import drawn
-from test_train import DATASET, interrupted, programs
+from small_run import DATASET, programs
+from test_loop import interrupted
 
 from normres.cli import main
 from normres.errors import UserError
@@ -36,7 +37,7 @@ TINY = {
 
 
 def config(**changes):
-    return test_train.config(**TINY | changes)
+    return small_run.config(**TINY | changes)
 
 
 DATA = {"images": DATASET.train_images[:8], "labels": DATASET.train_labels[:8]}

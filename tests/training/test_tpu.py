@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from test_train import assert_close, config, programs
+from small_run import assert_close, programs
 
 from normres import norms
-from normres.models import MODELS
-from normres.training import compiled, networks, tpu
+from normres.training import compiled, tpu
 from normres.training.loop import fit
+from normres.training.platforms import PLATFORMS
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(2, 3, (4, 3, 5, 8)).astype(np.float32)
@@ -34,7 +34,7 @@ def as_a_tpu(monkeypatch):
 
     def change():
         compiled.compiled_steps.cache_clear()
-        monkeypatch.setattr(compiled, "BLOCK_BY_BLOCK", ("cpu",))
+        monkeypatch.setitem(PLATFORMS, "cpu", PLATFORMS["cpu"]._replace(blocks_apart=True))
 
     yield change
     compiled.compiled_steps.cache_clear()
@@ -69,10 +69,3 @@ def test_blocks_taken_apart_and_put_together_are_the_same():
     assert not any(name.endswith("_rest") for tree in (split.params, split.batch_stats) for name in tree)
     assert sum(name.startswith("stage2_block") for name in split.params) == 10
     jax.tree.map(np.testing.assert_array_equal, tpu.together(split), state)
-
-
-def test_only_a_tpu_gets_its_operations():
-    for platform, expected in (("tpu", True), ("cpu", False), ("cuda", False)):
-        network = networks.build_network(config(), 10, "float32", platform)
-        assert (network.ops is tpu.OPERATIONS) == expected
-    assert tpu.block_by_block(MODELS["vgg"].module(MODELS["vgg"].config())) is None
