@@ -245,7 +245,8 @@ def normalize(
     mean, var, scale and bias may have any shape that broadcasts to x: a scale per channel is the usual affine
     map, per example and channel a conditional one (AdaIN), per position a spatial one (SPADE).
     """
-    check_floating(x)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):  # complex numbers too, as Flax's norms
+        raise ValueError(f"expected an array of floating-point numbers, got one of {x.dtype}")
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     factor = lax.rsqrt(aligned(var, x.ndim).astype(dtype) + epsilon)
     if scale is not None:
