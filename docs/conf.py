@@ -13,7 +13,9 @@ sys.path.insert(0, str(ROOT))
 os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
 
 from normres import cli  # noqa: E402
+from normres.models import MODELS, ORDERS, SHORTCUTS, ResNetConfig  # noqa: E402
 from normres.runs.fields import Field, declared  # noqa: E402
+from normres.show import count, picture  # noqa: E402
 
 project = "normres"
 author = project_copyright = "The normres authors"
@@ -87,11 +89,35 @@ def helps(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
                 yield from helps(below)
 
 
+def blocks_page() -> tuple[str, dict[str, str]]:
+    """Returns the page of all orders and shortcuts, from their rows, and its pictures by the names of their files."""
+    parts = [
+        "# Blocks",
+        "",
+        "Each order and each shortcut in a ResNet-8 of width 16, as `normres show --svg` draws it.",
+        "",
+    ]
+    pictures = {}
+    for field, rows in {"order": ORDERS, "shortcut": SHORTCUTS}.items():
+        parts += [f"## model.{field}", ""]
+        for name, row in rows.items():
+            network = MODELS["resnet"].module(ResNetConfig(depth=8, **{field: name}))
+            pictures[f"{field}-{name}.svg"] = picture.svg(count.count(network, (32, 32, 3)))
+            parts += [f"### {field} {name}", "", f"![{row.title}]({field}-{name}.svg)", ""]
+    return "\n".join(parts), pictures
+
+
 def setup(app: Any) -> None:
     """Writes the pages that are made of the code."""
     folder = Path(__file__).parent / "reference"
     folder.mkdir(exist_ok=True)
-    for name, text in {"config.md": config_page(), "commands.md": commands_page()}.items():
+    blocks, pictures = blocks_page()
+    for name, text in {
+        "config.md": config_page(),
+        "commands.md": commands_page(),
+        "blocks.md": blocks,
+        **pictures,
+    }.items():
         if not (folder / name).is_file() or (folder / name).read_text() != text:
             (folder / name).write_text(text)
     app.connect("source-read", name_sources)
