@@ -3,8 +3,8 @@
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,13 @@ def one_line(error: Exception) -> str:
 
 def find(path: str, wanted: str) -> Path:
     """Returns where `path` lies, `~` expanded; `wanted` says what it should hold."""
-    with readable(path):
+    try:
         place = Path(path).expanduser()
-        if not place.exists():
-            raise UserError(f"data.path: {place} does not exist; {wanted}")
-        return place if place.is_dir() else regular(place)
-
-
-def regular(file: Path) -> Path:
-    """Returns a file of the user's; raises UserError for a FIFO or a device, which could be read without end."""
-    if not file.is_file():
-        raise UserError(f"data.path: {file} is no regular file, but a folder, a FIFO, a device or a broken link")
-    return file
+    except RuntimeError as error:  # there is no such user
+        raise UserError(f"data.path: {path} cannot be read: {one_line(error)}") from error
+    if not place.exists():
+        raise UserError(f"data.path: {place} does not exist; {wanted}")
+    return place
 
 
 def physical_memory() -> int:
@@ -57,17 +52,6 @@ def must_fit(count: int, image_shape: tuple[int, ...], what: str) -> None:
             f"{what}: {count:,} images of {'x'.join(map(str, image_shape))} take {size / 1e9:,.1f} GB, more than half "
             f"of the memory, {memory / 1e9:,.1f} GB; lower data.image_size"
         )
-
-
-@contextmanager
-def readable(place: Path | str) -> Iterator[None]:
-    """Turns a refusal of the operating system into a line that names the file."""
-    try:
-        yield
-    # expanduser raises RuntimeError for a user that does not exist.
-    except (OSError, RuntimeError) as error:
-        file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
-        raise UserError(f"data.path: {file or place} cannot be read: {reason or one_line(error)}") from error
 
 
 def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, what: str) -> tuple[Any, Any]:

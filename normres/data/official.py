@@ -17,7 +17,7 @@ from typing import IO, cast
 import numpy as np
 
 from normres.data.dataset import CIFAR10_NAMES, CLASSES, Dataset, check_labels
-from normres.data.files import find, one_line, readable
+from normres.data.files import find, one_line
 from normres.data.unpickle import text, unpickle
 from normres.errors import UserError
 
@@ -94,9 +94,9 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
     names: tuple[str, ...] = CIFAR10_NAMES
     if layout.names_file:
         what, content = files[layout.names_file]
-        lines = content.decode(errors="replace").split() if source == "binary" else None  # a name on each
-        found = unpickle(content, what).get("fine_label_names") if lines is None else lines
-        names = tuple(map(text, found)) if isinstance(found, list) else ()
+        binary = source == "binary"
+        listed = content.decode(errors="replace").split() if binary else unpickle(content, what).get("fine_label_names")
+        names = tuple(map(text, listed)) if isinstance(listed, list) else ()
         if len(names) != CLASSES[name]:
             raise UserError(f"{what} names {len(names)} classes, not {CLASSES[name]}; {ALTERED}")
     images: list[np.ndarray] = []
@@ -172,16 +172,15 @@ def _read(layout: Layout, path: str, verify: bool) -> dict[str, tuple[str, bytes
     wanted = layout.md5.keys() | {layout.names_file} - {""}
     files: dict[str, tuple[str, bytes]] = {}
     names = set()
-    with readable(place):
-        for name, what, content in entries(place, wanted):
-            names.add(name)
-            if content is not None:
-                files[name] = f"data.path: {what}", content
-        if missing := wanted - names:
-            raise UserError(f"data.path: {place} has no {min(missing)}; {_advice(layout, names)}")
-        if verify and place.is_file() and is_gzip(place):  # of a .tar no md5 is known
-            with place.open("rb") as archive:
-                check_md5(f"data.path: {place}", archive, layout.archive_md5)
+    for name, what, content in entries(place, wanted):
+        names.add(name)
+        if content is not None:
+            files[name] = f"data.path: {what}", content
+    if missing := wanted - names:
+        raise UserError(f"data.path: {place} has no {min(missing)}; {_advice(layout, names)}")
+    if verify and place.is_file() and is_gzip(place):  # of a .tar no md5 is known
+        with place.open("rb") as archive:
+            check_md5(f"data.path: {place}", archive, layout.archive_md5)
     return files
 
 

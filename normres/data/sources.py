@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from normres.data import official
 from normres.data.builtin import load_embedded, load_synthetic
 from normres.data.dataset import CIFAR_SIZE, CLASSES, Dataset
-from normres.data.files import find, readable
+from normres.data.files import find, one_line
 from normres.data.own import load_folder, load_npz
 from normres.data.parquet import load_parquet
 from normres.data.photographs import load_photographs
@@ -45,8 +45,7 @@ def _load_auto(name: str, path: str, verify: bool, image_size: int, stream: str)
     source: str | None = "embedded"
     if path:
         place = find(path, "leave it empty for the embedded images")
-        with readable(place):
-            source = next((source for source, row in SOURCES.items() if row.lies_at(place)), None)
+        source = next((source for source, row in SOURCES.items() if row.lies_at(place)), None)
     if source is None:
         choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
         raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
@@ -130,4 +129,8 @@ def load(
     check(name, source, path, image_size, stream)
     row = SOURCES[source]
     fields = {"verify": verify, "image_size": image_size, "stream": stream, "styles": styles}
-    return row.load(name, path, **{field: fields[field] for field in row.reads})
+    try:
+        return row.load(name, path, **{field: fields[field] for field in row.reads})
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UserError(f"data.path: {error.filename or path} cannot be read: {reason}") from error

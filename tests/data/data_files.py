@@ -6,16 +6,13 @@ import io
 import struct
 import tarfile
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from normres.data import Dataset, load, prepared
+from normres.data import load, prepared
 from normres.errors import UserError
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -23,7 +20,7 @@ BATCHES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 CIFAR10_FILES = [f"{batch}.bin" for batch in BATCHES]
 
 
-def record(*labels: int, pixels: np.ndarray | None = None, value: int = 0) -> bytes:
+def record(*labels, pixels=None, value=0):
     """One record of the binary version: the label bytes, then 3,072 pixel bytes."""
     if pixels is None:
         pixels = np.full(3072, value, np.uint8)
@@ -31,7 +28,7 @@ def record(*labels: int, pixels: np.ndarray | None = None, value: int = 0) -> by
     return bytes(labels) + pixels.tobytes()
 
 
-def binary10(parent: Path) -> Path:
+def binary10(parent):
     """CIFAR-10's binary version with two records a file; a blank line ends the names file."""
     folder = parent / "cifar-10-batches-bin"
     folder.mkdir()
@@ -41,7 +38,7 @@ def binary10(parent: Path) -> Path:
     return folder
 
 
-def binary100(parent: Path) -> Path:
+def binary100(parent):
     """CIFAR-100's binary version with two training records and one test record."""
     folder = parent / "cifar-100-binary"
     folder.mkdir()
@@ -52,21 +49,21 @@ def binary100(parent: Path) -> Path:
     return folder
 
 
-def text(value: str | bytes) -> bytes:
+def text(value):
     """A string as Python 2 pickles it: SHORT_BINSTRING or BINSTRING."""
     value = value.encode() if isinstance(value, str) else value
     return (b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value))) + value
 
 
-def integer(value: int) -> bytes:
+def integer(value):
     return b"J" + struct.pack("<i", value)
 
 
-def listed(items: list[bytes]) -> bytes:
+def listed(items):
     return b"](" + b"".join(items) + b"e"
 
 
-def array(pixels: np.ndarray) -> bytes:
+def array(pixels):
     """A uint8 array as numpy pickled it under Python 2, opcode by opcode."""
     dtype = b"cnumpy\ndtype\n(" + text("u1") + integer(0) + integer(1) + b"tR("
     dtype += integer(3) + text("|") + b"NNN" + integer(-1) + integer(-1) + integer(0) + b"tb"
@@ -75,12 +72,12 @@ def array(pixels: np.ndarray) -> bytes:
     return empty + b"(" + integer(1) + shape + dtype + b"\x89" + text(pixels.tobytes()) + b"tb"
 
 
-def pickled(**items: bytes) -> bytes:
+def pickled(**items):
     """A dict as Python 2 pickles it, protocol 2; the values are opcodes."""
     return b"\x80\x02}(" + b"".join(text(key) + value for key, value in items.items()) + b"u."
 
 
-def batch(*labels: int, values: tuple[int, ...], **more: bytes) -> bytes:
+def batch(*labels, values, **more):
     """One file of CIFAR-10's python version: image i is all of value i."""
     pixels = np.repeat(np.array(values, np.uint8)[:, None], 3072, axis=1)
     names = listed([text(f"image_{number}.png") for number in range(len(labels))])
@@ -89,7 +86,7 @@ def batch(*labels: int, values: tuple[int, ...], **more: bytes) -> bytes:
     return pickled(**(items | more))
 
 
-def python10(parent: Path) -> Path:
+def python10(parent):
     """CIFAR-10's python version, the same examples as `binary10`."""
     folder = parent / "cifar-10-batches-py"
     folder.mkdir()
@@ -100,7 +97,7 @@ def python10(parent: Path) -> Path:
     return folder
 
 
-def python100(parent: Path) -> Path:
+def python100(parent):
     """CIFAR-100's python version, the same examples as `binary100`."""
     folder = parent / "cifar-100-python"
     folder.mkdir()
@@ -115,7 +112,7 @@ def python100(parent: Path) -> Path:
     return folder
 
 
-def archive(folder: Path, suffix: str = ".tar.gz") -> Path:
+def archive(folder, suffix=".tar.gz"):
     """The folder as an archive beside it, members under the folder's name as in the official one."""
     path = folder.parent / f"archive{suffix}"
     plain = io.BytesIO()
@@ -125,7 +122,7 @@ def archive(folder: Path, suffix: str = ".tar.gz") -> Path:
     return path
 
 
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def add(tar, name, content):
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
@@ -134,26 +131,26 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 class Malicious:
     """Calls os.system, or something else, when it is unpickled."""
 
-    def __init__(self, function: Any, *arguments: Any) -> None:
+    def __init__(self, function, *arguments):
         self.call = function, arguments
 
-    def __reduce__(self) -> tuple[Any, Any]:
+    def __reduce__(self):
         return self.call
 
 
-def png(image: np.ndarray) -> bytes:
+def png(image):
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
 
 
-def same(first: Dataset, second: Dataset) -> bool:
+def same(first, second):
     """Whether two data sets have equal examples in equal order, whatever they were read from."""
     equal = {**first.summary(), "source": ""} == {**second.summary(), "source": ""}
     return equal and first.class_names == second.class_names
 
 
-def error_line(name: str, source: str, path: Path | str = "", verify: bool = True, **more: Any) -> str:
+def error_line(name, source, path="", verify=True, **more):
     """The message of the UserError that `load` raises; it has to be one line."""
     with pytest.raises(UserError) as caught:
         load(name, source, str(path), verify, **more)
@@ -162,15 +159,7 @@ def error_line(name: str, source: str, path: Path | str = "", verify: bool = Tru
     return line
 
 
-def prepared_set(
-    to: Path,
-    name: str,
-    splits: dict[str, list[tuple[np.ndarray, int]]],
-    classes: int = 10,
-    shape: tuple[int | None, ...] = (None, None, 3),
-    ids: bool = False,
-    shards: int = 1,
-) -> Path:
+def prepared_set(to, name, splits, classes=10, shape=(None, None, 3), ids=False, shards=1):
     """A directory as tensorflow_datasets prepares it, ArrayRecord: splits of (image, label), in a shuffled order.
 
     With `ids`, they say the order that the examples have here.
@@ -181,7 +170,7 @@ def prepared_set(
         "label": features.ClassLabel(num_classes=classes),
     } | ({"id": features.Text()} if ids else {})
 
-    def examples(split: str) -> Any:
+    def examples(split):
         for number, (image, label) in enumerate(splits[split]):
             picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
             yield {"image": picture, "label": label} | ({"id": f"{split}_{number:05d}"} if ids else {})
@@ -190,7 +179,7 @@ def prepared_set(
     return to
 
 
-def as_tfrecords(directory: Path) -> None:
+def as_tfrecords(directory):
     """Rewrites the ArrayRecord shards in a version's directory as TFRecord, as `tfds.load` would have left them."""
     for shard in directory.glob("*.array_record*"):
         with (directory / shard.name.replace("array_record", "tfrecord")).open("wb") as file:
@@ -202,7 +191,7 @@ def as_tfrecords(directory: Path) -> None:
 
 
 @contextmanager
-def serving(handler: Any) -> Iterator[str]:
+def serving(handler):
     """The address of a server on this machine."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
