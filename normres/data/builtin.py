@@ -8,7 +8,6 @@ takes batches from them has to shuffle.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,13 +34,13 @@ def load_embedded(name: str, path: str = "") -> Dataset:
             f"{wrong}: the source 'embedded' has only cifar10 and reads no path; "
             "set data.source=binary and data.path to the official files"
         )
-    arrays: dict[str, Any] = {}
+    examples = {}
     for split in ("train", "test"):
         with Image.open(FOLDER / f"{split}.png") as picture:
             tiles = np.asarray(picture).reshape(-1, TILE, COLUMNS, TILE, 3).swapaxes(1, 2)
         images = tiles.reshape(-1, TILE, TILE, 3)
-        arrays |= {f"{split}_images": images, f"{split}_labels": np.repeat(np.arange(10), len(images) // 10)}
-    return of_ones_own(name, "embedded", FOLDER, arrays)
+        examples[split] = images, np.repeat(np.arange(10), len(images) // 10)
+    return of_ones_own(name, "embedded", FOLDER, examples)
 
 
 def load_synthetic(name: str, path: str = "", image_size: int = 32) -> Dataset:
@@ -51,9 +50,8 @@ def load_synthetic(name: str, path: str = "", image_size: int = 32) -> Dataset:
     everywhere; `path` is not read.
     """
     must_fit(sum(SYNTHETIC.values()), (image_size, image_size, 3), f"data.image_size={image_size}")
-    arrays: dict[str, Any] = {}
+    examples = {}
     for number, (split, count) in enumerate(SYNTHETIC.items()):
-        random = np.random.default_rng([0, number])
-        arrays[f"{split}_images"] = random.integers(0, 256, (count, image_size, image_size, 3), np.uint8)
-        arrays[f"{split}_labels"] = np.arange(count) % CLASSES[name]
-    return of_ones_own(name, "synthetic", Path(), arrays)
+        images = np.random.default_rng([0, number]).integers(0, 256, (count, image_size, image_size, 3), np.uint8)
+        examples[split] = images, np.arange(count) % CLASSES[name]
+    return of_ones_own(name, "synthetic", Path(), examples)

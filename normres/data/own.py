@@ -53,7 +53,8 @@ def load_npz(name: str, path: str) -> Dataset:
             raise UserError(f"{what}_images is {images.shape}: channels first, not (N, H, W, C)")
         if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
             raise UserError(f"{what}_labels is {labels.dtype} {labels.shape}, not integers ({len(images)},)")
-    return of_ones_own(name, "npz", place, arrays, tuple(map(str, arrays.pop("class_names", np.array([])).ravel())))
+    examples = {split: (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")}
+    return of_ones_own(name, "npz", place, examples, tuple(map(str, arrays.get("class_names", np.array([])).ravel())))
 
 
 def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
@@ -63,7 +64,7 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
     Raises `UserError`, one line that names the folder or the image.
     """
     place = find(path, FOLDER)
-    arrays: dict[str, np.ndarray] = {}
+    examples = {}
     names = _classes(place / "train")
     if strangers := sorted(set(_classes(place / "test")) - set(names)):
         raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
@@ -76,10 +77,9 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
             files += [(file, label) for file in pictures]
         if not files:
             raise UserError(f"data.path: {place / split} has no images")
-        examples = ((f"data.path: {file}", file.read_bytes(), label) for file, label in files)
-        images, labels = decoded(len(files), examples, image_size, f"data.path: {place / split}")
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    return of_ones_own(name, "folder", place, arrays, names)
+        encoded = ((f"data.path: {file}", file.read_bytes(), label) for file, label in files)
+        examples[split] = decoded(len(files), encoded, image_size, f"data.path: {place / split}")
+    return of_ones_own(name, "folder", place, examples, names)
 
 
 def _classes(split: Path) -> tuple[str, ...]:

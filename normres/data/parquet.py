@@ -38,16 +38,15 @@ def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32
         wanted = f"the checksums are of {CIFAR_SIZE}x{CIFAR_SIZE} pixels; data.verify=False reads scaled images"
         raise UserError(f"data.image_size={image_size}: {wanted}")
     place = find(path, WANTED)
-    arrays: dict[str, Any] = {}
+    examples = {}
     names: tuple[str, ...] = ()
     for split, words in SPLITS.items():
         files = _files(place, words)
         rows, names_of = zip(*map(_about, files), strict=True)
         names = names or names_of[0]
-        examples = chain.from_iterable(map(_examples, files))
-        images, labels = decoded(sum(rows), examples, image_size, f"data.path: {place}: {split}")
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    dataset = of_ones_own(name, "parquet", place, arrays, names)
+        encoded = chain.from_iterable(map(_examples, files))
+        examples[split] = decoded(sum(rows), encoded, image_size, f"data.path: {place}: {split}")
+    dataset = of_ones_own(name, "parquet", place, examples, names)
     if files[0].name.startswith("validation"):
         dataset = replace(dataset, splits={"test_set": {"split": "validation"}})
     return _official(dataset, place) if verify and name in CLASSES else dataset

@@ -40,16 +40,16 @@ def _official(source: str) -> Source:
     )
 
 
-def _load_auto(name: str, path: str, verify: bool, image_size: int, stream: str) -> Dataset:
+def _load_auto(name: str, path: str, **fields: Any) -> Dataset:
     """Returns what lies at the path, read by the first source that knows it; without a path, the embedded images."""
-    source: str | None = "embedded"
-    if path:
-        place = find(path, "leave it empty for the embedded images")
-        source = next((source for source, row in SOURCES.items() if row.lies_at(place)), None)
-    if source is None:
-        choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
-        raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
-    return load(name, source, path, verify, image_size, stream)
+    if not path:
+        return load(name, "embedded", **fields)
+    place = find(path, "leave it empty for the embedded images")
+    for source, row in SOURCES.items():
+        if row.lies_at(place):
+            return load(name, source, path, **fields)
+    choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
+    raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
 
 
 SOURCES: dict[str, Source] = {

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_files import CIFAR10_NAMES, error_line, png, serving
 
-from normres.data import fetch, files, load, official
+from normres.data import commands, files, load, official
 
 
 def images(count, side=32, seed=0):
@@ -126,9 +126,9 @@ def test_the_hub_stands_in_for_a_university_that_fails(small, tmp_path, monkeypa
     (served / "cifar10/resolve/main").mkdir(parents=True)
     small[0].rename(served / "cifar10/resolve/main/hub")
     files = [f"cifar10/resolve/main/hub/plain_text/{name}.parquet" for name in ("train-0", "train-1", "test-0")]
-    monkeypatch.setitem(fetch.HUB_FILES, "cifar10", files)
+    monkeypatch.setitem(commands.HUB_FILES, "cifar10", files)
     with serving(partial(http.server.SimpleHTTPRequestHandler, directory=served)) as site:
-        folder = fetch.download("cifar10", tmp_path / "data", f"{site}gone/", site)
+        folder = commands.download("cifar10", tmp_path / "data", f"{site}gone/", site)
     said = f"gone/cifar-10-binary.tar.gz: not reachable (HTTP Error 404: File not found); took {site}cifar10"
     assert said in capsys.readouterr().out
     assert len(load("cifar10", "auto", str(folder)).train_labels) == 20

@@ -51,8 +51,7 @@ def test_images_of_several_sizes_are_scaled(pets):
 
 def test_levels_of_16_bits_are_scaled_and_not_clipped():
     levels = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
-    Image.fromarray(levels).save(stream := io.BytesIO(), "PNG")
-    assert (decode(stream.getvalue(), 32) == (levels >> 8)[..., None]).all()
+    assert (decode(png(levels), 32) == (levels >> 8)[..., None]).all()
 
 
 def test_an_image_of_a_prepared_set_may_have_any_format():
