@@ -1,10 +1,9 @@
 """The sources that need no files: `embedded` and `synthetic`.
 
-`embedded` is a class-balanced CIFAR-10 subset that comes with the package, as PNG mosaics: the folder `embedded/` holds
-`train.png` and `test.png`, which any image viewer opens, and `labels.json`; `scripts/make_embedded.py` writes it.
-A mosaic is a grid of 32x32-pixel tiles; each class fills consecutive tile rows, in class order, and within a
-class the examples run left to right, then down.  So the arrays are CLASS-MAJOR (all airplanes first): whoever
-takes batches from them has to shuffle.
+`embedded` is a class-balanced CIFAR-10 subset in the package, two PNG mosaics that any image viewer opens;
+`scripts/make_embedded.py` writes them, and labels.json, which says where they come from.  A mosaic is a grid of tiles
+of 32x32 pixels.  Each class fills consecutive rows of tiles, in class order, so the arrays are CLASS-MAJOR (all
+airplanes first): whoever takes batches from them has to shuffle.
 """
 
 from pathlib import Path
@@ -46,8 +45,7 @@ def load_embedded(name: str, path: str = "") -> Dataset:
 def load_synthetic(name: str, path: str = "", image_size: int = 32) -> Dataset:
     """Returns random pixels in the shape of `name`: uint8 (N, image_size, image_size, 3), the classes in turn.
 
-    They are for tests of shapes and speed: there is nothing in them to learn.  The same call gives the same bytes
-    everywhere; `path` is not read.
+    They are for tests of shapes and speed, and the same everywhere; `path` is not read.
     """
     must_fit(sum(SYNTHETIC.values()), (image_size, image_size, 3), f"data.image_size={image_size}")
     examples = {}

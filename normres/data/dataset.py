@@ -23,12 +23,11 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 class Dataset:
     """A whole data set, in host memory but for streamed images.
 
-    Shapes: `train_images` and `test_images` are uint8 (N, H, W, C), NHWC, values 0 to 255, CIFAR's (N, 32, 32, 3) RGB;
-    `train_labels` and `test_labels` are int32 (N,), each an index into `class_names`.
-    `name` says which data ("cifar10"), `source` where these bytes came from ("binary").
-    The images are NumPy arrays or, both of them, LazyImages that are decoded when asked for.
+    Images are uint8 (N, H, W, C), 0 to 255, CIFAR's (N, 32, 32, 3) RGB: NumPy arrays or, both of them, LazyImages,
+    which are decoded when asked for.  Labels are int32 (N,), each an index into `class_names`.
+    `name` says which data ("cifar10"), `source` where these bytes came from ("binary"), `splits` what splits.py has
+    done to it, `evaluated_on` what the test arrays are: "test" or "validation".
     `styles` are pictures, uint8 (classes, H, W, C): in the style of which each image is to be painted, its label says.
-    `splits` says what splits.py has done to it, `evaluated_on` what the test arrays are: "test" or "validation".
     """
 
     name: str

@@ -72,9 +72,8 @@ def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, w
 def decode(content: bytes, size: int, mode: str = "RGB", formats: tuple[str, ...] = ("PNG", "JPEG")) -> np.ndarray:
     """Returns an encoded image as uint8 (size, size, C), with the channels of a mode of Pillow's.
 
-    Of no `formats`, it may have any that Pillow reads, and is trusted not to be damaged.
-
     The shorter side is scaled to `size` pixels and the middle cut out; a picture that is (size, size) keeps its pixels.
+    Of no `formats`, it may have any that Pillow reads, and is trusted not to be damaged.
     """
     if formats:
         with Image.open(io.BytesIO(content), formats=formats) as unread:

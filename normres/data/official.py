@@ -85,12 +85,19 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
     """Returns a release in the official order.
 
     `path` is the folder of the files, its parent, or a .tar.gz or .tar archive of it.  `verify` compares the md5 of
-    every file before it is read.  Of CIFAR-100's binary files no md5 is known: there the archive's is compared, and in
-    a folder (or .tar), where a changed pixel is not noticed, the number of records of each class.
+    every file.  Of CIFAR-100's binary files none is known: there the archive's is compared, and in a folder (or .tar),
+    where a changed pixel is not noticed, the number of records of each class.
     Raises `UserError`, one line that names the file and what to do about it.
     """
     layout = LAYOUTS[source, name]
-    files = _read(layout, path, verify)
+    place = find(path, f"give the folder {layout.folder} or {layout.archive}")
+    wanted = layout.md5.keys() | {layout.names_file} - {""}
+    files = {file: (f"data.path: {what}", content) for file, what, content in entries(place, wanted)}
+    if missing := wanted - files.keys():
+        raise UserError(f"data.path: {place} has no {min(missing)}; {_advice(layout, files)}")
+    if verify and place.is_file() and is_gzip(place):  # of a .tar no md5 is known
+        with place.open("rb") as archive:
+            check_md5(f"data.path: {place}", archive, layout.archive_md5)
     names: tuple[str, ...] = CIFAR10_NAMES
     if layout.names_file:
         what, content = files[layout.names_file]
@@ -166,44 +173,26 @@ def check_counts(name: str, split: str, labels_NK: np.ndarray, what: str) -> Non
         )
 
 
-def _read(layout: Layout, path: str, verify: bool) -> dict[str, tuple[str, bytes]]:
-    """Returns of each file how errors begin and its bytes."""
-    place = find(path, f"give the folder {layout.folder} or {layout.archive}")
-    wanted = layout.md5.keys() | {layout.names_file} - {""}
-    files: dict[str, tuple[str, bytes]] = {}
-    names = set()
-    for name, what, content in entries(place, wanted):
-        names.add(name)
-        if content is not None:
-            files[name] = f"data.path: {what}", content
-    if missing := wanted - names:
-        raise UserError(f"data.path: {place} has no {min(missing)}; {_advice(layout, names)}")
-    if verify and place.is_file() and is_gzip(place):  # of a .tar no md5 is known
-        with place.open("rb") as archive:
-            check_md5(f"data.path: {place}", archive, layout.archive_md5)
-    return files
-
-
-def _advice(layout: Layout, names: set[str]) -> str:
+def _advice(layout: Layout, names: Collection[str]) -> str:
     """Returns what to do about missing files, where there are files of these names."""
     for (source, name), other in LAYOUTS.items():
-        if not names & layout.md5.keys() and names & other.md5.keys():
+        if layout.md5.keys().isdisjoint(names) and not other.md5.keys().isdisjoint(names):
             return f"it holds {other.folder}: set data.source={source} and data.name={name}, or another path"
     if layout.archive in names:
         return f"it holds {layout.archive}: give the path of that file"
     return f"give the complete folder {layout.folder} or {layout.archive}"
 
 
-def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, str, bytes | None]]:
+def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, str, bytes]]:
     """Yields (name, name with place, bytes) of each file in a folder and the official ones below it, or in an archive.
 
-    The bytes are None of files that are not `wanted`.
+    Files that are not `wanted` are not read: they have no bytes.
     """
     if place.is_dir():
         folders = (place, *(place / layout.folder for layout in LAYOUTS.values()))
         for file in (file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())):
             if file.is_file():
-                yield file.name, str(file), file.read_bytes() if file.name in wanted else None
+                yield file.name, str(file), file.read_bytes() if file.name in wanted else b""
         return
     if any(place.name in layout.md5 for layout in LAYOUTS.values()):
         raise UserError(f"data.path: {place} is a single file; give the folder that it is in")
@@ -213,7 +202,7 @@ def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, st
             with tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as archive:
                 # Links, devices and the like are as good as missing; no member's path is ever used.
                 for member in filter(tarfile.TarInfo.isreg, archive):
-                    name, content = PurePosixPath(member.name).name, None
+                    name, content = PurePosixPath(member.name).name, b""
                     if name in wanted:
                         if not 0 <= member.size <= MOST_BYTES:
                             raise UserError(f"data.path: {place}: {name} has {member.size:,} bytes, too many")

@@ -66,8 +66,7 @@ def _scaled(picture: Image.Image, left: int, top: int, size: int, side: int) -> 
 
 
 def load_photographs(name: str, path: str, image_size: int, styles: Sequence[str]) -> Dataset:
-    """Returns 480 training and 64 test images of `image_size` pixels; image i has style i modulo
-    the number of styles.  `path` is not read.
+    """Returns 480 training and 64 test images; image i has style i modulo the number of styles.  `path` is not read.
 
     Raises `UserError` if no style is named, or scikit-image is not installed.
     """

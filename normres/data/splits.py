@@ -2,7 +2,7 @@
 
 Each draws from a stream of random numbers of its own, so changing one leaves what the others draw; and each is nested:
 a larger validation set, subset or noise rate holds the smaller one of the same seed.  No draw depends on config.seed:
-all the seeds of a sweep see the same data, and differ in initialization, order and augmentation alone.
+all the seeds of a sweep see the same data.
 The order is validation set first, from the whole training set, then the subset of the rest, then noise on its labels.
 """
 
@@ -86,8 +86,6 @@ def _add_label_noise(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
     """Replaces training labels by uniformly random other classes; test and validation labels stay as they are."""
     rate, seed = fields["label_noise"], fields["label_noise_seed"]
     labels, classes = dataset.train_labels.copy(), len(dataset.class_names)
-    if classes < 2:
-        raise UserError(f"data.label_noise={rate} needs at least two classes; there is only {dataset.class_names[0]!r}")
     random = np.random.default_rng([seed, *_STREAMS["label_noise"]])
     chosen = random.permutation(len(labels))[: round(rate * len(labels))]
     if not len(chosen):

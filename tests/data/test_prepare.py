@@ -77,7 +77,7 @@ def test_damage_is_named(written, tmp_path):
         shard.write_bytes(flipped)
         assert f"{shard.name}: damaged after 0 of 30 records" in error_line("cifar10", "tfds", directory)
     shard.unlink()
-    assert f"{shard.name}: this shard is missing" in error_line("cifar10", "tfds", directory)
+    assert f"{shard.name}: damaged after 0 of 30 records" in error_line("cifar10", "tfds", directory)
     shard.write_bytes(whole[: len(whole) // 2])
     assert shard.name in error_line("cifar10", "tfds", directory)
     said = error_line("cifar10", "tfds", directory / "none").partition("no prepared data set there")[2]
@@ -172,18 +172,15 @@ def test_verify_claims_no_more_than_was_checked(written, tmp_path):
     def checked(name, source, path):
         return commands.has_checksums(Dataset(name, source, images, labels, images, labels, ("a", "b")), path)
 
-    # Of CIFAR-100's binary files no md5 is known, only that of the archive that they come in.
-    assert not checked("cifar100", "binary", tmp_path)
-    archive = tmp_path / "cifar-100-binary.tar.gz"
-    archive.write_bytes(b"a tar that somebody has unpacked")
-    assert not checked("cifar100", "binary", archive)
-    archive.write_bytes(gzip.compress(b""))
-    assert checked("cifar100", "binary", archive)
-    assert checked("cifar10", "binary", tmp_path)
-    assert checked("cifar100", "python", tmp_path)
-    assert checked("cifar10", "parquet", tmp_path)
-    assert not checked("cifar100", "parquet", tmp_path)
-    assert checked("cifar10", "tfds", written)
-    other = copy(written, tmp_path)
+    unpacked, packed, other = tmp_path / "x.tar", tmp_path / "x.tar.gz", copy(written, tmp_path)
+    unpacked.write_bytes(b"a tar that somebody has unpacked")
+    packed.write_bytes(gzip.compress(b""))
     as_tfrecords(other)
+    for source, path in (("binary", tmp_path), ("python", tmp_path), ("parquet", tmp_path), ("tfds", written)):
+        assert checked("cifar10", source, path)
+    assert checked("cifar100", "python", tmp_path)
+    # Of CIFAR-100's binary files no md5 is known, only that of the archive that they come in.
+    assert checked("cifar100", "binary", packed)
+    for source, path in (("binary", tmp_path), ("binary", unpacked), ("parquet", tmp_path)):
+        assert not checked("cifar100", source, path)
     assert not checked("cifar10", "tfds", other)
