@@ -28,27 +28,6 @@ def record(*labels, pixels=None, value=0):
     return bytes(labels) + pixels.tobytes()
 
 
-def binary10(parent):
-    """CIFAR-10's binary version with two records a file; a blank line ends the names file."""
-    folder = parent / "cifar-10-batches-bin"
-    folder.mkdir()
-    for number, file in enumerate(CIFAR10_FILES):
-        folder.joinpath(file).write_bytes(record(number, value=10 * number) + record(9, value=10 * number + 1))
-    (folder / "batches.meta.txt").write_text("\n".join(CIFAR10_NAMES) + "\n\n")
-    return folder
-
-
-def binary100(parent):
-    """CIFAR-100's binary version with two training records and one test record."""
-    folder = parent / "cifar-100-binary"
-    folder.mkdir()
-    (folder / "train.bin").write_bytes(record(19, 99, value=1) + record(3, 42, value=2))
-    (folder / "test.bin").write_bytes(record(0, 7, value=3))
-    (folder / "fine_label_names.txt").write_text("".join(f"fine_{number}\n" for number in range(100)))
-    (folder / "coarse_label_names.txt").write_text("".join(f"coarse_{number}\n" for number in range(20)))
-    return folder
-
-
 def text(value):
     """A string as Python 2 pickles it: SHORT_BINSTRING or BINSTRING."""
     value = value.encode() if isinstance(value, str) else value
@@ -78,37 +57,43 @@ def pickled(**items):
 
 
 def batch(*labels, values, **more):
-    """One file of CIFAR-10's python version: image i is all of value i."""
+    """One file of the python version of CIFAR-10: image i is all of value i."""
     pixels = np.repeat(np.array(values, np.uint8)[:, None], 3072, axis=1)
-    names = listed([text(f"image_{number}.png") for number in range(len(labels))])
-    title = text("training batch 1 of 5")
-    items = {"batch_label": title, "labels": listed([*map(integer, labels)]), "data": array(pixels), "filenames": names}
-    return pickled(**(items | more))
+    items = {"labels": listed([*map(integer, labels)]), "data": array(pixels), "filenames": listed([text("a.png")])}
+    return pickled(batch_label=text("training batch 1 of 5"), **(items | more))
 
 
-def python10(parent):
-    """CIFAR-10's python version, the same examples as `binary10`."""
-    folder = parent / "cifar-10-batches-py"
+FOLDERS = {
+    ("binary", "cifar10"): "cifar-10-batches-bin",
+    ("binary", "cifar100"): "cifar-100-binary",
+    ("python", "cifar10"): "cifar-10-batches-py",
+    ("python", "cifar100"): "cifar-100-python",
+}
+# Of each file the records: their labels (of CIFAR-100 coarse, then fine), and the value of all their pixels.
+RECORDS = {
+    "cifar10": {file: [((number,), 10 * number), ((9,), 10 * number + 1)] for number, file in enumerate(BATCHES)},
+    "cifar100": {"train": [((19, 99), 1), ((3, 42), 2)], "test": [((0, 7), 3)]},
+}
+
+
+def release(parent, source, name):
+    """The folder of a small release that holds RECORDS; a blank line ends the file of names."""
+    folder = parent / FOLDERS[source, name]
     folder.mkdir()
-    for number, file in enumerate(BATCHES):
-        folder.joinpath(file).write_bytes(batch(number, 9, values=(10 * number, 10 * number + 1)))
-    meta = pickled(num_cases_per_batch=integer(10_000), label_names=listed([*map(text, CIFAR10_NAMES)]))
-    (folder / "batches.meta").write_bytes(meta)
-    return folder
-
-
-def python100(parent):
-    """CIFAR-100's python version, the same examples as `binary100`."""
-    folder = parent / "cifar-100-python"
-    folder.mkdir()
-    for file, coarse, fine, values in (("train", (19, 3), (99, 42), (1, 2)), ("test", (0,), (7,), (3,))):
-        pixels = array(np.repeat(np.array(values, np.uint8)[:, None], 3072, axis=1))
-        labels = {"coarse_labels": listed([*map(integer, coarse)]), "fine_labels": listed([*map(integer, fine)])}
-        (folder / file).write_bytes(pickled(data=pixels, **labels))
-    meta = {
-        kind: listed([text(f"{kind}_{n}") for n in range(count)]) for kind, count in (("fine", 100), ("coarse", 20))
-    }
-    (folder / "meta").write_bytes(pickled(**{f"{kind}_label_names": names for kind, names in meta.items()}))
+    for file, records in RECORDS[name].items():
+        if source == "binary":
+            content = b"".join(record(*labels, value=value) for labels, value in records)
+            (folder / f"{file}.bin").write_bytes(content)
+            continue
+        labels, values = zip(*records, strict=True)
+        columns = [listed([*map(integer, column)]) for column in zip(*labels, strict=True)]
+        keys = ("labels",) if name == "cifar10" else ("coarse_labels", "fine_labels")
+        (folder / file).write_bytes(batch(values=values, **dict(zip(keys, columns, strict=True))))
+    names = [f"fine_{number}" for number in range(100)]
+    if (source, name) == ("binary", "cifar100"):
+        (folder / "fine_label_names.txt").write_text("\n".join(names) + "\n\n")
+    if (source, name) == ("python", "cifar100"):
+        (folder / "meta").write_bytes(pickled(fine_label_names=listed([*map(text, names)])))
     return folder
 
 

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import CIFAR10_FILES, CIFAR10_NAMES, add, archive, binary10, binary100, error_line, record, same
+from data_files import CIFAR10_FILES, CIFAR10_NAMES, add, archive, error_line, record, release, same
 
 from normres.data import load, official
 
 
 @pytest.fixture
 def cifar10(tmp_path):
-    return binary10(tmp_path)
+    return release(tmp_path, "binary", "cifar10")
 
 
 @pytest.fixture
 def cifar100(tmp_path):
-    return binary100(tmp_path)
+    return release(tmp_path, "binary", "cifar100")
 
 
 def test_pixel_placement(cifar10):
@@ -104,7 +104,7 @@ def test_a_damaged_archive(cifar10):
         "empty": b"",
         "text": b"<html>404 Not Found</html>" * 100,
         "half": good[:middle],
-        "half of a .tar": plain[:10_000],
+        "half of a .tar": plain[:12_000],
         "without the end": good[:-5],
         "header": good[:3] + b"\xff" + good[4:],
         # gzip.compress writes a header of 10 bytes; the bits 110 after it are deflate's reserved block type.

@@ -12,13 +12,10 @@ from data_files import (
     archive,
     array,
     batch,
-    binary10,
-    binary100,
     error_line,
     integer,
     listed,
-    python10,
-    python100,
+    release,
     same,
     text,
 )
@@ -30,20 +27,17 @@ from normres.errors import UserError
 
 @pytest.fixture
 def cifar10(tmp_path):
-    return python10(tmp_path)
+    return release(tmp_path, "python", "cifar10")
 
 
-@pytest.mark.parametrize(
-    ("name", "python", "binary", "form"),
-    [("cifar10", python10, binary10, "folder"), ("cifar100", python100, binary100, ".tar.gz")],
-)
-def test_the_python_version_holds_what_the_binary_one_does(tmp_path, name, python, binary, form):
-    folder = python(tmp_path)
+@pytest.mark.parametrize(("name", "form"), [("cifar10", "folder"), ("cifar100", ".tar.gz")])
+def test_the_python_version_holds_what_the_binary_one_does(tmp_path, name, form):
+    folder = release(tmp_path, "python", name)
     path = folder if form == "folder" else archive(folder, form)
     data = load(name, "python", str(path), verify=False)
     assert data.source == "python"
     assert data.train_labels.dtype == np.int32
-    assert same(data, load(name, "binary", str(binary(tmp_path)), verify=False))
+    assert same(data, load(name, "binary", str(release(tmp_path, "binary", name)), verify=False))
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
@@ -62,7 +56,7 @@ def test_pickles_of_python_3(protocol):
 
 @pytest.mark.parametrize(("where", "protocol"), [("train", 0), ("meta", 2), ("test", 5)])
 def test_a_malicious_file_executes_nothing(tmp_path, where, protocol):
-    cifar100 = python100(tmp_path)
+    cifar100 = release(tmp_path, "python", "cifar100")
     touched = tmp_path / "touched"
     harmful = pickle.dumps(Malicious(os.system, f"touch {touched}"), protocol)
     pickle.loads(harmful)  # it does what it says ...
@@ -148,7 +142,6 @@ def test_wrong_content(cifar10, content, message):
     assert message in line
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_other_release_is_recognized(tmp_path, name):
-    line = error_line(name, "python", binary10(tmp_path))
+def test_the_other_release_is_recognized(tmp_path):
+    line = error_line("cifar100", "python", release(tmp_path, "binary", "cifar10"))
     assert "it holds cifar-10-batches-bin: set data.source=binary and data.name=cifar10, or" in line

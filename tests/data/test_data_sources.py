@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import pytest
-from data_files import CIFAR10_NAMES, archive, binary10, binary100, error_line, python10, python100, record, same
+from data_files import CIFAR10_NAMES, archive, error_line, record, release, same
 
 from normres.configs import base
 from normres.data import builtin, load
@@ -43,7 +43,7 @@ def test_what_auto_takes_does_not_ignore_a_field(tmp_path):
 
 
 def test_summary_is_json_and_depends_on_every_array(tmp_path):
-    data = load("cifar10", "binary", str(binary10(tmp_path)), verify=False)
+    data = load("cifar10", "binary", str(release(tmp_path, "binary", "cifar10")), verify=False)
     summary = data.summary()
     assert json.loads(json.dumps(summary)) == summary
     digest = hashlib.sha256()
@@ -134,16 +134,16 @@ def test_synthetic_bytes_are_the_same_everywhere():
 
 
 @pytest.mark.parametrize(
-    ("write", "name", "source", "form"),
+    ("name", "source", "form"),
     [
-        (binary10, "cifar10", "binary", "parent"),
-        (binary100, "cifar100", "binary", ".tar.gz"),
-        (python10, "cifar10", "python", ".tar"),
-        (python100, "cifar100", "python", "folder"),
+        ("cifar10", "binary", "parent"),
+        ("cifar100", "binary", ".tar.gz"),
+        ("cifar10", "python", ".tar"),
+        ("cifar100", "python", "folder"),
     ],
 )
-def test_auto_takes_what_lies_there(tmp_path, write, name, source, form):
-    folder = write(tmp_path)
+def test_auto_takes_what_lies_there(tmp_path, name, source, form):
+    folder = release(tmp_path, source, name)
     path = {"folder": folder, "parent": tmp_path}.get(form) or archive(folder, form)
     data = load(name, "auto", str(path), verify=False)
     assert data.source == source
