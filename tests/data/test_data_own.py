@@ -98,10 +98,7 @@ def test_npz_that_is_damaged(tmp_path):
     middle = good.index(arrays()["train_images"].tobytes()[:20]) + 50
     path.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
     assert "Bad CRC-32 for file 'train_images.npy'" in error_line("mine", "npz", path)
-
-
-def test_npz_with_a_header_that_asks_for_all_memory(tmp_path):
-    # Of 192 TiB, which numpy cannot have, and of 24 GiB, which it asks for and never touches.
+    # A header that asks for memory: 192 TiB, which numpy cannot have, and 24 GiB, which it asks for and never touches.
     for count in (2**40, 2**27):
         path = written(tmp_path)
         header = io.BytesIO()
