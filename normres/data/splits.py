@@ -25,8 +25,6 @@ def check(fields: Mapping[str, Any]) -> None:
     fraction, per_class = fields["fraction"], fields["per_class"]
     if fields["evaluate_on"] == "validation" and not fields["validation"]:
         raise UserError("data.evaluate_on='validation' needs data.validation, such as 5000; it is 0")
-    if not 0 < fraction <= 1:
-        raise UserError(f"data.fraction={fraction} must lie above 0 and not above 1")
     if per_class and fraction < 1:
         raise UserError(f"data.fraction={fraction} and data.per_class={per_class} exclude each other; set one of them")
     if fields["stratified"] and not fields["validation"] and fraction == 1:

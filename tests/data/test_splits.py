@@ -177,6 +177,7 @@ def test_streams_of_one_seed_are_not_the_same_numbers():
     ("fields", "message"),
     [
         ({"validation": 1000}, "data.validation=1000 must be less than the 1,000 training examples"),
+        ({"fraction": 0.0}, "data.fraction=0.0 of 1,000 examples is less than one example"),
         ({"fraction": 0.0001}, "data.fraction=0.0001 of 1,000 examples is less than one example"),
         ({"per_class": 101}, "data.per_class=101: the class 'class "),
         ({"label_noise": 0.0001}, "data.label_noise=0.0001 of 1,000 training labels is less than one label"),
@@ -192,7 +193,6 @@ def test_more_than_there_is(fields, message):
     ("fields", "message"),
     [
         ({"evaluate_on": "validation"}, "config.data.evaluate_on='validation' needs data.validation, such as 50"),
-        ({"fraction": "0"}, "config.data.fraction=0.0 must lie above 0 and not above 1"),
         ({"fraction": "0.5", "per_class": "10"}, "config.data.fraction=0.5 and data.per_class=10 exclude"),
         ({"stratified": "true"}, "config.data.stratified=True has nothing to divide: set data.validation"),
         ({"image_size": "64"}, "config.data.image_size=64: the source 'embedded' cannot"),
