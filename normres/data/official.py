@@ -25,7 +25,6 @@ EXAMPLES = {"train": 50_000, "test": 10_000}
 # The classes that each label of a record counts, by its name in the python version; the last label is used.
 LABELS = {"cifar10": {"labels": 10}, "cifar100": {"coarse_labels": 20, "fine_labels": 100}}
 ALTERED = "get it again, or for altered data set data.verify=False"
-MOST_BYTES = 2**30  # of a file in an archive; the largest official one has 184 MB
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,9 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
         with place.open("rb") as archive:
             check_md5(f"data.path: {place}", archive, layout.archive_md5)
     names: tuple[str, ...] = CIFAR10_NAMES
+    binary = source == "binary"
     if layout.names_file:
         what, content = files[layout.names_file]
-        binary = source == "binary"
         listed = content.decode(errors="replace").split() if binary else unpickle(content, what).get("fine_label_names")
         names = tuple(map(text, listed)) if isinstance(listed, list) else ()
         if len(names) != CLASSES[name]:
@@ -113,7 +112,7 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
         what, content = files.pop(file)
         if verify:
             check_md5(what, io.BytesIO(content), md5)
-        planes, labels_NK = (_read_records if source == "binary" else _read_pickle)(name, what, content)
+        planes, labels_NK = (_read_records if binary else _read_pickle)(name, what, content)
         for column, classes in enumerate(LABELS[name].values()):
             check_labels(labels_NK[:, column], classes, what)
         if verify and not md5:
@@ -202,11 +201,8 @@ def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, st
             with tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as archive:
                 # Links, devices and the like are as good as missing; no member's path is ever used.
                 for member in filter(tarfile.TarInfo.isreg, archive):
-                    name, content = PurePosixPath(member.name).name, b""
-                    if name in wanted:
-                        if not 0 <= member.size <= MOST_BYTES:
-                            raise UserError(f"data.path: {place}: {name} has {member.size:,} bytes, too many")
-                        content = cast(IO[bytes], archive.extractfile(member)).read()
+                    name = PurePosixPath(member.name).name
+                    content = cast(IO[bytes], archive.extractfile(member)).read() if name in wanted else b""
                     yield name, f"{place}: {name}", content
             # tarfile stops at its end mark; only the very end of the stream has gzip's checksum compared.
             while stream.read(2**20):
