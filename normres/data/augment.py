@@ -1,7 +1,7 @@
 """Augmentation inside the jitted step: an image's is a function of (seed, step, image), a mixture's of (seed, step).
 
-Nothing here depends on how many devices share the batch: an image's key is made of its index, and the partner that it
-is mixed with comes with the index (batches.with_partners), so a device needs no other device's share.
+Nothing depends on how many devices share the batch: an image's key is made of its index, and its partner in a mixture
+comes with the index (batches.with_partners).
 """
 
 from collections.abc import Callable
@@ -123,8 +123,7 @@ def cutmix(
     """Returns images with a box from others, and the share of pixels that is the images' own; one box for the batch.
 
     CutMix (Yun et al. 2019, arXiv 1905.04899, equation 2): lambda ~ Beta(alpha, alpha), a box of sqrt(1 - lambda) of
-    height and width around any pixel, cut at the edges, and lambda corrected to the box that is left.  With
-    1 - `probability` the batch is left as it is, of which the share is 1.
+    height and width around any pixel, cut at the edges.  With 1 - `probability` the batch stays as it is, at share 1.
     """
     height, width = images.shape[1:3]
     of_share, of_place = jax.random.split(key)
@@ -170,8 +169,8 @@ def training_batch(
 ) -> tuple[jax.Array, Targets]:
     """Returns the batch of a step as the network sees it, images float32 (B, H, W, C), and its targets.
 
-    `data` is as batches.look_up takes it, with the arrays of preprocess.Statistics; `indices` int32 (B,), or (B, 2)
-    where config.data mixes images: each example and its partner.
+    `data` is as of batches.look_up, with the arrays of preprocess.Statistics; `indices` int32 (B,), or (B, 2) with the
+    partners where config.data mixes images.
     """
     chosen = config.data
     key = step_key(config, "augmentation", step)

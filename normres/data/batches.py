@@ -18,8 +18,7 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 def train_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
     """Returns the examples of training step `step` (from 0), int32 (batch_size,).
 
-    Epochs follow each other without a gap: a batch may hold the end of one and the beginning of the next, and
-    every example is seen exactly once per epoch.
+    Every example is seen once per epoch; a batch may hold the end of one epoch and the beginning of the next.
     """
     position = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(position, size)
@@ -29,8 +28,7 @@ def train_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
 def with_partners(indices: np.ndarray) -> np.ndarray:
     """Returns (B, 2): each example of a whole batch and the one that it is mixed with, the example before it.
 
-    As the batch is in random order, so are the pairs; the papers' code draws another permutation instead, which at
-    times pairs an example with itself.
+    The papers' code draws another permutation instead, which at times pairs an example with itself.
     """
     return np.stack([indices, np.roll(indices, 1)], axis=1)
 

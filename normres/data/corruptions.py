@@ -36,11 +36,10 @@ def brightness(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.A
 def color_cast(image_HWC: jax.Array, amount: jax.Array, key: jax.Array) -> jax.Array:
     """Adds a vector of length `amount` and random hue, at right angles to grey, so that the mean brightness stays.
 
-    Of C = 3 channels, channel c gets amount * sqrt(2 / C) * cos(angle - 2 * pi * c / C), the angle uniform.  See check.
+    Channel c of 3 gets amount * sqrt(2 / 3) * cos(angle - 2 * pi * c / 3), the angle uniform.
     """
-    channels = image_HWC.shape[-1]
     angle = jax.random.uniform(key, maxval=2 * jnp.pi)
-    shift = jnp.sqrt(2 / channels) * jnp.cos(angle - 2 * jnp.pi * jnp.arange(channels) / channels)
+    shift = jnp.sqrt(2 / 3) * jnp.cos(angle - 2 * jnp.pi * jnp.arange(3) / 3)
     return image_HWC + amount * shift[None, None]
 
 
@@ -79,10 +78,9 @@ def check(names: Sequence[str], channels: int) -> None:
 
 @partial(jax.jit, static_argnames="name")
 def corrupt(images_NHWC: jax.Array, examples: jax.Array, name: str, severity: jax.Array, seed: jax.Array) -> jax.Array:
-    """Returns uint8 images (N, H, W, C) under a corruption, uint8.
+    """Returns uint8 images (N, H, W, C) under a corruption, uint8; `severity` is 1 to 5.
 
-    `examples` (N,) are the images' numbers in their data set, of which (with `seed`) each one's noise is made;
-    `severity` is 1 to 5.
+    `examples` (N,) are the images' numbers in their data set, of which, and of `seed`, their noise is made.
     """
     apply, amounts = CORRUPTIONS[name]
     amount = jnp.array(amounts)[severity - 1]

@@ -23,12 +23,11 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 class Dataset:
     """A whole data set, in host memory but for streamed images.
 
-    Shapes: `train_images` and `test_images` are uint8 (N, H, W, C), NHWC, values 0 to 255, CIFAR's (N, 32, 32, 3) RGB;
-    `train_labels` and `test_labels` are int32 (N,), each an index into `class_names`.
-    `name` says which data ("cifar10"), `source` where these bytes came from ("binary").
-    The images are NumPy arrays or, both of them, LazyImages that are decoded when asked for.
+    Images are uint8 (N, H, W, C), 0 to 255, CIFAR's (N, 32, 32, 3) RGB: NumPy arrays or, both of them, LazyImages,
+    which are decoded when asked for.  Labels are int32 (N,), each an index into `class_names`.
+    `name` says which data ("cifar10"), `source` where these bytes came from ("binary"), `splits` what splits.py has
+    done to it, `evaluated_on` what the test arrays are: "test" or "validation".
     `styles` are pictures, uint8 (classes, H, W, C): in the style of which each image is to be painted, its label says.
-    `splits` says what splits.py has done to it, `evaluated_on` what the test arrays are: "test" or "validation".
     """
 
     name: str
@@ -95,21 +94,20 @@ def check_labels(labels: np.ndarray, classes: int, what: str) -> None:
 
 
 def of_ones_own(
-    name: str, source: str, place: Path, arrays: dict[str, Any], class_names: tuple[str, ...] = ()
+    name: str, source: str, place: Path, examples: dict[str, tuple[Any, Any]], class_names: tuple[str, ...] = ()
 ) -> Dataset:
-    """Returns the data set of `arrays`, which are called as Dataset's fields, labels of any type of integer.
+    """Returns the data set of `examples`, images and labels (of any type of integer) of "train" and "test".
 
     Classes that no file names have CIFAR-10's own names or their numbers, up to the largest label.
     Raises `UserError` for a label that is no class, and for a known name of data with other classes.
     """
     if not class_names:
-        numbers = range(CLASSES.get(name, min(int(arrays["train_labels"].max()), 2**16) + 1))
+        numbers = range(CLASSES.get(name, min(int(examples["train"][1].max()), 2**16) + 1))
         class_names = CIFAR10_NAMES if name == "cifar10" else tuple(map(str, numbers))
     if len(class_names) != CLASSES.get(name, len(class_names)):
         which = f"{len(class_names)} classes ({', '.join(class_names[:3])}, ...)"
         raise UserError(f"data.name={name}, but {place} has {which}; give it a name of its own")
-    for split in ("train", "test"):
-        labels = arrays[f"{split}_labels"]
+    for split, (_, labels) in examples.items():
         check_labels(labels, len(class_names), f"data.path: {place}: {split}_labels")
-        arrays[f"{split}_labels"] = labels.astype(np.int32)
-    return Dataset(name=name, source=source, class_names=class_names, **arrays)
+    train, test = ((images, labels.astype(np.int32)) for images, labels in examples.values())
+    return Dataset(name, source, *train, *test, class_names)

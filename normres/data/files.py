@@ -3,8 +3,8 @@
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,13 @@ def one_line(error: Exception) -> str:
 
 def find(path: str, wanted: str) -> Path:
     """Returns where `path` lies, `~` expanded; `wanted` says what it should hold."""
-    with readable(path):
+    try:
         place = Path(path).expanduser()
-        if not place.exists():
-            raise UserError(f"data.path: {place} does not exist; {wanted}")
-        return place if place.is_dir() else regular(place)
-
-
-def regular(file: Path) -> Path:
-    """Returns a file of the user's; raises UserError for a FIFO or a device, which could be read without end."""
-    if not file.is_file():
-        raise UserError(f"data.path: {file} is no regular file, but a folder, a FIFO, a device or a broken link")
-    return file
+    except RuntimeError as error:  # there is no such user
+        raise UserError(f"data.path: {path} cannot be read: {one_line(error)}") from error
+    if not place.exists():
+        raise UserError(f"data.path: {place} does not exist; {wanted}")
+    return place
 
 
 def physical_memory() -> int:
@@ -59,17 +54,6 @@ def must_fit(count: int, image_shape: tuple[int, ...], what: str) -> None:
         )
 
 
-@contextmanager
-def readable(place: Path | str) -> Iterator[None]:
-    """Turns a refusal of the operating system into a line that names the file."""
-    try:
-        yield
-    # expanduser raises RuntimeError for a user that does not exist.
-    except (OSError, RuntimeError) as error:
-        file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
-        raise UserError(f"data.path: {file or place} cannot be read: {reason or one_line(error)}") from error
-
-
 def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, what: str) -> tuple[Any, Any]:
     """Returns images uint8 (count, size, size, 3) and labels (count,) of examples: where, encoded image, label.
 
@@ -88,9 +72,8 @@ def decoded(count: int, examples: Iterable[tuple[str, bytes, int]], size: int, w
 def decode(content: bytes, size: int, mode: str = "RGB", formats: tuple[str, ...] = ("PNG", "JPEG")) -> np.ndarray:
     """Returns an encoded image as uint8 (size, size, C), with the channels of a mode of Pillow's.
 
-    Of no `formats`, it may have any that Pillow reads, and is trusted not to be damaged.
-
     The shorter side is scaled to `size` pixels and the middle cut out; a picture that is (size, size) keeps its pixels.
+    Of no `formats`, it may have any that Pillow reads, and is trusted not to be damaged.
     """
     if formats:
         with Image.open(io.BytesIO(content), formats=formats) as unread:

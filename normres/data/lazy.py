@@ -1,7 +1,6 @@
 """Images that stay in their ArrayRecord shards and are decoded when they are asked for, read ahead by Grain.
 
-The rest of the program asks for images in memory or from here by the same indices, so a streamed run computes what the
-run in memory computes, bit for bit.
+They have the indices of images in memory, so a streamed run computes the same bit for bit.
 """
 
 import os
@@ -43,11 +42,7 @@ def too_large(image_bytes: int) -> str:
 # eq=False: comparing arrays field by field is ambiguous.
 @dataclass(eq=False)
 class LazyImages:
-    """Images (N, H, W, C), uint8, of which none is in memory.
-
-    `images[indices]` decodes those and returns an array, as a NumPy array of images would; `images.take(indices)`
-    decodes nothing and returns LazyImages.
-    """
+    """Images (N, H, W, C), uint8, of which none is in memory: `images[indices]` decodes them, `take` does not."""
 
     source: Any  # of records, by their numbers: Grain's ArrayRecordDataSource
     records: np.ndarray  # the records' numbers in the order of the images

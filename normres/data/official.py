@@ -17,7 +17,7 @@ from typing import IO, cast
 import numpy as np
 
 from normres.data.dataset import CIFAR10_NAMES, CLASSES, Dataset, check_labels
-from normres.data.files import find, one_line, readable
+from normres.data.files import find, one_line
 from normres.data.unpickle import text, unpickle
 from normres.errors import UserError
 
@@ -25,7 +25,6 @@ EXAMPLES = {"train": 50_000, "test": 10_000}
 # The classes that each label of a record counts, by its name in the python version; the last label is used.
 LABELS = {"cifar10": {"labels": 10}, "cifar100": {"coarse_labels": 20, "fine_labels": 100}}
 ALTERED = "get it again, or for altered data set data.verify=False"
-MOST_BYTES = 2**30  # of a file in an archive; the largest official one has 184 MB
 
 
 @dataclass(frozen=True)
@@ -85,18 +84,25 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
     """Returns a release in the official order.
 
     `path` is the folder of the files, its parent, or a .tar.gz or .tar archive of it.  `verify` compares the md5 of
-    every file before it is read.  Of CIFAR-100's binary files no md5 is known: there the archive's is compared, and in
-    a folder (or .tar), where a changed pixel is not noticed, the number of records of each class.
+    every file.  Of CIFAR-100's binary files none is known: there the archive's is compared, and in a folder (or .tar),
+    where a changed pixel is not noticed, the number of records of each class.
     Raises `UserError`, one line that names the file and what to do about it.
     """
     layout = LAYOUTS[source, name]
-    files = _read(layout, path, verify)
+    place = find(path, f"give the folder {layout.folder} or {layout.archive}")
+    wanted = layout.md5.keys() | {layout.names_file} - {""}
+    files = {file: (f"data.path: {what}", content) for file, what, content in entries(place, wanted)}
+    if missing := wanted - files.keys():
+        raise UserError(f"data.path: {place} has no {min(missing)}; {_advice(layout, files)}")
+    if verify and place.is_file() and is_gzip(place):  # of a .tar no md5 is known
+        with place.open("rb") as archive:
+            check_md5(f"data.path: {place}", archive, layout.archive_md5)
     names: tuple[str, ...] = CIFAR10_NAMES
+    binary = source == "binary"
     if layout.names_file:
         what, content = files[layout.names_file]
-        lines = content.decode(errors="replace").split() if source == "binary" else None  # a name on each
-        found = unpickle(content, what).get("fine_label_names") if lines is None else lines
-        names = tuple(map(text, found)) if isinstance(found, list) else ()
+        listed = content.decode(errors="replace").split() if binary else unpickle(content, what).get("fine_label_names")
+        names = tuple(map(text, listed)) if isinstance(listed, list) else ()
         if len(names) != CLASSES[name]:
             raise UserError(f"{what} names {len(names)} classes, not {CLASSES[name]}; {ALTERED}")
     images: list[np.ndarray] = []
@@ -106,7 +112,7 @@ def load_official(source: str, name: str, path: str, verify: bool = True) -> Dat
         what, content = files.pop(file)
         if verify:
             check_md5(what, io.BytesIO(content), md5)
-        planes, labels_NK = (_read_records if source == "binary" else _read_pickle)(name, what, content)
+        planes, labels_NK = (_read_records if binary else _read_pickle)(name, what, content)
         for column, classes in enumerate(LABELS[name].values()):
             check_labels(labels_NK[:, column], classes, what)
         if verify and not md5:
@@ -166,45 +172,26 @@ def check_counts(name: str, split: str, labels_NK: np.ndarray, what: str) -> Non
         )
 
 
-def _read(layout: Layout, path: str, verify: bool) -> dict[str, tuple[str, bytes]]:
-    """Returns of each file how errors begin and its bytes."""
-    place = find(path, f"give the folder {layout.folder} or {layout.archive}")
-    wanted = layout.md5.keys() | {layout.names_file} - {""}
-    files: dict[str, tuple[str, bytes]] = {}
-    names = set()
-    with readable(place):
-        for name, what, content in entries(place, wanted):
-            names.add(name)
-            if content is not None:
-                files[name] = f"data.path: {what}", content
-        if missing := wanted - names:
-            raise UserError(f"data.path: {place} has no {min(missing)}; {_advice(layout, names)}")
-        if verify and place.is_file() and is_gzip(place):  # of a .tar no md5 is known
-            with place.open("rb") as archive:
-                check_md5(f"data.path: {place}", archive, layout.archive_md5)
-    return files
-
-
-def _advice(layout: Layout, names: set[str]) -> str:
+def _advice(layout: Layout, names: Collection[str]) -> str:
     """Returns what to do about missing files, where there are files of these names."""
     for (source, name), other in LAYOUTS.items():
-        if not names & layout.md5.keys() and names & other.md5.keys():
+        if layout.md5.keys().isdisjoint(names) and not other.md5.keys().isdisjoint(names):
             return f"it holds {other.folder}: set data.source={source} and data.name={name}, or another path"
     if layout.archive in names:
         return f"it holds {layout.archive}: give the path of that file"
     return f"give the complete folder {layout.folder} or {layout.archive}"
 
 
-def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, str, bytes | None]]:
+def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, str, bytes]]:
     """Yields (name, name with place, bytes) of each file in a folder and the official ones below it, or in an archive.
 
-    The bytes are None of files that are not `wanted`.
+    Files that are not `wanted` are not read: they have no bytes.
     """
     if place.is_dir():
         folders = (place, *(place / layout.folder for layout in LAYOUTS.values()))
         for file in (file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())):
             if file.is_file():
-                yield file.name, str(file), file.read_bytes() if file.name in wanted else None
+                yield file.name, str(file), file.read_bytes() if file.name in wanted else b""
         return
     if any(place.name in layout.md5 for layout in LAYOUTS.values()):
         raise UserError(f"data.path: {place} is a single file; give the folder that it is in")
@@ -214,11 +201,8 @@ def entries(place: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, st
             with tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as archive:
                 # Links, devices and the like are as good as missing; no member's path is ever used.
                 for member in filter(tarfile.TarInfo.isreg, archive):
-                    name, content = PurePosixPath(member.name).name, None
-                    if name in wanted:
-                        if not 0 <= member.size <= MOST_BYTES:
-                            raise UserError(f"data.path: {place}: {name} has {member.size:,} bytes, too many")
-                        content = cast(IO[bytes], archive.extractfile(member)).read()
+                    name = PurePosixPath(member.name).name
+                    content = cast(IO[bytes], archive.extractfile(member)).read() if name in wanted else b""
                     yield name, f"{place}: {name}", content
             # tarfile stops at its end mark; only the very end of the stream has gzip's checksum compared.
             while stream.read(2**20):

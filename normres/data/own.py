@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from normres.data.dataset import CLASSES, Dataset, of_ones_own
-from normres.data.files import decoded, find, one_line, readable, regular
+from normres.data.files import decoded, find, one_line
 from normres.errors import UserError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -32,7 +32,7 @@ def load_npz(name: str, path: str) -> Dataset:
     """
     place = find(path, NPZ)
     try:
-        with readable(place), zipfile.ZipFile(place), np.load(place, allow_pickle=False) as file:
+        with zipfile.ZipFile(place), np.load(place, allow_pickle=False) as file:
             arrays = {key: np.ascontiguousarray(file[key]) for key in (*ARRAYS, "class_names") if key in file}
     # A forged header asks for more memory than there is: MemoryError.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, MemoryError) as error:
@@ -53,7 +53,8 @@ def load_npz(name: str, path: str) -> Dataset:
             raise UserError(f"{what}_images is {images.shape}: channels first, not (N, H, W, C)")
         if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
             raise UserError(f"{what}_labels is {labels.dtype} {labels.shape}, not integers ({len(images)},)")
-    return of_ones_own(name, "npz", place, arrays, tuple(map(str, arrays.pop("class_names", np.array([])).ravel())))
+    examples = {split: (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")}
+    return of_ones_own(name, "npz", place, examples, tuple(map(str, arrays.get("class_names", np.array([])).ravel())))
 
 
 def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
@@ -63,26 +64,22 @@ def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:
     Raises `UserError`, one line that names the folder or the image.
     """
     place = find(path, FOLDER)
-    arrays: dict[str, np.ndarray] = {}
-    with readable(place):
-        names = _classes(place / "train")
-        if strangers := [stranger for stranger in _classes(place / "test") if stranger not in names]:
-            raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
-        for split in ("train", "test"):
-            files: list[tuple[Path, int]] = []
-            for label, class_name in enumerate(names):
-                pictures = sorted((place / split / class_name).glob("[!.]*"))  # hidden files are none
-                if strange := [file for file in pictures if file.suffix.lower() in UNREAD]:
-                    raise UserError(f"data.path: {strange[0]}: only {', '.join(SUFFIXES)} are read")
-                files += [(regular(file), label) for file in pictures if file.suffix.lower() in SUFFIXES]
-                if split == "train" and (not files or files[-1][1] != label):
-                    raise UserError(f"data.path: {place / split / class_name} has no {', '.join(SUFFIXES)} files")
-            if not files:
-                raise UserError(f"data.path: {place / split} has no images")
-            examples = ((f"data.path: {file}", file.read_bytes(), label) for file, label in files)
-            images, labels = decoded(len(files), examples, image_size, f"data.path: {place / split}")
-            arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    return of_ones_own(name, "folder", place, arrays, names)
+    examples = {}
+    names = _classes(place / "train")
+    if strangers := sorted(set(_classes(place / "test")) - set(names)):
+        raise UserError(f"data.path: {place / 'test' / strangers[0]}: there is no such class in train")
+    for split in ("train", "test"):
+        files: list[tuple[Path, int]] = []
+        for label, class_name in enumerate(names):
+            pictures = _pictures(place / split / class_name)
+            if split == "train" and not pictures:
+                raise UserError(f"data.path: {place / split / class_name} has no {', '.join(SUFFIXES)} files")
+            files += [(file, label) for file in pictures]
+        if not files:
+            raise UserError(f"data.path: {place / split} has no images")
+        encoded = ((f"data.path: {file}", file.read_bytes(), label) for file, label in files)
+        examples[split] = decoded(len(files), encoded, image_size, f"data.path: {place / split}")
+    return of_ones_own(name, "folder", place, examples, names)
 
 
 def _classes(split: Path) -> tuple[str, ...]:
@@ -91,3 +88,10 @@ def _classes(split: Path) -> tuple[str, ...]:
     if not classes:
         raise UserError(f"data.path: {split} has no folders of classes; {FOLDER}")
     return tuple(classes)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("[!.]*"))  # hidden files are none
+    if unread := [file for file in files if file.suffix.lower() in UNREAD]:
+        raise UserError(f"data.path: {unread[0]}: only {', '.join(SUFFIXES)} are read")
+    return [file for file in files if file.suffix.lower() in SUFFIXES]

@@ -8,14 +8,16 @@ CIFAR-10 make the official binary files, whose md5 is compared.
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from normres.data.dataset import CIFAR_SIZE, CLASSES, Dataset, of_ones_own
-from normres.data.files import decoded, find, must_fit, one_line, readable, regular
+from normres.data.files import decoded, find, one_line
 from normres.data.official import ALTERED, LAYOUTS, check_counts
 from normres.errors import UserError, library
 
@@ -36,18 +38,16 @@ def load_parquet(name: str, path: str, verify: bool = True, image_size: int = 32
         wanted = f"the checksums are of {CIFAR_SIZE}x{CIFAR_SIZE} pixels; data.verify=False reads scaled images"
         raise UserError(f"data.image_size={image_size}: {wanted}")
     place = find(path, WANTED)
-    arrays: dict[str, Any] = {}
+    examples = {}
     names: tuple[str, ...] = ()
-    with readable(place):
-        files = {split: _files(place, words) for split, words in SPLITS.items()}
-        rows = sum(_rows(file) for of_split in files.values() for file in of_split)
-        must_fit(rows, (image_size, image_size, 3), f"data.path: {place}")
-        for split, of_split in files.items():
-            images, labels, own = zip(*(_read(file, image_size) for file in of_split), strict=True)
-            names = names or own[0]
-            arrays |= {f"{split}_images": np.concatenate(images), f"{split}_labels": np.concatenate(labels)}
-    dataset = of_ones_own(name, "parquet", place, arrays, names)
-    if files["test"][0].name.startswith("validation"):
+    for split, words in SPLITS.items():
+        files = _files(place, words)
+        rows, names_of = zip(*map(_about, files), strict=True)
+        names = names or names_of[0]
+        encoded = chain.from_iterable(map(_examples, files))
+        examples[split] = decoded(sum(rows), encoded, image_size, f"data.path: {place}: {split}")
+    dataset = of_ones_own(name, "parquet", place, examples, names)
+    if files[0].name.startswith("validation"):
         dataset = replace(dataset, splits={"test_set": {"split": "validation"}})
     return _official(dataset, place) if verify and name in CLASSES else dataset
 
@@ -56,56 +56,48 @@ def _files(place: Path, words: tuple[str, ...]) -> list[Path]:
     """Returns the files of a split, in order: of one folder, the first that has any."""
     for word in words:
         if files := sorted(place.rglob(f"{word}*.parquet")):
-            return [regular(file) for file in files if file.parent == files[0].parent]
+            return [file for file in files if file.parent == files[0].parent]
     raise UserError(f"data.path: {place} has no {words[0]}-*.parquet; {WANTED}")
 
 
-def _rows(file: Path) -> int:
-    """Returns the number of a file's rows; 0 of a damaged one, of which reading it says more."""
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[Any, str, str]]:
+    """Opens a file; yields it and the names of its columns of images and labels."""
     arrow, parquet = library("pyarrow", "parquet"), library("pyarrow.parquet", "parquet")
     try:
-        return int(parquet.read_metadata(file).num_rows)
-    except (arrow.ArrowException, OSError):
-        return 0
+        with parquet.ParquetFile(file) as opened:
+            types = {field.name: str(field.type) for field in opened.schema_arrow}
+            images = [name for name, kind in types.items() if kind.startswith("struct<") and "bytes: binary" in kind]
+            labels = [name for name in LABELS if types.get(name, "").startswith(("int", "uint"))]
+            if not images or not labels:
+                wanted = f"images (a struct with `bytes`) and one of integer labels ({', '.join(LABELS)})"
+                raise UserError(f"data.path: {file} needs a column of {wanted}; it has {', '.join(types)}")
+            yield opened, images[0], labels[0]
+    except (arrow.ArrowException, OSError) as error:
+        raise UserError(f"data.path: {file} is no Parquet file, or damaged ({one_line(error)})") from error
 
 
-def _read(file: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Returns a file's images, labels, and names of classes, () if it has none."""
-    arrow, parquet = library("pyarrow", "parquet"), library("pyarrow.parquet", "parquet")
+def _about(file: Path) -> tuple[int, tuple[str, ...]]:
+    """Returns the number of a file's rows, and the names of its classes, () if it has none."""
+    with _opened(file) as (opened, _, label):
+        rows, metadata = opened.metadata.num_rows, opened.schema_arrow.metadata or {}
+    if not rows:
+        raise UserError(f"data.path: {file} has no rows")
+    try:
+        return rows, tuple(map(str, json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return rows, ()
 
-    def examples() -> Iterator[tuple[str, bytes, int]]:
+
+def _examples(file: Path) -> Iterator[tuple[str, bytes, int]]:
+    """Yields what `decoded` takes: where an example is, its encoded image, its label."""
+    with _opened(file) as (opened, image, label):
         batches = opened.iter_batches(batch_size=ROWS, columns=[image, label])
         for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
             where, content = f"data.path: {file}: row {number}", (row[image] or {}).get("bytes")
             if content is None or row[label] is None or row[label] < 0:
                 raise UserError(f"{where} lacks its image or its label")
             yield where, content, row[label]
-
-    try:
-        with parquet.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
-            image, label = _columns(file, {field.name: str(field.type) for field in schema})
-            images, labels = decoded(opened.metadata.num_rows, examples(), size, f"data.path: {file}")
-    except (arrow.ArrowException, OSError) as error:
-        raise UserError(f"data.path: {file} is no Parquet file, or damaged ({one_line(error)})") from error
-    if not len(labels):
-        raise UserError(f"data.path: {file} has no rows")
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = tuple(map(str, features[label]["names"]))
-    except (KeyError, TypeError, ValueError):
-        names = ()
-    return images, labels, names
-
-
-def _columns(file: Path, types: dict[str, str]) -> tuple[str, str]:
-    """Returns the names of the columns of images and labels."""
-    images = [name for name, kind in types.items() if kind.startswith("struct<") and "bytes: binary" in kind]
-    labels = [name for name in LABELS if types.get(name, "").startswith(("int", "uint"))]
-    if not images or not labels:
-        wanted = f"images (a struct with `bytes`) and one of integer labels ({', '.join(LABELS)})"
-        raise UserError(f"data.path: {file} needs a column of {wanted}; it has {', '.join(types)}")
-    return images[0], labels[0]
 
 
 def _official(dataset: Dataset, place: Path) -> Dataset:

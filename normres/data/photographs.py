@@ -5,13 +5,15 @@ it is to be painted.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from normres.data.dataset import Dataset
+from normres.data.dataset import Dataset, of_ones_own
 from normres.errors import UserError, library
 
 # By split, functions of skimage.data, and how many parts are taken of each.
@@ -64,17 +66,15 @@ def _scaled(picture: Image.Image, left: int, top: int, size: int, side: int) -> 
 
 
 def load_photographs(name: str, path: str, image_size: int, styles: Sequence[str]) -> Dataset:
-    """Returns 480 training and 64 test images of `image_size` pixels; image i has style i modulo
-    the number of styles.  `path` is not read.
+    """Returns 480 training and 64 test images; image i has style i modulo the number of styles.  `path` is not read.
 
     Raises `UserError` if no style is named, or scikit-image is not installed.
     """
     if not styles:
         raise UserError(f"data.styles names no style; choices: {', '.join(STYLES)}")
-    arrays: dict[str, Any] = {}
+    examples = {}
     for split, (functions, count) in CONTENTS.items():
         images = np.concatenate([parts(function, count, image_size) for function in functions])
-        labels = np.arange(len(images), dtype=np.int32) % len(styles)
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    pictures = np.stack([style(one, image_size) for one in styles])
-    return Dataset(name=name, source="photographs", class_names=tuple(styles), styles=pictures, **arrays)
+        examples[split] = images, np.arange(len(images), dtype=np.int32) % len(styles)
+    dataset = of_ones_own(name, "photographs", Path(), examples, tuple(styles))
+    return replace(dataset, styles=np.stack([style(one, image_size) for one in styles]))

@@ -23,7 +23,7 @@ from PIL import Image
 
 from normres.data import lazy
 from normres.data.dataset import CLASSES, Dataset
-from normres.data.files import decode, must_fit, one_line, regular
+from normres.data.files import decode, must_fit, one_line
 from normres.errors import UserError, library
 
 VERSION = "3.0.2"  # of cifar10 and cifar100 in the tensorflow_datasets catalogue
@@ -70,9 +70,6 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
     Raises `UserError`, one line that names the directory or the file.
     """
     directory = version_directory(name, path)
-    for file in directory.iterdir():
-        if not file.is_dir():
-            regular(file)
     tensorflow_datasets = tfds()
     try:
         info = tensorflow_datasets.builder_from_directory(directory).info
@@ -81,8 +78,8 @@ def load_tfds(name: str, path: str, image_size: int = 32, stream: str = "never")
     decoder = Decoder(info.features, image_size, directory)
     if (classes := len(decoder.class_names)) != CLASSES.get(name, classes):
         raise UserError(f"data.name={name}, but {directory} has {classes} classes; give it its own name")
-    _, train = _split(info, directory, decoder, ("train",))
-    test_split, test = _split(info, directory, decoder, ("test", "validation"))
+    _, train = _split(info, directory, decoder, "train")
+    test_split, test = _split(info, directory, decoder, "test", "validation")
     why = _why_streamed(directory, stream, decoder.image_shape, train | test)
     splits = {} if test_split == "test" else {"test_set": {"split": test_split}}
     arrays = (*_read_split(train, decoder, why), *_read_split(test, decoder, why))
@@ -119,15 +116,11 @@ class Decoder:
         return int(parts["label"]), key if isinstance(key, bytes) else b"%020d" % int(key), image
 
 
-def _split(info: Any, directory: Path, decoder: Decoder, names: tuple[str, ...]) -> tuple[str, Shards]:
+def _split(info: Any, directory: Path, decoder: Decoder, *names: str) -> tuple[str, Shards]:
     """Returns the first split of `names` that is there and has labels, with all its shards."""
     why = ""
     for name in filter(info.splits.__contains__, names):
-        split = info.splits[name]
-        shards = dict(zip(map(Path, map(os.fspath, split.filepaths)), split.shard_lengths, strict=True))
-        for path in shards:
-            if not path.is_file():
-                raise UserError(f"{path}: this shard is missing")
+        shards = dict(zip(map(Path, info.splits[name].filepaths), info.splits[name].shard_lengths, strict=True))
         # The first record tells: a split without labels (imagenet2012's test) has -1 throughout.
         filled = [path for path, length in shards.items() if length]
         if filled and next(_examples(filled[0], shards[filled[0]], decoder, images=False))[0] >= 0:
@@ -138,13 +131,12 @@ def _split(info: Any, directory: Path, decoder: Decoder, names: tuple[str, ...])
 
 def _why_streamed(directory: Path, stream: str, image_shape: tuple[int, ...], shards: Shards) -> str:
     """Returns why the images are streamed, or "" if they are not; raises UserError if they do not fit the memory."""
-    random_access, count, why = all(map(is_array_record, shards)), sum(shards.values()), ""
+    random_access, count = all(map(is_array_record, shards)), sum(shards.values())
     if stream == "always" and not random_access:
         raise UserError(f"data.stream='always': {directory} has TFRecord shards; only ArrayRecord ones can be streamed")
     if stream == "always":
         return "data.stream=always"
-    if stream == "auto" and random_access:
-        why = lazy.too_large(count * math.prod(image_shape))
+    why = lazy.too_large(count * math.prod(image_shape)) if stream == "auto" and random_access else ""
     if not why:
         hint = " (data.stream=always needs less)" if random_access else ""
         must_fit(count, image_shape, f"data.path: {directory}{hint}")

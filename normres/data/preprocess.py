@@ -50,9 +50,8 @@ class Statistics:
         """
         mean = None if self.mean is None else self.mean.mean(axis=(0, 1, 2)).tolist()
         std = None if self.std is None else self.std.ravel().tolist()
-        return {"kind": self.kind, "mean": mean, "std": std} | (
-            {"sha256": sha256([self.arrays()["mean"]])} if self.kind == "pixel_mean" else {}
-        )
+        digest = {"sha256": sha256([self.arrays()["mean"]])} if self.kind == "pixel_mean" else {}
+        return {"kind": self.kind, "mean": mean, "std": std} | digest
 
 
 def measure(images_NHWC: Images, kind: str) -> Statistics:
@@ -69,12 +68,11 @@ def measure(images_NHWC: Images, kind: str) -> Statistics:
         return Statistics(kind, (sum_HWC / (len(images_NHWC) * 255.0))[None], None)
     count = math.prod(images_NHWC.shape[:3])
     # Python's integers have no end, so nothing is lost before the division.
-    sums, squares = sum_HWC.sum((0, 1)).tolist(), squares_C.tolist()
-    mean = np.reshape([first / (count * 255) for first in sums], (1, 1, 1, -1))
+    sums, squares = sum_HWC.sum((0, 1), keepdims=True)[None].astype(object), squares_C.astype(object)
+    mean = (sums / (count * 255)).astype(np.float64)
     if kind == "channel_mean":
         return Statistics(kind, mean, None)
-    variances = [(count * second - first**2) / (count * 255) ** 2 for first, second in zip(sums, squares, strict=True)]
-    std = np.sqrt(np.reshape(variances, (1, 1, 1, -1)))
+    std = np.sqrt(((count * squares - sums**2) / (count * 255) ** 2).astype(np.float64))
     return Statistics(kind, mean, np.where(std > 0, std, 1.0))
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from normres.data import official
 from normres.data.builtin import load_embedded, load_synthetic
 from normres.data.dataset import CIFAR_SIZE, CLASSES, Dataset
-from normres.data.files import find, readable
+from normres.data.files import find, one_line
 from normres.data.own import load_folder, load_npz
 from normres.data.parquet import load_parquet
 from normres.data.photographs import load_photographs
@@ -40,17 +40,16 @@ def _official(source: str) -> Source:
     )
 
 
-def _load_auto(name: str, path: str, verify: bool, image_size: int, stream: str) -> Dataset:
+def _load_auto(name: str, path: str, **fields: Any) -> Dataset:
     """Returns what lies at the path, read by the first source that knows it; without a path, the embedded images."""
-    source: str | None = "embedded"
-    if path:
-        place = find(path, "leave it empty for the embedded images")
-        with readable(place):
-            source = next((source for source, row in SOURCES.items() if row.lies_at(place)), None)
-    if source is None:
-        choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
-        raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
-    return load(name, source, path, verify, image_size, stream)
+    if not path:
+        return load(name, "embedded", **fields)
+    place = find(path, "leave it empty for the embedded images")
+    for source, row in SOURCES.items():
+        if row.lies_at(place):
+            return load(name, source, path, **fields)
+    choices = "; ".join(f"{source}: {row.path}" for source, row in SOURCES.items() if row.path)
+    raise UserError(f"data.path: {place} holds nothing that a source knows; {choices}")
 
 
 SOURCES: dict[str, Source] = {
@@ -130,4 +129,8 @@ def load(
     check(name, source, path, image_size, stream)
     row = SOURCES[source]
     fields = {"verify": verify, "image_size": image_size, "stream": stream, "styles": styles}
-    return row.load(name, path, **{field: fields[field] for field in row.reads})
+    try:
+        return row.load(name, path, **{field: fields[field] for field in row.reads})
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UserError(f"data.path: {error.filename or path} cannot be read: {reason}") from error

@@ -2,7 +2,7 @@
 
 Each draws from a stream of random numbers of its own, so changing one leaves what the others draw; and each is nested:
 a larger validation set, subset or noise rate holds the smaller one of the same seed.  No draw depends on config.seed:
-all the seeds of a sweep see the same data, and differ in initialization, order and augmentation alone.
+all the seeds of a sweep see the same data.
 The order is validation set first, from the whole training set, then the subset of the rest, then noise on its labels.
 """
 
@@ -25,8 +25,6 @@ def check(fields: Mapping[str, Any]) -> None:
     fraction, per_class = fields["fraction"], fields["per_class"]
     if fields["evaluate_on"] == "validation" and not fields["validation"]:
         raise UserError("data.evaluate_on='validation' needs data.validation, such as 5000; it is 0")
-    if not 0 < fraction <= 1:
-        raise UserError(f"data.fraction={fraction} must lie above 0 and not above 1")
     if per_class and fraction < 1:
         raise UserError(f"data.fraction={fraction} and data.per_class={per_class} exclude each other; set one of them")
     if fields["stratified"] and not fields["validation"] and fraction == 1:
@@ -86,8 +84,6 @@ def _add_label_noise(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
     """Replaces training labels by uniformly random other classes; test and validation labels stay as they are."""
     rate, seed = fields["label_noise"], fields["label_noise_seed"]
     labels, classes = dataset.train_labels.copy(), len(dataset.class_names)
-    if classes < 2:
-        raise UserError(f"data.label_noise={rate} needs at least two classes; there is only {dataset.class_names[0]!r}")
     random = np.random.default_rng([seed, *_STREAMS["label_noise"]])
     chosen = random.permutation(len(labels))[: round(rate * len(labels))]
     if not len(chosen):

@@ -1,7 +1,7 @@
-"""Batches of a data set that does not fit on the devices: read from its shards step by step, each host its part.
+"""Batches of a data set that does not fit on the devices, read from its shards step by step.
 
-Which examples make the batch of a step is the same function of (seed, step) as in memory, batches.train_indices, so
-there is no iterator to save.  Every host reads the rows of each global batch that its own devices hold.
+Which examples make the batch of a step is the same function of (seed, step) as in memory, so there is no iterator to
+save.  Every host reads the rows of each global batch that its own devices hold.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -36,10 +36,6 @@ class Unpickler(pickle._Unpickler):
             raise Refused(f"{module}.{name}"[:80])
         return self.calls[module, name]
 
-    def get_extension(self, code: int) -> None:
-        """Refuses the numbers that a program may have given to names (copyreg)."""
-        raise Refused("an extension")
-
     def load_build(self) -> None:
         """Hands a state to what a stand-in made; no attribute of anything is ever set."""
         state = self.stack.pop()  # type: ignore[attr-defined]

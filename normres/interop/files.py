@@ -30,15 +30,7 @@ _ROWS = (
     ("F32", "FloatStorage", "<f4"),
     ("F64", "DoubleStorage", "<f8"),
 )
-_OF_SAFETENSORS = {
-    "U16": "<u2",
-    "U32": "<u4",
-    "U64": "<u8",
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-}
-_KINDS: dict[str, Any] = {name: kind for name, _, kind in _ROWS} | _OF_SAFETENSORS
-DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(kind) for name, kind in _KINDS.items()}
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(kind) for name, _, kind in _ROWS}
 
 
 def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:

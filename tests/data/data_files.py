@@ -6,16 +6,13 @@ import io
 import struct
 import tarfile
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from normres.data import Dataset, load, prepared
+from normres.data import load, prepared
 from normres.errors import UserError
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -23,7 +20,7 @@ BATCHES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 CIFAR10_FILES = [f"{batch}.bin" for batch in BATCHES]
 
 
-def record(*labels: int, pixels: np.ndarray | None = None, value: int = 0) -> bytes:
+def record(*labels, pixels=None, value=0):
     """One record of the binary version: the label bytes, then 3,072 pixel bytes."""
     if pixels is None:
         pixels = np.full(3072, value, np.uint8)
@@ -31,42 +28,21 @@ def record(*labels: int, pixels: np.ndarray | None = None, value: int = 0) -> by
     return bytes(labels) + pixels.tobytes()
 
 
-def binary10(parent: Path) -> Path:
-    """CIFAR-10's binary version with two records a file; a blank line ends the names file."""
-    folder = parent / "cifar-10-batches-bin"
-    folder.mkdir()
-    for number, file in enumerate(CIFAR10_FILES):
-        folder.joinpath(file).write_bytes(record(number, value=10 * number) + record(9, value=10 * number + 1))
-    (folder / "batches.meta.txt").write_text("\n".join(CIFAR10_NAMES) + "\n\n")
-    return folder
-
-
-def binary100(parent: Path) -> Path:
-    """CIFAR-100's binary version with two training records and one test record."""
-    folder = parent / "cifar-100-binary"
-    folder.mkdir()
-    (folder / "train.bin").write_bytes(record(19, 99, value=1) + record(3, 42, value=2))
-    (folder / "test.bin").write_bytes(record(0, 7, value=3))
-    (folder / "fine_label_names.txt").write_text("".join(f"fine_{number}\n" for number in range(100)))
-    (folder / "coarse_label_names.txt").write_text("".join(f"coarse_{number}\n" for number in range(20)))
-    return folder
-
-
-def text(value: str | bytes) -> bytes:
+def text(value):
     """A string as Python 2 pickles it: SHORT_BINSTRING or BINSTRING."""
     value = value.encode() if isinstance(value, str) else value
     return (b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value))) + value
 
 
-def integer(value: int) -> bytes:
+def integer(value):
     return b"J" + struct.pack("<i", value)
 
 
-def listed(items: list[bytes]) -> bytes:
+def listed(items):
     return b"](" + b"".join(items) + b"e"
 
 
-def array(pixels: np.ndarray) -> bytes:
+def array(pixels):
     """A uint8 array as numpy pickled it under Python 2, opcode by opcode."""
     dtype = b"cnumpy\ndtype\n(" + text("u1") + integer(0) + integer(1) + b"tR("
     dtype += integer(3) + text("|") + b"NNN" + integer(-1) + integer(-1) + integer(0) + b"tb"
@@ -75,47 +51,53 @@ def array(pixels: np.ndarray) -> bytes:
     return empty + b"(" + integer(1) + shape + dtype + b"\x89" + text(pixels.tobytes()) + b"tb"
 
 
-def pickled(**items: bytes) -> bytes:
+def pickled(**items):
     """A dict as Python 2 pickles it, protocol 2; the values are opcodes."""
     return b"\x80\x02}(" + b"".join(text(key) + value for key, value in items.items()) + b"u."
 
 
-def batch(*labels: int, values: tuple[int, ...], **more: bytes) -> bytes:
-    """One file of CIFAR-10's python version: image i is all of value i."""
+def batch(*labels, values, **more):
+    """One file of the python version of CIFAR-10: image i is all of value i."""
     pixels = np.repeat(np.array(values, np.uint8)[:, None], 3072, axis=1)
-    names = listed([text(f"image_{number}.png") for number in range(len(labels))])
-    title = text("training batch 1 of 5")
-    items = {"batch_label": title, "labels": listed([*map(integer, labels)]), "data": array(pixels), "filenames": names}
-    return pickled(**(items | more))
+    items = {"labels": listed([*map(integer, labels)]), "data": array(pixels), "filenames": listed([text("a.png")])}
+    return pickled(batch_label=text("training batch 1 of 5"), **(items | more))
 
 
-def python10(parent: Path) -> Path:
-    """CIFAR-10's python version, the same examples as `binary10`."""
-    folder = parent / "cifar-10-batches-py"
+FOLDERS = {
+    ("binary", "cifar10"): "cifar-10-batches-bin",
+    ("binary", "cifar100"): "cifar-100-binary",
+    ("python", "cifar10"): "cifar-10-batches-py",
+    ("python", "cifar100"): "cifar-100-python",
+}
+# Of each file the records: their labels (of CIFAR-100 coarse, then fine), and the value of all their pixels.
+RECORDS = {
+    "cifar10": {file: [((number,), 10 * number), ((9,), 10 * number + 1)] for number, file in enumerate(BATCHES)},
+    "cifar100": {"train": [((19, 99), 1), ((3, 42), 2)], "test": [((0, 7), 3)]},
+}
+
+
+def release(parent, source, name):
+    """The folder of a small release that holds RECORDS; a blank line ends the file of names."""
+    folder = parent / FOLDERS[source, name]
     folder.mkdir()
-    for number, file in enumerate(BATCHES):
-        folder.joinpath(file).write_bytes(batch(number, 9, values=(10 * number, 10 * number + 1)))
-    meta = pickled(num_cases_per_batch=integer(10_000), label_names=listed([*map(text, CIFAR10_NAMES)]))
-    (folder / "batches.meta").write_bytes(meta)
+    for file, records in RECORDS[name].items():
+        if source == "binary":
+            content = b"".join(record(*labels, value=value) for labels, value in records)
+            (folder / f"{file}.bin").write_bytes(content)
+            continue
+        labels, values = zip(*records, strict=True)
+        columns = [listed([*map(integer, column)]) for column in zip(*labels, strict=True)]
+        keys = ("labels",) if name == "cifar10" else ("coarse_labels", "fine_labels")
+        (folder / file).write_bytes(batch(values=values, **dict(zip(keys, columns, strict=True))))
+    names = [f"fine_{number}" for number in range(100)]
+    if (source, name) == ("binary", "cifar100"):
+        (folder / "fine_label_names.txt").write_text("\n".join(names) + "\n\n")
+    if (source, name) == ("python", "cifar100"):
+        (folder / "meta").write_bytes(pickled(fine_label_names=listed([*map(text, names)])))
     return folder
 
 
-def python100(parent: Path) -> Path:
-    """CIFAR-100's python version, the same examples as `binary100`."""
-    folder = parent / "cifar-100-python"
-    folder.mkdir()
-    for file, coarse, fine, values in (("train", (19, 3), (99, 42), (1, 2)), ("test", (0,), (7,), (3,))):
-        pixels = array(np.repeat(np.array(values, np.uint8)[:, None], 3072, axis=1))
-        labels = {"coarse_labels": listed([*map(integer, coarse)]), "fine_labels": listed([*map(integer, fine)])}
-        (folder / file).write_bytes(pickled(data=pixels, **labels))
-    meta = {
-        kind: listed([text(f"{kind}_{n}") for n in range(count)]) for kind, count in (("fine", 100), ("coarse", 20))
-    }
-    (folder / "meta").write_bytes(pickled(**{f"{kind}_label_names": names for kind, names in meta.items()}))
-    return folder
-
-
-def archive(folder: Path, suffix: str = ".tar.gz") -> Path:
+def archive(folder, suffix=".tar.gz"):
     """The folder as an archive beside it, members under the folder's name as in the official one."""
     path = folder.parent / f"archive{suffix}"
     plain = io.BytesIO()
@@ -125,7 +107,7 @@ def archive(folder: Path, suffix: str = ".tar.gz") -> Path:
     return path
 
 
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def add(tar, name, content):
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
@@ -134,26 +116,26 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 class Malicious:
     """Calls os.system, or something else, when it is unpickled."""
 
-    def __init__(self, function: Any, *arguments: Any) -> None:
+    def __init__(self, function, *arguments):
         self.call = function, arguments
 
-    def __reduce__(self) -> tuple[Any, Any]:
+    def __reduce__(self):
         return self.call
 
 
-def png(image: np.ndarray) -> bytes:
+def png(image):
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
 
 
-def same(first: Dataset, second: Dataset) -> bool:
+def same(first, second):
     """Whether two data sets have equal examples in equal order, whatever they were read from."""
     equal = {**first.summary(), "source": ""} == {**second.summary(), "source": ""}
     return equal and first.class_names == second.class_names
 
 
-def error_line(name: str, source: str, path: Path | str = "", verify: bool = True, **more: Any) -> str:
+def error_line(name, source, path="", verify=True, **more):
     """The message of the UserError that `load` raises; it has to be one line."""
     with pytest.raises(UserError) as caught:
         load(name, source, str(path), verify, **more)
@@ -162,15 +144,7 @@ def error_line(name: str, source: str, path: Path | str = "", verify: bool = Tru
     return line
 
 
-def prepared_set(
-    to: Path,
-    name: str,
-    splits: dict[str, list[tuple[np.ndarray, int]]],
-    classes: int = 10,
-    shape: tuple[int | None, ...] = (None, None, 3),
-    ids: bool = False,
-    shards: int = 1,
-) -> Path:
+def prepared_set(to, name, splits, classes=10, shape=(None, None, 3), ids=False, shards=1):
     """A directory as tensorflow_datasets prepares it, ArrayRecord: splits of (image, label), in a shuffled order.
 
     With `ids`, they say the order that the examples have here.
@@ -181,7 +155,7 @@ def prepared_set(
         "label": features.ClassLabel(num_classes=classes),
     } | ({"id": features.Text()} if ids else {})
 
-    def examples(split: str) -> Any:
+    def examples(split):
         for number, (image, label) in enumerate(splits[split]):
             picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
             yield {"image": picture, "label": label} | ({"id": f"{split}_{number:05d}"} if ids else {})
@@ -190,7 +164,7 @@ def prepared_set(
     return to
 
 
-def as_tfrecords(directory: Path) -> None:
+def as_tfrecords(directory):
     """Rewrites the ArrayRecord shards in a version's directory as TFRecord, as `tfds.load` would have left them."""
     for shard in directory.glob("*.array_record*"):
         with (directory / shard.name.replace("array_record", "tfrecord")).open("wb") as file:
@@ -202,7 +176,7 @@ def as_tfrecords(directory: Path) -> None:
 
 
 @contextmanager
-def serving(handler: Any) -> Iterator[str]:
+def serving(handler):
     """The address of a server on this machine."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -18,12 +18,6 @@ def test_every_epoch_holds_every_example_once(seed, size):
     assert not np.array_equal(orders[0], orders[1])
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
-    first = batches.train_indices(0, 5, 8, 100)
-    batches.epoch_order.cache_clear()
-    np.testing.assert_array_equal(first, batches.train_indices(0, 5, 8, 100))
-
-
 @pytest.mark.parametrize("size", [1, 7, 8, 17])
 def test_evaluation_weighs_every_example_once(size):
     weight = np.zeros(size)

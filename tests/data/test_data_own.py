@@ -6,8 +6,6 @@ import pickle
 import resource
 import shutil
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,41 +15,35 @@ from PIL import Image
 from normres.data import load
 
 
-def arrays(shape: tuple[int, ...] = (8, 6, 3), train: int = 6, test: int = 4) -> dict[str, Any]:
+def arrays(shape=(8, 6, 3)):
     random = np.random.default_rng(0)
     return {
-        "train_images": random.integers(0, 256, (train, *shape), np.uint8),
-        "train_labels": np.arange(train) % 3,
-        "test_images": random.integers(0, 256, (test, *shape), np.uint8),
-        "test_labels": np.arange(test, dtype=np.uint8) % 3,
+        "train_images": random.integers(0, 256, (6, *shape), np.uint8),
+        "train_labels": np.arange(6) % 3,
+        "test_images": random.integers(0, 256, (4, *shape), np.uint8),
+        "test_labels": np.arange(4, dtype=np.uint8) % 3,
     }
 
 
-def written(tmp_path: Path, **changes: Any) -> Path:
+def written(tmp_path, **changes):
     """An npz file of `arrays`, with these arrays in the place of its own; None leaves one out."""
     path = tmp_path / "mine.npz"
     np.savez(path, **{key: value for key, value in (arrays() | changes).items() if value is not None})
     return path
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz(tmp_path: Path, save: Any) -> None:
-    held = arrays()
-    save(tmp_path / "x.npz", **held, class_names=["a", "b", "c"])
+@pytest.mark.parametrize(("save", "channels"), [(np.savez, 3), (np.savez_compressed, 1)])
+def test_npz(tmp_path, save, channels):
+    held = arrays((8, 6, channels))
+    in_column_order = {key: np.asfortranarray(value) for key, value in held.items()}
+    save(tmp_path / "x.npz", **in_column_order, class_names=["a", "b", "c"])
     data = load("mine", "npz", str(tmp_path / "x.npz"))
     for key, value in held.items():
         np.testing.assert_array_equal(getattr(data, key), value)
+    assert data.train_images.flags.c_contiguous
     assert data.train_labels.dtype == data.test_labels.dtype == np.int32
     assert (data.name, data.source, data.class_names) == ("mine", "npz", ("a", "b", "c"))
-    assert data.summary()["image_shape"] == [8, 6, 3]
-
-
-def test_npz_in_column_order_and_with_grey_images(tmp_path: Path) -> None:
-    held = arrays((28, 28, 1))
-    path = written(tmp_path, **{key: np.asfortranarray(value) for key, value in held.items()})
-    data = load("digits", "npz", str(path))
-    np.testing.assert_array_equal(data.train_images, held["train_images"])
-    assert data.train_images.flags.c_contiguous
+    assert data.summary()["image_shape"] == [8, 6, channels]
 
 
 @pytest.mark.parametrize(
@@ -63,27 +55,26 @@ def test_npz_in_column_order_and_with_grey_images(tmp_path: Path) -> None:
         (arrays((3, 8, 6)), "train_images is (6, 3, 8, 6): channels first"),
         ({"test_images": np.zeros((4, 8, 8, 3), np.uint8)}, "test_images has images of (8, 8, 3), not (8, 6, 3)"),
         ({"test_images": np.zeros((0, 8, 6, 3), np.uint8)}, "test_images is uint8 (0, 8, 6, 3)"),
-        ({"train_labels": np.zeros(5, int)}, "train_labels is int64 (5,), not integers (6,)"),
         ({"train_labels": np.zeros((6, 1), int)}, "train_labels is int64 (6, 1), not integers (6,)"),
         ({"train_labels": np.zeros(6)}, "train_labels is float64 (6,), not integers"),
-        ({"test_labels": np.array([0, 1, 3, 0])}, "test_labels has label 3 in record 2, outside 0..2"),
         ({"train_labels": np.array([0, 1, 2, -1, 0, 0])}, "train_labels has label -1 in record 3, outside 0..2"),
+        ({"test_labels": np.array([0, 1, 3, 0])}, "test_labels has label 3 in record 2, outside 0..2"),
         ({"class_names": ["a", "b"]}, "train_labels has label 2 in record 2, outside 0..1"),
     ],
 )
-def test_npz_with_wrong_arrays(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_npz_with_wrong_arrays(tmp_path, changes, message):
     path = written(tmp_path, **changes)
     line = error_line("mine", "npz", path)
     assert str(path) in line
     assert message in line
 
 
-def test_npz_that_is_called_cifar_and_is_not(tmp_path: Path) -> None:
+def test_npz_that_is_called_cifar_and_is_not(tmp_path):
     line = error_line("cifar10", "npz", written(tmp_path))
     assert line.endswith("train_images has images of (8, 6, 3), not (32, 32, 3) as cifar10's others")
 
 
-def test_npz_with_objects_executes_nothing(tmp_path: Path) -> None:
+def test_npz_with_objects_executes_nothing(tmp_path):
     touched = tmp_path / "touched"
     harmful = Malicious(os.system, f"touch {touched}")
     path = written(tmp_path, class_names=np.array([harmful] * 3, dtype=object))
@@ -98,7 +89,7 @@ def test_npz_with_objects_executes_nothing(tmp_path: Path) -> None:
     assert not touched.exists()
 
 
-def test_npz_that_is_damaged(tmp_path: Path) -> None:
+def test_npz_that_is_damaged(tmp_path):
     path = written(tmp_path)
     good = path.read_bytes()
     for size in (0, 10, len(good) // 2, len(good) - 5):
@@ -107,10 +98,7 @@ def test_npz_that_is_damaged(tmp_path: Path) -> None:
     middle = good.index(arrays()["train_images"].tobytes()[:20]) + 50
     path.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
     assert "Bad CRC-32 for file 'train_images.npy'" in error_line("mine", "npz", path)
-
-
-def test_npz_with_a_header_that_asks_for_all_memory(tmp_path: Path) -> None:
-    # Of 192 TiB, which numpy cannot have, and of 24 GiB, which it asks for and never touches.
+    # A header that asks for memory: 192 TiB, which numpy cannot have, and 24 GiB, which it asks for and never touches.
     for count in (2**40, 2**27):
         path = written(tmp_path)
         header = io.BytesIO()
@@ -127,7 +115,7 @@ def test_npz_with_a_header_that_asks_for_all_memory(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def pictures(tmp_path):
     """Two classes of 4x4-pixel images; an image's red value says which file it is."""
     value = 0
     for split, files in (("train", ("b.png", "a.JPG", "c.jpeg")), ("test", ("x.png",))):
@@ -143,7 +131,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_folder_order(pictures: Path) -> None:
+def test_folder_order(pictures):
     data = load("pets", "folder", str(pictures), image_size=4)
     assert data.class_names == ("cat", "dog")
     assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -157,7 +145,7 @@ def test_folder_order(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 10), (100, 41)])
-def test_folder_resizes_the_shorter_side_and_cuts_out_the_middle(pictures: Path, size: tuple[int, int]) -> None:
+def test_folder_resizes_the_shorter_side_and_cuts_out_the_middle(pictures, size):
     # Along the longer side: a quarter blue, a quarter black, a quarter red, a quarter blue.  The middle shows no blue,
     # and black and red in equal parts.
     length = max(size)
@@ -174,14 +162,14 @@ def test_folder_resizes_the_shorter_side_and_cuts_out_the_middle(pictures: Path,
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA"])
-def test_folder_makes_every_image_rgb(pictures: Path, mode: str) -> None:
+def test_folder_makes_every_image_rgb(pictures, mode):
     Image.new("RGB", (9, 7), (255, 255, 255)).convert(mode).save(pictures / "test" / "cat" / "x.png")
     data = load("pets", "folder", str(pictures), image_size=5)
     assert data.test_images.shape == (2, 5, 5, 3)
     assert (data.test_images[0] == 255).all()
 
 
-def test_folder_that_lacks_something(pictures: Path, tmp_path: Path) -> None:
+def test_folder_that_lacks_something(pictures, tmp_path):
     (pictures / "test" / "bird").mkdir()
     assert f"{pictures / 'test' / 'bird'}: there is no such class in train" in error_line("pets", "folder", pictures)
     (pictures / "test" / "bird").rmdir()
@@ -202,7 +190,7 @@ def test_folder_that_lacks_something(pictures: Path, tmp_path: Path) -> None:
     assert f"{tmp_path / 'train'} has no folders of classes" in error_line("pets", "folder", tmp_path)
 
 
-def test_folder_finds_any_flipped_bit_of_a_png(pictures: Path) -> None:
+def test_folder_finds_any_flipped_bit_of_a_png(pictures):
     file = pictures / "test" / "cat" / "x.png"
     good = file.read_bytes()
     # The last 12 bytes are the end mark, whose checksum nothing reads.

@@ -55,26 +55,20 @@ def test_preprocessing_is_the_formula_of_its_name():
         np.testing.assert_allclose(processed, values, rtol=1e-5, atol=1e-6, err_msg=kind)
 
 
-def test_a_bright_image_of_little_contrast_is_standardized_exactly():
-    image = np.full((1, 32, 32, 3), 250, np.uint8)
-    image[0, ::3] = 251  # in float32, E[x^2] - E[x]^2 would leave two digits of the variance, 11 / 32 * 21 / 32
+# In float32, E[x^2] - E[x]^2 would leave two digits of the first image's variance, 11 / 32 * 21 / 32; the squares of
+# the second one have a sum beyond int32.
+@pytest.mark.parametrize(("size", "levels", "rtol"), [(32, (251, 250, 250), 1e-6), (480, (255, 0), 1e-5)])
+def test_bright_and_large_images_are_standardized_exactly(size, levels, rtol):
+    image = np.resize(np.array(levels, np.uint8), size)[None, :, None, None].repeat(size, 2).repeat(3, 3)
     expected = (image - image.mean()) / image.std()
-    np.testing.assert_allclose(preprocess.standardized(jnp.asarray(image)), expected, rtol=1e-6)
-
-
-def test_a_large_image_is_standardized_too():
-    image = np.zeros((1, 480, 480, 3), np.uint8)  # whose squares have a sum beyond int32
-    image[0, ::2] = 255
-    expected = (image - image.mean()) / image.std()
-    np.testing.assert_allclose(preprocess.standardized(jnp.asarray(image)), expected, rtol=1e-5)
+    np.testing.assert_allclose(preprocess.standardized(jnp.asarray(image)), expected, rtol=rtol)
 
 
 def test_what_has_no_deviation_is_not_divided_by_zero():
     flat = np.stack([np.full((8, 8, 3), 7, np.uint8), IMAGES[0]])
     flat[..., 2] = 9  # a channel without contrast
-    processed = preprocess.preprocess(
-        "channel_mean_std", jnp.asarray(flat), preprocess.measure(flat, "channel_mean_std").arrays()
-    )
+    statistics = preprocess.measure(flat, "channel_mean_std").arrays()
+    processed = preprocess.preprocess("channel_mean_std", jnp.asarray(flat), statistics)
     np.testing.assert_allclose(processed[..., 2], 0, atol=1e-7)
     one_color = preprocess.standardized(jnp.full((1, 8, 8, 3), 200, jnp.uint8))
     np.testing.assert_array_equal(one_color, np.zeros((1, 8, 8, 3)))

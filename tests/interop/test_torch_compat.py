@@ -58,6 +58,8 @@ def tracked(spec, momentum, epsilon=1e-5, counts=True, sub_batches=1, **affine):
 
 
 PLAIN = {"use_scale": False, "use_bias": False}
+LAYER_PLAIN = layers.LayerNorm(reduction_axes=(1, 2, 3), epsilon=1e-5, **PLAIN)
+RMS = NormSpec(over="C", center=False, affine=("scale",), epsilon=2**-23)
 
 CASES = {
     "batch2d": tracked(TABLE["batch"], 0.3),
@@ -69,21 +71,10 @@ CASES = {
     "instance_tracked": tracked(TABLE["ghost_batch"], 0.3, counts=False, sub_batches=5),
     "instance_never_updated": tracked(without("ghost_batch", "scale", "bias"), 0, counts=False, sub_batches=5, **PLAIN),
     "layer_vectors": Case([layers.Norm(TABLE["positional"]), layers.LayerNorm(epsilon=1e-5)], moved=False),
-    "layer_plain": Case(
-        [
-            layers.Norm(without("layer", "scale", "bias")),
-            layers.LayerNorm(reduction_axes=(1, 2, 3), epsilon=1e-5, **PLAIN),
-        ]
-    ),
+    "layer_plain": Case([layers.Norm(without("layer", "scale", "bias")), LAYER_PLAIN]),
     "group": Case([layers.Norm(find_spec("group", 2)), layers.GroupNorm(num_groups=2, epsilon=1e-5)]),
     # eps=None is that of float32.
-    "rms_vectors": Case(
-        [
-            layers.RMSNorm(epsilon=2**-23),
-            layers.Norm(NormSpec(over="C", center=False, affine=("scale",), epsilon=2**-23)),
-        ],
-        moved=False,
-    ),
+    "rms_vectors": Case([layers.RMSNorm(epsilon=2**-23), layers.Norm(RMS)], moved=False),
     "linear": Case([nn.Dense(3)], moved=False),
     "conv2d": Case([nn.Conv(3, (3, 2), padding="VALID")]),
     "conv3d": Case([nn.Conv(3, (2, 1, 3), padding="VALID", use_bias=False)]),
@@ -209,14 +200,16 @@ class Tensor:
         return self.array
 
 
-class TrainedTensor:
+class Unreadable:
+    def __init__(self, error):
+        self.error = error
+
     def __array__(self, dtype=None):
-        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        raise self.error
 
 
-class FarTensor:
-    def __array__(self, dtype=None):
-        raise TypeError("can't convert cuda:0 device type tensor to numpy.\nUse Tensor.cpu()")
+TRAINED = Unreadable(RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach()."))
+FAR = Unreadable(TypeError("can't convert cuda:0 device type tensor to numpy.\nUse Tensor.cpu()"))
 
 
 def test_arrays_are_copies_that_pytorch_may_write_to():
@@ -228,10 +221,8 @@ def test_arrays_are_copies_that_pytorch_may_write_to():
     np.testing.assert_array_equal(scale, np.array([1, 2], np.float16), strict=True)
     np.testing.assert_array_equal(kernel, np.array([[1.0, 3.0], [2.0, 4.0]]), strict=True)
     # torch.from_numpy warns of arrays that cannot be written to, such as those of jax.
-    for state in (
-        norm_to_torch({"params": {"scale": jnp.ones(2)}}),
-        kernel_to_torch({"params": {"kernel": jnp.ones((2, 3))}}),
-    ):
+    norm, layer = {"params": {"scale": jnp.ones(2)}}, {"params": {"kernel": jnp.ones((2, 3))}}
+    for state in (norm_to_torch(norm), kernel_to_torch(layer)):
         assert state["weight"].flags.writeable
         assert state["weight"].flags.c_contiguous
 
@@ -274,8 +265,8 @@ MISTAKES = [
     (norm_from_torch, ({"weight": MATRIX},), "'weight' has shape (2, 3), expected (2,)"),
     (norm_from_torch, ({"weight": ONE},), "'weight' has shape (), expected (1,)"),
     (norm_from_torch, ({**RUNNING, "num_batches_tracked": TWO},), "'num_batches_tracked' has shape (2,), expected ()"),
-    (norm_from_torch, ({"weight": FarTensor()},), "'weight' is not readable as an array: can't convert cuda:0 device"),
-    (kernel_from_torch, ({"fc.weight": TrainedTensor()}, "fc"), "'fc.weight' is not readable as an array: Can't call"),
+    (norm_from_torch, ({"weight": FAR},), "'weight' is not readable as an array: can't convert cuda:0 device"),
+    (kernel_from_torch, ({"fc.weight": TRAINED}, "fc"), "'fc.weight' is not readable as an array: Can't call"),
     (norm_to_torch, ({"scale": TWO},), "'scale' is unexpected; did you mean 'params/scale'? choices: params/scale, "),
     (norm_to_torch, ({"params": {"bias": TWO}},), "'params/scale' is missing; there are: params/bias"),
     (kernel_from_torch, ({"weight_v": IMAGES},), "'weight_g' is missing; there are: weight_v"),
