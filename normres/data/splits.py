@@ -84,6 +84,8 @@ def _add_label_noise(dataset: Dataset, fields: Mapping[str, Any]) -> Dataset:
     """Replaces training labels by uniformly random other classes; test and validation labels stay as they are."""
     rate, seed = fields["label_noise"], fields["label_noise_seed"]
     labels, classes = dataset.train_labels.copy(), len(dataset.class_names)
+    if classes < 2:
+        raise UserError(f"data.label_noise={rate} needs at least two classes; there is only {dataset.class_names[0]!r}")
     random = np.random.default_rng([seed, *_STREAMS["label_noise"]])
     chosen = random.permutation(len(labels))[: round(rate * len(labels))]
     if not len(chosen):

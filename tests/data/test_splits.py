@@ -1,6 +1,7 @@
 """Validation sets, subsets and label noise: exact counts, the same every time; mistakes in the config of the data."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,6 +188,12 @@ def test_more_than_there_is(fields, message):
     with pytest.raises(UserError) as caught:
         apply(**fields)
     assert str(caught.value).startswith(message)
+
+
+def test_label_noise_needs_another_class():
+    alone = replace(dataset(labels=np.zeros(5, np.int32)), class_names=("only",))
+    with pytest.raises(UserError, match=r"data\.label_noise=0\.5 needs at least two classes; there is only 'only'"):
+        apply(alone, label_noise=0.5)
 
 
 @pytest.mark.parametrize(
