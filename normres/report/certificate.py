@@ -8,20 +8,10 @@ from typing import Any
 from scipy import stats
 
 from normres.report import facts, tables
-from normres.report.arms import (
-    Arm,
-    evaluated_on,
-    final,
-    finals,
-    joined,
-    measure_of,
-    metric_words,
-    scale_of,
-    seed,
-    titled,
-)
+from normres.report.arms import Arm, evaluated_on, final, measure_of, seed
 from normres.report.experiment import Experiment
 from normres.report.inference import FALSE_VERDICTS
+from normres.report.labels import finals, joined, metric_words, scale_of, titled
 from normres.report.pairs import differ_between
 from normres.runs.results import DONE, Run
 

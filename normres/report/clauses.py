@@ -10,8 +10,9 @@ from itertools import pairwise
 from statistics import fmean
 
 from normres.report import inference
-from normres.report.arms import Arm, Setting, counted, final, metric_words, unit_of
+from normres.report.arms import Arm, Setting, final
 from normres.report.inference import Comparison, Difference, Outcome, Seeds, summarize
+from normres.report.labels import counted, metric_words, unit_of
 from normres.report.tables import number
 from normres.runs.results import Run
 

@@ -87,7 +87,8 @@ def experiment_of(folder: Path) -> Any:
 
 def _compare(options: Namespace, _: dict[str, str]) -> None:
     from normres.report import pairs
-    from normres.report.arms import finals, measure_of
+    from normres.report.arms import measure_of
+    from normres.report.labels import finals
 
     first, second = _runs(options.a), _runs(options.b)
     metric = options.metric or finals(measure_of([*first, *second]))[1]

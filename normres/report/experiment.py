@@ -13,23 +13,10 @@ from typing import Any
 from normres.errors import UserError
 from normres.report import clauses, facts, figures, page, paper, tables
 from normres.report import published as in_papers
-from normres.report.arms import (
-    Arm,
-    Setting,
-    distinguishing_fields,
-    evaluated_on,
-    field,
-    finals,
-    group,
-    joined,
-    measure_of,
-    metrics_of,
-    scale_of,
-    short_label,
-    titled,
-)
+from normres.report.arms import Arm, Setting, distinguishing_fields, evaluated_on, field, group, measure_of, metrics_of
 from normres.report.charts import Chart
 from normres.report.clauses import Grid, Lower, Statement, Trend, Verdict
+from normres.report.labels import finals, joined, scale_of, short_label, titled
 from normres.runs.results import Run
 
 BLOCK, DATA = "model.block", "data.name"

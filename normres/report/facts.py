@@ -7,21 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from normres.report.arms import (
-    Arm,
-    counted,
-    evaluated_on,
-    field,
-    final,
-    grouped,
-    measure_of,
-    metrics_of,
-    run_id,
-    seed,
-    sort_key,
-    titled,
-    unit_of,
-)
+from normres.report.arms import Arm, evaluated_on, field, final, measure_of, metrics_of, run_id, seed, sort_key
+from normres.report.labels import counted, grouped, titled, unit_of
 from normres.report.tables import NOTHING, Table
 from normres.runs.fields import flatten
 from normres.runs.results import Run

@@ -5,23 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from normres.report.arms import (
-    Arm,
-    counted,
-    evaluated_on,
-    final,
-    finals,
-    joined,
-    metric_words,
-    one_of_each_seed,
-    run_id,
-    scale_of,
-    seed,
-    seeds_text,
-    titled,
-    unit_of,
-)
+from normres.report.arms import Arm, evaluated_on, final, one_of_each_seed, run_id, seed, seeds_text
 from normres.report.charts import Chart, Kind, Panel, Series
+from normres.report.labels import counted, finals, joined, metric_words, scale_of, titled, unit_of
 from normres.runs.results import Run
 
 MOST_LINES = 7  # that can be told apart in one panel

@@ -7,21 +7,11 @@ from typing import Any
 
 from normres.errors import UserError, nearest
 from normres.report import facts, inference, tables
-from normres.report.arms import (
-    Arm,
-    Setting,
-    distinguishing_fields,
-    evaluated_on,
-    group,
-    joined,
-    metric_words,
-    metrics_of,
-    short_label,
-    sort_key,
-)
+from normres.report.arms import Arm, Setting, distinguishing_fields, evaluated_on, group, metrics_of, sort_key
 from normres.report.clauses import quantity_of
 from normres.report.experiment import PREFERRED
 from normres.report.inference import Comparison, summarize
+from normres.report.labels import joined, metric_words, short_label
 from normres.runs.fields import before, identity
 from normres.runs.results import Run
 

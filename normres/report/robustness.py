@@ -7,11 +7,12 @@ from statistics import fmean
 
 from normres.errors import UserError
 from normres.report import facts, tables
-from normres.report.arms import Arm, field, final, joined, one_of_each_seed
+from normres.report.arms import Arm, field, final, one_of_each_seed
 from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Lower, Quantity
 from normres.report.experiment import Experiment
 from normres.report.inference import summarize
+from normres.report.labels import joined
 from normres.runs.results import Run
 
 

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from normres.report.arms import counted
+from normres.report.labels import counted
 from normres.report.paper import FONT, STYLE, VARIANTS
 from normres.show import table
 from normres.show.blocks import Block, line

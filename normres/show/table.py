@@ -2,7 +2,7 @@
 
 import textwrap
 
-from normres.report.arms import counted
+from normres.report.labels import counted
 from normres.report.tables import NOTHING, Table, written
 from normres.show.blocks import line
 from normres.show.count import Counts, Part
