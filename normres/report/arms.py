@@ -85,12 +85,9 @@ class Arm:
         return tuple(run for run in self.runs if run.record["status"] not in DONE)
 
     def summary(self, metric: str) -> Summary | None:
-        """Returns the statistics of a final number, such as "train_error", over the runs that finished and have it."""
-        return self.over_seeds(lambda run: final(run, metric))
+        """Returns the statistics of a final number, such as "train_error", over the seeds that finished and have it."""
 
-    def over_seeds(self, number: Callable[[Run], float | None]) -> Summary | None:
-        """Returns the statistics of a number over the seeds whose runs finished and have it; None if none has."""
-        return summarize(self.by_seed(number).values())
+        return summarize(self.by_seed(lambda run: final(run, metric)).values())
 
     def by_seed(self, number: Callable[[Run], float | None], runs: Sequence[Run] | None = None) -> dict[Any, float]:
         """Returns a number of each seed, over `runs` (those that finished, unless said) that have it.

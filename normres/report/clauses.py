@@ -40,10 +40,6 @@ class Quantity:
     number: Callable[[Run], float | None] | None = None
     unfinished: bool = False
 
-    def of(self, run: Run) -> float | None:
-        """Returns the number of a run; None if its record lacks it."""
-        return self.number(run) if self.number else final(run, self.metric)
-
     @property
     def scale(self) -> float:
         """By what it is multiplied before it is printed."""
@@ -58,7 +54,9 @@ class Quantity:
         """Returns the number of each seed; of several runs with one seed, their mean."""
 
         def number(run: Run) -> float | None:
-            return arm.chance if self.chance and run.record["status"] == "diverged" else self.of(run)
+            if self.chance and run.record["status"] == "diverged":
+                return arm.chance
+            return self.number(run) if self.number else final(run, self.metric)
 
         done = (*arm.finished, *(arm.diverged if self.chance else ()))
         return arm.by_seed(number, arm.runs if self.unfinished else done)
@@ -66,7 +64,7 @@ class Quantity:
     def step(self, arm: Arm) -> float:
         """Returns the difference between neighbouring values, one image of those evaluated; 0 if it is not known."""
         images = arm.count("train_examples" if self.metric.startswith("train_") else "test_examples")
-        return 1 / images if images and self.unit in ("%", "points") else 0.0
+        return 1 / images if images and self.scale == 100 else 0.0
 
     def difference(self, before: Arm, after: Arm) -> Difference:
         """Returns the difference of two arms."""
@@ -125,14 +123,10 @@ def judge(statements: Sequence[Statement]) -> list[Verdict]:
     for one in statements:
         texts, outcomes = [], []
         for part in one.parts:
-            texts.append(part.text)
-            if part.comparison:
-                judgement = next(judgements)
-                outcomes.append(judgement.outcome)
-                words = judgement.text(one.quantity.difference_unit, one.quantity.scale, one.quantity.digits)
-                texts[-1] += f"; difference {words}."
-            else:
-                outcomes.append(inference.OPEN)
+            judgement = next(judgements) if part.comparison else None
+            outcomes.append(judgement.outcome if judgement else inference.OPEN)
+            how = (one.quantity.difference_unit, one.quantity.scale, one.quantity.digits)
+            texts.append(f"{part.text}; difference {judgement.text(*how)}." if judgement else part.text)
         notes = dict.fromkeys(note for part in one.parts for note in part.notes)
         verdicts.append(Verdict(one.claim, inference.together(outcomes), " ".join([*texts, *notes])))
     return verdicts

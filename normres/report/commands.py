@@ -132,10 +132,7 @@ COMMANDS = {
         {
             "A": (REQUIRED, "a directory of runs"),
             "B": (REQUIRED, "another"),
-            "--metric=NAME": (
-                None,
-                "a final number of the runs (default: test_error, or test_loss where there is none)",
-            ),
+            "--metric=NAME": (None, "a final number of the runs (default: test_error, or test_loss if none has it)"),
         },
         takes_config=False,
     ),

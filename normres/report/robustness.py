@@ -70,7 +70,9 @@ class UnderCorruptions(Experiment):
         places, corruptions = facts.digits(arms), _corruptions(arms)
 
         def percent(number: Callable[[Run, Sequence[str]], float | None], *chosen: str) -> Callable[[Arm], str]:
-            return lambda arm: tables.number(arm.over_seeds(lambda run: number(run, chosen)), places, 100.0)
+            return lambda arm: tables.number(
+                summarize(arm.by_seed(lambda run: number(run, chosen)).values()), places, 100.0
+            )
 
         return {
             "seeds": tables.seeds_cell,
