@@ -13,8 +13,7 @@ from matplotlib.patches import Rectangle
 from normres.report.labels import counted
 from normres.report.paper import FONT, STYLE, VARIANTS
 from normres.show import table
-from normres.show.blocks import Block, line
-from normres.show.count import Counts
+from normres.show.count import Block, Counts, line
 from normres.show.watch import Op
 
 VERMILION, BLUE, GREEN, PINK, BLACK, ORANGE, SKY = (colour for colour, _, _ in VARIANTS)

@@ -17,8 +17,7 @@ from normres.models.variants import ResNetConfig
 from normres.norms import find_spec
 from normres.show import picture, table
 from normres.show.count import count
-from normres.show.names import reductions
-from normres.show.watch import Call, Op
+from normres.show.watch import Call, Op, reductions
 
 BOTTLENECK = {"layout": "imagenet", "width": 64, "shortcut": "B", "classes": 1000, "block": "bottleneck"}
 WIDE = {"layout": "wide", "stem_width": 16, "order": "pre", "shortcut": "B"}
