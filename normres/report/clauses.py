@@ -46,9 +46,9 @@ class Quantity:
         return 100.0 if self.unit in ("%", "points") else 1.0
 
     @property
-    def difference_unit(self) -> str:
-        """The unit of a difference: of percentages it is points."""
-        return "points" if self.unit == "%" else self.unit
+    def of_difference(self) -> tuple[str, float, int]:
+        """Unit, scale and digits of a difference: of percentages the unit is points."""
+        return "points" if self.unit == "%" else self.unit, self.scale, self.digits
 
     def by_seed(self, arm: Arm) -> Seeds:
         """Returns the number of each seed; of several runs with one seed, their mean."""
@@ -125,8 +125,9 @@ def judge(statements: Sequence[Statement]) -> list[Verdict]:
         for part in one.parts:
             judgement = next(judgements) if part.comparison else None
             outcomes.append(judgement.outcome if judgement else inference.OPEN)
-            how = (one.quantity.difference_unit, one.quantity.scale, one.quantity.digits)
-            texts.append(f"{part.text}; difference {judgement.text(*how)}." if judgement else part.text)
+            difference = f"; difference {judgement.text(*one.quantity.of_difference)}." if judgement else ""
+            texts.append(part.text + difference)
+
         notes = dict.fromkeys(note for part in one.parts for note in part.notes)
         verdicts.append(Verdict(one.claim, inference.together(outcomes), " ".join([*texts, *notes])))
     return verdicts

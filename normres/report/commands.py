@@ -100,7 +100,7 @@ def _collect(options: Namespace, _: dict[str, str]) -> None:
 
     runs = _runs(options.workdir)
     if options.to.suffix.lower() in collect.WRITERS or options.curves:
-        print(collect.collect(runs, options.to, options.curves, options.workdir))
+        print(collect.collect(runs, options.to, options.workdir, options.curves))
         return
     if options.to.resolve().is_relative_to(options.workdir.resolve()):
         raise UserError(f"--to={options.to} lies in {options.workdir}, where its runs would be read twice")

@@ -22,12 +22,9 @@ def means_and_seeds(
 ) -> list[Series]:
     """Returns the means of arms with their bars, their seeds where there are several, and crosses of diverged runs.
 
-    Args:
-      label: in the legend.
-      places: (x, arm); with `sideways` (y, arm).
-      metric: the final number.
-      sideways: the numbers lie along x.
+    `places` has (x, arm) or, with `sideways`, (y, arm), so that the numbers lie along x.
     """
+
     scale, unit = scale_of(metric), f" {unit_of(metric)}".rstrip()
     points: dict[Kind, list[tuple[Any, float | None, float, str]]] = {"line": [], "points": [], "cross": []}
     for place, arm in places:

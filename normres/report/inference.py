@@ -101,10 +101,9 @@ class Difference:
         return min(map(len, self.sides)) > 1
 
     def spread(self, seeds: int = 0) -> tuple[float, float]:
-        """Returns (standard error, degrees of freedom) with the measured spread.
+        """Returns (standard error, degrees of freedom) with the measured spread, as if each side had so many seeds.
 
-        Args:
-          seeds: on each side, if there were so many; 0 = as many as there are.
+        0 seeds are as many as there are.
         """
         before, after = self.sides
         if self.paired:
@@ -148,10 +147,7 @@ class Difference:
 class Comparison:
     """A difference, and what is claimed of it: that it lies above the limit, or below.
 
-    Attributes:
-      difference: of errors from 0 to 1, say.
-      above: whether it should lie above `limit`.
-      limit: 0, or the margin of a claim such as "no higher".
+    The limit is 0, or the margin of a claim such as "no higher".
     """
 
     difference: Difference

@@ -50,12 +50,10 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
     rows = []
     for label, one in differences.items():
         means = [tables.number(summarize(side), quantity.digits, quantity.scale) for side in one.sides]
-        text = (
-            judged[label].text(quantity.difference_unit, quantity.scale, quantity.digits)
-            if label in judged
-            else "no number (diverged, not finished or not measured)"
-        )
+        missing = "no number (diverged, not finished or not measured)"
+        text = judged[label].text(*quantity.of_difference) if label in judged else missing
         rows.append((label or "all", *means, text))
+
     caption = (
         f"Final {quantity.words}{' in percent' * (quantity.unit == '%')}, mean ± sample standard deviation; B minus A. "
         "Where A and B share two seeds or more, all numbers are of the shared seeds. The intervals are Holm’s "
