@@ -45,7 +45,6 @@ def collect(runs: Sequence[Run], target: Path, workdir: Path, curves: bool = Fal
             rows.append(which | _record(run) | config | _numbers(run))
     if not rows:
         raise UserError(f"{workdir}: the runs here have no metric lines yet")
-
     pandas = library("pandas", "collect")
     columns = dict.fromkeys(name for row in rows for name in row)
     frame = pandas.DataFrame({name: _column(pandas, name, [row.get(name) for row in rows]) for name in columns})

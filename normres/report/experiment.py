@@ -14,7 +14,7 @@ from normres.report import clauses, facts, figures, page, paper, tables
 from normres.report import published as in_papers
 from normres.report.arms import Arm, Setting, distinguishing_fields, evaluated_on, field, group, measure_of, metrics_of
 from normres.report.charts import Chart
-from normres.report.clauses import Grid, Lower, Statement, Trend, Verdict
+from normres.report.clauses import Grid, Lower, Trend, Verdict
 from normres.report.labels import finals, joined, scale_of, short_label, titled
 from normres.runs.results import Run
 
@@ -125,13 +125,13 @@ class Experiment:
 
     def judge(self, arms: Sequence[Arm]) -> list[Verdict]:
         """Returns the claim clause by clause; arms are compared only where nothing but the variant differs."""
-        statements, on = list[Statement](), evaluated_on(arms)
+        claims, on = list[tuple[Lower | Trend, Grid]](), evaluated_on(arms)
         for context, grid in (self.grids(arms) or {"": {}}).items():
             for clause in self.clauses:
                 quantity = replace(clause.quantity, words=clause.quantity.words.replace("test", on))
                 claim = f"{clause.claim} [{context}]" if context else clause.claim
-                statements.append(replace(clause, claim=claim, quantity=quantity).state(grid))
-        return clauses.judge(statements)
+                claims.append((replace(clause, claim=claim, quantity=quantity), grid))
+        return clauses.judge(claims)
 
     def missing(self, arms: Sequence[Arm]) -> list[str]:
         """Returns the labels of arms without runs: of a variant and a setting that were run, but not together."""

@@ -137,7 +137,6 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
         values = Counter(str(_fact(run, name)) for run in runs)
         if len(values) > 1:
             listed = "; ".join(f"{value} ({counted(count, 'run')})" for value, count in values.most_common())
-
             sentences.append(f"{what} differ among the runs: {listed}.")
     if changed := [run_id(run) for run in runs if "uncommitted" in _commit(run)]:
         which = "every run" if len(changed) == len(runs) else ", ".join(changed)

@@ -24,7 +24,6 @@ def means_and_seeds(
 
     `places` has (x, arm) or, with `sideways`, (y, arm), so that the numbers lie along x.
     """
-
     scale, unit = scale_of(metric), f" {unit_of(metric)}".rstrip()
     points: dict[Kind, list[tuple[Any, float | None, float, str]]] = {"line": [], "points": [], "cross": []}
     for place, arm in places:

@@ -12,7 +12,6 @@ from normres.report.paper import look
 
 MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down"}
 MARKERS |= {"P": "cross", "X": "x"}
-
 PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
 
 

@@ -53,7 +53,6 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
         missing = "no number (diverged, not finished or not measured)"
         text = judged[label].text(*quantity.of_difference) if label in judged else missing
         rows.append((label or "all", *means, text))
-
     caption = (
         f"Final {quantity.words}{' in percent' * (quantity.unit == '%')}, mean ± sample standard deviation; B minus A. "
         "Where A and B share two seeds or more, all numbers are of the shared seeds. The intervals are Holm’s "

@@ -19,7 +19,7 @@ def seeds(mean):
 
 
 def verdict(clause, *arms):
-    (one,) = judge([clause.state(grid(*arms))])
+    (one,) = judge([(clause, grid(*arms))])
     return one
 
 
@@ -156,8 +156,8 @@ def test_the_clauses_of_a_page_are_corrected_together():
     first = arm("A", 8, [0.3, 0.3, 0.3])
     arms = grid(first, arm("A", 20, [0.31, 0.32, 0.33]))
     after = grid(first, arm("A", 20, [0.318, 0.328, 0.338]))
-    assert [one.outcome for one in judge([RISES.state(after)])] == [YES]
-    assert [one.outcome for one in judge([RISES.state(after), RISES.state(arms)])] == [OPEN, OPEN]
+    assert [one.outcome for one in judge([(RISES, after)])] == [YES]
+    assert [one.outcome for one in judge([(RISES, after), (RISES, arms)])] == [OPEN, OPEN]
 
 
 # --- arms

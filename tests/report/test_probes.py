@@ -59,7 +59,7 @@ def test_a_difference_has_the_unit_of_its_quantity():
         for name, values in {"a": (1.0, 1.1), "b": (3.0, 3.2)}.items():
             runs = [run(seed=seed, lines=[line(0, similarity=[0.0, value])]) for seed, value in enumerate(values)]
             arms[name, Setting(8)] = Arm(name, Setting(8), "", {}, tuple(runs))
-        (verdict,) = judge([Lower("(a)", "a", "b", probes.probed("number", unit=unit)).state(arms)])
+        (verdict,) = judge([(Lower("(a)", "a", "b", probes.probed("number", unit=unit)), arms)])
         return verdict.evidence
 
     assert grid("orders of magnitude").startswith(
