@@ -82,6 +82,11 @@ def drawn(tmp_path_factory):
     return degradation.draw(runs, root / "out"), root
 
 
+@pytest.fixture(scope="module")
+def reader(drawn):
+    return Reader(drawn[0][-1].read_text())
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leaves out the files for papers, which take most of the time."""
@@ -106,17 +111,14 @@ def test_files(drawn):
             assert not re.search(rb"<text\b|font-family|<image\b|<script\b", content)
 
 
-def test_the_page_is_self_contained(drawn):
-    paths, root = drawn
-    text = paths[-1].read_text()
-    reader = Reader(text)
+def test_the_page_is_self_contained(drawn, reader):
     assert len(reader.scripts) == 2
     assert not {"iframe", "object", "img", "b", "i"} & set(reader.tags)
     for address in reader.addresses:
         if address.startswith("#"):
             assert unquote(address[1:]) in reader.ids, address
         elif address != "data:,":
-            assert (root / "out" / file_of(address)).resolve().is_file(), address
+            assert (drawn[0][-1].parent / file_of(address)).resolve().is_file(), address
     assert sum(address.endswith("record.json") for address in reader.addresses) == 11
     assert not any(word in page._asset("page.css") for word in ("url(", "@import"))
     sums = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in reader.scripts]
@@ -125,9 +127,8 @@ def test_the_page_is_self_contained(drawn):
     assert policy["script-src"] == " ".join(f"'sha256-{one}'" for one in sums)
 
 
-def test_hostile_names_are_text(drawn):
+def test_hostile_names_are_text(drawn, reader):
     paths, root = drawn
-    reader = Reader(paths[-1].read_text())
     assert HOSTILE in reader.text
     assert HOSTILE in reader.ids
     assert "</style><b>" in reader.text
@@ -139,8 +140,7 @@ def test_hostile_names_are_text(drawn):
     assert str(root) not in paths[-1].read_text()
 
 
-def test_the_page_says_what_matters(drawn):
-    text = Reader(drawn[0][-1].read_text()).text
+def test_the_page_says_what_matters(reader):
     for part in (
         "count at the error of guessing, 90 %: 1 of 1 run of plain, depth 110",
         "Rule: a comparison is decided by the confidence interval",
@@ -155,7 +155,7 @@ def test_the_page_says_what_matters(drawn):
         "@misc{",
         r"\toprule",
     ):
-        assert part in text, part
+        assert part in reader.text, part
 
 
 def test_the_software_is_cited_with_every_commit():
@@ -215,9 +215,8 @@ def test_unknown_runs_have_a_page(undrawn, tmp_path):
     assert (line.x, line.y) == ([0.1, 0.2], pytest.approx([35, 45]))
     reader = Reader(made_of.draw(runs, tmp_path)[-1].read_text())
     assert len(set(reader.ids)) == len(reader.ids)  # although the runs have four names here, as copies of runs do
-    text = reader.text
-    assert "16 runs" in text
-    assert "Verdict" not in text
+    assert "16 runs" in reader.text
+    assert "Verdict" not in reader.text
     assert of_unknown(runs[:1]).draw(runs[:1], tmp_path)[-1].is_file()  # one run differs in nothing
 
 
