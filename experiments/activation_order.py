@@ -1,7 +1,4 @@
-"""Activation order: with norm and ReLU before the convolutions, the path from block to block is an identity.
-
-He, Zhang, Ren, Sun 2016, arXiv 1603.05027, section 4 and table 2: ResNet-110 and the bottleneck ResNet-164 on CIFAR-10.
-"""
+"""Activation order: with norm and ReLU before the convolutions, the path from block to block is an identity."""
 
 from normres.configs.activation_order import VARIANTS
 from normres.report.clauses import Lower, Setting

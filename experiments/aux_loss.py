@@ -1,8 +1,7 @@
 """Auxiliary losses: classifiers on the inner stages help a deep plain network, and shortcuts help it more.
 
-The classifiers are those of Lee, Xie, Gallagher, Zhang, Tu 2015 (deeply-supervised nets, arXiv 1409.5185).  The
-networks are those of He et al. 2015, arXiv 1512.03385, table 6.  No paper has a table of the comparison over depth, so
-the claim is a conjecture: auxiliary losses shorten the path to the lower stages but not the path within a stage.
+No paper has a table of the comparison over depth, so the claim is a conjecture: auxiliary losses shorten the path to
+the lower stages but not the path within a stage.
 """
 
 from normres.configs.aux_loss import VARIANTS

@@ -1,7 +1,4 @@
-"""Batch size: the error of batch norm rises as batches get small, that of group norm does not.
-
-Wu, He 2018, arXiv 1803.08494, figure 1 and table 2 (ResNet-50, ImageNet).
-"""
+"""Batch size: the error of batch norm rises as batches get small, that of group norm does not."""
 
 from normres.configs.batch_size import VARIANTS
 from normres.report.clauses import TEST, Lower, Setting, Trend

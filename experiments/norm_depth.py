@@ -1,7 +1,7 @@
 """Norm x depth: batch norm has the lowest test error at the largest depth, and no norm saves a plain network.
 
-Wu, He 2018, arXiv 1803.08494, table 1 (ImageNet); Chiley et al. 2019, arXiv 1905.05894 (CIFAR-10: numbers of its
-repository, Cerebras/online-normalization, experiments/ExpReproducibility.md).
+The numbers of Chiley et al. 2019 are those of its repository, Cerebras/online-normalization,
+experiments/ExpReproducibility.md.
 """
 
 from normres.configs.norm_depth import NORMS, VARIANTS

@@ -1,9 +1,4 @@
-"""Without norms: deep residual networks train better if branches start small, and batch norm still generalizes better.
-
-De, Smith 2020, arXiv 2002.10444 (SkipInit); Bachlechner et al. 2020, arXiv 2003.04887 (ReZero); Zhang, Dauphin, Ma
-2019, arXiv 1901.09321 (Fixup); Brock, De, Smith 2021, arXiv 2101.08692, and Brock, De, Smith, Simonyan 2021, arXiv
-2102.06171 (normalizer-free networks, adaptive clipping).
-"""
+"""Without norms: deep residual networks train better if branches start small; batch norm still generalizes better."""
 
 from normres.configs.norm_free import VARIANTS
 from normres.report.clauses import TRAIN, Lower, Setting

@@ -1,7 +1,4 @@
-"""Pre-activation: the disadvantage of the original order against full pre-activation grows with depth.
-
-He, Zhang, Ren, Sun 2016, arXiv 1603.05027, section 4 and table 3: 110, 164 and 1001 layers on CIFAR-10 and CIFAR-100.
-"""
+"""Pre-activation: the disadvantage of the original order against full pre-activation grows with depth."""
 
 from normres.configs.preactivation import VARIANTS
 from normres.report.clauses import TEST, Lower, Setting, Trend

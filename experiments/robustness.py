@@ -1,10 +1,4 @@
-"""Robustness: instance norm removes an image's own contrast and colour, and also the information that is in them.
-
-Ulyanov, Vedaldi, Lempitsky 2016, arXiv 1607.08022, section 2, introduce instance norm as contrast normalization.  Pan,
-Luo, Shi, Tang 2018, arXiv 1807.09441 (IBN-Net), find its features invariant to changes of appearance, such as colour.
-Nam, Kim 2018, arXiv 1805.07925, find that a classifier with instance norm alone is worse.  The corruptions and the mean
-over severities are those of Hendrycks, Dietterich 2019, arXiv 1903.12261.
-"""
+"""Robustness: instance norm removes an image's own contrast and colour, and also the information that is in them."""
 
 from normres.configs.robustness import VARIANTS
 from normres.report.clauses import Lower, Setting

@@ -1,10 +1,4 @@
-"""Signals: what norms and shortcuts do to activations and gradients with depth, before training and after it.
-
-He, Zhang, Ren, Sun 2015, arXiv 1512.03385, figure 7 (responses); Yang, Pennington, Rao, Sohl-Dickstein, Schoenholz
-2019, arXiv 1902.08129 (batch norm makes gradients explode, shortcuts tame them); Lubana, Dick, Tanaka 2021, arXiv
-2106.05956 (layer norm makes activations alike, small groups give large gradients in early layers); De, Smith 2020,
-arXiv 2002.10444 (norms keep the residual stream from growing exponentially).
-"""
+"""Signals: what norms and shortcuts do to activations and gradients with depth, before training and after it."""
 
 from normres.configs.signals import NORMS, VARIANTS
 from normres.report.clauses import Lower, Trend

@@ -13,11 +13,12 @@ from statistics import fmean
 from normres import experiments
 from normres.errors import UserError
 from normres.report import page, paper, probes, tables
-from normres.report.arms import Arm, counted, seeds_text
+from normres.report.arms import Arm, seeds_text
 from normres.report.charts import Chart, Panel, Series
 from normres.report.commands import experiment_of, load_experiment
 from normres.report.experiment import Experiment
 from normres.report.inference import RULE, together
+from normres.report.labels import counted
 from normres.runs import durable, results
 
 ROOT = Path(__file__).parent.parent

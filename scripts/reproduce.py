@@ -8,7 +8,7 @@ from pathlib import Path
 
 from normres import cli, signals
 from normres.errors import UserError, nearest
-from normres.report import certificate
+from normres.report import pairs
 from normres.report.commands import experiment_of, load_experiment
 from normres.runs import results
 
@@ -34,7 +34,7 @@ def main(result: str = "", data: str = "", seeds: str = "1") -> int:
     if cli.main(["sweep", config, f"--again={ours}", f"--seeds={seeds}", f"--workdir={workdir}", *options]):
         return 2
     runs = [results.read_runs(folder) for folder in (ours, workdir)]
-    text, status = certificate.certificate(experiment_of(ours) or load_experiment(result), *runs)
+    text, status = pairs.certificate(experiment_of(ours) or load_experiment(result), *runs)
     (workdir / "certificate.md").write_text(text + "\n")
     print(text)
     return status

@@ -13,6 +13,7 @@ from typing import Any
 
 from normres.errors import UserError
 from normres.report.inference import Summary, summarize
+from normres.report.labels import counted, joined, short_label
 from normres.runs.fields import identity
 from normres.runs.results import DONE, Run
 
@@ -84,12 +85,9 @@ class Arm:
         return tuple(run for run in self.runs if run.record["status"] not in DONE)
 
     def summary(self, metric: str) -> Summary | None:
-        """Returns the statistics of a final number, such as "train_error", over the runs that finished and have it."""
-        return self.over_seeds(lambda run: final(run, metric))
+        """Returns the statistics of a final number, such as "train_error", over the seeds that finished and have it."""
 
-    def over_seeds(self, number: Callable[[Run], float | None]) -> Summary | None:
-        """Returns the statistics of a number over the seeds whose runs finished and have it; None if none has."""
-        return summarize(self.by_seed(number).values())
+        return summarize(self.by_seed(lambda run: final(run, metric)).values())
 
     def by_seed(self, number: Callable[[Run], float | None], runs: Sequence[Run] | None = None) -> dict[Any, float]:
         """Returns a number of each seed, over `runs` (those that finished, unless said) that have it.
@@ -129,36 +127,10 @@ def measure_of(runs: Iterable[Run]) -> str:
     return "loss" if "test_loss" in known and "test_error" not in known else "error"
 
 
-def finals(measure: str = "error") -> tuple[str, str]:
-    """Returns the names of a measure's final numbers: in training and in test."""
-    return f"train_{measure}", f"test_{measure}"
-
-
-def unit_of(metric: str) -> str:
-    """Returns "%" for an error, which is printed in percent, and "" for anything else."""
-    return "%" if metric.endswith("error") else ""
-
-
-def scale_of(metric: str) -> float:
-    """Returns by what a final number is multiplied before it is printed."""
-    return 100.0 if unit_of(metric) else 1.0
-
-
 def evaluated_on(arms: Iterable[Arm]) -> str:
     """Returns "validation" if all runs were evaluated on a part of the training images, else "test"."""
     splits = {(run.record.get("data") or {}).get("evaluated_on") for arm in arms for run in arm.runs}
     return "validation" if splits == {"validation"} else "test"
-
-
-def metric_words(metric: str, on: str = "test") -> str:
-    """Returns "training error" of "train_error", "test top-5 error" of "test_top5_error"; `on` as evaluated_on says."""
-    words = {"train": "training", "top5": "top-5", "test": on}
-    return " ".join(words.get(part, part) for part in metric.split("_"))
-
-
-def titled(metric: str, on: str = "test") -> str:
-    """Returns "test error (%)" of "test_error"."""
-    return metric_words(metric, on) + " (%)" * (unit_of(metric) == "%")
 
 
 def field(run: Run, name: str) -> Any:
@@ -185,31 +157,6 @@ def one_of_each_seed(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         first.setdefault(seed(run), run)
     return list(first.values())
-
-
-def joined(*words: str) -> str:
-    """Returns the words that are not empty, with commas between them."""
-    return ", ".join(filter(None, words))
-
-
-def short_label(key: Mapping[str, Any]) -> str:
-    """Returns "depth 20, batch norm" of {"model.depth": 20, "model.norm": "batch"}."""
-    words = {name: name.rpartition(".")[2].replace("_", " ") for name in key}
-    adjectives = ("norm", "order", "recipe")
-    return ", ".join(
-        f"{value} {words[name]}" if words[name] in adjectives else f"{words[name]} {grouped(value)}"
-        for name, value in key.items()
-    )
-
-
-def grouped(value: Any) -> str:
-    """Returns a number with separators of thousands, anything else as it is."""
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
-
-
-def counted(count: int, noun: str) -> str:
-    """Returns "1 run" or "2 runs"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def seeds_text(arms: Sequence[Arm]) -> str:

@@ -10,8 +10,9 @@ from itertools import pairwise
 from statistics import fmean
 
 from normres.report import inference
-from normres.report.arms import Arm, Setting, counted, final, metric_words, unit_of
+from normres.report.arms import Arm, Setting, final
 from normres.report.inference import Comparison, Difference, Outcome, Seeds, summarize
+from normres.report.labels import counted, metric_words, unit_of
 from normres.report.tables import number
 from normres.runs.results import Run
 
@@ -39,25 +40,23 @@ class Quantity:
     number: Callable[[Run], float | None] | None = None
     unfinished: bool = False
 
-    def of(self, run: Run) -> float | None:
-        """Returns the number of a run; None if its record lacks it."""
-        return self.number(run) if self.number else final(run, self.metric)
-
     @property
     def scale(self) -> float:
         """By what it is multiplied before it is printed."""
         return 100.0 if self.unit in ("%", "points") else 1.0
 
     @property
-    def difference_unit(self) -> str:
-        """The unit of a difference: of percentages it is points."""
-        return "points" if self.unit == "%" else self.unit
+    def of_difference(self) -> tuple[str, float, int]:
+        """Unit, scale and digits of a difference: of percentages the unit is points."""
+        return "points" if self.unit == "%" else self.unit, self.scale, self.digits
 
     def by_seed(self, arm: Arm) -> Seeds:
         """Returns the number of each seed; of several runs with one seed, their mean."""
 
         def number(run: Run) -> float | None:
-            return arm.chance if self.chance and run.record["status"] == "diverged" else self.of(run)
+            if self.chance and run.record["status"] == "diverged":
+                return arm.chance
+            return self.number(run) if self.number else final(run, self.metric)
 
         done = (*arm.finished, *(arm.diverged if self.chance else ()))
         return arm.by_seed(number, arm.runs if self.unfinished else done)
@@ -65,7 +64,7 @@ class Quantity:
     def step(self, arm: Arm) -> float:
         """Returns the difference between neighbouring values, one image of those evaluated; 0 if it is not known."""
         images = arm.count("train_examples" if self.metric.startswith("train_") else "test_examples")
-        return 1 / images if images and self.unit in ("%", "points") else 0.0
+        return 1 / images if images and self.scale == 100 else 0.0
 
     def difference(self, before: Arm, after: Arm) -> Difference:
         """Returns the difference of two arms."""
@@ -99,42 +98,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Statement:
-    """A clause before it is judged: the sentence, and its parts, all of which must be as claimed."""
-
-    claim: str
-    parts: Sequence[Part]
-    quantity: Quantity = TEST
-
-
-@dataclass(frozen=True)
 class Verdict:
     """A clause, what came of it, and the numbers (or the lack) that this rests on."""
 
     claim: str
     outcome: Outcome
     evidence: str
-
-
-def judge(statements: Sequence[Statement]) -> list[Verdict]:
-    """Judges the statements of a page together."""
-    comparisons = [part.comparison for one in statements for part in one.parts if part.comparison]
-    judgements = iter(inference.judge(comparisons))
-    verdicts = []
-    for one in statements:
-        texts, outcomes = [], []
-        for part in one.parts:
-            texts.append(part.text)
-            if part.comparison:
-                judgement = next(judgements)
-                outcomes.append(judgement.outcome)
-                words = judgement.text(one.quantity.difference_unit, one.quantity.scale, one.quantity.digits)
-                texts[-1] += f"; difference {words}."
-            else:
-                outcomes.append(inference.OPEN)
-        notes = dict.fromkeys(note for part in one.parts for note in part.notes)
-        verdicts.append(Verdict(one.claim, inference.together(outcomes), " ".join([*texts, *notes])))
-    return verdicts
 
 
 @dataclass(frozen=True)
@@ -160,12 +129,12 @@ class Lower:
     best: bool = False
     first: bool = False
 
-    def state(self, grid: Grid) -> Statement:
+    def parts(self, grid: Grid) -> list[Part]:
         """Returns the comparisons that the arms allow."""
         variants = (self.better, self.worse)
         for name in variants:
             if not any(variant == name for variant, _ in grid):
-                return Statement(self.claim, [Part(f"There is no run of {name}.")])
+                return [Part(f"There is no run of {name}.")]
         parts = []
         for settings in _by_kind(setting for variant, setting in grid if variant in variants):
             if self.best:
@@ -174,7 +143,7 @@ class Lower:
             else:
                 ends = settings[:1] if self.first else settings[-1:]
                 parts += [(one, self._part(grid, one, one)) for one in (settings if self.everywhere else ends)]
-        return _state(self.claim, self.at_least, parts, self.quantity)
+        return _applicable(parts, self.at_least)
 
     def _best(self, grid: Grid, name: str, settings: Sequence[Setting]) -> Setting:
         """Returns the setting with the variant's lowest mean among those with the most seeds; the last if it has none.
@@ -240,19 +209,19 @@ class Trend:
     margin: float = 0.01
     backwards: bool = False
 
-    def state(self, grid: Grid) -> Statement:
+    def parts(self, grid: Grid) -> list[Part]:
         """Returns the comparisons that the arms allow."""
         kinds = _by_kind(setting for variant, setting in grid if variant == self.variant)
         if not kinds:
-            return Statement(self.claim, [Part(f"There is no run of {self.variant}.")])
+            return [Part(f"There is no run of {self.variant}.")]
         series = [settings for settings in kinds if len(settings) > 1]
         if not series:
             only = ", ".join(setting.name for settings in kinds for setting in settings)
-            return Statement(self.claim, [Part(f"Two settings of {self.variant} are needed; there is {only}.")])
-        parts = [(settings[-1], part) for settings in series for part in self._parts(grid, settings)]
-        return _state(self.claim, self.at_least, parts, self.quantity)
+            return [Part(f"Two settings of {self.variant} are needed; there is {only}.")]
+        parts = [(settings[-1], part) for settings in series for part in self._steps(grid, settings)]
+        return _applicable(parts, self.at_least)
 
-    def _parts(self, grid: Grid, settings: Sequence[Setting]) -> list[Part]:
+    def _steps(self, grid: Grid, settings: Sequence[Setting]) -> list[Part]:
         arms = [grid[self.variant, setting] for setting in (settings[::-1] if self.backwards else settings)]
         if missing := [arm.setting.name for arm in arms if not self.quantity.by_seed(arm)]:
             return [Part(f"No run of {self.variant} at {', '.join(missing)} has a {self.quantity.words} yet.")]
@@ -277,18 +246,17 @@ def _by_kind(settings: Iterable[Setting]) -> list[list[Setting]]:
     return list(kinds.values())
 
 
-def _state(claim: str, at_least: float, parts: Sequence[tuple[Setting, Part]], quantity: Quantity) -> Statement:
-    """Returns the statement of the parts, by setting, that the source speaks of; one that is missing leaves it open."""
-    applicable = [part for setting, part in parts if setting.at >= at_least]
-    if not applicable:
-        over = parts[0][0].over.rpartition(".")[2].replace("_", " ")
-        largest = max(setting.at for setting, _ in parts)
-        text = (
-            f"The source’s claim is about {over} {at_least:,} and more; the largest compared here is {largest:,}. "
-            f"These numbers decide nothing: {'. '.join(part.text for _, part in parts)}."
-        )
-        return Statement(claim, [Part(text)])
-    return Statement(claim, applicable, quantity)
+def _applicable(parts: Sequence[tuple[Setting, Part]], at_least: float) -> list[Part]:
+    """Returns the parts at the settings that the source speaks of; if there are none, one that says so."""
+    if applicable := [part for setting, part in parts if setting.at >= at_least]:
+        return applicable
+    over = parts[0][0].over.rpartition(".")[2].replace("_", " ")
+    largest = max(setting.at for setting, _ in parts)
+    text = (
+        f"The source’s claim is about {over} {at_least:,} and more; the largest compared here is {largest:,}. "
+        f"These numbers decide nothing: {'. '.join(part.text for _, part in parts)}."
+    )
+    return [Part(text)]
 
 
 def _diverged_notes(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
@@ -299,3 +267,20 @@ def _diverged_notes(quantity: Quantity, arms: Sequence[Arm]) -> list[str]:
         for arm in arms
         if arm.diverged and not quantity.unfinished
     ]
+
+
+def judge(claims: Sequence[tuple[Lower | Trend, Grid]]) -> list[Verdict]:
+    """Judges the clauses of a page together, each on its arms; a part that is missing leaves its clause open."""
+    parts_of = [clause.parts(grid) for clause, grid in claims]
+    judgements = iter(inference.judge([part.comparison for parts in parts_of for part in parts if part.comparison]))
+    verdicts = []
+    for (clause, _), parts in zip(claims, parts_of, strict=True):
+        texts, outcomes = [], []
+        for part in parts:
+            judgement = next(judgements) if part.comparison else None
+            outcomes.append(judgement.outcome if judgement else inference.OPEN)
+            difference = f"; difference {judgement.text(*clause.quantity.of_difference)}." if judgement else ""
+            texts.append(part.text + difference)
+        notes = dict.fromkeys(note for part in parts for note in part.notes)
+        verdicts.append(Verdict(clause.claim, inference.together(outcomes), " ".join([*texts, *notes])))
+    return verdicts

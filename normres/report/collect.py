@@ -21,35 +21,30 @@ DTYPES = {bool: "boolean", int: "Int64", float: "float64", list: "object"}
 OF_LAST_ATTEMPT = ("commit", "diff", "device", "host", "versions")
 
 
-def collect(runs: Sequence[Run], target: Path, curves: bool = False, workdir: Path | None = None) -> Path:
-    """Writes the runs to `target`, a .parquet or .csv file, and returns it.
+def collect(runs: Sequence[Run], target: Path, workdir: Path, curves: bool = False) -> Path:
+    """Writes the runs below `workdir` to `target`, a .parquet or .csv file, and returns it.
 
-    A row is a run: id, path, record, attempts, `config.*`, `final.*`, `best_*` and `corrupted.*`.  With `curves`
-    it is a line of metrics.jsonl, beside the fields in which the configs differ.  What a run lacks is empty.  Lists are
-    lists in Parquet and JSON texts in CSV.
-
-    Args:
-      workdir: the folder that `path` is relative to; without it, `path` is the run's own.
+    A row is a run: id, path in `workdir`, record, attempts, `config.*`, `final.*`, `best_*` and `corrupted.*`.  With
+    `curves` it is a line of metrics.jsonl, beside the fields in which the configs differ.  What a run lacks is empty.
+    Lists are lists in Parquet and JSON texts in CSV.
 
     Raises:
-      UserError: another ending, no runs, no metric lines yet, or the extra is not installed.
+      UserError: another ending, no metric lines yet, or the extra is not installed.
     """
     ending = target.suffix.lower()
     if ending not in WRITERS:
         raise UserError(f"{target}: the ending {ending!r} is not written; {nearest(ending, WRITERS)}")
     configs = _configs(runs)
-    differ = [name for name in configs[0] if len({str(config[name]) for config in configs}) > 1] if configs else []
+    differ = [name for name in configs[0] if len({str(config[name]) for config in configs}) > 1]
     rows: list[Row] = []
     for run, config in zip(runs, configs, strict=True):
-        path = run.path.relative_to(workdir) if workdir and run.path.is_relative_to(workdir) else run.path
-        which = {"run_id": run_id(run), "path": str(path)}
+        which = {"run_id": run_id(run), "path": str(run.path.relative_to(workdir))}
         if curves:
             rows += [which | {name: config[name] for name in differ} | line for line in run.metrics]
         else:
             rows.append(which | _record(run) | config | _numbers(run))
     if not rows:
-        missing = "the runs here have no metric lines yet" if runs else "no runs here; `normres sweep` makes them"
-        raise UserError(f"{workdir or target}: {missing}")
+        raise UserError(f"{workdir}: the runs here have no metric lines yet")
     pandas = library("pandas", "collect")
     columns = dict.fromkeys(name for row in rows for name in row)
     frame = pandas.DataFrame({name: _column(pandas, name, [row.get(name) for row in rows]) for name in columns})

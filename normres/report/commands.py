@@ -87,7 +87,8 @@ def experiment_of(folder: Path) -> Any:
 
 def _compare(options: Namespace, _: dict[str, str]) -> None:
     from normres.report import pairs
-    from normres.report.arms import finals, measure_of
+    from normres.report.arms import measure_of
+    from normres.report.labels import finals
 
     first, second = _runs(options.a), _runs(options.b)
     metric = options.metric or finals(measure_of([*first, *second]))[1]
@@ -99,7 +100,7 @@ def _collect(options: Namespace, _: dict[str, str]) -> None:
 
     runs = _runs(options.workdir)
     if options.to.suffix.lower() in collect.WRITERS or options.curves:
-        print(collect.collect(runs, options.to, options.curves, options.workdir))
+        print(collect.collect(runs, options.to, options.workdir, options.curves))
         return
     if options.to.resolve().is_relative_to(options.workdir.resolve()):
         raise UserError(f"--to={options.to} lies in {options.workdir}, where its runs would be read twice")
@@ -131,10 +132,7 @@ COMMANDS = {
         {
             "A": (REQUIRED, "a directory of runs"),
             "B": (REQUIRED, "another"),
-            "--metric=NAME": (
-                None,
-                "a final number of the runs (default: test_error, or test_loss where there is none)",
-            ),
+            "--metric=NAME": (None, "a final number of the runs (default: test_error, or test_loss if none has it)"),
         },
         takes_config=False,
     ),

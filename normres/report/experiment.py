@@ -10,26 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from normres.errors import UserError
 from normres.report import clauses, facts, figures, page, paper, tables
 from normres.report import published as in_papers
-from normres.report.arms import (
-    Arm,
-    Setting,
-    distinguishing_fields,
-    evaluated_on,
-    field,
-    finals,
-    group,
-    joined,
-    measure_of,
-    metrics_of,
-    scale_of,
-    short_label,
-    titled,
-)
+from normres.report.arms import Arm, Setting, distinguishing_fields, evaluated_on, field, group, measure_of, metrics_of
 from normres.report.charts import Chart
-from normres.report.clauses import Grid, Lower, Statement, Trend, Verdict
+from normres.report.clauses import Grid, Lower, Trend, Verdict
+from normres.report.labels import finals, joined, scale_of, short_label, titled
 from normres.runs.results import Run
 
 BLOCK, DATA = "model.block", "data.name"
@@ -103,7 +89,6 @@ class Experiment:
             )
             for key, members in group(runs, [*others, *identity])
         ]
-        arms = self._told_apart(arms)
         order = list(self.variants)
 
         def place(arm: Arm) -> tuple[Any, ...]:
@@ -112,19 +97,15 @@ class Experiment:
             along = (*of_variant, *of_setting) if self.lines else (*of_setting, *of_variant)
             return (arm.context != "", arm.context, arm.setting.data, *along)
 
-        return sorted(arms, key=place)
+        return sorted(self._told_apart(arms), key=place)
 
     def _told_apart(self, arms: Sequence[Arm]) -> list[Arm]:
         """Returns the arms, of which those with one label say in which fields they differ; none hides another."""
-        alike: dict[str, list[Arm]] = {}
-        for arm in arms:
-            alike.setdefault(arm.label, []).append(arm)
         apart = []
-        for members in alike.values():
-            differ = [own for own in self._own if len({str(arm.key[own]) for arm in members}) > 1]
-            for arm in members:
-                own_fields = short_label({own: arm.key[own] for own in differ})
-                apart.append(replace(arm, context=joined(arm.context, own_fields)))
+        for arm in arms:
+            alike = [other.key for other in arms if other.label == arm.label]
+            differ = {own: arm.key[own] for own in self._own if len({str(key[own]) for key in alike}) > 1}
+            apart.append(replace(arm, context=joined(arm.context, short_label(differ))))
         return apart
 
     def variant(self, key: Mapping[str, Any]) -> str:
@@ -144,14 +125,13 @@ class Experiment:
 
     def judge(self, arms: Sequence[Arm]) -> list[Verdict]:
         """Returns the claim clause by clause; arms are compared only where nothing but the variant differs."""
-        statements: list[Statement] = []
-        on = evaluated_on(arms)
-        quantities = [replace(one.quantity, words=one.quantity.words.replace("test", on)) for one in self.clauses]
-        said = [replace(one, quantity=quantity) for one, quantity in zip(self.clauses, quantities, strict=True)]
+        claims, on = list[tuple[Lower | Trend, Grid]](), evaluated_on(arms)
         for context, grid in (self.grids(arms) or {"": {}}).items():
-            made = [clause.state(grid) for clause in said]
-            statements += [replace(one, claim=f"{one.claim} [{context}]") for one in made] if context else made
-        return clauses.judge(statements)
+            for clause in self.clauses:
+                quantity = replace(clause.quantity, words=clause.quantity.words.replace("test", on))
+                claim = f"{clause.claim} [{context}]" if context else clause.claim
+                claims.append((replace(clause, claim=claim, quantity=quantity), grid))
+        return clauses.judge(claims)
 
     def missing(self, arms: Sequence[Arm]) -> list[str]:
         """Returns the labels of arms without runs: of a variant and a setting that were run, but not together."""
@@ -165,11 +145,9 @@ class Experiment:
 
     def warnings(self, arms: Sequence[Arm]) -> list[str]:
         """Returns what weakens all numbers of the page, a sentence each."""
-        chosen = any(isinstance(clause, Lower) and clause.best for clause in self.clauses)
         sentences = facts.warnings(arms, missing=self.missing(arms))
-        if chosen:
-            over = short_label({self.over: ""}).strip()
-            on = evaluated_on(arms)
+        if any(isinstance(clause, Lower) and clause.best for clause in self.clauses):
+            over, on = short_label({self.over: ""}).strip(), evaluated_on(arms)
             sentences.append(
                 f"The {over} of each variant was chosen on the {on} set: its {on} error is lower than on new images "
                 "because of this choice, above all where several values are nearly equal. The intervals do not include "
@@ -217,12 +195,12 @@ class Experiment:
 
     def caption(self, arms: Sequence[Arm]) -> str:
         """Returns what the table says of its numbers."""
-        on = evaluated_on(arms)
-        middle = f"; median and interquartile mean are those of the {on} {self.measure}"
+        on, what = evaluated_on(arms), {"error": "Errors", "loss": "Losses"}[self.measure]
+        several = any(len(arm.runs) > 1 for arm in arms)
+        middle = f"; median and interquartile mean are those of the {on} {self.measure}" if several else ""
         return (
-            f"{'Errors' if self.measure == 'error' else 'Losses'} at the last step over the whole training and {on} "
-            "set; mean ± sample standard deviation over the seeds that finished"
-            f"{middle if any(len(arm.runs) > 1 for arm in arms) else ''}."
+            f"{what} at the last step over the whole training and {on} set; mean ± sample standard deviation over the "
+            f"seeds that finished{middle}."
         )
 
     def _paper_cell(self, arm: Arm) -> str:
@@ -273,13 +251,7 @@ class Experiment:
         return [*made, figures.training_curves(self.along(arms), self.measure)]
 
     def draw(self, runs: Sequence[Run], output: Path) -> list[Path]:
-        """Writes the figures, table.md, table.tex, table.csv and index.html to `output`; returns their paths.
-
-        Raises:
-          UserError: there is no run, or a result file lacks a field.
-        """
-        if not runs:
-            raise UserError(f"there is no run to report; `normres sweep --config={self.config}` makes them")
+        """Writes the figures, table.md, table.tex, table.csv and index.html to `output`; returns their paths."""
         arms = self.arms(runs)
         charts = self.charts(runs, arms)
         drawn = [path for chart in charts for path in paper.save(chart, output)]
@@ -288,8 +260,6 @@ class Experiment:
 
 def of_unknown(runs: Sequence[Run]) -> Experiment:
     """Returns an experiment without a claim for any runs: a variant for each choice, a figure for each number."""
-    if not runs:
-        raise UserError("there is no run to report; `normres sweep` makes them")
     names = distinguishing_fields(runs, first=PREFERRED)
     values = {name: {str(field(run, name)): field(run, name) for run in runs} for name in names}
     numbers = [name for name in names if all(type(value) in (int, float) for value in values[name].values())]

@@ -7,21 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from normres.report.arms import (
-    Arm,
-    counted,
-    evaluated_on,
-    field,
-    final,
-    grouped,
-    measure_of,
-    metrics_of,
-    run_id,
-    seed,
-    sort_key,
-    titled,
-    unit_of,
-)
+from normres.report.arms import Arm, evaluated_on, field, final, measure_of, metrics_of, run_id, seed, sort_key
+from normres.report.labels import counted, grouped, titled, unit_of
 from normres.report.tables import NOTHING, Table
 from normres.runs.fields import flatten
 from normres.runs.results import Run
@@ -61,9 +48,8 @@ def _commit(run: Run) -> str:
     return ", then ".join(dict.fromkeys(said))
 
 
-Fact = str | Callable[[Run], Any]
 # By its name on the page: a config field, or a function of the run.
-FACTS: dict[str, Fact] = {
+FACTS: dict[str, str | Callable[[Run], Any]] = {
     "Recipe": "recipe",
     "Data": _data,
     "Network": lambda run: run.config["model"].get("module") or run.config["model"].get("family"),
@@ -95,21 +81,18 @@ EQUAL = {
 }
 
 
-def values_of(runs: Sequence[Run], fact: Fact) -> list[Any]:
-    """Returns a fact of each run."""
-    return [_field(run, fact) if isinstance(fact, str) else fact(run) for run in runs]
-
-
-def _field(run: Run, name: str) -> Any:
-    """Returns a field of a run's config; None of the network's fields where the user's module does not read them."""
-    values = flatten(run.config)
-    unread = name.startswith("model.") and name != "model.module" and values.get("model.module")
-    return None if unread else values.get(name)
+def _fact(run: Run, name: str) -> Any:
+    """Returns one of FACTS of a run; None of the network's fields where the user's module does not read them."""
+    fact = FACTS[name]
+    if not isinstance(fact, str):
+        return fact(run)
+    unread = fact.startswith("model.") and run.config["model"].get("module")
+    return None if unread else flatten(run.config).get(fact)
 
 
 def distinct(runs: Sequence[Run], name: str) -> str:
     """Returns the distinct values of one of FACTS in order, numbers by size."""
-    values = {value for value in values_of(runs, FACTS[name]) if value is not None}
+    values = {value for run in runs if (value := _fact(run, name)) is not None}
     return "; ".join(map(grouped, sorted(values, key=sort_key))) or "not recorded"
 
 
@@ -151,9 +134,9 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
         which = "Errors" if evaluated_on(arms) == "validation" else "Some errors"
         sentences.append(f"{which} were measured on a validation set, which is part of the training images.")
     for what, name in EQUAL.items():
-        counts_of = Counter(map(str, values_of(runs, FACTS[name])))
-        if len(counts_of) > 1:
-            listed = "; ".join(f"{name} ({counted(count, 'run')})" for name, count in counts_of.most_common())
+        values = Counter(str(_fact(run, name)) for run in runs)
+        if len(values) > 1:
+            listed = "; ".join(f"{value} ({counted(count, 'run')})" for value, count in values.most_common())
             sentences.append(f"{what} differ among the runs: {listed}.")
     if changed := [run_id(run) for run in runs if "uncommitted" in _commit(run)]:
         which = "every run" if len(changed) == len(runs) else ", ".join(changed)

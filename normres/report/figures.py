@@ -5,23 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from normres.report.arms import (
-    Arm,
-    counted,
-    evaluated_on,
-    final,
-    finals,
-    joined,
-    metric_words,
-    one_of_each_seed,
-    run_id,
-    scale_of,
-    seed,
-    seeds_text,
-    titled,
-    unit_of,
-)
+from normres.report.arms import Arm, evaluated_on, final, one_of_each_seed, run_id, seed, seeds_text
 from normres.report.charts import Chart, Kind, Panel, Series
+from normres.report.labels import counted, finals, joined, metric_words, scale_of, titled, unit_of
 from normres.runs.results import Run
 
 MOST_LINES = 7  # that can be told apart in one panel
@@ -36,11 +22,7 @@ def means_and_seeds(
 ) -> list[Series]:
     """Returns the means of arms with their bars, their seeds where there are several, and crosses of diverged runs.
 
-    Args:
-      label: in the legend.
-      places: (x, arm); with `sideways` (y, arm).
-      metric: the final number.
-      sideways: the numbers lie along x.
+    `places` has (x, arm) or, with `sideways`, (y, arm), so that the numbers lie along x.
     """
     scale, unit = scale_of(metric), f" {unit_of(metric)}".rstrip()
     points: dict[Kind, list[tuple[Any, float | None, float, str]]] = {"line": [], "points": [], "cross": []}

@@ -16,6 +16,8 @@ from typing import Literal
 
 from scipy import stats
 
+from normres.report.labels import counted
+
 Outcome = Literal["supported", "contradicted", "cannot be judged yet"]
 OPEN: Outcome = "cannot be judged yet"
 
@@ -75,21 +77,17 @@ class Difference:
     step: float = 0.0
 
     @cached_property
-    def shared(self) -> list[Hashable]:
-        """The seeds that both sides have."""
-        return [seed for seed in self.before if seed in self.after]
-
-    @cached_property
     def paired(self) -> bool:
         """Whether the seeds that both sides have are compared one by one, and no others."""
-        return len(self.shared) > 1
+        return len(self.before.keys() & self.after.keys()) > 1
 
     @cached_property
     def sides(self) -> tuple[list[float], list[float]]:
         """The values that are compared, before and after."""
-        if self.paired:
-            return [self.before[seed] for seed in self.shared], [self.after[seed] for seed in self.shared]
-        return list(self.before.values()), list(self.after.values())
+        if not self.paired:
+            return list(self.before.values()), list(self.after.values())
+        shared = [seed for seed in self.before if seed in self.after]
+        return [self.before[seed] for seed in shared], [self.after[seed] for seed in shared]
 
     @cached_property
     def mean(self) -> float:
@@ -103,10 +101,9 @@ class Difference:
         return min(map(len, self.sides)) > 1
 
     def spread(self, seeds: int = 0) -> tuple[float, float]:
-        """Returns (standard error, degrees of freedom) with the measured spread.
+        """Returns (standard error, degrees of freedom) with the measured spread, as if each side had so many seeds.
 
-        Args:
-          seeds: on each side, if there were so many; 0 = as many as there are.
+        0 seeds are as many as there are.
         """
         before, after = self.sides
         if self.paired:
@@ -117,10 +114,9 @@ class Difference:
         spreads = [max(stdev(side), self.step / math.sqrt(12)) for side in self.sides]
         parts = [spread**2 / n for spread, n in zip(spreads, counts, strict=True)]
         each = sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
-        if counts[0] != counts[1] or not each:
-            # Welch's degrees of freedom are too many if the side with fewer seeds has the larger spread.
-            return math.sqrt(sum(parts)), min(counts) - 1
-        return math.sqrt(sum(parts)), sum(parts) ** 2 / each  # Welch 1947
+        # Welch's degrees of freedom (1947) are too many if the side with fewer seeds has the larger spread.
+        welch = sum(parts) ** 2 / each if each and counts[0] == counts[1] else min(counts) - 1
+        return math.sqrt(sum(parts)), welch
 
     def p_value(self, limit: float) -> float:
         """Returns the two-sided p of the true difference being `limit`."""
@@ -151,10 +147,7 @@ class Difference:
 class Comparison:
     """A difference, and what is claimed of it: that it lies above the limit, or below.
 
-    Attributes:
-      difference: of errors from 0 to 1, say.
-      above: whether it should lie above `limit`.
-      limit: 0, or the margin of a claim such as "no higher".
+    The limit is 0, or the margin of a claim such as "no higher".
     """
 
     difference: Difference
@@ -178,7 +171,7 @@ class Judgement:
             return f"{text} (an arm with one seed has no spread; it needs at least 1 more)"
         low, high = difference.interval(self.level)
         kind = (
-            f"paired over {len(difference.shared)} seeds"
+            f"paired over {len(difference.sides[0])} seeds"
             if difference.paired
             else f"Welch, {len(difference.before)} and {len(difference.after)} seeds"
         )
@@ -189,32 +182,28 @@ class Judgement:
         if self.outcome != OPEN:
             return text
         needed = difference.seeds_to_decide(self.comparison.limit, self.level)
-        fewest = max(needed or 0, min(map(len, difference.sides)) + 1)
-        more = fewest - min(map(len, difference.sides))
         if not needed:
             return f"{text}; even {MOST_SEEDS} seeds would probably not decide"
-        return f"{text}; {more} more seed{'s' * (more > 1)} for each arm would probably decide"
+        more = max(1, needed - min(map(len, difference.sides)))
+        return f"{text}; {counted(more, 'more seed')} for each arm would probably decide"
 
 
 def judge(comparisons: Sequence[Comparison]) -> list[Judgement]:
     """Judges the comparisons of one claim together, by Holm's method; those without spread stay open."""
     measured = [number for number, comparison in enumerate(comparisons) if comparison.difference.has_spread]
     p_values = {number: comparisons[number].difference.p_value(comparisons[number].limit) for number in measured}
-    outcomes: dict[int, tuple[Outcome, float]] = {}
+    judgements = [Judgement(comparison, OPEN, 1 - FALSE_VERDICTS) for comparison in comparisons]
     open_from = 0.0  # the level at which the first comparison stayed open: no later one is judged at a lower one
     for rank, number in enumerate(sorted(measured, key=p_values.__getitem__)):
         level = max(1 - FALSE_VERDICTS / (len(measured) - rank), open_from)
-        comparison = comparisons[number]
+        comparison, outcome = comparisons[number], OPEN
         if p_values[number] < 1 - level:
             holds = (comparison.difference.mean > comparison.limit) == comparison.above
-            outcomes[number] = ("supported" if holds else "contradicted", level)
+            outcome = "supported" if holds else "contradicted"
         else:
             open_from = level
-            outcomes[number] = (OPEN, level)
-    return [
-        Judgement(comparison, *outcomes.get(number, (OPEN, 1 - FALSE_VERDICTS)))
-        for number, comparison in enumerate(comparisons)
-    ]
+        judgements[number] = Judgement(comparison, outcome, level)
+    return judgements
 
 
 def together(outcomes: Sequence[Outcome]) -> Outcome:

@@ -10,9 +10,8 @@ from plotly.subplots import make_subplots
 from normres.report.charts import Chart, Panel, Series, named_ticks
 from normres.report.paper import look
 
-MARKERS = dict(
-    zip("os^DvPX", ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"), strict=True)
-)
+MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down"}
+MARKERS |= {"P": "cross", "X": "x"}
 PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
 
 

@@ -59,13 +59,8 @@ def write(experiment: "Experiment", arms: Sequence[Arm], charts: Sequence[Chart]
         commands={run_id(run): shlex.join(note.repeat_command(run.config, Path("runs/again"))) for run in runs},
         records={run_id(run): quote(os.path.relpath(run.record_file, output)) for run in runs},
     )
-    texts = {
-        "table.md": copies["Markdown"],
-        "table.tex": copies["LaTeX (booktabs)"],
-        "table.csv": copies["CSV"],
-        "index.html": html,
-    }
-    return [durable.write(output / name, text) for name, text in texts.items()]
+    texts = {"table.md": copies["Markdown"], "table.tex": copies["LaTeX (booktabs)"], "table.csv": copies["CSV"]}
+    return [durable.write(output / name, text) for name, text in {**texts, "index.html": html}.items()]
 
 
 def pictures(arms: Sequence[Arm]) -> dict[str, bytes]:

@@ -170,25 +170,22 @@ def _scale(axes: Axes, chart: Chart, panel: Panel) -> None:
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(4))
     elif chart.ticks:
-        _ticks_at(axes, chart.places(panel), chart.log_x)
+        if chart.log_x:
+            axes.set_xscale("log")
+        # At the values that were run; those that have the room are named.
+        places = chart.places(panel)
+        named = named_ticks(places, chart.log_x)
+        others = [place for place in places if place not in named]
+        axes.set_xticks(named, [f"{place:g}" for place in named])
+        axes.set_xticks(others, [""] * len(others), minor=True)
+        # Set, not left to the data: every value has its place, even if no run of it is done yet.
+        size = math.log if chart.log_x else float
+        room = 0.06 * ((size(places[-1]) - size(places[0])) or 1.0)
+        ends = (size(places[0]) - room, size(places[-1]) + room)
+        axes.set_xlim(*(map(math.exp, ends) if chart.log_x else ends))
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _ticks_at(axes: Axes, places: Sequence[float], log: bool) -> None:
-    """Puts ticks at the values that were run and names those that have the room."""
-    if log:
-        axes.set_xscale("log")
-    named = named_ticks(places, log)
-    others = [place for place in places if place not in named]
-    axes.set_xticks(named, [f"{place:g}" for place in named])
-    axes.set_xticks(others, [""] * len(others), minor=True)
-    # Set, not left to the data: every value has its place, even if no run of it is done yet.
-    size = math.log if log else float
-    room = 0.06 * ((size(places[-1]) - size(places[0])) or 1.0)
-    ends = (size(places[0]) - room, size(places[-1]) + room)
-    axes.set_xlim(*(map(math.exp, ends) if log else ends))
 
 
 def _error_axis(shared: Sequence[Axes], chart: Chart) -> None:

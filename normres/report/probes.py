@@ -11,11 +11,12 @@ from statistics import fmean
 from typing import Any, Literal
 
 from normres.report import facts, figures, tables
-from normres.report.arms import Arm, evaluated_on, joined, one_of_each_seed, titled
+from normres.report.arms import Arm, evaluated_on, one_of_each_seed
 from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Quantity
 from normres.report.experiment import Experiment
 from normres.report.inference import summarize
+from normres.report.labels import joined, titled
 from normres.runs.results import Run
 
 Values = Sequence[float | None]

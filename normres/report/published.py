@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from normres.report import tables
-from normres.report.arms import Arm, Setting, joined
+from normres.report.arms import Arm, Setting
 from normres.report.clauses import Grid
+from normres.report.labels import joined
 
 # Test errors of variants in a setting, in percent, or a text in place of a number.
 Published = Mapping[Setting, Mapping[str, float | str]]

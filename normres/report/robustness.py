@@ -7,11 +7,12 @@ from statistics import fmean
 
 from normres.errors import UserError
 from normres.report import facts, tables
-from normres.report.arms import Arm, field, final, joined, one_of_each_seed
+from normres.report.arms import Arm, field, final, one_of_each_seed
 from normres.report.charts import Chart, Panel, Series
 from normres.report.clauses import Lower, Quantity
 from normres.report.experiment import Experiment
 from normres.report.inference import summarize
+from normres.report.labels import joined
 from normres.runs.results import Run
 
 
@@ -69,7 +70,9 @@ class UnderCorruptions(Experiment):
         places, corruptions = facts.digits(arms), _corruptions(arms)
 
         def percent(number: Callable[[Run, Sequence[str]], float | None], *chosen: str) -> Callable[[Arm], str]:
-            return lambda arm: tables.number(arm.over_seeds(lambda run: number(run, chosen)), places, 100.0)
+            return lambda arm: tables.number(
+                summarize(arm.by_seed(lambda run: number(run, chosen)).values()), places, 100.0
+            )
 
         return {
             "seeds": tables.seeds_cell,

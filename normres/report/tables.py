@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from normres.report.arms import Arm, scale_of, seed
+from normres.report.arms import Arm, seed
 from normres.report.inference import Summary
+from normres.report.labels import scale_of
 
 NOTHING = "–"
 # The symbols of reports that an older LaTeX does not read.

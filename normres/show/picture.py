@@ -10,11 +10,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from normres.report.arms import counted
-from normres.report.paper import FONT, STYLE, VARIANTS
+from normres.report.labels import counted
+from normres.report.paper import STYLE, VARIANTS
 from normres.show import table
-from normres.show.blocks import Block, line
-from normres.show.count import Counts
+from normres.show.count import Block, Counts, line
 from normres.show.watch import Op
 
 VERMILION, BLUE, GREEN, PINK, BLACK, ORANGE, SKY = (colour for colour, _, _ in VARIANTS)
@@ -22,7 +21,7 @@ GREY, GROUND = "#777777", "#f3f3f3"
 COLOURS = {"conv": BLUE, "dense": BLUE, "norm": VERMILION, "activation": GREEN, "pool": SKY, "average": SKY}
 COLOURS |= {"gate": PINK, "scale": ORANGE, "dropout": ORANGE}
 
-LOOK = {**STYLE, "font.size": 8.5, "svg.hashsalt": "normres"}
+LOOK = {**STYLE, "font.size": 8.5}
 # Sizes are in points, 72 to the inch.
 MARGIN, GAP, LINE, LETTER = 10.0, 14.0, 11.0, 4.9
 WIDTH = 120.0  # of a box
@@ -36,8 +35,7 @@ def svg(counts: Counts) -> str:
         said = "; ".join(": ".join(pair) for pair in table.order(counts))
         metadata = {"Date": None, "Title": table.headline(counts), "Description": said}
         draw(counts).savefig(buffer, format="svg", metadata=metadata)
-    # A browser does not know the font that matplotlib brings; Verdana is as wide.
-    return buffer.getvalue().replace(f"'{FONT}'", "'DejaVu Sans', Verdana, sans-serif")
+    return buffer.getvalue()
 
 
 def draw(counts: Counts) -> Figure:

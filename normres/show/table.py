@@ -2,10 +2,9 @@
 
 import textwrap
 
-from normres.report.arms import counted
+from normres.report.labels import counted
 from normres.report.tables import NOTHING, Table, written
-from normres.show.blocks import line
-from normres.show.count import Counts, Part
+from normres.show.count import Counts, Part, line
 from normres.show.watch import Op
 
 WIDTH = 100  # characters in a line

@@ -42,18 +42,18 @@ def runs(tmp_path):
     return read_runs(tmp_path / "w")
 
 
-def collected(runs, file, **options):
-    """Returns what pandas reads of the file."""
+def collected(runs, folder, name, **options):
+    """Returns what pandas reads of the file of this name."""
     pandas = pytest.importorskip("pandas")
-    if file.suffix == ".parquet":
+    if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
-    read = {".parquet": pandas.read_parquet, ".csv": pandas.read_csv}[file.suffix]
-    return read(collect(runs, file, **options)).set_index("run_id")
+    read = pandas.read_parquet if name.endswith("parquet") else pandas.read_csv
+    return read(collect(runs, folder / name, folder / "w", **options)).set_index("run_id")
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_a_row_is_a_run(runs, tmp_path, ending):
-    table = collected(runs, tmp_path / f"out/runs.{ending}", workdir=tmp_path / "w")
+    table = collected(runs, tmp_path, f"out/runs.{ending}")
     assert sorted(table.index) == ["one", "three", "two"]
     one, two = table.loc["one"], table.loc["two"]
     assert (one["status"], two["status"], two["diverged_at_step"]) == ("finished", "diverged", 100)
@@ -74,7 +74,7 @@ def test_a_row_is_a_run(runs, tmp_path, ending):
 
 
 def test_types_do_not_depend_on_the_values(runs, tmp_path):
-    table = collected(runs, tmp_path / "runs.parquet")
+    table = collected(runs, tmp_path, "runs.parquet")
     types = {name: str(table[name].dtype).lower() for name in table}
     assert types["config.model.depth"] == types["parameters"] == types["diverged_at_step"] == "int64"
     assert types["step"] == types["best_test_step"] == types["attempts"] == types["device.count"] == "int64"
@@ -85,27 +85,27 @@ def test_types_do_not_depend_on_the_values(runs, tmp_path):
     # Without a finished run, the final numbers are missing and still numbers; 1 is no integer where 0.1 may stand.
     two = next(run for run in runs if run.record["run_id"] == "two")
     two.config["optim"]["learning_rate"] = 1
-    types = dict(collected([two], tmp_path / "one.parquet").dtypes.astype(str))
+    types = dict(collected([two], tmp_path, "one.parquet").dtypes.astype(str))
     assert types["config.optim.learning_rate"] == types["final.test_error"] == "float64"
 
 
 def test_a_field_added_later_has_its_earlier_value(runs, tmp_path):
     one = next(run for run in runs if run.record["run_id"] == "one")
     one.config["optim"]["optimizer"] = "adamw"  # the others are older than the field
-    table = collected(runs, tmp_path / "runs.csv")
+    table = collected(runs, tmp_path, "runs.csv")
     assert dict(table["config.optim.optimizer"]) == {"one": "adamw", "two": "sgd", "three": "sgd"}
 
 
 def test_values_of_several_types_become_texts(runs, tmp_path):
     for run, value in zip(runs, ("a", 1, [2]), strict=True):
         run.config["model"]["mine"] = value
-    table = collected(runs, tmp_path / "runs.parquet")
+    table = collected(runs, tmp_path, "runs.parquet")
     assert set(table["config.model.mine"]) == {"a", "1", "[2]"}
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_curves_have_a_row_per_line_and_the_fields_that_differ(runs, tmp_path, ending):
-    table = collected(runs, tmp_path / f"curves.{ending}", curves=True)
+    table = collected(runs, tmp_path, f"curves.{ending}", curves=True)
     assert len(table) == sum(len(run.metrics) for run in runs) == 32 + 4 + 11
     assert {name for name in table if name.startswith("config.")} == {
         "config.seed",
@@ -122,14 +122,12 @@ def test_curves_have_a_row_per_line_and_the_fields_that_differ(runs, tmp_path, e
 
 def test_mistakes_are_one_line(runs, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"runs.parq: the ending '.parq' is not written; did you mean '.parquet'"):
-        collect(runs, tmp_path / "runs.parq")
-    with pytest.raises(UserError, match=r"w: no runs here"):
-        collect([], tmp_path / "runs.csv", workdir=tmp_path / "w")
+        collect(runs, tmp_path / "runs.parq", tmp_path)
     with pytest.raises(UserError, match="no metric lines yet"):
-        collect([run for run in runs if not run.metrics], tmp_path / "runs.csv", curves=True)
+        collect([run for run in runs if not run.metrics], tmp_path / "runs.csv", tmp_path, curves=True)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match=r"pip install 'normres\[collect\]'") as error:
-        collect(runs, tmp_path / "runs.csv")
+        collect(runs, tmp_path / "runs.csv", tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("*.csv"))
 

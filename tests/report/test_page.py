@@ -14,11 +14,9 @@ import pytest
 from synthetic import ROOT, experiment, made, runs_of_sweep, write_run
 
 from normres import cli
-from normres.errors import UserError
 from normres.report import page, paper, tables
 from normres.report.commands import experiment_of
 from normres.report.experiment import of_unknown
-from normres.report.pairs import compare
 from normres.runs.results import read_runs
 
 degradation = experiment("degradation")
@@ -84,6 +82,11 @@ def drawn(tmp_path_factory):
     return degradation.draw(runs, root / "out"), root
 
 
+@pytest.fixture(scope="module")
+def reader(drawn):
+    return Reader(drawn[0][-1].read_text())
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leaves out the files for papers, which take most of the time."""
@@ -108,17 +111,14 @@ def test_files(drawn):
             assert not re.search(rb"<text\b|font-family|<image\b|<script\b", content)
 
 
-def test_the_page_is_self_contained(drawn):
-    paths, root = drawn
-    text = paths[-1].read_text()
-    reader = Reader(text)
+def test_the_page_is_self_contained(drawn, reader):
     assert len(reader.scripts) == 2
     assert not {"iframe", "object", "img", "b", "i"} & set(reader.tags)
     for address in reader.addresses:
         if address.startswith("#"):
             assert unquote(address[1:]) in reader.ids, address
         elif address != "data:,":
-            assert (root / "out" / file_of(address)).resolve().is_file(), address
+            assert (drawn[0][-1].parent / file_of(address)).resolve().is_file(), address
     assert sum(address.endswith("record.json") for address in reader.addresses) == 11
     assert not any(word in page._asset("page.css") for word in ("url(", "@import"))
     sums = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in reader.scripts]
@@ -127,9 +127,8 @@ def test_the_page_is_self_contained(drawn):
     assert policy["script-src"] == " ".join(f"'sha256-{one}'" for one in sums)
 
 
-def test_hostile_names_are_text(drawn):
+def test_hostile_names_are_text(drawn, reader):
     paths, root = drawn
-    reader = Reader(paths[-1].read_text())
     assert HOSTILE in reader.text
     assert HOSTILE in reader.ids
     assert "</style><b>" in reader.text
@@ -141,8 +140,7 @@ def test_hostile_names_are_text(drawn):
     assert str(root) not in paths[-1].read_text()
 
 
-def test_the_page_says_what_matters(drawn):
-    text = Reader(drawn[0][-1].read_text()).text
+def test_the_page_says_what_matters(reader):
     for part in (
         "count at the error of guessing, 90 %: 1 of 1 run of plain, depth 110",
         "Rule: a comparison is decided by the confidence interval",
@@ -157,7 +155,7 @@ def test_the_page_says_what_matters(drawn):
         "@misc{",
         r"\toprule",
     ):
-        assert part in text, part
+        assert part in reader.text, part
 
 
 def test_the_software_is_cited_with_every_commit():
@@ -183,8 +181,6 @@ def test_every_experiment_has_a_page(name, undrawn, tmp_path):
         arms = declared.arms(few)
         assert declared.charts(few, arms)
         assert ("not finished" in tables.markdown(declared.table(arms))) == (few is running)
-    with pytest.raises(UserError, match=rf"there is no run to report; `normres sweep --config=configs/{name}\.py`"):
-        declared.draw([], tmp_path)
 
 
 # --- runs without an experiment
@@ -219,12 +215,9 @@ def test_unknown_runs_have_a_page(undrawn, tmp_path):
     assert (line.x, line.y) == ([0.1, 0.2], pytest.approx([35, 45]))
     reader = Reader(made_of.draw(runs, tmp_path)[-1].read_text())
     assert len(set(reader.ids)) == len(reader.ids)  # although the runs have four names here, as copies of runs do
-    text = reader.text
-    assert "16 runs" in text
-    assert "Verdict" not in text
+    assert "16 runs" in reader.text
+    assert "Verdict" not in reader.text
     assert of_unknown(runs[:1]).draw(runs[:1], tmp_path)[-1].is_file()  # one run differs in nothing
-    with pytest.raises(UserError, match="there is no run to report; `normres sweep` makes them"):
-        of_unknown([])
 
 
 def test_an_index_of_all(undrawn, tmp_path, capsys):
@@ -255,64 +248,6 @@ def test_an_index_of_all(undrawn, tmp_path, capsys):
     words = " ".join(reader.text.split())
     assert re.search(rf"{degradation.title} ?cannot be judged yet ?11", words)
     assert re.search(r"mine #1 ?no claim ?1", words)
-
-
-# --- two sets
-
-
-def test_two_sets_by_hand(tmp_path, capsys):
-    for at, norm, shift in (("a", "batch", (0.0, 0.0)), ("b", "group", (0.01, 0.03))):
-        for seed, more in enumerate(shift):
-            for depth in (14, 56):
-                change = {"model.norm": norm, "model.depth": depth}
-                losses = {"test_loss": 1.5 + more}
-                write_run(tmp_path / at, (0.1, 0.2 + more), seed=seed, change=change, final=losses)
-    write_run(tmp_path / "b", (0.1, 0.2), change={"model.norm": "group", "model.depth": 8})
-    a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    assert cli.main(["compare", a, b]) == 0
-    said = capsys.readouterr().out
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line.startswith("| ")
-    ]
-    # Mean 22 of 21 and 23; the standard error is 1 point, and Holm's level for two rows 97.5 %: t(0.9875, 1) = 25.45.
-    assert rows[1:] == [
-        [
-            f"depth {depth}",
-            "20.00 ± 0.00",
-            "22.00 ± 1.41",
-            "+2.00 points, 97.5 % interval −23.45 to +27.45 (paired over 2 seeds); 6 more seeds for each arm would "
-            "probably decide",
-        ]
-        for depth in (14, 56)
-    ]
-    assert "Fields that differ between the sets: model.norm (batch in A, group in B)." in said
-    assert "Only in B: depth 8." in said
-    assert cli.main(["compare", a, b, "--metric=test_loss"]) == 0
-    said = re.sub(" +", " ", capsys.readouterr().out)
-    assert "1.500 ± 0.000 | 1.520 ± 0.014 | +0.020, 97.5 % interval −0.235 to +0.275" in said
-    assert "percent" not in said
-
-
-def test_a_field_that_came_later_has_its_value_of_before():
-    sides = ([made((0.1, 0.2), change={"optim.optimizer": name})] for name in ("sgd", "adamw"))
-    assert "optim.optimizer (sgd in A, adamw in B)" in compare(*sides, "test_error", (Path("a"), Path("b")))
-
-
-def test_sets_that_share_nothing_are_one_line():
-    names = (Path("a"), Path("b"))
-    first = [made((0.1, 0.2), change={"model.depth": at}) for at in (14, 20)]
-    second = [made((0.1, 0.2), change={"model.depth": at}) for at in (56, 110)]
-    with pytest.raises(UserError, match=r"^a and b have no arm in common; arms are told apart by model\.depth$"):
-        compare(first, second, "test_error", names)
-    with pytest.raises(UserError, match="=test_eror is no final number of these runs; did you mean 'test_error'"):
-        compare(first, first, "test_eror", names)
-    assert compare(first[:1], first[:1], "test_error", names).endswith("Fields that differ between the sets: none.")
-    elsewhere = [made((0.1, 0.2), change={"model.depth": 14}, attempt={"commit": "f" * 40})]
-    said = compare(first[:1], elsewhere, "test_error", names)
-    assert said.endswith("none.\nCommit: 0123456789ab in A; ffffffffffff in B.")
-    assert "not finished" in compare(first[:1], [made((0, 0), status="running")], "test_error", names)
-    said = compare(first[:1], [first[0], made((0, 0), seed=1, status="diverged")], "test_error", names)
-    assert "diverged runs count at the error of guessing, 1 of 2; 0 not finished." in said
 
 
 @pytest.mark.parametrize(

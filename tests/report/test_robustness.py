@@ -100,16 +100,8 @@ def test_diverged_runs_are_in_no_rise():
     assert "Diverged runs count at the error of guessing, 90 %" in last.evidence
 
 
-def test_the_table_and_the_figure_by_hand():
-    arms = declared.arms(measured(HOLDS))
-    table = declared.table(arms)
-    # 40 % clean, 45 % under the first three, 48 % under two: mean (3 * 45 + 2 * 48) / 5 = 46.2 %.
-    # The deviation of -1, 0 and 1 points is 1 point; a rise has none.
-    cells = [f"{mean} ± 1.0" for mean in ("40.0", "45.0", "45.0", "45.0", "48.0", "48.0", "46.2")]
-    row = next(row for row in table.rows if row[0] == "instance norm")
-    assert tuple(row) == ("instance norm", "depth 8", "3", *cells, "6.2 ± 0.0")
-    assert table.header[6] == "color cast (%)"
-    chart = declared.main_chart(arms)
+def test_the_figure_by_hand():
+    chart = declared.main_chart(declared.arms(measured(HOLDS)))
     titles = ["contrast", "brightness", "color cast", "gaussian blur", "gaussian noise"]
     assert [panel.title for panel in chart.panels] == titles
     lines = {one.label: one for one in chart.panels[0].series}

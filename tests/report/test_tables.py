@@ -162,35 +162,18 @@ def test_what_was_chosen_on_the_test_set_is_said():
     assert not any("chosen" in line for line in degradation.warnings(degradation.arms([made((0.1, 0.2))])))
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(47.6, "48 s"), (60, "1 min 0 s"), (9000, "2 h 30 min")])
-def test_duration(seconds, text):
-    assert facts.duration(seconds) == text
-
-
-def test_the_optimizer_is_named():
-    said = dict(facts.what_was_run([made((0.1, 0.2), change={"optim.optimizer": "adamw"})]))
-    assert said["Optimizer"].startswith("optimizer adamw, ")
-
-
 def test_a_run_that_nobody_trains_is_not_called_running():
     table = facts.run_table(degradation.arms([made((0, 0), status="running")]))
     assert table.rows[0][2] == "interrupted"
 
 
-def test_compiling_takes_the_seconds_of_all_attempts():
-    older = {"attempts": [], "compile_seconds": 3.0}
-    said = dict(facts.what_was_run([made((0.1, 0.2)), made((0.1, 0.2), seed=1, record=older)]))
-    assert said["Training time"] == "2 min 0 s in 2 runs, and 8 s of compilation"
-
-
-def test_the_scale_is_named_where_it_is_not_the_papers():
-    (said,) = facts.scale_notes(degradation.arms([made((0.1, 0.2))]))
-    assert said == (
-        "The scale differs, so only the order can be compared: width 8 here, 16 there; steps 320 here, 64,000 there; "
-        "2,560 training images here, 50,000 there."
-    )
-    assert facts.scale_notes(degradation.arms([made((0.1, 0.2))]), {}) == []  # of another data set
-    papers = {"model.width": 16, "train.steps": 64_000}
-    arms = degradation.arms([made((0.1, 0.2), change=papers, data={"train_examples": 50_000, "test_examples": 10_000})])
-    assert facts.scale_notes(arms) == []
-    assert degradation.table(arms).rows[0][6] == "20.00"
+@pytest.mark.parametrize(("seconds", "text"), [(47.6, "48 s"), (60, "1 min 0 s"), (9000, "2 h 30 min")])
+def test_seconds_are_those_of_all_runs_and_attempts(seconds, text):
+    older = {"attempts": [], "compile_seconds": 3.0, "seconds": seconds - 1}
+    runs = [
+        made((0.1, 0.2), record={"seconds": 1}, change={"optim.optimizer": "adamw"}),
+        made((0.1, 0.2), record=older),
+    ]
+    said = dict(facts.what_was_run(runs))
+    assert said["Training time"] == f"{text} in 2 runs, and 8 s of compilation"
+    assert "optimizer adamw, " in said["Optimizer"]

@@ -1,13 +1,17 @@
-"""Whether a repetition agrees: rarely wrong without a difference, and what differs around it is named."""
+"""Two sets of runs: the comparison by hand, and the certificate, which is rarely wrong."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from synthetic import experiment, made
+from synthetic import experiment, made, write_run
 
-from normres.report.certificate import certificate
+from normres import cli
+from normres.errors import UserError
+from normres.report.pairs import certificate, compare
 
 DEGRADATION = experiment("degradation")
 ARMS = [(shortcut, depth) for shortcut in ("none", "A") for depth in (20, 32)]
@@ -33,7 +37,9 @@ def test_without_a_difference_it_rarely_says_one(ours, yours):
     random, wrong = np.random.default_rng(0), 0
     sides = [runs(lambda *_: 0.2, range(count)) for count in (ours, yours)]
     arms = [DEGRADATION.arms(side) for side in sides]
-    quick = SimpleNamespace(title="", arms=lambda side: arms[side is sides[1]])  # the arms stay the same
+    quick = SimpleNamespace(
+        title="", measure="error", arms=lambda side: arms[side is sides[1]]
+    )  # the arms stay the same
     for _ in range(400):
         for run in (*sides[0], *sides[1]):
             run.record["final"]["test_error"] = 0.2 + 0.004 * random.normal()
@@ -94,3 +100,61 @@ def test_a_difference_is_said_and_what_else_differs():
     assert "* Commit: ours 0123456789ab; yours ffffffffffff" in text
     assert "* optim.learning_rate: ours 0.1; yours 0.3\n* train.steps: ours 320; yours 640\n" in text
     assert "Processor" not in text
+
+
+# --- compare
+
+
+def test_two_sets_by_hand(tmp_path, capsys):
+    for at, norm, shift in (("a", "batch", (0.0, 0.0)), ("b", "group", (0.01, 0.03))):
+        for seed, more in enumerate(shift):
+            for depth in (14, 56):
+                change = {"model.norm": norm, "model.depth": depth}
+                losses = {"test_loss": 1.5 + more}
+                write_run(tmp_path / at, (0.1, 0.2 + more), seed=seed, change=change, final=losses)
+    write_run(tmp_path / "b", (0.1, 0.2), change={"model.norm": "group", "model.depth": 8})
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert cli.main(["compare", a, b]) == 0
+    said = capsys.readouterr().out
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line.startswith("| ")
+    ]
+    # Mean 22 of 21 and 23; the standard error is 1 point, and Holm's level for two rows 97.5 %: t(0.9875, 1) = 25.45.
+    assert rows[1:] == [
+        [
+            f"depth {depth}",
+            "20.00 ± 0.00",
+            "22.00 ± 1.41",
+            "+2.00 points, 97.5 % interval −23.45 to +27.45 (paired over 2 seeds); 6 more seeds for each arm would "
+            "probably decide",
+        ]
+        for depth in (14, 56)
+    ]
+    assert "Fields that differ between the sets: model.norm (batch in A, group in B)." in said
+    assert "Only in B: depth 8." in said
+    assert cli.main(["compare", a, b, "--metric=test_loss"]) == 0
+    said = re.sub(" +", " ", capsys.readouterr().out)
+    assert "1.500 ± 0.000 | 1.520 ± 0.014 | +0.020, 97.5 % interval −0.235 to +0.275" in said
+    assert "percent" not in said
+
+
+def test_a_field_that_came_later_has_its_value_of_before():
+    sides = ([made((0.1, 0.2), change={"optim.optimizer": name})] for name in ("sgd", "adamw"))
+    assert "optim.optimizer (sgd in A, adamw in B)" in compare(*sides, "test_error", (Path("a"), Path("b")))
+
+
+def test_sets_that_share_nothing_are_one_line():
+    names = (Path("a"), Path("b"))
+    first = [made((0.1, 0.2), change={"model.depth": at}) for at in (14, 20)]
+    second = [made((0.1, 0.2), change={"model.depth": at}) for at in (56, 110)]
+    with pytest.raises(UserError, match=r"^a and b have no arm in common; arms are told apart by model\.depth$"):
+        compare(first, second, "test_error", names)
+    with pytest.raises(UserError, match="=test_eror is no final number of these runs; did you mean 'test_error'"):
+        compare(first, first, "test_eror", names)
+    assert compare(first[:1], first[:1], "test_error", names).endswith("Fields that differ between the sets: none.")
+    elsewhere = [made((0.1, 0.2), change={"model.depth": 14}, attempt={"commit": "f" * 40})]
+    said = compare(first[:1], elsewhere, "test_error", names)
+    assert said.endswith("none.\nCommit: 0123456789ab in A; ffffffffffff in B.")
+    assert "not finished" in compare(first[:1], [made((0, 0), status="running")], "test_error", names)
+    said = compare(first[:1], [first[0], made((0, 0), seed=1, status="diverged")], "test_error", names)
+    assert "diverged runs count at the error of guessing, 1 of 2; 0 not finished." in said
