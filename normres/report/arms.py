@@ -86,7 +86,6 @@ class Arm:
 
     def summary(self, metric: str) -> Summary | None:
         """Returns the statistics of a final number, such as "train_error", over the seeds that finished and have it."""
-
         return summarize(self.by_seed(lambda run: final(run, metric)).values())
 
     def by_seed(self, number: Callable[[Run], float | None], runs: Sequence[Run] | None = None) -> dict[Any, float]:
