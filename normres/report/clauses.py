@@ -6,7 +6,6 @@ A clause turns the arms into comparisons; inference.py judges all comparisons of
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 
 from normres.report import inference
@@ -195,7 +194,6 @@ class Trend:
       rises: whether it should.
       quantity: the number.
       at_least: the depth that the deepest network must have for the source's claim to apply.
-      every_step: whether it must hold from each setting to the next, not only from end to end.
       margin: by how much it may rise and still be "no higher"; named beforehand, of an error 0 to 1.
       backwards: from the last setting to the first.
     """
@@ -205,7 +203,6 @@ class Trend:
     rises: bool
     quantity: Quantity = TRAIN
     at_least: float = 0
-    every_step: bool = False
     margin: float = 0.01
     backwards: bool = False
 
@@ -218,24 +215,21 @@ class Trend:
         if not series:
             only = ", ".join(setting.name for settings in kinds for setting in settings)
             return [Part(f"Two settings of {self.variant} are needed; there is {only}.")]
-        parts = [(settings[-1], part) for settings in series for part in self._steps(grid, settings)]
-        return _applicable(parts, self.at_least)
+        return _applicable([(settings[-1], self._part(grid, settings)) for settings in series], self.at_least)
 
-    def _steps(self, grid: Grid, settings: Sequence[Setting]) -> list[Part]:
+    def _part(self, grid: Grid, settings: Sequence[Setting]) -> Part:
         arms = [grid[self.variant, setting] for setting in (settings[::-1] if self.backwards else settings)]
         if missing := [arm.setting.name for arm in arms if not self.quantity.by_seed(arm)]:
-            return [Part(f"No run of {self.variant} at {', '.join(missing)} has a {self.quantity.words} yet.")]
-        parts = []
-        for first, last in pairwise(arms) if self.every_step else [(arms[0], arms[-1])]:
-            difference = self.quantity.difference(first, last)
-            comparison: Comparison | None = Comparison(difference, self.rises, 0.0 if self.rises else self.margin)
-            sides = zip((first, last), difference.sides, strict=True)  # of the seeds that are compared
-            numbers = ", ".join(f"{self.quantity.text(values)} at {arm.setting.name}" for arm, values in sides)
-            text = f"{self.quantity.words.capitalize()} of {self.variant}: {numbers}"
-            if not self.rises and self.quantity.chance and first.diverged and last.diverged:
-                comparison, text = None, f"{text}. Runs diverged at both, so this decides nothing."
-            parts.append(Part(text, comparison, _diverged_notes(self.quantity, [first, last])))
-        return parts
+            return Part(f"No run of {self.variant} at {', '.join(missing)} has a {self.quantity.words} yet.")
+        first, last = arms[0], arms[-1]
+        difference = self.quantity.difference(first, last)
+        comparison: Comparison | None = Comparison(difference, self.rises, 0.0 if self.rises else self.margin)
+        sides = zip((first, last), difference.sides, strict=True)  # of the seeds that are compared
+        numbers = ", ".join(f"{self.quantity.text(values)} at {arm.setting.name}" for arm, values in sides)
+        text = f"{self.quantity.words.capitalize()} of {self.variant}: {numbers}"
+        if not self.rises and self.quantity.chance and first.diverged and last.diverged:
+            comparison, text = None, f"{text}. Runs diverged at both, so this decides nothing."
+        return Part(text, comparison, _diverged_notes(self.quantity, [first, last]))
 
 
 def _by_kind(settings: Iterable[Setting]) -> list[list[Setting]]:

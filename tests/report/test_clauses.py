@@ -101,10 +101,9 @@ def test_what_is_missing_is_named(clause, arms, evidence):
 # --- Trend
 
 
-def test_a_trend_from_end_to_end_or_at_every_step():
+def test_a_trend_is_from_end_to_end():
     arms = [arm("A", at, [e, e + shift, e]) for at, e, shift in ((8, 0.3, 0), (20, 0.2, 0.001), (56, 0.4, 0.002))]
     assert verdict(RISES, *arms).outcome == YES
-    assert verdict(Trend("x", "A", rises=True, every_step=True), *arms).outcome == NO
     assert verdict(Trend("x", "A", rises=False), *arms).outcome == NO
     assert verdict(Trend("x", "A", rises=False), *arms[:2]).outcome == YES
     assert verdict(Trend("x", "A", rises=False, backwards=True), *arms[:2]).outcome == NO
