@@ -5,7 +5,6 @@ No device is needed: the programs of `normres train`, data, augmentation and met
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -118,12 +117,11 @@ def run(
     chips = {name: len(devices.find(name)) for name in names}  # first of all, what cannot be compiled for
     for device, cell, contender in product(names, cells, contenders):
         for mode in modes if chips[device] > 1 else ("jit",):
-            key = {"device": device, "parallel": mode, "contender": contender} | asdict(cell)
+            key = {"device": device, "parallel": mode, "contender": contender} | cell._asdict()
             if any((key | code).items() <= row.items() for row in rows):
                 continue
             rows = [row for row in rows if not key.items() <= row.items()]
             row = key | measure(device, mode, cell, contender) | code | {"commit": provenance()["commit"]}
-            del row["largest"]
             rows.append(row)
             output.write(json, {"rows": rows})
             print(f"{name_of(row)}, {contender}: {row['compile_seconds']:.0f} s to compile", flush=True)
@@ -131,12 +129,9 @@ def run(
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows sorted by device, norm, depth and contender."""
-
-    def place(row: Row) -> tuple[Any, ...]:
-        return (row["device"], row["parallel"], row["norm"], row["depth"], list(CONTENDERS).index(row["contender"]))
-
-    return sorted(rows, key=place)
+    """Returns the rows sorted by device, mode, norm, depth and contender."""
+    first, contenders = ("device", "parallel", "norm", "depth"), list(CONTENDERS)
+    return sorted(rows, key=lambda row: (*(row[key] for key in first), contenders.index(row["contender"])))
 
 
 def name_of(row: Row) -> str:

@@ -13,7 +13,6 @@ from normres.runs.durable import read_json, write_json
 from normres.runs.provenance import provenance
 
 NOTHING = "–"
-Quartiles = Sequence[float]  # lower, median, upper
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1, markdown: bool = False) -> str:
@@ -43,12 +42,12 @@ def in_turns[Sample](samplers: Mapping[str, Callable[[], Sample]], repeats: int)
     return samples
 
 
-def quartiles(times: Sequence[float], others: Sequence[float] | float = 1.0) -> Quartiles:
+def quartiles(times: Sequence[float], others: Sequence[float] | float = 1.0) -> list[float]:
     """Returns the quartiles of times, or of their ratios to `others`, pair by pair."""
-    return [float(value) for value in np.percentile(np.divide(times, others), (25, 50, 75))]
+    return list(np.percentile(np.divide(times, others), (25, 50, 75)).tolist())
 
 
-def spread(values: Quartiles, digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
     """Returns quartiles as "median (lower–upper)"."""
     lower, middle, upper = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} ({lower}–{upper})"

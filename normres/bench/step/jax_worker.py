@@ -22,7 +22,7 @@ if __name__ == "__main__":
         machine.prepare()  # before jax is imported
     import jax
 
-    from normres.bench.step import flax_network, own
+    from normres.bench.step import cells, flax_network
 
-    ours = partial(own.build, fields=dict(field.split("=", 1) for field in fields))
+    ours = partial(cells.build, fields=dict(field.split("=", 1) for field in fields))
     serve(Timed(ours if name == "normres" else flax_network.build, device_bytes))
