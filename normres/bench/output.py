@@ -33,9 +33,9 @@ def text(value: float | None, form: str = ",.0f", unit: float = 1) -> str:
     return NOTHING if value is None else f"{value / unit:{form}}"
 
 
-def in_turns[Sample](samplers: Mapping[str, Callable[[], Sample]], repeats: int) -> dict[str, list[Sample]]:
+def in_turns(samplers: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """Returns `repeats` samples of each, taken from the first to the last and then from the last to the first."""
-    samples: dict[str, list[Sample]] = {name: [] for name in samplers}
+    samples: dict[str, list[float]] = {name: [] for name in samplers}
     for repeat in range(repeats):
         for name in list(samplers)[:: -1 if repeat % 2 else 1]:
             samples[name].append(samplers[name]())
@@ -44,7 +44,7 @@ def in_turns[Sample](samplers: Mapping[str, Callable[[], Sample]], repeats: int)
 
 def quartiles(times: Sequence[float], others: Sequence[float] | float = 1.0) -> list[float]:
     """Returns the quartiles of times, or of their ratios to `others`, pair by pair."""
-    return list(np.percentile(np.divide(times, others), (25, 50, 75)).tolist())
+    return [float(value) for value in np.percentile(np.divide(times, others), (25, 50, 75))]
 
 
 def spread(values: Sequence[float], digits: int) -> str:
