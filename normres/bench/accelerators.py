@@ -18,21 +18,11 @@ from normres.bench import devices, output, program
 from normres.bench.step import flax_network
 from normres.bench.step.cells import Cell
 from normres.data import Dataset, augment
-from normres.runs import config as configs
 from normres.runs import machine
 from normres.runs.provenance import provenance
 from normres.training.programs import Programs
 
 TRAINED, TESTED = 50_000, 10_000  # images, as CIFAR has
-
-# The recipe's own data in place of the cells' of `bench step`, whose batch is ready-made.
-FIELDS = {
-    "data.preprocess": "pixel_mean",
-    "data.augmentation": "crop_flip",
-    "optim.schedule": "step",
-    "optim.hold_from_depth": 110,
-    "train.sync_batch_norm": True,
-}
 
 # What is compiled: its title, and a program of ours with these fields of the config; None: stock Flax's training step.
 CONTENDERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
@@ -95,7 +85,7 @@ def measure(device: str, parallel: str, cell: Cell, contender: str) -> Row:
     """Compiles one program, and returns what it costs, see program.cost, and the seconds that compiling took."""
     of = devices.find(device)
     _, name, fields = CONTENDERS[contender]
-    config = configs.apply(cell.config(), FIELDS | {"train.parallel": parallel} | fields)
+    config = cell.config({"train.parallel": parallel} | fields)
     ours = Programs(config, hollow(), cell.dtype, of, ops=machine.operations(config.train.ops, of)[0])
     began = time.perf_counter()
     lowered = ours.lower(name) if name else lower_flax(cell, ours, with_data=contender == "flax-data")

@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16")
 NORMS = ("batch", "group", "layer", "instance")
 LEARNING_RATE = 0.1
 
-# Of every cell's config, beside base.py's own values.
+# Of the step that is timed beside others', whose batch is ready-made.
 FIELDS = {
     "model.norm_groups": 8,
     "optim.schedule": "constant",
@@ -44,11 +44,11 @@ class Cell(NamedTuple):
     batch: int
     width: int
 
-    def config(self) -> ConfigDict:
-        """Returns the config of a run with this step; a network that there is not is a UserError."""
+    def config(self, fields: Mapping[str, Any] = FIELDS) -> ConfigDict:
+        """Returns the recipe he2015 with these fields and the cell's; a network that there is not is a UserError."""
         own = {"model.depth": self.depth, "model.width": self.width, "model.norm": self.norm}
         own |= {"train.batch_size": self.batch, "train.eval_batch_size": self.batch, "train.dtype": self.dtype}
-        return configs.apply(base.get_config("he2015"), FIELDS | own)
+        return configs.apply(base.get_config("he2015"), {**fields, **own})
 
     def model(self) -> ResNetConfig:
         """Returns the network's config, as on no device in particular."""
