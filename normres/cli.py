@@ -76,9 +76,7 @@ def _show(options: Namespace, overrides: dict[str, str]) -> None:
 def _plan(options: Namespace, overrides: dict[str, str]) -> None:
     from normres.bench import devices
 
-    if options.device != devices.LOCAL:
-        devices.prepare()
-    machine.prepare()
+    devices.prepare(options.device)
     from normres.bench import plan
 
     if options.sweep or options.vary or options.seeds != 1:

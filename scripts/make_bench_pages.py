@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from normres.bench import accelerators, output
-from normres.bench.step import show
+from normres.bench.step import measure
 from normres.report import charts, paper
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def page(file: Path, table: str) -> tuple[Path, str]:
 
 def pages() -> dict[Path, str]:
     """Returns the pages' texts by their path."""
-    tables = {STEP: show.markdown, ACCELERATORS: table_of_accelerators}
+    tables = {STEP: measure.markdown, ACCELERATORS: table_of_accelerators}
     return dict(page(file, table(output.read(file, "", set()))) for file, table in tables.items())
 
 

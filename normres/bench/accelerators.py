@@ -5,7 +5,6 @@ No device is needed: the programs of `normres train`, data, augmentation and met
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,11 @@ from normres.bench import devices, output, program
 from normres.bench.step import flax_network
 from normres.bench.step.cells import Cell
 from normres.data import Dataset, augment
-from normres.runs import config as configs
 from normres.runs import machine
 from normres.runs.provenance import provenance
 from normres.training.programs import Programs
 
 TRAINED, TESTED = 50_000, 10_000  # images, as CIFAR has
-
-# The recipe's own data in place of the cells' of `bench step`, whose batch is ready-made.
-FIELDS = {
-    "data.preprocess": "pixel_mean",
-    "data.augmentation": "crop_flip",
-    "optim.schedule": "step",
-    "optim.hold_from_depth": 110,
-    "train.sync_batch_norm": True,
-}
 
 # What is compiled: its title, and a program of ours with these fields of the config; None: stock Flax's training step.
 CONTENDERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
@@ -96,7 +85,7 @@ def measure(device: str, parallel: str, cell: Cell, contender: str) -> Row:
     """Compiles one program, and returns what it costs, see program.cost, and the seconds that compiling took."""
     of = devices.find(device)
     _, name, fields = CONTENDERS[contender]
-    config = configs.apply(cell.config(), FIELDS | {"train.parallel": parallel} | fields)
+    config = cell.config({"train.parallel": parallel} | fields)
     ours = Programs(config, hollow(), cell.dtype, of, ops=machine.operations(config.train.ops, of)[0])
     began = time.perf_counter()
     lowered = ours.lower(name) if name else lower_flax(cell, ours, with_data=contender == "flax-data")
@@ -118,12 +107,11 @@ def run(
     chips = {name: len(devices.find(name)) for name in names}  # first of all, what cannot be compiled for
     for device, cell, contender in product(names, cells, contenders):
         for mode in modes if chips[device] > 1 else ("jit",):
-            key = {"device": device, "parallel": mode, "contender": contender} | asdict(cell)
+            key = {"device": device, "parallel": mode, "contender": contender} | cell._asdict()
             if any((key | code).items() <= row.items() for row in rows):
                 continue
             rows = [row for row in rows if not key.items() <= row.items()]
             row = key | measure(device, mode, cell, contender) | code | {"commit": provenance()["commit"]}
-            del row["largest"]
             rows.append(row)
             output.write(json, {"rows": rows})
             print(f"{name_of(row)}, {contender}: {row['compile_seconds']:.0f} s to compile", flush=True)
@@ -131,12 +119,9 @@ def run(
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows sorted by device, norm, depth and contender."""
-
-    def place(row: Row) -> tuple[Any, ...]:
-        return (row["device"], row["parallel"], row["norm"], row["depth"], list(CONTENDERS).index(row["contender"]))
-
-    return sorted(rows, key=place)
+    """Returns the rows sorted by device, mode, norm, depth and contender."""
+    first, contenders = ("device", "parallel", "norm", "depth"), list(CONTENDERS)
+    return sorted(rows, key=lambda row: (*(row[key] for key in first), contenders.index(row["contender"])))
 
 
 def name_of(row: Row) -> str:

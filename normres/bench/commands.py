@@ -1,9 +1,10 @@
 """The command line of the benchmarks.  jax is imported inside the commands, after machine.prepare has set its flags."""
 
 import os
+import re
 import shutil
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
@@ -30,44 +31,40 @@ STEPS: Options = {
 
 
 def _norms(options: Namespace, _: dict[str, str]) -> None:
+    _prepare(options)
     machine.prepare()
     from normres.bench import norms
 
     names = chosen(options, "norms", norms.NORMS)
     if options.dtype not in norms.TOLERANCE:
         raise UserError(f"--dtype={options.dtype} does not exist; {nearest(options.dtype, norms.TOLERANCE)}")
-    shapes = [integers("--shapes", shape, "x") for shape in options.shapes.split(",")]
-    if any(len(shape) != 4 or min(shape) < 1 for shape in shapes):
+    texts = options.shapes.split(",")
+    if not all(re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", text) for text in texts):
         raise UserError(f"--shapes={options.shapes}: write NxHxWxC, such as 128x32x32x16, and commas between shapes")
+    shapes = [tuple(map(int, text.split("x"))) for text in texts]
     norms.run(names, shapes, options.dtype, options.repeats, options.json)
 
 
 def _step(options: Namespace, _: dict[str, str]) -> None:
     # No machine.prepare: this process computes nothing, and Flax must not get our flags.
-    from normres.bench.step import cells, measure, show, workers
+    _prepare(options)
+    from normres.bench.step import cells, measure
 
     if options.before and not (options.before / "normres").is_dir():
         raise UserError(f"--before={options.before}: holds no folder normres")
-
-    if _shown(options, show):
+    if _shown(options, measure):
         return
     selected = _cells(options, chosen(options, "dtypes", cells.DTYPES))
     names = chosen(options, "contenders", CONTENDERS)
-    contenders, torch = workers.contenders(names, options.torch, options.before)
-    if torch == workers.ABSENT:
-        print("no PyTorch here: its rows are left out; --torch=PYTHON names a Python that has it", flush=True)
-    sizes = {"batch": options.batch, "width": options.width}
-    conditions = measure.conditions(sizes, contenders, torch, options.repeats, options.before)
-    measure.measure_all(selected, contenders, conditions, options.json)
+    measure.measure_all(selected, names, options.repeats, options.torch, options.before, options.json)
 
 
 def _accelerators(options: Namespace, _: dict[str, str]) -> None:
+    _prepare(options)
     from normres.bench import devices
 
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # which would hide how long a compiler takes
-    if options.device != devices.LOCAL:
-        devices.prepare()
-    machine.prepare()
+    devices.prepare(options.device)
     from normres.bench import accelerators
     from normres.bench.step import cells
 
@@ -79,27 +76,40 @@ def _accelerators(options: Namespace, _: dict[str, str]) -> None:
 
 
 def _device(options: Namespace, _: dict[str, str]) -> int:
+    _prepare(options)
     machine.prepare()
     from normres.bench import on_device
     from normres.data import load
 
     if _shown(options, on_device):
         return 0
+    # Mistakes are said now, and not after minutes.
     options.norms = "batch"
-    _cells(options, ["bfloat16"])  # mistakes are said now, and not after minutes
-    options.depths = integers("--depths", options.depths)
+    selected = _cells(options, ["bfloat16"])
     if options.torch and not shutil.which(options.torch):
         raise UserError(f"--torch={options.torch}: there is no such Python")
     if options.path:
         load("cifar10", "binary", options.path)
-    return on_device.run(options)
+    return on_device.run(options, selected)
+
+
+def _prepare(options: Namespace) -> None:
+    """Checks and sets what all benchmarks have; call before jax is imported."""
+    if (repeats := getattr(options, "repeats", 1)) < 1:
+        raise UserError(f"--repeats={repeats} must be at least 1")
+    # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def _cells(options: Namespace, dtypes: Iterable[str]) -> list[Any]:
     """Returns the cells of the options' depths and norms; a network that there is not is a UserError."""
     from normres.bench.step import cells
 
-    norms, depths = chosen(options, "norms", cells.NORMS), integers("--depths", options.depths)
+    norms = chosen(options, "norms", cells.NORMS)
+    try:
+        depths = [int(depth) for depth in options.depths.split(",")]
+    except ValueError:
+        raise UserError(f"--depths={options.depths}: write integers and ',' between them: 20,110") from None
     selected = [cells.Cell(*each, options.batch, options.width) for each in product(depths, dtypes, norms)]
     for cell in selected:
         cell.model()
@@ -113,19 +123,6 @@ def _shown(options: Namespace, module: Any) -> bool:
     if source := getattr(options, "from"):
         print(module.text(output.read(source, *module.WRITTEN)))
     return bool(source)
-
-
-def _checked(run: Callable[[Namespace, dict[str, str]], int | None]) -> Callable[[Namespace, dict[str, str]], Any]:
-    """Returns a benchmark that first checks and sets what all of them have."""
-
-    def checked(options: Namespace, overrides: dict[str, str]) -> int | None:
-        if (repeats := getattr(options, "repeats", 1)) < 1:
-            raise UserError(f"--repeats={repeats} must be at least 1")
-        # A process that takes most of a GPU's memory at its start, as JAX's do, leaves none to the others.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        return run(options, overrides)
-
-    return checked
 
 
 BENCHMARKS = {
@@ -191,7 +188,7 @@ BENCHMARKS = {
         },
     ),
 }
-COMMANDS = {name: row._replace(run=_checked(row.run), takes_config=False) for name, row in BENCHMARKS.items()}
+COMMANDS = {name: row._replace(takes_config=False) for name, row in BENCHMARKS.items()}
 
 
 def chosen(options: Namespace, option: str, choices: Iterable[str]) -> tuple[str, ...]:
@@ -202,12 +199,3 @@ def chosen(options: Namespace, option: str, choices: Iterable[str]) -> tuple[str
         if name not in choices:
             raise UserError(f"--{option}={argument}: {name!r} does not exist; {nearest(name, choices)}")
     return names
-
-
-def integers(option: str, argument: str, separator: str = ",") -> tuple[int, ...]:
-    """Returns the integers in a list with commas or another separator."""
-    try:
-        return tuple(int(number) for number in argument.split(separator))
-    except ValueError:
-        example = separator.join(("20", "110"))
-        raise UserError(f"{option}={argument}: write integers and {separator!r} between them: {example}") from None

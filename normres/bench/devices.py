@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from normres.errors import UserError, nearest
+from normres.runs import machine
 
 # What XLA must know of a GPU to compile for it: NVIDIA H100 SXM, 80 GB.
 H100 = """
@@ -42,13 +43,15 @@ CHOICES = ("tpu-v5e:1x1", "tpu-v5e:2x2", "tpu-v6e:1x1", "tpu-v5p:1x1x1", "tpu-v4
 EXTRAS = {"tpu": ("tpu", ("libtpu",)), "h100": ("cuda13 or cuda12", ("jax_cuda13_plugin", "jax_cuda12_plugin"))}
 
 
-def prepare() -> None:
-    """Sets what the compilers of absent devices need; call before jax is imported."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no question to a cloud's metadata server, which is not there
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # whose programs cannot be loaded for an absent device
-    # Kernels cannot be timed where there is no GPU.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+def prepare(name: str) -> None:
+    """Sets what the compilers of a device need, be it absent; call before jax is imported."""
+    if name != LOCAL:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no question to a cloud's metadata server, which is not there
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # whose programs cannot be loaded for an absent device
+        # Kernels cannot be timed where there is no GPU.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+    machine.prepare()
 
 
 def find(name: str) -> list[Any]:

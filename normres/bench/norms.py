@@ -4,7 +4,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,7 +20,6 @@ from normres.bench.step.flax_network import MODULES, norm_of
 from normres.errors import UserError
 
 NORMS = tuple(MODULES)  # that Flax has
-EPSILON = 1e-5
 GROUPS = 4  # or what divides the channels
 SAMPLE_SECONDS = 0.03  # one sample calls often enough to last this long
 
@@ -36,18 +34,16 @@ normres and flax.linen ({flax.__version__}) in this process, under the same sett
   ratio  normres / Flax, pair by pair: median (lower–upper quartile); below 1 normres is faster
 JAX {jax.__version__} on {{device}}; XLA_FLAGS={{flags}}"""
 
-Calls = dict[str, Callable[[], Any]]
 
-
-def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> Calls:
+def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> dict[str, Callable[[], Any]]:
     """Returns a call of the compiled training step on the same arrays for "normres" and "flax", see check_same."""
     random = np.random.default_rng(0)
     x, dy = (jnp.asarray(0.5 + random.standard_normal(shape), dtype) for _ in range(2))
     groups = math.gcd(GROUPS, shape[-1])
-    spec = replace(norms.TABLE[norm].split(groups, 1), epsilon=EPSILON)
+    spec = norms.find_spec(norm, groups)
     # Not ones and zeros, under which a forgotten scale or bias would not show.
     params = {name: jnp.asarray(1 + random.random(shape[-1]), jnp.float32) for name in spec.affine}
-    layer = norm_of({"norm": norm, "groups": groups, "dtype": dtype, "epsilon": EPSILON, "kept": 0.9})()
+    layer = norm_of({"norm": norm, "groups": groups, "dtype": dtype, "epsilon": spec.epsilon, "kept": 0.9})()
     variables = layer.init(jax.random.key(0), x)
 
     def in_normres(params: Any, x: jax.Array) -> jax.Array:
@@ -60,10 +56,9 @@ def prepared(norm: str, shape: tuple[int, ...], dtype: str) -> Calls:
         y, backward = jax.vjp(apply, params, x)
         return y, backward(dy)
 
-    libraries = {"normres": in_normres, "flax": in_flax}
-    calls: Calls = {name: partial(jax.jit(partial(step, apply)), params, x, dy) for name, apply in libraries.items()}
-    check_same(f"{norm} on {shape}", *(call() for call in calls.values()))
-    return calls
+    ours, theirs = (partial(jax.jit(partial(step, apply)), params, x, dy) for apply in (in_normres, in_flax))
+    check_same(f"{norm} on {shape}", ours(), theirs())
+    return {"normres": ours, "flax": theirs}
 
 
 def check_same(what: str, one: Any, other: Any) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 
 from normres import norms
 from normres.bench import commands, output
-from normres.bench.step import cells, measure, show, workers
+from normres.bench.step import measure, workers
+from normres.bench.step.cells import Cell
 from normres.configs import base
 from normres.data import augment
 from normres.errors import UserError
@@ -26,6 +27,7 @@ from normres.runs import machine
 from normres.runs.durable import write_json
 from normres.runs.local import load_data
 from normres.runs.provenance import provenance
+from normres.training.loop import fit
 from normres.training.programs import Programs
 
 WRITTEN = ("device", {"device", "checks"})  # see output.read
@@ -61,22 +63,7 @@ def checks() -> Section:
     return {"crops_equal": bool(np.array_equal(*crops)), "errors_of_norms": errors}
 
 
-def steps(depths: Sequence[int], sizes: dict[str, int], repeats: int, torch: str | None, until: float) -> Section:
-    """Times a training step beside Flax, PyTorch in all its modes, and the scanned form; see measure.measure_all.
-
-    When the time `until` is over, no other network than the first is begun.
-    """
-    contenders, version = workers.contenders(commands.CONTENDERS, torch)
-    conditions = measure.conditions(sizes, contenders, version, repeats)
-    selected = (
-        cells.Cell(depth, "bfloat16", "batch", **sizes)
-        for depth in depths
-        if depth == depths[0] or time.monotonic() < until
-    )
-    return measure.measure_all(selected, contenders, conditions)
-
-
-def together(cell: cells.Cell, count: int) -> Section:
+def together(cell: Cell, count: int) -> Section:
     """Returns the images per second of 1, 2, 4 processes that train at once on this device, `count` steps each."""
     contender, rates = workers.contenders(())[0]["normres"], {}
     for number in TOGETHER:
@@ -90,24 +77,28 @@ def together(cell: cells.Cell, count: int) -> Section:
     return {"depth": cell.depth, "images_per_second": rates}
 
 
-def recipe(path: str, until: float, fields: dict[str, Any]) -> Section:
-    """Trains ResNet-20 by the paper's recipe until a time, or its end, and returns how far it came and how well."""
+def recipe(cell: Cell, path: str, until: float) -> Section:
+    """Trains ResNet-20 by the paper's recipe until a time, or its end, and returns how far it came and how well.
+
+    Width and batch size are the cell's.
+    """
     source = {"data.source": "binary", "data.path": path} if path else {"data.source": "embedded"}
-    config = configs.apply(base.get_config("he2015"), source | fields)
+    config = base.get_config("he2015")
+    # Nothing but training until the first checkpoint, which comes when it is told to stop or at the end.
+    fields = dict.fromkeys(("train.eval_every", "train.checkpoint_every"), config.train.steps)
+    fields |= {"train.batch_size": cell.batch, "train.eval_batch_size": cell.batch, "model.width": cell.width}
+    config = configs.apply(config, source | fields)
     dtype = machine.resolve_dtype(config.train.dtype)
     ops, _ = machine.operations(config.train.ops, jax.devices())
     programs = Programs(config, load_data(config), dtype, ops=ops)
-    state, step = programs.initial_state(), 0
+    state = programs.initial_state()
     programs.compile()
     began = time.perf_counter()
-    while step < config.train.steps and time.monotonic() < until:
-        # Many steps between looks at the clock, so that the device is never waited for.
-        end = min(step + 100 * programs.steps_per_program, config.train.steps)
-        while step < end:
-            count = min(programs.steps_per_program, end - step)
-            state, _ = programs.train(state, step, count)
-            step += count
-        jax.block_until_ready(state)
+    for event, after in fit(programs, state, lambda: time.monotonic() > until):
+        state = after
+        if event.kind == "checkpoint":
+            break
+    step = int(state.step)
     seconds = time.perf_counter() - began
     return {
         **{"step": step, "steps": config.train.steps, "seconds": seconds, "seconds_a_step": seconds / max(step, 1)},
@@ -115,21 +106,21 @@ def recipe(path: str, until: float, fields: dict[str, Any]) -> Section:
     }
 
 
-def run(options: Any) -> int:
+def run(options: Any, selected: Sequence[Cell]) -> int:
     """Runs all sections, and writes the JSON after each; one that fails says why and stops no other.
 
     Returns the exit status: 1 if one has failed.
     """
     until = time.monotonic() + 60 * options.minutes
-    sizes, depths = {"batch": options.batch, "width": options.width}, options.depths
-    fields = {"train.batch_size": options.batch, "train.eval_batch_size": options.batch, "model.width": options.width}
-    first = cells.Cell(depths[0], "bfloat16", "batch", **sizes)
     document: dict[str, Any] = {"device": output.device_name(), "provenance": provenance()}
     sections: dict[str, Callable[[], Section]] = {
         "checks": checks,
-        "steps": lambda: steps(depths, sizes, options.repeats, options.torch, (time.monotonic() + until) / 2),
-        "together": lambda: together(first, options.steps),
-        "recipe": lambda: recipe(options.path, until, fields),
+        # Half of the time is for training.
+        "steps": lambda: measure.measure_all(
+            selected, commands.CONTENDERS, options.repeats, options.torch, until=(time.monotonic() + until) / 2
+        ),
+        "together": lambda: together(selected[0], options.steps),
+        "recipe": lambda: recipe(selected[0], options.path, until),
     }
     for name, section in sections.items():
         began = time.monotonic()
@@ -162,7 +153,7 @@ def _recipe_text(section: Section) -> str:
     )
 
 
-TEXTS = {"checks": _checks_text, "steps": show.markdown, "together": _together_text, "recipe": _recipe_text}
+TEXTS = {"checks": _checks_text, "steps": measure.markdown, "together": _together_text, "recipe": _recipe_text}
 
 
 def text(document: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ from normres.runs.durable import read_json, write_json
 from normres.runs.provenance import provenance
 
 NOTHING = "–"
-Quartiles = Sequence[float]  # lower, median, upper
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1, markdown: bool = False) -> str:
@@ -34,21 +33,21 @@ def text(value: float | None, form: str = ",.0f", unit: float = 1) -> str:
     return NOTHING if value is None else f"{value / unit:{form}}"
 
 
-def in_turns[Sample](samplers: Mapping[str, Callable[[], Sample]], repeats: int) -> dict[str, list[Sample]]:
+def in_turns(samplers: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """Returns `repeats` samples of each, taken from the first to the last and then from the last to the first."""
-    samples: dict[str, list[Sample]] = {name: [] for name in samplers}
+    samples: dict[str, list[float]] = {name: [] for name in samplers}
     for repeat in range(repeats):
         for name in list(samplers)[:: -1 if repeat % 2 else 1]:
             samples[name].append(samplers[name]())
     return samples
 
 
-def quartiles(times: Sequence[float], others: Sequence[float] | float = 1.0) -> Quartiles:
+def quartiles(times: Sequence[float], others: Sequence[float] | float = 1.0) -> list[float]:
     """Returns the quartiles of times, or of their ratios to `others`, pair by pair."""
     return [float(value) for value in np.percentile(np.divide(times, others), (25, 50, 75))]
 
 
-def spread(values: Quartiles, digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
     """Returns quartiles as "median (lower–upper)"."""
     lower, middle, upper = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} ({lower}–{upper})"

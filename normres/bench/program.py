@@ -16,7 +16,7 @@ FREE = {
     *("partition-id", "replica-id", "while", "conditional", "call", "async-start", "get-dimension-size", "domain"),
 }
 # A TPU's custom calls that do neither: room for a result, a promise, a view of neighbours as one array.
-FREE_CALLS = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast"}
+FREE_CALLS = re.compile('custom_call_target="(AllocateBuffer|AssumeGatherIndicesInBound|ConcatBitcast)"')
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # The attribute that names the computations which an instruction runs.
 INNER = {"while": "body", "call": "to_apply", "conditional": "(?:branch_computations|true_computation)"}
@@ -38,12 +38,6 @@ class Instruction:
     kind: str
     operands: tuple[str, ...]
     rest: str
-
-    @property
-    def target(self) -> str:
-        """Returns what a custom call calls, or nothing."""
-        match = re.search(r'custom_call_target="([^"]*)"', self.rest)
-        return match[1] if match else ""
 
     def names(self, attribute: str) -> list[str]:
         """Returns the computations that an attribute of the instruction names."""
@@ -159,25 +153,24 @@ def cost(compiled: Any) -> dict[str, Any]:
     collectives: how many of each kind.
     estimate_ms: the compiler's own, None where it has none; it counts a loop's body once.
     temporary_bytes, argument_bytes: memory.
-    largest: the instructions that move the most, as (bytes, times, name, type).
     """
     computations, entry = parse(compiled.as_text())
-    moved, collectives = [], Counter[str]()
+    kernels, moved, collectives = 0, 0.0, Counter[str]()
     for each, times, types in _runs(computations, entry):
-        if each.kind in FREE or each.kind.endswith("-done") or each.target in FREE_CALLS:
+        if each.kind in FREE or each.kind.endswith("-done") or FREE_CALLS.search(each.rest):
             continue
-        moved.append((times * _moved(computations, each, types), times, each.name, each.type[:80]))
+        kernels += times
+        moved += times * _moved(computations, each, types)
         if (kind := each.kind.removesuffix("-start")) in COLLECTIVES:
             collectives[kind] += times
     analysis, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     seconds = analysis.get("optimal_seconds", 0)
     return {
-        "kernels": sum(times for _, times, *_ in moved),
-        "bytes": sum(size for size, *_ in moved),
+        "kernels": kernels,
+        "bytes": moved,
         "bytes_by_compiler": analysis.get("bytes accessed") or None,
         "collectives": dict(collectives),
         "estimate_ms": 1e3 * seconds if seconds > 0 else None,
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
-        "largest": sorted(moved, reverse=True)[:10],
     }

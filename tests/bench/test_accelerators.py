@@ -65,7 +65,6 @@ def test_a_loop_counts_as_often_as_it_turns_and_a_lookup_what_it_reads():
     assert cost["collectives"] == {"all-reduce": 1}
     assert (cost["bytes_by_compiler"], cost["estimate_ms"]) == (5.0, None)  # a negative estimate is none
     assert (cost["temporary_bytes"], cost["argument_bytes"]) == (7, 9)
-    assert {each[:3] for each in cost["largest"][:2]} == {(72, 3, "doubled"), (72, 1, "images")}
 
 
 def test_a_loop_that_is_not_counted_turns_as_often_as_its_condition_says(monkeypatch):
@@ -89,27 +88,9 @@ def test_it_compiles_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "local: ResNet-8, batch norm, batch 16, width 4, dtype float32  Flax, same data" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--device=h200"], "--device=h200 does not exist; did you mean 'h100'?"),
-        (["--contenders=flex"], "--contenders=flex: 'flex' does not exist; did you mean 'flax'?"),
-        (["--depths=21"], "depth=21"),
-        (["--from=nowhere.json"], "nowhere.json"),
-        (["--device=tpu-v5e:1x1"], "--device=tpu-v5e:1x1 needs the extra tpu: make setup EXTRA=tpu"),
-    ],
-)
-def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["bench", "accelerators", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
-
-
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs the extra tpu")
 def test_a_tpu_program_copies_no_data_set():
     cell = Cell(depth=8, dtype="bfloat16", norm="batch", batch=128, width=16)
     row = accelerators.measure("tpu-v5e:1x1", "jit", cell, "normres")
     assert row["estimate_ms"] < 1
-    assert max(moved for moved, *_ in row["largest"]) < 50_000 * 3072 / 2
+    assert row["temporary_bytes"] < 50_000 * 3072 / 2

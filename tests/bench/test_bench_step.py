@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from normres import cli
-from normres.bench.step import agreement, cells, flax_network, measure, own, serve, show, workers
+from normres.bench.step import agreement, cells, flax_network, measure, serve, workers
 from normres.errors import UserError
 from normres.report import paper
 from normres.runs import machine
@@ -38,7 +38,7 @@ def check(one, other):
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    return computed(own.build, tmp_path_factory.mktemp("own"))
+    return computed(cells.build, tmp_path_factory.mktemp("own"))
 
 
 def test_stock_flax_computes_the_same(ours, tmp_path):
@@ -46,30 +46,25 @@ def test_stock_flax_computes_the_same(ours, tmp_path):
 
 
 def test_a_step_that_does_less_differs(ours):
+    def refused(message, after=None, losses=ours.losses):
+        with pytest.raises(UserError, match=message):
+            check(ours, agreement.Outcome(losses, ours.after | (after or {})))
+
     decay = cells.LEARNING_RATE * TINY.spec()["weight_decay"]
     without = {name: array + decay * BEFORE[name] for name, array in ours.after.items() if "running" not in name}
-    with pytest.raises(UserError, match=r"1\.0e-04 apart in the weight decay of (kernels|scales and biases), and"):
-        check(ours, ours._replace(after=ours.after | without))
+    refused(r"1\.0e-04 apart in the weight decay of (kernels|scales and biases), and", without)
     # after = 0.9 before + 0.1 batch; with 0.8 and 0.2 it has gone twice as far.
     name = "bn1.running_var"
-    with pytest.raises(UserError, match=f"apart in {name}, and 1e-03 is allowed"):
-        check(ours, ours._replace(after=ours.after | {name: 2 * ours.after[name] - BEFORE[name]}))
+    refused(f"apart in {name}, and 1e-03 is allowed", {name: 2 * ours.after[name] - BEFORE[name]})
     name = "layer3.0.conv2.weight"
-    for array, message in (
-        (BEFORE[name], f"1.0e[+]00 apart in the gradient of {name}, and 1e-01 is allowed in float32"),
-        (np.full_like(ours.after[name], np.nan), f"nan apart in the gradient of {name}"),
-        (ours.after[name][:1], f"{name} is missing or has another shape"),
-    ):
-        with pytest.raises(UserError, match=message):
-            check(ours, ours._replace(after=ours.after | {name: array}))
+    array = ours.after[name]
+    refused(f"1.0e[+]00 apart in the gradient of {name}, and 1e-01 is allowed in float32", {name: BEFORE[name]})
+    refused(f"nan apart in the gradient of {name}", {name: np.full_like(array, np.nan)})
+    refused(f"{name} is missing or has another shape", {name: array[:1]})
     first, second, third = ours.losses
-    for losses, message in (
-        ((first, math.nan, third), "nan apart in the loss of the second"),
-        ((first, second, 1.01 * third), r"Flax and normres do not compute the same: .* the second or third step"),
-        ((first * (1 + 2e-5), second, third), "2.0e-05 apart in the loss of the first step"),
-    ):
-        with pytest.raises(UserError, match=message):
-            check(ours, ours._replace(losses=losses))
+    refused("nan apart in the loss of the second", losses=(first, math.nan, third))
+    refused("Flax and normres do not .* the second or third step", losses=(first, second, 1.01 * third))
+    refused("2.0e-05 apart in the loss of the first step", losses=(first * (1 + 2e-5), second, third))
 
 
 def test_the_command_measures_writes_and_goes_on(monkeypatch, tmp_path, capsys):
@@ -127,7 +122,10 @@ def test_pytorch_computes_the_same(norm):
 )
 def test_a_worker_that_fails_is_one_line(tmp_path, code, message):
     contender = workers.Contender("Fake", (sys.executable, "-c", code), os.environ)
-    with workers.Worker(contender, tmp_path) as worker, pytest.raises(UserError, match=f"Fake does not .*: {message}"):
+    with (
+        workers.Worker(contender, tmp_path / "errors") as worker,
+        pytest.raises(UserError, match=f"Fake does not .*: {message}"),
+    ):
         worker.ask("sample", steps=1)
     assert worker.process.poll() is not None
 
@@ -156,13 +154,13 @@ def contender(title):
 
 def test_who_does_not_run_is_left_out_unless_it_is_normres(monkeypatch):
     monkeypatch.setattr(measure, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(measure, "Worker", lambda contender, folder: nullcontext(Fake(contender, [])))
+    monkeypatch.setattr(measure, "Worker", lambda contender, errors: nullcontext(Fake(contender, [])))
     names = {"normres": "normres", "flax": "broken", "torch": "PyTorch"}
     cell = measure.measure(TINY, {name: contender(title) for name, title in names.items()}, 5)
     assert list(cell["contenders"]) == ["normres", "torch"]
     assert cell["left_out"] == {"flax": "broken does not work here: no memory"}
     assert cell["contenders"]["torch"]["differs_by"]["loss"] == 0
-    own, row, reason = show.text_of_cell(cell).splitlines()[-3:]
+    own, row, reason = measure.text_of_cell(cell).splitlines()[-3:]
     assert own.split() == ["normres", "400", "(400–400)", "–", "20", "0.6", "5"]
     assert row.split() == ["PyTorch", "800", "(800–800)", "0.50", "(0.50–0.50)", "10", "0.2", "5"]
     assert reason == "broken does not work here: no memory"
@@ -215,12 +213,13 @@ def test_the_pages_hold_what_was_measured(tmp_path, monkeypatch):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_pytorch_it_is_left_out(capsys, monkeypatch):
+def test_without_pytorch_it_is_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(workers, "pytorch", lambda python: None)
-    measured = []
-    monkeypatch.setattr(measure, "measure_all", lambda *arguments: measured.append(arguments))
-    assert cli.main(["bench", "step", "--depths=8"]) == 0
-    ((_, chosen, conditions, _),) = measured
-    assert list(chosen) == ["normres", "flax"]
+    monkeypatch.setattr(measure, "measure", lambda *arguments: {})
+    monkeypatch.setattr(measure, "text_of_cell", str)
+    file = tmp_path / "step.json"
+    assert cli.main(["bench", "step", "--depths=8", f"--json={file}"]) == 0
+    conditions = json.loads(file.read_text())["conditions"]
+    assert conditions["contenders"] == ["normres", "flax"]
     assert conditions["versions"]["torch"] == "absent"
     assert "no PyTorch here: its rows are left out" in capsys.readouterr().out

@@ -74,23 +74,15 @@ def test_scan_vmap_and_checkpoint_change_nothing():
     x = jnp.asarray(draw(2, 5, 4, 3), jnp.float32)
     kernels = jnp.asarray(draw(4, 3, 3, 3, 3, seed=1) / 5, jnp.float32)
 
-    def unrolled(kernels, x, function):
-        for kernel in kernels:
-            x = jnp.tanh(function(x, kernel))
-        return jnp.sum(x**2)
+    def loss(function, kernels, x):
+        return jnp.sum(lax.scan(lambda x, kernel: (jnp.tanh(function(x, kernel)), None), x, kernels)[0] ** 2)
 
-    def scanned(kernels, x, wrap=lambda layer: layer):
-        def layer(x, kernel):
-            return jnp.tanh(conv(x, kernel)), None
-
-        return jnp.sum(lax.scan(wrap(layer), x, kernels)[0] ** 2)
-
-    def gradients(loss, **options):
-        return jax.jit(jax.grad(partial(loss, **options), (0, 1)))(kernels, x)
-
-    expected = gradients(unrolled, function=plain)
-    for computed in (gradients(scanned), gradients(scanned, wrap=jax.checkpoint)):
-        jax.tree.map(lambda array, wanted: close(array, wanted, 1e-5), computed, expected)
+    expected, *computed = (
+        jax.jit(jax.grad(partial(loss, function), (0, 1)))(kernels, x)
+        for function in (plain, conv, jax.checkpoint(conv))
+    )
+    for gradients in computed:
+        jax.tree.map(lambda array, wanted: close(array, wanted, 1e-5), gradients, expected)
 
     dy = jnp.asarray(draw(4, 2, 3, 2, 3, seed=2), jnp.float32)
     mapped, plainly = (jax.jit(jax.vmap(partial(with_gradients, of, 2, 1, x))) for of in (conv, plain))

@@ -15,7 +15,6 @@ from normres.bench.step.cells import DTYPES, LEARNING_RATE
 from normres.errors import UserError
 
 StateDict = Mapping[str, np.ndarray]
-HALF_ULP = 2.0**-24  # of a float32, relative: what rounding the new parameter may have changed
 
 # How far two contenders may be apart, in relative numbers, in each of DTYPES: three to a hundred times what was seen at
 # depths 20 to 110, where a ReLU with an input near zero may switch and a PyTorch variance is n / (n - 1) times ours.
@@ -81,8 +80,8 @@ def differences(before: StateDict, one: Outcome, other: Outcome) -> dict[str, tu
         a, b = (start - a) / LEARNING_RATE, (start - b) / LEARNING_RATE
         products += (a * b).sum(), (a * a).sum(), (b * b).sum()
         along["kernels" if start.ndim > 1 else "scales and biases"] += ((b - a) * start).sum(), (start**2).sum()
-        # Both new parameters were rounded.
-        rounding = 2 * HALF_ULP * np.abs(start).max() / LEARNING_RATE
+        # Both new parameters were rounded, each by half an ulp at most.
+        rounding = np.finfo(np.float32).eps * np.abs(start).max() / LEARNING_RATE
         change = np.maximum(np.abs(a - b).max() - rounding, 0) / max(np.abs(a).max(), 1e-30)
         candidates["change"].append((float(change), f"the gradient of {name}"))
     angle = float(abs(1 - products[0] / np.sqrt(products[1] * products[2])))

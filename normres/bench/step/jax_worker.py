@@ -9,20 +9,14 @@ from functools import partial
 from normres.bench.step.serve import Timed, serve
 from normres.runs import machine
 
-
-def device_bytes() -> int | None:
-    """Returns the most memory that JAX held on its first device, None on a CPU."""
-    statistics = jax.devices()[0].memory_stats() or {}
-    return statistics.get("peak_bytes_in_use")
-
-
 if __name__ == "__main__":
     name, *fields = sys.argv[1:]
     if name == "normres":
         machine.prepare()  # before jax is imported
     import jax
 
-    from normres.bench.step import flax_network, own
+    from normres.bench.step import cells, flax_network
 
-    ours = partial(own.build, fields=dict(field.split("=", 1) for field in fields))
-    serve(Timed(ours if name == "normres" else flax_network.build, device_bytes))
+    ours = partial(cells.build, fields=dict(field.split("=", 1) for field in fields))
+    build = ours if name == "normres" else flax_network.build
+    serve(Timed(build, lambda: (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")))  # None on a CPU

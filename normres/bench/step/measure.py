@@ -5,9 +5,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,25 @@ import numpy as np
 
 import normres
 from normres.bench import output
-from normres.bench.step import agreement, show
+from normres.bench.step import agreement, workers
 from normres.bench.step.cells import Cell, arrays
 from normres.bench.step.workers import Contender, Worker
 from normres.errors import UserError
 from normres.runs.durable import write_json
 from normres.runs.provenance import provenance
 
+HEADER = """\
+One training step of a CIFAR ResNet: forward, backward, SGD with momentum and weight decay.  Every contender has a
+process of its own and its own flags.  Losses, gradients, updates and running statistics are compared, then all are
+timed in turns.  normres reads its batch from uint8 images; the others have theirs ready-made in float32.
+  step          median of {repeats} samples of {sample_seconds:g} s (or one program) after a warm-up (quartiles)
+  normres / it  time of normres over this one's, pair by pair: median (quartiles); below 1 normres is faster
+  compile       seconds until the first step is done, less those of a step
+  memory        most memory of the process (of the accelerator, where there is one), imports and compiler included
+on {device}"""
+
+WRITTEN = ("step", {"cells", "conditions"})  # see output.read
+COLUMNS = ("contender", "step (ms)", "normres / it", "images/s", "compile (s)", "memory (MB)")
 SAMPLE_SECONDS = 1.0  # that the steps of a sample fill, and at least one program
 PAUSE_SECONDS = 0.1  # after a sample: threads of the last one may still be waiting for work, and take a core
 
@@ -39,22 +50,20 @@ def prepared(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         np.savez(folder / "before.npz", allow_pickle=False, **arrays(cell))
         files = {"source": str(folder / "before.npz"), "destination": str(folder / "after.npz")}
-        workers, answers, left_out = dict[str, Worker](), dict[str, dict[str, Any]](), dict[str, str]()
-        for number, (name, contender) in enumerate(contenders.items()):
-            own = folder / str(number)
-            own.mkdir()
-            worker = stack.enter_context(Worker(contender, own))
+        running, answers, left_out = dict[str, Worker](), dict[str, dict[str, Any]](), dict[str, str]()
+        for name, contender in contenders.items():
+            worker = stack.enter_context(Worker(contender, folder / f"{name}.log"))
             try:
                 answers[name] = worker.ask("prepare", spec=cell.spec(), **files)
             except UserError as error:
-                if not workers:
+                if not running:
                     raise
                 left_out[name] = str(error)
                 continue
-            workers[name] = worker
+            running[name] = worker
             with np.load(files["destination"]) as after:
                 answers[name]["after"] = dict(after)
-        yield workers, answers, left_out
+        yield running, answers, left_out
 
 
 def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> dict[str, Any]:
@@ -64,17 +73,17 @@ def measure(cell: Cell, contenders: Mapping[str, Contender], repeats: int) -> di
       UserError: two contenders do not compute the same, or the first, normres, does not run.
     """
     weights = {key.removeprefix("weights/"): array for key, array in arrays(cell).items() if key.startswith("weights/")}
-    with prepared(cell, contenders) as (workers, rows, left_out):
+    with prepared(cell, contenders) as (running, rows, left_out):
         outcomes = {name: agreement.Outcome(row["losses"], row.pop("after")) for name, row in rows.items()}
         for name, difference in agreement.check(cell.dtype, weights, outcomes).items():
             rows[name]["differs_by"] = difference
-        for name, samples in take_samples(workers, repeats, rows).items():
-            rows[name] |= {"title": workers[name].title, "step_seconds": samples} | workers[name].ask("memory")
-    return {**asdict(cell), "contenders": rows, "left_out": left_out}
+        for name, samples in take_samples(running, repeats, rows).items():
+            rows[name] |= {"title": running[name].title, "step_seconds": samples} | running[name].ask("memory")
+    return {**cell._asdict(), "contenders": rows, "left_out": left_out}
 
 
 def take_samples(
-    workers: Mapping[str, Worker], repeats: int, rows: Mapping[str, Mapping[str, Any]]
+    running: Mapping[str, Worker], repeats: int, rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[float]]:
     """Times the workers in turns after a warm-up, and returns the seconds of a step, sample by sample.
 
@@ -89,55 +98,106 @@ def take_samples(
         return float(answer["seconds"]) / steps
 
     samplers = {}
-    for name, worker in workers.items():
+    for name, worker in running.items():
         most = rows[name]["steps_per_program"]
         programs = max(1, math.ceil(SAMPLE_SECONDS / worker.ask("sample", steps=1)["seconds"] / most))
         samplers[name] = partial(sample, worker, most * programs)
     return output.in_turns(samplers, repeats)
 
 
-def conditions(
-    sizes: Mapping[str, int], names: Iterable[str], torch: str, repeats: int, before: Path | None = None
+def measure_all(
+    cells: Sequence[Cell],
+    names: Sequence[str],
+    repeats: int,
+    torch: str | None = None,
+    before: Path | None = None,
+    json: Path | None = None,
+    until: float = math.inf,
 ) -> dict[str, Any]:
-    """Returns what must be equal for measurements to stand in one table; `sizes` are batch and width."""
-    origin = provenance()
-    git = ["git", "-C", str(before), "rev-parse", "HEAD"]
-    return {
+    """Measures every cell, `repeats` samples of each contender, and prints each when it is done.
+
+    Returns "conditions", which must be equal for measurements to stand in one table, "provenance" and "cells", which
+    are what `measure` returns.
+
+    Args:
+      cells: all of one batch size and width.
+      names, torch, before: see workers.contenders.
+      json: a file that gets each cell when it is done; the cells in it are kept if their conditions are the same.
+      until: after this time.monotonic() no other cell than the first is begun.
+    """
+    contenders, version = workers.contenders(names, torch, before)
+    if version == workers.ABSENT:
+        print("no PyTorch here: its rows are left out; --torch=PYTHON names a Python that has it", flush=True)
+    origin, git = provenance(), ["git", "-C", str(before), "rev-parse", "HEAD"]
+    conditions = {
         "code": output.digest(Path(normres.__file__).parent, *([before / "normres"] if before else [])),
         "before_commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if before else "",
         "device": output.device_name(),
-        "versions": {**origin["versions"], "torch": torch},
+        "versions": {**origin["versions"], "torch": version},
         "host": origin["host"],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "contenders": list(names),
+        "contenders": list(contenders),
         "repeats": repeats,
         "sample_seconds": SAMPLE_SECONDS,
-        **sizes,
+        "batch": cells[0].batch,
+        "width": cells[0].width,
     }
-
-
-def measure_all(
-    cells: Iterable[Cell],
-    contenders: Mapping[str, Contender],
-    conditions: dict[str, Any],
-    json: Path | None = None,
-) -> dict[str, Any]:
-    """Measures every cell, conditions["repeats"] samples of each contender, prints each when it is done, returns all.
-
-    The file `json` gets each cell when it is done; the cells in it are kept if their conditions are the same.
-    Returned are "conditions", "provenance" and "cells", which are what `measure` returns.
-    """
-    document: dict[str, Any] = {"conditions": conditions, "provenance": provenance(), "cells": []}
-    if json and json.is_file() and (earlier := output.read(json, *show.WRITTEN))["conditions"] == conditions:
+    document: dict[str, Any] = {"conditions": conditions, "provenance": origin, "cells": []}
+    if json and json.is_file() and (earlier := output.read(json, *WRITTEN))["conditions"] == conditions:
         document = earlier
         print(f"{json}: kept {len(earlier['cells'])} cells, which were measured under the same conditions", flush=True)
-    print(show.HEADER.format(**conditions), flush=True)
+    print(HEADER.format(**conditions), flush=True)
     for cell in cells:
-        measured = next((each for each in document["cells"] if asdict(cell).items() <= each.items()), None)
+        if cell != cells[0] and time.monotonic() > until:
+            break
+        measured = next((each for each in document["cells"] if cell._asdict().items() <= each.items()), None)
         if measured is None:
-            measured = measure(cell, contenders, conditions["repeats"])
+            measured = measure(cell, contenders, repeats)
             document["cells"].append(measured)
             if json:
                 write_json(json, document)
-        print(f"\n{show.text_of_cell(measured)}", flush=True)
+        print(f"\n{text_of_cell(measured)}", flush=True)
     return document
+
+
+def texts(cell: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Returns a row of texts for each contender of a cell, see COLUMNS."""
+    ours, lines = cell["contenders"]["normres"]["step_seconds"], list[tuple[str, ...]]()
+    for name, contender in cell["contenders"].items():
+        times = contender["step_seconds"]
+        low, seconds, high = output.quartiles(times)
+        ratio = output.NOTHING if name == "normres" else output.spread(output.quartiles(ours, times), 2)
+        step = output.spread([1e3 * low, 1e3 * seconds, 1e3 * high], 0 if seconds > 0.1 else 1)
+        compiling = max(0.0, contender["seconds_to_first_step"] - seconds)
+        sizes = (f"{cell['batch'] / seconds:,.0f}", f"{compiling:.1f}", f"{contender['peak_bytes'] / 1e6:,.0f}")
+        lines.append((contender["title"], step, ratio, *sizes))
+    return lines
+
+
+def text(document: dict[str, Any]) -> str:
+    """Returns all cells for the terminal."""
+    return "\n\n".join(map(text_of_cell, document["cells"]))
+
+
+def text_of_cell(cell: dict[str, Any]) -> str:
+    """Returns one cell for the terminal."""
+    title = "ResNet-{depth}, {dtype}, {norm} norm, batch {batch}, width {width}".format(**cell)
+    angles = [one["differs_by"]["angle"] for one in cell["contenders"].values() if "differs_by" in one]
+    agreed = f"; gradients agree, 1 - cosine is at most {max(angles):.0e}" if angles else ""
+    return "\n".join([f"{title}{agreed}", output.table(COLUMNS, texts(cell)), *cell["left_out"].values()])
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Returns all cells as one Markdown table, with the conditions above it."""
+    conditions, origin, cells = document["conditions"], document["provenance"], document["cells"]
+    changed = " with uncommitted changes" if origin.get("diff") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    before = f" Before is commit {conditions['before_commit'][:12]}." if conditions.get("before_commit") else ""
+    caption = (
+        f"Batch {conditions['batch']}, width {conditions['width']}, on {conditions['device']}; {versions}; "
+        f"measured on {origin['started'][:10]} at commit {(origin['commit'] or 'unknown')[:12]}{changed}."
+        f"{before} Medians of {conditions['repeats']} samples (lower–upper quartile)."
+    )
+    lines = [(f"ResNet-{cell['depth']}", cell["norm"], cell["dtype"], *row) for cell in cells for row in texts(cell)]
+    header = ("network", "norm", "dtype", *COLUMNS)
+    return f"{caption}\n\n{output.table(header, lines, text_columns=4, markdown=True)}\n"

@@ -42,23 +42,23 @@ def contenders(
     # The workers import this very code, wherever the command was started (-P: and not what lies there).
     path = os.pathsep.join(filter(None, (str(Path(normres.__file__).parent.parent), os.environ.get("PYTHONPATH"))))
     worker = (sys.executable, "-P", "-m", "normres.bench.step.jax_worker")
-    by_name = {"normres": Contender("normres", (*worker, "normres"), {**os.environ, "PYTHONPATH": path})}
+    ours, given = {**os.environ, "PYTHONPATH": path}, machine.environment_as_given() | {"PYTHONPATH": path}
+    by_name = {"normres": Contender("normres", (*worker, "normres"), ours)}
     if "scanned" in names:
-        scanned = (*worker, "normres", "model.unroll=never")
-        by_name["scanned"] = by_name["normres"]._replace(title="normres, scanned", command=scanned)
+        by_name["scanned"] = Contender("normres, scanned", (*worker, "normres", "model.unroll=never"), ours)
     if before:
-        older = {**os.environ, "PYTHONPATH": str(before.resolve())}
-        by_name["before"] = by_name["normres"]._replace(title="normres, before", environment=older)
+        older = ours | {"PYTHONPATH": str(before.resolve())}
+        by_name["before"] = Contender("normres, before", (*worker, "normres"), older)
     if "flax" in names:
-        by_name["flax"] = Contender("Flax", (*worker, "flax"), machine.environment_as_given() | {"PYTHONPATH": path})
+        by_name["flax"] = Contender("Flax", (*worker, "flax"), given)
     of_torch = [name for name in names if name.startswith("torch")]
     if not of_torch or (eager := pytorch(torch)) is None:
         return by_name, ABSENT
     for name in of_torch:
-        mode = name.removeprefix("torch").removeprefix("-")
+        _, _, mode = name.partition("-")
         compiled = eager._replace(title=f"PyTorch, {mode}", command=(*eager.command, mode))
         by_name[name] = compiled if mode else eager
-    with tempfile.TemporaryDirectory() as folder, Worker(eager, Path(folder)) as running:
+    with tempfile.TemporaryDirectory() as folder, Worker(eager, Path(folder, "errors")) as running:
         return by_name, running.ask("version")["version"]
 
 
@@ -73,24 +73,23 @@ def pytorch(python: str | None) -> Contender | None:
 
 
 class Worker:
-    """A process that answers requests, see serve.serve; it ends with the block: `with Worker(...) as worker`."""
+    """A process that answers requests, see serve.serve; it ends with the block: `with Worker(...) as worker`.
 
-    def __init__(self, contender: Contender, folder: Path):
-        self.title, self.errors = contender.title, folder / f"{contender.title}.log"
+    The file `errors` gets what it says of errors.
+    """
+
+    def __init__(self, contender: Contender, errors: Path):
+        self.title, self.errors = contender.title, errors
         # What a compiler keeps between processes would hide how long it takes.
         environment = {**contender.environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
         pipe = subprocess.PIPE
-        try:
-            with self.errors.open("w") as errors:
-                self.process = subprocess.Popen(
-                    contender.command, stdin=pipe, stdout=pipe, stderr=errors, env=environment, text=True
-                )
-        except OSError as error:
-            raise UserError(f"{contender.command[0]}: {error.strerror or error}") from None
+        with errors.open("w") as stderr:
+            self.process = subprocess.Popen(
+                contender.command, stdin=pipe, stdout=pipe, stderr=stderr, env=environment, text=True
+            )
 
     def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
         """Sends a request and returns the answer; an error, or a worker that has ended, is a UserError."""
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
             print(json.dumps({"call": call, **arguments}), file=self.process.stdin, flush=True)
