@@ -1,7 +1,6 @@
 """The command line of the benchmarks.  jax is imported inside the commands, after machine.prepare has set its flags."""
 
 import os
-import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterable
@@ -28,21 +27,6 @@ STEPS: Options = {
     "--torch=PYTHON": (None, "a Python that imports torch; without it, this one if it does"),
     **SHOWN,
 }
-
-
-def _norms(options: Namespace, _: dict[str, str]) -> None:
-    _prepare(options)
-    machine.prepare()
-    from normres.bench import norms
-
-    names = chosen(options, "norms", norms.NORMS)
-    if options.dtype not in norms.TOLERANCE:
-        raise UserError(f"--dtype={options.dtype} does not exist; {nearest(options.dtype, norms.TOLERANCE)}")
-    texts = options.shapes.split(",")
-    if not all(re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", text) for text in texts):
-        raise UserError(f"--shapes={options.shapes}: write NxHxWxC, such as 128x32x32x16, and commas between shapes")
-    shapes = [tuple(map(int, text.split("x"))) for text in texts]
-    norms.run(names, shapes, options.dtype, options.repeats, options.json)
 
 
 def _step(options: Namespace, _: dict[str, str]) -> None:
@@ -126,19 +110,6 @@ def _shown(options: Namespace, module: Any) -> bool:
 
 
 BENCHMARKS = {
-    "norms": Command(
-        _norms,
-        "Time forward and backward of each norm, beside Flax.",
-        "Outputs and gradients are compared, then both libraries are timed in turns.  Takes two minutes.\n\nexample:\n"
-        "  normres bench norms --norms=batch --shapes=128x32x32x16,256x7x7x512 --dtype=float32 --repeats=31",
-        {
-            "--norms=A,B": ("all", "which norms"),
-            "--shapes=NxHxWxC,...": ("128x32x32x16,128x8x8x64", "of the input"),
-            "--dtype=DTYPE": ("bfloat16", "of the activations"),
-            "--repeats=N": (15, "samples of each"),
-            **JSON,
-        },
-    ),
     "step": Command(
         _step,
         "Time a whole training step beside stock Flax and PyTorch.",

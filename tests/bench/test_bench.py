@@ -1,57 +1,24 @@
-"""The benchmark of norms: contenders are compared before they are timed, and timed in turns; mistakes in commands."""
+"""What all benchmarks share: samples in turns, tables, and mistakes in commands."""
 
 import importlib.util
-import json
 import sys
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from normres import cli
-from normres.bench import norms as speed
 from normres.bench import output
 from normres.bench.step import measure
-from normres.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = (2, 4, 4, 8)
 
 
-def test_samples_are_taken_in_turns(monkeypatch):
-    monkeypatch.setattr(speed, "SAMPLE_SECONDS", 0)
+def test_samples_are_taken_in_turns():
     order = []
-    seconds = speed.timed({name: partial(order.append, name) for name in "ab"}, repeats=4)
-    # After the warm-up (1 + 3 calls of each), each is first as often as the other.
-    assert "".join(order[8:]) == "abbaabba"
-    assert {name: len(each) for name, each in seconds.items()} == {"a": 4, "b": 4}
-
-
-def test_nothing_is_timed_if_the_modules_differ(monkeypatch):
-    norm_of = speed.norm_of
-    monkeypatch.setattr(speed, "norm_of", lambda spec: norm_of(spec | {"groups": 2}))
-    monkeypatch.setattr(speed, "timed", lambda *arguments: pytest.fail("timed"))
-    with pytest.raises(UserError, match="differ by"):
-        speed.run(("group",), (TINY,), "float32", 3, None)
-    one = {"y": np.ones(3, np.float32)}
-    for other in ({"dx": one["y"]}, {"y": np.ones(4, np.float32)}, {"y": np.ones(3, np.float16)}):
-        with pytest.raises(UserError, match="return different things"):
-            speed.check_same("layer", one, other)
-    with pytest.raises(UserError, match="differ by nan"):
-        speed.check_same("layer", one, {"y": np.array([1, 1, np.nan], np.float32)})
-
-
-def test_the_norms_command_compares_every_norm_of_flax_and_writes_the_samples(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "_sample", lambda function, calls: function() and 0.002)
-    file = tmp_path / "t.json"
-    assert cli.main(["bench", "norms", "--shapes=2x4x4x8", "--repeats=2", f"--json={file}"]) == 0
-    document = json.loads(file.read_text())
-    assert [row["norm"] for row in document["timings"]] == list(speed.NORMS)
-    assert document["timings"][0]["flax_seconds"] == [0.002] * 2
-    assert "commit" in document["provenance"]
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("rms"))
-    assert line.split() == ["rms", "2x4x4x8", "2.000", "2.000", "1.00", "(1.00–1.00)"]
+    seconds = output.in_turns({name: lambda name=name: order.append(name) or 1.0 for name in "ab"}, repeats=4)
+    # Each is first as often as the other.
+    assert "".join(order) == "abbaabba"
+    assert seconds == {"a": [1.0] * 4, "b": [1.0] * 4}
 
 
 def test_numbers_and_tables(monkeypatch):
@@ -67,14 +34,10 @@ def test_numbers_and_tables(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("norms --shape=1", "'--shape=1' is no argument here; did you mean '--shapes'?"),
-        ("norms --shapes=32x32", "--shapes=32x32: write NxHxWxC"),
-        ("norms --shapes=2x4x4x0", "write NxHxWxC"),
-        ("norms --shapes=2x4xax8", "write NxHxWxC"),
-        ("norms --dtype=float64", "--dtype=float64 does not exist; did you mean"),
-        ("norms --norms=bach", "--norms=bach: 'bach' does not exist; did you mean 'batch'?"),
-        ("norms --json=/nowhere/t.json", "there is no directory"),
-        ("norms --repeats=0", "--repeats=0 must be at least 1"),
+        ("step --depth=20", "'--depth=20' is no argument here; did you mean '--depths'?"),
+        ("step --norms=bach", "--norms=bach: 'bach' does not exist; did you mean 'batch'?"),
+        ("step --json=/nowhere/t.json", "there is no directory"),
+        ("step --repeats=0", "--repeats=0 must be at least 1"),
         ("step --depths=21", "depth=21 is not 6n+2"),
         ("step --depths=x", "--depths=x: write integers"),
         ("step --dtypes=float64", "--dtypes=float64: 'float64' does not exist; did you mean 'bfloat16'?"),
