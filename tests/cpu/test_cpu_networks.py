@@ -68,3 +68,23 @@ def test_a_stylizer_is_that_of_the_plain_operations():
 
     for ours, plain in zip(*map(jax.tree.leaves, map(compiled, (SETS[kind], PLAIN))), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())
+
+
+def test_blocks_of_one_loop_merge_statistics_over_devices():
+    # Flax's scan refused a sum over devices in a custom gradient, unless it is told not to look for constants.
+    devices = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    config = ResNetConfig(depth=14, width=4, dtype=jnp.bfloat16, axis_name="data")
+    held = drawn(ResNet(config, train=True), jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32))
+
+    def means(ops):
+        def share(images):
+            return ResNet(config, train=True, ops=ops).apply(held, images, mutable=["batch_stats"])[1]["batch_stats"]
+
+        split = jax.sharding.PartitionSpec("data")
+        over = jax.shard_map(
+            share, mesh=devices, in_specs=split, out_specs=jax.sharding.PartitionSpec(), check_vma=False
+        )
+        return jax.tree.leaves(jax.jit(over)(IMAGES[0]))
+
+    for computed, expected in zip(means(XLA), means(PLAIN), strict=True):
+        np.testing.assert_allclose(computed, expected, rtol=0.02, atol=0.02)
