@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from normres.errors import UserError
-from normres.runs import machine, workers
+from normres.runs import machine, queue
 
 FAKE = """#!{python}
 import json, os, pathlib, sys, time
@@ -28,7 +28,7 @@ def start(tmp_path, monkeypatch):
         (program := tmp_path / "fake").write_text(FAKE.format(python=sys.executable, folder=tmp_path, then=then))
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
-        status = workers.start(number, ["sweep", "--seeds=2"])
+        status = queue.start_workers(number, ["sweep", "--seeds=2"])
         return status, [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
 
     return start
@@ -36,22 +36,22 @@ def start(tmp_path, monkeypatch):
 
 def test_auto_is_one_an_accelerator_else_one_a_core_with_memory(monkeypatch):
     monkeypatch.setattr(machine, "accelerators", lambda: [{}] * 4)
-    assert [workers.count("auto", 1), workers.count("auto", 3), workers.count("7", 1)] == [4, 12, 7]
+    assert [queue.count_workers("auto", 1), queue.count_workers("auto", 3), queue.count_workers("7", 1)] == [4, 12, 7]
     monkeypatch.setattr(machine, "accelerators", list)
     monkeypatch.setattr(machine, "cores", lambda: list(range(64)))
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**24}.get)  # 64 GiB
     monkeypatch.setattr(Path, "read_text", lambda self: "max")  # no control group has a limit
-    assert workers.count("auto", 1) == 16
+    assert queue.count_workers("auto", 1) == 16
     monkeypatch.setattr(machine, "cores", lambda: [3, 5])
-    assert workers.count("auto", 1) == 2
+    assert queue.count_workers("auto", 1) == 2
     monkeypatch.undo()
     monkeypatch.setattr(machine, "accelerators", list)
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "0")  # fewer than this process sees
-    assert workers.count("auto", 1) == 1
+    assert queue.count_workers("auto", 1) == 1
     with pytest.raises(UserError, match="--workers-per-device=2 needs an accelerator; on a CPU say --workers=N"):
-        workers.count("auto", 2)
+        queue.count_workers("auto", 2)
     with pytest.raises(UserError, match="--workers=0 is neither auto nor a number from 1 on"):
-        workers.count("0", 1)
+        queue.count_workers("0", 1)
 
 
 def test_shares_of_cores_cover_all_and_are_never_empty(monkeypatch):
@@ -91,14 +91,14 @@ def test_a_worker_that_dies_is_started_again(start, capfd):
 
 def test_workers_share_accelerators_and_their_memory(monkeypatch):
     monkeypatch.setattr(machine, "accelerators", lambda: [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}])
-    alone, words = workers._shares(2)
+    alone, words = queue._shares(2)
     assert [one["CUDA_VISIBLE_DEVICES"] for one in alone] == ["0", "1"]
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in alone[0]
     assert words == "an accelerator"
-    three, words = workers._shares(3)
+    three, words = queue._shares(3)
     assert [one["CUDA_VISIBLE_DEVICES"] for one in three] == ["0", "1", "0"]
     assert {one["XLA_PYTHON_CLIENT_MEM_FRACTION"] for one in three} == {"0.450"}
     assert words == "1/2 of an accelerator"
     monkeypatch.setattr(machine, "accelerators", list)
     monkeypatch.setattr(machine, "cores", list)
-    assert workers._shares(2)[1] == "all of the cores"
+    assert queue._shares(2)[1] == "all of the cores"
