@@ -77,9 +77,8 @@ def test_a_run_that_is_older_than_a_field_is_repeated_with_what_it_had(monkeypat
     old = configs.to_dict(base.get_config())
     del old["optim"]["optimizer"]
     # As if the field's value had changed since; runs without the field had sgd.
-    monkeypatch.setitem(
-        base.FIELDS, "optim.optimizer", dataclasses.replace(base.FIELDS["optim.optimizer"], value="adamw")
-    )
+    changed = dataclasses.replace(base.FIELDS["optim.optimizer"], value="adamw")
+    monkeypatch.setitem(base.FIELDS, "optim.optimizer", changed)
     assert "--config.optim.optimizer=sgd" in repeat_command(old, Path("w"))
 
 

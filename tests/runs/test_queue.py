@@ -255,9 +255,8 @@ def test_what_two_workers_say_alike_is_said_once(start, capfd):
 
 
 def test_a_worker_that_dies_is_started_again(start, capfd):
-    status, began = start(
-        2, "try: (folder / 'died').touch(exist_ok=False); os.kill(os.getpid(), 9)\nexcept OSError: pass"
-    )
+    then = "try: (folder / 'died').touch(exist_ok=False); os.kill(os.getpid(), 9)\nexcept OSError: pass"
+    status, began = start(2, then)
     assert (status, len(began)) == (0, 3)
     assert "ended with status -9; it is started again" in capfd.readouterr().out
 

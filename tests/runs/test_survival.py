@@ -280,11 +280,8 @@ def test_weights_that_nobody_wants_kept_may_be_removed(tmp_path, whole):
 def test_other_data_or_other_code_is_said(tmp_path, stopped):
     folder = copy_of(stopped, tmp_path)
     record = results.read_record(folder / NAME)
-    record["attempts"][-1] |= {
-        "commit": "0" * 40,
-        "module": "0" * 16,
-        "versions": record["attempts"][-1]["versions"] | {"jax": "0.1"},
-    }
+    attempt = record["attempts"][-1]
+    attempt |= {"commit": "0" * 40, "module": "0" * 16, "versions": attempt["versions"] | {"jax": "0.1"}}
     results.write_record(folder / NAME, record)
     text = train(folder)
     assert "goes on with other code: commit" in text

@@ -30,6 +30,7 @@ TRAPS = {
     "train.sync_batch_norm=false": "has no effect with config.train.parallel='jit'",
     "model.stride_at=first": "stride_at='first' has no effect with config.model.block='basic'",
     "model.padding=both model.shortcut=B": "has no effect with config.model.shortcut='B'",
+    "model.padding=both model.shortcut=none": "has no effect with config.model.shortcut='none'",
     "model.norm=none model.norm_epsilon=0.001": "has no effect with config.model.norm='none'",
     "model.norm_average=cumulative model.norm_momentum=0.5": "no effect with config.model.norm_average='cumulative'",
     "optim.weight_decay=0 optim.decay_norms=false": "has no effect with config.optim.weight_decay=0.0",
