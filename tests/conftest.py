@@ -38,7 +38,7 @@ jax.devices()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Files of few tests that take long come first, so that at the end no worker waits for another.
-LONG = ("test_tutorial.py", "test_cli.py", "test_style.py", "test_hosts_train.py", "test_bench_step.py")
+LONG = ("test_tutorial.py", "test_cli.py", "test_style.py", "test_hosts.py", "test_bench_step.py")
 
 
 def pytest_collection_modifyitems(items):

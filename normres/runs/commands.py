@@ -47,7 +47,7 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
-    from normres.runs import queue, results, status, sweep, workers
+    from normres.runs import queue, results, status, sweep
     from normres.runs.fields import digest
 
     arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
@@ -59,14 +59,15 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     runs = results.read_runs(options.kept) if options.kept else []
     digests = {run.record["config_digest"] for run in runs if run.record["status"] in results.DONE}
     kept = [arm for arm in arms if digest(arm.config) in digests]
-    if queue.SINCE not in os.environ:
+    is_worker = queue.SINCE in os.environ  # one of several; the process that started them speaks for all
+    if not is_worker:
         for line in sweep.misleading(arms):
             print(f"warning: {line}", file=sys.stderr)
     if options.list:
         for arm in arms:
             print(f"{'kept' if arm in kept else results.status_of(options.workdir / arm.run_id):10} {arm.run_id}")
         return 0
-    if kept and queue.SINCE not in os.environ:
+    if kept and not is_worker:
         print(f"{len(kept)} of {len(arms)} arms are in {options.kept} and are not trained again")
     arms = [arm for arm in arms if arm not in kept]
     if options.launcher not in (launchers := ("local", "slurm")):
@@ -77,21 +78,21 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
         raise UserError(f"--dead-after={options.dead_after:g} must be from 1 to 86,400 seconds")
     to_do = sum(results.status_of(options.workdir / arm.run_id) not in results.DONE for arm in arms)
     on_slurm = options.launcher == "slurm"
-    number = 0 if on_slurm else min(workers.count(options.workers, options.workers_per_device), to_do)
-    if queue.SINCE not in os.environ:
+    number = 0 if on_slurm else min(queue.count_workers(options.workers, options.workers_per_device), to_do)
+    if not is_worker:
         of_slurm = [f"{slurm.OPTION}{name}={value}" for name, value in options.slurm.items()]
         status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments, *of_slurm]), arms)
     if on_slurm and to_do:
         print(slurm.submit(options.arguments, to_do, options.workdir, options.slurm))
         return 0
     if number > 1:
-        worst = workers.start(number, options.arguments)
+        worst = queue.start_workers(number, options.arguments)
         if worst == MISTAKE:  # which a worker has said
             return worst
     elif not on_slurm:
         wait, dead_after = not options.no_wait, options.dead_after
         queue.Worker(arms, options.workdir, Console(), options.retries, wait, dead_after).work()
-        if queue.SINCE in os.environ:  # one of several, of which the one that started them says the end
+        if is_worker:
             return 0
     return queue.conclude(arms, options.workdir)
 

@@ -174,20 +174,14 @@ def _validate_model(config: ConfigDict) -> None:
     except ValueError as error:
         raise UserError(f"config.data.image_size={size}: {error}") from None
     if model.unroll == "always" and (blocks := sum(getattr(network, "blocks", ()))) > MOST_UNROLLED:
-        raise UserError(
-            f"config.model.unroll='always' is for at most {MOST_UNROLLED} blocks; config.model.depth={model.depth} has "
-            f"{blocks:,}; choices: never, auto"
-        )
-    if network.norm_spec.sub_batches > 1 and batch % model.norm_sub_batches:
-        raise UserError(
-            f"config.model.norm_sub_batches={model.norm_sub_batches} does not divide config.train.batch_size={batch}"
-        )
+        too_many = f"config.model.depth={model.depth} has {blocks:,}; choices: never, auto"
+        raise UserError(f"config.model.unroll='always' is for at most {MOST_UNROLLED} blocks; {too_many}")
+    if network.norm_spec.sub_batches > 1 and batch % (parts := model.norm_sub_batches):
+        raise UserError(f"config.model.norm_sub_batches={parts} does not divide config.train.batch_size={batch}")
     weights, stages = config.optim.auxiliary_weights, len(model.auxiliary)
     if len(weights) not in (1, stages):
-        raise UserError(
-            f"config.optim.auxiliary_weights={weights}: write one weight, or one for each of the {stages} stages of "
-            "config.model.auxiliary"
-        )
+        wanted = f"one weight, or one for each of the {stages} stages of config.model.auxiliary"
+        raise UserError(f"config.optim.auxiliary_weights={weights}: write {wanted}")
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:

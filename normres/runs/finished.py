@@ -123,9 +123,7 @@ def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
     if not saved:
         raise UserError(f"{folder}: {why}")
     if "preprocess" not in saved.document:
-        raise UserError(
-            f"{saved.path}: an older version saved it without the preprocessing; use that version to read it"
-        )
+        raise UserError(f"{saved.path}: an older version saved no preprocessing with it; use that one to read it")
     return saved
 
 
@@ -208,10 +206,8 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
 def in_words(result: dict[str, Any]) -> str:
     """Returns the table of what `evaluate` returned."""
     data = result["data"]
-    lines = [
-        f"{result['run']}, {result['which']} weights (step {result['step']:,}), on {data['test_examples']:,} "
-        f"{data['evaluated_on']} images of {data['name']} ({data['source']})"
-    ]
+    images = f"{data['test_examples']:,} {data['evaluated_on']} images of {data['name']} ({data['source']})"
+    lines = [f"{result['run']}, {result['which']} weights (step {result['step']:,}), on {images}"]
     rows = dict(result["values"])
     for name, errors in (result["corrupted"] or {}).items():
         rows |= {f"error, {name} {severity}": error for severity, error in enumerate(errors, start=1)}
@@ -226,16 +222,12 @@ def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
     """Raises UserError if a network cannot be measured on data with this summary."""
     trained = run.record["data"]
     if data["classes"] != trained["classes"]:
-        raise UserError(
-            f"config.data.name={data['name']!r}: {data['classes']} classes, but the run was trained on "
-            f"{trained['classes']} ({trained['name']})"
-        )
+        there = f"the run was trained on {trained['classes']} ({trained['name']})"
+        raise UserError(f"config.data.name={data['name']!r}: {data['classes']} classes, but {there}")
     ours, theirs = (one.get("class_names", []) for one in (data, trained))  # older records have none
     if ours != theirs and sorted(ours) == sorted(theirs):
-        raise UserError(
-            f"config.data.path: the classes are {', '.join(ours[:3])}, ... in another order than the run's "
-            f"{', '.join(theirs[:3])}, ..."
-        )
+        here, there = (", ".join(names[:3]) for names in (ours, theirs))
+        raise UserError(f"config.data.path: the classes are {here}, ... in another order than the run's {there}, ...")
     if data["image_shape"][-1] != trained["image_shape"][-1]:
         raise UserError(f"config.data.source={data['source']!r}: images of {data['image_shape'][-1]} channels")
     if run.statistics.kind == "pixel_mean" and data["image_shape"] != trained["image_shape"]:

@@ -5,7 +5,6 @@ shards of checkpoints.
 """
 
 import errno
-import io
 import json
 import math
 import time
@@ -14,14 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from normres.errors import UserError
 from normres.runs import checkpoint, claims, durable, hosts, note, results
+from normres.runs.config import to_dict
 from normres.runs.fields import digest, flatten, identity
-from normres.runs.provenance import now
+from normres.runs.provenance import differences, now
 from normres.training.optim import ends_alike
 
 SHARED_SECONDS = 60.0  # after which a shared disk shows on one host what another has written
@@ -47,7 +45,7 @@ class Journal:
           UserError: it holds the run of another config, or other files.
         """
         self.path, self.claim, self.lines, self.done = path, claim, list[str](), False
-        self.config: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+        self.config = to_dict(config)
         self.record: dict[str, Any] = {}
         self.metrics: list[dict[str, Any]] = []
         self.saved: checkpoint.Saved | None = None
@@ -60,11 +58,6 @@ class Journal:
         else:
             self._follow()
 
-    @property
-    def measured(self) -> dict[str, list[float]]:
-        """What the steps before the checkpoint measured that is in no metric line yet."""
-        return dict(self.saved.document.get("measured", {})) if self.saved else {}
-
     def _read(self, config: ConfigDict) -> None:
         record, held, lines = self._json("record.json"), self._json("config.json"), list[dict[str, Any]]()
         if held and record and self._is_done(record, held):
@@ -72,44 +65,39 @@ class Journal:
             return
         with suppress(UserError):
             lines = results.read_metrics(self.path)
-        self._find_saved(lines, record or {})
+        self._find_saved(lines, record)
         document = self.saved.document if self.saved else {}
-        copy = document.get("record") or {}
-        if not record or len(record["attempts"]) < len(copy.get("attempts", ())):
-            record = copy or record
-        self.record = record or {}
+        # The one that knows more attempts.
+        self.record = max(record, document.get("record") or {}, key=lambda one: len(one.get("attempts", ())))
         known = document.get("config")
         if not known and self.record.get("config_digest") == digest(config):
             known = self.config
-        if known and (not held or _but_steps(held) != _but_steps(known)):
+        any_steps = {"train.steps": 0}  # the last step may be raised
+        if known and (not held or identity(held) | any_steps != identity(known) | any_steps):
             self.lines.append(f"{self.path / 'config.json'} was lost or damaged; it is written anew")
             held = known
         if held:
             self._check(held, config)
         else:
             self._check_strangers()
-        if document:
-            if lines[: len(self.metrics)] != self.metrics:
-                self.lines.append(
-                    f"{self.path / 'metrics.jsonl'} was lost or damaged; the checkpoint has the lines up to its step"
-                )
-        elif self.saved:  # of an older version
+        if document and lines[: len(self.metrics)] != self.metrics:
+            self.lines.append(f"{self.path / 'metrics.jsonl'} was lost or damaged; the checkpoint has its lines")
+        elif self.saved and not document:  # of an older version
             step = self.saved.step
             self.metrics = [line for line in lines if line["step"] < step + (line["split"] == "train")]
-        elif self.record.get("step") or lines:
+        elif not self.saved and (self.record.get("step") or lines):
             self.lines.append(f"{self.path}: no intact checkpoint; the run starts anew")
 
     def _check_strangers(self) -> None:
         """Raises UserError if a directory in which nothing says which run it is holds something."""
-        ours = {*results.OURS, "config.json"}
+        ours = set(results.OURS)
         notes = self.path / "README.md"
         if notes.is_file() and not notes.read_text(errors="replace").startswith(note.TITLES):
             ours.remove(notes.name)
         for path in sorted(self.path.iterdir()):
             if path.name not in ours and not path.name.startswith(claims.NAME) and not path.name.endswith(".tmp"):
-                raise UserError(
-                    f"{self.path} is not empty and holds no run (it has {path.name!r}); choose another --workdir"
-                )
+                strangers = f"is not empty and holds no run (it has {path.name!r})"
+                raise UserError(f"{self.path} {strangers}; choose another --workdir")
         if (self.path / "config.json").exists():
             raise UserError(f"{self.path / 'config.json'}: not readable, and nothing else says which run this is")
 
@@ -134,17 +122,15 @@ class Journal:
             self.claim.check()
         return self.claim is not None
 
-    def _json(self, name: str) -> dict[str, Any] | None:
-        """Reads a JSON file of the run; None if it is not there or damaged."""
+    def _json(self, name: str) -> dict[str, Any]:
+        """Reads a JSON file of the run; {} if it is not there or damaged."""
+        is_record = name == "record.json"
         try:
-            is_record = name == "record.json"
             return results.read_record(self.path) if is_record else dict(durable.read_json(self.path / name))
-        except FileNotFoundError:
-            return None
-        except (UserError, TypeError, ValueError):
-            if is_record:
+        except (FileNotFoundError, UserError, TypeError, ValueError) as error:
+            if is_record and not isinstance(error, FileNotFoundError):
                 self.lines.append(f"{self.path / name} is damaged; it is written anew")
-            return None
+            return {}
 
     def _is_done(self, record: dict[str, Any], held: dict[str, Any]) -> bool:
         if record["status"] not in results.DONE or identity(held) != identity(self.config):
@@ -154,40 +140,36 @@ class Journal:
                 self.lines.append(f"{fault}; the run goes back to its last checkpoint")
                 return False
         self.metrics = results.read_metrics(self.path)
-        return not self._is_lost([step for step in record.get("kept", ()) if self._keeps(step) or "last" in self._kept])
+        return not self._lost([step for step in record.get("kept", ()) if self._keeps(step) or "last" in self._kept])
 
     def _find_saved(self, lines: list[dict[str, Any]], record: dict[str, Any]) -> None:
         """Finds the newest intact checkpoint before which no weights are lost that the run is to keep, or has kept."""
         before = None
         while True:
             self.saved, passed_over = checkpoint.newest(self.path / "checkpoints", before)
-            self.lines += [line for line in passed_over if line not in self.lines]
+            self.lines += passed_over
             self.metrics = self.saved.document.get("metrics", []) if self.saved else []
             # What was best before this checkpoint may have been removed for what was better after it.
             known = lines if lines[: len(self.metrics)] == self.metrics else self.metrics
             if record.get("steps", math.inf) < self.config["train"]["steps"]:
                 known = self._regular(known)
-            best = best_of(known)["best_test_step"] if "best" in self._kept else None
+            best = results.best_of(known)["best_test_step"] if "best" in self._kept else None
             wanted = {step for step in record.get("kept", ()) if self._keeps(step)}
             wanted |= {best} if best is not None else set()
-            lost = [step for step in wanted if self.saved and step < self.saved.step and self._is_lost([step])]
-            if not lost:
+            if not self.saved or not (lost := self._lost([step for step in wanted if step < self.saved.step])):
                 return
-            if best in lost and self.saved and "best" not in self.saved.document["config"]["train"]["keep"]:
-                raise UserError(
-                    f"config.train.keep={','.join(self._kept)}: the best weights (step {best}) were not kept; go on "
-                    f"with the run's own keep={','.join(self.saved.document['config']['train']['keep'])}"
-                )
+            own = self.saved.document.get("config", self.config)["train"]["keep"]
+            if best in lost and "best" not in own:
+                best_weights = f"the best weights (step {best}) were not kept; go on with the run's own keep"
+                raise UserError(f"config.train.keep={','.join(self._kept)}: {best_weights}={','.join(own)}")
             before = min(lost)
 
-    def _is_lost(self, steps: list[int]) -> bool:
-        """Returns whether the weights of one of the steps are lost or damaged, and notes a line that says it."""
-        for path in map(self._path, steps):
-            if not checkpoint.read(path):
-                line = f"{path} is lost or damaged; the run goes back (not so with config.train.keep=none)"
-                self.lines += [line] if line not in self.lines else []
-                return True
-        return False
+    def _lost(self, steps: list[int]) -> list[int]:
+        """Returns those of the steps whose weights are lost or damaged, and notes a line for each."""
+        lost = [step for step in steps if not checkpoint.read(self._path(step))]
+        for path in map(self._path, lost):
+            self.lines.append(f"{path} is lost or damaged; the run goes back (not so with config.train.keep=none)")
+        return lost
 
     def _check(self, held: dict[str, Any], config: ConfigDict) -> None:
         """Raises UserError if the directory holds another run, but for one that may go on to a later last step."""
@@ -204,7 +186,7 @@ class Journal:
     def begin(self, record: dict[str, Any], attempt: dict[str, Any]) -> None:
         """Writes the files of a run that begins or goes on, with a new attempt."""
         before = self.record.get("attempts", [])
-        if before and (other := _differences(before[-1], attempt)):
+        if before and (other := differences(before[-1], attempt)):
             self.lines.append(f"the run goes on with other code: {other}")
         step = self._newest = self.saved.step if self.saved else 0
         attempt = {"ended": None, "end": None, "from_step": step, "step": step, "seconds": 0.0, **attempt}
@@ -217,8 +199,7 @@ class Journal:
                 leftover.unlink()
         durable.write_json(self.path / "config.json", self.config)
         command = note.repeat_command(self.config, self.path)
-        text = note.note(command, [self.config], attempt["commit"], attempt["diff"], attempt["versions"])
-        durable.write(self.path / "README.md", text)
+        durable.write(self.path / "README.md", note.note(command, [self.config], attempt))
         self._write_metrics()
         self.write()
 
@@ -245,13 +226,13 @@ class Journal:
 
     def is_best(self, error: float | None) -> bool:
         """Returns whether a test error is lower than all before, and its state is to be kept."""
-        best = best_of(self.metrics)["best_test_error"]
+        best = results.best_of(self.metrics)["best_test_error"]
         return "best" in self._kept and error is not None and (best is None or error < best)
 
     def save(self, step: int, state: Any, measured: dict[str, list[float]]) -> None:
         """Saves a checkpoint and the record."""
         self._writes()
-        self.record |= best_of(self.metrics)
+        self.record |= results.best_of(self.metrics)
         document = {"config": self.config, "record": self.record, "metrics": self.metrics, "measured": measured}
         document["preprocess"] = self.preprocess
         checkpoint.save(self.path / "checkpoints", step, state, document, self._keeps, self._writes)
@@ -263,17 +244,15 @@ class Journal:
         if self._writes():
             results.write_record(self.path, self.record)
 
-    def pictures(self, mosaic_HWC: np.ndarray) -> None:
+    def pictures(self, png: bytes) -> None:
         """Writes what a network that makes images has made."""
         if self._writes():
-            content = io.BytesIO()
-            Image.fromarray(mosaic_HWC).save(content, "PNG")
-            durable.write(self.path / results.PICTURES, content.getvalue())
+            durable.write(self.path / results.PICTURES, png)
 
     def end(self, how: str) -> None:
         """Writes how this attempt ended; of a run that is done, everything, and removes what nobody needs."""
         self.record["attempts"][-1] |= {"ended": now(), "end": how}
-        self.record |= {"status": how, **best_of(self.metrics)}
+        self.record |= {"status": how, **results.best_of(self.metrics)}
         if how in results.DONE and self._writes():
             self._write_metrics()
             self.record["files"] = {name: durable.sha256(self.path / name) for name in ("config.json", "metrics.jsonl")}
@@ -300,17 +279,16 @@ class Journal:
     @property
     def is_tidy(self) -> bool:
         """Whether there is nothing to remove."""
-        there = {path.name for path in self.path.glob("checkpoints/*")}
-        return not (self.path / "error.txt").exists() and (
-            "kept" not in self.record or there <= {self._path(step).name for step in self.record["kept"]}
-        )
+        kept = {self._path(step).name for step in self.record.get("kept", ())}
+        others = {path.name for path in self.path.glob("checkpoints/*")} - kept
+        return not (self.path / "error.txt").exists() and not ("kept" in self.record and others)
 
     def _path(self, step: int) -> Path:
         return checkpoint.path_of(self.path / "checkpoints", step)
 
     def _keeps(self, step: int) -> bool:
         # A run that goes on to more steps does not measure where this one ended: it needs the best of the others.
-        best = (best_of(lines)["best_test_step"] for lines in (self.metrics, self._regular(self.metrics)))
+        best = (results.best_of(lines)["best_test_step"] for lines in (self.metrics, self._regular(self.metrics)))
         return ("best" in self._kept and step in best) or bool(self._every and step % self._every == 0)
 
     def _regular(self, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -319,27 +297,3 @@ class Journal:
 
     def _write_metrics(self) -> None:
         durable.write(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.metrics))
-
-
-def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the lowest test error of the metric lines, and the first step that has it."""
-    tests = [line for line in metrics if line["split"] == "test" and line.get("error") is not None]
-    best = min(tests, key=lambda line: (line["error"], line["step"]), default={"error": None, "step": None})
-    return {"best_test_error": best["error"], "best_test_step": best["step"]}
-
-
-def _but_steps(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the identity of a config without its last step, which may be raised."""
-    return {name: value for name, value in identity(config).items() if name != "train.steps"}
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Names what the code of two attempts differs in; "" for nothing."""
-    parts = []
-    for name in ("commit", "diff", "module"):
-        known = name != "module" or before.get(name)  # older attempts do not say it
-        if known and before.get(name) != after.get(name):
-            parts.append(f"{name} {str(after.get(name))[:12]} after {str(before.get(name))[:12]}")
-    old, new = before.get("versions") or {}, after["versions"]
-    parts += [f"{name} {new[name]} after {old[name]}" for name in new if name in old and new[name] != old[name]]
-    return ", ".join(parts)

@@ -1,5 +1,6 @@
 """Runs on this machine's devices: everything that touches files, signals and the screen around `fit`."""
 
+import io
 import math
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
+from PIL import Image
 from rich.console import Console
 
 from normres import data, signals
@@ -114,8 +116,9 @@ def _check_hosts(config: ConfigDict, dataset: Dataset) -> None:
 def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Console, label: str) -> dict[str, Any]:
     """Trains from where the journal is to the end, and returns the record."""
     old = journal.record
+    *size, channels = dataset.train_images.shape[1:]
     if not old:
-        corruptions.check(config.data.corruptions, dataset.train_images.shape[-1])
+        corruptions.check(config.data.corruptions, channels)
     if old and old["data"]["sha256"] != dataset.summary()["sha256"]:
         raise UserError(f"{journal.path}: the run began with other data ({old['data']['source']}); bring them back")
     # A resumed run keeps the dtype that it began with, also on another machine.
@@ -123,7 +126,8 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
     if not old and config.model.module and "dtype" not in user_module(config.model.module).__dataclass_fields__:
         dtype = "float32"
     _check_hosts(config, dataset)
-    ops, ops_in_words = machine.operations(config.train.ops, jax.devices())
+    first, *_ = devices = jax.devices()
+    ops, ops_in_words = machine.operations(config.train.ops, devices)
     programs = Programs(config, dataset, dtype, ops=ops)
     state = programs.initial_state()
     machine.return_freed_memory()
@@ -136,7 +140,8 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         others = finished.other_networks(config)
     if old:
         others = [line for line in old.get("warnings", ()) if "config.init_from was" in line]
-    attempt = {**provenance(), "device": _device()}
+    device = {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
+    attempt = {**provenance(), "device": device}
     if config.model.module:
         attempt["module"] = _module_digest(config)
     computed = {name: getattr(programs.model, name) for name in ("remat", "unrolled") if hasattr(programs.model, name)}
@@ -152,14 +157,14 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "preprocess": programs.preprocess.summary(),
         "init_from": started_from,
         "computed": computed,
-        "warnings": [*_warnings(config, dataset), *others],
+        "warnings": [*traps.of(config, min(size), len(dataset.train_labels), len(devices)), *others],
         **_without_numbers(config, programs),
     }
     journal.begin(record, attempt)
     start = int(state.step)
     with Reporter(label, start, config.train.steps, console) as reporter:
         lines += [f"warning: {line}" for line in record["warnings"]] + [f"resumed at step {start}"] * (start > 0)
-        for line in [*journal.lines, *lines]:
+        for line in dict.fromkeys([*journal.lines, *lines]):
             reporter.say(line)
         programs.compile()
         machine.return_freed_memory()
@@ -171,11 +176,6 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
             journal.sinks.append(write)
             _follow(programs, state, journal, hosts.agreement(stop.is_set), reporter)
     return journal.record
-
-
-def _warnings(config: ConfigDict, dataset: Dataset) -> list[str]:
-    """Returns the traps of a config with its data and the devices of this process."""
-    return traps.of(config, min(dataset.train_images.shape[1:3]), len(dataset.train_labels), len(jax.devices()))
 
 
 def _without_numbers(config: ConfigDict, programs: Programs) -> dict[str, Any]:
@@ -191,42 +191,35 @@ def _without_numbers(config: ConfigDict, programs: Programs) -> dict[str, Any]:
     }
 
 
-def _device() -> dict[str, Any]:
-    """Returns the devices of this process, as a record has them."""
-    first, *_ = devices = jax.devices()
-    return {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
-
-
 def _follow(
     programs: Programs, state: TrainState, journal: Journal, should_stop: Callable[[], bool], reporter: Reporter
 ) -> None:
     """Writes down what happens in training; raises InterruptedRun if that was told to stop."""
     record = journal.record
-    for event, at in fit(programs, state, should_stop, journal.measured):
+    # What the steps before the checkpoint have measured that is in no metric line yet.
+    measured = journal.saved.document.get("measured", {}) if journal.saved else {}
+    for event, at in fit(programs, state, should_stop, measured):
         values = {key: _finite(value) for key, value in event.values.items()}
         journal.advance(event.step)
+        if event.kind == "test" and journal.is_best(values.get("error")):
+            journal.save(event.step, at, {})
+        if event.kind in ("train", "test", "probe", "corrupted"):
+            journal.line(event.step, event.kind, values)
         match event.kind:
             case "train":
-                journal.line(event.step, "train", values)
                 error = f" error {event.values['error']:.1%}" if "error" in event.values else ""
                 reporter.update(event.step, f"loss {event.values['loss']:.3f}{error}")
                 if journal.claim:
                     journal.claim.note(**reporter.progress)
-            case "test":
-                if journal.is_best(values.get("error")):
-                    journal.save(event.step, at, {})
-                journal.line(event.step, "test", values)
-                machine.return_freed_memory()  # the first evaluation was compiled
+            case "test" | "probe":
+                machine.return_freed_memory()  # the first one was compiled
             case "checkpoint":
                 journal.save(event.step, at, event.values)
-            case "probe":
-                journal.line(event.step, "probe", values)
-                machine.return_freed_memory()
             case "corrupted":
-                journal.line(event.step, "corrupted", values)
                 record["corrupted"] = values
             case "pictures":
-                journal.pictures(values["pictures"])
+                Image.fromarray(values["pictures"]).save(png := io.BytesIO(), "PNG")
+                journal.pictures(png.getvalue())
             case "diverged":
                 record["diverged_at_step"] = event.step
                 journal.end("diverged")

@@ -35,18 +35,9 @@ Versions: {versions}.
 """
 
 
-def note(
-    command: str | Sequence[str],
-    configs: Sequence[AnyConfig],
-    commit: str | None,
-    changes: str | None = None,
-    versions: Mapping[str, str] | None = None,
-) -> str:
-    """Returns the README.md of a run or of a sweep, which `command` makes.
-
-    `commit` is None if it is not known; `changes` names what was not committed, such as its hash.
-    """
-    versions, warning = versions or {}, ""
+def note(command: str | Sequence[str], configs: Sequence[AnyConfig], origin: Mapping[str, Any]) -> str:
+    """Returns the README.md of a run or of a sweep, which `command` makes; `origin` is what provenance() returns."""
+    commit, changes, versions, warning = origin["commit"], origin["diff"], origin["versions"], ""
     if not commit:
         warning = "The commit is not known, so the command alone may not repeat these numbers."
     elif changes:

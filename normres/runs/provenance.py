@@ -67,3 +67,12 @@ def _cpu() -> str:
         if name := re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
             return name[1]
     return platform.processor() or platform.machine()
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Names what the code of two attempts differs in; "" for nothing."""
+    names = [name for name in ("commit", "diff", "module") if name != "module" or name in before]  # not in older ones
+    both = {name: (str(before.get(name))[:12], str(after.get(name))[:12]) for name in names}
+    old, new = before.get("versions") or {}, after["versions"]
+    both |= {name: (old[name], new[name]) for name in new if name in old}
+    return ", ".join(f"{name} {now} after {then}" for name, (then, now) in both.items() if now != then)

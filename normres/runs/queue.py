@@ -1,11 +1,15 @@
 """The arms of a sweep as a queue in its work directory, which any number of workers share and nobody coordinates.
 
 A worker takes the next arm that is neither done nor claimed (claims.py).  It ends when every arm is done or set aside,
-and until then waits for those that others train, as a worker may die.
+and until then waits for those that others train, as a worker may die.  On one machine, `start_workers` starts several.
 """
 
 import os
 import re
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -15,13 +19,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 
 from normres import signals
 from normres.data import Dataset
 from normres.errors import FaultInFile, InterruptedRun, UserError
-from normres.runs import claims, progress, results
+from normres.runs import claims, machine, progress, results
 from normres.runs.local import load_data, run
 from normres.runs.progress import say
 from normres.runs.provenance import now
@@ -31,6 +36,7 @@ ALL_DONE, SET_ASIDE, LEFT = 0, 1, 3  # exit statuses; LEFT: arms were left to ot
 WAIT_SECONDS = 2.0  # between looks at arms that others train
 RETRY_SECONDS = 5.0  # before a failed arm is tried again, twice as long each time
 SINCE = "NORMRES_SWEEP_SINCE"  # for workers: when their sweep began
+RESTARTS = 3  # of a worker that dies
 
 
 @dataclass
@@ -170,3 +176,92 @@ def conclude(arms: Sequence[Arm], workdir: Path) -> int:
     parts += [f"{len(left)} left, {results.status_of(left[0])}: {left[0].name}"] if left else []
     print(f"{', '.join(parts)}: {workdir}")
     return SET_ASIDE if failed else LEFT if left else ALL_DONE
+
+
+def count_workers(wanted: str, per_device: int) -> int:
+    """Returns the number of workers that --workers=WANTED means.
+
+    With "auto" it is one an accelerator, else one a core: small networks train faster on one core each than one after
+    the other on all cores.
+
+    Raises:
+      UserError: neither "auto" nor a number from 1 on, or workers that share an accelerator where there is none.
+    """
+    if per_device < 1:
+        raise UserError(f"--workers-per-device={per_device} must be at least 1")
+    devices = len(machine.accelerators())
+    if per_device > 1 and not devices:
+        raise UserError(f"--workers-per-device={per_device} needs an accelerator; on a CPU say --workers=N")
+    if wanted == "auto":
+        return devices * per_device or machine.processes_that_fit()
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise UserError(f"--workers={wanted} is neither auto nor a number from 1 on")
+    return int(wanted)
+
+
+def start_workers(number: int, arguments: Sequence[str]) -> int:
+    """Runs `number` workers, `normres ARGUMENTS` each, until all have ended; one that dies is started again.
+
+    Each has an accelerator, or its share of the cores.  Returns the greatest exit status, 0 if all ended well.
+
+    Raises:
+      InterruptedRun: told to stop, as the workers were then.
+    """
+    environments, share = _shares(number)
+    bound = machine.cores() and not machine.accelerators()
+    errors, said = dict[int, IO[bytes]](), set[str]()
+
+    def begin(worker: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "normres", *arguments, "--workers=1"]
+        errors[worker] = tempfile.TemporaryFile()  # noqa: SIM115, closed in `ended`
+        process = subprocess.Popen(command, env=os.environ | environments[worker], stderr=errors[worker])
+        if bound:
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(process.pid, machine.share_of_cores(worker, number))
+        return process
+
+    def ended(worker: int) -> bool:
+        """Whether the worker has ended; if so, passes on what it said of errors, unless another said the same."""
+        if processes[worker].poll() is None:
+            return False
+        if file := errors.pop(worker, None):
+            file.seek(0)
+            text = file.read().decode(errors="replace")
+            file.close()
+            print("" if text in said else text, end="", file=sys.stderr, flush=True)
+            said.add(text)
+        return True
+
+    alone = "--workers=1: one after the other"
+    print(f"{number} workers train arms at the same time, each with {share} ({alone})", flush=True)
+    with signals.polled() as stop:
+        processes, restarts, told = [begin(worker) for worker in range(number)], 0, False
+        while True:
+            if stop.is_set() and not told:
+                told = True
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+            for worker, process in enumerate(processes):
+                died = ended(worker) and process.returncode not in (0, 1, 2, 3)
+                if died and not told and restarts < RESTARTS * number:
+                    restarts += 1
+                    print(f"worker {worker} ended with status {process.returncode}; it is started again", flush=True)
+                    processes[worker] = begin(worker)
+            if all(ended(worker) for worker in range(number)):
+                break
+            time.sleep(0.2)
+        if stop.is_set():
+            raise InterruptedRun(f"stopped by {signals.name()}")
+    return max(abs(process.returncode) for process in processes)
+
+
+def _shares(number: int) -> tuple[list[dict[str, str]], str]:
+    """Returns what each worker's environment has beside this one's, and its share of the machine in words."""
+    common = {SINCE: os.environ.get(SINCE) or now(), progress.WORKERS: str(number)}
+    if not (devices := machine.accelerators()):
+        return [common] * number, f"{len(machine.share_of_cores(0, number)) or 'all'} of the cores"
+    sharing = -(-number // len(devices))
+    if sharing > 1:
+        common["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+    words = f"1/{sharing} of an accelerator" if sharing > 1 else "an accelerator"
+    return [common | devices[worker % len(devices)] for worker in range(number)], words

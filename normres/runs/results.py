@@ -36,8 +36,8 @@ FAILURE = "failure at "  # so begins each entry of error.txt
 PICTURES = "pictures.png"
 KEPT = ".run.json"  # how the name of a kept run's file ends
 KEPT_LINES = 100  # of training, evenly spread
-OURS: tuple[str, ...] = ("record.json", "metrics.jsonl", "checkpoints", PICTURES, "error.txt", "README.md")
-OURS += ("lock", "tensorboard", "wandb")
+OURS: tuple[str, ...] = ("config.json", "record.json", "metrics.jsonl", "checkpoints", PICTURES, "error.txt")
+OURS += ("README.md", "lock", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -264,6 +264,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
     except ValueError as error:
         raise UserError(f"{file}: not readable as JSON lines ({error})") from None
+
+
+def best_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the lowest test error of the metric lines, and the first step that has it."""
+    tests = [line for line in metrics if line["split"] == "test" and line.get("error") is not None]
+    best = min(tests, key=lambda line: (line["error"], line["step"]), default={"error": None, "step": None})
+    return {"best_test_error": best["error"], "best_test_step": best["step"]}
 
 
 def check_identity(path: Path, held: dict[str, Any], config: dict[str, Any]) -> None:

@@ -28,9 +28,8 @@ def note_sweep(workdir: Path, command: str, arms: Sequence[Arm]) -> None:
     """Writes down which arms a sweep has, beside other sweeps in the same directory, and a note for readers."""
     known, run_ids = _noted(workdir), [arm.run_id for arm in arms]
     if known.get(command) != run_ids:
-        origin = provenance()
-        text = note.note(command, [arm.config for arm in arms], origin["commit"], origin["diff"], origin["versions"])
         if not (workdir / "README.md").exists():  # as the commit of the first is what made the runs
+            text = note.note(command, [arm.config for arm in arms], provenance())
             durable.write(workdir / "README.md", text)
         durable.write_json(workdir / SWEEP, {**known, command: run_ids})
 

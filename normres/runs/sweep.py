@@ -62,9 +62,8 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
     """
     arms = configs.load_sweep(name_and_argument)
     if arms is None and not vary:
-        raise UserError(
-            f"{name_and_argument}: defines no sweep(); add --vary FIELD=A,B,... (normres train runs a single config)"
-        )
+        hint = "add --vary FIELD=A,B,... (normres train runs a single config)"
+        raise UserError(f"{name_and_argument}: defines no sweep(); {hint}")
     if arms == []:
         raise UserError(f"{name_and_argument}: the sweep has no arms")
     if not 1 <= seeds <= MOST_SEEDS:
@@ -94,10 +93,9 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
                 raise UserError(f"{name_and_argument}: two arms of the sweep are the same: {same[0]} and {label}")
             known |= dict.fromkeys(keys, label)
             if (other := paths.setdefault(digest(config), config.data.path)) != config.data.path:
-                raise UserError(
-                    f"{name_and_argument}: two arms differ in config.data.path alone, {other} and {config.data.path}, "
-                    "which is no part of a run's name; give each a config.data.name, or use two --workdir"
-                )
+                both = f"two arms differ in config.data.path alone, {other} and {config.data.path}"
+                hint = "which is no part of a run's name; give each a config.data.name, or use two --workdir"
+                raise UserError(f"{name_and_argument}: {both}, {hint}")
             expanded.append(Arm(run_id, label, config))
     return expanded
 
@@ -108,13 +106,9 @@ def misleading(arms: Sequence[Arm]) -> list[str]:
     # That a sweep departs from its recipe is what it is for.
     lines = [f"{n} of {len(arms)} arms: {line}" for line, n in said.items() if not line.startswith("config.recipe=")]
     trained = [arm.config.train for arm in arms]
-    seen = {train.batch_size * train.steps for train in trained}
-    if len({train.batch_size for train in trained}) > 1 and max(seen) > 1.1 * min(seen):
-        lines.append(
-            f"the arms train on {min(seen):,} to {max(seen):,} images: config.train.steps is not in proportion"
-        )
+    seen = sorted(train.batch_size * train.steps for train in trained)
+    if len({train.batch_size for train in trained}) > 1 and seen[-1] > 1.1 * seen[0]:
+        lines.append(f"the arms train on {seen[0]:,} to {seen[-1]:,} images: config.train.steps is not in proportion")
     if len({holds(arm.config) for arm in arms}) > 1:
-        lines.append(
-            "some arms, those with config.optim.hold_from_depth and more layers, start at a held learning rate"
-        )
+        lines.append("only arms of config.optim.hold_from_depth and more layers start at a held learning rate")
     return lines

@@ -57,9 +57,8 @@ def _module(config: ConfigDict) -> Iterator[str]:
 def _norm(config: ConfigDict, image_size: int) -> Iterator[str]:
     """Norms that are another norm, or nothing."""
     network, name, model = MODELS[config.model.family].configured(config.model), config.model.norm, config.model
-    spec, parted = network.norm_spec, find_spec(name).sub_batches > 1
-    grouped = find_spec(name).groups > 1
-    batch, of_norm = config.train.batch_size, f"config.model.norm={name!r}"
+    spec, parted, grouped = network.norm_spec, find_spec(name).sub_batches > 1, find_spec(name).groups > 1
+    batch, of_norm, momentum = config.train.batch_size, f"config.model.norm={name!r}", model.norm_momentum
     if name == "group" and spec.groups == 1:
         yield "config.model.norm_groups=1: one group of all channels is layer norm"
     if parted and model.norm_sub_batches == 1:
@@ -68,51 +67,36 @@ def _norm(config: ConfigDict, image_size: int) -> Iterator[str]:
     if name not in TABLE and alike:
         groups = f" with config.model.norm_groups={spec.groups}" if grouped else ""
         yield f"{of_norm}{groups} is {alike[0]} norm"
-    single = sorted({channels for channels, _ in network.stages if channels == spec.groups})
-    if grouped and spec.groups > 1 and single:
-        yield (
-            f"config.model.norm_groups={spec.groups}: where the network has {single[0]} channels, each group is one "
-            "channel" + ", and a group norm with one channel a group is an instance norm" * (name == "group")
-        )
+    if grouped and spec.groups > 1 and any(channels == spec.groups for channels, _ in network.stages):
+        same = ": a group norm with one channel a group is an instance norm" * (name == "group")
+        yield f"config.model.norm_groups={spec.groups}: of {spec.groups} channels, each group is one channel{same}"
     if image_size and _single_element(network, image_size, batch):
-        yield (
-            f"{of_norm}: from images of {image_size} pixels, some layers average over a single number. It is its own "
-            "mean, so the result is always 0 (plus the bias)"
-        )
+        always = "some layers average over a single number, and the result is always 0 (plus the bias)"
+        yield f"{of_norm}: from images of {image_size} pixels, {always}"
     if spec.over_examples and spec.running and batch == spec.sub_batches and name != "batch_renorm":
         parts = f" and config.model.norm_sub_batches={spec.sub_batches}" if parted else ""
-        yield (
-            f"config.train.batch_size={batch}{parts}: {name} norm sees one image at a time in training, as instance "
-            "norm does, but evaluation uses running averages"
-        )
+        alone = f"{name} norm sees one image at a time in training, but evaluation uses running averages"
+        yield f"config.train.batch_size={batch}{parts}: {alone}"
     if spec.running and model.norm_average == "exponential":
-        if (initial := model.norm_momentum**config.train.steps) > MOST_INITIAL:
-            yield (
-                f"config.model.norm_momentum={model.norm_momentum}: after config.train.steps={config.train.steps} the "
-                f"running averages are still {initial:.0%} their initial values"
-            )
-        if model.norm_momentum < 0.5:
-            yield (
-                f"config.model.norm_momentum={model.norm_momentum} is the share of the old average that stays "
-                f"(PyTorch's momentum {model.norm_momentum} is {1 - model.norm_momentum:g} here)"
-            )
+        if (initial := momentum**config.train.steps) > MOST_INITIAL:
+            at_the_end = f"after config.train.steps={config.train.steps} the running averages are still {initial:.0%}"
+            yield f"config.model.norm_momentum={momentum}: {at_the_end} their initial values"
+        if momentum < 0.5:
+            share = f"the share of the old average that stays (PyTorch's momentum {momentum} is {1 - momentum:g} here)"
+            yield f"config.model.norm_momentum={momentum} is {share}"
     scale = getattr(network, "residual_scale", "none")
     bare = not spec.reductions and scale == "none"
     if bare and model.weights in ("plain", "l2", "spectral") and network.depth > 20:
         yield f"{of_norm}, and nothing replaces norms: networks of more than 20 layers hardly learn"
     if bare and model.weights == "standardized":
-        yield (
-            f"{of_norm} with config.model.weights='standardized': each convolution multiplies the signal by about "
-            "the square root of its fan-in; 'scaled_standardized' keeps its scale"
-        )
+        grows = "each convolution multiplies the signal by about the square root of its fan-in"
+        yield f"{of_norm} with config.model.weights='standardized': {grows}; 'scaled_standardized' keeps its scale"
     change, same = CANCELLED.get(model.weights, ("", ""))
     order = ORDERS[model.order]  # drop = 2: the sum is normalized in place of the last convolution
     normalized = model.family != "resnet" or ("conv norm" in order.unit and order.drop < 2)
     if normalized and spec.about and change in spec.about.invariant and not RESIDUAL_SCALES[scale].fixup:
-        yield (
-            f"config.model.weights={model.weights!r}: {name} norm after each convolution removes what it changes, so "
-            f"the network trains as with config.model.weights={same!r}"
-        )
+        as_with = f"the network trains as with config.model.weights={same!r}"
+        yield f"config.model.weights={model.weights!r}: {name} norm removes what it changes, so {as_with}"
 
 
 def _bare(spec: NormSpec, network: NetworkConfig) -> NormSpec:
@@ -140,21 +124,14 @@ def _branches(config: ConfigDict) -> Iterator[str]:
     if scale == "rezero":
         yield "config.model.residual_scale='rezero' is the same network as 'skipinit'"
     if scale != "none" and spec.reductions:
-        yield (
-            f"config.model.residual_scale={scale!r} stands beside {model.norm} norm; for a network without norms set "
-            "config.model.norm='none'"
-        )
+        without = "for a network without norms set config.model.norm='none'"
+        yield f"config.model.residual_scale={scale!r} stands beside {model.norm} norm; {without}"
     for name, starts_at_zero in (("zero_last_scale=True", zero_scale), (f"residual_scale={scale!r}", scale != "none")):
         if plain and starts_at_zero:
-            yield (
-                f"config.model.{name} without a shortcut: every branch returns 0 at the start, no signal reaches the "
-                "classifier, and the network cannot learn"
-            )
+            yield f"config.model.{name} without a shortcut: every branch starts at 0, and the network cannot learn"
     if zero_scale and cut:
-        yield (
-            f"config.model.zero_last_scale=True with config.model.order={model.order!r}: a ReLU follows the scale that "
-            "starts at zero, and the branch never gets a gradient"
-        )
+        why = "a ReLU follows the scale that starts at zero, and the branch never gets a gradient"
+        yield f"config.model.zero_last_scale=True with config.model.order={model.order!r}: {why}"
     if zero_scale and scale != "none":
         both = f"config.model.zero_last_scale=True and config.model.residual_scale={scale!r}"
         yield f"{both}: the branch is multiplied by two numbers that are 0 at the start. Neither gets a gradient"
@@ -162,15 +139,11 @@ def _branches(config: ConfigDict) -> Iterator[str]:
         yield f"config.model.residual_scale={scale!r} starts with small kernels; {weights!r} makes them large again"
     for cause, cuts in (("weights='l2'", weights == "l2"), (f"order={model.order!r}", words[-1] == "relu")):
         if fixup and cuts:
-            yield (
-                f"config.model.residual_scale={scale!r} with config.model.{cause}: the branch's last kernel starts at "
-                "zero and gets no gradient"
-            )
+            why = "the branch's last kernel starts at zero and gets no gradient"
+            yield f"config.model.residual_scale={scale!r} with config.model.{cause}: {why}"
     if plain and model.stochastic_depth:
-        yield (
-            f"config.model.stochastic_depth={model.stochastic_depth} without a shortcut: a block that is left out "
-            "stops the signal, and the output no longer depends on the image"
-        )
+        why = "a block that is left out stops the signal, and the output no longer depends on the image"
+        yield f"config.model.stochastic_depth={model.stochastic_depth} without a shortcut: {why}"
 
 
 def _sizes(config: ConfigDict, image_size: int) -> Iterator[str]:
@@ -187,10 +160,8 @@ def _sizes(config: ConfigDict, image_size: int) -> Iterator[str]:
         yield f"config.model.squeeze={model.squeeze}: 1 hidden unit in the first stage"
     if model.layout == "wide" and SHORTCUTS[model.shortcut].project == "never":
         fewer = LAYOUTS["wide"].counted - LAYOUTS["cifar"].counted
-        yield (
-            f"config.model.layout='wide' with config.model.shortcut={model.shortcut!r} has no projections and is "
-            f"config.model.layout='cifar' with config.model.depth={model.depth - fewer}"
-        )
+        same = f"config.model.layout='cifar' with config.model.depth={model.depth - fewer}"
+        yield f"config.model.layout='wide' with config.model.shortcut={model.shortcut!r} is {same}"
 
 
 def _single_element(network: NetworkConfig, image_size: int, batch_size: int) -> bool:
@@ -211,10 +182,8 @@ def _optimization(config: ConfigDict) -> Iterator[str]:
     if optim.learning_rate == 0:
         yield "config.optim.learning_rate=0.0: nothing is learned"
     if optim.optimizer == "adamw" and optim.learning_rate >= LARGE_FOR_ADAM:
-        yield (
-            f"config.optim.learning_rate={optim.learning_rate} with config.optim.optimizer='adamw': each weight moves "
-            "by about so much in each step; 0.001 is usual"
-        )
+        why = "each weight moves by about so much in each step; 0.001 is usual"
+        yield f"config.optim.learning_rate={optim.learning_rate} with config.optim.optimizer='adamw': {why}"
     changes = boundaries or optim.schedule == "cosine" or optim.warmup_steps or holds(config)
     if optim.optimizer == "sgd_classical" and not changes:
         yield "config.optim.optimizer='sgd_classical' at a constant learning rate is 'sgd'"
@@ -246,10 +215,8 @@ def _data(config: ConfigDict, examples: int, devices: int) -> Iterator[str]:
     if seen < examples:
         yield f"in config.train.steps={train.steps} the run sees {seen:,} of {examples:,} training images"
     if config.data.validation and config.data.evaluate_on == "test":
-        yield (
-            f"config.data.validation={config.data.validation}: these images are neither trained on nor measured; "
-            "config.data.evaluate_on='validation' measures them"
-        )
+        unused = "these images are neither trained on nor measured; config.data.evaluate_on='validation' measures them"
+        yield f"config.data.validation={config.data.validation}: {unused}"
     if train.parallel == "pmap" and not train.sync_batch_norm and devices:
         effect = f"averages over {train.batch_size // devices} images, on each of {devices} devices"
         effect = "has no effect on one device" if devices == 1 else f"a batch norm {effect}"
@@ -260,11 +227,8 @@ def _recipe(config: ConfigDict) -> Iterator[str]:
     """Fields in which the config is not the recipe that it names."""
     edited = []
     for name, value in flatten(config).items():
-        if (
-            name.startswith(OF_RECIPE)
-            and not declared()[name].how
-            and value != (meant := unread.in_recipe(config, name))
-        ):
+        meant = unread.in_recipe(config, name)
+        if name.startswith(OF_RECIPE) and not declared()[name].how and value != meant:
             edited.append(f"{name}={value!r} ({meant!r})")
     if edited:
         yield f"config.recipe={config.recipe!r} is edited (in brackets, its own): {', '.join(edited)}"

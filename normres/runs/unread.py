@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 from normres.data.dataset import CLASSES
 from normres.data.sources import SOURCES
 from normres.models import MODELS, ORDERS, SHORTCUTS
-from normres.models.variants import Shortcut
 from normres.norms import find_spec
 from normres.runs.fields import declared, flatten
 from normres.training.optim import holds
@@ -26,7 +25,8 @@ READ_IF: list[tuple[str, Callable[[ConfigDict], Any], str]] = [
     ("model.norm", lambda c: "scale" in find_spec(c.model.norm).affine, "model.zero_last_scale"),
     ("model.order", lambda c: "norm2" in ORDERS[c.model.order].branch(2), "model.zero_last_scale"),
     ("model.block", lambda c: c.model.block == "bottleneck", "model.stride_at"),
-    ("model.shortcut", lambda c: _pads(SHORTCUTS[c.model.shortcut]), "model.padding"),
+    ("model.shortcut", lambda c: SHORTCUTS[c.model.shortcut].add, "model.padding"),
+    ("model.shortcut", lambda c: SHORTCUTS[c.model.shortcut].project == "never", "model.padding"),
     ("model.shortcut", lambda c: SHORTCUTS[c.model.shortcut].gate, "model.gate_bias"),
     ("model.auxiliary", lambda c: c.model.auxiliary, "optim.auxiliary_weights optim.auxiliary_decay"),
     ("model.module", lambda c: not c.model.module, "train.ops optim.hold_from_depth"),
@@ -74,11 +74,6 @@ def streams(config: ConfigDict) -> set[str]:
 def _task(config: ConfigDict) -> str:
     """Returns the task of the network; a user's module classifies."""
     return "classification" if config.model.module else MODELS[config.model.family].task
-
-
-def _pads(shortcut: Shortcut) -> bool:
-    """Returns whether a shortcut meets a larger number of channels by zeros."""
-    return shortcut.add and shortcut.project == "never"
 
 
 def of(config: ConfigDict) -> Iterator[str]:

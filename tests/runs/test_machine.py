@@ -60,11 +60,7 @@ def test_accelerators_are_those_that_are_visible(monkeypatch, visible, gpus):
 
 
 def test_memory_is_that_of_the_control_group(monkeypatch):
-    own = {
-        "/proc/self/cgroup": "0::/job\n",
-        "/sys/fs/cgroup/job/memory.max": "max",
-        "/sys/fs/cgroup/memory.max": "8589934592",
-    }
+    own = {"/proc/self/cgroup": "0::/job\n", "/sys/fs/cgroup/memory.max": "8589934592"}  # and the job's own: max
     monkeypatch.setattr(Path, "read_text", lambda self: own.get(str(self), "max"))
     monkeypatch.setattr(machine, "cores", lambda: range(64))
     assert machine.processes_that_fit() == 2

@@ -22,6 +22,7 @@ from normres.runs.note import note, repeat_command
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base", "sizes"})
 COMMIT = "3b23187c3fd664c1ac0fe7fd655224e9b6424751"
+ORIGIN = {"commit": COMMIT, "diff": None, "versions": {"normres": "0.1.0", "jax": "0.12.0"}}
 
 
 def load(command):
@@ -55,7 +56,7 @@ def test_the_command_of_every_arm_makes_the_same_run(family, size):
 )
 def test_every_kind_of_value_survives_the_shell(overrides):
     config = configs.load("base", overrides)
-    text = note(repeat_command(config, Path("a b")), [config], COMMIT)
+    text = note(repeat_command(config, Path("a b")), [config], ORIGIN)
     line = next(line for line in text.splitlines() if line.startswith("normres train"))
     assert flatten(load(shlex.split(line))) == flatten(config)
 
@@ -76,9 +77,8 @@ def test_a_run_that_is_older_than_a_field_is_repeated_with_what_it_had(monkeypat
     old = configs.to_dict(base.get_config())
     del old["optim"]["optimizer"]
     # As if the field's value had changed since; runs without the field had sgd.
-    monkeypatch.setitem(
-        base.FIELDS, "optim.optimizer", dataclasses.replace(base.FIELDS["optim.optimizer"], value="adamw")
-    )
+    changed = dataclasses.replace(base.FIELDS["optim.optimizer"], value="adamw")
+    monkeypatch.setitem(base.FIELDS, "optim.optimizer", changed)
     assert "--config.optim.optimizer=sgd" in repeat_command(old, Path("w"))
 
 
@@ -90,34 +90,24 @@ def test_a_run_of_a_newer_program_is_refused_and_not_cut():
 
 def test_the_note_says_all(tmp_path):
     config = configs.load("base:demo", {"model.norm": "group", "model.order": "pre"})
-    versions = {"normres": "0.1.0", "jax": "0.12.0"}
     command = "normres train --config=base:demo '--workdir=a b'"
-    text = note(["normres", "train", "--config=base:demo", "--workdir=a b"], [config], COMMIT, None, versions)
+    text = note(["normres", "train", "--config=base:demo", "--workdir=a b"], [config], ORIGIN)
     assert f"git checkout {COMMIT}\n{command}\n" in text
     assert "jax 0.12.0" in text
     assert "not committed" not in text
     assert 15 <= len(text.splitlines()) <= 35
-    cited = re.findall(r"^@\w+\{(\w+),", text, re.M)
-    expected = [
-        "normres",
-        "he2015deep",
-        "he2016identity",
-        "wu2018group",
-        "loshchilov2016sgdr",
-        "krizhevsky2009learning",
-    ]
-    assert cited == expected
-    assert text == note(command, [configs.to_dict(config)], COMMIT, "", versions)
-    changed = note("x", [config], COMMIT, "12ab34cd")
-    assert "not committed (12ab34cd)" in changed
-    unknown = note("x", [config], None)
+    cited = " ".join(re.findall(r"^@\w+\{(\w+),", text, re.M))
+    assert cited == "normres he2015deep he2016identity wu2018group loshchilov2016sgdr krizhevsky2009learning"
+    assert text == note(command, [configs.to_dict(config)], ORIGIN)
+    assert "not committed (12ab34cd)" in note("x", [config], ORIGIN | {"diff": "12ab34cd"})
+    unknown = note("x", [config], ORIGIN | {"commit": None})
     assert "commit is not known" in unknown
     assert "git checkout" not in unknown
 
 
 def test_the_note_of_a_sweep_has_every_arm_s_papers():
     arms = [arm.config for arm in sweep.expand("robustness:demo", {}, 2)]
-    text = note("normres sweep", arms, COMMIT)
+    text = note("normres sweep", arms, ORIGIN)
     assert "A sweep of 10 runs" in text
     for key in ("ioffe2015batch", "ulyanov2016instance", "ba2016layer", "nam2018batch", "hendrycks2019benchmarking"):
         assert text.count(f"@misc{{{key},") == 1

@@ -59,14 +59,8 @@ def test_the_workers_are_an_array_of_the_same_command(cluster):
 
 
 def test_what_is_not_asked_for_is_left_to_the_cluster(cluster):
-    submit(
-        cluster,
-        "--slurm.account=0417",
-        "--slurm.workers=3",
-        "--slurm.array_parallelism=2",
-        "--slurm.reservation=r",
-        "--slurm.signal=USR1@9",
-    )
+    asked = ("account=0417", "workers=3", "array_parallelism=2", "reservation=r", "signal=USR1@9")
+    submit(cluster, *(f"--slurm.{option}" for option in asked))
     options = [line.removeprefix("#SBATCH --") for line in script(cluster) if line.startswith("#SBATCH")]
     assert {"account=0417", "array=0-2%2", "reservation=r", "signal=USR1@9"} <= set(options)
     assert not [option for option in options if option.startswith(("time", "wckey", "partition"))]

@@ -8,17 +8,14 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
-import optax
 import pytest
 from rich.console import Console
 
 from normres import signals
 from normres.configs import base
 from normres.errors import InterruptedRun, UserError
-from normres.runs import checkpoint, claims, durable, finished, journal, local, machine, results
+from normres.runs import checkpoint, claims, durable, finished, journal, local, results
 from normres.runs import config as configs
-from normres.training import optim
 
 FIELDS = {
     # As it compiles fast; test_cli.py and test_loop.py stop and resume a ResNet.
@@ -39,6 +36,7 @@ FIELDS = {
 }
 NAME = "run"
 ALL = bool(os.environ.get("NORMRES_TEST_ALL"))  # every moment, not some of them
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 def config(**changes):
@@ -52,32 +50,15 @@ def train(folder, **changes):
     return console.file.getvalue()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    one, datasets = jax.devices()[:1], {}
-
-    def load_data(config, load=local.load_data):
-        if (key := str(config.data)) not in datasets:
-            datasets[key] = load(config)
-        return datasets[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "return_freed_memory", lambda: None)
-        patch.setattr(jax, "devices", lambda: one)
-        patch.setattr(local, "load_data", load_data)
-        patch.setattr(os, "fsync", lambda descriptor: None)  # test_checkpoint.py sees to it
-        yield
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(quickly, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     train(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
+def stopped(quickly, tmp_path_factory):
     """A run that was stopped after five of its six steps, with checkpoints at 4 and 5."""
     folder = tmp_path_factory.mktemp("stopped")
     with stop_at(8), pytest.raises(InterruptedRun, match=r"stopped by .* at step 5 of 6"):
@@ -195,18 +176,14 @@ def remove(path):
 
 
 def cut(path):
-    if path.is_dir():
-        for manifest in path.rglob(checkpoint.MANIFEST):
-            cut(manifest)
-    else:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for file in path.rglob(checkpoint.MANIFEST) if path.is_dir() else [path]:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def flip(path):
-    for file in path.rglob("d/*") if path.is_dir() else [path]:
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 0x81
-        file.write_bytes(content)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x81
+    path.write_bytes(content)
 
 
 def lie(path):
@@ -216,57 +193,38 @@ def lie(path):
     path.write_text(text[:place] + "2" + text[place + 1 :])
 
 
-def empty(path):
-    if path.is_dir():
-        remove(path)
-        path.mkdir()
-    else:
-        path.write_text("")
-
-
-SAID = {"record.json": "is damaged", "config.json": "damaged", "metrics.jsonl": "damaged"}
-JSON = ("record.json", "config.json", "metrics.jsonl")
-DAMAGES = [(of, name, damage) for of in ("stopped", "whole") for name in JSON for damage in (remove, lie)]
-DAMAGES += [("stopped", "record.json", cut), ("stopped", "config.json", empty), ("stopped", "metrics.jsonl", flip)]
-DAMAGES += [("whole", "record.json", flip), ("whole", "config.json", cut), ("whole", "metrics.jsonl", empty)]
-DAMAGES += [("stopped", "checkpoints", damage) for damage in (remove, flip)]
-DAMAGES += [("whole", "checkpoints", damage) for damage in (cut, empty)]
-
-
-@pytest.mark.parametrize(("of", "name", "damage"), DAMAGES)
-def test_a_lost_or_damaged_file_is_named_and_made_good(of, name, damage, tmp_path, whole, stopped):
+@pytest.mark.parametrize(
+    ("of", "files", "damage", "said"),
+    [
+        ("stopped", "record.json", remove, "resumed at step 5"),
+        ("stopped", "record.json", lie, "record.json is damaged"),
+        ("stopped", "config.json", remove, "config.json was lost or damaged"),
+        ("stopped", "config.json", lie, "resumed at step 5"),  # of what only says how
+        ("stopped", "metrics.jsonl", remove, "metrics.jsonl was lost or damaged"),
+        ("stopped", "metrics.jsonl", lie, "metrics.jsonl was lost or damaged"),
+        ("stopped", "metrics.jsonl", flip, "metrics.jsonl was lost or damaged"),
+        ("stopped", "*.json*", cut, "record.json is damaged"),  # everything but the checkpoints
+        ("stopped", "checkpoints", remove, "the run starts anew"),
+        ("stopped", "checkpoints/*5", cut, "damaged manifest; passed over"),
+        ("whole", "record.json", remove, "resumed at step 6"),
+        ("whole", "record.json", lie, "record.json is damaged"),
+        ("whole", "record.json", flip, "record.json is damaged"),
+        ("whole", "config.json", remove, "config.json was lost or damaged"),
+        ("whole", "config.json", lie, "config.json is damaged"),
+        ("whole", "config.json", cut, "config.json was lost or damaged"),
+        ("whole", "metrics.jsonl", remove, "metrics.jsonl is missing"),
+        ("whole", "metrics.jsonl", lie, "metrics.jsonl is damaged"),
+        ("whole", "checkpoints", cut, "damaged manifest; passed over"),
+        ("whole", "checkpoints/*3", remove, "step_000000003 is lost or damaged; the run goes back"),  # the best weights
+    ],
+)
+def test_a_lost_or_damaged_file_is_named_and_made_good(of, files, damage, said, tmp_path, whole, stopped):
     folder = copy_of({"stopped": stopped, "whole": whole}[of], tmp_path)
-    damage(folder / NAME / name)
+    for path in [*(folder / NAME).glob(files)]:
+        damage(path)
     text = train(folder)
     assert_same(folder, whole)
-    expected = SAID.get(name, "anew" if damage in (remove, empty) else "passed over")
-    if (name, damage) in (("record.json", remove), ("config.json", lie)) and of == "stopped":
-        expected = "resumed at step"
-    if (of, name, damage) == ("whole", "record.json", remove):
-        expected = "resumed at step 6"
-    assert expected in text, text
-
-
-def test_best_weights_that_are_lost_are_trained_again(tmp_path, whole):
-    """The run goes back behind them."""
-    folder = copy_of(whole, tmp_path)
-    remove(folder / NAME / "checkpoints" / "step_000000003")
-    assert "step_000000003 is lost or damaged; the run goes back" in train(folder)
-    assert_same(folder, whole)
-
-
-@pytest.mark.parametrize("damage", [remove, flip])
-def test_weights_of_every_second_step_that_are_lost_are_trained_again(damage, tmp_path):
-    fields = {"train__keep": ("last",), "train__keep_every": 2}
-    train(tmp_path, **fields)
-    before = results.read_run(tmp_path / NAME)
-    damage(tmp_path / NAME / "checkpoints" / "step_000000004")
-    assert "step_000000004 is lost or damaged; the run goes back" in train(tmp_path, **fields)
-    after = results.read_run(tmp_path / NAME)
-    assert (after.record["kept"], after.record["final"]) == (before.record["kept"], before.record["final"])
-    assert after.record["kept"] == [2, 4, 6]
-    assert [attempt["from_step"] for attempt in after.record["attempts"]] == [0, 2]
-    assert "goes back" not in train(tmp_path, **fields)
+    assert said in text, text
 
 
 @pytest.mark.parametrize(("which", "lost", "after"), [("best", 3, (6, "train")), ("last", 6, (6, "test"))])
@@ -286,21 +244,16 @@ def test_weights_that_are_lost_while_it_trains_are_noticed(which, lost, after, t
     assert_same(tmp_path, whole)
 
 
-def test_a_visit_with_another_config_of_what_is_kept_removes_nothing(tmp_path, whole):
+def test_a_visit_with_another_config_of_what_is_kept_writes_and_removes_nothing(tmp_path, whole, monkeypatch):
     folder = copy_of(whole, tmp_path)
     before = story(folder)
-    train(folder, train__keep=("last",), train__keep_every=4)
-    assert story(folder) == before
-
-
-def test_a_finished_run_is_visited_where_nobody_may_write(tmp_path, whole, monkeypatch):
-    folder = copy_of(whole, tmp_path)
 
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(claims.os, "open", refuse)
-    train(folder)
+    train(folder, train__keep=("last",), train__keep_every=4)
+    assert story(folder) == before
 
 
 def test_what_cannot_be_read_at_the_moment_is_not_removed(tmp_path, stopped, monkeypatch):
@@ -324,22 +277,11 @@ def test_weights_that_nobody_wants_kept_may_be_removed(tmp_path, whole):
     assert (folder / NAME / "record.json").read_bytes() == before
 
 
-def test_everything_but_the_checkpoints_may_be_lost(tmp_path, whole, stopped):
-    folder = copy_of(stopped, tmp_path)
-    for name in JSON:
-        cut(folder / NAME / name)
-    train(folder)
-    assert_same(folder, whole)
-
-
 def test_other_data_or_other_code_is_said(tmp_path, stopped):
     folder = copy_of(stopped, tmp_path)
     record = results.read_record(folder / NAME)
-    record["attempts"][-1] |= {
-        "commit": "0" * 40,
-        "module": "0" * 16,
-        "versions": record["attempts"][-1]["versions"] | {"jax": "0.1"},
-    }
+    attempt = record["attempts"][-1]
+    attempt |= {"commit": "0" * 40, "module": "0" * 16, "versions": attempt["versions"] | {"jax": "0.1"}}
     results.write_record(folder / NAME, record)
     text = train(folder)
     assert "goes on with other code: commit" in text
@@ -358,81 +300,12 @@ def test_resuming_with_other_data_is_refused(tmp_path, stopped):
         local.run(config(), folder / NAME, Console(quiet=True), "run", lambda: other)
 
 
-def test_a_finished_run_goes_on_to_more_steps_where_the_schedule_allows_it(tmp_path, whole, monkeypatch):
-    with pytest.raises(UserError, match=r"train\.steps is 6 there and 9 here"):  # the cosine depends on its end
-        train(whole, train__steps=9)
-    monkeypatch.setitem(optim.SCHEDULES, "mine", lambda _, steps: optax.linear_schedule(0.1, 0.0, steps))
-    train(tmp_path / "mine", optim__schedule="mine")
-    with pytest.raises(UserError, match=r"train\.steps is 6 there and 9 here"):
-        train(tmp_path / "mine", optim__schedule="mine", train__steps=9)
-    fields = {"optim__schedule": "step", "optim__boundaries": (5,)}
-    train(tmp_path / "straight", train__steps=9, **fields)
-    folder = tmp_path / "first"
-    train(folder, **fields)
-    with pytest.raises(UserError, match=r"train\.steps is 6 there and 4 here"):
-        train(folder, train__steps=4, **fields)
-    train(folder, train__steps=9, **fields)
-    assert_same(folder, tmp_path / "straight")
-    assert len(results.read_run(folder / NAME).record["attempts"]) == 2
-
-
-def test_a_run_whose_best_step_was_its_last_goes_on_to_more_steps(tmp_path, monkeypatch):
-    def fit(*arguments, follow=local.fit):  # a longer run does not measure at step 5
-        for event, state in follow(*arguments):
-            if event.kind == "test":
-                event.values["error"] = {3: 0.5, 5: 0.4, 6: 0.7, 9: 0.6}[event.step]
-            yield event, state
-
-    monkeypatch.setattr(local, "fit", fit)
-    fields = {"optim__schedule": "constant"}
-    train(tmp_path / "straight", train__steps=9, **fields)
-    train(tmp_path / "first", train__steps=5, **fields)
-    assert results.read_run(tmp_path / "first" / NAME).record["best_test_step"] == 5
-    train(tmp_path / "first", train__steps=9, **fields)
-    assert_same(tmp_path / "first", tmp_path / "straight")
-    assert results.read_run(tmp_path / "first" / NAME).record["best_test_step"] == 3
-
-
-def test_weights_that_were_never_kept_are_no_reason_to_start_anew(tmp_path):
-    with stop_at(8), pytest.raises(InterruptedRun, match="at step 5 of 6"):
-        train(tmp_path, train__keep=("last",))
-    with pytest.raises(UserError, match=r"keep=last,best: the best weights \(step 3\) were not kept; .* own keep=last"):
-        train(tmp_path)
-    train(tmp_path, train__keep=("last",))
-    assert results.read_run(tmp_path / NAME).record["attempts"][-1]["from_step"] == 5
-
-
-def test_a_finished_run_of_a_module_that_has_changed_says_so(tmp_path):
-    file = shutil.copy(FIELDS["model.module"].rpartition(":")[0], tmp_path / "net.py")
-    module = {"model__module": f"{file}:Net"}
-    train(tmp_path, **module)
-    before = story(tmp_path)
-    assert train(tmp_path, **module) == ""
-    file.write_text(file.read_text() + "# another\n")
-    assert "net.py has changed since this run; another --workdir trains it anew" in train(tmp_path, **module)
-    file.unlink()
-    assert train(tmp_path, **module) == ""
-    assert story(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("keep", "every", "left"),
-    [(("none",), 0, []), ((), 2, [2, 4, 6]), ((), 3, [3, 6]), (("last",), 4, [4, 6]), (("best",), 0, [3])],
-)
-def test_what_is_kept_is_as_the_config_says(keep, every, left, tmp_path):
-    train(tmp_path, train__keep=keep, train__keep_every=every)
-    kept = sorted(path.name for path in (tmp_path / NAME).glob("checkpoints/*"))
-    before = results.read_run(tmp_path / NAME)
-    assert kept == [f"step_{step:09d}" for step in left]
-    train(tmp_path, train__keep=keep, train__keep_every=every)
-    assert results.read_run(tmp_path / NAME) == before
-
-
-def test_the_last_weights_are_not_taken_from_another_step(tmp_path):
-    train(tmp_path, train__keep=("best",))
+def test_the_last_weights_are_not_taken_from_another_step(tmp_path, whole):
+    path = copy_of(whole, tmp_path) / NAME
+    remove(path / "checkpoints" / "step_000000006")
     with pytest.raises(UserError, match=r"the last weights are not here: .* the newest weights are those of step 3"):
-        finished.open_run(tmp_path / NAME)
-    assert finished.open_run(tmp_path / NAME, "best").step == 3
+        finished.open_run(path)
+    assert finished.open_run(path, "best").step == 3
 
 
 def test_a_worker_that_was_taken_for_dead_writes_nothing_more(tmp_path, whole, monkeypatch):
