@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,9 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         corruptions.check(config.data.corruptions, channels)
     if old and old["data"]["sha256"] != dataset.summary()["sha256"]:
         raise UserError(f"{journal.path}: the run began with other data ({old['data']['source']}); bring them back")
-    # A resumed run keeps the dtype that it began with, also on another machine.
-    dtype = old.get("dtype") or hosts.from_writer(machine.resolve_dtype(config.train.dtype))
-    if not old and config.model.module and "dtype" not in user_module(config.model.module).__dataclass_fields__:
-        dtype = "float32"
+    dtype = old.get("dtype") or _dtype(config)  # of a resumed run its own, also on another machine
     _check_hosts(config, dataset)
-    first, *_ = devices = jax.devices()
+    devices = jax.devices()
     ops, ops_in_words = machine.operations(config.train.ops, devices)
     programs = Programs(config, dataset, dtype, ops=ops)
     state = programs.initial_state()
@@ -140,10 +137,6 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         others = finished.other_networks(config)
     if old:
         others = [line for line in old.get("warnings", ()) if "config.init_from was" in line]
-    device = {"platform": first.platform, "kind": first.device_kind, "count": len(devices)}
-    attempt = {**provenance(), "device": device}
-    if config.model.module:
-        attempt["module"] = _module_digest(config)
     computed = {name: getattr(programs.model, name) for name in ("remat", "unrolled") if hasattr(programs.model, name)}
     computed["ops"] = "plain" if config.model.module else ops_in_words
     record = {
@@ -160,7 +153,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "warnings": [*traps.of(config, min(size), len(dataset.train_labels), len(devices)), *others],
         **_without_numbers(config, programs),
     }
-    journal.begin(record, attempt)
+    journal.begin(record, _attempt(config, devices))
     start = int(state.step)
     with Reporter(label, start, config.train.steps, console) as reporter:
         lines += [f"warning: {line}" for line in record["warnings"]] + [f"resumed at step {start}"] * (start > 0)
@@ -176,6 +169,21 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
             journal.sinks.append(write)
             _follow(programs, state, journal, hosts.agreement(stop.is_set), reporter)
     return journal.record
+
+
+def _dtype(config: ConfigDict) -> str:
+    """Returns the dtype of a run's activations; a user's module without a field `dtype` has float32."""
+    if config.model.module and "dtype" not in user_module(config.model.module).__dataclass_fields__:
+        return "float32"
+    resolved: str = hosts.from_writer(machine.resolve_dtype(config.train.dtype))
+    return resolved
+
+
+def _attempt(config: ConfigDict, devices: Sequence[Any]) -> dict[str, Any]:
+    """Returns what a record says of the process that trains."""
+    device = {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
+    module = {"module": _module_digest(config)} if config.model.module else {}
+    return {**provenance(), "device": device, **module}
 
 
 def _without_numbers(config: ConfigDict, programs: Programs) -> dict[str, Any]:
