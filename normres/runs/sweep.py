@@ -111,4 +111,7 @@ def misleading(arms: Sequence[Arm]) -> list[str]:
         lines.append(f"the arms train on {seen[0]:,} to {seen[-1]:,} images: config.train.steps is not in proportion")
     if len({holds(arm.config) for arm in arms}) > 1:
         lines.append("only arms of config.optim.hold_from_depth and more layers start at a held learning rate")
+    for name in ("style_weight", "label_smoothing"):
+        if len({arm.config.optim[name] for arm in arms}) > 1:
+            lines.append(f"the arms differ in config.optim.{name}: each has a loss of its own, so compare no losses")
     return lines

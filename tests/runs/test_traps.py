@@ -157,10 +157,11 @@ def test_what_only_the_data_and_the_devices_tell():
 
 
 def test_what_a_sweep_says_of_its_arms():
-    vary = ["train.batch_size=8,128", "model.depth=56,110"]
+    vary = ["train.batch_size=8,128", "model.depth=56,110", "optim.label_smoothing=0,0.1"]
     said = sweep.misleading(sweep.expand("base:short", {}, 1, vary))
     assert "the arms train on 25,600 to 409,600 images: config.train.steps is not in proportion" in said
     assert any("start at a held learning rate" in line for line in said)
+    assert any("config.optim.label_smoothing: each has a loss of its own" in line for line in said)
     assert sweep.misleading(sweep.expand("batch_size:short", {}, 1)) == []
     with pytest.raises(UserError, match="all seeds are the same run"):
         sweep.expand("base:demo", {"seeds.initialization": 0, "seeds.order": 0}, 1, ["seed=0,1"])
