@@ -7,7 +7,6 @@ the input's own statistics and perhaps a ReLU; everything else is norms.normaliz
 Reverse mode, reverse over reverse and vmap work; forward mode does not (jax.custom_vjp).
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -33,13 +32,15 @@ def normalization(
     x = jnp.asarray(x)  # it may be a sum that is not computed yet
     residual, activation = options.pop("residual", None), options.pop("activation", "identity")
     own_statistics = not options.get("use_running") and isinstance(spec.over, str) and not spec.var_over
-    # Of masked or merged elements the written form does not know the mean's rounding, which counts in float32.
-    exact = x.dtype != jnp.float32 or (options.get("where") is None and options.get("axis_name") is None)
+    # Flax's scan takes a sum over devices in a custom gradient for a dependency between blocks.
+    own_statistics &= options.get("axis_name") is None
+    # Of masked elements the written form does not know the mean's rounding, which counts in float32.
+    exact = x.dtype != jnp.float32 or options.get("where") is None
     own_form = spec.form is forms.standardized and own_statistics and exact
     if not own_form or activation not in ("identity", "relu"):
         return norms.normalization(x, spec, params, **options, residual=residual, activation=activation)
     affine = checked_parameters(x, spec, params or {})
-    over = spec_reduction(x, spec, spec.reductions[0], options.get("axis_name"))
+    over = spec_reduction(x, spec, spec.reductions[0])
     where = mask_for(x, options.get("where"))
     rectify = activation == "relu"
     static = (over, spec.epsilon, rectify and residual is None)
@@ -74,15 +75,15 @@ def _total(over: Reduction, function: Callable[..., jax.Array], x: jax.Array, *o
 def _moments_and_rest(over: Reduction, x: jax.Array, where: jax.Array | None) -> tuple[Moments, jax.Array | None]:
     """Moments by two passes over x, and what rounding took from the mean: it is mean + rest exactly.
 
-    The rest is None where it is not known: for inputs below float32, whose own rounding is coarser; for masked or
-    merged statistics, of which those in float32 are not computed here; and where the mean is not subtracted.
+    The rest is None where it is not known: for inputs below float32, whose own rounding is coarser; for masked
+    statistics, of which those in float32 are not computed here; and where the mean is not subtracted.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     count = over.count(x, where, dtype)
     safe_count = jnp.maximum(count, 1)
     if where is not None:
         x = jnp.where(where, x, 0)
-    exact = jnp.finfo(x.dtype).bits >= 32 and over.center and where is None and over.axis_name is None
+    exact = jnp.finfo(x.dtype).bits >= 32 and over.center and where is None
     if exact:
         # Any element near the mean: the sums are then of small numbers.
         shift = lax.stop_gradient(_first(over, x))
@@ -153,9 +154,7 @@ def _standardize_backward(static: _Static, residuals: Any, cotangents: Any) -> t
     return dx, d_scale, d_bias, None
 
 
-# Generic batching (JAX 0.12): under vmap, merged statistics and their cotangents are one array that all members share.
-_GENERIC = "generic_batching" in inspect.signature(_standardize.defvjp).parameters
-_standardize.defvjp(_standardize_forward, _standardize_backward, **({"generic_batching": True} if _GENERIC else {}))
+_standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 def _times_deviation(x: Any, dy: Any, rectified: Any, mean: Any, rest: Any) -> jax.Array:

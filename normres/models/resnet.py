@@ -235,8 +235,6 @@ class ResNet(WordRunner):
                 split_rngs={"params": True, "dropout": True},
                 length=blocks - 1,
                 unroll=blocks - 1 if unrolled else 1,
-                # Nothing is broadcast to the blocks; the check fails for sums over devices in a custom gradient.
-                check_constancy_invariants=False,
             )
             each = jnp.asarray(survival[1:], jnp.float32) if at_random else None
             block = rematerialized(config, looped=not unrolled)(**options, name=f"stage{stage + 1}_rest")

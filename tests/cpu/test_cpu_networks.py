@@ -71,7 +71,7 @@ def test_a_stylizer_is_that_of_the_plain_operations():
 
 
 def test_blocks_of_one_loop_merge_statistics_over_devices():
-    # Flax's scan refused a sum over devices in a custom gradient, unless it is told not to look for constants.
+    # Flax's scan refuses a sum over devices in a custom gradient.
     devices = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     config = ResNetConfig(depth=14, width=4, dtype=jnp.bfloat16, axis_name="data")
     held = drawn(ResNet(config, train=True), jax.ShapeDtypeStruct(IMAGES[0].shape, jnp.float32))

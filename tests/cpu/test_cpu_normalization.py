@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
 
 from normres import norms
 
@@ -102,52 +100,11 @@ def test_vmap_adds_a_batch_of_gradients():
     close(*jax.jit(lambda several: (jax.vmap(gradient)(several), jnp.stack([gradient(x) for x in several])))(several))
 
 
-@pytest.mark.usefixtures("float64")
-def test_statistics_merge_over_a_named_axis_of_vmap():
-    spec = replace(norms.TABLE["batch"], epsilon=EPSILON)
-    several = jnp.stack([X, 2 * X + WEIGHTS])
-
-    def gradient(function):
-        def loss(x):
-            y, moments = function(x, spec, axis_name="members")
-            return jnp.sum(jnp.sin(y) * WEIGHTS) + jnp.sum(jnp.cos(moments.mean))
-
-        return jax.grad(lambda several: jnp.sum(jax.vmap(loss, axis_name="members")(several)))(several)
-
-    close(gradient(normalization), gradient(norms.normalization))
-
-
-@pytest.mark.usefixtures("float64")
-def test_statistics_and_gradients_merge_over_devices():
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    spec = replace(norms.TABLE["batch"], epsilon=EPSILON)
-    where = jnp.asarray(MASK)
-
-    def output(function, axis_name, x, where):
-        return jnp.sin(function(x, spec, AFFINE, where=where, axis_name=axis_name)[0])
-
-    def spread(x):
-        run = partial(output, normalization, "data")
-        of_shards = jax.shard_map(run, mesh=mesh, check_vma=False, in_specs=P("data"), out_specs=P("data"))
-        return jnp.sum(of_shards(x, where) * WEIGHTS)
-
-    def whole(x):
-        return jnp.sum(output(norms.normalization, None, x, where) * WEIGHTS)
-
-    close(*jax.jit(lambda x: [jax.value_and_grad(function)(x) for function in (spread, whole)])(jnp.asarray(X)))
-
-
-@pytest.mark.parametrize("how", ["plain", "masked", "merged"])
-def test_float32_far_from_zero_is_float64_rounded(how):
+@pytest.mark.parametrize("where", [None, np.ones(SHAPE, bool)], ids=["plain", "masked"])
+def test_float32_far_from_zero_is_float64_rounded(where):
     x, spec = np.float32(1e4 + X), replace(norms.TABLE["batch"], epsilon=EPSILON)
     exact = x.astype(np.float64)
-    if how == "merged":
-        merged = jax.vmap(partial(normalization, spec=spec, axis_name="parts"), axis_name="parts")
-        y, computed = jax.jit(merged)(x[:, None])
-        y, computed = y[:, 0], computed._replace(var=computed.var[0])
-    else:
-        where = np.ones(SHAPE, bool) if how == "masked" else None
-        y, computed = jax.jit(partial(normalization, spec=spec, where=where))(x)
+    y, computed = jax.jit(partial(normalization, spec=spec, where=where))(x)
     centred = exact - exact.mean((0, 1, 2))
     np.testing.assert_allclose(y, centred / np.sqrt(centred.var((0, 1, 2)) + EPSILON), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(computed.var.ravel(), centred.var((0, 1, 2)), rtol=1e-5)
@@ -193,9 +150,10 @@ def test_what_has_no_written_gradient_is_the_plain_norm(monkeypatch):
     functions = (normalization, norms.normalization)
     specs = [norms.find_spec(name, groups=3) for name in ("evonorm_s0", "extended_batch")]
     calls = [(spec, {}) for spec in specs] + [(norms.TABLE["batch"], {"running": running, "use_running": True})]
+    calls += [(norms.TABLE["batch"], {"axis_name": "parts"})]
     for spec, options in calls:
-        both = jax.jit(lambda x, spec=spec, options=options: [f(x, spec, **options)[0] for f in functions])
-        np.testing.assert_array_equal(*both(x))
+        both = lambda x, spec=spec, options=options: [f(x, spec, **options)[0] for f in functions]  # noqa: E731
+        np.testing.assert_array_equal(*jax.jit(jax.vmap(both, axis_name="parts"))(x[None]))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,16 @@ def test_projections_add_their_own_parameters():
     assert count["exclusive_gate"] - count["A"] == count["shortcut_gate"] - count["A"] == blocks + 3 * (16 + 32 + 64)
 
 
+def test_a_seed_draws_the_weights_that_published_runs_began_with():
+    # Else a repeated run would be another one.  A first block, a stage's stack, and the classifier.
+    params = initial(depth=20, width=4)["params"]
+    np.testing.assert_allclose(params["stage3_first"]["conv1"]["kernel"][0, 0, 0, 0], -0.06247297, rtol=1e-5)
+    np.testing.assert_allclose(
+        params["stage2_rest"]["conv2"]["kernel"][:, 0, 0, 0, 0], [0.1321672, -0.0518514], rtol=1e-5
+    )
+    np.testing.assert_allclose(params["classifier"]["kernel"][0, 0], -0.18465446, rtol=1e-5)
+
+
 WIDE = {"layout": "wide", "stem_width": 16, "order": "pre", "shortcut": "B"}
 IMAGENET = {"layout": "imagenet", "width": 64, "shortcut": "B", "classes": 1000}
 RESNET_50 = IMAGENET | {"block": "bottleneck", "depth": 50}
