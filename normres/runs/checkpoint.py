@@ -31,6 +31,7 @@ from normres.runs import durable, hosts
 MANIFEST = "normres_manifest.json"
 DOCUMENT = "run.json"
 NOT_READABLE = "not readable"  # at this moment; perhaps later
+PATTERN = "[*?"  # signs that make a pattern of a path
 KEEP = 2  # intact ones, in case that the newest is damaged later
 
 
@@ -53,11 +54,11 @@ class Saved:
 
     def arrays(self, prefix: str | tuple[str, ...] = "") -> dict[str, np.ndarray]:
         """Returns the arrays whose names, such as "params.stem_conv.kernel", begin with a prefix; reads no others."""
-        metadata: Any = ocp.metadata(self.path).metadata
+        metadata = _metadata(self.path)
         like = {name: np.empty(array.shape, array.dtype) for name, array in metadata.items() if name.startswith(prefix)}
         context = ocp.Context()
         context.pytree.loading.partial_load = True
-        with context:
+        with context, _without_warnings():
             loaded: dict[str, np.ndarray] = ocp.load(self.path, like)
         return loaded
 
@@ -70,7 +71,7 @@ class Saved:
         named = by_name(like)
         if not self.document:  # older versions saved by position
             named = dict(zip((f"{number:05d}" for number in range(len(named))), named.values(), strict=True))
-        metadata: Any = ocp.metadata(self.path).metadata
+        metadata = _metadata(self.path)
         there, here = ({name: tuple(leaf.shape) for name, leaf in arrays.items()} for arrays in (metadata, named))
         if here != there:
             name = sorted(here.items() ^ there.items())[0][0]
@@ -78,7 +79,8 @@ class Saved:
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in named.items()
         }
-        loaded = ocp.load(self.path, abstract)
+        with _without_warnings():
+            loaded = ocp.load(self.path, abstract)
         return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in named])
 
 
@@ -109,7 +111,10 @@ def save(
             if shutil.disk_usage(target.parent).free < sum(leaf.nbytes for leaf in arrays.values()) + 2**20:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.parent))
         hosts.barrier()
-        with _one_line_errors(target):
+        context = ocp.Context()
+        # Orbax looks for the parts of the other format by a pattern that begins with the path.
+        context.array.saving.use_ocdbt = not any(sign in str(target) for sign in PATTERN)
+        with context, _one_line_errors(target):
             ocp.save(target, arrays)
     if writer and wanted:
         check()
@@ -185,6 +190,21 @@ def by_name(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+def check_path(path: Path) -> None:
+    """Raises UserError if no checkpoint can be saved in a directory because of its name."""
+    if "\\" in str(path.resolve()):
+        raise UserError(f"{path}: the library that saves weights takes a backslash for a slash; rename the directory")
+
+
+def _metadata(path: Path) -> Any:
+    """Returns the shapes and dtypes of a checkpoint's arrays by name."""
+    with _without_warnings():
+        metadata = ocp.metadata(path).metadata
+    if metadata is None:
+        raise UserError(f"{path}: an older version saved this in a path with one of {PATTERN}; it cannot be read")
+    return metadata
+
+
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
@@ -209,6 +229,17 @@ def _fault(path: Path) -> str | None:
     except OSError as error:
         return f"{NOT_READABLE}: {error.strerror}"
     return None
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences Orbax, which takes a checkpoint for malformed where each array has a folder of its own, see save."""
+    logger = logging.getLogger("absl")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
 
 
 @contextmanager

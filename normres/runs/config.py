@@ -34,16 +34,28 @@ def load(name_and_argument: str, overrides: Mapping[str, Any] | None = None) -> 
       UserError: no such file, no such field, or a value that cannot run.
     """
     overrides = dict(overrides or {})
+    config = _as_written(name_and_argument, overrides.pop("recipe", ""))
+    return apply(config, overrides)
+
+
+def first_seed(name_and_argument: str, overrides: Mapping[str, Any]) -> int:
+    """Returns the seed of a config that need not be one that can run, as a sweep may set what it lacks."""
+    config = _as_written(name_and_argument, overrides.get("recipe", ""))
+    return int(typed("seed", overrides.get("seed", config.get("seed", 0))))
+
+
+def _as_written(name_and_argument: str, recipe: str) -> ConfigDict:
+    """Returns what a config file's get_config() returns, with the command line's recipe if that is not ""."""
     name, _, argument = name_and_argument.partition(":")
     module = files.load(name, "configs")
-    token = recipe_of_command.set(overrides.pop("recipe", ""))
+    token = recipe_of_command.set(recipe)
     try:
         config = _call(module, name, "get_config", argument)
     finally:
         recipe_of_command.reset(token)
     if not isinstance(config, ConfigDict):
         raise UserError(f"{name}: get_config() returns {shown(config)}, not the config of base.get_config()")
-    return apply(config, overrides)
+    return config
 
 
 def load_sweep(name_and_argument: str) -> list[dict[str, Any]] | None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from normres import data, signals
 from normres.data import Dataset, corruptions, splits
 from normres.errors import InterruptedRun, UserError
-from normres.runs import claims, durable, finished, hosts, machine, results, sinks, traps
+from normres.runs import checkpoint, claims, durable, finished, hosts, machine, results, sinks, traps
 from normres.runs.config import to_dict
 from normres.runs.fields import digest, flatten
 from normres.runs.journal import Journal
@@ -71,6 +71,7 @@ def run(
       InterruptedRun: told to stop.
     """
     sinks.check(config.train.sinks)
+    checkpoint.check_path(path)
     load = load or partial(load_data, config)
     if not hosts.is_writer():
         journal = Journal(path, config)

@@ -208,11 +208,13 @@ def start_workers(number: int, arguments: Sequence[str]) -> int:
       InterruptedRun: told to stop, as the workers were then.
     """
     environments, share = _shares(number)
+    # Of the command `normres`, no file of the directory that it is called in replaces one of Python's; nor here.
+    apart = [] if "-m" in sys.orig_argv else ["-P"]
     bound = machine.cores() and not machine.accelerators()
     errors, said = dict[int, IO[bytes]](), set[str]()
 
     def begin(worker: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "normres", *arguments, "--workers=1"]
+        command = [sys.executable, *apart, "-m", "normres", *arguments, "--workers=1"]
         errors[worker] = tempfile.TemporaryFile()  # noqa: SIM115, closed in `ended`
         process = subprocess.Popen(command, env=os.environ | environments[worker], stderr=errors[worker])
         if bound:

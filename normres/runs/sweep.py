@@ -74,7 +74,7 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
     arms = [{**arm, **point} for arm in arms for point in points]
     if clash := sorted({name for arm in arms for name in arm} & overrides.keys()):
         raise UserError(f"config.{clash[0]} is what the sweep varies; it cannot be overridden for all arms")
-    first = configs.load(name_and_argument, overrides).seed
+    first = configs.first_seed(name_and_argument, overrides)
     expanded, known, paths = list[Arm](), dict[str, str](), dict[str, str]()
     for seed in range(first, first + seeds):
         for arm in arms:

@@ -78,6 +78,20 @@ def build_network(
     return UserNetwork(wanted(**{name: value for name, value in known.items() if name in fields}))
 
 
+def check_outputs(
+    config: ConfigDict, network: nn.Module, variables: Any, image_shape: tuple[int, ...], classes: int
+) -> None:
+    """Raises UserError if a user's module does not return logits_NK; `variables` may be shapes."""
+    if not config.model.module:
+        return
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    outputs = jax.eval_shape(network.apply, variables, images)
+    if (shape := getattr(outputs, "shape", None)) != (2, classes):
+        returned = f"an array {shape}" if shape is not None else f"a {type(outputs).__name__}"
+        wanted = f"it must be logits {(2, classes)}, a number for each of the {classes} classes"
+        raise UserError(f"config.model.module={config.model.module!r} returns {returned} for 2 images; {wanted}")
+
+
 @cache
 def user_module(reference: str) -> type[nn.Module]:
     """Returns the class that FILE.py:NAME names; one object each, so that equal runs share compiled programs."""

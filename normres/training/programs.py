@@ -28,7 +28,7 @@ from normres.layers import PLAIN, Ops
 from normres.training import limits, tpu
 from normres.training import probe as probes
 from normres.training.compiled import compiled_steps, steps_per_program
-from normres.training.networks import build_network
+from normres.training.networks import build_network, check_outputs
 from normres.training.platforms import platform_of
 from normres.training.step import TrainState
 from normres.training.tasks import as_floats, ops_of, task_of
@@ -123,12 +123,16 @@ class Programs:
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, a function of the seed and the network alone, on every device.
 
-        Raises UserError if the data have no whole batch, or the run cannot fit into a device's memory.
+        Raises UserError if the data have no whole batch, the run cannot fit into a device's memory, or a module of the
+        user's returns no logits.
         """
         limits.refuse_large_batch(self.config, self.sizes["train"])
         arrays = [self.arrays(split) for split in ("train", "test")]
         image = self._dataset.train_images.shape[1:]
-        limits.refuse_large_state(self.config, self.state_shapes(), arrays, image, self.model)
+        shapes = self.state_shapes()
+        limits.refuse_large_state(self.config, shapes, arrays, image, self.model)
+        weights = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+        check_outputs(self.config, self.network, weights, image, len(self._dataset.class_names))
         key = jax.random.key(stream_seed(self.config, "initialization"))
         return placed(self._steps.initialize(key), self.replicated)
 

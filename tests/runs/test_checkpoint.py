@@ -53,6 +53,23 @@ def test_the_newest_comes_back_exactly(saved):
         assert ours.dtype == theirs.dtype
 
 
+@pytest.mark.parametrize("name", ["boundaries=[1,,2]-0a1b", "a*b", "what?"])
+def test_the_signs_of_patterns_may_be_in_a_path(tmp_path, name, caplog):
+    # Orbax found none of its own files there, said nothing, and the weights could not be read.
+    directory = tmp_path / name / "checkpoints"
+    directory.parent.mkdir()
+    save(directory, 10)
+    assert restored_step(directory) == (10, [])
+    assert checkpoint.newest(directory)[0].arrays("b.")["b.0"].shape == (3, 4)
+    assert not caplog.records
+
+
+def test_a_path_with_a_backslash_is_refused(tmp_path):
+    with pytest.raises(UserError, match="backslash"):
+        checkpoint.check_path(tmp_path / "a\\b")
+    checkpoint.check_path(tmp_path / "a b [1] ü")
+
+
 def test_arrays_are_read_by_name_and_those_of_another_shape_refused(saved):
     newest, _ = checkpoint.newest(saved)
     (only,) = newest.arrays("b.").items()

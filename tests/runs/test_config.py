@@ -282,3 +282,11 @@ def test_a_fault_in_the_users_file_is_shown_with_its_place(tmp_path):
     assert "\n" not in str(caught.value)
     assert 'broken.py", line 2, in get_config' in caught.value.trace
     assert "config.py" not in caught.value.trace
+
+
+def test_a_grid_may_set_what_the_config_alone_lacks():
+    fields = {"model.norm": "group", "model.width": 12, "seed": "5"}  # the 8 groups of base.py do not divide 12
+    arms = sweep.expand("base:demo", fields, 2, ["model.norm_groups=2,3"])
+    assert [(arm.config.model.norm_groups, arm.config.seed) for arm in arms] == [(2, 5), (3, 5), (2, 6), (3, 6)]
+    paths = sweep.expand("base:demo", {"data.source": "npz"}, 1, ["data.path=a.npz"])
+    assert [arm.config.data.path for arm in paths] == ["a.npz"]

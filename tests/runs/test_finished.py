@@ -152,6 +152,25 @@ def test_a_module_may_have_annotations_of_texts(tmp_path):
     assert files.load(str(net)).Net(classes=3).classes == 3
 
 
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (
+            "nn.Dense(7)(x.mean((1, 2)))",
+            r"returns an array \(2, 7\) .* logits \(2, 10\)",
+        ),  # it trained, on 7 of 10 classes
+        ("nn.Dense(10)(x)", r"returns an array \(2, 32, 32, 10\)"),
+        ("(nn.Dense(10)(x.mean((1, 2))), x)", "returns a tuple"),
+    ],
+)
+def test_a_module_that_returns_no_logits_is_refused(tmp_path, returned, words):
+    head = "import flax.linen as nn\n\n\nclass Net(nn.Module):\n    classes: int\n\n    @nn.compact\n"
+    (tmp_path / "net.py").write_text(f"{head}    def __call__(self, x, train):\n        return {returned}\n")
+    config = config_of(model__module=f"{tmp_path / 'net.py'}:Net")
+    with pytest.raises(UserError, match=words):
+        Programs(config, local.load_data(config), "float32", jax.devices()[:1]).initial_state()
+
+
 def test_a_run_of_several_devices_trains_on_alone(tmp_path, images):
     run = runs.load(saved_run(tmp_path / "run", initial_state(), train__parallel="pmap"))
     x = run.preprocess(images[:2])

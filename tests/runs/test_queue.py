@@ -207,6 +207,15 @@ def start(tmp_path, monkeypatch):
     return start
 
 
+@pytest.mark.parametrize(
+    ("called", "options"), [(["python", "bin/normres"], ["-P"]), (["python", "-m", "normres"], [])]
+)
+def test_no_file_of_the_current_directory_replaces_a_module_of_workers(start, monkeypatch, called, options):
+    monkeypatch.setattr(sys, "orig_argv", called)
+    _, ((_, arguments),) = start(1, "")
+    assert arguments == [*options, "-m", "normres", "sweep", "--seeds=2", "--workers=1"]
+
+
 def test_auto_is_one_an_accelerator_else_one_a_core_with_memory(monkeypatch):
     monkeypatch.setattr(machine, "accelerators", lambda: [{}] * 4)
     assert [queue.count_workers("auto", 1), queue.count_workers("auto", 3), queue.count_workers("7", 1)] == [4, 12, 7]
