@@ -51,7 +51,7 @@ def load(name: str, folder: str = "") -> ModuleType:
         return module
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise fault(file, error) from error
 
 
@@ -60,7 +60,7 @@ def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (PACKAGE / folder).glob("*.py") if path.stem != "__init__")
 
 
-def fault(file: Path, error: Exception) -> FaultInFile:
+def fault(file: Path, error: BaseException) -> FaultInFile:
     """Returns the error that shows where, in a file of the user's, something failed."""
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if Path(frame.filename).resolve() == file.resolve()), len(frames))

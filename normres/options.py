@@ -1,6 +1,7 @@
 """Commands and their options as rows: what the command line is made of."""
 
 import argparse
+import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ REQUIRED: Any = object()  # the default of an option that must be given
 # "--OPTION=METAVAR": (default, help).  The name of an argument that has no "--" is its metavar.  An option without a
 # metavar is a switch; one whose default is a list may come several times.
 Options = Mapping[str, tuple[Any, str]]
-KINDS: dict[str, type] = {"N": int, "I": int, "SECONDS": float}
-KINDS |= dict.fromkeys(("FILE", "FILE.svg", "DIR", "RUN", "WORKDIR", "RUNS", "A", "B"), Path)
+KINDS: dict[str, Callable[[str], Any]] = {"N": int, "I": int, "SECONDS": float}
+# A shell leaves the ~ of --workdir=~/runs as it is; where there is no such user, so does this.
+_path = lambda text: Path(os.path.expanduser(text))  # noqa: E731, PTH111
+KINDS |= dict.fromkeys(("FILE", "FILE.svg", "DIR", "RUN", "WORKDIR", "RUNS", "A", "B"), _path)
 
 
 class Command(NamedTuple):

@@ -325,4 +325,5 @@ def test_a_value_is_not_taken_for_an_argument(words, monkeypatch, capsys):
     monkeypatch.setattr("normres.runs.finished.evaluate", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr("normres.runs.finished.in_words", lambda result: "")
     assert cli.main(["evaluate", *words, "runs/try"]) == 0
-    assert asked == [(Path("runs/try"), {"data.path": "my photos"}, "last")]
+    assert cli.main(["evaluate", "~/try"]) == 0
+    assert asked == [(Path("runs/try"), {"data.path": "my photos"}, "last"), (Path.home() / "try", {}, "last")]

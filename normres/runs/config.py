@@ -79,7 +79,7 @@ def _call(module: ModuleType, name: str, function: str, argument: str) -> Any:
         return getattr(module, function)(*filter(None, [argument]))
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise files.fault(Path(str(module.__file__)), error) from error
 
 
@@ -91,7 +91,7 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
         if name == "recipe" and value != config.recipe:
             raise UserError("config.recipe cannot be changed after the config file was read; use --config.recipe=NAME")
         if name not in values:
-            raise UserError(f"config.{shown(name)[1:-1]} is not a field; {nearest(name, values)}")
+            raise UserError(f"config.{shown(str(name))[1:-1]} is not a field; {nearest(str(name), values)}")
     own = {name: typed(name, value) for name, value in {**values, **overrides}.items() if name in declared()}
     with config.ignore_type():
         config.update_from_flattened_dict(own)

@@ -69,6 +69,8 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
     if not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds={seeds} must be from 1 to {MOST_SEEDS:,}")
     arms, points = arms or [{}], grid(vary)
+    if seeds > 1 and any("seed" in point for point in (*points, *arms)):
+        raise UserError(f"--seeds={seeds}: {name_and_argument} or --vary has the seeds already")
     if twice := points[0].keys() & {name for arm in arms for name in arm}:
         raise UserError(f"--vary {min(twice)}: {name_and_argument} varies it already")
     arms = [{**arm, **point} for arm in arms for point in points]

@@ -238,6 +238,7 @@ def test_a_long_value_does_not_make_a_name_too_long():
         ((*BASE, ["model.nrom=batch,group"]), "did you mean 'model.norm'?"),
         ((*BASE, ["model.norm=batch", "model.norm=group"]), "model.norm is varied twice"),
         ((*BASE, ["optim.learning_rate=0.1,0.10"]), "two arms of the sweep are the same: learning_rate=0.1 seed=0 and"),
+        (("base:demo", {}, 2, ["seed=0,1"]), "--seeds=2: base:demo or --vary has the seeds already"),
         ((*BASE, ["data.path=a.npz,b.npz"]), "two arms differ in config.data.path alone, a.npz and b.npz"),
     ],
 )
@@ -251,6 +252,7 @@ def test_a_bad_sweep_fails_before_any_arm(arguments, message):
     ("returned", "message"),
     [
         ("[{'model.depth': 8}, {'model.depth': 9}]", r"config\.model\.depth=9 is not 6n\+2"),
+        ("[{1: 8}]", r"config\.1 is not a field"),
         ("None", r"sweep\(\) returns .*, not a dictionary for each arm"),
         ("[('model.depth', 8)]", r"sweep\(\) returns .*, not a dictionary for each arm"),
     ],
@@ -282,6 +284,10 @@ def test_a_fault_in_the_users_file_is_shown_with_its_place(tmp_path):
     assert "\n" not in str(caught.value)
     assert 'broken.py", line 2, in get_config' in caught.value.trace
     assert "config.py" not in caught.value.trace
+    for ends in ("import sys\nsys.exit(3)\n", "def get_config():\n    raise SystemExit(3)\n"):
+        file.write_text(ends)
+        with pytest.raises(FaultInFile, match=r"broken\.py: SystemExit: 3"):
+            configs.load(str(file))
 
 
 def test_a_grid_may_set_what_the_config_alone_lacks():
