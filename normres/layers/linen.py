@@ -3,7 +3,7 @@
 They are Flax's own modules with another computation, so they drop into existing code and checkpoints.  Only bfloat16
 computation uses E[x^2] - E[x]^2 (norms/moments.py says why), statistics are at least float32 (whatever
 `use_fast_variance` and `force_float32_reductions` say), shards are merged by count, and masks of any broadcastable
-shape are accepted.
+shape are accepted.  Where a mask leaves no element of a mean, it is 0, and running averages stay; Flax has NaN there.
 """
 
 from collections.abc import Iterable, Sequence

@@ -82,6 +82,22 @@ def test_devices_are_merged_by_count():
     np.testing.assert_allclose(mean[0], whole.mean[...], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"])
+def test_a_mask_that_leaves_nothing_of_some_means_spoils_no_other(name):
+    x, mask = jnp.asarray(X[:, 0, 0]), np.arange(8) % 2 == 0
+    mask = np.broadcast_to(mask if name == "BatchNorm" else np.arange(6)[:, None] % 2 == 0, x.shape)
+    options = {"num_groups": 4} if name == "GroupNorm" else {}
+    mine, theirs = (built(module, name, options) for module in (ours, nnx))
+    y, expected = (np.asarray(layer(x, mask=mask)) for layer in (mine, theirs))
+    known = np.isfinite(expected)
+    assert np.isfinite(y).all()
+    assert 0 < known.mean() < 1
+    np.testing.assert_allclose(y[known], expected[known], rtol=1e-4, atol=1e-4)
+    if name == "BatchNorm":
+        np.testing.assert_array_equal(mine.mean[...][1::2], 0)
+        np.testing.assert_array_equal(mine.var[...][1::2], 1)
+
+
 def test_a_network_of_them_trains():
     class Net(nnx.Module):
         def __init__(self, rngs):
