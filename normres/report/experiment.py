@@ -48,7 +48,7 @@ class Experiment:
       lines: draw error over that field instead of a row per variant.
       follows: fields that follow from variant and `over`, such as the steps from the batch size; they tell arms apart
         only where they do not.
-      alone: each of these numeric fields gets a figure of its own, too.
+      alone: each of these numeric fields gets a figure of its own, too, if there is a line in it.
       measure: what is compared: "error", or "loss" of networks that have none.
     """
 
@@ -244,7 +244,9 @@ class Experiment:
         made = [self.main_chart(arms)]
         for name in self.alone:
             other = replace(self, over=name, lines=True, config=f"error-over-{name}", alone=())
-            made.append(other.main_chart(other.arms(runs)))
+            along = other.arms(runs)
+            if any(len(line) > 1 for line in other.along(along).values()):
+                made.append(other.main_chart(along))
         if not self.claim and any(len(arm.runs) > 1 for arm in arms):
             by_label = {arm.label: arm for arm in arms}
             made.append(figures.error_per_variant("seeds", {"over seeds": by_label}, {}, [*by_label], self.measure))

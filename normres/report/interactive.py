@@ -8,21 +8,23 @@ from typing import Any
 from plotly.subplots import make_subplots
 
 from normres.report.charts import Chart, Panel, Series, named_ticks
-from normres.report.paper import look
+from normres.report.paper import look, wrapped
 
 MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down"}
 MARKERS |= {"P": "cross", "X": "x"}
 PANEL_HEIGHT, ROW_HEIGHT = 330, 26  # pixels
+LETTERS = 100  # of the titles in a row of panels
 
 
 def figure(chart: Chart) -> dict[str, Any]:
     """Returns the data and layout that plotly draws."""
     columns = min(chart.columns or 3, len(chart.panels))
     rows = -(-len(chart.panels) // columns)
+    titles = [wrapped(panel.title, LETTERS / columns) for panel in chart.panels]
     made = make_subplots(
         rows,
         columns,
-        subplot_titles=[escape(panel.title, False) for panel in chart.panels],
+        subplot_titles=[escape(title, False).replace("\n", "<br>") for title in titles],
         horizontal_spacing=0.25 / columns / 2,
         vertical_spacing=0.3 / rows,
     )
@@ -32,7 +34,7 @@ def figure(chart: Chart) -> dict[str, Any]:
         for one in panel.series:
             made.add_trace(_trace(chart, panel, one, one.label not in shown), row=row, col=column)
             shown.add(one.label)
-        x, y = _axes(chart, panel, leftmost=column == 1)
+        x, y = _axes(chart, panel, column == 1, number + columns >= len(chart.panels))
         if not panel.own_scale:
             (x if chart.rows else y).update({"matches": first} if first else {})
             first = first or f"{'x' if chart.rows else 'y'}{number + 1 if number else ''}"
@@ -53,10 +55,10 @@ def figure(chart: Chart) -> dict[str, Any]:
     return content
 
 
-def _axes(chart: Chart, panel: Panel, leftmost: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _axes(chart: Chart, panel: Panel, leftmost: bool, lowest: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the axes of a panel."""
     x: dict[str, Any] = {
-        "title": chart.x,
+        "title": chart.x if lowest else "",
         "showgrid": False,
         "ticks": "outside",
         "type": "log" if chart.log_x else None,

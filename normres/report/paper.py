@@ -5,6 +5,7 @@ The object-oriented interface of matplotlib only, so that drawing changes no glo
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from normres.runs import durable
 COLUMN_INCHES, PAGE_INCHES = 3.4, 6.8
 WIDTHS = {"column": (COLUMN_INCHES, 2), "page": (PAGE_INCHES, 3)}
 ROW_INCHES = 2.0
+LETTER_INCHES, LINE_INCHES = 0.055, 0.11
+NAMES = 0.45  # of the width, the most that the names of rows take
 PNG_DOTS_PER_INCH = 300
 
 # Okabe and Ito's colours, which the colour-blind tell apart, in an order in which neighbours also differ in lightness;
@@ -98,18 +101,23 @@ def draw(chart: Chart, width: str = "page") -> Figure:
         most = 1  # the names of the rows need the room
     columns = min(chart.columns or most, most, len(chart.panels))
     rows = math.ceil(len(chart.panels) / columns)
-    height = 0.7 + 0.17 * len(chart.rows) if chart.rows else ROW_INCHES if rows < 3 else 0.85 * ROW_INCHES
-    figure = Figure(figsize=(inches if len(chart.panels) > 1 else COLUMN_INCHES, height * rows), layout="constrained")
+    long = any(len(name) > NAMES * COLUMN_INCHES / LETTER_INCHES for name in chart.rows)
+    inches = inches if len(chart.panels) > 1 or long else COLUMN_INCHES
+    names = [literal(wrapped(name, NAMES * inches / LETTER_INCHES)) for name in chart.rows]
+    titles = [literal(wrapped(panel.title, (inches / columns - 0.45) / LETTER_INCHES)) for panel in chart.panels]
+    height = 0.7 + sum(0.06 + _lines(name) for name in names) if names else ROW_INCHES * (1 if rows < 3 else 0.85)
+    height += max(map(_lines, titles)) - LINE_INCHES
+    figure = Figure(figsize=(inches, height * rows), layout="constrained")
     every = list(figure.subplots(rows, columns, squeeze=False).flat)
     for number, (axes, panel) in enumerate(zip(every, chart.panels, strict=False)):
-        axes.set_title(literal(panel.title))
+        axes.set_title(titles[number])
         if number % columns == 0:
             axes.set_ylabel(chart.y)
         if number + columns >= len(chart.panels):
             axes.set_xlabel(chart.x)
         for series in panel.series:
             _draw_series(axes, chart, panel, series)
-        _scale(axes, chart, panel)
+        _scale(axes, chart, panel, names)
         if chart.rows and number % columns:
             axes.tick_params(labelleft=False)  # the rows are named once
     for axes in every[len(chart.panels) :]:
@@ -159,10 +167,10 @@ def _draw_series(axes: Axes, chart: Chart, panel: Panel, series: Series) -> None
         axes.plot(x, y, "x", color=colour, markersize=5, markeredgewidth=1.4, clip_on=False, zorder=4)
 
 
-def _scale(axes: Axes, chart: Chart, panel: Panel) -> None:
+def _scale(axes: Axes, chart: Chart, panel: Panel, names: Sequence[str]) -> None:
     """Sets ticks and limits along x, and names the rows."""
     if chart.rows:
-        axes.set_yticks(range(len(chart.rows)), [literal(name) for name in chart.rows])
+        axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(chart.rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -204,11 +212,23 @@ def _error_axis(shared: Sequence[Axes], chart: Chart) -> None:
 
 def _legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Puts the legend above the panels, in as many columns as fit, and makes the figure higher by its rows."""
-    # Inches: about 0.055 per letter, 0.5 for the sample and the spaces.
-    widest = 0.5 + 0.055 * max((len(str(line.get_label())) for line in handles), default=0)
+    # 0.5 for the sample and the spaces.
+    widest = 0.5 + LETTER_INCHES * max((len(str(line.get_label())) for line in handles), default=0)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
     figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(handles) / columns))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6, columnspacing=1.4)
+
+
+def wrapped(text: str, letters: float) -> str:
+    """Returns a text in lines of at most so many letters, broken after commas where that is possible."""
+    letters = max(10, int(letters))
+    parts = (part.replace(" ", "\N{NO-BREAK SPACE}") if len(part) < letters else part for part in text.split(", "))
+    return textwrap.fill(", ".join(parts), letters)
+
+
+def _lines(text: str) -> float:
+    """Returns how high the lines of a text are, in inches."""
+    return LINE_INCHES * (1 + text.count("\n"))
 
 
 def literal(text: str) -> str:

@@ -215,3 +215,23 @@ def test_long_names_of_rows_leave_room_for_the_panels():
         assert figure.axes[0].get_position().width > 0.2
         named = [axes for axes in figure.axes if axes.yaxis.get_tick_params()["labelleft"]]
         assert len(named) == times
+
+
+def test_long_titles_and_a_single_panel_of_long_names_keep_apart():
+    words = "training, post order, shortcut none, depth 20, steps 12,500"
+    panels = [charts.Panel(f"{words}, {number}", [Series("a", "line", [1], [20.0])]) for number in range(3)]
+    figure = paper.draw(charts.Chart("x", panels, "", "", "x", ticks=[1]))
+    figure.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert boxes[0].x1 < boxes[1].x0
+    assert boxes[1].x1 < boxes[2].x0
+    assert boxes[2].x1 < figure.bbox.x1
+    assert boxes[0].y1 < figure.legends[0].get_window_extent().y0
+    titles = [note["text"] for note in interactive.figure(charts.Chart("x", panels, "", "", "x"))["layout"]["annotations"]]
+    assert all(len(line) < 40 for title in titles for line in title.split("<br>"))
+    names = [f"{words}, {number}" for number in range(20)]
+    rows = charts.Chart("x", [charts.Panel("", [Series("a", "line", [20.0] * 20, names)])], "", "", "x", rows=names)
+    for width in paper.WIDTHS:
+        figure = paper.draw(rows, width)
+        figure.draw_without_rendering()
+        assert figure.axes[0].get_position().width > 0.4

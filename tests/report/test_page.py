@@ -213,6 +213,12 @@ def test_unknown_runs_have_a_page(undrawn, tmp_path):
     ]
     line = figures[1].panels[1].series[0]
     assert (line.x, line.y) == ([0.1, 0.2], pytest.approx([35, 45]))
+    # Where another field changes with the rate, a figure over the rate would have single points.
+    changes = [{"optim.learning_rate": rate, "optim.warmup_steps": int(100 * rate)} for rate in (0.1, 0.2)]
+    together = [made((0.2, 0.3), change=change | {"model.depth": depth}) for change in changes for depth in (14, 56)]
+    made_of_them = of_unknown(together)
+    assert made_of_them.alone
+    assert [chart.name for chart in made_of_them.charts(together, made_of_them.arms(together))] == ["error", "curves"]
     reader = Reader(made_of.draw(runs, tmp_path)[-1].read_text())
     assert len(set(reader.ids)) == len(reader.ids)  # although the runs have four names here, as copies of runs do
     assert "16 runs" in reader.text
