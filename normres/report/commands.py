@@ -105,6 +105,8 @@ def _collect(options: Namespace, _: dict[str, str]) -> None:
     if options.to.resolve().is_relative_to(options.workdir.resolve()):
         raise UserError(f"--to={options.to} lies in {options.workdir}, where its runs would be read twice")
     done = [run for run in runs if run.record["status"] in results.DONE]
+    if not done:
+        raise UserError(f"{options.workdir}: none of {len(runs)} runs is done, so there is nothing to keep")
     print(*results.keep(done, options.to), f"{len(done)} of {len(runs)} runs kept", sep="\n")
 
 

@@ -42,7 +42,7 @@ def grid(vary: Sequence[str]) -> list[dict[str, str]]:
     axes: dict[str, list[str]] = {}
     for text in vary:
         name, _, values = text.removeprefix("config.").partition("=")
-        parts = re.split(r",(?![^(]*\))", values)
+        parts = [part.strip() for part in re.split(r",(?![^(]*\))", values)]
         if not all(parts):
             raise UserError(f"--vary {text}: write FIELD=A,B,..., such as model.norm=batch,group")
         if name in axes:

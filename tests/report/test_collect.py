@@ -199,6 +199,10 @@ def test_kept_runs_are_drawn_and_compared_like_the_runs_themselves(tmp_path, cap
     (tmp_path / "empty").mkdir()
     assert cli.main(["collect", str(tmp_path / "empty"), f"--to={kept}"]) == 2
     assert "no runs here" in capsys.readouterr().err
+    write_run(tmp_path / "begun" / "one", (0.25, 0.5), status="running")
+    assert cli.main(["collect", str(tmp_path / "begun"), f"--to={tmp_path / 'none'}"]) == 2
+    assert "none of 1 runs is done" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
     assert cli.main(["collect", str(tmp_path / "w"), f"--to={tmp_path / 'w/kept'}"]) == 2
     assert "would be read twice" in capsys.readouterr().err
     write_run(tmp_path / "w" / "again", (0.2, 0.4), name="run-0")

@@ -205,10 +205,13 @@ def test_a_sweep_expands_to_stable_names():
 
 
 def test_a_grid_needs_no_file():
-    vary = ["model.norm=batch,group", "model.depth=8,14", "optim.boundaries=(1,2),(3)"]
+    vary = ["model.norm=batch,group", "model.depth=8, 14", "optim.boundaries=(1,2),(3)"]
     arms = sweep.expand("base:demo", {}, 2, vary)
     assert len(arms) == 16
-    assert arms[1].label == "norm=batch depth=8 boundaries=(3) seed=0"
+    assert [arms[at].label for at in (1, 2)] == [
+        "norm=batch depth=8 boundaries=(3) seed=0",
+        "norm=batch depth=14 boundaries=(1,2) seed=0",
+    ]
     assert {(arm.config.model.norm, arm.config.model.depth, arm.config.optim.boundaries) for arm in arms} == {
         (norm, depth, steps) for norm in ("batch", "group") for depth in (8, 14) for steps in ((1, 2), (3,))
     }
