@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -45,7 +46,8 @@ def dataset(config: ConfigDict, streamed: bool) -> Dataset:
     if not streamed:
         return made
     count = IMAGENET_IMAGES if config.model.layout == "imagenet" else len(made.train_labels)
-    lazy = LazyImages(None, np.arange(count), lambda record: np.zeros(image, np.uint8), image, "planned", Path())
+    records = SimpleNamespace(__getitems__=list)
+    lazy = LazyImages(records, np.arange(count), lambda record: np.zeros(image, np.uint8), image, "planned", Path())
     return Dataset(made.name, made.source, lazy, np.zeros(count, np.int32), lazy, made.test_labels, made.class_names)
 
 

@@ -50,6 +50,12 @@ class Dataset:
         """Why the images are streamed, or "" if they are in memory."""
         return self.train_images.why if isinstance(self.train_images, LazyImages) else ""
 
+    def empty_classes(self) -> list[str]:
+        """Returns a sentence on the classes of which there is no training image, if there are any."""
+        empty = sorted(set(range(len(self.class_names))) - set(self.train_labels.tolist()))
+        names = ", ".join(self.class_names[label] for label in empty[:3]) + ", ..." * (len(empty) > 3)
+        return [f"no training image is of the class {names} (labels count from 0)"] if empty else []
+
     # Cached, because of streamed images it takes a pass over all files.
     @cached_property
     def sha256(self) -> str:

@@ -70,7 +70,7 @@ SOURCES: dict[str, Source] = {
         load_npz,
         path="a .npz file of images and labels",
         own_names=True,
-        lies_at=lambda place: place.suffix == ".npz",
+        lies_at=lambda place: place.suffix == ".npz" and place.is_file(),
     ),
     "tfds": Source(
         load_tfds,

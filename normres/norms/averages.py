@@ -61,4 +61,4 @@ def pooled(moments: Moments) -> Moments:
     each = moments.count * jnp.ones_like(moments.mean)
     share = moments.count / jnp.maximum(jnp.sum(each, 0, keepdims=True), 1)
     mean, var = (jnp.sum(value * share, 0, keepdims=True) for value in (moments.mean, moments.var))
-    return Moments(mean, var, jnp.max(each, 0, keepdims=True))
+    return Moments(mean, var, jnp.max(each, 0, keepdims=True, initial=0))

@@ -130,7 +130,7 @@ def draw(chart: Chart, width: str = "page") -> Figure:
     if not chart.rows:
         if chart.unit == "%" or chart.largest:
             _error_axis(shared, chart)
-        if chart.log_y:
+        if chart.log_y and any(one.y for panel in chart.panels for one in panel.series):
             shared[0].set_yscale("log")
     _legend_above(figure, [Line2D([], [], label=literal(one), **_line_style(chart, one)) for one in chart.labels])
     return figure

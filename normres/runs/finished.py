@@ -5,6 +5,7 @@ logits_NK = run.module.apply(run.variables, run.preprocess(images_uint8_NHWC))
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from normres.data import preprocess
 from normres.data.dataset import CLASSES, sha256
 from normres.errors import UserError, nearest
-from normres.runs import checkpoint, machine, results
+from normres.runs import checkpoint, durable, machine, results
 from normres.runs import config as configs
 from normres.runs.fields import before, declared, flatten
 from normres.training.networks import build_network
@@ -98,7 +99,21 @@ def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
     module = build_network(alone, record["data"]["classes"], dtype or record["dtype"])
     variables = {"params": {}, "batch_stats": {}, **unflatten_dict(saved.arrays(WEIGHTS), sep=".")}
     statistics = preprocess.Statistics.restored(record["preprocess"], saved.document["preprocess"])
+    if changed := changed_module(record, config):
+        print(f"warning: {changed}", file=sys.stderr)
     return Loaded(module, variables, config, record, saved.step, statistics)
+
+
+def module_digest(config: ConfigDict) -> str:
+    """Returns the digest of the file of the user's module."""
+    return durable.sha256(Path(config.model.module.rpartition(":")[0]))[:16]
+
+
+def changed_module(record: Mapping[str, Any], config: ConfigDict) -> str:
+    """Says that the user's module is another one by now than that of the run with this record; "" if it is not."""
+    trained, file = (record.get("attempts") or [{}])[-1].get("module"), config.model.module.rpartition(":")[0]
+    changed = trained and Path(file).is_file() and trained != module_digest(config)
+    return f"{file} has changed since this run" if changed else ""
 
 
 def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
@@ -186,7 +201,8 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
         if array.shape != expected[name].shape:
             size = "x".join(map(str, dataset.summary()["image_shape"]))
             there = f"{name} has the shape {expected[name].shape}, and {array.shape} in the run"
-            raise UserError(f"config.data.image_size: for images of {size}, {there}")
+            field = "model.module" if run.config.model.module else "data.image_size"
+            raise UserError(f"config.{field}: for images of {size}, {there}")
     weights = jax.device_put(run.variables, programs.replicated)
     unread: Any = None  # of the state, evaluation reads the weights alone
     state = TrainState(unread, weights["params"], weights["batch_stats"], unread, unread, unread)

@@ -15,7 +15,7 @@ from rich.console import Console
 from normres import data, signals
 from normres.data import Dataset, corruptions, splits
 from normres.errors import InterruptedRun, UserError
-from normres.runs import checkpoint, claims, durable, finished, hosts, machine, results, sinks, traps
+from normres.runs import checkpoint, claims, finished, hosts, machine, results, sinks, traps
 from normres.runs.config import to_dict
 from normres.runs.fields import digest, flatten
 from normres.runs.journal import Journal
@@ -93,15 +93,9 @@ def run(
 
 def _done(journal: Journal, config: ConfigDict, console: Console, label: str) -> dict[str, Any]:
     """Returns the record of a run that is done, and says so if the user's module is another one by now."""
-    trained, file = (journal.record.get("attempts") or [{}])[-1].get("module"), config.model.module.rpartition(":")[0]
-    if trained and Path(file).is_file() and trained != _module_digest(config):
-        say(console, label, f"warning: {file} has changed since this run; another --workdir trains it anew")
+    if changed := finished.changed_module(journal.record, config):
+        say(console, label, f"warning: {changed}; another --workdir trains it anew")
     return journal.record
-
-
-def _module_digest(config: ConfigDict) -> str:
-    """Returns the digest of the file of the user's module."""
-    return durable.sha256(Path(config.model.module.rpartition(":")[0]))[:16]
 
 
 def _check_hosts(config: ConfigDict, dataset: Dataset) -> None:
@@ -151,7 +145,11 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         "preprocess": programs.preprocess.summary(),
         "init_from": started_from,
         "computed": computed,
-        "warnings": [*traps.of(config, min(size), len(dataset.train_labels), len(devices)), *others],
+        "warnings": [
+            *traps.of(config, min(size), len(dataset.train_labels), len(devices)),
+            *dataset.empty_classes(),
+            *others,
+        ],
         **_without_numbers(config, programs),
     }
     journal.begin(record, _attempt(config, devices))
@@ -183,7 +181,7 @@ def _dtype(config: ConfigDict) -> str:
 def _attempt(config: ConfigDict, devices: Sequence[Any]) -> dict[str, Any]:
     """Returns what a record says of the process that trains."""
     device = {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
-    module = {"module": _module_digest(config)} if config.model.module else {}
+    module = {"module": finished.module_digest(config)} if config.model.module else {}
     return {**provenance(), "device": device, **module}
 
 

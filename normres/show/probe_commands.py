@@ -77,7 +77,8 @@ def initial(config: Any, dataset: Any) -> Values:
     from normres.training.programs import Programs
 
     if config.model.module or config.model.family != "resnet":
-        raise UserError(f"config.model.family={config.model.family!r}: only ResNets can be probed")
+        field = "module" if config.model.module else "family"
+        raise UserError(f"config.model.{field}={config.model[field]!r}: only ResNets can be probed")
     device = jax.devices()[:1]
     ops, _ = machine.operations(config.train.ops, device)
     programs = Programs(config, dataset, machine.resolve_dtype(config.train.dtype), device, ops)

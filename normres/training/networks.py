@@ -1,8 +1,8 @@
 """The network of a config: of a family of this project, or a Flax module of the user's."""
 
 import inspect
-from dataclasses import replace
-from functools import cache
+from dataclasses import MISSING, replace
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -62,7 +62,7 @@ def build_network(
     """Returns the network of a run, in evaluation mode; see model_config.
 
     Raises:
-      UserError: the user's module does not exist, or does not take `classes`, or `train` when it is called.
+      UserError: the user's module does not exist, does not take `classes`, or `train` when it is called, or needs more.
     """
     if not config.model.module:
         model = model_config(config, classes, dtype, platform, ops)
@@ -75,21 +75,40 @@ def build_network(
     if not any(argument.name == "train" or argument.kind is argument.VAR_KEYWORD for argument in arguments):
         raise UserError(f"config.model.module={config.model.module!r}: its __call__ has no argument `train`")
     known = of_run(config, classes, dtype)
+    needed = [name for name, one in fields.items() if one.default is MISSING and one.default_factory is MISSING]
+    if lacking := [name for name in needed if name not in known]:
+        raise UserError(f"config.model.module={config.model.module!r}: its field {lacking[0]!r} needs a default value")
     return UserNetwork(wanted(**{name: value for name, value in known.items() if name in fields}))
 
 
 def check_outputs(
     config: ConfigDict, network: nn.Module, variables: Any, image_shape: tuple[int, ...], classes: int
 ) -> None:
-    """Raises UserError if a user's module does not return logits_NK; `variables` may be shapes."""
+    """Raises UserError if a user's module has no float32 parameters or does not return logits_NK.
+
+    `variables` may be shapes.
+    """
     if not config.model.module:
         return
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    outputs = jax.eval_shape(network.apply, variables, images)
-    if (shape := getattr(outputs, "shape", None)) != (2, classes):
-        returned = f"an array {shape}" if shape is not None else f"a {type(outputs).__name__}"
-        wanted = f"it must be logits {(2, classes)}, a number for each of the {classes} classes"
-        raise UserError(f"config.model.module={config.model.module!r} returns {returned} for 2 images; {wanted}")
+    reference = f"config.model.module={config.model.module!r}"
+    parameters = jax.tree.leaves_with_path(variables["params"])
+    if not parameters:
+        raise UserError(f"{reference} has no parameters, so there is nothing to train")
+    for path, leaf in parameters:
+        if leaf.dtype != jnp.float32:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise UserError(f"{reference}: its parameter {name} is {leaf.dtype}; parameters must be float32")
+    images, key = jax.ShapeDtypeStruct((1, 2, *image_shape), jnp.float32), jax.random.key(0)
+    for train in (False, True):
+        call = partial(network.clone(train=train).apply, mutable=["batch_stats"], rngs={"dropout": key})
+        # Of one device, on the axis over which norms may merge.
+        (outputs, _) = jax.eval_shape(jax.vmap(call, (None, 0), axis_name="data"), variables, images)
+        shape, dtype = getattr(outputs, "shape", None), getattr(outputs, "dtype", int)
+        if shape != (1, 2, classes) or not jnp.issubdtype(dtype, jnp.floating):
+            returned = f"an array {shape[1:]} of {dtype}" if shape is not None else f"a {type(outputs).__name__}"
+            wanted = f"it must be logits {(2, classes)}, a number for each of the {classes} classes"
+            when = "in training" if train else "in evaluation"
+            raise UserError(f"{reference} returns {returned} for 2 images {when}; {wanted}")
 
 
 @cache

@@ -45,7 +45,7 @@ class TrainState:
 def build_state(config: ConfigDict, network: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
     """Returns the state before the first step: images of `image_shape` (H, W, C), parameters drawn from `key`."""
     variables = network.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-    params = variables["params"]
+    params = variables.get("params", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from normres import norms
@@ -38,6 +39,8 @@ def test_a_plan_says_what_lies_on_the_device_and_what_would_change_it(capsys, mo
     assert float(whole[0]) - float(streamed[0]) == pytest.approx(153.7, abs=0.2)
     assert (whole[3], streamed[3]) == ("no", "yes")
     assert "a step takes" in text
+    images = plan.dataset(config.load("base:demo"), streamed=True).train_images
+    np.testing.assert_array_equal(images[np.array([[2, 1]])], np.zeros((1, 2, 32, 32, 3)))
 
 
 @pytest.mark.usefixtures("one_device")

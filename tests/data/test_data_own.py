@@ -6,6 +6,7 @@ import pickle
 import resource
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,9 @@ def test_npz(tmp_path, save, channels):
     assert data.train_images.flags.c_contiguous
     assert data.train_labels.dtype == data.test_labels.dtype == np.int32
     assert (data.name, data.source, data.class_names) == ("mine", "npz", ("a", "b", "c"))
+    assert replace(data, train_labels=np.array([0, 2])).empty_classes() == [
+        "no training image is of the class b (labels count from 0)"
+    ]
     assert data.summary()["image_shape"] == [8, 6, channels]
 
 

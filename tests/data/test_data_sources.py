@@ -38,6 +38,8 @@ def test_what_cannot_be_had_is_said_before_anything_is_read(name, source, fields
 
 def test_what_auto_takes_does_not_ignore_a_field(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros(1))
+    (tmp_path / "folder.npz").mkdir()
+    assert "holds nothing that a source knows" in error_line("mine", "auto", tmp_path / "folder.npz")
     line = error_line("mine", "auto", tmp_path / "x.npz", stream="always")
     assert line == "data.stream='always': the source 'npz' cannot do this; data.source=tfds, auto can"
 

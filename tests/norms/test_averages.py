@@ -45,3 +45,5 @@ def test_sub_batches_are_pooled_by_their_counts():
     computed = pooled(Moments(mean, var, count))
     # (1 * 2 + 3 * 6) / 4 and (1 * 4 + 3 * 8) / 4; the third has no element.
     assert (float(computed.mean[0, 0]), float(computed.var[0, 0])) == (5.0, 7.0)
+    none = pooled(Moments(*jnp.zeros((3, 0, 4))))  # of an empty batch
+    np.testing.assert_array_equal(jnp.stack(none), np.zeros((3, 1, 4)))

@@ -227,8 +227,8 @@ def test_long_titles_and_a_single_panel_of_long_names_keep_apart():
     assert boxes[1].x1 < boxes[2].x0
     assert boxes[2].x1 < figure.bbox.x1
     assert boxes[0].y1 < figure.legends[0].get_window_extent().y0
-    titles = [note["text"] for note in interactive.figure(charts.Chart("x", panels, "", "", "x"))["layout"]["annotations"]]
-    assert all(len(line) < 40 for title in titles for line in title.split("<br>"))
+    notes = interactive.figure(charts.Chart("x", panels, "", "", "x"))["layout"]["annotations"]
+    assert all(len(line) < 40 for note in notes for line in note["text"].split("<br>"))
     names = [f"{words}, {number}" for number in range(20)]
     rows = charts.Chart("x", [charts.Panel("", [Series("a", "line", [20.0] * 20, names)])], "", "", "x", rows=names)
     for width in paper.WIDTHS:

@@ -147,6 +147,20 @@ def test_a_warning_for_each_weakness(more, words):
     assert sum(words in sentence for sentence in said) == 1, said
 
 
+@pytest.mark.parametrize(
+    ("where", "what"), [("module", "the user’s module"), ("init_from", "the weights from which they start")]
+)
+def test_runs_of_one_name_that_are_no_repetitions_are_said(where, what):
+    def one(seed, version):
+        own = {"attempt": {"module": version}} if where == "module" else {"record": {"init_from": {"sha256": version}}}
+        return made((0.1, 0.2), change=PLAIN, seed=seed, **own)
+
+    for versions, said in (("aa", False), ("ab", True)):
+        (arm,) = degradation.arms([one(seed, version) for seed, version in enumerate(versions)])
+        sentence = f"Its runs have 2 versions of {what}: they are not repetitions of one run."
+        assert (sentence in facts.notes_of(arm)) == said
+
+
 def test_a_caption_names_what_the_runs_were_computed_on():
     gpu = made((0.1, 0.2), attempt={"device": {"platform": "gpu", "kind": "NVIDIA H200", "count": 1}})
     for run, where in ((made((0.1, 0.2)), "a processor (2 cores)"), (gpu, "1 × NVIDIA H200 (gpu)")):

@@ -161,10 +161,21 @@ def test_a_module_may_have_annotations_of_texts(tmp_path):
         ),  # it trained, on 7 of 10 classes
         ("nn.Dense(10)(x)", r"returns an array \(2, 32, 32, 10\)"),
         ("(nn.Dense(10)(x.mean((1, 2))), x)", "returns a tuple"),
+        (
+            "(nn.Dense(10)(x.mean((1, 2))),) * 2 if train else nn.Dense(10)(x.mean((1, 2)))",
+            "returns a tuple .* in training",
+        ),
+        ("nn.Dense(10)(x.mean((1, 2))).astype(int)", r"returns an array \(2, 10\) of int32 .* in evaluation"),
+        ("nn.Dense(10, param_dtype='bfloat16')(x.mean((1, 2)))", r"Dense_0\.bias is bfloat16; .* must be float32"),
+        ("x.mean((1, 2)) @ x.mean((1, 2)).T", "has no parameters"),
     ],
 )
 def test_a_module_that_returns_no_logits_is_refused(tmp_path, returned, words):
     head = "import flax.linen as nn\n\n\nclass Net(nn.Module):\n    classes: int\n\n    @nn.compact\n"
+    lacking = head.replace("    @", "    width: int\n\n    @")
+    (tmp_path / "lacking.py").write_text(f"{lacking}    def __call__(self, x, train):\n        return x\n")
+    with pytest.raises(UserError, match=r"lacking\.py:Net': its field 'width' needs a default value"):
+        build_network(config_of(model__module=f"{tmp_path / 'lacking.py'}:Net"), 10, "float32")
     (tmp_path / "net.py").write_text(f"{head}    def __call__(self, x, train):\n        return {returned}\n")
     config = config_of(model__module=f"{tmp_path / 'net.py'}:Net")
     with pytest.raises(UserError, match=words):

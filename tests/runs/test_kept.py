@@ -7,7 +7,7 @@ import pytest
 from test_survival import FIELDS, NAME, assert_same, cut, stop_at, story, train
 
 from normres.errors import InterruptedRun, UserError
-from normres.runs import local, results
+from normres.runs import finished, local, results
 from normres.training import optim
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -84,7 +84,7 @@ def test_a_run_whose_best_step_was_its_last_goes_on_to_more_steps(tmp_path, monk
     assert results.read_run(tmp_path / "first" / NAME).record["best_test_step"] == 3
 
 
-def test_a_finished_run_of_a_module_that_has_changed_says_so(tmp_path):
+def test_a_finished_run_of_a_module_that_has_changed_says_so(tmp_path, capsys):
     file = shutil.copy(FIELDS["model.module"].rpartition(":")[0], tmp_path / "net.py")
     module = {"model__module": f"{file}:Net"}
     train(tmp_path, **module)
@@ -92,6 +92,8 @@ def test_a_finished_run_of_a_module_that_has_changed_says_so(tmp_path):
     assert train(tmp_path, **module) == ""
     file.write_text(file.read_text() + "# another\n")
     assert "net.py has changed since this run; another --workdir trains it anew" in train(tmp_path, **module)
+    finished.load(tmp_path / NAME)
+    assert capsys.readouterr().err == f"warning: {file} has changed since this run\n"
     file.unlink()
     assert train(tmp_path, **module) == ""
     assert story(tmp_path) == before

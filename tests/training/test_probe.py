@@ -253,3 +253,5 @@ def test_the_command_says_what_it_measured():
     assert json.loads(json.dumps(values)) == values
     with pytest.raises(UserError, match="only ResNets"):
         probe_commands.initial(config(model__family="vgg", model__depth=11), DATASET)
+    with pytest.raises(UserError, match=r"config.model.module='net.py:Net': only ResNets"):
+        probe_commands.initial(config(model__module="net.py:Net"), DATASET)
