@@ -267,7 +267,9 @@ def of_unknown(runs: Sequence[Run]) -> Experiment:
     numbers = [name for name in names if all(type(value) in (int, float) for value in values[name].values())]
     choices = [name for name in names if name not in numbers and name not in (BLOCK, DATA)]
     variants = {short_label(key): key for key, _ in group(runs, choices)} if choices else {}
-    over = "model.depth" if "model.depth" in numbers or not numbers else numbers[0]
+    own = any(run.config["model"].get("module") for run in runs)  # which has no such depth
+    default = "train.steps" if own else "model.depth"
+    over = default if default in numbers or not numbers else numbers[0]
     measure = measure_of(runs)
     # Fields that differ only together with others tell no runs apart, but may be what makes the difference.
     with_them = [name for name in distinguishing_fields(runs, each=True) if name not in names]

@@ -219,6 +219,8 @@ def test_unknown_runs_have_a_page(undrawn, tmp_path):
     made_of_them = of_unknown(together)
     assert made_of_them.alone
     assert [chart.name for chart in made_of_them.charts(together, made_of_them.arms(together))] == ["error", "curves"]
+    modules = [made((0.1, 0.2), change={"model.module": f"net.py:{name}"}) for name in "AB"]
+    assert [arm.setting.name for arm in of_unknown(modules).arms(modules)] == ["steps 320"] * 2  # and not a depth
     reader = Reader(made_of.draw(runs, tmp_path)[-1].read_text())
     assert len(set(reader.ids)) == len(reader.ids)  # although the runs have four names here, as copies of runs do
     assert "16 runs" in reader.text
