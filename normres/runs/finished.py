@@ -195,14 +195,7 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
         devices = devices[:1]
     ops, _ = machine.operations(config.train.ops, devices)
     programs = Programs(config, dataset, run.record["dtype"], devices, ops, run.statistics)
-    shapes = programs.state_shapes()
-    expected = checkpoint.by_name({"params": shapes.params, "batch_stats": shapes.batch_stats})
-    for name, array in checkpoint.by_name(run.variables).items():
-        if array.shape != expected[name].shape:
-            size = "x".join(map(str, dataset.summary()["image_shape"]))
-            there = f"{name} has the shape {expected[name].shape}, and {array.shape} in the run"
-            field = "model.module" if run.config.model.module else "data.image_size"
-            raise UserError(f"config.{field}: for images of {size}, {there}")
+    _check_shapes(run, programs, dataset.summary()["image_shape"])
     weights = jax.device_put(run.variables, programs.replicated)
     unread: Any = None  # of the state, evaluation reads the weights alone
     state = TrainState(unread, weights["params"], weights["batch_stats"], unread, unread, unread)
@@ -249,6 +242,23 @@ def _check_fit(run: Loaded, data: dict[str, Any]) -> None:
     if run.statistics.kind == "pixel_mean" and data["image_shape"] != trained["image_shape"]:
         there, here = ("x".join(map(str, shape)) for shape in (trained["image_shape"], data["image_shape"]))
         raise UserError(f"config.data.image_size: images of {here}, but the run subtracts a mean image of {there}")
+
+
+def _check_shapes(run: Loaded, programs: Programs, image_shape: list[int]) -> None:
+    """Raises UserError if a run's weights do not fit the network of the programs."""
+    shapes = programs.state_shapes()
+    expected = checkpoint.by_name({"params": shapes.params, "batch_stats": shapes.batch_stats})
+    held = checkpoint.by_name(run.variables)
+    for name in sorted(held.keys() | expected.keys()):
+        here, there = (arrays[name].shape if name in arrays else "absent" for arrays in (expected, held))
+        if here != there:
+            field, size = (
+                "model.module" if run.config.model.module else "data.image_size",
+                "x".join(map(str, image_shape)),
+            )
+            raise UserError(
+                f"config.{field}: for images of {size}, {name} has the shape {here}, and {there} in the run"
+            )
 
 
 def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str, Any], list[str]]:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from normres import cli, data, files, runs
+from normres import cli, data, runs
 from normres.errors import UserError
 from normres.interop import read_state_dict
 from normres.runs import checkpoint, fields, finished, local
 from normres.runs import config as configs
 from normres.runs.fields import declared, digest
-from normres.training.networks import build_network
+from normres.training.networks import build_network, user_module
 from normres.training.programs import Programs
 from normres.training.step import build_state
 
@@ -138,50 +138,6 @@ def test_numbers_of_channels_come_from_the_record(tmp_path, images, kind, monkey
     np.testing.assert_allclose(run.preprocess(images[:2]), expected[kind], atol=1e-5)
 
 
-@pytest.mark.parametrize(("parallel", "axis"), [("pmap", "data"), ("jit", None)])
-def test_a_module_of_the_users_is_told_what_its_norms_merge_over(tmp_path, parallel, axis):
-    net = "import flax.linen as nn\n\n\nclass Net(nn.Module):\n    classes: int\n    axis_name: str | None = None\n"
-    (tmp_path / "merging_net.py").write_text(net)
-    config = config_of(model__module=f"{tmp_path / 'merging_net.py'}:Net", train__parallel=parallel)
-    assert build_network(config, 10, "float32").module.axis_name == axis
-
-
-def test_a_module_may_have_annotations_of_texts(tmp_path):
-    net = tmp_path / "future_net.py"
-    net.write_text(f"from __future__ import annotations\n{Path(OWN.rpartition(':')[0]).read_text()}")
-    assert files.load(str(net)).Net(classes=3).classes == 3
-
-
-@pytest.mark.parametrize(
-    ("returned", "words"),
-    [
-        (
-            "nn.Dense(7)(x.mean((1, 2)))",
-            r"returns an array \(2, 7\) .* logits \(2, 10\)",
-        ),  # it trained, on 7 of 10 classes
-        ("nn.Dense(10)(x)", r"returns an array \(2, 32, 32, 10\)"),
-        ("(nn.Dense(10)(x.mean((1, 2))), x)", "returns a tuple"),
-        (
-            "(nn.Dense(10)(x.mean((1, 2))),) * 2 if train else nn.Dense(10)(x.mean((1, 2)))",
-            "returns a tuple .* in training",
-        ),
-        ("nn.Dense(10)(x.mean((1, 2))).astype(int)", r"returns an array \(2, 10\) of int32 .* in evaluation"),
-        ("nn.Dense(10, param_dtype='bfloat16')(x.mean((1, 2)))", r"Dense_0\.bias is bfloat16; .* must be float32"),
-        ("x.mean((1, 2)) @ x.mean((1, 2)).T", "has no parameters"),
-    ],
-)
-def test_a_module_that_returns_no_logits_is_refused(tmp_path, returned, words):
-    head = "import flax.linen as nn\n\n\nclass Net(nn.Module):\n    classes: int\n\n    @nn.compact\n"
-    lacking = head.replace("    @", "    width: int\n\n    @")
-    (tmp_path / "lacking.py").write_text(f"{lacking}    def __call__(self, x, train):\n        return x\n")
-    with pytest.raises(UserError, match=r"lacking\.py:Net': its field 'width' needs a default value"):
-        build_network(config_of(model__module=f"{tmp_path / 'lacking.py'}:Net"), 10, "float32")
-    (tmp_path / "net.py").write_text(f"{head}    def __call__(self, x, train):\n        return {returned}\n")
-    config = config_of(model__module=f"{tmp_path / 'net.py'}:Net")
-    with pytest.raises(UserError, match=words):
-        Programs(config, local.load_data(config), "float32", jax.devices()[:1]).initial_state()
-
-
 def test_a_run_of_several_devices_trains_on_alone(tmp_path, images):
     run = runs.load(saved_run(tmp_path / "run", initial_state(), train__parallel="pmap"))
     x = run.preprocess(images[:2])
@@ -214,6 +170,17 @@ def test_without_overrides_the_numbers_are_the_records(trained):
     assert {f"test_{name}": value for name, value in last["values"].items()}.items() <= record["final"].items()
     assert (best["values"]["error"], best["step"]) == (record["best_test_error"], record["best_test_step"])
     assert last["data"] == best["data"] == record["data"]
+
+
+def test_a_module_with_other_weights_by_now_is_one_line(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(Path(OWN.rpartition(":")[0]).read_text())
+    module = {"model__module": f"{file}:Net"}
+    path = saved_run(tmp_path / "run", initial_state(**module), **module)
+    file.write_text(file.read_text().replace("nn.Dense(self.classes)", 'nn.Dense(self.classes, name="renamed")'))
+    user_module.cache_clear()
+    with pytest.raises(UserError, match=r"config.model.module: .* has the shape absent, and .* in the run"):
+        finished.evaluate(path)
 
 
 def test_other_data_are_prepared_with_the_runs_own_statistics(trained, images, tmp_path):
