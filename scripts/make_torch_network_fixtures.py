@@ -1,8 +1,8 @@
-"""Writes tests/fixtures/torch_networks.npz and tests/fixtures/torch_files/: ResNets and their state dicts in PyTorch.
+"""Writes tests/fixtures/torch_networks.npz: ResNets and their state dicts in PyTorch.
 
     python scripts/make_torch_network_fixtures.py [--out FOLDER]
 
-Runs wherever torch (2.13 or later), torchvision, safetensors and numpy import; the tests only read the files.  The
+Runs wherever torch (2.13 or later), torchvision and numpy import; the tests only read the files.  The
 networks are torchvision's resnet18 and resnet50, with fewer channels, and the usual CIFAR ResNets (He et al. 2015,
 arXiv 1512.03385) with the names of PyTorch's users.
 
@@ -12,11 +12,10 @@ state dict by key, in JSON; `state`, all its numbers in that order; `eval` and `
 backward pass of the mean cross-entropy in training: `running`, the numbers of the buffers; `sums`, for each parameter's
 gradient g, (sum of g_i cos(i), length of g); `gradient`, the numbers of those of FULL.  `errors`: those of PyTorch's
 own float32 eval logits and train logits, relative to the largest, and of the gradient, relative to its length.
-The files hold one small state dict, in every format and dtype that is read.  Takes ten seconds.
+Takes ten seconds.
 """
 
 import argparse
-import collections
 import copy
 import json
 from collections.abc import Iterable
@@ -25,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -165,33 +163,6 @@ def case_arrays(
     }
 
 
-def write_files(folder: Path, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """Writes small state dicts, and returns what is in them, bfloat16 as float32."""
-    folder.mkdir(parents=True, exist_ok=True)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))
-    fill(generator, module)
-    state = module.state_dict()  # an OrderedDict that has an attribute, too
-    state["0.weight"] = state["0.weight"].to(memory_format=torch.channels_last)
-    shared = torch.arange(12, dtype=torch.float64)
-    state |= {"rows": shared.reshape(3, 4)[1:], "columns": shared.reshape(3, 4).T}
-    for dtype in (torch.bfloat16, torch.float16, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool):
-        state[str(dtype)] = torch.tensor([[0, 1], [1, 77]]).to(dtype)
-    state |= {"empty": torch.zeros(0, 3), "parameter": nn.Parameter(torch.tensor([0.5]))}
-    torch.save(state, folder / "state.pth")
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-    checkpoint = {"net": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "accuracy": 91.25}
-    torch.save(checkpoint, folder / "checkpoint.pth")
-    torch.save(checkpoint | {"average": module.state_dict()}, folder / "two.pth")
-    torch.save(module, folder / "module.pth")
-    torch.save(collections.Counter("ab"), folder / "counter.pth")
-    apart = {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
-    save_file(apart, folder / "state.safetensors", metadata={"format": "pt"})
-    return {
-        key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-        for key, tensor in state.items()
-    }
-
-
 def main() -> None:
     """Parses the command line and writes the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -212,7 +183,6 @@ def main() -> None:
     for case, network in cases.items():
         arrays |= {f"{case}/{name}": array for name, array in case_arrays(generator, network, images, labels).items()}
         print(case, "errors in float32:", arrays[f"{case}/errors"])
-    arrays |= {f"files/{key}": array for key, array in write_files(out / "torch_files", generator).items()}
     versions = {"torch_version": np.array(torch.__version__), "torchvision_version": np.array(torchvision.__version__)}
     path = out / "torch_networks.npz"
     np.savez_compressed(path, **versions, **arrays)

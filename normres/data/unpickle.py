@@ -6,8 +6,7 @@ this program, every other name is refused, and nothing that a pickle says is eve
 
 import io
 import pickle
-from collections.abc import Mapping
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,36 +15,6 @@ from normres.errors import UserError
 
 class Refused(Exception):
     """The pickle wants something that plain data does not need."""
-
-
-class Unpickler(pickle._Unpickler):
-    """Reads a pickle, which can name nothing but the stand-ins in `calls`, by (module, name), and so call nothing else.
-
-    It reads protocols 0 to 4, and is the unpickler in Python: a damaged length makes that in C ask for all memory.
-    """
-
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
-
-    def __init__(self, stream: IO[bytes], calls: Mapping[tuple[str, str], Any], encoding: str):
-        super().__init__(stream, encoding=encoding)
-        self.calls = calls
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Returns a stand-in; every other name is Refused."""
-        if (module, name) not in self.calls:
-            raise Refused(f"{module}.{name}"[:80])
-        return self.calls[module, name]
-
-    def load_build(self) -> None:
-        """Hands a state to what a stand-in made; no attribute of anything is ever set."""
-        state = self.stack.pop()  # type: ignore[attr-defined]
-        target = self.stack[-1]  # type: ignore[attr-defined]
-        if not hasattr(type(target), "set_state"):
-            raise Refused("an object with a state")
-        target.set_state(state)
-
-    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
-    del dispatch[pickle.BYTEARRAY8[0]]  # makes room for as many bytes as the file says, before it has looked
 
 
 class _Uint8:
@@ -85,6 +54,32 @@ CALLS: dict[tuple[str, str], Any] = {
 }
 
 
+class _Unpickler(pickle._Unpickler):
+    """Reads a pickle, which can name nothing but the stand-ins in CALLS, and so call nothing else.
+
+    It reads protocols 0 to 4, and is the unpickler in Python: a damaged length makes that in C ask for all memory.
+    """
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns a stand-in; every other name is Refused."""
+        if (module, name) not in CALLS:
+            raise Refused(f"{module}.{name}"[:80])
+        return CALLS[module, name]
+
+    def load_build(self) -> None:
+        """Hands a state to what a stand-in made; no attribute of anything is ever set."""
+        state = self.stack.pop()  # type: ignore[attr-defined]
+        target = self.stack[-1]  # type: ignore[attr-defined]
+        if not isinstance(target, _Uint8 | _Array):
+            raise Refused("an object with a state")
+        target.set_state(state)
+
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
+    del dispatch[pickle.BYTEARRAY8[0]]  # makes room for as many bytes as the file says, before it has looked
+
+
 def text(value: Any) -> str:
     """Returns a string that Python 2 or 3 wrote; "" for anything else."""
     return value.decode("latin1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
@@ -98,7 +93,7 @@ def unpickle(content: bytes, what: str) -> dict[str, Any]:
     but plain data; it has then executed nothing.
     """
     try:
-        entries = Unpickler(io.BytesIO(content), CALLS, "latin1").load()
+        entries = _Unpickler(io.BytesIO(content), encoding="latin1").load()
         if not isinstance(entries, dict):
             raise Refused(f"a {type(entries).__name__} in the place of a dict")
         return {text(key): value.value if isinstance(value, _Array) else value for key, value in entries.items()}

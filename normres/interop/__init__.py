@@ -1,16 +1,14 @@
-"""To and from PyTorch: norms and kernels (modules.py), ResNets and VGGs (networks.py), files (files.py).
+"""To and from PyTorch: norms and kernels (modules.py), ResNets and VGGs (networks.py).
 
-PyTorch is not needed for any of it.  To go on with torchvision's weights:
+A state dict is any mapping of arrays or of tensors on the CPU.  To go on with torchvision's weights:
 
     config = ResNetConfig(layout="imagenet", depth=18, width=64, classes=1000, shortcut="B", norm_unbiased=True)
-    variables = network_from_torch(read_state_dict("resnet18.pth"), config)
+    variables = network_from_torch(torch.load("resnet18.pth", "cpu", weights_only=True), config)
     logits_NK = ResNet(config).apply(variables, images_NHWC)
 """
 
-from normres.interop.files import read_state_dict
 from normres.interop.folding import as_evaluated, fold
 from normres.interop.modules import (
-    average_from_torch,
     kernel_from_torch,
     kernel_to_torch,
     norm_from_torch,
@@ -21,7 +19,6 @@ from normres.interop.networks import NAMINGS, network_from_torch, network_to_tor
 __all__ = [
     "NAMINGS",
     "as_evaluated",
-    "average_from_torch",
     "fold",
     "kernel_from_torch",
     "kernel_to_torch",
@@ -29,6 +26,5 @@ __all__ = [
     "network_to_torch",
     "norm_from_torch",
     "norm_to_torch",
-    "read_state_dict",
     "vgg_to_torch",
 ]

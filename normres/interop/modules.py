@@ -2,7 +2,9 @@
 
 Pure functions from a mapping of arrays to a dict of NumPy arrays, which are copies in the dtype they had.  PyTorch is
 not needed: a state dict is any mapping of what `np.asarray` reads, such as tensors on the CPU, and comes out as arrays
-that `torch.from_numpy` takes.  Channels are last here and first there, and averages differ (`average_from_torch`).
+that `torch.from_numpy` takes.  Channels are last here and first there.  Averages differ: PyTorch's momentum is the
+share of the new value, and it averages the unbiased variance.  `Average(momentum=0.1, torch_momentum=True,
+unbiased=True)` trains on as PyTorch's default does, `Average("cumulative", unbiased=True)` as its momentum None.
 
 Everywhere `prefix` is the module's path in the state dict, such as "layer1.0.bn1"; "" if it is the module's own.  Keys
 of other modules are not looked at; of the module's own each must be known.  All functions raise ValueError, one line
@@ -36,28 +38,13 @@ KERNELS = {
 FEW = 5  # names in one message: a model has hundreds
 
 
-def average_from_torch(momentum: float | None = 0.1) -> Average:
-    """Returns the Average with which layers.Norm goes on training as PyTorch does; ValueError outside of 0 to 1.
-
-    PyTorch's momentum is the share of the NEW value, and it averages the UNBIASED variance, count / (count - 1) times
-    the one it normalizes with.  `flax.linen.BatchNorm` does neither: with momentum 1 - `momentum` its running mean
-    follows PyTorch's, its running variance does not.  None is the cumulative average, in batch norms; a
-    torch.nn.InstanceNorm with None never updates, which is 0 here.
-    """
-    if momentum is None:
-        return Average("cumulative", unbiased=True)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum={momentum} is not between 0 and 1")
-    return Average("exponential", momentum, torch_momentum=True, unbiased=True)
-
-
 def norm_from_torch(state_dict: Arrays, prefix: str = "", *, average: Average | None = None) -> Variables:
     """Converts torch.nn.BatchNorm*, SyncBatchNorm, InstanceNorm*, LayerNorm, GroupNorm or RMSNorm over channels.
 
     The result fits the modules in layers.py and `flax.linen`; give them the module's `eps`, which is not in a state
     dict (of an RMSNorm with eps=None it is that of the input's dtype, 2^-23 for float32).  An InstanceNorm with
     running statistics is Norm(TABLE["ghost_batch"], sub_batches=N), N the batch size: own statistics per example in
-    training, in evaluation their averages.  `running_var` averages unbiased variances: see average_from_torch.
+    training, in evaluation their averages.
 
     Args:
       state_dict: of the module, or of one that contains it at `prefix`.
@@ -74,20 +61,15 @@ def norm_from_torch(state_dict: Arrays, prefix: str = "", *, average: Average | 
     return unflatten_dict({place: leaf_from_torch(place, array) for place, array in arrays.items()}, sep="/")
 
 
-def norm_to_torch(
-    variables: Mapping[str, Arrays], prefix: str = "", *, num_batches_tracked: Any = None
-) -> dict[str, np.ndarray]:
+def norm_to_torch(variables: Mapping[str, Arrays], prefix: str = "") -> dict[str, np.ndarray]:
     """Converts a norm's variables, as of norm_from_torch, to PyTorch's, with the keys that load_state_dict wants.
 
-    Running averages are passed on as they are: PyTorch evaluates as normres does, and trains on as it did if the
-    average was that of average_from_torch.  A bias without a scale is refused: PyTorch has no such norm.
-
-    Beside running averages stands `num_batches_tracked`: None takes `updates`, or 0 if there is none.
+    Running averages are passed on as they are, beside `num_batches_tracked`: `updates`, or 0 if there is none.  A bias
+    without a scale is refused: PyTorch has no such norm.
     """
     arrays = _norm_arrays(flatten_dict(variables, sep="/"), {place: place for place in NORM})
     if MEAN in arrays:
-        count = arrays.get(UPDATES, 0) if num_batches_tracked is None else num_batches_tracked
-        arrays[UPDATES] = np.asarray(count)
+        arrays.setdefault(UPDATES, np.asarray(0))
     names = _names(NORM, prefix)
     return {names[place]: leaf_to_torch(place, array) for place, array in arrays.items()}
 

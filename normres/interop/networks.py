@@ -97,11 +97,7 @@ def network_from_torch(state_dict: Arrays, config: ResNetConfig, naming: str | N
 
 
 def network_to_torch(
-    variables: Mapping[str, Any],
-    config: ResNetConfig,
-    naming: str = "torchvision",
-    *,
-    num_batches_tracked: int | None = None,
+    variables: Mapping[str, Any], config: ResNetConfig, naming: str = "torchvision"
 ) -> dict[str, np.ndarray]:
     """Converts the variables of ResNet(config) to a state dict with the keys that load_state_dict wants, in order.
 
@@ -111,8 +107,6 @@ def network_to_torch(
       variables: {"params": ..., "batch_stats": ...}, as network_from_torch or ResNet.init returns them.
       config: the network's.
       naming: a row of NAMINGS.
-      num_batches_tracked: a number, written beside running averages; None takes the count of an average that counts,
-        or else 0.
     """
     check_computed(config)
     arrays = flatten_dict(variables, sep="/")
@@ -124,17 +118,14 @@ def network_to_torch(
     modules = _resnet_modules(config, naming, shapes)
     check_names(arrays, shapes, shapes)
     check_shapes(arrays, shapes)
-    return _state_dict(modules, arrays, num_batches_tracked)
+    return _state_dict(modules, arrays)
 
 
-def vgg_to_torch(
-    variables: Mapping[str, Any], config: VGGConfig, *, num_batches_tracked: int | None = None
-) -> dict[str, np.ndarray]:
+def vgg_to_torch(variables: Mapping[str, Any], config: VGGConfig) -> dict[str, np.ndarray]:
     """Converts the variables of VGG(config) to a state dict: the keys of torchvision's vgg11_bn to vgg19_bn.
 
     Without norms, or with folded ones, they are those of vgg11 to vgg19.  PyTorch's convolutions have a bias, which is
     zero or a folded norm's.  The classifier is "classifier", as Kuang Liu's pytorch-cifar has it.
-    `num_batches_tracked` is as of network_to_torch.
     """
     check_computed(config)
     modules: list[_Module] = []
@@ -152,7 +143,7 @@ def vgg_to_torch(
     if strange := sorted(arrays.keys() - known):
         raise ValueError(f"the network has {strange[0].partition('/')[2]!r}, which PyTorch's VGGs have not")
     state_dict: dict[str, np.ndarray] = {}
-    for key, array in _state_dict(modules, arrays, num_batches_tracked).items():
+    for key, array in _state_dict(modules, arrays).items():
         state_dict[key] = array
         if array.ndim == 4:
             state_dict[key.replace("weight", "bias")] = np.zeros(len(array), np.float32)
@@ -206,7 +197,7 @@ def _resnet_modules(config: ResNetConfig, naming: str, shapes: Mapping[str, Any]
     return [module for module in modules if module.ours in present]
 
 
-def _state_dict(modules: Sequence[_Module], arrays: Arrays, count: int | None) -> dict[str, np.ndarray]:
+def _state_dict(modules: Sequence[_Module], arrays: Arrays) -> dict[str, np.ndarray]:
     """Returns the state dict of a network's modules, each of which may be missing."""
     state_dict: dict[str, np.ndarray] = {}
     convolution = ""
@@ -220,5 +211,5 @@ def _state_dict(modules: Sequence[_Module], arrays: Arrays, count: int | None) -
         elif own.keys() == {BIAS}:  # what folding left of a norm
             state_dict[f"{convolution}.bias"] = np.array(own[BIAS])
         elif own:
-            state_dict |= norm_to_torch(unflatten_dict(own, sep="/"), theirs, num_batches_tracked=count)
+            state_dict |= norm_to_torch(unflatten_dict(own, sep="/"), theirs)
     return state_dict

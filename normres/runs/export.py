@@ -72,8 +72,8 @@ def state_dict(run: Loaded) -> dict[str, np.ndarray]:
     """Returns the state dict of a PyTorch network with the run's logits; kernels are as they are applied."""
     config, variables = as_evaluated(run.module.config, run.variables)
     if isinstance(config, VGGConfig):
-        return vgg_to_torch(variables, config, num_batches_tracked=run.step)
-    return network_to_torch(variables, config, num_batches_tracked=run.step)
+        return vgg_to_torch(variables, config)
+    return network_to_torch(variables, config)
 
 
 def metadata(run: Loaded) -> dict[str, str]:

@@ -8,7 +8,6 @@ import errno
 import json
 import math
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ class Journal:
       record: what record.json says or will say; of a run that begins {}.
       metrics: the lines of metrics.jsonl.
       saved: the checkpoint from which the run goes on, or None.
-      sinks: what takes each metric line beside metrics.jsonl.
       lines: what is to be said: what was damaged or lost, and what happens.
     """
 
@@ -50,7 +48,6 @@ class Journal:
         self.metrics: list[dict[str, Any]] = []
         self.saved: checkpoint.Saved | None = None
         self.preprocess: dict[str, Any] = {}
-        self.sinks: list[Callable[[dict[str, Any]], None]] = []
         self._kept, self._every = config.train.keep, config.train.keep_every
         self._newest = 0  # the step of the checkpoint that was read or saved last
         if hosts.is_writer():
@@ -215,14 +212,12 @@ class Journal:
         self.record |= {"step": step, "seconds": sum(attempt.get("seconds") or 0.0 for attempt in attempts)}
 
     def line(self, step: int, split: str, values: dict[str, Any]) -> None:
-        """Appends a line to metrics.jsonl, and gives it to the sinks."""
+        """Appends a line to metrics.jsonl."""
         line = {"step": step, "split": split, **values}
         if self._writes():
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
         self.metrics.append(line)
-        for take in self.sinks:
-            take(line)
 
     def is_best(self, error: float | None) -> bool:
         """Returns whether a test error is lower than all before, and its state is to be kept."""

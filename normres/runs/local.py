@@ -164,8 +164,7 @@ def _train(journal: Journal, config: ConfigDict, dataset: Dataset, console: Cons
         reporter.compiled(programs.compile_seconds)
         names = config.train.sinks if hosts.is_writer() else ()
         opened = sinks.open_sinks(names, journal.path, config, reporter.say, start)
-        with opened as write, signals.polled() as stop:
-            journal.sinks.append(write)
+        with opened, signals.polled() as stop:
             _follow(programs, state, journal, hosts.agreement(stop.is_set), reporter)
     return journal.record
 

@@ -1,19 +1,45 @@
-"""Writes the lines of its standard input to TensorBoard or Weights & Biases: a process of its own, see sinks.py.
+"""Writes the lines of a run's metrics.jsonl to TensorBoard or Weights & Biases: a process of its own, see sinks.py.
 
-The argument is the sink.  The first line is {"path", "step", "config"} of the run, each other line {"step", "numbers"}.
+The arguments are the sink and, as JSON, {"path", "step", "config", "offset"}: the run, and where its new lines begin.
 """
 
 import hashlib
 import json
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-Lines = Iterable[dict[str, Any]]
+Lines = Iterator[tuple[int, dict[str, float]]]  # steps, and numbers by "train/loss" and the like
+
+LOOK_SECONDS = 1.0  # between looks at the file
+
+
+def follow(path: Path, offset: int) -> Lines:
+    """Yields what the file of metric lines has from a place on, until the standard input is closed."""
+    rest, ended = b"", False
+    with path.open("rb") as file:
+        file.seek(offset)
+        while not ended:
+            ended = bool(select.select([sys.stdin], [], [], LOOK_SECONDS)[0])
+            *lines, rest = (rest + file.read()).split(b"\n")
+            for line in map(json.loads, lines):
+                yield line["step"], numbers(line)
+
+
+def numbers(line: dict[str, Any]) -> dict[str, float]:
+    """Returns a line's numbers, those of a list by "corrupted/contrast/1" and so on."""
+    flat: dict[str, Any] = {}
+    for name, value in line.items():
+        if isinstance(value, list):
+            flat |= {f"{name}/{place}": item for place, item in enumerate(value, start=1)}
+        elif name not in ("step", "split"):
+            flat[name] = value
+    return {f"{line['split']}/{name}": float(value) for name, value in flat.items() if value is not None}
 
 
 def tensorboard(path: Path, step: int, config: dict[str, Any], lines: Lines) -> None:
@@ -38,9 +64,8 @@ def tensorboard(path: Path, step: int, config: dict[str, Any], lines: Lines) -> 
     fields = {name: value if isinstance(value, str | int | float) else str(value) for name, value in config.items()}
     for part in summary.hparams(fields, {"test/error": 0}):
         write(summary=part)
-    for line in lines:
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in line["numbers"].items()]
-        write(step=line["step"], summary=Summary(value=values))
+    for at, values in lines:
+        write(step=at, summary=Summary(value=[Summary.Value(tag=tag, simple_value=values[tag]) for tag in values]))
     writer.close()
 
 
@@ -59,8 +84,8 @@ def wandb(path: Path, step: int, config: dict[str, Any], lines: Lines) -> None:
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False),
     )
     run.define_metric("*", step_metric="step")
-    for line in lines:
-        run.log({"step": line["step"], **line["numbers"]})
+    for at, values in lines:
+        run.log({"step": at, **values})
     run.finish()
 
 
@@ -68,5 +93,6 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends when its input does, after the run has saved
     write = {"tensorboard": tensorboard, "wandb": wandb}[sys.argv[1]]
-    run = json.loads(sys.stdin.readline())
-    write(Path(run["path"]), run["step"], run["config"], map(json.loads, sys.stdin))
+    run = json.loads(sys.argv[2])
+    folder = Path(run["path"])
+    write(folder, run["step"], run["config"], follow(folder / "metrics.jsonl", run["offset"]))

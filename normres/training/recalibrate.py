@@ -1,4 +1,4 @@
-"""Exact population statistics in place of running averages, layer by layer, and how far the averages were off.
+"""Exact population statistics in place of running averages, layer by layer.
 
 Running averages lag behind the weights and see each batch once; small batches, large momenta and augmentation make
 them worse.  A layer's population statistics depend on those of the layers before it, so they are measured in passes
@@ -6,8 +6,7 @@ over the data in evaluation mode until none changes: after k passes the first k 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,33 +16,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 Path = tuple[str, ...]
 
 
-class Offset(NamedTuple):
-    """How far one layer's running statistics were from the population's, at the worst channel.
-
-    Attributes:
-      mean: abs(running mean - mean) / sqrt(var).
-      var: abs(log(running var / var)): 0.69 is a factor of 2, in either direction.
-    """
-
-    mean: float
-    var: float
-
-
-@dataclass(frozen=True)
-class Recalibration:
-    """What `recalibrate` returns.
-
-    Attributes:
-      variables: the given ones with exact `mean` and `var` in `batch_stats`.
-      offsets: by the layer's name, such as "stage1_rest/norm2"; the worst of a scanned stage's layers.
-      passes: how often the data were read.
-    """
-
-    variables: dict[str, Any]
-    offsets: dict[str, Offset]
-    passes: int
-
-
 def recalibrate(
     module: nn.Module,
     variables: Mapping[str, Any],
@@ -51,8 +23,8 @@ def recalibrate(
     *,
     tolerance: float = 1e-5,
     max_passes: int = 1_000,
-) -> Recalibration:
-    """Replaces the running averages of every layers.Norm in `module` by the population's mean and biased variance.
+) -> dict[str, Any]:
+    """Returns `variables` with the population's mean and biased variance as the averages of each layers.Norm.
 
     Args:
       module: in evaluation mode (its norms use running averages).
@@ -73,24 +45,18 @@ def recalibrate(
         held = {**rest, "batch_stats": unflatten_dict(stats)}
         return module.apply(held, *arguments, mutable=["moments"])[1].get("moments", {})
 
-    before = dict(stats)
-    passes, moved = 0, float("inf")
-    while moved > tolerance and passes < max_passes:
-        passes += 1
+    for _ in range(max_passes):
         population = _population(measure(stats, arguments) for arguments in batches)
         moved = 0.0
         for layer in population:
             # As they are stored: against what float32 rounds away the passes would never end.
             mean, var = (np.asarray(value, np.float32) for value in population[layer][:2])
-            offset = _offset(stats[(*layer, "mean")], stats[(*layer, "var")], mean, var)
-            moved = max(moved, *offset)
+            moved = max(moved, _moved(stats[(*layer, "mean")], stats[(*layer, "var")], mean, var))
             held = {"mean": mean, "var": np.broadcast_to(var, mean.shape)}
             stats |= {(*layer, name): value for name, value in held.items()}
-    offsets = {
-        "/".join(layer): _offset(*(held[(*layer, name)] for held in (before, stats) for name in ("mean", "var")))
-        for layer in sorted(population)
-    }
-    return Recalibration({**rest, "batch_stats": unflatten_dict(stats)}, offsets, passes)
+        if moved <= tolerance:
+            break
+    return {**rest, "batch_stats": unflatten_dict(stats)}
 
 
 def _population(measured: Iterable[Any]) -> dict[Path, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -116,8 +82,9 @@ def _population(measured: Iterable[Any]) -> dict[Path, tuple[np.ndarray, np.ndar
     return total
 
 
-def _offset(running_mean: Any, running_var: Any, mean: Any, var: Any) -> Offset:
+def _moved(running_mean: Any, running_var: Any, mean: Any, var: Any) -> float:
+    """Returns abs(running mean - mean) / sqrt(var) or abs(log(running var / var)), the larger, at the worst channel."""
     tiny = np.finfo(np.float32).tiny
     off = np.abs(np.asarray(running_mean, np.float64) - mean) / np.sqrt(np.maximum(var, tiny))
     ratio = np.maximum(np.asarray(running_var, np.float64), tiny) / np.maximum(np.asarray(var, np.float64), tiny)
-    return Offset(float(np.max(off)), float(np.max(np.abs(np.log(ratio)))))
+    return float(max(np.max(off), np.max(np.abs(np.log(ratio)))))

@@ -13,9 +13,10 @@ import pytest
 from compare import close
 
 from normres import layers
-from normres.interop import average_from_torch, kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
+from normres.interop import kernel_from_torch, kernel_to_torch, norm_from_torch, norm_to_torch
 from normres.norms import TABLE, Average, NormSpec, find_spec, kernels
 
+COUNTED = Average("cumulative", unbiased=True)  # PyTorch's momentum=None
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "torch_compat.npz"
 
 
@@ -33,13 +34,12 @@ class LengthsTimesDirections(nn.Module):
 class Case:
     """What a module of PyTorch is here: modules that must all evaluate as it does, and the first of which is trained.
 
-    `moved` says whether the input has the channels at axis 1 in PyTorch, `counts` whether PyTorch counts its updates.
+    `moved` says whether the input has the channels at axis 1 in PyTorch.
     """
 
     modules: list[nn.Module]
     average: Average | None = None
     moved: bool = True
-    counts: bool = False
 
     @property
     def is_norm(self):
@@ -50,11 +50,12 @@ def without(name, *affine):
     return dataclasses.replace(TABLE[name], affine=tuple(part for part in TABLE[name].affine if part not in affine))
 
 
-def tracked(spec, momentum, epsilon=1e-5, counts=True, sub_batches=1, **affine):
+def tracked(spec, momentum, epsilon=1e-5, sub_batches=1, **affine):
     """A norm with running averages, and the drop-in, which trains differently but evaluates alike."""
-    average = average_from_torch(momentum)
+    as_pytorch = {"torch_momentum": True, "unbiased": True}
+    average = COUNTED if momentum is None else Average("exponential", momentum, **as_pytorch)
     own = layers.Norm(dataclasses.replace(spec, epsilon=epsilon, sub_batches=sub_batches), average)
-    return Case([own, layers.BatchNorm(epsilon=epsilon, **affine)], average, counts=counts)
+    return Case([own, layers.BatchNorm(epsilon=epsilon, **affine)], average)
 
 
 PLAIN = {"use_scale": False, "use_bias": False}
@@ -68,8 +69,8 @@ CASES = {
     "batch_untracked": Case([layers.Norm(NormSpec(over="NS"))]),
     "instance": Case([layers.Norm(TABLE["instance"]), layers.InstanceNorm(epsilon=1e-5)]),
     # Own statistics per example in training, their averages in evaluation: sub-batches of one example.
-    "instance_tracked": tracked(TABLE["ghost_batch"], 0.3, counts=False, sub_batches=5),
-    "instance_never_updated": tracked(without("ghost_batch", "scale", "bias"), 0, counts=False, sub_batches=5, **PLAIN),
+    "instance_tracked": tracked(TABLE["ghost_batch"], 0.3, sub_batches=5),
+    "instance_never_updated": tracked(without("ghost_batch", "scale", "bias"), 0, sub_batches=5, **PLAIN),
     "layer_vectors": Case([layers.Norm(TABLE["positional"]), layers.LayerNorm(epsilon=1e-5)], moved=False),
     "layer_plain": Case([layers.Norm(without("layer", "scale", "bias")), LAYER_PLAIN]),
     "group": Case([layers.Norm(find_spec("group", 2)), layers.GroupNorm(num_groups=2, epsilon=1e-5)]),
@@ -102,10 +103,8 @@ def from_torch(case, state_dict, prefix=""):
     return kernel_from_torch(state_dict, prefix)
 
 
-def to_torch(case, variables, count=None, prefix=""):
-    if case.is_norm:
-        return norm_to_torch(variables, prefix, num_batches_tracked=count)
-    return kernel_to_torch(variables, prefix)
+def to_torch(case, variables, prefix=""):
+    return (norm_to_torch if case.is_norm else kernel_to_torch)(variables, prefix)
 
 
 def modern(state):
@@ -134,12 +133,13 @@ def test_state_dicts_there_and_back(torch):
     model = {f"{case}.{key}": array for case in CASES for key, array in under(torch, f"{case}/state/").items()}
     for name, case in CASES.items():
         state = under(torch, f"{name}/state/")
-        count = state.get("num_batches_tracked")
-        identical(to_torch(case, from_torch(case, state), count), modern(state))
+        if "num_batches_tracked" in state and case.average != COUNTED:
+            state["num_batches_tracked"] = np.array(0)
+        identical(to_torch(case, from_torch(case, state)), modern(state))
         if state:  # without, nothing shows that the prefix is right
             expected = {f"{name}.{key}": array for key, array in modern(state).items()}
             for prefix in (name, f"{name}."):
-                identical(to_torch(case, from_torch(case, model, prefix), count, prefix), expected)
+                identical(to_torch(case, from_torch(case, model, prefix), prefix), expected)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -169,25 +169,17 @@ def test_evaluates_and_trains_on_as_pytorch(name, torch):
     for output in outputs:
         close(output, y)
     stepped = jax.tree.map(lambda array, gradient: array - np.float32(torch["rate"]) * gradient, params, gradients)
-    # The cumulative average counts; for the others the number is only passed on, by the caller.
-    count = None if "updates" in rest.get("batch_stats", {}) else state.get("num_batches_tracked", 0) + case.counts
-    after = to_torch(case, {"params": stepped, **updated}, count)
+    after = to_torch(case, {"params": stepped, **updated})
     expected, state = modern(under(torch, f"{name}/next/")), modern(state)
     assert set(after) == set(expected)
     for key, array in expected.items():
         assert after[key].dtype == array.dtype, key
+        if key == "num_batches_tracked" and case.average != COUNTED:
+            continue
         close(after[key], array)
         # A step that the tolerance would not notice is no evidence; the last case never updates.
         constant = key == "num_batches_tracked" or name == "instance_never_updated"
         assert constant or np.abs(array - state[key]).max() > 1e-3, key
-
-
-def test_averages():
-    assert average_from_torch(0.25) == Average("exponential", 0.25, torch_momentum=True, unbiased=True)
-    assert average_from_torch() == average_from_torch(0.1)
-    assert average_from_torch(None).kind == "cumulative"
-    with pytest.raises(ValueError, match=r"^momentum=1.5 is not between 0 and 1$"):
-        average_from_torch(1.5)
 
 
 class Tensor:
@@ -232,18 +224,15 @@ def test_updates_are_counted_only_if_somebody_does():
     assert norm_from_torch({}) == {}  # a norm without anything
     counted = batch | {"num_batches_tracked": np.array(7)}
     assert set(norm_from_torch(counted)["batch_stats"]) == {"mean", "var"}
-    variables = norm_from_torch(counted, average=average_from_torch(None))
+    variables = norm_from_torch(counted, average=COUNTED)
     assert variables["batch_stats"]["updates"].dtype == np.float32
     assert norm_to_torch(variables)["num_batches_tracked"] == 7
-    assert norm_to_torch(variables, num_batches_tracked=9)["num_batches_tracked"] == 9
-    assert norm_to_torch(variables, num_batches_tracked=Tensor(np.array(9)))["num_batches_tracked"] == 9
     assert norm_to_torch(norm_from_torch(batch))["num_batches_tracked"] == 0
     assert "num_batches_tracked" not in norm_to_torch({"params": {"scale": np.ones(2)}})
 
 
 ONE, TWO, MATRIX, IMAGES = np.ones(()), np.ones(2), np.ones((2, 3)), np.ones((4, 2, 3, 3))
 RUNNING = {"running_mean": TWO, "running_var": TWO}
-CUMULATIVE = {"average": average_from_torch(None)}
 
 # The function, its arguments, and how the message begins.
 MISTAKES = [
@@ -254,7 +243,11 @@ MISTAKES = [
     ),
     (norm_from_torch, ({"bn.running_mean": TWO}, "bn"), "'bn.running_var' is missing; there are: bn.running_mean"),
     (norm_from_torch, ({"bias": TWO},), "'weight' is missing; there are: bias"),
-    (partial(norm_from_torch, **CUMULATIVE), (RUNNING,), "'num_batches_tracked' is missing; there are: running_mean"),
+    (
+        partial(norm_from_torch, average=COUNTED),
+        (RUNNING,),
+        "'num_batches_tracked' is missing; there are: running_mean",
+    ),
     (
         norm_from_torch,
         ({"layer1.bn1.weight": TWO, "layer1.conv1.weight": TWO}, "layer1.bn"),

@@ -11,7 +11,7 @@ from test_finished import OWN, embedded, logits_of, saved_run
 
 from normres import runs
 from normres.errors import UserError
-from normres.interop import network_from_torch, read_state_dict
+from normres.interop import network_from_torch
 from normres.runs import config as configs
 from normres.runs import export, finished
 from normres.runs.fields import digest
@@ -30,10 +30,10 @@ def written(path, output, form="safetensors", **options):
 
 
 def test_safetensors_have_the_weights_and_say_where_they_are_from(projections, tmp_path):
-    pytest.importorskip("safetensors")
+    safetensors = pytest.importorskip("safetensors.numpy")
     file = written(projections, tmp_path / "net.safetensors")
     run = runs.load(projections)
-    variables = network_from_torch(read_state_dict(file), run.module.config)
+    variables = network_from_torch(safetensors.load_file(file), run.module.config)
     np.testing.assert_array_equal(logits_of(replace(run, variables=variables), IMAGES), logits_of(run, IMAGES))
     content = file.read_bytes()
     about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
@@ -45,9 +45,9 @@ def test_safetensors_have_the_weights_and_say_where_they_are_from(projections, t
 
 
 def test_a_folded_state_dict_is_the_other_by_the_formula(projections):
-    pytest.importorskip("safetensors")
+    safetensors = pytest.importorskip("safetensors.numpy")
     plain = export.state_dict(runs.load(projections))
-    folded = read_state_dict(written(projections, projections / "f.safetensors", fold=True))
+    folded = safetensors.load_file(written(projections, projections / "f.safetensors", fold=True))
     convolutions = {key.removesuffix(".weight") for key, array in plain.items() if array.ndim == 4}
     assert len(convolutions) == 15  # stem, 12 in the branches, 2 projections
     assert folded.keys() == {f"{path}.{leaf}" for path in [*convolutions, "fc"] for leaf in ("weight", "bias")}

@@ -15,8 +15,17 @@ from normres.runs.sinks import open_sinks
 CONFIG = base.get_config("demo")
 
 
-def line(step, **values):
-    return {"step": step, "split": "train", **values}
+@pytest.fixture
+def lines(tmp_path):
+    """A run's file of metric lines, as a function that appends one."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(json.dumps({"step": 50, "split": "train", "loss": 9.0}) + "\n")  # of an earlier attempt
+
+    def append(step, split="train", **values):
+        with file.open("a") as opened:
+            opened.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+
+    return append
 
 
 @pytest.fixture
@@ -45,16 +54,18 @@ def points(folder):
     }
 
 
-def test_tensorboard_has_every_number_and_a_resumed_run_purges_what_lies_after_its_step(tmp_path, said, monkeypatch):
+def test_tensorboard_has_every_number_and_a_resumed_run_purges_what_lies_after_its_step(
+    tmp_path, lines, said, monkeypatch
+):
     pytest.importorskip("tensorboardX")
     monkeypatch.setattr(sinks, "CLOSING_SECONDS", 30.0)
-    with open_sinks(["tensorboard"], tmp_path, CONFIG, said.append) as write:
-        write(line(100, loss=0.5, error=None))
-        write({"step": 150, "split": "corrupted", "contrast": [0.25, 0.75]})
+    with open_sinks(["tensorboard"], tmp_path, CONFIG, said.append):
+        lines(100, loss=0.5, error=None)
+        lines(150, "corrupted", contrast=[0.25, 0.75])
     expected = {("train/loss", 100): 0.5, ("corrupted/contrast/1", 150): 0.25, ("corrupted/contrast/2", 150): 0.75}
     assert points(tmp_path / "tensorboard") == expected
-    with open_sinks(["tensorboard"], tmp_path, CONFIG, said.append, 100) as write:
-        write(line(150, loss=0.25))
+    with open_sinks(["tensorboard"], tmp_path, CONFIG, said.append, 100):
+        lines(150, loss=0.25)
     restarts = [event.step for event in events(tmp_path / "tensorboard") if event.HasField("session_log")]
     # TensorBoard drops what it has read of this step and later ones; the line of step 100 stays.
     assert restarts == [101]
@@ -62,29 +73,31 @@ def test_tensorboard_has_every_number_and_a_resumed_run_purges_what_lies_after_i
     assert not said
 
 
-def test_wandb_writes_an_offline_run(tmp_path, said, monkeypatch):
+def test_wandb_writes_an_offline_run(tmp_path, lines, said, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setattr(sinks, "CLOSING_SECONDS", 30.0)
-    with open_sinks(["wandb"], tmp_path, CONFIG, said.append) as write:
-        write(line(10, loss=0.5))
+    with open_sinks(["wandb"], tmp_path, CONFIG, said.append):
+        lines(10, loss=0.5)
     assert not said
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert b"train/loss" in file.read_bytes()
 
 
-PROGRAM = """\
+PROGRAM = f"""\
 import json, os, pathlib, sys, time
-name = sys.argv[1]
-run = json.loads(sys.stdin.readline())
+sys.path.insert(0, {str(sinks.PROGRAM.parent)!r})
+from sink_process import follow
+name, run = sys.argv[1], json.loads(sys.argv[2])
 if name == "hanging":
     time.sleep(60)
 if name == "fails at once":
     raise RuntimeError("a reason")
-with (pathlib.Path(run["path"]) / name).open("w") as file:
-    for line in sys.stdin:
+path = pathlib.Path(run["path"])
+with (path / name).open("w") as file:
+    for step, numbers in follow(path / "metrics.jsonl", run["offset"]):
         if name == "fails at a line":
             raise KeyboardInterrupt("a reason")
-        file.write(line)
+        print(step, len(numbers), file=file, flush=True)
 if name == "is killed at the end":
     os.kill(os.getpid(), 9)
 if name == "fails at the end":
@@ -92,29 +105,28 @@ if name == "fails at the end":
 """
 
 
-def test_a_sink_that_fails_or_hangs_costs_a_run_no_time_and_the_others_have_every_line(tmp_path, said, monkeypatch):
-    monkeypatch.setattr(sinks, "CLOSING_SECONDS", 2.0)
+def test_a_sink_that_fails_or_hangs_costs_a_run_no_time_and_the_others_have_every_line(
+    tmp_path, lines, said, monkeypatch
+):
+    monkeypatch.setattr(sinks, "CLOSING_SECONDS", 3.0)
     monkeypatch.setattr(sinks, "PROGRAM", tmp_path / "program.py")
     (tmp_path / "program.py").write_text(PROGRAM)
     names = ["good", "fails at once", "fails at a line", "fails at the end", "is killed at the end", "hanging"]
-    with open_sinks(names, tmp_path, CONFIG, said.append) as write:
-        started = time.perf_counter()
-        for step in range(500):
-            write(line(step, values=[0.0] * 50))  # more than a pipe takes
-        assert time.perf_counter() - started < 1
-        deadline = time.monotonic() + 30
-        while len(said) < 2 and time.monotonic() < deadline:
+    with open_sinks(names, tmp_path, CONFIG, said.append):
+        lines(0, loss=1.0)
+        good, deadline = tmp_path / "good", time.monotonic() + 30
+        while not (good.exists() and good.read_text()) and time.monotonic() < deadline:
             time.sleep(0.05)
-            write(line(500))
-        assert len(said) == 2
-    assert time.perf_counter() - started < 40
-    assert [json.loads(row)["step"] for row in (tmp_path / "good").read_text().splitlines()][:500] == [*range(500)]
+        assert good.read_text() == "0 1\n"  # while the run goes on
+        for step in range(1, 500):
+            lines(step, values=[0.0] * 50)
+    assert good.read_text().splitlines()[1:] == [f"{step} 50" for step in range(1, 500)]
     assert sorted(said) == [
-        "train.sinks: fails at a line failed and is off (KeyboardInterrupt: a reason); metrics.jsonl has every line",
-        "train.sinks: fails at once failed and is off (RuntimeError: a reason); metrics.jsonl has every line",
-        "train.sinks: fails at the end failed and is off (OSError: a reason); metrics.jsonl has every line",
-        "train.sinks: hanging did not finish within 2 s and may lack its last lines; metrics.jsonl has every line",
-        "train.sinks: is killed at the end failed and is off (the process ended); metrics.jsonl has every line",
+        "train.sinks: fails at a line failed (KeyboardInterrupt: a reason); metrics.jsonl has every line",
+        "train.sinks: fails at once failed (RuntimeError: a reason); metrics.jsonl has every line",
+        "train.sinks: fails at the end failed (OSError: a reason); metrics.jsonl has every line",
+        "train.sinks: hanging did not finish within 3 s and may lack its last lines; metrics.jsonl has every line",
+        "train.sinks: is killed at the end failed (the process ended); metrics.jsonl has every line",
     ]
 
 
