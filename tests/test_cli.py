@@ -246,7 +246,6 @@ MISTAKES = [
     (["train", "--config=configs/base.py", "--config.model.depth"], "lacks its value"),
     (["train", "--config=configs/base.py", "--confg.seed=1"], "is no argument here; did you mean '--config'?"),
     (["train", "--config=configs/base.py", "--config.data.source=binary", "--config.data.path=/none"], "/none"),
-    (["sweep", "--config=configs/base.py"], "defines no sweep()"),
     (["report", "--experiment=experiments/degradation.py"], "no such directory"),
     (["sweeep"], "'sweeep' is no command; did you mean 'sweep'?"),
     (["train"], "the following arguments are required: --config"),

@@ -9,22 +9,7 @@ jax is not imported before `prepare` has set its flags.
 from collections.abc import Sequence
 from typing import Any
 
-from normres.cpu.flags import (
-    environment_as_given,
-    has_fast_bfloat16,
-    prepare,
-    restart_with_huge_pages,
-    return_freed_memory,
-)
-
-__all__ = [
-    "environment_as_given",
-    "has_fast_bfloat16",
-    "operations",
-    "prepare",
-    "restart_with_huge_pages",
-    "return_freed_memory",
-]
+from normres.cpu import flags as flags
 
 
 def operations(devices: Sequence[Any]) -> tuple[Any, str]:

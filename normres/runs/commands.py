@@ -143,7 +143,7 @@ COMMANDS = {
     ),
     "sweep": Command(
         _sweep,
-        "Train every arm of a config file's sweep(), or of a grid; arms that are done are skipped, others go on.",
+        "Train every arm of a config file's sweep() or of a grid, or seeds of one config; what is done is skipped.",
         f"{CONFIGS}Two sweeps over one --workdir share the work: an arm is trained by one process at a time.\n\n"
         "example:\n  normres sweep --config=degradation:demo --workdir=runs/demo\n"
         "  normres sweep --config=base:demo --vary model.norm=batch,group --vary model.depth=8,20 --workdir=runs/grid",

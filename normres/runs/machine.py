@@ -22,24 +22,24 @@ except ImportError:
 def prepare() -> None:
     """Sets up this process for training; call before jax is imported."""
     if cpu:
-        cpu.prepare()
+        cpu.flags.prepare()
 
 
 def restart_with_huge_pages() -> None:
     """Starts this process anew with a faster malloc, once; call first of all, from a command alone."""
     if cpu:
-        cpu.restart_with_huge_pages()
+        cpu.flags.restart_with_huge_pages()
 
 
 def return_freed_memory() -> None:
     """Gives the system what Python and malloc hold of freed memory; call after compiling."""
     if cpu:
-        cpu.return_freed_memory()
+        cpu.flags.return_freed_memory()
 
 
 def environment_as_given() -> dict[str, str]:
     """Returns the environment without what `prepare` has added to it, for processes that must not profit from it."""
-    return cpu.environment_as_given() if cpu else dict(os.environ)
+    return cpu.flags.environment_as_given() if cpu else dict(os.environ)
 
 
 def accelerators() -> list[dict[str, str]]:
@@ -89,7 +89,7 @@ def resolve_dtype(wanted: str) -> str:
         return wanted
     import jax
 
-    slow = jax.default_backend() == "cpu" and not (cpu and cpu.has_fast_bfloat16())
+    slow = jax.default_backend() == "cpu" and not (cpu and cpu.flags.has_fast_bfloat16())
     return "float32" if slow else "bfloat16"
 
 

@@ -55,15 +55,12 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
     """Returns the arms of a sweep, all validated before any may start.
 
     The overrides hold for every arm; seeds are counted up from the config's own.  Each point of `vary`, see `grid`, is
-    combined with each arm of the file's sweep(), if it has one.
+    combined with each arm of the file's sweep(); a file without one has its config as the only arm.
 
     Raises:
       UserError: an arm's config cannot run, overrides a field that the sweep varies, or equals another arm's.
     """
     arms = configs.load_sweep(name_and_argument)
-    if arms is None and not vary:
-        hint = "add --vary FIELD=A,B,... (normres train runs a single config)"
-        raise UserError(f"{name_and_argument}: defines no sweep(); {hint}")
     if arms == []:
         raise UserError(f"{name_and_argument}: the sweep has no arms")
     if not 1 <= seeds <= MOST_SEEDS:

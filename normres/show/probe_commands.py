@@ -30,9 +30,10 @@ Values = Mapping[str, Sequence[float | None]]
 
 def _probe(options: Namespace, overrides: dict[str, str]) -> None:
     machine.prepare()
-    from normres.runs import durable, fields, local
+    from normres.runs import durable, fields, local, sweep
 
-    arms = _arms(options, overrides)
+    expanded = sweep.expand(options.config, overrides, options.seeds, options.vary)
+    arms = [(arm.label, arm.config) for arm in expanded]
     measured, of = dict[str, Values](), ""
     for label, config in arms:
         if (wanted := repr(config.data)) != of:
@@ -48,22 +49,6 @@ def _probe(options: Namespace, overrides: dict[str, str]) -> None:
         print(options.json)
     if options.draw:
         draw([(label, config.model.shortcut, measured[label]) for label, config in arms], options.draw)
-
-
-def _arms(options: Namespace, overrides: dict[str, str]) -> list[tuple[str, Any]]:
-    """Returns label and config of each network: the arms of a sweep or a grid, or the config itself."""
-    from normres.runs import config as configs
-    from normres.runs import sweep
-
-    if options.vary or configs.load_sweep(options.config) is not None:
-        return [(arm.label, arm.config) for arm in sweep.expand(options.config, overrides, options.seeds, options.vary)]
-    if not 1 <= options.seeds <= sweep.MOST_SEEDS:
-        raise UserError(f"--seeds={options.seeds} must be from 1 to {sweep.MOST_SEEDS:,}")
-    first = configs.load(options.config, overrides).seed
-    seeds = range(first, first + options.seeds)
-    loaded = [configs.load(options.config, {**overrides, "seed": seed}) for seed in seeds]
-    fields = ("norm", "shortcut", "depth")
-    return [(" ".join(f"{name}={one.model[name]}" for name in fields) + f" seed={one.seed}", one) for one in loaded]
 
 
 def initial(config: Any, dataset: Any) -> Values:

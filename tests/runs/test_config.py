@@ -232,7 +232,6 @@ def test_a_long_value_does_not_make_a_name_too_long():
         (("configs/degradation.py:dmeo", {}, 1), "did you mean 'demo'?"),
         (("degradatoin", {}, 1), "'degradatoin' is no file of configs/; did you mean 'degradation'?"),
         (("configs/degradatoin.py", {}, 1), "no such file; did you mean 'configs/degradation.py'?"),
-        (("configs/base.py", {}, 1), "defines no sweep()"),
         ((DEMO, {"model.depth": "20"}, 1), "config.model.depth is what the sweep varies"),
         ((DEMO, {"model.norm": "goup"}, 1), "did you mean 'group'?"),
         ((DEMO, {}, 0), "--seeds=0 must be from 1 to 10,000"),

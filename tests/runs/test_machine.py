@@ -42,7 +42,7 @@ def test_without_the_folder_cpu_everything_is_plain(monkeypatch):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_cpu_gets_bfloat16_where_that_is_fast(monkeypatch, fast):
-    monkeypatch.setattr(machine, "cpu", SimpleNamespace(has_fast_bfloat16=lambda: fast))
+    monkeypatch.setattr(machine, "cpu", SimpleNamespace(flags=SimpleNamespace(has_fast_bfloat16=lambda: fast)))
     assert machine.resolve_dtype("auto") == ("bfloat16" if fast else "float32")
 
 
