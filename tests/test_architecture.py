@@ -20,19 +20,9 @@ ARROWS = {
     "training": {"norms", "layers", "models", "data", "files"},
     "cpu": {"norms", "layers"},
     "interop": {"norms", "models", "data"},
-    "runs": {
-        "norms",
-        "layers",
-        "models",
-        "data",
-        "training",
-        "interop",
-        "cpu",
-        "files",
-        "options",
-        "configs",
-        "signals",
-    },
+    "runs": set(
+        ["norms", "layers", "models", "data", "training", "interop", "cpu", "files", "options", "configs", "signals"]
+    ),
     "report": {"runs", "files", "options"},
     "show": {"norms", "layers", "models", "data", "training", "runs", "report", "options"},
     "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "show", "configs", "options"},

@@ -13,14 +13,6 @@ from normres.bench.step import measure
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_samples_are_taken_in_turns():
-    order = []
-    seconds = output.in_turns({name: lambda name=name: order.append(name) or 1.0 for name in "ab"}, repeats=4)
-    # Each is first as often as the other.
-    assert "".join(order) == "abbaabba"
-    assert seconds == {"a": [1.0] * 4, "b": [1.0] * 4}
-
-
 def test_numbers_and_tables(monkeypatch):
     assert output.table(("a", "b"), [("x", "1.0"), ("long", "–")]).splitlines()[2:] == ["x     1.0", "long    –"]
     assert "| x \\| y" in output.table(("a", "b"), [("x | y", "1")], markdown=True)

@@ -1,8 +1,7 @@
-"""The Flax modules: equal to flax.linen's of the same name, to PyTorch, and Norm to the axis table."""
+"""The Flax modules: equal to flax.linen's of the same name, and Norm to the axis table."""
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import compare
 import flax.linen as nn
@@ -14,8 +13,6 @@ import pytest
 from normres import layers
 from normres.layers.ops import conv
 from normres.norms import TABLE, Average, NormSpec
-
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "torch_norms.npz"
 
 
 def draw(*shape, seed=0, mean=0.5, std=1.5):
@@ -163,22 +160,6 @@ def test_scale_and_bias_from_outside_are_those_that_the_norm_has():
         layers.Norm(TABLE["rms"]).init(jax.random.key(0), x, affine={"scale": x, "bias": x})
 
 
-def test_norm_keeps_running_averages_for_evaluation():
-    first, second = draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1, mean=-2.0, std=3.0)
-    module = layers.Norm(TABLE["batch"], average=Average(momentum=0.8))
-    scale, bias = draw(6, seed=3), draw(6, seed=4)
-    variables = module.init(jax.random.key(0), first) | {"params": {"scale": scale, "bias": bias}}
-    for x in (first, second):
-        variables |= module.apply(variables, x, mutable=["batch_stats"])[1]
-    # Twice 0.8 * old + 0.2 * new, from mean 0 and variance 1: initialization is no training step.
-    mean = 0.16 * first.mean((0, 1, 2)) + 0.2 * second.mean((0, 1, 2))
-    var = 0.64 + 0.16 * first.var((0, 1, 2)) + 0.2 * second.var((0, 1, 2))
-    close(variables["batch_stats"]["mean"], mean)
-    close(variables["batch_stats"]["var"], var)
-    y = layers.Norm(TABLE["batch"], use_running_average=True).apply(variables, first)
-    close(y, (first - mean) / np.sqrt(var + 1e-5) * scale + bias)
-
-
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_channels_that_are_not_last_are_refused(norm):
     module = layers.Norm(replace(TABLE[norm], channel_axis=1))
@@ -266,76 +247,11 @@ def test_conv_module():
     assert abs(float(jnp.var(wide)) * 9 * 64 / 2 - 1) < 0.03
 
 
-@pytest.fixture(scope="module")
-def torch():
-    """PyTorch's arrays by case and name, written by scripts/make_torch_fixtures.py, images turned to NHWC."""
-    with np.load(FIXTURE) as file:
-        assert str(file["torch_version"])
-        return {name: np.moveaxis(file[name], -3, -1) if file[name].ndim > 2 else file[name] for name in file}
-
-
-def test_conv_equals_pytorch_with_half_the_kernel_as_padding(torch):
-    x, dy, *expected = (torch[f"conv/{name}"] for name in ("input", "dy", "output", "d_input"))
-    kernel, d_kernel = (np.moveaxis(torch[f"conv/{name}"], 0, -1) for name in ("weight", "d_weight"))  # OHWI to HWIO
-    y, pullback = jax.vjp(lambda x, kernel: conv(x, kernel, 2), x, kernel)
-    for measured, wanted in zip((y, *pullback(dy)), (*expected, d_kernel), strict=True):
-        close(measured, wanted)
-
-
 def test_conv_in_groups_is_a_convolution_for_each():
     stride = 2
     x, kernel = draw(2, 7, 6, 6), draw(3, 3, 2, 9, seed=1)
     parts = zip(jnp.split(x, 3, -1), jnp.split(kernel, 3, -1), strict=True)
     close(conv(x, kernel, stride, groups=3), jnp.concatenate([conv(part, own, stride) for part, own in parts], -1))
-
-
-@pytest.mark.parametrize(
-    ("case", "module"),
-    [
-        ("batch", layers.BatchNorm(use_running_average=False)),
-        ("instance", layers.InstanceNorm(epsilon=1e-5)),
-        ("group", layers.GroupNorm(num_groups=3, epsilon=1e-5)),
-        ("layer", layers.LayerNorm(epsilon=1e-5, reduction_axes=(1, 2, 3))),
-        ("rms", layers.RMSNorm(epsilon=1e-5, reduction_axes=(1, 2, 3), feature_axes=(1, 2, 3))),
-    ],
-)
-def test_equals_pytorch(torch, case, module):
-    x, dy = torch[f"{case}/input"], torch[f"{case}/dy"]
-    names = {"scale": "weight"} | ({} if case == "rms" else {"bias": "bias"})
-    params = {ours: torch[f"{case}/{theirs}"] for ours, theirs in names.items()}
-    rest = {name: value for name, value in module.init(jax.random.key(0), x).items() if name != "params"}
-
-    def run(params, x):
-        return module.apply({"params": params, **rest}, x, mutable=["batch_stats"])[0]
-
-    y, (d_params, d_x) = jax.jit(lambda *given: (run(*given), jax.vjp(run, *given)[1](jnp.asarray(dy))))(params, x)
-    close(y, torch[f"{case}/output"])
-    close(d_x, torch[f"{case}/d_input"])
-    assert set(d_params) == set(names)
-    for ours, theirs in names.items():
-        close(d_params[ours], torch[f"{case}/d_{theirs}"])
-
-
-def test_running_averages_equal_pytorchs_after_conversion(torch):
-    # PyTorch's momentum is the share of the NEW value, 0.1 in the fixture: ours is 1 - 0.1.
-    module = layers.BatchNorm(use_running_average=False, momentum=1 - 0.1)
-    first, second = torch["batch/first_input"], torch["batch/input"]
-    variables = module.init(jax.random.key(0), first)
-    for x in (first, second):
-        variables |= module.apply(variables, x, mutable=["batch_stats"])[1]
-    measured = variables["batch_stats"]
-    close(measured["mean"], torch["batch/running_mean"])
-    # PyTorch stores the UNBIASED variance, count / (count - 1) times ours, with count = 3 * 4 * 5 = 60 in both steps.
-    # What is left of the initial 1, 0.9^2 = 0.81, is not scaled.
-    close((measured["var"] - 0.81) * 60 / 59 + 0.81, torch["batch/running_var"])
-    assert np.abs(measured["var"] - torch["batch/running_var"]).max() > 1e-3
-    # Its running averages in our module give its evaluation.
-    variables = {
-        "params": {"scale": torch["batch/weight"], "bias": torch["batch/bias"]},
-        "batch_stats": {"mean": torch["batch/running_mean"], "var": torch["batch/running_var"]},
-    }
-    y = module.clone(use_running_average=None).apply(variables, first, use_running_average=True)
-    close(y, torch["batch/first_in_evaluation"])
 
 
 @pytest.mark.parametrize(

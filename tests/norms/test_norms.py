@@ -100,17 +100,6 @@ def test_a_combination_without_a_name_works_too(over, axes):
     close(y, (x - computed.mean) / np.sqrt(computed.var + EPSILON))
 
 
-def test_moments_without_axes_are_the_elements_themselves():
-    x = draw(4, 6)
-    mean, var, count = moments(x, ())
-    np.testing.assert_array_equal(mean, x)
-    np.testing.assert_array_equal(var, np.zeros_like(x))
-    assert count == 1
-    bias = draw(6, seed=1)
-    y = normalization(x, TABLE["instance"], {"scale": draw(6, seed=2), "bias": bias})[0]
-    np.testing.assert_array_equal(y, np.broadcast_to(bias, x.shape))
-
-
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_variance_may_have_more_axes_than_the_mean(masked):
     """Extended batch norm: each channel about its own mean, all channels' squares together."""
@@ -205,17 +194,6 @@ def test_statistics_of_members_with_unequal_counts_equal_those_of_one_array(larg
     for statistic, expected in zip(computed, of_all, strict=True):
         for member in statistic:
             np.testing.assert_allclose(np.broadcast_to(member, (1, 1, 6))[0, 0], expected, rtol=1e-5)
-
-
-def test_axis_index_groups_merge_within_their_members_only():
-    x = draw(DEVICES, 4, 5, 6)
-    halves = [[0, 1, 2, 3], [4, 5, 6, 7]]
-    computed = jax.pmap(partial(moments, axes=(0, 1), axis_name="data", axis_index_groups=halves), axis_name="data")(x)
-    for members in halves:
-        expected = moments(x[members].reshape(-1, 5, 6), (0, 1))
-        for merged, one in zip(computed, expected, strict=True):
-            for device in members:
-                np.testing.assert_allclose(merged[device], np.broadcast_to(one, merged[device].shape), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (3, 1, 1, 6), (5, 4, 1), (3, 5, 4, 6)], ids=str)

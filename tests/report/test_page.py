@@ -289,6 +289,7 @@ def test_reports_need_no_jax_and_are_the_same_again(drawn, tmp_path):
         "import sys; from pathlib import Path\n"
         "for name in ('jax', 'flax', 'pandas'): sys.modules[name] = None\n"
         "from normres import cli, files; from normres.report import collect, paper\n"
+        "from normres.runs import results; assert results.read_runs(Path('results/groups-demo'))\n"
         "for name in files.names('experiments'): assert files.load(name, 'experiments').EXPERIMENT.draw\n"
         "save = paper.save\n"
         "paper.save = lambda chart, folder: save(chart, folder, ['column'])\n"

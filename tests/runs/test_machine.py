@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,14 +63,6 @@ def test_memory_is_that_of_the_control_group(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda self: own.get(str(self), "max"))
     monkeypatch.setattr(machine, "cores", lambda: range(64))
     assert machine.processes_that_fit() == 2
-
-
-def test_importing_the_command_line_and_reading_records_leaves_jax_alone():
-    code = (
-        "import sys, normres.cli; from pathlib import Path; from normres.runs import results; "
-        "assert results.read_runs(Path('results/groups-demo')); sys.exit('jax' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def find_python(**environment):

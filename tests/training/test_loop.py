@@ -1,10 +1,7 @@
 """Events, at the same steps with the same values however a run is cut: into programs, by a stop, by divergence."""
 
-import itertools
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_run import after_steps, assert_close, leaves, programs
@@ -83,33 +80,6 @@ def test_resuming_equals_never_having_stopped(tmp_path):
     assert [event for event, _ in resumed] == [event for event, _ in expected]  # bit for bit, values included
     for ours, theirs in zip(resumed[-1][1], expected[-1][1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_told_to_stop_it_saves_and_leaves():
-    built = programs()
-    calls = iter([False, False, True])
-    (event,) = [event for event, _ in fit(built, built.initial_state(), lambda: next(calls, True))]
-    assert (event.kind, event.step, len(event.values["loss"])) == ("checkpoint", 2, 2)
-
-
-def interrupted(built, asked):
-    """Returns the events, but for checkpoints, of a run that is stopped when it asks once more, and goes on."""
-    calls, seen, until = itertools.count(1), [], 0
-    state, measured = built.initial_state(), {}
-    for event, at in fit(built, built.initial_state(), lambda: next(calls) >= asked):
-        seen.append(event)
-        if event.kind == "checkpoint":
-            state, measured, until = jax.tree.map(jnp.copy, at), event.values, len(seen)
-    resumed = [event for event, _ in fit(built, state, measured=measured)]
-    return [event for event in seen[:until] + resumed if event.kind != "checkpoint"]
-
-
-@pytest.mark.parametrize("asked", range(1, 14))
-def test_stopped_anywhere_it_goes_on_to_the_same_curve(asked):
-    """Between programs and in evaluations, at the last step too: every event comes once, with the same numbers."""
-    built = programs()
-    straight = fit(built, built.initial_state())
-    assert interrupted(built, asked) == [event for event, _ in straight if event.kind != "checkpoint"]
 
 
 def test_a_diverged_run_says_where():

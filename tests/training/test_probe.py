@@ -1,5 +1,6 @@
 """Signals by depth: each quantity against NumPy on a tiny network, every kind of network, and in a run."""
 
+import itertools
 import json
 from dataclasses import replace
 from functools import cache
@@ -11,7 +12,6 @@ import pytest
 import small_run
 from drawn import drawn
 from small_run import DATASET, programs
-from test_loop import interrupted
 
 from normres.cli import main
 from normres.errors import UserError
@@ -189,6 +189,18 @@ def test_a_run_is_probed_at_its_steps_and_computes_the_same(straight):
     jax.tree.map(np.testing.assert_array_equal, straight[-1][1], jax.tree.map(np.asarray, plain[-1][1]))
     first = next(event.values for event, _ in straight if event.kind == "probe")
     assert [len(first[name]) for name in probe.QUANTITIES] == [7, 7, 3, 3, 3]
+
+
+def interrupted(built, asked):
+    """Returns the events, but for checkpoints, of a run that is stopped when it asks once more, and goes on."""
+    calls, seen, until = itertools.count(1), [], 0
+    state, measured = built.initial_state(), {}
+    for event, at in fit(built, built.initial_state(), lambda: next(calls) >= asked):
+        seen.append(event)
+        if event.kind == "checkpoint":
+            state, measured, until = jax.tree.map(jnp.copy, at), event.values, len(seen)
+    resumed = [event for event, _ in fit(built, state, measured=measured)]
+    return [event for event in seen[:until] + resumed if event.kind != "checkpoint"]
 
 
 @pytest.mark.parametrize("asked", range(1, 10))
