@@ -20,9 +20,8 @@ ARROWS = {
     "training": {"norms", "layers", "models", "data", "files"},
     "cpu": {"norms", "layers"},
     "interop": {"norms", "models", "data"},
-    "runs": set(
-        ["norms", "layers", "models", "data", "training", "interop", "cpu", "files", "options", "configs", "signals"]
-    ),
+    "runs": {"norms", "layers", "models", "data", "training", "interop", "cpu"}
+    | {"files", "options", "configs", "signals"},
     "report": {"runs", "files", "options"},
     "show": {"norms", "layers", "models", "data", "training", "runs", "report", "options"},
     "bench": {"norms", "layers", "models", "data", "training", "interop", "runs", "show", "configs", "options"},
