@@ -89,13 +89,6 @@ def test_what_the_compiler_refuses_does_not_fit():
     assert (cost["refused"], cost["fit"], cost["in_all"]) == ("out of memory", "no", None)
 
 
-def test_a_device_that_a_plan_does_not_know_is_one_line(capsys):
-    assert main(["plan", "--config=base", "--device=a100"]) == 2
-    error = capsys.readouterr().err
-    assert "--device=a100 does not exist" in error
-    assert error.count("\n") == 1
-
-
 def test_the_cpu_equals_itself(monkeypatch):
     monkeypatch.setattr(norms, "TABLE", {name: norms.TABLE[name] for name in ("batch", "group")})
     checked = on_device.checks()

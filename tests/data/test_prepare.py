@@ -99,18 +99,6 @@ def test_the_commands_prepare_and_verify(tmp_path, capsys):
     assert f"{source} can be read, but has no checksums to compare" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["prepare", "cifar11"], "'cifar11' is no data set; did you mean 'cifar10'?"), (["verify", "/none"], "/none")],
-)
-def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["data", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
-
-
 BODY = b"\x1f\x8b" + bytes(range(256)) * 4096
 asked_ranges = []  # the ranges that were asked for
 

@@ -258,27 +258,6 @@ def test_an_index_of_all(undrawn, tmp_path, capsys):
     assert re.search(r"mine #1 ?no claim ?1", words)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["report", "."], "no runs here; `normres sweep` makes them"),
-        (["report"], "name the directory of the runs once, as RUNS or --workdir=RUNS"),
-        (["report", ".", "--workdir=."], "name the directory of the runs once"),
-        (["report", ".", "--all", "--experiment=degradation"], "it goes without --experiment"),
-        (["report", ".", "--all"], "no folder of runs here"),
-        (["report", ".", "--config.model.depth=3"], "report takes no config"),
-        (["compare", ".", "."], "no runs here"),
-    ],
-)
-def test_a_mistake_is_one_line(arguments, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
 # --- no jax
 
 

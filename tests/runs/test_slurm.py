@@ -145,12 +145,6 @@ def test_only_the_arms_that_are_left_get_workers(cluster, monkeypatch, capsys):
     assert not [*(cluster / "new").glob("*/record.json")]  # nor is anything trained here
 
 
-@pytest.mark.parametrize("command", [["sweep", "--config=a", "--workdir=b"], ["status", "b"], ["data", "verify", "b"]])
-def test_its_options_are_no_others(command, capsys):
-    assert main([*command, "--slurm.time=60"]) == 2
-    assert capsys.readouterr().err == "normres: --slurm.time needs `normres sweep --launcher=slurm`\n"
-
-
 def test_without_slurm_or_submitit_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="--launcher=slurm: sbatch is not there"):

@@ -295,23 +295,6 @@ def test_imagenet_layouts_are_shown_for_imagenet(capsys):
     assert [row("stem", said)[index] for index in (1, -1)] == ["56×56×64", "N×112×112"]
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--config.model.ordr=pre", "did you mean 'model.order'?"),
-        ("--svg=net.png", "ends in .svg"),
-        ("--svgg=net.svg", "did you mean '--svg'?"),
-    ],
-)
-def test_a_mistake_is_one_line_and_leaves_nothing(argument, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["show", "--config=base", argument]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_fields_of_a_config_are_printed_with_their_meaning(capsys):
     assert cli.main(["show", "--config=base:demo", "--fields", "--config.model.norm=layer"]) == 0
     lines = capsys.readouterr().out.splitlines()
