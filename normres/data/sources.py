@@ -44,7 +44,7 @@ def _load_auto(name: str, path: str, **fields: Any) -> Dataset:
     """Returns what lies at the path, read by the first source that knows it; without a path, the embedded images."""
     if not path:
         return load(name, "embedded", **fields)
-    place = find(path, "leave it empty for the embedded images")
+    place = find(path, "without files there is data.source=embedded")
     for source, row in SOURCES.items():
         if row.lies_at(place):
             return load(name, source, path, **fields)

@@ -157,7 +157,7 @@ def test_downloaded_files_beside_a_prepared_set_are_not_taken_for_it(tmp_path):
 def test_auto_never_takes_the_embedded_images_in_the_place_of_a_path(tmp_path):
     # A mistyped path would otherwise train on 2,560 images for hours.
     line = error_line("cifar10", "auto", tmp_path / "cifar")
-    assert f"{tmp_path / 'cifar'} does not exist; leave it empty for the embedded images" in line
+    assert f"{tmp_path / 'cifar'} does not exist; without files there is data.source=embedded" in line
     line = error_line("cifar10", "auto", tmp_path)
     assert f"{tmp_path} holds nothing that a source knows; binary: " in line
     (tmp_path / "x").write_text("text")
