@@ -111,7 +111,7 @@ COMMANDS = {
         {
             **CONFIG,
             "--device=NAME": ("local", "the device; local is the one at hand"),
-            "--sweep": (False, "every arm of the config's sweep(), or of a grid"),
+            "--sweep": (False, "every arm of the config's sweep() or of a grid, or its seeds"),
             **GRID,
         },
     ),

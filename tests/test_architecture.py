@@ -19,7 +19,7 @@ ARROWS = {
     "data": {"options"},
     "training": {"norms", "layers", "models", "data", "files"},
     "cpu": {"norms", "layers"},
-    "interop": {"norms", "models", "data"},
+    "interop": {"norms", "models"},
     "runs": {"norms", "layers", "models", "data", "training", "interop", "cpu"}
     | {"files", "options", "configs", "signals"},
     "report": {"runs", "files", "options"},

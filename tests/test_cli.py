@@ -91,6 +91,12 @@ def test_a_run_leaves_its_whole_story(finished):
     assert "--config.train.steps=12" in (finished / "README.md").read_text()
 
 
+def test_a_finished_run_is_left_alone(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    assert train(finished, PLAIN) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+
+
 def test_told_to_stop_and_killed_and_started_again_it_ends_as_if_nothing_happened(tmp_path):
     long = ("--config.train.steps=200", "--config.train.eval_every=50", "--config.train.checkpoint_every=20")
     straight, disturbed = tmp_path / "straight", tmp_path / "disturbed"
@@ -244,6 +250,7 @@ MISTAKES = [
     (["train", "--config=base", NEW, "--config.model.depth"], "lacks its value"),
     (["train", "--config=base", NEW, "--confg.seed=1"], "is no argument here; did you mean '--config'?"),
     (["train", "--config=base", NEW, "--config.data.source=binary", "--config.data.path=/none"], "/none"),
+    (["sweep", "--config=base", NEW], "base: defines no sweep(); add --seeds=N or --vary"),
     (["sweep", "--config=degradation", "--seeds=x"], "argument --seeds: invalid int value: 'x'"),
     (["sweep", "--config=base", NEW, "--slurm.time=60"], SLURM),
     (["status", ".", "--slurm.time=60"], SLURM),

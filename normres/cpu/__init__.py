@@ -3,7 +3,7 @@
 The operations of `operations` have the signatures of layers.PLAIN and, within rounding, its numbers.  They are for
 training: reverse mode works; forward mode (jax.jvp) does not, nor shard_map that checks replication.
 
-jax is not imported before `prepare` has set its flags.
+jax is not imported before `flags.prepare` has set its flags.
 """
 
 from collections.abc import Sequence

@@ -47,13 +47,18 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
-    from normres.runs import queue, results, status, sweep
+    from normres.runs import config, queue, results, sinks, status, sweep
     from normres.runs.fields import digest
 
+    if options.seeds == 1 and not options.vary and config.load_sweep(options.config) is None:
+        hint = "add --seeds=N or --vary FIELD=A,B,... (normres train runs a single config)"
+        raise UserError(f"{options.config}: defines no sweep(); {hint}")
     arms = sweep.expand(options.config, overrides, options.seeds, options.vary)
+    for arm in arms:
+        sinks.check(arm.config.train.sinks)
     if options.again:  # by name, as the digest changes with the source of the data; without the seed that ends it
-        names = {run.path.name.rpartition("seed=")[0] for run in results.read_runs(options.again)}
-        arms = [arm for arm in arms if arm.run_id.rpartition("seed=")[0] in names]
+        names = {tuple(run.path.name.rpartition("seed=")[:2]) for run in results.read_runs(options.again)}
+        arms = [arm for arm in arms if tuple(arm.run_id.rpartition("seed=")[:2]) in names]
         if not arms:
             raise UserError(f"--again={options.again} holds no run of these arms")
     runs = results.read_runs(options.kept) if options.kept else []

@@ -12,23 +12,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Lines = Iterator[tuple[int, dict[str, float]]]  # steps, and numbers by "train/loss" and the like
 
 LOOK_SECONDS = 1.0  # between looks at the file
 
 
-def follow(path: Path, offset: int) -> Lines:
-    """Yields what the file of metric lines has from a place on, until the standard input is closed."""
+def follow(file: IO[bytes]) -> Lines:
+    """Yields what an open file of metric lines has from here on, until the standard input is closed."""
     rest, ended = b"", False
-    with path.open("rb") as file:
-        file.seek(offset)
-        while not ended:
-            ended = bool(select.select([sys.stdin], [], [], LOOK_SECONDS)[0])
-            *lines, rest = (rest + file.read()).split(b"\n")
-            for line in map(json.loads, lines):
-                yield line["step"], numbers(line)
+    while not ended:
+        ended = bool(select.select([sys.stdin], [], [], LOOK_SECONDS)[0])
+        *lines, rest = (rest + file.read()).split(b"\n")
+        for line in map(json.loads, lines):
+            yield line["step"], numbers(line)
 
 
 def numbers(line: dict[str, Any]) -> dict[str, float]:
@@ -95,4 +93,7 @@ if __name__ == "__main__":
     write = {"tensorboard": tensorboard, "wandb": wandb}[sys.argv[1]]
     run = json.loads(sys.argv[2])
     folder = Path(run["path"])
-    write(folder, run["step"], run["config"], follow(folder / "metrics.jsonl", run["offset"]))
+    # Opened before anything slow is imported: a later attempt puts another file there.
+    with (folder / "metrics.jsonl").open("rb") as file:
+        file.seek(run["offset"])
+        write(folder, run["step"], run["config"], follow(file))

@@ -1,7 +1,7 @@
 """Sinks: what takes a run's metric lines beside metrics.jsonl, such as TensorBoard.
 
 A sink can neither stop nor slow a run.  Each is a process of its own (sink_process.py), which follows metrics.jsonl
-until its standard input is closed.  One that fails is told in one line; metrics.jsonl has every line.
+until its standard input is closed.  One that fails is reported in one line; metrics.jsonl has every line.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def open_sinks(
 ) -> Iterator[None]:
     """Opens the sinks `names` of the run in `path` as a context, in which they have what metrics.jsonl gets.
 
-    `say` takes the lines in which their troubles are told, at the end.  What they have of steps after `step`, at which
+    `say` takes the lines that report their troubles, at the end.  What they have of steps after `step`, at which
     the run goes on, is written again.  At the end they write what they have, for CLOSING_SECONDS at most.
     """
     start = {"path": str(path.resolve()), "step": step, "config": flatten(config)}

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from normres.errors import UserError
 from normres.runs import config as configs
-from normres.runs import sinks, traps, unread
+from normres.runs import traps, unread
 from normres.runs.fields import digest
 from normres.training.optim import holds
 
@@ -79,7 +79,6 @@ def expand(name_and_argument: str, overrides: Mapping[str, Any], seeds: int, var
         for arm in arms:
             fields = arm if "seed" in arm else {**arm, "seed": seed}
             config = configs.load(name_and_argument, {**overrides, **fields})
-            sinks.check(config.train.sinks)
             if (seeds > 1 or "seed" in arm) and all(config.seeds[stream] >= 0 for stream in unread.streams(config)):
                 pinned = ", ".join(f"config.seeds.{name}" for name in sorted(unread.streams(config)))
                 raise UserError(f"with {pinned} fixed, all seeds are the same run")

@@ -33,7 +33,8 @@ def _probe(options: Namespace, overrides: dict[str, str]) -> None:
     from normres.runs import durable, fields, local, sweep
 
     expanded = sweep.expand(options.config, overrides, options.seeds, options.vary)
-    arms = [(arm.label, arm.config) for arm in expanded]
+    of_all = "".join(f"{name.rpartition('.')[2]}={value} " for name, value in overrides.items())
+    arms = [(of_all + arm.label, arm.config) for arm in expanded]
     measured, of = dict[str, Values](), ""
     for label, config in arms:
         if (wanted := repr(config.data)) != of:

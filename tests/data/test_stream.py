@@ -45,9 +45,6 @@ def colors(count, seed):
     return made
 
 
-NETWORK = Path(__file__).parents[1] / "runs/small_network.py"
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     made = {split: colors(count, seed) for seed, (split, count) in enumerate(COUNT.items())}
@@ -62,6 +59,19 @@ def streamed(directory):
 @pytest.fixture(scope="module")
 def whole(directory):
     return load("colors", "tfds", str(directory), image_size=SIZE)
+
+
+NETWORK = """
+import flax.linen as nn
+
+
+class Net(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, images_NHWC, train=False):
+        return nn.Dense(self.classes)(images_NHWC.reshape(len(images_NHWC), -1))
+"""
 
 
 def config(directory="d", **changes):
@@ -200,8 +210,9 @@ def test_a_streamed_batch_is_the_batch_in_memory(streamed, whole, devices, paral
 def test_a_stopped_streamed_run_ends_as_one_in_memory(directory, tmp_path, monkeypatch):
     console, never, device = Console(quiet=True), threading.Event(), jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: device)
+    (tmp_path / "net.py").write_text(NETWORK)
     fields = {
-        "model__module": f"{NETWORK}:Net",  # compiles in no time
+        "model__module": f"{tmp_path / 'net.py'}:Net",  # compiles in no time
         "data__cutmix": 1.0,
         "data__cutout": 3,
         "data__validation": 9,

@@ -221,6 +221,13 @@ def test_a_grid_needs_no_file():
     assert [f"{model.shortcut} {model.norm}" for model in models] == ["none batch", "none group", "A batch"]
 
 
+def test_a_config_without_arms_has_seeds():
+    assert [(arm.label, arm.config.seed) for arm in sweep.expand("base:demo", {"seed": 4}, 2)] == [
+        ("seed=4", 4),
+        ("seed=5", 5),
+    ]
+
+
 def test_a_long_value_does_not_make_a_name_too_long():
     (arm,) = sweep.expand(*BASE, [f"data.path={'x' * 300}"])
     assert len(arm.run_id) < 255

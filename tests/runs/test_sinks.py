@@ -4,12 +4,15 @@ import json
 import struct
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from normres import cli
 from normres.configs import base
 from normres.errors import UserError
 from normres.runs import sinks
+from normres.runs.results import read_metrics
 from normres.runs.sinks import open_sinks
 
 CONFIG = base.get_config("demo")
@@ -73,6 +76,19 @@ def test_tensorboard_has_every_number_and_a_resumed_run_purges_what_lies_after_i
     assert not said
 
 
+def test_a_run_tells_its_sinks(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    monkeypatch.setattr(sinks, "CLOSING_SECONDS", 30.0)
+    small = {"train.steps": 4, "train.eval_every": 2, "optim.warmup_steps": 1, "train.sinks": "tensorboard"}
+    small |= {"model.module": f"{Path(__file__).with_name('small_network.py')}:Net", "train.ops": "plain"}
+    fields = [f"--config.{name}={value}" for name, value in small.items()]
+    assert cli.main(["train", "--config=base:demo", f"--workdir={tmp_path / 'run'}", *fields]) == 0
+    written = {step: value for (tag, step), value in points(tmp_path / "run/tensorboard").items() if tag == "test/loss"}
+    losses = {line["step"]: line["loss"] for line in read_metrics(tmp_path / "run") if line["split"] == "test"}
+    assert written == pytest.approx(losses)
+    assert [*written] == [2, 4]
+
+
 def test_wandb_writes_an_offline_run(tmp_path, lines, said, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setattr(sinks, "CLOSING_SECONDS", 30.0)
@@ -88,13 +104,15 @@ import json, os, pathlib, sys, time
 sys.path.insert(0, {str(sinks.PROGRAM.parent)!r})
 from sink_process import follow
 name, run = sys.argv[1], json.loads(sys.argv[2])
-if name == "hanging":
+if name.startswith("hanging"):
     time.sleep(60)
 if name == "fails at once":
     raise RuntimeError("a reason")
 path = pathlib.Path(run["path"])
 with (path / name).open("w") as file:
-    for step, numbers in follow(path / "metrics.jsonl", run["offset"]):
+    lines = (path / "metrics.jsonl").open("rb")
+    lines.seek(run["offset"])
+    for step, numbers in follow(lines):
         if name == "fails at a line":
             raise KeyboardInterrupt("a reason")
         print(step, len(numbers), file=file, flush=True)
@@ -105,13 +123,12 @@ if name == "fails at the end":
 """
 
 
-def test_a_sink_that_fails_or_hangs_costs_a_run_no_time_and_the_others_have_every_line(
-    tmp_path, lines, said, monkeypatch
-):
+def test_if_sinks_fail_or_hang_the_others_have_every_line(tmp_path, lines, said, monkeypatch):
     monkeypatch.setattr(sinks, "CLOSING_SECONDS", 3.0)
     monkeypatch.setattr(sinks, "PROGRAM", tmp_path / "program.py")
     (tmp_path / "program.py").write_text(PROGRAM)
     names = ["good", "fails at once", "fails at a line", "fails at the end", "is killed at the end", "hanging"]
+    names += ["hanging too"]
     with open_sinks(names, tmp_path, CONFIG, said.append):
         lines(0, loss=1.0)
         good, deadline = tmp_path / "good", time.monotonic() + 30
@@ -120,12 +137,15 @@ def test_a_sink_that_fails_or_hangs_costs_a_run_no_time_and_the_others_have_ever
         assert good.read_text() == "0 1\n"  # while the run goes on
         for step in range(1, 500):
             lines(step, values=[0.0] * 50)
+        closing = time.monotonic()
+    assert time.monotonic() - closing < 5.5  # not 3 s for each
     assert good.read_text().splitlines()[1:] == [f"{step} 50" for step in range(1, 500)]
     assert sorted(said) == [
         "train.sinks: fails at a line failed (KeyboardInterrupt: a reason); metrics.jsonl has every line",
         "train.sinks: fails at once failed (RuntimeError: a reason); metrics.jsonl has every line",
         "train.sinks: fails at the end failed (OSError: a reason); metrics.jsonl has every line",
         "train.sinks: hanging did not finish within 3 s and may lack its last lines; metrics.jsonl has every line",
+        "train.sinks: hanging too did not finish within 3 s and may lack its last lines; metrics.jsonl has every line",
         "train.sinks: is killed at the end failed (the process ended); metrics.jsonl has every line",
     ]
 
