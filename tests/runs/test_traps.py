@@ -116,6 +116,7 @@ AS_MEANT = [
     "model.norm=group model.norm_groups=4 model.shortcut=exclusive_gate model.gate_bias=0.0",
     "data.source=npz data.path=x.npz model.norm=instance",
     "model.inner_width=8",  # narrows basic blocks too
+    "model.squeeze=16 model.block=bottleneck model.depth=29",  # of 64 channels, 4 hidden units
     "model.zero_last_scale=true",
     "model.zero_last_scale=true model.order=pre model.norm=evonorm_s0",
     "model.layout=wide model.depth=28 model.shortcut=B",
