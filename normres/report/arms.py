@@ -14,7 +14,6 @@ from typing import Any
 from normres.errors import UserError
 from normres.report.inference import Summary, summarize
 from normres.report.labels import counted, joined, short_label
-from normres.runs.fields import identity
 from normres.runs.results import DONE, Run
 
 DATA_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
@@ -182,7 +181,7 @@ def distinguishing_fields(
     Unless `each` is wanted, a field is left out where the fields before it already tell the same runs apart, so that a
     recipe stands for the fields that it sets.  Fields of `first` come first, the others follow in alphabetical order.
     """
-    flat = [identity(run.config) for run in runs]
+    flat = [run.identity for run in runs]
     names = {name for config in flat for name in config} - {"seed", *ignore}
 
     def classes(fields: Sequence[str]) -> int:

@@ -157,11 +157,6 @@ def notes_of(arm: Arm) -> list[str]:
         sentences.append(f"Diverged, {len(arm.diverged)} of {every}: {which}.")
     if arm.unfinished:
         sentences.append(f"Not finished, and in no mean: {', '.join(map(run_id, arm.unfinished))}.")
-    started = {(run.record.get("init_from") or {}).get("sha256") for run in arm.runs}
-    modules = {run.attempt.get("module") for run in arm.runs}
-    for what, values in (("the user’s module", modules), ("the weights from which they start", started)):
-        if (count := len(values - {None})) > 1:
-            sentences.append(f"Its runs have {count} versions of {what}: they are not repetitions of one run.")
     measure = measure_of(arm.finished)
     if without := [run_id(run) for run in arm.finished if final(run, f"train_{measure}") is None]:
         sentences.append(f"Finished without a final training {measure}: {', '.join(without)}.")

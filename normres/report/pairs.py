@@ -16,7 +16,7 @@ from normres.report.clauses import Setting, quantity_of
 from normres.report.experiment import PREFERRED, Experiment
 from normres.report.inference import FALSE_VERDICTS, Comparison, summarize
 from normres.report.labels import finals, joined, metric_words, scale_of, short_label, titled
-from normres.runs.fields import before, identity
+from normres.runs.fields import before
 from normres.runs.results import DONE, Run
 
 SAME, AGREES, DIFFERS, OPEN, NOT_RUN = "the same", "agrees", "differs", "cannot be judged", "not run"
@@ -77,7 +77,7 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
 
 def differ_between(first: Sequence[Run], second: Sequence[Run]) -> dict[str, tuple[Any, Any]]:
     """Returns the config fields whose values are one in each set, and not the same; the seed is none of them."""
-    sides = [[identity(run.config) for run in runs] for runs in (first, second)]
+    sides = [[run.identity for run in runs] for runs in (first, second)]
     names = sorted({name for side in sides for config in side for name in config} - {"seed"})
     then = before()  # of a younger field, a value that is not in the identity
     values = {name: [{str(config.get(name, then.get(name))) for config in side} for side in sides] for name in names}

@@ -71,14 +71,30 @@ class Run:
         """Returns the status, which of a run that nobody trains is not "running"."""
         return _status(self.path, self.record)
 
+    @property
+    def marks(self) -> dict[str, str]:
+        """Of fields that name a file or a run: the first characters of the digest of what was there."""
+        started = self.record.get("init_from") or {}
+        known = {"init_from": started.get("sha256"), "model.module": self.attempt.get("module")}
+        return {name: f"-{sha[:8]}" for name, sha in known.items() if sha}
+
     def field(self, name: str) -> Any:
-        """Returns a config field by its dotted name, such as "model.depth"; a run may be older than the field."""
+        """Returns a config field by its dotted name, such as "model.depth"; a run may be older than the field.
+
+        It has its mark, so that two versions of one file are two.
+        """
         value: Any = self.config
         for part in name.split("."):
             if part not in value and name in before():
                 return before()[name]
             value = value[part]
-        return value
+        mark = self.marks.get(name, "")
+        return value.removesuffix(mark) + mark if mark and value else value
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the run the run that it is, see fields.identity, with marks."""
+        return identity(self.config) | {name: self.field(name) for name in self.marks}
 
     def series(self, split: str, key: str) -> tuple[list[int], list[float]]:
         """Returns (steps, values) of one metric, for example series("train", "error")."""
@@ -137,9 +153,11 @@ def keep(runs: Sequence[Run], folder: Path) -> list[Path]:
         training = [line for line in run.metrics if line["split"] == "train"]
         kept = training[:: -max(1, -(-len(training) // KEPT_LINES))]
         lines = [_rounded(line) for line in run.metrics if line["split"] != "train" or line in kept]
-        marks = {"init_from": (run.record.get("init_from") or {}).get("sha256"), "module": run.attempt.get("module")}
-        config = _without_paths(run.config, {name: f"-{sha[:8]}" for name, sha in marks.items() if sha})
-        document = {"config": config, "record": _without_paths(run.record), "metrics": lines}
+        document = {
+            "config": _without_paths(run.config, run.marks),
+            "record": _without_paths(run.record),
+            "metrics": lines,
+        }
         write(folder / f"{name}{KEPT}", json.dumps(document | {"seal": seal_of(document)}) + "\n")
         files.append(folder / f"{name}{KEPT}")
         if run.pictures_file.is_file():
@@ -157,12 +175,13 @@ def _without_paths(document: dict[str, Any], marks: Mapping[str, str] = MappingP
         (attempt.get("host") or {}).pop("name", None)
     for section, name in (("data", "path"), ("model", "module"), ("init_from", "path")):
         if isinstance(copy.get(section), dict) and copy[section].get(name):
-            own = "" if section == "data" else Path(copy[section][name]).name + marks.get(name, "")
-            copy[section][name] = own
+            mark = marks.get(f"{section}.{name}", "")
+            copy[section][name] = "" if section == "data" else Path(copy[section][name]).name.removesuffix(mark) + mark
     if "warnings" in copy:
         copy["warnings"] = [re.sub(r"'[^']*/([^'/]*)'", r"'\1'", line) for line in copy["warnings"]]
     if isinstance(copy.get("init_from"), str):  # the config's
-        copy["init_from"] = copy["init_from"] and Path(copy["init_from"]).name + marks.get("init_from", "")
+        mark = marks.get("init_from", "")
+        copy["init_from"] = copy["init_from"] and Path(copy["init_from"]).name.removesuffix(mark) + mark
     return copy
 
 

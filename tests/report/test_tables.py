@@ -147,18 +147,18 @@ def test_a_warning_for_each_weakness(more, words):
     assert sum(words in sentence for sentence in said) == 1, said
 
 
-@pytest.mark.parametrize(
-    ("where", "what"), [("module", "the user’s module"), ("init_from", "the weights from which they start")]
-)
-def test_runs_of_one_name_that_are_no_repetitions_are_said(where, what):
+@pytest.mark.parametrize(("name", "value"), [("model.module", "my.py:Net"), ("init_from", "runs/try")])
+def test_versions_of_one_file_are_arms_of_their_own(name, value):
     def one(seed, version):
-        own = {"attempt": {"module": version}} if where == "module" else {"record": {"init_from": {"sha256": version}}}
-        return made((0.1, 0.2), change=PLAIN, seed=seed, **own)
+        sha = version * 64
+        own = {"attempt": {"module": sha}} if name == "model.module" else {"record": {"init_from": {"sha256": sha}}}
+        return made((0.1, 0.2), change=PLAIN | {name: value}, seed=seed, **own)
 
-    for versions, said in (("aa", False), ("ab", True)):
-        (arm,) = degradation.arms([one(seed, version) for seed, version in enumerate(versions)])
-        sentence = f"Its runs have 2 versions of {what}: they are not repetitions of one run."
-        assert (sentence in facts.notes_of(arm)) == said
+    assert len(degradation.arms([one(seed, "a") for seed in (0, 1)])) == 1
+    first, second = degradation.arms([one(seed, version) for seed, version in enumerate("ab")])
+    assert [arm.label.rpartition(", ")[2] for arm in (first, second)] == [
+        f"{name.rpartition('.')[2].replace('_', ' ')} {value}-{version * 8}" for version in "ab"
+    ]
 
 
 def test_a_caption_names_what_the_runs_were_computed_on():
