@@ -163,7 +163,8 @@ def notes_of(arm: Arm) -> list[str]:
     if repeated := [name for name, count in seeds.items() if count > 1]:
         sentences.append(f"More than one run of seed {', '.join(repeated)}: their mean counts as one seed.")
     said = Counter(warning for run in arm.runs for warning in run.record.get("warnings") or [])
-    return sentences + [f"{warning} ({count} of {every})." for warning, count in said.items()]
+    some = {warning: f" ({count} of {every})" for warning, count in said.items() if count < len(arm.runs)}
+    return sentences + [f"{warning}{some.get(warning, '')}." for warning in said]
 
 
 def lettered(arms: Sequence[Arm]) -> dict[str, str]:

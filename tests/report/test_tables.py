@@ -40,7 +40,7 @@ def test_the_results_exactly():
         "c: More than one run of seed 0: their mean counts as one seed.",
         "d: One seed only, so no spread.",
         "e: Diverged, 1 of 1 run: deep at step 100.",
-        "f: odd (1 of 1 run).",
+        "f: odd.",
         "g: Not finished, and in no mean: late.",
         *facts.scale_notes(degradation.arms(runs)),  # since the paper's numbers stand beside
     ]
