@@ -191,3 +191,8 @@ def test_seconds_are_those_of_all_runs_and_attempts(seconds, text):
     said = dict(facts.what_was_run(runs))
     assert said["Training time"] == f"{text} in 2 runs, and 8 s of compilation"
     assert "optimizer adamw, " in said["Optimizer"]
+
+
+def test_a_warning_of_some_runs_counts_them():
+    runs = [made((0.1, 0.2), change=PLAIN, seed=seed, record={"warnings": ["odd"][seed:]}) for seed in (0, 1)]
+    assert "odd (1 of 2 runs)." in facts.notes_of(*degradation.arms(runs))
