@@ -2,7 +2,7 @@
 
     python scripts/make_torch_network_fixtures.py [--out FOLDER]
 
-Runs wherever torch (2.13 or later), torchvision and numpy import; the tests only read the files.  The
+Runs wherever torch (2.13 or later), torchvision and numpy import; the tests only read the file.  The
 networks are torchvision's resnet18 and resnet50, with fewer channels, and the usual CIFAR ResNets (He et al. 2015,
 arXiv 1512.03385) with the names of PyTorch's users.
 
