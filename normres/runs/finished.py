@@ -296,8 +296,12 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
 
 def other_networks(config: ConfigDict) -> list[str]:
     """Returns a sentence for each field in which the network of a run is not that whose weights it starts from."""
-    saved = open_run(Path(config.init_from)).document["config"]
-    theirs, own = flatten(saved), flatten(configs.to_dict(config))
+    saved = open_run(Path(config.init_from)).document
+    theirs, own = flatten(saved["config"]), flatten(configs.to_dict(config))
     names = [name for name in own if name.startswith("model.") and not declared()[name].how] + ["data.preprocess"]
     differ = [name for name in names if name in theirs and own[name] != theirs[name]]
-    return [f"config.{name}={own[name]!r}: config.init_from was trained with {theirs[name]!r}" for name in differ]
+    lines = [f"config.{name}={own[name]!r}: config.init_from was trained with {theirs[name]!r}" for name in differ]
+    if "model.module" not in differ and changed_module(saved["record"], config):
+        module = config.model.module
+        lines.append(f"config.model.module={module!r}: config.init_from was trained before the file changed")
+    return lines

@@ -5,6 +5,7 @@ them worse.  A layer's population statistics depend on those of the layers befor
 over the data in evaluation mode until none changes: after k passes the first k layers are exact.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ def recalibrate(
       batches: the positional arguments of each call, such as (images_NHWC,); iterated once per pass, so a list or an
         object that begins anew each time.  Batches may differ in size.
       tolerance: ends the passes when no statistic moves by more, relative to its layer's deviation and variance.
-      max_passes: ends them in any case; as many as there are norms in sequence are enough.
+      max_passes: ends them in any case, with a warning; as many as there are norms in sequence are enough.
 
     Raises:
       ValueError: no norm keeps running averages, or there is no batch.
@@ -56,6 +57,8 @@ def recalibrate(
             stats |= {(*layer, name): value for name, value in held.items()}
         if moved <= tolerance:
             break
+    else:
+        warnings.warn(f"recalibrate: pass {max_passes} of {max_passes} moved a statistic by {moved:.2g}", stacklevel=2)
     return {**rest, "batch_stats": unflatten_dict(stats)}
 
 

@@ -71,6 +71,12 @@ def test_a_mean_that_is_large_against_the_deviation_ends():
     assert batches.passes == 2
 
 
+def test_passes_that_do_not_suffice_are_said():
+    batches = [(np.random.default_rng(0).normal(3.0, 2.0, (8, 3, 3, 4)).astype(np.float32),)]
+    with pytest.warns(UserWarning, match="pass 1 of 1 moved a statistic by"):
+        recalibrate(Two(), Two().init(jax.random.key(0), *batches[0]), batches, max_passes=1)
+
+
 def test_another_librarys_norm_stays_as_it_is():
     x = np.random.default_rng(0).normal(2.0, 3.0, (8, 3, 3, 4)).astype(np.float32)
     both = nn.Sequential([layers.Norm(norms.TABLE["batch"], use_running_average=True), nn.BatchNorm(True)])
