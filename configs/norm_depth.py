@@ -3,9 +3,10 @@
     normres sweep  --config=norm_depth:demo --workdir=runs/norm_depth
     normres report --experiment=norm_depth --workdir=runs/norm_depth
 
-Sizes: `demo` (depths 8 and 20, width 8, 2,560 embedded images, 400 steps), `short` (residual networks of depths 20 and
-56, 3,200 steps) and `paper` (depths 20, 56 and 110, 64,000 steps).  The last two need the full CIFAR-10, by
---config.data.source=binary --config.data.path=DIR_OR_TAR.  Add --seeds=3.  All norms have one recipe.
+Sizes: `demo` (depths 8 and 20, width 8, 2,560 embedded images, 400 steps), `short` (depths 20 and 56, 3,200 steps;
+residual networks with each norm, pre-activation with batch and group norm) and `paper` (depths 20, 56 and 110, 64,000
+steps).  The last two need the full CIFAR-10, by --config.data.source=binary --config.data.path=DIR_OR_TAR.  Add
+--seeds=3.  All norms have one recipe.
 """
 
 from typing import Any

@@ -4,11 +4,10 @@
     normres report --experiment=robustness --workdir=runs/robustness
 
 Sizes: `demo` (depth 8, width 8, 2,560 embedded images, 400 steps: for CPUs), `short` (depth 20, 3,200 steps) and
-`paper` (depth 56, 64,000 steps).  The last two need a GPU and the full CIFAR-10, by --config.data.source=binary
+`paper` (depth 56, 64,000 steps).  The last two need the full CIFAR-10, by --config.data.source=binary
 --config.data.path=DIR_OR_TAR.  Every finished run is measured on 25 corrupted test sets.  Expected: under contrast and
-color cast the error of instance norm rises less than that of batch norm, from a higher clean error.  The
-demo takes 7 minutes on 2 cores with four seeds.  There the error of instance norm also rises less under blur and noise,
-so the demo does not settle the reason.
+color cast the error of instance norm rises less than that of batch norm, from a higher clean error.  It also rises less
+under blur and noise, so the invariance is not the whole reason.  The demo takes 7 minutes on 2 cores with four seeds.
 """
 
 from typing import Any

@@ -18,8 +18,9 @@ PAGE = ROOT / "docs/norms.md"
 MARKERS = re.compile(r"(<!-- begin generated -->\n)(.*)(\n<!-- end generated -->)", re.S)
 
 AXES = (
-    "N examples, S space, C channels. Invariant to scale (shift): y stays if x is multiplied by a positive number (if "
-    "a number is added), one for all of x, or one for each example or channel; in training, epsilon = 0."
+    "N examples, S space, C channels. Invariant to scale: y does not change if x is multiplied by a positive number. "
+    "Invariant to shift: if a number is added. Example (channel) scale: another number for each example (channel). In "
+    "training, with epsilon = 0."
 )
 FORMULAS = "y = scale * formula + bias (gamma and beta in the papers); filter_response: y = formula."
 KERNELS = "Norms of kernels: the choices of config.model.weights."

@@ -44,8 +44,8 @@ judged.
 Sets are named CONFIG-SIZE. `demo` sets are small (a few hundred steps of a narrow network on images that come with
 packages): they show what an experiment looks like, and decide little. `short` sets have the full CIFAR-10, width 16 and
 3,200 steps, the paper's schedule in proportion. `paper` sets have all of the paper's 64,000 steps. In sets of
-`batch_size` every arm sees the same number of images, so small batches take more steps; a `style` set has other
-recipes.
+`batch_size` every arm sees the same number of images, so small batches take more steps; `style` sets have photographs
+and the recipe `johnson2016`.
 
 {RULE}
 """

@@ -28,12 +28,13 @@ MOST_SEEDS = 200
 RULE = (
     "Rule: a comparison is decided by the confidence interval of the difference of two means: paired t over the seeds "
     "that both arms have, Welch’s where they share fewer than two. It is supported if the whole interval lies on the "
-    "claimed side, contradicted if it lies on the other, and cannot be judged yet if it holds the limit. The limit is "
-    "0, or for “no higher” the margin that the claim names. The levels are Holm’s for all comparisons of the page "
-    f"together: if every true difference were its limit, less than {FALSE_VERDICTS:.0%} of all pages would have a "
-    "verdict. This holds if seeds and clauses were fixed before the runs; who adds seeds until an interval decides "
-    "gets more false verdicts. One seed has no spread and decides nothing. The number of seeds that would decide is "
-    f"the one with {POWER:.0%} power, if mean and spread stay the same."
+    "claimed side, contradicted if it lies on the other, and cannot be judged yet if it contains the limit. The limit "
+    "is 0, or for “no higher” the margin that the claim names. A claim is contradicted if one of its clauses is, and "
+    "supported if all are. Holm’s method corrects for all comparisons of the page: if all true differences were equal "
+    f"to their limits, fewer than {FALSE_VERDICTS:.0%} of such pages would have any verdict. This holds if seeds and "
+    "clauses were fixed before the runs; adding seeds until an interval decides gives more false verdicts. One seed "
+    "has no spread and decides nothing. The number of further seeds is an estimate: it gives "
+    f"{POWER:.0%} power if mean and spread stay the same."
 )
 
 # A value of each seed.

@@ -1,7 +1,7 @@
 """A run's files as it goes on: opened with whatever is left of them, and written by the holder of its claim alone.
 
-Of a run of several processes, process 0 reads and writes; the others know what it knows, and write nothing but their
-shards of checkpoints.
+Of a run of several processes, process 0 reads and writes; it sends the others what it reads, and they write nothing but
+their shards of checkpoints.
 """
 
 import errno

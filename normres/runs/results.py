@@ -9,7 +9,7 @@
     checkpoints/    the states that the config keeps, see checkpoint.py; the other files follow from the newest
     claim.json      who is training here, see claims.py
     pictures.png    of a network that makes images: what it makes of some test images (Programs.pictures)
-    error.txt       what the last attempts failed of; it goes when the run succeeds
+    error.txt       why the last attempts failed; removed when the run succeeds
     README.md       the command that repeats the run, and what to cite
 
 Status is one of running, interrupted, finished, diverged.  Errors are fractions (0.0875), losses are nats per example,

@@ -1,4 +1,4 @@
-"""What a config can hardly mean: said before a run starts, and kept in its record."""
+"""Settings that are probably mistakes: said before a run starts, and kept in its record."""
 
 import math
 from collections.abc import Iterator

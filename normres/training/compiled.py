@@ -1,4 +1,4 @@
-"""What of a run is compiled, once for runs that share it: initialization, training step, evaluation, probe."""
+"""The compiled functions of a run, which others can share: initialization, training step, evaluation, probe."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

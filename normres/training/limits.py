@@ -1,4 +1,4 @@
-"""What cannot run, once data and devices are known: a line that names the fields, before anything is allocated."""
+"""Configs that cannot run with these data and devices: a line names the fields, before memory is allocated."""
 
 import math
 from typing import Any

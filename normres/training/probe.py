@@ -1,7 +1,7 @@
 """What normalization and shortcuts do to signals with depth: activations and gradients, layer by layer.
 
 Measured on one batch by one forward and one backward pass in training mode, in plain JAX and float32 but for the
-convolutions, which are the run's: in loops, XLA's take fifty times as long on a CPU.  Every array is reduced where it
+convolutions, which are the run's: in loops, XLA's are far slower on a CPU.  Every array is reduced where it
 arises, inside the loops over blocks, so that a network of 1,202 layers takes no more memory than its training.
 """
 
