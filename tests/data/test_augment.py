@@ -8,28 +8,16 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 from scipy import stats
+from small_run import programs
 
-from normres.configs import base
-from normres.data import Dataset, augment
+from normres.data import augment
 from normres.runs import config as configs
 from normres.training.losses import cross_entropy
-from normres.training.programs import Programs
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
 LABELS = RANDOM.integers(0, 10, 40).astype(np.int32)
 KEYS = jax.random.split(jax.random.key(0), 40)
-
-
-def config(**data):
-    small = {"model.depth": 8, "model.width": 4, "train.batch_size": 16, "train.eval_batch_size": 16}
-    return configs.apply(base.get_config("demo"), small | {f"data.{field}": value for field, value in data.items()})
-
-
-def programs(devices=1, parallel="jit", **data):
-    dataset = Dataset("cifar10", "embedded", IMAGES, LABELS, IMAGES, LABELS, tuple("abcdefghij"))
-    chosen = configs.apply(config(**data), {"train.parallel": parallel})
-    return Programs(chosen, dataset, "float32", jax.devices()[:devices])
 
 
 @pytest.mark.parametrize("padding", augment.PADDINGS)
@@ -157,7 +145,7 @@ def test_cutmix_is_applied_at_its_share_of_the_steps():
 
 
 def test_a_step_without_cutmix_has_the_plain_loss_and_error():
-    built = programs(cutmix=1.0, cutmix_probability=0.5, augmentation="none")
+    built = programs(data__cutmix=1.0, data__cutmix_probability=0.5, data__augmentation="none")
     plain = configs.apply(built.config, {"data.cutmix": 0})
     always = configs.apply(built.config, {"data.cutmix_probability": 1})
     other = configs.apply(always, {"seeds.augmentation": 5})
@@ -194,7 +182,8 @@ def test_the_label_with_the_larger_share_is_right():
     ],
 )
 def test_two_devices_see_the_batch_of_one_bit_for_bit(parallel, data):
-    one, two = programs(1, **data), programs(2, **data)
+    fields = {f"data__{name}": value for name, value in data.items()}
+    one, two = programs(1, **fields), programs(2, **fields)
     seen = []
     for built in (one, two):
         batch = partial(augment.training_batch, built.config)

@@ -2,19 +2,15 @@
 
 from fractions import Fraction
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_run import DATASET, programs
 
-from normres.configs import base
-from normres.data import Dataset, preprocess
-from normres.runs import config as configs
-from normres.training.programs import Programs
+from normres.data import preprocess
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
-LABELS = RANDOM.integers(0, 10, 40).astype(np.int32)
 
 
 def exact(values):
@@ -90,9 +86,7 @@ def test_the_record_says_what_was_subtracted():
 
 
 def test_the_statistics_are_those_of_the_training_images_alone():
-    dataset = Dataset("cifar10", "embedded", IMAGES, LABELS, 255 - IMAGES, LABELS, tuple("abcdefghij"))
-    chosen = configs.apply(base.get_config("demo"), {"data.preprocess": "channel_mean", "train.batch_size": 8})
-    built = Programs(chosen, dataset, "float32", jax.devices()[:1])
-    expected = IMAGES.mean((0, 1, 2)) / 255
+    built = programs(data__preprocess="channel_mean")
+    expected = DATASET.train_images.mean((0, 1, 2)) / 255
     np.testing.assert_allclose(built.data["train"]["mean"].ravel(), expected, rtol=1e-6)
     np.testing.assert_array_equal(built.data["train"]["mean"], built.data["test"]["mean"])

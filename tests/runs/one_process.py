@@ -18,7 +18,7 @@ address, count, number, what = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 
 
 def train():
     """Returns what both processes must agree in, and in what one process with all devices would."""
-    from test_hosts import dataset, trained
+    from test_hosts import trained
 
     with signals.polled() as stop:
         ask, told = hosts.agreement(stop.is_set), []
@@ -30,7 +30,7 @@ def train():
         "told": told,
         "from_writer": hosts.from_writer({"ü": number}),
         "writer": hosts.is_writer(),
-        "trained": trained(dataset()),
+        "trained": trained(),
     }
 
 

@@ -16,48 +16,29 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from small_run import DATASET, after_steps, config, leaves
 from test_survival import stop_at
 
 from normres import cli
-from normres.configs import base
-from normres.data import Dataset
 from normres.errors import UserError
 from normres.runs import checkpoint, hosts
-from normres.runs import config as configs
 from normres.runs.results import read_metrics, read_record
 from normres.training.programs import Programs
 
 
-def dataset():
-    random = np.random.default_rng(0)
-
-    def split(size):
-        return random.integers(0, 256, (size, 8, 8, 3), np.uint8), random.integers(0, 10, size).astype(np.int32)
-
-    return Dataset("cifar10", "embedded", *split(40), *split(21), tuple("abcdefghij"))
-
-
-def trained(data, devices=None):
+def trained(devices=None):
     """Returns the losses of three steps, what an evaluation says, and sums of the weights."""
     fields = {
-        "model.depth": 8,
-        "model.width": 4,
-        "model.remat": "nothing",
-        "train.batch_size": 8,
-        "train.eval_batch_size": 8,
-        "train.steps_per_program": 1 if devices else 2,  # of which several processes do one
-        "train.parallel": "pmap",  # `alone` has jit
-        "train.ops": "plain",
-        "data.augmentation": "crop_flip",
+        "train__batch_size": 8,
+        "train__eval_batch_size": 8,
+        "train__steps_per_program": 1 if devices else 2,  # of which several processes do one
+        "train__parallel": "pmap",  # `alone` has jit
     }
-    programs = Programs(configs.apply(base.get_config("demo"), fields), data, "float32", devices)
+    programs = Programs(config(**fields), DATASET, "float32", devices)
     programs.compile()
-    state, losses = programs.initial_state(), []
-    for step in range(3):
-        state, metrics = programs.train(state, step)
-        losses.append(float(metrics["loss"][0]))
-    sums = [float(np.abs(np.asarray(leaf)).sum()) for leaf in jax.tree.leaves((state.params, state.batch_stats))]
-    seen = {"losses": losses, "test": programs.evaluate(state, "test"), "sums": sums}
+    state, losses = after_steps(programs)
+    sums = [np.abs(leaf).sum() for leaf in leaves((state.params, state.batch_stats))]
+    seen = {"losses": losses[:, 0].tolist(), "test": programs.evaluate(state, "test"), "sums": sums}
     return seen | {"steps_per_program": programs.steps_per_program}
 
 
@@ -108,7 +89,7 @@ def test_two_processes_compute_what_one_does():
     assert zero == one  # every process knows the same numbers
     assert zero["told"] == [False] * 6 + [True] * 4  # process 1 was told in its call 4
     assert zero["from_writer"] == {"ü": 0}
-    expected = trained(dataset(), jax.devices()[:4])
+    expected = trained(jax.devices()[:4])
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5), zero["trained"], expected)
 
 
