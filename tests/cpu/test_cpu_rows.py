@@ -126,9 +126,3 @@ def test_operators_force_a_sum():
     for use in (lambda s: s**2, lambda s: 1 / s, lambda s: s @ s.T, lambda s: s > 0, abs, len, jnp.asarray):
         np.testing.assert_array_equal(use(add(x, y)), use(jnp.asarray(x) + jnp.asarray(y)))
     assert [row.shape for row in add(x, y)] == [(3,), (3,)]
-
-
-def test_relu_under_vmap_and_checkpoint():
-    x = jnp.asarray(draw(3, 2, 4, 5))
-    gradient = jax.vmap(jax.grad(lambda x: jnp.sum(jax.checkpoint(relu)(x) ** 2)))
-    np.testing.assert_allclose(gradient(x), 2 * np.maximum(x, 0), rtol=1e-6)

@@ -56,7 +56,10 @@ def test_what_is_written_comes_back_in_order(written):
 def test_tfrecords_are_read_too(written, tmp_path):
     directory = copy(written, tmp_path)
     as_tfrecords(directory)
-    assert load("cifar10", "tfds", str(directory)).sha256 == SMALL.sha256
+    data = load("cifar10", "tfds", str(directory))
+    assert (data.sha256, data.why_streamed) == (SMALL.sha256, "")
+    line = error_line("cifar10", "tfds", directory, stream="always")
+    assert line == f"data.stream='always': {directory} has TFRecord shards; only ArrayRecord ones can be streamed"
     shard = next(directory.glob("cifar10-train.tfrecord*"))
     whole = shard.read_bytes()
     shard.write_bytes(whole + whole)

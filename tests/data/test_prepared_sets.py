@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from data_files import as_tfrecords, error_line, png, prepared_set
+from data_files import error_line, png, prepared_set
 from PIL import Image, UnidentifiedImageError
 
 from normres.data import load, prepared
@@ -60,17 +60,6 @@ def test_an_image_of_a_prepared_set_may_have_any_format():
     assert (decode(stream.getvalue(), 12, formats=()) == decode(png(image), 12)).all()
     with pytest.raises(UnidentifiedImageError):
         decode(stream.getvalue(), 12)
-
-
-def test_tfrecords_have_the_same_images(pets, tmp_path):
-    before = load("pets", "tfds", str(pets), image_size=8).sha256
-    other = prepared_set(tmp_path, "pets", {"train": pictures(24), "validation": pictures(9, seed=1)}, 3, shards=2)
-    directory = prepared.version_directory("pets", str(other))
-    as_tfrecords(directory)
-    assert load("pets", "tfds", str(other), image_size=8).sha256 == before
-    line = error_line("pets", "tfds", other, image_size=8, stream="always")
-    assert line == f"data.stream='always': {directory} has TFRecord shards; only ArrayRecord ones can be streamed"
-    assert load("pets", "tfds", str(other), image_size=8, stream="auto").why_streamed == ""
 
 
 def test_grey_images_keep_their_one_channel_and_the_network_takes_it(tmp_path):
