@@ -219,18 +219,6 @@ def test_arrays_are_copies_that_pytorch_may_write_to():
         assert state["weight"].flags.c_contiguous
 
 
-def test_updates_are_counted_only_if_somebody_does():
-    batch = {"weight": np.ones(2), "bias": np.ones(2), "running_mean": np.ones(2), "running_var": np.ones(2)}
-    assert norm_from_torch({}) == {}  # a norm without anything
-    counted = batch | {"num_batches_tracked": np.array(7)}
-    assert set(norm_from_torch(counted)["batch_stats"]) == {"mean", "var"}
-    variables = norm_from_torch(counted, average=COUNTED)
-    assert variables["batch_stats"]["updates"].dtype == np.float32
-    assert norm_to_torch(variables)["num_batches_tracked"] == 7
-    assert norm_to_torch(norm_from_torch(batch))["num_batches_tracked"] == 0
-    assert "num_batches_tracked" not in norm_to_torch({"params": {"scale": np.ones(2)}})
-
-
 ONE, TWO, MATRIX, IMAGES = np.ones(()), np.ones(2), np.ones((2, 3)), np.ones((4, 2, 3, 3))
 RUNNING = {"running_mean": TWO, "running_var": TWO}
 

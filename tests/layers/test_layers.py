@@ -179,25 +179,6 @@ def test_running_averages_count_batches_but_none_without_elements(kind, share):
     close(variables["batch_stats"]["var"], x.var((0, 1, 2), ddof=1))
 
 
-def test_norm_merges_over_an_axis_name():
-    x = draw(8, 4, 5, 6)
-    mask = (np.arange(4) < 1 + np.arange(8)[:, None])[..., None, None]
-    module = layers.Norm(TABLE["batch"], axis_name="data")
-    # There is no axis "data" yet: initialization must not ask for it.
-    variables = module.init(jax.random.key(0), x[0])
-
-    def step(x, mask):
-        return module.apply(variables, x, mask=mask, mutable=["batch_stats"])
-
-    joined = layers.Norm(TABLE["batch"]).apply(
-        variables, x.reshape(-1, 5, 6), mask=mask.reshape(-1, 1, 1), mutable=["batch_stats"]
-    )
-    y, updated = jax.jit(jax.vmap(step, axis_name="data"))(x, mask)
-    close(y.reshape(-1, 5, 6), joined[0])
-    for member in range(8):
-        jax.tree.map(lambda leaf, one, member=member: close(leaf[member], one), updated, joined[1])
-
-
 def test_norm_of_groups_may_keep_running_averages():
     spec = NormSpec(over="NSC", groups=2, running=True)
     x = draw(4, 3, 5, 6)

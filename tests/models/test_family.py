@@ -188,17 +188,6 @@ def test_zero_padding_on_one_side_or_both():
         assert not side.any()
 
 
-def test_where_the_stride_sits():
-    shapes_of = {}
-    for at in ("first", "3x3"):
-        module = Block(ResNetConfig(block="bottleneck", stride_at=at, shortcut="B"), features=(8, 8, 32), stride=2)
-        _, seen = module.apply(
-            module.init(jax.random.key(0), X), X, capture_intermediates=lambda m, _: m.name == "conv1"
-        )
-        shapes_of[at] = seen["intermediates"]["conv1"]["__call__"][0].shape
-    assert shapes_of == {"first": (4, 3, 3, 8), "3x3": (4, 6, 6, 8)}
-
-
 def test_squeeze_and_excitation_scales_channels():
     def excited(params):
         constant = {"kernel": jnp.zeros_like(params["excite"]["kernel"]), "bias": jnp.linspace(-2, 2, 8)}

@@ -108,21 +108,6 @@ def test_the_loaded_network_makes_the_errors_of_the_record_from_images_prepared_
         run.preprocess(np.float32(images[:3]))
 
 
-def test_features_and_fine_tuning_are_two_lines(trained, images):
-    run = runs.load(trained)
-    x = run.preprocess(images[:4])
-    _, kept = run.module.apply(run.variables, x, mutable="intermediates")
-    assert kept["intermediates"]["pooled"][0].shape == (4, 16)
-
-    def loss(params):
-        network = run.module.clone(train=True)
-        logits, _ = network.apply(run.variables | {"params": params}, x, mutable="batch_stats")
-        return jnp.sum(jax.nn.log_softmax(logits)[:, 0])
-
-    leaves = jax.tree.leaves(jax.jit(jax.grad(loss))(run.variables["params"]))
-    assert 0 < max(np.abs(leaf).max() for leaf in leaves) < np.inf
-
-
 @pytest.mark.parametrize("kind", ["channel_mean_std", "image_standardization"])
 def test_numbers_of_channels_come_from_the_record(tmp_path, images, kind, monkeypatch):
     path = saved_run(tmp_path / "run", initial_state(), data__preprocess=kind)
