@@ -26,8 +26,9 @@ class InterruptedRun(Exception):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns the hint that follows an unknown `name`: the nearest choice if one is near, then all of them."""
     choices = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    hint = f"did you mean {lower[near[0]]!r}? " if near else ""
     return f"{hint}choices: {', '.join(choices)}"
 
 

@@ -11,6 +11,7 @@ from normres.errors import FaultInFile, UserError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
 _loaded: set[Path] = set()  # what users edit, and what a fault is looked for in
+_folders: dict[str, set[str]] = {}  # of these files, and the modules that were imported before the first of each
 
 
 def load(name: str, folder: str = "") -> ModuleType:
@@ -40,8 +41,7 @@ def load(name: str, folder: str = "") -> ModuleType:
         # A file of this project has one identity, whether it is named by its path or imported by another file.
         if own and file.resolve().parent == own.resolve():
             return importlib.import_module(f"normres.{folder}.{file.stem}")
-        if str(file.resolve().parent) not in sys.path:
-            sys.path.append(str(file.resolve().parent))  # last, so that a neighbour replaces no package
+        _prefer_neighbours(str(file.resolve().parent))
         spec = importlib.util.spec_from_file_location(f"normres_loaded_{file.stem}", file)
         if spec is None or spec.loader is None:
             raise UserError(f"{name}: not a Python file")
@@ -53,6 +53,24 @@ def load(name: str, folder: str = "") -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         raise fault(file, error) from error
+
+
+def _prefer_neighbours(folder: str) -> None:
+    """Makes `import` find what lies in a folder, after all packages, and not what lies beside a file loaded before."""
+    if folder in sys.path and folder not in _folders:
+        return
+
+    def lies_in(name: str, other: str) -> bool:
+        top = name.partition(".")[0]
+        own = (f"{other}/{top}.py", f"{other}/{top}/__init__.py")
+        return top not in _folders[other] and getattr(sys.modules.get(top), "__file__", None) in own
+
+    others = _folders.keys() - {folder}
+    for name in [name for name in sys.modules for other in others if lies_in(name, other)]:
+        del sys.modules[name]
+    packages = [path for path in sys.path if path not in _folders]
+    _folders.setdefault(folder, set(sys.modules))
+    sys.path[:] = [*packages, folder, *others]
 
 
 def names(folder: str) -> list[str]:

@@ -83,7 +83,7 @@ def test_a_run_leaves_its_whole_story(finished):
     for metric in ("loss", "gradient_norm", "parameter_norm", "top5_error", "learning_rate"):
         assert np.isfinite(run.series("train", metric)[1]).all(), metric
     averages, warning = record["warnings"]
-    assert averages.endswith("the running averages are still 28% their initial values")
+    assert averages.endswith("the running averages are still 28% of their initial values")
     assert warning.startswith(
         "config.recipe='demo' is edited (in brackets, its own): optim.warmup_steps=2 (120), train.batch_size=16 (64)"
     )

@@ -51,7 +51,9 @@ class Dataset:
         return self.train_images.why if isinstance(self.train_images, LazyImages) else ""
 
     def empty_classes(self) -> list[str]:
-        """Returns a sentence on the classes of which there is no training image, if there are any."""
+        """Returns a sentence on the classes of which there is no training image, or if there is one class alone."""
+        if len(self.class_names) == 1:
+            return ["the data have one class: the error is 0 whatever the network does"]
         empty = sorted(set(range(len(self.class_names))) - set(self.train_labels.tolist()))
         names = ", ".join(self.class_names[label] for label in empty[:3]) + ", ..." * (len(empty) > 3)
         return [f"no training image is of the class {names} (labels count from 0)"] if empty else []

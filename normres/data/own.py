@@ -54,7 +54,10 @@ def load_npz(name: str, path: str) -> Dataset:
         if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
             raise UserError(f"{what}_labels is {labels.dtype} {labels.shape}, not integers ({len(images)},)")
     examples = {split: (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")}
-    return of_ones_own(name, "npz", place, examples, tuple(map(str, arrays.get("class_names", np.array([])).ravel())))
+    names = np.ravel(arrays.get("class_names", [])).tolist()
+    return of_ones_own(
+        name, "npz", place, examples, tuple(one.decode() if isinstance(one, bytes) else str(one) for one in names)
+    )
 
 
 def load_folder(name: str, path: str, image_size: int = 32) -> Dataset:

@@ -27,7 +27,8 @@ class Quantity:
       words: what it is, such as "test error".
       metric: the final number of the record.
       unit: of the number, "" if it has none; "%" and "points" are printed times 100.
-      chance: whether a diverged run counts at the error of guessing; otherwise it is left out.
+      chance: whether a diverged run counts at the error of guessing, as for train_error and test_error; otherwise it is
+        left out.
       number: run -> the number, in place of the final one; None of a run that lacks it.
       unfinished: whether the numbers of runs that have not finished count, too, such as one from before training.
     """
@@ -35,7 +36,7 @@ class Quantity:
     words: str
     metric: str = ""
     unit: str = "%"
-    chance: bool = True
+    chance: bool = False
     number: Callable[[Run], float | None] | None = None
     unfinished: bool = False
 

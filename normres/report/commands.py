@@ -70,18 +70,26 @@ def _draw_all(workdir: Path, output: Path) -> list[Path]:
 
 def load_experiment(name: str) -> Any:
     """Returns the EXPERIMENT of a file: a path, or a name in experiments/."""
+    from normres.report.experiment import Experiment
+
     module = files.load(name, "experiments")
     if not hasattr(module, "EXPERIMENT"):
         raise UserError(f"{name}: defines no EXPERIMENT")
-    return module.EXPERIMENT
+    experiment = module.EXPERIMENT
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{name}: EXPERIMENT is a {type(experiment).__name__} and no Experiment")
+    experiment.check()
+    return experiment
 
 
 def experiment_of(folder: Path) -> Any:
     """Returns the experiment that a sweep's folder is of, by its note's command or by its name; None if of none."""
     note = folder / "README.md"
-    words = re.findall(r"--config=(?:\S*/)?(\w+)", note.read_text()) if note.is_file() else []
+    text = note.read_text() if note.is_file() else f"--config={folder.name.partition('-')[0]} "
+    # A name, or a file of configs/; a file of the user's may have the same name.
+    found = re.findall(r"--config[= ](?:configs/(\w+)\.py|(\w+))(?=[\s:])", text)
     names = files.names("experiments")
-    name = next((word for word in words or [folder.name.partition("-")[0]] if word in names), None)
+    name = next((word for words in found for word in words if word in names), None)
     return load_experiment(name) if name else None
 
 
@@ -102,6 +110,8 @@ def _collect(options: Namespace, _: dict[str, str]) -> None:
     if options.to.suffix.lower() in collect.WRITERS or options.curves:
         print(collect.collect(runs, options.to, options.workdir, options.curves))
         return
+    if options.to.suffix.lower() in (".json", ".jsonl", ".xlsx", ".tsv", ".feather", ".pq"):
+        raise UserError(f"--to={options.to}: write FILE.parquet, FILE.csv, or the name of a folder")
     if options.to.resolve().is_relative_to(options.workdir.resolve()):
         raise UserError(f"--to={options.to} lies in {options.workdir}, where its runs would be read twice")
     done = [run for run in runs if run.record["status"] in results.DONE]

@@ -10,13 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from normres.errors import UserError, nearest
 from normres.report import clauses, facts, figures, page, paper, tables
 from normres.report import published as in_papers
 from normres.report.arms import Arm, Setting, distinguishing_fields, evaluated_on, field, group, measure_of, metrics_of
 from normres.report.charts import Chart
 from normres.report.clauses import Grid, Lower, Trend, Verdict
 from normres.report.labels import finals, joined, scale_of, short_label, titled
-from normres.runs.results import Run
+from normres.runs.fields import declared, typed
+from normres.runs.results import MARKED, Run
 
 BLOCK, DATA = "model.block", "data.name"
 FAIL = "fail"  # what He et al. 2016 print for an error above 20 %
@@ -68,13 +70,32 @@ class Experiment:
     alone: Sequence[str] = ()
     measure: str = "error"
 
+    def check(self) -> None:
+        """Raises UserError, which names the field or the clause, if it is not made of what an experiment is made of."""
+        if not (isinstance(self.variants, Mapping) and all(isinstance(one, Mapping) for one in self.variants.values())):
+            raise UserError(f"{self.config}: EXPERIMENT.variants must be a dict: of each variant's name, its fields")
+        if not (isinstance(self.clauses, Sequence) and all(isinstance(one, Lower | Trend) for one in self.clauses)):
+            raise UserError(f"{self.config}: EXPERIMENT.clauses must be a list of Lower and Trend")
+        for name in (*self._own, *self.held, *self.follows, *self.alone, self.over):
+            if name not in declared():
+                raise UserError(f"{self.config}: EXPERIMENT: {name!r} is no field; {nearest(name, declared())}")
+        for clause in self.clauses:
+            for name in (clause.better, clause.worse) if isinstance(clause, Lower) else (clause.variant,):
+                if name not in self.variants:
+                    hint = nearest(name, self.variants)
+                    raise UserError(f"{self.config}: EXPERIMENT.clauses: {name!r} is no variant; {hint}")
+
     @property
     def _own(self) -> tuple[str, ...]:
         """Returns the fields that say which variant an arm is."""
         return tuple(dict.fromkeys(name for fields in self.variants.values() for name in fields))
 
     def arms(self, runs: Sequence[Run]) -> list[Arm]:
-        """Returns the arms: runs that agree in variant, setting and all else in which the runs differ."""
+        """Returns the arms: runs that agree in variant, setting and all else in which the runs differ.
+
+        Raises:
+          UserError: the runs' values of `over` are no numbers.
+        """
         identity = (*self._own, self.over, BLOCK, DATA)
         others = distinguishing_fields(runs, ignore=(*identity, *self.follows), first=PREFERRED)
         known = (*identity, *others)
@@ -89,6 +110,8 @@ class Experiment:
             )
             for key, members in group(runs, [*others, *identity])
         ]
+        if strange := [arm.setting.at for arm in arms if type(arm.setting.at) not in (int, float)]:
+            raise UserError(f"{self.config}: EXPERIMENT.over={self.over!r} is no number: a run has {strange[0]!r}")
         order = list(self.variants)
 
         def place(arm: Arm) -> tuple[Any, ...]:
@@ -109,12 +132,18 @@ class Experiment:
         return apart
 
     def variant(self, key: Mapping[str, Any]) -> str:
-        """Returns the name of the variant that has these config fields; the fields themselves if it has no name."""
-        for name, fields in self.variants.items():
+        """Returns the name of the variant that has these config fields, of several the one that names the most.
+
+        The fields themselves if it has no name.
+        """
+
+        def has(fields: Mapping[str, Any]) -> bool:
             wanted = {**self.held, **fields}
-            if all(_as_json(key[own]) == _as_json(wanted.get(own, key[own])) for own in self._own):
-                return name
-        return short_label({own: key[own] for own in self._own})
+            return all(own not in wanted or _agree(own, key[own], wanted[own]) for own in self._own)
+
+        names = [name for name, fields in self.variants.items() if has(fields)]
+        own = {name: key[name] for name in self._own}
+        return max(names, key=lambda name: len(self.variants[name]), default=short_label(own))
 
     def grids(self, arms: Sequence[Arm]) -> dict[str, Grid]:
         """Returns the arms by context, and in it by variant and setting."""
@@ -206,7 +235,7 @@ class Experiment:
     def _paper_cell(self, arm: Arm) -> str:
         """Returns the paper's number for this setting, where the paper has it."""
         wanted = {**self.held, **self.variants.get(arm.variant, {})}
-        if any(_as_json(field(arm.runs[0], name)) != _as_json(value) for name, value in wanted.items()):
+        if not all(_agree(name, field(arm.runs[0], name), value) for name, value in wanted.items()):
             return tables.NOTHING
         return in_papers.printed(self.published, self.published.get(arm.setting, {}).get(arm.variant))
 
@@ -288,6 +317,10 @@ def of_unknown(runs: Sequence[Run]) -> Experiment:
     )
 
 
-def _as_json(value: Any) -> Any:
-    """Returns lists for tuples, which JSON does not have."""
-    return list(value) if isinstance(value, tuple) else value
+def _agree(name: str, held: Any, wanted: Any) -> bool:
+    """Returns whether a run's value of a field, read from JSON, is the one that an experiment names."""
+    wanted = typed(name, wanted) if name in declared() else wanted
+    if name in MARKED and wanted:
+        known = Path(held).name
+        return Path(wanted).name in (known, known[: -len("-01234567")])  # with its mark
+    return bool(tuple(held) == wanted if isinstance(wanted, tuple) else held == wanted)  # JSON has lists

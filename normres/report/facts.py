@@ -149,8 +149,7 @@ def warnings(arms: Sequence[Arm], *, missing: Iterable[str] = ()) -> list[str]:
 def notes_of(arm: Arm) -> list[str]:
     """Returns what weakens the numbers of one arm, and what its runs' records warn of, a sentence each."""
     sentences, every = [], counted(len(arm.runs), "run")
-    seeds = Counter(str(seed(run)) for run in arm.runs)
-    if len(seeds) == 1:
+    if len({seed(run) for run in arm.runs}) == 1:
         sentences.append("One seed only, so no spread.")
     if arm.diverged:
         which = ", ".join(f"{run_id(run)} at step {run.record.get('diverged_at_step')}" for run in arm.diverged)
@@ -160,11 +159,17 @@ def notes_of(arm: Arm) -> list[str]:
     measure = measure_of(arm.finished)
     if without := [run_id(run) for run in arm.finished if final(run, f"train_{measure}") is None]:
         sentences.append(f"Finished without a final training {measure}: {', '.join(without)}.")
-    if repeated := [name for name, count in seeds.items() if count > 1]:
-        sentences.append(f"More than one run of seed {', '.join(repeated)}: their mean counts as one seed.")
+    sentences += repeated(arm)
     said = Counter(warning for run in arm.runs for warning in run.record.get("warnings") or [])
     some = {warning: f" ({count} of {every})" for warning, count in said.items() if count < len(arm.runs)}
     return sentences + [f"{warning}{some.get(warning, '')}." for warning in said]
+
+
+def repeated(arm: Arm) -> list[str]:
+    """Returns a sentence on the seeds of which an arm has several runs, if there are any."""
+    seeds = Counter(str(seed(run)) for run in arm.runs)
+    several = [name for name, count in seeds.items() if count > 1]
+    return [f"More than one run of seed {', '.join(several)}: their mean counts as one seed."] if several else []
 
 
 def lettered(arms: Sequence[Arm]) -> dict[str, str]:

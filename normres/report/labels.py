@@ -47,7 +47,7 @@ def short_label(key: Mapping[str, Any]) -> str:
 
 def grouped(value: Any) -> str:
     """Returns a number with separators of thousands, anything else as it is."""
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def counted(count: int, noun: str) -> str:

@@ -72,6 +72,12 @@ def compare(first: Sequence[Run], second: Sequence[Run], metric: str, names: tup
         for label in shared
         if (arm := arms[label]).diverged or arm.unfinished
     ]
+    lines += [
+        f"{joined(label, side)}: {note}"
+        for side, arms in (("A", ours), ("B", theirs))
+        for label in shared
+        for note in facts.repeated(arms[label])
+    ]
     return tables.markdown(table) + "".join(f"\n{line}" for line in lines)
 
 

@@ -93,7 +93,7 @@ def probed(
         line = probe_at(run, when)
         return None if line is None else number(line)
 
-    return Quantity(words, unit=unit, chance=False, number=of, unfinished=when == "before")
+    return Quantity(words, unit=unit, number=of, unfinished=when == "before")
 
 
 # Columns of the table, before and after training.

@@ -52,7 +52,7 @@ def smaller_rise(claim: str, better: str, worse: str, under: Sequence[str], beyo
 
     less = f", minus the rise under {_listed(beyond)}," if beyond else ""
     words = f"rise of the test error under {_listed(under)}{less}"
-    return Lower(claim, better, worse, Quantity(words, unit="points", chance=False, number=number))
+    return Lower(claim, better, worse, Quantity(words, unit="points", number=number))
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _corruptions(arms: Sequence[Arm]) -> list[str]:
     runs = [run for arm in arms for run in arm.runs]
     names = list(dict.fromkeys(name for run in runs for name in field(run, "data.corruptions")))
     if not names:
-        raise UserError(f"{runs[0].path / 'config.json'}: data.corruptions is empty, here and in every other run")
+        raise UserError(f"{runs[0].path}: data.corruptions is empty, here and in every other run")
     return names
 
 

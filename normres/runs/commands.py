@@ -47,7 +47,7 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
     machine.prepare()
     from rich.console import Console
 
-    from normres.runs import config, queue, results, sinks, status, sweep
+    from normres.runs import config, finished, queue, results, sinks, status, sweep
     from normres.runs.fields import digest
 
     if options.seeds == 1 and not options.vary and config.load_sweep(options.config) is None:
@@ -81,7 +81,11 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
         raise UserError(f"--retries={options.retries} must be at least 0")
     if not 1 <= options.dead_after <= 86_400:
         raise UserError(f"--dead-after={options.dead_after:g} must be from 1 to 86,400 seconds")
-    to_do = sum(results.status_of(options.workdir / arm.run_id) not in results.DONE for arm in arms)
+    done = [arm for arm in arms if results.status_of(options.workdir / arm.run_id) in results.DONE]
+    to_do = len(arms) - len(done)
+    for line in dict.fromkeys(finished.other_data(options.workdir / arm.run_id, arm.config) for arm in done):
+        if line and not is_worker:
+            print(f"warning: {line}; another --workdir trains it anew", file=sys.stderr)
     on_slurm = options.launcher == "slurm"
     number = 0 if on_slurm else min(queue.count_workers(options.workers, options.workers_per_device), to_do)
     if not is_worker:

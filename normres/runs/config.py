@@ -12,10 +12,8 @@ from normres import files
 from normres.data import sources, splits
 from normres.errors import UserError, nearest
 from normres.models import MODELS
-from normres.runs.fields import declared, flatten, recipe_of_command, shown
+from normres.runs.fields import declared, flatten, recipe_of_command, shown, typed
 
-KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
-IN_TUPLES = {int: "integers, such as 100,200", float: "numbers, such as 0.3,0.1"}
 # What style transfer needs.
 OF_STYLE: dict[str, Any] = {"data.name": "photographs", "data.preprocess": "none", "data.corruptions": ()}
 OF_STYLE |= dict.fromkeys(("data.mixup", "data.cutmix", "data.label_noise"), 0.0) | {"optim.hold_from_depth": 0}
@@ -98,23 +96,6 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     validate(config)
     config.lock()
     return config
-
-
-def typed(name: str, value: Any) -> Any:
-    """Returns a field's value, or a command line's text that stands for one, in the field's type.
-
-    Raises:
-      UserError: there is none.
-    """
-    field = declared()[name]
-    try:
-        return field.converted(value)
-    except (ValueError, TypeError, AttributeError):
-        if field.choices:
-            text = shown(value)
-            raise UserError(f"config.{name}={text} does not exist; {nearest(text, field.names())}") from None
-        kinds = IN_TUPLES if isinstance(field.value, tuple) else KINDS
-        raise UserError(f"config.{name}={shown(value)} is not {kinds[field.kind]}") from None
 
 
 def validate(config: ConfigDict) -> None:

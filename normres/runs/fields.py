@@ -21,6 +21,8 @@ from normres.errors import UserError, nearest
 NOT_ADDED_LATER = "every run has it"  # a value that no field can have
 GONE = ("train.seeds_per_program",)  # of older runs; they said only how something was computed
 
+KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+IN_TUPLES = {int: "integers, such as 100,200", float: "numbers, such as 0.3,0.1"}
 LONGEST_TEXT = 4_096  # characters, as the longest path of Linux
 
 AnyConfig = ConfigDict | Mapping[str, Any]  # or what was read from its JSON
@@ -126,6 +128,23 @@ def _converted(kind: type, value: Any) -> Any:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def typed(name: str, value: Any) -> Any:
+    """Returns a field's value, or a command line's text that stands for one, in the field's type.
+
+    Raises:
+      UserError: there is none.
+    """
+    field = declared()[name]
+    try:
+        return field.converted(value)
+    except (ValueError, TypeError, AttributeError):
+        if field.choices:
+            text = shown(value)
+            raise UserError(f"config.{name}={text} does not exist; {nearest(text, field.names())}") from None
+        kinds = IN_TUPLES if isinstance(field.value, tuple) else KINDS
+        raise UserError(f"config.{name}={shown(value)} is not {kinds[field.kind]}") from None
 
 
 def shown(value: Any) -> str:

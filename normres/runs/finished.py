@@ -33,6 +33,8 @@ EVALUATION = ("train.eval_batch_size", "train.ops")
 # Of the data, what belongs to the training alone, or how its name begins.
 OF_TRAINING: tuple[str, ...] = ("data.preprocess", "data.styles", "data.augmentation", "data.padding", "data.cut")
 OF_TRAINING += ("data.mixup", "data.label_noise")
+# What leaves the images that are measured as they are, or how its name begins.
+SAME_IMAGES = ("data.corruption", "data.path", "data.verify", "data.stream")
 # Fields that an evaluation does not read, at values that fit any data and devices.
 UNREAD: dict[str, Any] = {"data.cutout": 0, "data.mixup": 0.0, "data.cutmix": 0.0, "train.parallel": "jit"}
 # What must not be asked of other data.
@@ -99,8 +101,9 @@ def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
     module = build_network(alone, record["data"]["classes"], dtype or record["dtype"])
     variables = {"params": {}, "batch_stats": {}, **unflatten_dict(saved.arrays(WEIGHTS), sep=".")}
     statistics = preprocess.Statistics.restored(record["preprocess"], saved.document["preprocess"])
-    if changed := changed_module(record, config):
-        print(f"warning: {changed}", file=sys.stderr)
+    diverged = "this run diverged" if record.get("status") == "diverged" else ""
+    for line in filter(None, (changed_module(record, config), diverged)):
+        print(f"warning: {line}", file=sys.stderr)
     return Loaded(module, variables, config, record, saved.step, statistics)
 
 
@@ -114,6 +117,17 @@ def changed_module(record: Mapping[str, Any], config: ConfigDict) -> str:
     trained, file = (record.get("attempts") or [{}])[-1].get("module"), config.model.module.rpartition(":")[0]
     changed = trained and Path(file).is_file() and trained != module_digest(config)
     return f"{file} has changed since this run" if changed else ""
+
+
+def other_data(path: Path, config: ConfigDict) -> str:
+    """Says that a config reads its data in another place than the run in `path` did; "" if it does not."""
+    try:
+        held = durable.read_json(path / "config.json")["data"]["path"]
+    except (OSError, TypeError, KeyError, UserError):  # lost or damaged
+        return ""
+    moved = config.data.name in CLASSES and config.data.source != "auto"  # which are the same images anywhere
+    differ = config.data.path != held and not moved
+    return f"config.data.path={config.data.path!r}: this run was trained with {held!r}" if differ else ""
 
 
 def open_run(path: Path, which: str = "last") -> checkpoint.Saved:
@@ -177,17 +191,22 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
         if name not in allowed:
             raise UserError(f"config.{name} is the run's own and stays; evaluate takes {', '.join(allowed)}")
     run = load(path, which)
-    named = {*(overrides or {})} & {"data.source", "data.name", "data.path"}
+    own, asked = run.config.data, configs.apply(run.config, UNREAD | {**(overrides or {})}).data
     # The same CIFAR may lie elsewhere; of a set of one's own, another place is another set.
-    others = named - ({"data.path"} if run.config.data.name in CLASSES else set())
+    names = ("source", "name") if own.name in CLASSES else ("source", "name", "path")
+    others = any(own[name] != asked[name] for name in names)
     config = configs.apply(run.config, UNREAD | (NOT_TRAINED if others else {}) | {**(overrides or {})})
-    own, asked = run.config.data, config.data
+    asked = config.data
     drawn = (asked.split_seed, asked.stratified) == (own.split_seed, own.stratified)
-    unseen = others or (drawn and asked.validation <= own.validation)
+    known = own.name in CLASSES and asked.name == own.name  # other files of it have images of the training, too
+    unseen = not known if others else drawn and asked.validation <= own.validation
     if asked.evaluate_on == "validation" and not unseen:
         raise UserError(f"config.data.validation={asked.validation}: the run was trained on images of this set")
     dataset = load_data(config)
     _check_fit(run, dataset.summary())
+    same = all(name.startswith(SAME_IMAGES) or not name.startswith("data.") for name in overrides or {})
+    if same and not others and dataset.summary()["sha256"] != run.record["data"]["sha256"]:
+        print("warning: config.data.path: the data have changed since this run", file=sys.stderr)
     if "data.corruptions" in (overrides or {}):
         corruptions.check(config.data.corruptions, dataset.test_images.shape[-1])
     devices = jax.devices()
@@ -270,7 +289,12 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
     Raises:
       UserError: an array is missing, too many, or of another shape; the first one is named.
     """
-    saved = open_run(Path(path))
+    try:
+        saved, status = open_run(Path(path)), results.status_of(Path(path))
+    except UserError as error:
+        raise UserError(f"config.init_from={error}") from None
+    if status == "diverged":
+        raise UserError(f"config.init_from={path}: that run diverged")
     record, there = saved.document["record"], saved.arrays(WEIGHTS)
     weights = {"params": state.params, "batch_stats": state.batch_stats}
     here, classes, anew = checkpoint.by_name(weights), record["data"]["classes"], list[str]()
@@ -285,7 +309,7 @@ def init_from(state: TrainState, path: str | Path) -> tuple[TrainState, dict[str
     # A cumulative average counts its batches: it begins anew, as the old ones would outweigh all new ones.
     own = [*anew, *(name for name in here if name.endswith(".updates"))]
     taken = [leaf if name in own else placed(there[name], leaf.sharding) for name, leaf in here.items()]
-    lines = [f"starts from {path} at its step {saved.step}"]
+    lines = [f"starts from {path} at its step {saved.step}{f', {status}' * (status in ('interrupted', 'running'))}"]
     if anew:
         lines.append(f"{', '.join(anew)}: {classes} classes there, other ones here; it starts anew")
     summary = {name: record[name] for name in ("run_id", "config_digest")}

@@ -92,9 +92,10 @@ def run(
 
 
 def _done(journal: Journal, config: ConfigDict, console: Console, label: str) -> dict[str, Any]:
-    """Returns the record of a run that is done, and says so if the user's module is another one by now."""
-    if changed := finished.changed_module(journal.record, config):
-        say(console, label, f"warning: {changed}; another --workdir trains it anew")
+    """Returns the record of a run that is done, and says so if the user's module or data are others by now."""
+    lines = finished.changed_module(journal.record, config), finished.other_data(journal.path, config)
+    for line in filter(None, lines):
+        say(console, label, f"warning: {line}; another --workdir trains it anew")
     return journal.record
 
 

@@ -34,6 +34,7 @@ from normres.runs.fields import before, digest, identity
 DONE = ("finished", "diverged")
 FAILURE = "failure at "  # so begins each entry of error.txt
 PICTURES = "pictures.png"
+MARKED = ("init_from", "model.module")  # the fields that name a run or a file, which may change
 KEPT = ".run.json"  # how the name of a kept run's file ends
 KEPT_LINES = 100  # of training, evenly spread
 OURS: tuple[str, ...] = ("config.json", "record.json", "metrics.jsonl", "checkpoints", PICTURES, "error.txt")
@@ -74,14 +75,13 @@ class Run:
     @property
     def marks(self) -> dict[str, str]:
         """Of fields that name a file or a run: the first characters of the digest of what was there."""
-        started = self.record.get("init_from") or {}
-        known = {"init_from": started.get("sha256"), "model.module": self.attempt.get("module")}
-        return {name: f"-{sha[:8]}" for name, sha in known.items() if sha}
+        digests = ((self.record.get("init_from") or {}).get("sha256"), self.attempt.get("module"))
+        return {name: f"-{sha[:8]}" for name, sha in zip(MARKED, digests, strict=True) if sha}
 
     def field(self, name: str) -> Any:
         """Returns a config field by its dotted name, such as "model.depth"; a run may be older than the field.
 
-        It has its mark, so that two versions of one file are two.
+        Of a file or a run with a mark it is the name and the mark: two versions of one file are two.
         """
         value: Any = self.config
         for part in name.split("."):
@@ -89,7 +89,7 @@ class Run:
                 return before()[name]
             value = value[part]
         mark = self.marks.get(name, "")
-        return value.removesuffix(mark) + mark if mark and value else value
+        return Path(value).name.removesuffix(mark) + mark if mark and value else value
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -114,7 +114,10 @@ def read_run(path: Path) -> Run | None:
     record = read_record(path)
     if record["status"] in DONE and (fault := file_fault(path, record, "metrics.jsonl")):
         raise UserError(f"{fault}; the command that made the run mends it")
-    run = Run(path, read_json(path / "config.json"), record, read_metrics(path))
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{path / 'config.json'} is damaged; the command that made the run mends it")
+    run = Run(path, config, record, read_metrics(path))
     _check_digest(run, path / "config.json")
     return run
 
@@ -280,8 +283,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         lines = file.read_text().splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):
             lines.pop()
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
+        metrics = [json.loads(line) for line in lines]
+        if strange := [line for line in metrics if not {"step", "split"} <= {*line}]:
+            raise ValueError(f"no step or split in {strange[0]}")
+        return metrics
+    except (TypeError, ValueError) as error:
         raise UserError(f"{file}: not readable as JSON lines ({error})") from None
 
 

@@ -63,7 +63,9 @@ def _view(workdir: Path) -> tuple[Table, str, bool]:
         counts[row[0]] += 1
         table.add_row(*map(Text, (str(path.relative_to(workdir)) if path != workdir else path.name, *row)))
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-    return table, words or "no runs here", set(counts) <= {*results.DONE, "failed"}
+    kept = sum(1 for _ in workdir.glob(f"**/*{results.KEPT}"))
+    nothing = f"{kept} kept runs; `normres report {workdir}` shows them" if kept else "no runs here"
+    return table, words or nothing, set(counts) <= {*results.DONE, "failed"}
 
 
 def _row(path: Path) -> tuple[str, ...]:

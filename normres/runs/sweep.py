@@ -37,13 +37,13 @@ def grid(vary: Sequence[str]) -> list[dict[str, str]]:
     """Returns the product of "FIELD=A,B,..." texts, the first varying slowest; a value in parentheses may have commas.
 
     Raises:
-      UserError: a text has no values, or a field is named twice.
+      UserError: a text has no values, a parenthesis is lost, or a field is named twice.
     """
     axes: dict[str, list[str]] = {}
     for text in vary:
         name, _, values = text.removeprefix("config.").partition("=")
         parts = [part.strip() for part in re.split(r",(?![^(]*\))", values)]
-        if not all(parts):
+        if not all(parts) or any(part.count("(") != part.count(")") for part in parts):
             raise UserError(f"--vary {text}: write FIELD=A,B,..., such as model.norm=batch,group")
         if name in axes:
             raise UserError(f"--vary {text}: {name} is varied twice")

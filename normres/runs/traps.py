@@ -80,7 +80,7 @@ def _norm(config: ConfigDict, image_size: int) -> Iterator[str]:
     if spec.running and model.norm_average == "exponential":
         if (initial := momentum**config.train.steps) > MOST_INITIAL:
             at_the_end = f"after config.train.steps={config.train.steps} the running averages are still {initial:.0%}"
-            yield f"config.model.norm_momentum={momentum}: {at_the_end} their initial values"
+            yield f"config.model.norm_momentum={momentum}: {at_the_end} of their initial values"
         if momentum < 0.5:
             share = f"the share of the old average that stays (PyTorch's momentum {momentum} is {1 - momentum:g} here)"
             yield f"config.model.norm_momentum={momentum} is {share}"

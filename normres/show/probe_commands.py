@@ -1,6 +1,7 @@
 """The command `normres probe`: activations and gradients of networks layer by layer, before any training."""
 
 import math
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def _probe(options: Namespace, overrides: dict[str, str]) -> None:
     expanded = sweep.expand(options.config, overrides, options.seeds, options.vary)
     of_all = "".join(f"{name.rpartition('.')[2]}={value} " for name, value in overrides.items())
     arms = [(of_all + arm.label, arm.config) for arm in expanded]
+    for line in sweep.misleading(expanded):
+        print(f"warning: {line}", file=sys.stderr)
     measured, of = dict[str, Values](), ""
     for label, config in arms:
         if (wanted := repr(config.data)) != of:
@@ -60,6 +63,7 @@ def initial(config: Any, dataset: Any) -> Values:
     """
     import jax
 
+    from normres.runs import finished
     from normres.training.programs import Programs
 
     if config.model.module or config.model.family != "resnet":
@@ -68,7 +72,11 @@ def initial(config: Any, dataset: Any) -> Values:
     device = jax.devices()[:1]
     ops, _ = machine.operations(config.train.ops, device)
     programs = Programs(config, dataset, machine.resolve_dtype(config.train.dtype), device, ops)
-    values = programs.probe(programs.initial_state())
+    state = programs.initial_state()
+    if config.init_from:
+        state, _, lines = finished.init_from(state, config.init_from)
+        print(*lines, sep="\n")
+    values = programs.probe(state)
     return {name: [v if math.isfinite(v) else None for v in numbers] for name, numbers in values.items()}
 
 

@@ -48,6 +48,11 @@ def test_npz(tmp_path, save, channels):
         "no training image is of the class b (labels count from 0)"
     ]
     assert data.summary()["image_shape"] == [8, 6, channels]
+    save(tmp_path / "x.npz", **held, class_names=[b"a", b"b", b"c"])
+    assert load("mine", "npz", str(tmp_path / "x.npz")).class_names == ("a", "b", "c")
+    assert replace(data, class_names=("a",)).empty_classes() == [
+        "the data have one class: the error is 0 whatever the network does"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 import csv
 import importlib
 import re
+from dataclasses import replace
 
 import pytest
 from synthetic import NO, OPEN, ROOT, YES, arm, arms_of_sweep, experiment, grid, made, outcomes, runs_of_sweep
 
 from normres.errors import UserError
 from normres.report.arms import distinguishing_fields, group
-from normres.report.clauses import TEST, TRAIN, Lower, Trend, judge, quantity_of
+from normres.report.clauses import TEST, TRAIN, Lower, Quantity, Trend, judge, quantity_of
+from normres.report.commands import load_experiment
 from normres.report.probes import probed
 from normres.runs import config as configs
 
@@ -127,6 +129,46 @@ def test_networks_that_diverge_at_both_ends_do_not_show_that_an_error_does_not_r
     assert verdict(Trend("x", "A", rises=False), arm("A", 20, seeds(0.3)), arms[1]).outcome == NO
 
 
+FILE = """
+from normres.report.clauses import Lower
+from normres.report.experiment import Experiment
+EXPERIMENT = Experiment("x", "x", "x", "mine.py", {})
+"""
+GOOD = "{'A': {'model.norm': 'layer'}, 'B': {}}"
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("['A']", "EXPERIMENT.variants must be a dict"),
+        (f"{GOOD}, clauses=Lower('x', 'A', 'B')", "EXPERIMENT.clauses must be a list of Lower and Trend"),
+        (f"{GOOD}, clauses=[Lower('x', 'A', 'b')]", "'b' is no variant; did you mean 'B'?"),
+        ("{'A': {'model.nrm': 'layer'}}", "'model.nrm' is no field; did you mean 'model.norm'?"),
+        (f"{GOOD}, over='model.dept'", "'model.dept' is no field; did you mean 'model.depth'?"),
+    ],
+)
+def test_a_mistake_in_an_experiment_names_its_file(made, message, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(FILE.replace("{}", made))
+    with pytest.raises(UserError, match=r"mine\.py: EXPERIMENT") as caught:
+        load_experiment(str(file))
+    assert message in str(caught.value)
+    file.write_text("EXPERIMENT = {}")
+    with pytest.raises(UserError, match="EXPERIMENT is a dict and no Experiment"):
+        load_experiment(str(file))
+
+
+def test_of_several_variants_a_run_is_the_one_that_says_most_of_it():
+    names = {"baseline": {}, "instance": {"model.norm": "instance"}, "boundaries": {"optim.boundaries": "1,2"}}
+    named = replace(experiment("degradation"), variants=names)
+    runs = [
+        made((0.1, 0.2), change=change) for change in ({"model.norm": "instance"}, {"optim.boundaries": [1, 2]}, {})
+    ]
+    assert [arm.variant for arm in named.arms(runs)] == ["baseline", "instance", "boundaries"]
+    with pytest.raises(UserError, match=r"EXPERIMENT\.over='model\.norm' is no number: a run has"):
+        replace(named, over="model.norm").arms(runs)
+
+
 # --- what counts
 
 
@@ -137,6 +179,7 @@ def test_a_diverged_run_counts_as_guessing_and_is_named():
     assert one.evidence.endswith("Diverged runs count at the error of guessing, 99 %: 1 of 3 runs of B, depth 20.")
     assert one.outcome == OPEN  # one in three is a large spread
     assert not quantity_of("test_top5_error").by_seed(plain)  # which these runs lack
+    assert not Quantity("x", "test_loss").by_seed(replace(plain, runs=plain.runs[1:2]))  # which has no such error
     everyone = arm("B", 20, [0, 0, 0], status=dict.fromkeys(range(3), "diverged"))
     assert verdict(LOWER, arm("A", 20, [0.2, 0.2, 0.2]), everyone).outcome == YES
 

@@ -158,6 +158,12 @@ def test_what_was_edited_is_left_out_and_named(tmp_path, capsys):
         assert f"{path / name}" in (err := capsys.readouterr().err)
         assert said in err
         (path / name).write_text(texts[name])
+    for name, text in (("config.json", "null"), ("metrics.jsonl", '{"step": 10}\n'), ("metrics.jsonl", "5\n")):
+        before = (path / name).read_text()
+        (path / name).write_text(text)
+        assert read_runs(path) == []
+        assert f"{path / name}" in capsys.readouterr().err
+        (path / name).write_text(before)
     (file,) = (tmp_path / "kept").iterdir()
     document = {"config": json.loads(edited), "record": whole.record, "metrics": []}
     file.write_text(json.dumps(document | {"seal": seal_of(document)}))

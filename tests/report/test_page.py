@@ -144,7 +144,7 @@ def test_the_page_says_what_matters(reader):
     for part in (
         "count at the error of guessing, 90 %: 1 of 1 run of plain, depth 110",
         "Rule: a comparison is decided by the confidence interval",
-        "if every true difference were its limit, less than 5% of all pages",
+        "if all true differences were equal to their limits, fewer than 5% of such pages",
         "cifar10 (embedded), 2,560 training and 640 test images, SHA-256 abababababab…",
         "width 8 here, 16 there",
         "Plain-110 stays above 60 % error",

@@ -136,6 +136,9 @@ def test_two_sets_by_hand(tmp_path, capsys):
     said = re.sub(" +", " ", capsys.readouterr().out)
     assert "1.500 ± 0.000 | 1.520 ± 0.014 | +0.020, 97.5 % interval −0.235 to +0.275" in said
     assert "percent" not in said
+    write_run(tmp_path / "b", (0.1, 0.2), name="copy", change={"model.norm": "group", "model.depth": 14})
+    assert cli.main(["compare", a, b]) == 0
+    assert "depth 14, B: More than one run of seed 0: their mean counts as one seed." in capsys.readouterr().out
 
 
 def test_a_field_that_came_later_has_its_value_of_before():

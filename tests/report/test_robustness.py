@@ -89,7 +89,7 @@ def test_the_missing_run_or_measurement_is_named():
     assert "No run of batch norm, depth 8, under every corruption." in declared.warnings(declared.arms(runs))
     for run in runs:
         run.config["data"]["corruptions"] = []
-    with pytest.raises(UserError, match=r"config\.json: data\.corruptions is empty, here and in every other run"):
+    with pytest.raises(UserError, match=r"data\.corruptions is empty, here and in every other run"):
         declared.warnings(declared.arms(runs))
 
 

@@ -3,6 +3,7 @@
 import csv
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from synthetic import experiment, made
@@ -157,8 +158,10 @@ def test_versions_of_one_file_are_arms_of_their_own(name, value):
     assert len(degradation.arms([one(seed, "a") for seed in (0, 1)])) == 1
     first, second = degradation.arms([one(seed, version) for seed, version in enumerate("ab")])
     assert [arm.label.rpartition(", ")[2] for arm in (first, second)] == [
-        f"{name.rpartition('.')[2].replace('_', ' ')} {value}-{version * 8}" for version in "ab"
+        f"{name.rpartition('.')[2].replace('_', ' ')} {Path(value).name}-{version * 8}" for version in "ab"
     ]
+    named = replace(degradation, variants={"own": {name: value}, "other": {name: "another"}}, held={})
+    assert {arm.variant for arm in named.arms([one(0, "a"), one(1, "b")])} == {"own"}
 
 
 def test_a_caption_names_what_the_runs_were_computed_on():

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from normres import cli, data, runs
 from normres.errors import UserError
-from normres.runs import checkpoint, fields, finished, local
+from normres.runs import checkpoint, durable, fields, finished, local, results
 from normres.runs import config as configs
 from normres.runs.fields import declared, digest
 from normres.training.networks import build_network, user_module
@@ -228,6 +228,36 @@ def test_images_of_the_training_are_no_validation_images(tmp_path, change):
     assert measured["data"]["evaluated_on"] == "validation"
     with pytest.raises(UserError, match=r"^config\.data\.validation=.*: the run was trained on images of this set"):
         finished.evaluate(run, {"data.evaluate_on": "validation", **change})
+
+
+def test_the_training_images_by_another_name_are_no_validation_images(trained, tmp_path, capsys):
+    asked = {"data.validation": 100, "data.evaluate_on": "validation"}
+    for named in ({"data.source": "embedded"}, {"data.name": "cifar10"}, {"data.source": "synthetic"}):
+        with pytest.raises(
+            UserError, match=r"^config\.data\.validation=100: the run was trained on images of this set"
+        ):
+            finished.evaluate(trained, {**asked, **named})
+
+
+def test_data_that_have_changed_and_runs_that_diverged_are_said(images, tmp_path, capsys):
+    labels, file = np.arange(96) % 10, tmp_path / "mine.npz"
+    arrays = {"train_images": images[:96], "train_labels": labels, "test_images": images[:9], "test_labels": labels[:9]}
+    np.savez(file, **arrays)
+    fields = {"data__name": "mine", "data__source": "npz", "data__path": str(file), "data__fraction": 1.0}
+    run = saved_run(tmp_path / "run", **fields)
+    finished.evaluate(run)
+    assert capsys.readouterr().err == ""
+    np.savez(file, **{**arrays, "test_labels": labels[1:10]})
+    finished.evaluate(run)
+    assert capsys.readouterr().err == "warning: config.data.path: the data have changed since this run\n"
+    durable.write_json(run / "config.json", configs.to_dict(config_of(**fields)))
+    assert finished.other_data(run, config_of(**fields)) == ""
+    elsewhere = config_of(**fields | {"data__path": "other.npz"})
+    there = f"config.data.path='other.npz': this run was trained with {str(file)!r}"
+    assert finished.other_data(run, elsewhere) == there
+    results.write_record(run, {"status": "diverged", "attempts": []})
+    with pytest.raises(UserError, match=r"config\.init_from=.*: that run diverged"):
+        finished.init_from(initial_state(), run)
 
 
 def test_running_averages_of_each_row_and_column_fit_one_size_of_images(tmp_path):

@@ -29,6 +29,16 @@ def test_it_is_told_what_its_norms_merge_over(module, parallel, axis):
     assert build_network(config(train__parallel=parallel, **merging), 10, "float32").module.axis_name == axis
 
 
+def test_each_file_finds_its_own_neighbour(tmp_path):
+    widths = []
+    for folder, width in (("one", 4), ("two", 32), ("one", 4)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "blocks_beside.py").write_text(f"WIDTH = {width}\n")
+        (tmp_path / folder / "net.py").write_text("from blocks_beside import WIDTH\n")
+        widths.append(files.load(str(tmp_path / folder / "net.py")).WIDTH)
+    assert widths == [4, 32, 4]
+
+
 def test_its_annotations_may_be_texts(tmp_path):
     (tmp_path / "future_net.py").write_text(f"from __future__ import annotations\n{HEAD}{CALL}{LOGITS}\n")
     assert files.load(str(tmp_path / "future_net.py")).Net(classes=3).classes == 3

@@ -15,7 +15,7 @@ from small_run import DATASET, programs
 
 from normres.cli import main
 from normres.errors import UserError
-from normres.runs import local, sweep
+from normres.runs import finished, local, sweep
 from normres.runs.fields import digest
 from normres.show import probe_commands
 from normres.training import probe
@@ -256,8 +256,15 @@ def test_every_arm_of_the_experiment_is_probed():
 # --- the command
 
 
-def test_the_command_says_what_it_measured():
+def test_the_command_says_what_it_measured(monkeypatch, capsys):
     values = probe_commands.initial(config(), DATASET)
+
+    def taken(state, path):
+        return replace(state, params=jax.tree.map(jnp.zeros_like, state.params)), {}, [f"from {path}"]
+
+    monkeypatch.setattr(finished, "init_from", taken)
+    assert set(probe_commands.initial(config(init_from="a/run"), DATASET)["gradient"]) == {0.0}
+    assert capsys.readouterr().out == "from a/run\n"
     text = probe_commands.table("an arm", values | {"gradient": [None, 2.0, 3.0]})
     rows = [line.split() for line in text.splitlines()]
     assert rows[3] == ["gradient", "norm", "of", "the", "kernels", "3", "layers", "not", "finite", "2.5", "3"]
