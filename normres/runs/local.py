@@ -235,8 +235,8 @@ def _follow(
                 record["final"] = values
                 journal.end("finished")
                 what, form = ("error", ".1%") if programs.task.has_classes else ("loss", ".3f")
-                numbers = {split: event.values[f"{split}_{what}"] for split in ("train", "test")}
-                ends = ", ".join(f"{split} {what} {number:{form}}" for split, number in numbers.items())
+                on = {"train": "train", "test": record["data"]["evaluated_on"]}
+                ends = ", ".join(f"{on[split]} {what} {event.values[f'{split}_{what}']:{form}}" for split in on)
                 reporter.update(event.step, "")
                 reporter.say(f"finished: {ends}, {record['seconds']:.0f} s")
     if record["status"] not in results.DONE:

@@ -68,7 +68,7 @@ TRAPS = {
     "model.norm=SC model.norm_groups=1": "with config.model.norm_groups=1 is layer norm",
     "model.norm=NS": "config.model.norm='NS' is batch norm",
     "model.norm=evonorm_s0 model.width=8": "each group is one channel",
-    "recipe=demo model.norm_momentum=0.999": "still 67% their initial values",
+    "recipe=demo model.norm_momentum=0.999": "still 67% of their initial values",
     "model.norm_momentum=0.1": "(PyTorch's momentum 0.1 is 0.9 here)",
     "model.norm=switchable train.batch_size=1": "switchable norm sees one image at a time",
     "optim.optimizer=adamw": "0.001 is usual",
