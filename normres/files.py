@@ -1,9 +1,12 @@
 """Config files, experiments and modules of the user: found by name or by path, and imported.  Needs no jax."""
 
+import ast
+import hashlib
 import importlib
 import importlib.util
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -71,6 +74,22 @@ def _prefer_neighbours(folder: str) -> None:
     packages = [path for path in sys.path if path not in _folders]
     _folders.setdefault(folder, set(sys.modules))
     sys.path[:] = [*packages, folder, *others]
+
+
+def digest(file: Path) -> str:
+    """Returns the first characters of the sha256 of a file and of the neighbours that it and they import."""
+    texts, waiting = dict[Path, bytes](), [file]
+    while waiting:
+        path = waiting.pop()
+        texts[path] = path.read_bytes()
+        with suppress(SyntaxError, ValueError):  # which the import will show
+            for node in ast.walk(ast.parse(texts[path])):
+                imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                imported += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                for top in {name.partition(".")[0] for name in imported} - {"", PACKAGE.name}:
+                    near = [file.with_name(f"{top}.py"), *file.parent.glob(f"{top}/**/*.py")]
+                    waiting += [one for one in near if one.is_file() and one not in texts]
+    return hashlib.sha256(b"".join(texts[path] for path in [file, *sorted(texts.keys() - {file})])).hexdigest()[:16]
 
 
 def names(folder: str) -> list[str]:

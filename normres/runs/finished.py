@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
+from normres import files
 from normres.data import preprocess
 from normres.data.dataset import CLASSES, sha256
 from normres.errors import UserError, nearest
@@ -107,16 +108,11 @@ def load(path: str | Path, which: str = "last", dtype: str = "") -> Loaded:
     return Loaded(module, variables, config, record, saved.step, statistics)
 
 
-def module_digest(config: ConfigDict) -> str:
-    """Returns the digest of the file of the user's module."""
-    return durable.sha256(Path(config.model.module.rpartition(":")[0]))[:16]
-
-
 def changed_module(record: Mapping[str, Any], config: ConfigDict) -> str:
     """Says that the user's module is another one by now than that of the run with this record; "" if it is not."""
     trained, file = (record.get("attempts") or [{}])[-1].get("module"), config.model.module.rpartition(":")[0]
-    changed = trained and Path(file).is_file() and trained != module_digest(config)
-    return f"{file} has changed since this run" if changed else ""
+    changed = trained and Path(file).is_file() and trained != files.digest(Path(file))
+    return f"the code of {file} has changed since this run" if changed else ""
 
 
 def other_data(path: Path, config: ConfigDict) -> str:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
 
-from normres import data, signals
+from normres import data, files, signals
 from normres.data import Dataset, corruptions, splits
 from normres.errors import InterruptedRun, UserError
 from normres.runs import checkpoint, claims, finished, hosts, machine, results, sinks, traps
@@ -181,7 +181,8 @@ def _dtype(config: ConfigDict) -> str:
 def _attempt(config: ConfigDict, devices: Sequence[Any]) -> dict[str, Any]:
     """Returns what a record says of the process that trains."""
     device = {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
-    module = {"module": finished.module_digest(config)} if config.model.module else {}
+    file, _, _ = config.model.module.rpartition(":")
+    module = {"module": files.digest(Path(file))} if file else {}
     return {**provenance(), "device": device, **module}
 
 

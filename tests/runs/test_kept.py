@@ -93,7 +93,7 @@ def test_a_finished_run_of_a_module_that_has_changed_says_so(tmp_path, capsys):
     file.write_text(file.read_text() + "# another\n")
     assert "net.py has changed since this run; another --workdir trains it anew" in train(tmp_path, **module)
     finished.load(tmp_path / NAME)
-    assert capsys.readouterr().err == f"warning: {file} has changed since this run\n"
+    assert capsys.readouterr().err == f"warning: the code of {file} has changed since this run\n"
     started = train(tmp_path / "tuned", init_from=str(tmp_path / NAME), **module)
     assert f"config.model.module='{file}:Net': config.init_from was trained before the file changed" in started
     file.unlink()

@@ -30,13 +30,15 @@ def test_it_is_told_what_its_norms_merge_over(module, parallel, axis):
 
 
 def test_each_file_finds_its_own_neighbour(tmp_path):
-    widths = []
+    widths, digests = [], []
     for folder, width in (("one", 4), ("two", 32), ("one", 4)):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "blocks_beside.py").write_text(f"WIDTH = {width}\n")
         (tmp_path / folder / "net.py").write_text("from blocks_beside import WIDTH\n")
         widths.append(files.load(str(tmp_path / folder / "net.py")).WIDTH)
+        digests.append(files.digest(tmp_path / folder / "net.py"))
     assert widths == [4, 32, 4]
+    assert digests[0] == digests[2] != digests[1]  # although the two files are equal
 
 
 def test_its_annotations_may_be_texts(tmp_path):
