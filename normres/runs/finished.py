@@ -6,7 +6,7 @@ logits_NK = run.module.apply(run.variables, run.preprocess(images_uint8_NHWC))
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from normres import files
 from normres.data import preprocess
 from normres.data.dataset import CLASSES, sha256
 from normres.errors import UserError, nearest
-from normres.runs import checkpoint, durable, machine, results
+from normres.runs import checkpoint, durable, machine, results, unread
 from normres.runs import config as configs
 from normres.runs.fields import before, declared, flatten
 from normres.training.networks import build_network
@@ -34,6 +34,7 @@ EVALUATION = ("train.eval_batch_size", "train.ops")
 # Of the data, what belongs to the training alone, or how its name begins.
 OF_TRAINING: tuple[str, ...] = ("data.preprocess", "data.styles", "data.augmentation", "data.padding", "data.cut")
 OF_TRAINING += ("data.mixup", "data.label_noise")
+OF_SPLITS = ("data.validation", "data.fraction", "data.per_class", "data.stratified", "data.split_seed")
 # What leaves the images that are measured as they are, or how its name begins.
 SAME_IMAGES = ("data.corruption", "data.path", "data.verify", "data.stream")
 # Fields that an evaluation does not read, at values that fit any data and devices.
@@ -198,6 +199,8 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     unseen = not known if others else drawn and asked.validation <= own.validation
     if asked.evaluate_on == "validation" and not unseen:
         raise UserError(f"config.data.validation={asked.validation}: the run was trained on images of this set")
+    for line in _without_effect(config, [*(overrides or {})]):
+        print(f"warning: {line}", file=sys.stderr)
     dataset = load_data(config)
     _check_fit(run, dataset.summary())
     same = all(name.startswith(SAME_IMAGES) or not name.startswith("data.") for name in overrides or {})
@@ -212,8 +215,8 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     programs = Programs(config, dataset, run.record["dtype"], devices, ops, run.statistics)
     _check_shapes(run, programs, dataset.summary()["image_shape"])
     weights = jax.device_put(run.variables, programs.replicated)
-    unread: Any = None  # of the state, evaluation reads the weights alone
-    state = TrainState(unread, weights["params"], weights["batch_stats"], unread, unread, unread)
+    no: Any = None  # of the state, evaluation reads the weights alone
+    state = TrainState(no, weights["params"], weights["batch_stats"], no, no, no)
     measure = partial(programs.evaluate, state, "test")
     values = measure()
     assert values is not None
@@ -240,6 +243,15 @@ def in_words(result: dict[str, Any]) -> str:
         shown = "not finite" if value is None else f"{value:.2%}" if "error" in name else f"{value:.4f}"
         lines.append(f"  {name:{width}}  {shown}")
     return "\n".join(lines)
+
+
+def _without_effect(config: ConfigDict, names: Sequence[str]) -> list[str]:
+    """Returns a sentence for each of these fields that an evaluation with the config does not read."""
+    given = tuple(f"config.{name}=" for name in names)
+    lines = [line for line in unread.of(config) if line.startswith(given)]
+    if config.data.evaluate_on == "test":
+        lines += [f"config.{name} has no effect on the test images" for name in OF_SPLITS if name in names]
+    return lines
 
 
 def _check_fit(run: Loaded, data: dict[str, Any]) -> None:

@@ -248,8 +248,12 @@ def test_data_that_have_changed_and_runs_that_diverged_are_said(images, tmp_path
     finished.evaluate(run)
     assert capsys.readouterr().err == ""
     np.savez(file, **{**arrays, "test_labels": labels[1:10]})
-    finished.evaluate(run)
-    assert capsys.readouterr().err == "warning: config.data.path: the data have changed since this run\n"
+    finished.evaluate(run, {"data.corruption_seed": 3})
+    unread, changed = capsys.readouterr().err.splitlines()
+    assert unread == "warning: config.data.corruption_seed=3 has no effect with config.data.corruptions=()"
+    assert changed == "warning: config.data.path: the data have changed since this run"
+    finished.evaluate(run, {"data.fraction": 0.5})
+    assert capsys.readouterr().err == "warning: config.data.fraction has no effect on the test images\n"
     durable.write_json(run / "config.json", configs.to_dict(config_of(**fields)))
     assert finished.other_data(run, config_of(**fields)) == ""
     elsewhere = config_of(**fields | {"data__path": "other.npz"})
