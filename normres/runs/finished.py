@@ -181,35 +181,35 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
     from normres.runs.local import load_data
 
     of_data = [name for name in declared() if name.startswith("data.") and not name.startswith(OF_TRAINING)]
-    allowed = [*EVALUATION, *of_data]
-    for name in overrides or {}:
+    allowed, given = [*EVALUATION, *of_data], dict(overrides or {})
+    for name in given:
         if name not in declared():
             raise UserError(f"config.{name} is not a field; {nearest(name, allowed)}")
         if name not in allowed:
             raise UserError(f"config.{name} is the run's own and stays; evaluate takes {', '.join(allowed)}")
     run = load(path, which)
-    own, asked = run.config.data, configs.apply(run.config, UNREAD | {**(overrides or {})}).data
+    own, asked = run.config.data, configs.apply(run.config, UNREAD | given).data
     # The same CIFAR may lie elsewhere; of a set of one's own, another place is another set.
     names = ("source", "name") if own.name in CLASSES else ("source", "name", "path")
     others = any(own[name] != asked[name] for name in names)
-    config = configs.apply(run.config, UNREAD | (NOT_TRAINED if others else {}) | {**(overrides or {})})
+    config = configs.apply(run.config, UNREAD | (NOT_TRAINED if others else {}) | given)
     asked = config.data
     drawn = (asked.split_seed, asked.stratified) == (own.split_seed, own.stratified)
     known = own.name in CLASSES and asked.name == own.name  # other files of it have images of the training, too
     unseen = not known if others else drawn and asked.validation <= own.validation
     if asked.evaluate_on == "validation" and not unseen:
         raise UserError(f"config.data.validation={asked.validation}: the run was trained on images of this set")
-    for line in _without_effect(config, [*(overrides or {})]):
+    for line in _without_effect(config, [*given]):
         print(f"warning: {line}", file=sys.stderr)
     dataset = load_data(config)
     _check_fit(run, dataset.summary())
-    same = all(name.startswith(SAME_IMAGES) or not name.startswith("data.") for name in overrides or {})
+    same = all(name.startswith(SAME_IMAGES) or not name.startswith("data.") for name in given)
     if same and not others and dataset.summary()["sha256"] != run.record["data"]["sha256"]:
         print("warning: config.data.path: the data have changed since this run", file=sys.stderr)
-    if "data.corruptions" in (overrides or {}):
+    if "data.corruptions" in given:
         corruptions.check(config.data.corruptions, dataset.test_images.shape[-1])
     devices = jax.devices()
-    if config.train.batch_size % len(devices) or config.train.eval_batch_size % len(devices):
+    if any(size % len(devices) for size in (config.train.batch_size, config.train.eval_batch_size)):
         devices = devices[:1]
     ops, _ = machine.operations(config.train.ops, devices)
     programs = Programs(config, dataset, run.record["dtype"], devices, ops, run.statistics)
