@@ -83,12 +83,11 @@ def _sweep(options: Namespace, overrides: dict[str, str]) -> int:
         raise UserError(f"--dead-after={options.dead_after:g} must be from 1 to 86,400 seconds")
     done = [arm for arm in arms if results.status_of(options.workdir / arm.run_id) in results.DONE]
     to_do = len(arms) - len(done)
-    for line in dict.fromkeys(finished.other_data(options.workdir / arm.run_id, arm.config) for arm in done):
-        if line and not is_worker:
-            print(f"warning: {line}; another --workdir trains it anew", file=sys.stderr)
     on_slurm = options.launcher == "slurm"
     number = 0 if on_slurm else min(queue.count_workers(options.workers, options.workers_per_device), to_do)
     if not is_worker:
+        for line in {finished.other_data(options.workdir / arm.run_id, arm.config) for arm in done} - {""}:
+            print(f"warning: {line}; another --workdir trains it anew", file=sys.stderr)
         of_slurm = [f"{slurm.OPTION}{name}={value}" for name, value in options.slurm.items()]
         status.note_sweep(options.workdir, shlex.join(["normres", *options.arguments, *of_slurm]), arms)
     if on_slurm and to_do:

@@ -188,11 +188,11 @@ def evaluate(path: str | Path, overrides: Mapping[str, Any] | None = None, which
         if name not in allowed:
             raise UserError(f"config.{name} is the run's own and stays; evaluate takes {', '.join(allowed)}")
     run = load(path, which)
-    own, asked = run.config.data, configs.apply(run.config, UNREAD | given).data
+    config, own = configs.apply(run.config, UNREAD | given), run.config.data
     # The same CIFAR may lie elsewhere; of a set of one's own, another place is another set.
     names = ("source", "name") if own.name in CLASSES else ("source", "name", "path")
-    others = any(own[name] != asked[name] for name in names)
-    config = configs.apply(run.config, UNREAD | (NOT_TRAINED if others else {}) | given)
+    if others := any(own[name] != config.data[name] for name in names):
+        config = configs.apply(run.config, UNREAD | NOT_TRAINED | given)
     asked = config.data
     drawn = (asked.split_seed, asked.stratified) == (own.split_seed, own.stratified)
     known = own.name in CLASSES and asked.name == own.name  # other files of it have images of the training, too
