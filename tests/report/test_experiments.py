@@ -1,4 +1,4 @@
-"""Experiments: mistakes in a file, the variant of a run; every one of the project: arms, verdicts, the papers' numbers."""
+"""Experiments: mistakes in a file, the variant of a run; all of the project: arms, verdicts, numbers of papers."""
 
 import csv
 import importlib
